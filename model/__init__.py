@@ -1,0 +1,1 @@
+"""From sequences in files to a trained, calibrated and exported network."""

@@ -1,0 +1,270 @@
+"""The commands: datasets, train, evaluate, export, inspect."""
+
+import contextlib
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import typer
+
+from . import config, flags, quiet
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Train a recurrent network on sequences, and export it as a bundle.\n\n"
+    "`python -m model datasets` lists the built-in data and the formats of files.\n\n"
+    "`python -m model train vowels` trains on a built-in set in a minute.\n\n"
+    "`python -m model train my.jsonl --name mine` trains on a file of yours.",
+)
+Source = Annotated[
+    str,
+    typer.Argument(
+        help="A built-in set or a file (see `datasets`).", metavar="NAME|FILE"
+    ),
+]
+Folder = Annotated[
+    Path,
+    typer.Argument(help="Folder of a bundle, or of its versions.", metavar="BUNDLE"),
+]
+Output = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+FORMATS = """
+files of your own, by their ending:
+  .jsonl    {"frames": [[0.1, 0.2], [0.3, 0.4]], "label": "a"}   one class a sequence
+            {"frames": [[0.1, 0.2], [0.3, 0.4]], "labels": ["a", "b"]}   one a step
+            "split": "train" | "validation" | "test" may be added
+  .csv      a row a step: columns sequence, label, perhaps step and split;
+  .parquet  every other column is a feature
+  .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps];
+            perhaps classes, features, split (0 train, 1 validation, 2 test)
+  .ts       the UEA/UCR archive's format
+"""
+
+
+@app.command()
+def datasets() -> None:
+    """List the built-in data sets and the formats that files may have."""
+    from . import console, datasets
+
+    console.console.print(console.datasets_table(datasets.BUILTIN.values()))
+    console.console.print(FORMATS, markup=False)
+
+
+@app.command()
+@flags.of_config
+def train(
+    source: Source,
+    preset: Annotated[
+        str | None,
+        typer.Option(help=f"Start from one of: {', '.join(config.presets())}."),
+    ] = None,
+    settings: Annotated[
+        Path | None, typer.Option(help="Start from a TOML file like the presets.")
+    ] = None,
+    name: Annotated[
+        str | None, typer.Option(help="Bundle's name. [default: the source's]")
+    ] = None,
+    output: Output = Path("bundles"),
+    runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path(
+        "runs"
+    ),
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with a run that was cut off.")
+    ] = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Train, calibrate, measure on the test part, and write a bundle.
+
+    A built-in set brings its preset; flags override a preset or a TOML file.
+
+    Examples:
+
+    `python -m model train digits`
+
+    `python -m model train letters --preset letters-live`
+
+    `python -m model train walks_TRAIN.ts --test walks_TEST.ts --task classify
+    --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
+    """
+    with _refusing():
+        chosen = _config(source, preset, settings, name, flags)
+        with quiet.imports():
+            from . import console, publish, training
+            from .progress import Bars
+            from .runs import Run
+
+        dataset, run = _dataset(chosen), Run(runs / chosen.name)
+        console.console.print(console.summary(dataset, chosen))
+        with Bars(chosen.training.epochs) as bars:
+            trained = training.fit(dataset, chosen, run, resume=resume, progress=bars)
+        if trained.interrupted:
+            best = max(entry.epoch for entry in trained.history if entry.best)
+            typer.echo(
+                f"stopped; the best weights so far (epoch {best}) are in"
+                f" {run.folder / 'best'}\n"
+                "go on: the same command with --resume\n"
+                f"or take them: python -m model export {run.folder} --output {output}",
+                err=True,
+            )
+            raise typer.Exit(130)
+        published = publish.publish(
+            trained.network, trained.history, dataset, chosen, output
+        )
+        console.published(*published)
+
+
+@app.command()
+def export(
+    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    output: Output = Path("bundles"),
+) -> None:
+    """Write the bundle of a run's best weights, also of one that was cut off.
+
+    Example: `python -m model export runs/digits`
+    """
+    with _refusing():
+        with quiet.imports():
+            from . import console, publish, training
+            from .runs import Run
+
+        folder = Run(run)
+        chosen, digest = folder.config()
+        dataset = _dataset(chosen)
+        if dataset.digest != digest:
+            raise config.ConfigError(f"{run}: the data has changed since the training")
+        network = training.build(dataset, chosen)
+        folder.restore_best(network)
+        history = folder.history()
+        console.published(*publish.publish(network, history, dataset, chosen, output))
+
+
+@app.command()
+def evaluate(
+    path: Folder,
+    source: Source,
+    part: Annotated[
+        Literal["train", "validation", "test", "all"],
+        typer.Option(help="Which sequences; all: also those of a file without parts."),
+    ] = "test",
+    test: Annotated[
+        Path | None, typer.Option(help="File that holds the test part.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print every figure.")] = False,
+) -> None:
+    """Measure a bundle, as it was exported, on data.
+
+    Examples:
+
+    `python -m model evaluate bundles/letters letters`
+
+    `python -m model evaluate bundles/walks more_walks.csv --part all`
+    """
+    with _refusing():
+        with quiet.imports():
+            from . import console, datasets, evaluation
+
+        found = _bundle(path)
+        dataset = datasets.resolve(source, task=found.metadata.task, test=test)
+        if part != "all":
+            dataset = dataset.part(part)
+        figures = evaluation.of_bundle(found, dataset)
+        if json:
+            console.console.print_json(data=evaluation.as_json(figures))
+            return
+        title = f"{found.metadata.name}, version {found.metadata.version}: {source}"
+        console.console.print(console.figures_table(title, {part: figures}))
+        console.console.print(console.class_table(figures))
+
+
+@app.command()
+def inspect(path: Folder) -> None:
+    """Verify a bundle's files and show what it is.
+
+    Example: `python -m model inspect bundles/digits`
+    """
+    with _refusing():
+        from . import console
+
+        found = _bundle(path)
+        console.console.print(console.bundle_table(found))
+
+
+def _config(
+    source: str,
+    preset: str | None,
+    settings: Path | None,
+    name: str | None,
+    flags: dict[str, Any],
+) -> config.Config:
+    """Defaults, then the preset or file, then flags."""
+    presets = config.presets()
+    if preset is not None and settings is not None:
+        raise config.ConfigError("take --preset or --settings, not both")
+    if preset is not None and preset not in presets:
+        known = ", ".join(presets)
+        raise config.ConfigError(f"no preset {preset!r}; there are {known}")
+    base = config.Config(name=_slug(source))
+    path = settings or presets.get(preset or source)
+    if path is not None:
+        base = config.load(path)
+    data = {**flags.get("data", {}), "source": source}
+    changes = {**flags, "data": data, **({"name": name} if name else {})}
+    return base.update(changes)
+
+
+def _slug(source: str) -> str:
+    """A bundle's name from a file's."""
+    stem = Path(source).stem.lower().removesuffix("_train")
+    kept = "".join(
+        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem
+    )
+    return kept.strip("._-")[:64] or "model"
+
+
+def _dataset(chosen: config.Config):
+    from . import datasets
+
+    data = chosen.data
+    return datasets.resolve(
+        data.source,
+        task=data.task,
+        test=None if data.test is None else Path(data.test),
+        validation=data.validation_fraction,
+        test_fraction=data.test_fraction,
+        seed=chosen.training.seed,
+    )
+
+
+def _bundle(path: Path):
+    from . import bundle
+
+    found = bundle.find(path)
+    if len(found) != 1:
+        names = ", ".join(str(folder.parent) for folder in found)
+        raise bundle.BundleError(
+            f"{path}: {'several bundles: ' + names if found else 'no bundle'}"
+        )
+    return bundle.read(found[0])
+
+
+@contextlib.contextmanager
+def _refusing() -> Iterator[None]:
+    """Turn a refusal of settings, data or bundles into one line and exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except RuntimeError as error:
+        if type(error).__name__ != "ExportError":
+            raise
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        typer.echo("stopped before the first epoch was done", err=True)
+        raise typer.Exit(130) from None
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m model")

@@ -1,0 +1,117 @@
+"""What the commands show: tables on a terminal, plain columns elsewhere."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from .bundle import Bundle
+from .config import Config
+from .dataset import PARTS, Dataset
+from .datasets import Builtin
+
+if TYPE_CHECKING:  # it imports TensorFlow
+    from .evaluation import Figures
+
+console = Console(highlight=False)
+if not console.is_terminal:
+    console = Console(highlight=False, width=120)  # as wide, wherever it goes
+
+
+def _table(title: str, *, show_header: bool = True) -> Table:
+    """Drawn on a terminal; columns of plain text elsewhere."""
+    drawn = box.ROUNDED if console.is_terminal else None
+    return Table(title=title, title_justify="left", box=drawn, show_header=show_header)
+
+
+def figures_table(title: str, parts: dict[str, "Figures"]) -> Table:
+    """Error, accuracy, F1 and calibration of each part."""
+    table = _table(title)
+    table.add_column("part")
+    for name in (
+        "judged",
+        "error %",
+        "accuracy %",
+        "macro F1 %",
+        "calibration error %",
+    ):
+        table.add_column(name, justify="right")
+    for part, f in parts.items():
+        values = (f.error, f.accuracy, f.macro_f1, f.calibration_error)
+        table.add_row(part, f"{f.count:,}", *(f"{value:.2f}" for value in values))
+    return table
+
+
+def class_table(figures: "Figures") -> Table:
+    """How often each class is recognised."""
+    table = _table("by class")
+    table.add_column("class")
+    table.add_column("count", justify="right")
+    table.add_column("accuracy %", justify="right")
+    rows = zip(figures.class_accuracy.items(), figures.confusion, strict=True)
+    for (name, accuracy), row in rows:
+        table.add_row(
+            name, str(sum(row)), "-" if accuracy is None else f"{accuracy:.2f}"
+        )
+    return table
+
+
+def bundle_table(found: Bundle) -> Table:
+    """What a bundle is, a line each."""
+    metadata, record = found.metadata, found.metadata.training
+    directions = "both directions" if metadata.bidirectional else "forward"
+    state = f"{metadata.state_size} floats a sequence"
+    rows = {
+        "name": f"{metadata.name}, version {metadata.version}",
+        "task": metadata.task,
+        "input": f"{metadata.input.features} features a step",
+        "classes": ", ".join(metadata.classes),
+        "network": f"{metadata.cell} {metadata.layers} x {metadata.hidden}, {directions}",
+        "state": state if metadata.state_size else "none: it needs whole sequences",
+        "temperature": f"{metadata.temperature:.3f}",
+        "trained on": f"{record.source}, up to {record.longest} steps",
+        "created": record.created,
+        "files": f"{len(metadata.files)}, each as its SHA-256 says",
+        "digest": found.digest,
+    }
+    for part, figures in record.parts.items():
+        rows[f"{part} error"] = f"{figures.error:.2f} % of {figures.count:,}"
+    table = _table(str(found.folder), show_header=False)
+    for name, value in rows.items():
+        table.add_row(name, value)
+    return table
+
+
+def datasets_table(entries: Iterable[Builtin]) -> Table:
+    """The built-in sets."""
+    table = _table("built-in data sets")
+    for column in ("name", "task", "what it is", "licence"):
+        table.add_column(column)
+    for entry in entries:
+        table.add_row(entry.name, entry.task, entry.description, entry.licence)
+    return table
+
+
+def summary(dataset: Dataset, config: Config) -> str:
+    """What is about to be trained, in two lines."""
+    counts = ", ".join(f"{len(dataset.part(p)):,} {p}" for p in PARTS)
+    shortest, longest = dataset.lengths.min(), dataset.lengths.max()
+    network = config.network
+    way = "both directions" if network.bidirectional else "forward"
+    return (
+        f"{dataset.name}: {dataset.task}, {len(dataset.classes)} classes,"
+        f" {len(dataset.features)} features, {shortest} to {longest} steps; {counts}\n"
+        f"{config.name}: {network.cell} {network.layers} x {network.hidden}, {way},"
+        f" dropout {network.dropout}, seed {config.training.seed}"
+    )
+
+
+def published(folder: Path, parts: dict[str, "Figures"]) -> None:
+    """Where the bundle is, and what it can."""
+    console.print(figures_table("figures", parts))
+    console.print(f"bundle: {folder}", soft_wrap=True)
+    card = folder / "assets.extra" / "report" / "card.md"
+    console.print(f"card:   {card}", soft_wrap=True)

@@ -1,0 +1,207 @@
+"""A set of sequences: frames joined along time, their targets and their parts.
+
+frames   a a a b b c c c c    sequences a, b and c, joined along time
+lengths  3     2   4
+offsets  0     3   5       9  sequence i is frames[offsets[i]:offsets[i + 1]]
+targets  one class a sequence (classify) or one class a step (label)
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+import numpy as np
+
+Task = Literal["classify", "label"]
+TASKS: tuple[Task, ...] = get_args(Task)
+
+TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1
+PARTS = ("train", "validation", "test")  # A part's number is its index here.
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Dataset:
+    """Sequences joined along time, with their targets."""
+
+    name: str
+    task: Task
+    frames: np.ndarray  # [sum of lengths, F] float32
+    lengths: np.ndarray  # [N] int32, each >= 1
+    targets: np.ndarray  # [N] int32 (classify) or [sum of lengths] int32 (label)
+    classes: tuple[str, ...]
+    features: tuple[str, ...]  # F names
+    split: np.ndarray  # [N] int8: index in PARTS, or UNASSIGNED
+    offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
+
+    def __post_init__(self) -> None:
+        for name, dtype, ndim in (
+            ("frames", np.float32, 2),
+            ("lengths", np.int32, 1),
+            ("targets", np.int32, 1),
+            ("split", np.int8, 1),
+        ):
+            array = _cast(name, getattr(self, name), dtype, ndim)
+            object.__setattr__(self, name, array)
+        object.__setattr__(self, "classes", tuple(self.classes))
+        object.__setattr__(self, "features", tuple(self.features))
+        object.__setattr__(self, "offsets", _offsets(self.lengths))
+        self._check()
+
+    def _check(self) -> None:
+        steps, width = self.frames.shape
+        if self.task not in TASKS:
+            raise ValueError(f"task is {self.task!r}; expected one of {TASKS}")
+        if len(self.lengths) and self.lengths.min() < 1:
+            raise ValueError("each sequence needs at least one step")
+        if self.offsets[-1] != steps:
+            total = self.offsets[-1]
+            raise ValueError(f"lengths add up to {total} but there are {steps} frames")
+        expected = len(self.lengths) if self.task == "classify" else steps
+        if len(self.targets) != expected:
+            raise ValueError(
+                f"{len(self.targets)} targets; task {self.task} needs {expected}"
+            )
+        if len(self.split) != len(self.lengths):
+            raise ValueError("split needs one part for each sequence")
+        if not np.isin(self.split, (TRAIN, VALIDATION, TEST, UNASSIGNED)).all():
+            raise ValueError("split holds 0 (train), 1 (validation), 2 (test) or -1")
+        if width < 1 or len(self.features) != width:
+            raise ValueError(f"{len(self.features)} feature names for {width} features")
+        for names, what in ((self.classes, "class"), (self.features, "feature")):
+            if not all(isinstance(name, str) and name for name in names):
+                raise ValueError(f"{what} names are non-empty strings")
+            if len(set(names)) != len(names):
+                raise ValueError(f"a {what} name stands twice: {', '.join(names)}")
+        if len(self.targets) and not (
+            self.targets.min() >= 0 and self.targets.max() < len(self.classes)
+        ):
+            raise ValueError(f"a target is outside the {len(self.classes)} classes")
+        if not np.isfinite(self.frames).all():
+            raise ValueError("frames are finite numbers that fit float32")
+
+    def __len__(self) -> int:
+        return len(self.lengths)
+
+    def sequence(self, index: int) -> np.ndarray:
+        """The frames of one sequence, [T, F]."""
+        index = range(len(self))[index]  # Negative indices, and IndexError.
+        return self.frames[self.offsets[index] : self.offsets[index + 1]]
+
+    def target(self, index: int) -> np.ndarray:
+        """The class of one sequence, [], or of each of its steps, [T]."""
+        index = range(len(self))[index]
+        if self.task == "classify":
+            return self.targets[index]
+        return self.targets[self.offsets[index] : self.offsets[index + 1]]
+
+    def take(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
+        """The sequences at these indices (or where a mask is true), in that order."""
+        chosen = np.asarray(indices)
+        if chosen.dtype == bool:
+            if chosen.shape != self.lengths.shape:
+                raise ValueError("a mask needs one entry for each sequence")
+            chosen = np.flatnonzero(chosen)
+        chosen = chosen.astype(np.int64)  # An empty list would be float64.
+        lengths = self.lengths[chosen]
+        # Step t of the result comes from step t + shift of its sequence.
+        shift = self.offsets[:-1][chosen] - _offsets(lengths)[:-1]
+        steps = np.arange(lengths.sum(dtype=np.int64)) + np.repeat(shift, lengths)
+        return replace(
+            self,
+            frames=self.frames[steps],
+            lengths=lengths,
+            targets=self.targets[chosen if self.task == "classify" else steps],
+            split=self.split[chosen],
+        )
+
+    def part(self, name: str) -> "Dataset":
+        """The sequences of "train", "validation" or "test"; there may be none."""
+        if name not in PARTS:
+            raise ValueError(f"no part {name!r}; there are {', '.join(PARTS)}")
+        return self.take(self.split == PARTS.index(name))
+
+    def reclass(self, classes: Sequence[str]) -> "Dataset":
+        """The same sequences with targets counted in another list of classes."""
+        codes = {name: code for code, name in enumerate(classes)}
+        used = np.unique(self.targets)
+        lost = [self.classes[code] for code in used if self.classes[code] not in codes]
+        if lost:
+            raise ValueError(f"{', '.join(lost)}: not among {', '.join(classes)}")
+        table = np.array([codes.get(name, -1) for name in self.classes], np.int32)
+        return replace(self, targets=table[self.targets], classes=tuple(classes))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all that is in the set; its name and origin change nothing."""
+        head = [self.task, self.classes, self.features, self.frames.shape, len(self)]
+        state = hashlib.sha256(json.dumps(head).encode())
+        for array in (self.frames, self.lengths, self.targets, self.split):
+            little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
+            state.update(np.ascontiguousarray(little_endian).data)
+        return state.hexdigest()
+
+
+def default_features(count: int) -> tuple[str, ...]:
+    """Names for features that came without: x0, x1, ..."""
+    return tuple(f"x{index}" for index in range(count))
+
+
+def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
+    """Unite two sets; the classes of one must all be among those of the other."""
+    if train.task != test.task:
+        raise ValueError(f"tasks differ: {train.task} and {test.task}")
+    if len(train.features) != len(test.features):
+        raise ValueError(
+            f"feature counts differ: {len(train.features)} and {len(test.features)}"
+        )
+    features = _unite_features(train.features, test.features)
+    if set(test.classes) <= set(train.classes):
+        classes = train.classes
+    elif set(train.classes) <= set(test.classes):
+        classes = test.classes
+    else:
+        ours, theirs = ", ".join(train.classes), ", ".join(test.classes)
+        raise ValueError(f"classes differ: {ours} and {theirs}")
+    train, test = train.reclass(classes), test.reclass(classes)
+    return Dataset(
+        name=name,
+        task=train.task,
+        frames=np.concatenate([train.frames, test.frames]),
+        lengths=np.concatenate([train.lengths, test.lengths]),
+        targets=np.concatenate([train.targets, test.targets]),
+        classes=classes,
+        features=features,
+        split=np.concatenate([train.split, test.split]),
+    )
+
+
+def _unite_features(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+    """Names of columns that are united by position: alike, or given once."""
+    default = default_features(len(ours))
+    if ours != theirs and default not in (ours, theirs):
+        # The same columns in another order would be mixed up without a word.
+        raise ValueError(f"features differ: {', '.join(ours)} and {', '.join(theirs)}")
+    return theirs if ours == default else ours
+
+
+def _offsets(lengths: np.ndarray) -> np.ndarray:
+    return np.concatenate([[0], np.cumsum(lengths, dtype=np.int64)]).astype(np.int64)
+
+
+def _cast(name: str, array: np.ndarray, dtype: type, ndim: int) -> np.ndarray:
+    array = np.asarray(array)
+    if array.ndim != ndim:
+        raise ValueError(f"{name} has {array.ndim} dimensions; expected {ndim}")
+    if array.size == 0 or array.dtype == dtype:
+        return array.astype(dtype, copy=False)
+    if array.dtype.kind not in ("biuf" if dtype is np.float32 else "biu"):
+        raise ValueError(f"{name} cannot be {array.dtype}")
+    if dtype is np.float32:
+        with np.errstate(over="ignore"):  # Becomes inf, which is refused.
+            return array.astype(dtype)
+    limits = np.iinfo(dtype)
+    if array.min() < limits.min or array.max() > limits.max:
+        raise ValueError(f"{name} holds a number that does not fit {limits.dtype}")
+    return array.astype(dtype)

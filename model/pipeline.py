@@ -1,0 +1,117 @@
+"""From a dataset to batches: statistics, length buckets, padding (tf.data)."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import tensorflow as tf
+
+from . import augmentation
+from .config import AugmentationConfig
+from .dataset import Dataset
+
+BUCKETS = 8  # lengths that static unrolling compiles a graph for
+
+
+def statistics(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Mean and scale [F] that bring frames to zero mean and unit deviation.
+
+    A feature that hardly varies (below a hundredth of the average deviation) is
+    centred and scaled as the average one, so that it can't blow up later.
+    """
+    features = dataset.frames.shape[1]
+    if normalise == "none":
+        return np.zeros(features, np.float32), np.ones(features, np.float32)
+    mean = dataset.frames.mean(0, dtype=np.float64)
+    deviation = dataset.frames.std(0, dtype=np.float64)
+    average = np.sqrt(np.square(deviation).mean()) or 1.0
+    if normalise == "whole":
+        mean = np.full(features, mean.mean())
+        average = dataset.frames.std(dtype=np.float64) or 1.0
+        deviation = np.full(features, average)
+    deviation = np.where(deviation < 0.01 * average, average, deviation)
+    return mean.astype(np.float32), (1 / deviation).astype(np.float32)
+
+
+@dataclass(frozen=True)
+class Batches:
+    """Batches of one part; each pass is another order, fixed by its seed.
+
+    Sequences of like length share a batch: they are shuffled, sorted by length,
+    cut, and the batches shuffled again.
+    """
+
+    dataset: Dataset
+    batch: int
+    static: bool = False
+    augment: AugmentationConfig | None = None
+    scale: np.ndarray | None = None
+
+    def __len__(self) -> int:
+        return -(-len(self.dataset) // self.batch)
+
+    def epoch(self, seed: tuple[int, int] | None = None) -> tf.data.Dataset:
+        """One pass over the part.
+
+        Args:
+            seed: shuffles and augments; None keeps the order by length.
+
+        Yields:
+            rows [B] (their numbers in the dataset), frames [B, T, F],
+            lengths [B], targets [B] or [B, T].
+        """
+        rows = tf.ragged.constant(self._rows(seed), tf.int64, ragged_rank=1)
+        data = tf.data.Dataset.from_tensor_slices(rows).enumerate()
+        data = data.map(lambda index, rows: (index, self._gather(rows)))
+        data = data.map(lambda index, batch: self._changed(index, batch, seed))
+        return data.prefetch(4)
+
+    def _changed(self, index, batch, seed: tuple[int, int] | None):
+        if seed is None or self.augment is None:
+            return batch
+        rows, frames, lengths, targets = batch
+        # The dropout of the same batch is drawn from (seed, epoch).
+        own = tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index)
+        frames = augmentation.apply(frames, self.augment, scale=self.scale, seed=own)
+        return rows, frames, lengths, targets
+
+    def _rows(self, seed: tuple[int, int] | None) -> list[np.ndarray]:
+        lengths = self.dataset.lengths
+        if seed is None:
+            order = np.argsort(lengths, kind="stable")
+            return self._cut(order)
+        random = np.random.default_rng(seed)
+        order = random.permutation(len(lengths))
+        order = order[np.argsort(lengths[order], kind="stable")]
+        batches = self._cut(order)
+        return [batches[index] for index in random.permutation(len(batches))]
+
+    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
+        starts = range(0, len(order), self.batch)
+        return [order[start : start + self.batch] for start in starts]
+
+    def _gather(self, rows):
+        data = self.dataset
+        lengths = tf.gather(tf.constant(data.lengths), rows)
+        steps = self._padded(tf.reduce_max(lengths))
+        starts = tf.gather(tf.constant(data.offsets), rows)
+        valid = tf.sequence_mask(lengths, steps)
+        places = tf.where(
+            valid, starts[:, None] + tf.range(tf.cast(steps, tf.int64)), 0
+        )
+        frames = tf.gather(tf.constant(data.frames), places)
+        frames = tf.where(valid[:, :, None], frames, 0.0)
+        if data.task == "classify":
+            targets = tf.gather(tf.constant(data.targets), rows)
+        else:
+            targets = tf.gather(tf.constant(data.targets), places)
+            targets = tf.where(valid, targets, 0)
+        return rows, frames, lengths, targets
+
+    def _padded(self, longest):
+        """Steps of a batch: its longest sequence, or the next bucket's end."""
+        if not self.static:
+            return longest
+        quantiles = np.linspace(0, 1, BUCKETS + 1)[1:]
+        ends = np.quantile(self.dataset.lengths, quantiles, method="higher")
+        ends = np.unique(ends).astype(np.int32)
+        return tf.gather(ends, tf.searchsorted(ends, longest[None])[0])

@@ -1,0 +1,74 @@
+"""What a training run tells while it goes, and a bar that shows it."""
+
+from typing import TYPE_CHECKING, Self
+
+from rich import progress
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
+
+from .console import console
+
+if TYPE_CHECKING:
+    from .runs import Epoch
+
+
+class Progress:
+    """What a run tells while it goes; each method may be overridden."""
+
+    def epoch_begins(self, epoch: int, batches: int) -> None:
+        """Epoch number `epoch` of so many batches begins."""
+
+    def batch_ends(self, cost: float, error: float) -> None:
+        """A batch is done; cost and error (percent) of the epoch so far."""
+
+    def epoch_ends(self, epoch: "Epoch") -> None:
+        """An epoch is done and saved."""
+
+
+class Bars(Progress):
+    """A bar an epoch with the current error; on a terminal it moves, elsewhere
+    only the line of each finished epoch is printed."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+        self.bar: progress.Progress | None = None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._remove()
+
+    def epoch_begins(self, epoch: int, batches: int) -> None:
+        if not console.is_terminal:
+            return
+        self.bar = progress.Progress(
+            TextColumn(f"epoch {epoch:3}/{self.epochs}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn(
+                "cost {task.fields[cost]:.4f}  error {task.fields[error]:.2f} %"
+            ),
+            TimeRemainingColumn(),
+            console=console,
+            transient=True,
+        )
+        self.bar.start()
+        self.task = self.bar.add_task("", total=batches, cost=0.0, error=0.0)
+
+    def batch_ends(self, cost: float, error: float) -> None:
+        if self.bar:
+            self.bar.update(self.task, advance=1, cost=cost, error=error)
+
+    def epoch_ends(self, epoch: "Epoch") -> None:
+        self._remove()
+        console.print(
+            f"epoch {epoch.epoch:3}/{self.epochs}"
+            f"  cost {epoch.cost:.4f}  error {epoch.error:5.2f} %"
+            f"  validation cost {epoch.validation_cost:.4f}"
+            f"  error {epoch.validation_error:5.2f} %{'  best' if epoch.best else ''}"
+        )
+
+    def _remove(self) -> None:
+        if self.bar:
+            self.bar.stop()
+            self.bar = None

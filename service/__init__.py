@@ -1,0 +1,1 @@
+"""From a request's sequences to its answer, over HTTP."""

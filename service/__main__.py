@@ -1,0 +1,155 @@
+"""The commands: serve, settings, and a client's classify, label and health."""
+
+import inspect
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import httpx
+import orjson
+import typer
+
+from . import sequences
+from .client import Client, RequestError
+from .settings import PREFIX, Settings, SettingsError, load
+
+BROKEN = 3  # exit code: a bundle that must be served can't be
+
+app = typer.Typer(
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    help="Serve recurrent networks over HTTP, and call the service.\n\n"
+    "`python -m service serve` serves the shipped bundles on port 8000.\n\n"
+    "`python -m service serve --bundles my/bundles --port 9000` serves yours.\n\n"
+    "`python -m service classify examples/digit.json` asks a running service.",
+)
+Url = Annotated[str, typer.Option(help="Where the service is.")]
+File = Annotated[
+    Path,
+    typer.Argument(
+        help="Sequences: .json (a request, or frames [T, F]), .jsonl"
+        ' (`{"frames": ...}` a line), .csv (a row a step) or .npy ([T, F]); - is'
+        " JSON from standard input.",
+        metavar="FILE",
+    ),
+]
+ModelName = Annotated[str | None, typer.Option(help="Which model.")]
+TopK = Annotated[int | None, typer.Option(help="Only so many classes.")]
+AT = "http://127.0.0.1:8000"
+
+
+def serve(**flags: Any) -> None:
+    """Serve every bundle of a folder until told to stop.
+
+    Each flag is also an environment variable: `--max-steps 500` is
+    `UNROLLED_MAX_STEPS=500`. Flags go first.
+
+    Exit codes: 0 stopped when told to, 1 the port is taken, 2 a setting is wrong,
+    3 a bundle is broken.
+    """
+    try:
+        settings = load(**{k: v for k, v in flags.items() if v is not None})
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    from . import app as application
+    from . import logs, server
+
+    logs.setup(settings.log_format, settings.log_level)
+    made = application.create_app(settings, on_failure=lambda: running.stop())
+    running = server.make(made, settings)
+    running.run()
+    if made.state.registry.failed:
+        raise typer.Exit(BROKEN)
+    if not running.started:
+        raise typer.Exit(1)
+
+
+def _flags() -> list[inspect.Parameter]:
+    """A flag for each setting, so that there is one table of them."""
+    return [
+        inspect.Parameter(
+            name,
+            inspect.Parameter.KEYWORD_ONLY,
+            default=None,
+            annotation=Annotated[
+                field.annotation | None,  # type: ignore[operator]
+                typer.Option(
+                    help=f"{field.description} [default: {shown(field.default)}]"
+                ),
+            ],
+        )
+        for name, field in Settings.model_fields.items()
+    ]
+
+
+def shown(default: Any) -> str:
+    """A default as the README and `--help` have it."""
+    if isinstance(default, Path):
+        return "the shipped bundles"
+    return str(default).lower() if isinstance(default, bool) else str(default) or "none"
+
+
+serve.__signature__ = inspect.Signature(_flags())  # type: ignore[attr-defined]
+serve.__annotations__ = {p.name: p.annotation for p in _flags()}
+app.command()(serve)
+
+
+@app.command()
+def settings() -> None:
+    """Print every setting with its value here, its variable and its meaning."""
+    try:
+        values = load()
+    except SettingsError as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    for name, field in Settings.model_fields.items():
+        typer.echo(
+            f"{PREFIX}{name.upper()}={getattr(values, name)}  # {field.description}"
+        )
+
+
+@app.command()
+def classify(
+    file: File, model: ModelName = None, top_k: TopK = None, url: Url = AT
+) -> None:
+    """Print the class of each sequence of FILE, a JSON object a line."""
+    _ask(file, url, "classify", model, top_k)
+
+
+@app.command()
+def label(
+    file: File, model: ModelName = None, top_k: TopK = None, url: Url = AT
+) -> None:
+    """Print the classes of the steps of each sequence of FILE, a JSON object a line."""
+    _ask(file, url, "label", model, top_k)
+
+
+@app.command()
+def health(url: Url = AT) -> None:
+    """Say whether the service is ready; exit code 1 when it is not."""
+    try:
+        with Client(url, timeout=5) as client:
+            reasons = client.ready()
+    except (httpx.HTTPError, RequestError) as error:
+        reasons = [str(error)]
+    typer.echo("; ".join(reasons) or "ready")
+    raise typer.Exit(1 if reasons else 0)
+
+
+def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) -> None:
+    try:
+        frames, named = sequences.read(file)
+        with Client(url) as client:
+            call = client.classify if task == "classify" else client.label
+            answer = call(frames, model=model or named, top_k=top_k)
+    except (sequences.ReadError, RequestError, httpx.HTTPError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    for prediction in answer.predictions:
+        line = orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY)
+        sys.stdout.write(line.decode() + "\n")
+
+
+if __name__ == "__main__":
+    app(prog_name="python -m service")

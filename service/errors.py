@@ -1,0 +1,108 @@
+"""What a caller can be refused with, as RFC 9457 problem details.
+
+ServiceError
+├── InvalidJson        400  the body is no JSON
+├── UnknownModel       404  no such model
+├── NotFound           404  no such path
+├── MethodNotAllowed   405  the path has another method
+├── TooLarge           413  over a limit of the service
+├── UnsupportedMedia   415  not JSON, or compressed
+├── InvalidRequest     422  JSON, but not what the model takes
+├── InternalError      500  our mistake; the log has it under the request's id
+├── NotReady           503  still loading, or the model could not be loaded
+├── Overloaded         503  too much waits already
+└── Stopping           503  told to stop
+"""
+
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import orjson
+
+MAX_ERRORS = 20
+MEDIA_TYPE = "application/problem+json"
+
+
+@dataclass(frozen=True, slots=True)
+class FieldError:
+    """What is wrong with one field; `path` as in `sequences[0][3][1]`."""
+
+    path: str
+    message: str
+
+
+class ServiceError(Exception):
+    """A refusal that the caller is told."""
+
+    status: ClassVar[int] = 500
+    slug: ClassVar[str] = "internal-error"
+    title: ClassVar[str] = "Internal error"
+
+    def __init__(
+        self,
+        detail: str,
+        errors: list[FieldError] | None = None,
+        headers: dict[str, str] | None = None,
+    ):
+        super().__init__(detail)
+        self.detail = detail
+        self.errors = errors or []
+        self.headers = headers or {}
+
+    def body(self, request_id: str) -> bytes:
+        """The problem details; never more than `MAX_ERRORS` errors, no input."""
+        problem: dict[str, Any] = {
+            "type": f"urn:unrolled:error:{self.slug}",
+            "title": self.title,
+            "status": self.status,
+            "detail": self.detail,
+            "request_id": request_id,
+        }
+        if self.errors:
+            problem["errors"] = self.errors[:MAX_ERRORS]
+            problem["error_count"] = len(self.errors)
+        return orjson.dumps(problem)
+
+
+class InvalidJson(ServiceError):
+    status, slug, title = 400, "invalid-json", "The body is not valid JSON"
+
+
+class UnknownModel(ServiceError):
+    status, slug, title = 404, "unknown-model", "No such model"
+
+
+class NotFound(ServiceError):
+    status, slug, title = 404, "not-found", "No such path"
+
+
+class MethodNotAllowed(ServiceError):
+    status, slug, title = 405, "method-not-allowed", "Another method is needed"
+
+
+class TooLarge(ServiceError):
+    status, slug, title = 413, "too-large", "The request is over a limit"
+
+
+class UnsupportedMedia(ServiceError):
+    status, slug, title = 415, "unsupported-media-type", "Send plain JSON"
+
+
+class InvalidRequest(ServiceError):
+    status, slug, title = 422, "invalid-request", "The request does not fit the model"
+
+
+class InternalError(ServiceError):
+    pass
+
+
+class NotReady(ServiceError):
+    status, slug, title = 503, "not-ready", "Not ready yet"
+
+
+class Overloaded(ServiceError):
+    status, slug, title = 503, "overloaded", "Too much work is waiting"
+
+
+class Stopping(ServiceError):
+    status, slug, title = 503, "stopping", "The service is stopping"

@@ -1,0 +1,33 @@
+"""Worked examples for OpenAPI, from the bundles' own golden sequences."""
+
+import copy
+from typing import Any
+
+import numpy as np
+
+from .registry import Model, Registry
+
+PATHS = {"classify": "/classify", "label": "/label"}
+
+
+def add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
+    """A copy of an OpenAPI document with a request for each model in service."""
+    document = copy.deepcopy(document)
+    for model in registry.models.values():
+        operation = document["paths"][PATHS[model.metadata.task]]["post"]
+        content = operation["requestBody"]["content"]["application/json"]
+        examples = content.setdefault("examples", {})
+        examples[model.metadata.name] = {
+            "summary": f"A sequence for {model.metadata.name}",
+            "value": request(model),
+        }
+    return document
+
+
+def request(model: Model) -> dict[str, Any]:
+    """The shortest golden sequence as a request, rounded for the eye."""
+    golden = model.bundle.golden()
+    row = int(golden.lengths.argmin())
+    frames = golden.frames[row, : golden.lengths[row]]
+    rounded = [[float(np.round(v, 3)) for v in frame] for frame in frames.tolist()]
+    return {"model": model.metadata.name, "sequences": [rounded]}

@@ -1,0 +1,60 @@
+"""A request's bytes in, its answer's bytes out."""
+
+import asyncio
+from concurrent.futures import ThreadPoolExecutor
+
+from . import codec
+from .registry import Model, Registry
+from .settings import Settings
+from .work import Answer
+
+INLINE_BYTES = 64 * 1024  # parsing this takes less than a millisecond
+
+
+class Predictor:
+    """Parses, asks the model's scheduler, and writes the answer."""
+
+    def __init__(self, registry: Registry, settings: Settings):
+        self._registry, self._settings = registry, settings
+        # One thread: large bodies must not crowd the engine off the cores.
+        self._parser = ThreadPoolExecutor(1, thread_name_prefix="parser")
+
+    async def predict(self, body: bytes, task: str) -> bytes:
+        """The JSON answer to a JSON request.
+
+        Raises:
+            ServiceError: the refusal that the caller is to be told.
+            CancelledError: the caller has gone; what waits is dropped.
+        """
+        if len(body) <= INLINE_BYTES:
+            model, top_k, sequences = self._read(body, task)
+        else:
+            loop = asyncio.get_running_loop()
+            model, top_k, sequences = await loop.run_in_executor(
+                self._parser, self._read, body, task
+            )
+        answers = await asyncio.wrap_future(model.scheduler.submit(sequences))
+        return await self._write(model, answers, top_k)
+
+    def _read(self, body: bytes, task: str):  # type: ignore[no-untyped-def]
+        request = codec.decode(body)
+        model = self._registry.choose(request.model, task)
+        return (
+            model,
+            request.top_k,
+            codec.arrays(request, model.metadata, self._settings),
+        )
+
+    async def _write(
+        self, model: Model, answers: list[Answer], top_k: int | None
+    ) -> bytes:
+        numbers = sum(answer.probabilities.size for answer in answers)
+        if numbers * 16 <= INLINE_BYTES:
+            return codec.encode(model.metadata, answers, top_k)
+        loop = asyncio.get_running_loop()
+        return await loop.run_in_executor(
+            self._parser, codec.encode, model.metadata, answers, top_k
+        )
+
+    def close(self) -> None:
+        self._parser.shutdown(wait=False)

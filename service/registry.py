@@ -1,0 +1,217 @@
+"""The models in service: found, verified, loaded, warmed, and closed."""
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from model import bundle
+from model.bundle import Bundle, BundleError, Metadata
+
+from . import engine, errors
+from .engine import Engine
+from .metrics import Metrics
+from .scheduler import Scheduler
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+LoadEngine = Callable[[Bundle, int], Engine]
+WARM_LENGTHS = (1, 16, 128)
+
+
+@dataclass(frozen=True, slots=True)
+class Model:
+    """A bundle whose engine has given its golden answers."""
+
+    bundle: Bundle
+    engine: Engine
+    scheduler: Scheduler
+
+    @property
+    def metadata(self) -> Metadata:
+        return self.bundle.metadata
+
+
+class Registry:
+    """Loads in the background; knows at any time what is ready, and why not."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        *,
+        load_engine: LoadEngine = engine.load,
+        on_failure: Callable[[], None] = lambda: None,
+    ):
+        """
+        Args:
+            on_failure: called when a bundle is broken and `skip_broken` is off.
+        """
+        self.models: dict[str, Model] = {}
+        self.broken: dict[str, str] = {}
+        self.failed = False
+        self._settings, self._metrics = settings, metrics
+        self._load_engine, self._on_failure = load_engine, on_failure
+        self._done = self._stopping = False
+        self._thread = threading.Thread(
+            target=self._load_all, name="loader", daemon=True
+        )
+
+    def start(self) -> None:
+        """Load every bundle in a thread of its own."""
+        self._thread.start()
+
+    def close(self) -> None:
+        """Stop loading, answer what was admitted, and end the schedulers."""
+        self._stopping = True
+        self._thread.join()
+        for model in self.models.values():
+            model.scheduler.stop()
+
+    @property
+    def ready(self) -> bool:
+        return self._done and not self.failed and not self._stopping
+
+    def reasons(self) -> list[str]:
+        """Why not everything is ready; empty when it is."""
+        if self._stopping:
+            return ["stopping"]
+        waiting = [] if self._done else ["loading the bundles"]
+        return [*waiting, *(self.broken.values() if self.failed else ())]
+
+    @property
+    def alive(self) -> bool:
+        """No scheduler has died."""
+        return self._stopping or all(m.scheduler.alive for m in self.models.values())
+
+    def get(self, name: str) -> Model:
+        """A model by name.
+
+        Raises:
+            NotReady: it is still loading, or broken.
+            UnknownModel: there is none of that name.
+        """
+        model = self.models.get(name)
+        if model is not None:
+            return model
+        if not self._done:
+            raise errors.NotReady("the models are still loading", headers=_SOON)
+        if name in self.broken:
+            raise errors.NotReady(f"the bundle of {name} is broken")
+        known = ", ".join(self.models) or "none"
+        raise errors.UnknownModel(f"no model of that name; there are: {known}")
+
+    def default(self, task: str) -> Model | None:
+        """The model for requests that name none: the setting's, or the first."""
+        name = getattr(self._settings, f"default_{task}")
+        fitting = [m for m in self.models.values() if m.metadata.task == task]
+        named = [model for model in fitting if model.metadata.name == name]
+        return next(iter(named or fitting), None)
+
+    def choose(self, name: str | None, task: str) -> Model:
+        """The model that a request names, or the default of its task.
+
+        Raises:
+            NotReady, UnknownModel: as `get`.
+            InvalidRequest: the model is for the other task.
+        """
+        if name is None:
+            model = self.default(task)
+            if model is not None:
+                return model
+            if not self._done:
+                raise errors.NotReady("the models are still loading", headers=_SOON)
+            raise errors.UnknownModel(f"no model here is for the task {task}")
+        model = self.get(name)
+        if model.metadata.task != task:
+            other = model.metadata.task
+            raise errors.InvalidRequest(
+                f"{model.metadata.name} is for POST /{other}",
+                [errors.FieldError("model", f"is for the task {other}, not {task}")],
+            )
+        return model
+
+    def _load_all(self) -> None:
+        begun = time.perf_counter()
+        root = self._settings.bundles
+        folders = bundle.find(root)
+        if not folders:
+            self._break(str(root), f"{root}: no bundle found")
+        for folder in folders:
+            if self._stopping:
+                return
+            try:
+                self._load(folder)
+            except BundleError as error:
+                self._break(folder.parent.name, str(error))
+            except Exception as error:
+                log.debug("load failed", exc_info=True)
+                self._break(
+                    folder.parent.name, f"{folder}: {type(error).__name__}: {error}"
+                )
+        self._check_defaults()
+        self._done = True
+        if self.failed:
+            self._on_failure()
+            return
+        self._metrics.ready.set(1)
+        seconds = time.perf_counter() - begun
+        log.info(
+            "ready", extra={"models": list(self.models), "seconds": round(seconds, 2)}
+        )
+
+    def _load(self, folder: Path) -> None:
+        found = bundle.read(folder)
+        loaded = self._load_engine(found, self._settings.threads)
+        difference = found.golden().difference(loaded.step)
+        if not difference <= bundle.TOLERANCE:
+            raise BundleError(
+                f"{folder}: {loaded.name} misses the golden answers by {difference:.1e}"
+            )
+        _warm(loaded, found.metadata)
+        scheduler = Scheduler(loaded, found.metadata, self._settings, self._metrics)
+        scheduler.start()
+        name, version = found.metadata.name, found.metadata.version
+        if name in self.models:
+            raise BundleError(f"{folder}: another bundle is named {name} too")
+        self.models[name] = Model(found, loaded, scheduler)
+        self._metrics.model_info.labels(name, version, loaded.name, found.digest).set(1)
+        log.info(
+            "loaded", extra={"model": name, "version": version, "engine": loaded.name}
+        )
+
+    def _check_defaults(self) -> None:
+        for task in ("classify", "label"):
+            name = getattr(self._settings, f"default_{task}")
+            model = self.models.get(name)
+            if name and (model is None or model.metadata.task != task):
+                self._break(
+                    f"default_{task}",
+                    f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}",
+                )
+
+    def _break(self, name: str, reason: str) -> None:
+        log.error("broken bundle: %s", reason)
+        self.broken[name] = reason
+        # Nothing to serve is a failure, whatever the setting says.
+        self.failed = self.failed or not self._settings.skip_broken
+
+
+_SOON = {"Retry-After": "1"}
+
+
+def _warm(loaded: Engine, metadata: Metadata) -> None:
+    """Run once at small and large sizes, so that the first caller doesn't wait
+    for allocations and first-use compilations."""
+    for rows in (1, 8):
+        for steps in WARM_LENGTHS:
+            loaded.step(
+                np.zeros((rows, steps, metadata.input.features), np.float32),
+                np.full(rows, steps, np.int32),
+                np.zeros((rows, metadata.state_size), np.float32),
+            )

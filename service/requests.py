@@ -1,0 +1,119 @@
+"""Around every request: its id, its log line, its metrics, its errors."""
+
+import logging
+import re
+import secrets
+import time
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from .errors import MEDIA_TYPE, InternalError, ServiceError
+from .metrics import Metrics
+
+log = logging.getLogger("service.request")
+
+ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+
+
+class Requests:
+    """ASGI middleware, outermost.
+
+    Takes the caller's `X-Request-ID` if it is short and plain, else makes one, and
+    returns it. Turns every `ServiceError` into problem details; any other exception
+    is logged in full and told as a bare 500.
+    """
+
+    def __init__(self, app: ASGIApp, metrics: Metrics):
+        self._app, self._metrics = app, metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.perf_counter()
+        request_id = _request_id(scope)
+        scope.setdefault("state", {})["request_id"] = request_id
+        status, size = 0, 0
+
+        async def answer(message: Message) -> None:
+            nonlocal status, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                header = (b"x-request-id", request_id.encode())
+                message["headers"] = [*message.get("headers", ()), header]
+            elif message["type"] == "http.response.body":
+                size += len(message.get("body", b""))
+            await send(message)
+
+        try:
+            await self._app(scope, receive, answer)
+        except ClientDisconnect:
+            pass  # nobody is there to be answered
+        except Exception as error:
+            if status:
+                raise  # too late for another answer
+            if not isinstance(error, ServiceError):
+                log.exception("unhandled", extra={"request_id": request_id})
+                error = InternalError("an error of the service; its log has the id")
+            await self.refuse(error, request_id, answer)
+        finally:
+            self._record(scope, request_id, status, size, time.perf_counter() - begun)
+
+    async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:
+        """Answer with the problem's details."""
+        self._metrics.refused.labels(error.slug).inc()
+        body = error.body(request_id)
+        headers = {
+            "content-type": MEDIA_TYPE,
+            "content-length": str(len(body)),
+            **error.headers,
+        }
+        raw = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
+        start = {"type": "http.response.start", "status": error.status, "headers": raw}
+        await send(start)
+        await send({"type": "http.response.body", "body": body})
+
+    def _record(
+        self, scope: Scope, request_id: str, status: int, size: int, seconds: float
+    ) -> None:
+        route = getattr(scope.get("route"), "path", "unmatched")
+        method = scope["method"] if scope["method"] in _METHODS else "other"
+        # 499, as nginx has it: the caller went before there was an answer.
+        code = status or 499
+        self._metrics.requests.labels(method, route, str(code)).observe(seconds)
+        quiet = route in _PROBES and code < 500
+        extra: dict[str, Any] = {
+            "request_id": request_id,
+            "method": method,
+            "route": route,
+            "status": code,
+            "duration_ms": round(1000 * seconds, 2),
+            "bytes_in": _length(scope),
+            "bytes_out": size,
+            **scope.get("state", {}).get("log", {}),
+        }
+        log.log(logging.DEBUG if quiet else logging.INFO, "request", extra=extra)
+
+
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+
+
+def header(scope: Scope, name: bytes) -> str | None:
+    """The first header of that (lower-case) name."""
+    for key, value in scope["headers"]:
+        if key == name:
+            return str(value, "latin-1")
+    return None
+
+
+def _request_id(scope: Scope) -> str:
+    given = header(scope, b"x-request-id") or ""
+    return given if ID.fullmatch(given) else secrets.token_hex(8)
+
+
+def _length(scope: Scope) -> int:
+    given = header(scope, b"content-length") or "0"
+    return int(given) if given.isdecimal() and len(given) < 16 else 0

@@ -1,0 +1,104 @@
+"""The service's own API: classify, label, and the models."""
+
+from pathlib import PurePosixPath
+from typing import Any
+
+from fastapi import APIRouter, Request, Response
+from starlette.responses import FileResponse
+from starlette.status import HTTP_200_OK
+
+from model import bundle
+
+from .. import bodies, schemas
+from ..errors import NotFound
+from ..predictor import Predictor
+from ..registry import Model, Registry
+from ..settings import Settings
+
+
+def router(predictor: Predictor, registry: Registry, settings: Settings) -> APIRouter:
+    """The routes, over the parts that they use."""
+    api = APIRouter()
+
+    async def predict(request: Request, task: str) -> Response:
+        body = await bodies.read_json(request, settings.max_body_bytes)
+        answer = await bodies.while_connected(request, predictor.predict(body, task))
+        return Response(answer, HTTP_200_OK, media_type="application/json")
+
+    @api.post("/classify", **schemas.operation("classify"))
+    async def classify(request: Request) -> Response:
+        """One class for each sequence, with its probability."""
+        return await predict(request, "classify")
+
+    @api.post("/label", **schemas.operation("label"))
+    async def label(request: Request) -> Response:
+        """One class for each step of each sequence."""
+        return await predict(request, "label")
+
+    @api.get("/models", response_model=schemas.Models, tags=["models"])
+    async def models() -> dict[str, Any]:
+        """Every model in service, and those whose bundle is broken."""
+        return {
+            "models": [_summary(model, registry) for model in registry.models.values()],
+            "broken": registry.broken,
+        }
+
+    @api.get(
+        "/models/{name}",
+        response_model=schemas.Model,
+        responses=schemas.problems(404, 503),
+        tags=["models"],
+    )
+    async def model(name: str) -> dict[str, Any]:
+        """What a model takes and gives, and how it was trained."""
+        found = registry.get(name)
+        metadata = found.metadata
+        plots = [path.name for path in _report(found) if path.suffix == ".png"]
+        return _summary(found, registry) | {
+            "features": metadata.input.names,
+            "training": metadata.training.model_dump(),
+            "card": f"/models/{name}/report/card.md",
+            "plots": [f"/models/{name}/report/{plot}" for plot in plots],
+        }
+
+    @api.get(
+        "/models/{name}/report/{file}",
+        response_class=FileResponse,
+        responses=schemas.problems(404, 503),
+        tags=["models"],
+    )
+    async def report(name: str, file: str) -> FileResponse:
+        """A plot, the figures (metrics.json) or the card (card.md) of a model."""
+        found = registry.get(name)
+        # Only what the bundle lists: a name can't lead out of its folder.
+        for path in _report(found):
+            if path.name == file:
+                return FileResponse(found.bundle.folder / path)
+        raise NotFound("the model's report has no such file")
+
+    return api
+
+
+def _summary(model: Model, registry: Registry) -> dict[str, Any]:
+    metadata = model.metadata
+    return {
+        "name": metadata.name,
+        "version": metadata.version,
+        "task": metadata.task,
+        "default": registry.default(metadata.task) is model,
+        "engine": model.engine.name,
+        "digest": model.bundle.digest,
+        "cell": metadata.cell,
+        "layers": metadata.layers,
+        "hidden": metadata.hidden,
+        "bidirectional": metadata.bidirectional,
+        "streamable": metadata.state_size > 0,
+        "feature_count": metadata.input.features,
+        "classes": metadata.classes,
+        "longest_trained": metadata.training.longest,
+    }
+
+
+def _report(model: Model) -> list[PurePosixPath]:
+    paths = map(PurePosixPath, sorted(model.metadata.files))
+    return [path for path in paths if path.parent == PurePosixPath(bundle.REPORT)]

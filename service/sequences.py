@@ -1,0 +1,52 @@
+"""Sequences from a file of the caller's, for the command line."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+
+class ReadError(ValueError):
+    """A file that holds no sequences; names the file and the reason."""
+
+
+def read(path: Path) -> tuple[list[np.ndarray], str | None]:
+    """The sequences [T, F] of a file, and the model that it names, if any.
+
+    Raises:
+        ReadError: no such file, another format, or not numbers.
+    """
+    try:
+        return _read(path)
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise ReadError(f"{path}: {error}") from None
+
+
+def _read(path: Path) -> tuple[list[np.ndarray], str | None]:
+    if path.suffix == ".npy":
+        return [_frames(np.load(path, allow_pickle=False))], None
+    text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    if path.suffix == ".csv":
+        rows = [row for row in csv.reader(text.splitlines()) if row]
+        try:
+            list(map(float, rows[0] if rows else []))
+        except ValueError:
+            rows = rows[1:]  # a header
+        return [_frames([list(map(float, row)) for row in rows])], None
+    if path.suffix in (".jsonl", ".ndjson"):
+        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
+        return [_frames(line["frames"]) for line in lines], None
+    value = json.loads(text)
+    if isinstance(value, dict):
+        return [_frames(frames) for frames in value["sequences"]], value.get("model")
+    return [_frames(value)], None
+
+
+def _frames(values: Any) -> np.ndarray:
+    frames = np.asarray(values, np.float32)
+    if frames.ndim != 2:
+        raise ValueError("a sequence must be a list of steps, each a list of numbers")
+    return frames

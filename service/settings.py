@@ -1,0 +1,89 @@
+"""Every setting of the service, read once, from the environment or from flags."""
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+PREFIX = "UNROLLED_"
+SHIPPED = Path(__file__).parent.parent / "bundles"
+
+
+class SettingsError(ValueError):
+    """A setting that is unknown or out of bounds; the text names it."""
+
+
+class Settings(BaseSettings):
+    """The service's settings; `UNROLLED_PORT=80` or `--port 80`."""
+
+    model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
+
+    host: str = Field("127.0.0.1", description="Address to listen on.")
+    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
+    bundles: Path = Field(SHIPPED, description="Folder of bundles, or one bundle.")
+    skip_broken: bool = Field(
+        False, description="Serve the others when a bundle is broken."
+    )
+    default_classify: str = Field(
+        "", description="Model of /classify when none is named; else the first."
+    )
+    default_label: str = Field(
+        "", description="Model of /label when none is named; else the first."
+    )
+    threads: int = Field(
+        0, ge=0, le=1024, description="Engine threads; 0: the cores it may use."
+    )
+    max_body_bytes: int = Field(
+        8 * 2**20, ge=1, description="Longest request body in bytes."
+    )
+    max_sequences: int = Field(256, ge=1, description="Sequences in a request.")
+    max_steps: int = Field(10_000, ge=1, description="Steps of a sequence.")
+    max_cells: int = Field(2_000_000, ge=1, description="Numbers in a request.")
+    queue_steps: int = Field(
+        200_000, ge=1, description="Steps that may wait per model before 503."
+    )
+    batch_rows: int = Field(64, ge=1, description="Sequences in one engine call.")
+    batch_steps: int = Field(
+        4_096, ge=1, description="Steps, padding included, in one engine call."
+    )
+    grace_seconds: int = Field(
+        20, ge=0, description="For requests under way when told to stop."
+    )
+    docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    log_format: Literal["auto", "json", "text"] = Field(
+        "auto", description="Log lines; auto: text on a terminal, else json."
+    )
+    log_level: Literal["debug", "info", "warning", "error"] = Field(
+        "info", description="Least severe log lines to write."
+    )
+
+    @model_validator(mode="after")
+    def _whole(self) -> Self:
+        if self.queue_steps < self.max_steps:
+            raise ValueError("queue_steps must be at least max_steps")
+        return self
+
+
+def load(**flags: Any) -> Settings:
+    """Settings of the environment, overridden by `flags`.
+
+    Raises:
+        SettingsError: names each variable at fault.
+    """
+    known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    for name in os.environ:
+        if name.startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"; did you mean {near[0]}?" if near else ""
+            raise SettingsError(f"{name}: no such setting{hint}")
+    try:
+        return Settings(**flags)
+    except ValidationError as error:
+        reasons = (
+            f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+            for item in error.errors()
+        )
+        raise SettingsError("; ".join(reasons)) from None
