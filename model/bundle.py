@@ -149,7 +149,10 @@ class Golden:
             valid = np.arange(frames.shape[1]) < lengths[:, None]
             expected = expected[:, : frames.shape[1]][valid]
             probabilities = probabilities[valid]
-        pairs = [(probabilities, expected), (state, self.state[rows])]
+        pairs = [(probabilities, expected)]
+        # A state may be large: its error counts in proportion then.
+        size = np.maximum(np.abs(self.state[rows]), 1)
+        pairs.append((state / size, self.state[rows] / size))
         gaps = [np.abs(ours - theirs).max(initial=0) for ours, theirs in pairs]
         return float(np.nan_to_num(max(gaps), nan=np.inf))
 

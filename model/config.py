@@ -78,18 +78,18 @@ class TrainingConfig(_Section):
     """How the weights are found."""
 
     optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Update rule.")
-    learning_rate: float = Field(0.002, gt=0, description="Highest learning rate.")
+    learning_rate: float = Field(0.003, gt=0, description="Highest learning rate.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rate over the run: down to 0, or constant."
     )
     clip_norm: float = Field(
         1.0, gt=0, description="Longest gradient, over all weights together."
     )
-    epochs: int = Field(30, ge=1, description="Passes over the training part.")
+    epochs: int = Field(60, ge=1, description="Passes over the training part.")
     patience: int = Field(
-        10, ge=1, description="Epochs without a better validation error to stop."
+        20, ge=1, description="Epochs without a better validation error to stop."
     )
-    batch: int = Field(32, ge=1, description="Sequences per update.")
+    batch: int = Field(16, ge=1, description="Sequences per update.")
     seed: int = Field(0, ge=0, le=2**31 - 1, description="Fixes every random choice.")
 
 

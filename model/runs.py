@@ -14,6 +14,7 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import keras
 import tensorflow as tf
 
 from . import config as config_module
@@ -77,14 +78,17 @@ class Run:
     def write_history(self, history: list[Epoch]) -> None:
         self._write("history.json", [dataclasses.asdict(entry) for entry in history])
 
-    def latest(self, checkpoint: tf.train.Checkpoint) -> tf.train.CheckpointManager:
+    def latest(
+        self, network: Network, optimizer: keras.optimizers.Optimizer
+    ) -> tf.train.CheckpointManager:
         """Keeps the last whole epoch."""
-        return tf.train.CheckpointManager(checkpoint, str(self.folder / "latest"), 1)
+        folder = str(self.folder / "latest")
+        return tf.train.CheckpointManager(_checkpoint(network, optimizer), folder, 1)
 
     def best(self, network: Network) -> tf.train.CheckpointManager:
         """Keeps the best epoch's weights."""
-        checkpoint = tf.train.Checkpoint(network=network)
-        return tf.train.CheckpointManager(checkpoint, str(self.folder / "best"), 1)
+        folder = str(self.folder / "best")
+        return tf.train.CheckpointManager(_checkpoint(network), folder, 1)
 
     def restore_best(self, network: Network) -> None:
         """Give `network` the best weights of the run.
@@ -95,8 +99,7 @@ class Run:
         path = tf.train.latest_checkpoint(str(self.folder / "best"))
         if path is None:
             raise ConfigError(f"{self.folder}: no finished epoch to take weights from")
-        checkpoint = tf.train.Checkpoint(network=network)
-        checkpoint.restore(path).assert_existing_objects_matched()
+        _checkpoint(network).restore(path).assert_existing_objects_matched()
 
     def _read(self, name: str):
         try:
@@ -108,3 +111,11 @@ class Run:
         temporary = self.folder / f".{name}"
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self.folder / name)
+
+
+def _checkpoint(*owners: Network | keras.optimizers.Optimizer) -> tf.train.Checkpoint:
+    """Every variable by its place: TensorFlow does not look into Keras' lists of
+    layers, and would leave their weights out without a word."""
+    return tf.train.Checkpoint(
+        variables=[variable.value for owner in owners for variable in owner.variables]
+    )

@@ -105,10 +105,8 @@ class _Epochs:
                 updates=len(self.train) * self.config.epochs,
                 devices=devices,
             )
-        checkpoint = tf.train.Checkpoint(
-            network=self.network, optimizer=self.trainer.optimizer
-        )
-        self.latest, self.best = run.latest(checkpoint), run.best(self.network)
+        self.latest = run.latest(self.network, self.trainer.optimizer)
+        self.best = run.best(self.network)
         self.writer = tf.summary.create_file_writer(str(run.folder / "logs"))
         self.history: list[Epoch] = []
 

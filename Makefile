@@ -1,0 +1,50 @@
+# `make serve`, `make test`: each sets up .venv from the hash lock first, once.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
+	2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
+COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
+
+.PHONY: help serve test check train bench lock clean
+
+help: ## show this list
+	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+
+.venv/ready: requirements/dev.lock
+	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement requirements/dev.lock
+	@touch $@
+
+serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
+	$(BIN)/python -m service serve
+
+test: .venv/ready ## run the default test suite
+	$(BIN)/python -m pytest
+
+check: .venv/ready ## format, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
+	for preset in $(PRESETS); do \
+		$(BIN)/python -m model train $${preset%-live} --preset $$preset || exit 1; \
+	done
+
+bench: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
+	$(BIN)/python bench/train.py
+
+lock: .venv/ready ## resolve the dependencies of pyproject.toml anew
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+	$(COMPILE) pyproject.toml --extra tensorflow --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.lock -o requirements/full.lock
+	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/slim.lock
+	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
+
+clean: ## remove what was set up and cached
+	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache

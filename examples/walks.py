@@ -1,0 +1,52 @@
+"""Writes walks_TRAIN.ts and walks_TEST.ts: made-up walks, to try a file of one's own.
+
+    python examples/walks.py
+
+A walk is 8 to 40 strides, (east, north) in metres, measured with noise. Its class is
+how the walker goes on: straight, in a circle, or without aim.
+"""
+
+from pathlib import Path
+
+import numpy as np
+
+HEAD = """# Synthetic, by examples/walks.py; no rights reserved.
+@problemName walks
+@timeStamps false
+@missing false
+@univariate false
+@dimensions 2
+@equalLength false
+@classLabel true straight circle aimless
+@data
+"""
+
+
+def walk(kind: str, random: np.random.Generator) -> np.ndarray:
+    """Strides [steps, 2]."""
+    steps = random.integers(8, 41)
+    turns = {
+        "straight": np.zeros(steps),
+        "circle": np.full(steps, random.choice([-1, 1]) * random.uniform(0.2, 0.5)),
+        "aimless": random.normal(0, 1.2, steps),
+    }[kind]
+    heading = random.uniform(0, 2 * np.pi) + np.cumsum(turns)
+    stride = np.stack([np.cos(heading), np.sin(heading)], 1)
+    return stride + random.normal(0, 0.2, (steps, 2))
+
+
+def main() -> None:
+    random = np.random.default_rng(0)
+    for part, count in (("TRAIN", 60), ("TEST", 40)):
+        lines = []
+        for kind in ("straight", "circle", "aimless"):
+            for _ in range(count):
+                columns = walk(kind, random).round(2).T
+                text = ":".join(",".join(map(str, column)) for column in columns)
+                lines.append(f"{text}:{kind}\n")
+        path = Path(__file__).with_name(f"walks_{part}.ts")
+        path.write_text(HEAD + "".join(lines))
+
+
+if __name__ == "__main__":
+    main()
