@@ -195,8 +195,6 @@ def _call(metadata: Metadata) -> str:
         " classes.",
         "label": "has a list of `labels` and one of `probabilities`, an entry a step.",
     }[metadata.task]
-    if metadata.state_size:
-        answer += "\nFrames can also be sent as they come, to `/stream`."
     return f"""## How to call it
 
 ```sh

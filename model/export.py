@@ -7,7 +7,6 @@ network that can be stepped, `step` (with the state in and out).
 from collections.abc import Callable
 from pathlib import Path
 
-import keras
 import numpy as np
 import onnx
 import tensorflow as tf
@@ -78,13 +77,14 @@ def save(stepper: Network, folder: Path) -> None:
         logits, state = stepper.step(frames, lengths, state)
         return {"probabilities": stepper.probabilities(logits), "state": state}
 
-    archive = keras.export.ExportArchive()
-    archive.track(stepper)
-    archive.add_endpoint("serving_default", whole, [frames, lengths])
+    signatures = {"serving_default": tf.function(whole, [frames, lengths])}
     if size:
         state = tf.TensorSpec((None, size), tf.float32, "state")
-        archive.add_endpoint("step", step, [frames, lengths, state])
-    archive.write_out(str(folder), verbose=False)
+        signatures["step"] = tf.function(step, [frames, lengths, state])
+    module = tf.Module()
+    # Keras' own export would write each weight twice.
+    module.weights = [variable.value for variable in stepper.variables]
+    tf.saved_model.save(module, str(folder), signatures)
 
 
 def compare(
