@@ -42,10 +42,13 @@ def apply(frames, config: AugmentationConfig, *, scale=None, seed):
     random amounts.
 
     Args:
-        scale: [F], one over the deviation of each feature, for `config.noise`.
+        scale: [F], one over the deviation of each feature, for `config.noise` and
+            `config.offset`.
         seed: [2] int32.
     """
-    warp, erase, add = tf.unstack(tf.random.experimental.stateless_split(seed, 3))
+    seeds = tf.random.experimental.stateless_split(seed, 4)
+    warp, erase, add, move = tf.unstack(seeds)
+    deviation = 1.0 if scale is None else 1 / np.asarray(scale, np.float32)
     if config.image and (config.shift or config.rotate or config.zoom or config.shear):
         height, width = config.image
         shape = tf.shape(frames)
@@ -56,8 +59,10 @@ def apply(frames, config: AugmentationConfig, *, scale=None, seed):
         frames = tf.where(keep < config.erase, 0.0, frames)
     if config.noise:
         noise = tf.random.stateless_normal(tf.shape(frames), add)
-        deviation = 1.0 if scale is None else 1 / np.asarray(scale, np.float32)
         frames += config.noise * deviation * noise
+    if config.offset:
+        shape = tf.stack([tf.shape(frames)[0], 1, tf.shape(frames)[2]])
+        frames += config.offset * deviation * tf.random.stateless_normal(shape, move)
     return frames
 
 

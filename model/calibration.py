@@ -10,28 +10,22 @@ BINS = 15
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
-    """The temperature that makes `softmax(logits / temperature)` most likely.
+    """The likeliest temperature for `softmax(logits / temperature)`.
 
-    A class is asked for with probability (M + 1) / (M + 2) instead of 1, as in
-    Platt's *Probabilistic Outputs for Support Vector Machines* (1999): a small
-    part without a single mistake would else call for certainty. The cost is
-    convex in one over the temperature, so ternary search finds its only minimum.
+    Its logarithm is taken to be normal about 0 beforehand, so that few rows move
+    it little: a small part without a mistake would else call for certainty. Of a
+    thousand rows or more, that belief weighs next to nothing.
 
     Args:
         logits: [M, C].
         targets: [M] class numbers.
     """
-    count, classes = logits.shape
-    wanted = np.full((count, classes), 1 / (count + 2) / max(classes - 1, 1))
-    wanted[np.arange(count), targets] = (count + 1) / (count + 2)
-    low, high = 1 / 20, 20.0
-    while high - low > 1e-4 * low:
-        third = (high - low) / 3
-        if _cost(logits, wanted, low + third) < _cost(logits, wanted, high - third):
-            high -= third
-        else:
-            low += third
-    return 2 / (low + high)
+    best, reach = 0.0, 3.0  # temperatures from 1/20 to 20
+    for _ in range(4):  # ever finer grids around the best so far
+        grid = np.linspace(best - reach, best + reach, 31)
+        costs = [_cost(logits, targets, np.exp(-log)) + log**2 / 2 for log in grid]
+        best, reach = float(grid[np.argmin(costs)]), reach / 10
+    return float(np.exp(best))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:
@@ -66,8 +60,9 @@ def reliability(
     ]
 
 
-def _cost(logits: np.ndarray, wanted: np.ndarray, sharpness: float) -> float:
+def _cost(logits: np.ndarray, targets: np.ndarray, sharpness: float) -> float:
+    """Cross entropy, summed over the rows."""
     scaled = logits.astype(np.float64) * sharpness
     scaled -= scaled.max(1, keepdims=True)
-    total = np.log(np.exp(scaled).sum(1))
-    return float((total - (scaled * wanted).sum(1)).mean())
+    right = scaled[np.arange(len(targets)), targets]
+    return float((np.log(np.exp(scaled).sum(1)) - right).sum())

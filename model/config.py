@@ -107,6 +107,11 @@ class AugmentationConfig(_Section):
     noise: float = Field(
         0, ge=0, description="Gaussian noise, in standard deviations of the feature."
     )
+    offset: float = Field(
+        0,
+        ge=0,
+        description="Gaussian shift of a feature for a whole sequence, likewise.",
+    )
 
 
 class Config(_Section):
