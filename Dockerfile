@@ -28,14 +28,14 @@ CMD ["serve"]
 
 FROM base AS slim
 COPY --from=wheels-slim /venv /venv
-COPY model/__init__.py model/bundle.py model/quiet.py model/
+COPY model/__init__.py model/bundle.py model/golden.py model/quiet.py model/
 COPY service service
 COPY bundles bundles
 USER 10001
 
 FROM base AS full
 COPY --from=wheels-full /venv /venv
-COPY model/__init__.py model/bundle.py model/quiet.py model/
+COPY model/__init__.py model/bundle.py model/golden.py model/quiet.py model/
 COPY service service
 COPY bundles bundles
 USER 10001

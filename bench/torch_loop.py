@@ -1,6 +1,6 @@
 """The plain PyTorch loop that `bench/train.py` compares with; prints seconds an epoch.
 
-    python bench/torch_loop.py JSON
+python bench/torch_loop.py JSON
 """
 
 import json

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from . import config, flags, quiet
+from . import choices, config, flags, quiet
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -88,13 +88,13 @@ def train(
     --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
     """
     with _refusing():
-        chosen = _config(source, preset, settings, name, flags)
+        chosen = choices.config_of(source, preset, settings, name, flags)
         with quiet.imports():
             from . import console, publish, training
             from .progress import Bars
             from .runs import Run
 
-        dataset, run = _dataset(chosen), Run(runs / chosen.name)
+        dataset, run = choices.dataset(chosen), Run(runs / chosen.name)
         console.console.print(console.summary(dataset, chosen))
         with Bars(chosen.training.epochs) as bars:
             trained = training.fit(dataset, chosen, run, resume=resume, progress=bars)
@@ -130,7 +130,7 @@ def export(
 
         folder = Run(run)
         chosen, digest = folder.config()
-        dataset = _dataset(chosen)
+        dataset = choices.dataset(chosen)
         if dataset.digest != digest:
             raise config.ConfigError(f"{run}: the data has changed since the training")
         network = training.build(dataset, chosen)
@@ -164,7 +164,7 @@ def evaluate(
         with quiet.imports():
             from . import console, datasets, evaluation
 
-        found = _bundle(path)
+        found = choices.bundle(path)
         dataset = datasets.resolve(source, task=found.metadata.task, test=test)
         if part != "all":
             dataset = dataset.part(part)
@@ -186,66 +186,8 @@ def inspect(path: Folder) -> None:
     with _refusing():
         from . import console
 
-        found = _bundle(path)
+        found = choices.bundle(path)
         console.console.print(console.bundle_table(found))
-
-
-def _config(
-    source: str,
-    preset: str | None,
-    settings: Path | None,
-    name: str | None,
-    flags: dict[str, Any],
-) -> config.Config:
-    """Defaults, then the preset or file, then flags."""
-    presets = config.presets()
-    if preset is not None and settings is not None:
-        raise config.ConfigError("take --preset or --settings, not both")
-    if preset is not None and preset not in presets:
-        known = ", ".join(presets)
-        raise config.ConfigError(f"no preset {preset!r}; there are {known}")
-    base = config.Config(name=_slug(source))
-    path = settings or presets.get(preset or source)
-    if path is not None:
-        base = config.load(path)
-    data = {**flags.get("data", {}), "source": source}
-    changes = {**flags, "data": data, **({"name": name} if name else {})}
-    return base.update(changes)
-
-
-def _slug(source: str) -> str:
-    """A bundle's name from a file's."""
-    stem = Path(source).stem.lower().removesuffix("_train")
-    kept = "".join(
-        c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem
-    )
-    return kept.strip("._-")[:64] or "model"
-
-
-def _dataset(chosen: config.Config):
-    from . import datasets
-
-    data = chosen.data
-    return datasets.resolve(
-        data.source,
-        task=data.task,
-        test=None if data.test is None else Path(data.test),
-        validation=data.validation_fraction,
-        test_fraction=data.test_fraction,
-        seed=chosen.training.seed,
-    )
-
-
-def _bundle(path: Path):
-    from . import bundle
-
-    found = bundle.find(path)
-    if len(found) != 1:
-        names = ", ".join(str(folder.parent) for folder in found)
-        raise bundle.BundleError(
-            f"{path}: {'several bundles: ' + names if found else 'no bundle'}"
-        )
-    return bundle.read(found[0])
 
 
 @contextlib.contextmanager

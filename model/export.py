@@ -12,8 +12,9 @@ import onnx
 import tensorflow as tf
 
 from . import bundle, evaluation, onnx_graph, reload
-from .bundle import Golden, Metadata, Step
+from .bundle import Metadata
 from .dataset import Dataset
+from .golden import Golden, Step
 from .network import Network
 
 GOLDEN_SEQUENCES = 8

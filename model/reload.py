@@ -5,7 +5,7 @@ from pathlib import Path
 import onnxruntime
 import tensorflow as tf
 
-from .bundle import Step
+from .golden import Step
 
 
 def saved_model(folder: Path) -> Step:

@@ -58,11 +58,12 @@ def serve(**flags: Any) -> None:
     logs.setup(settings.log_format, settings.log_level)
     made = application.create_app(settings, on_failure=lambda: running.stop())
     running = server.make(made, settings)
-    running.run()
+    try:
+        running.run()
+    except SystemExit:  # uvicorn's own: it could not listen
+        raise typer.Exit(1) from None
     if made.state.registry.failed:
         raise typer.Exit(BROKEN)
-    if not running.started:
-        raise typer.Exit(1)
 
 
 def _flags() -> list[inspect.Parameter]:

@@ -58,6 +58,7 @@ def create_app(
         version=_version(),
         description=DESCRIPTION,
         lifespan=lifespan,
+        redirect_slashes=False,
         openapi_url="/openapi.json" if settings.docs else None,
     )
     app.state.registry = registry

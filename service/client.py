@@ -10,7 +10,6 @@ was no answer at all.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
 
@@ -19,52 +18,7 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-
-@dataclass(frozen=True, slots=True)
-class Choice:
-    """A class and its probability."""
-
-    label: str
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class Classification:
-    """One sequence's class; `probabilities` [C], or `top` with `top_k`."""
-
-    label: str
-    probability: float
-    probabilities: np.ndarray | None
-    top: list[Choice] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Labelling:
-    """Each step's class; `probabilities` [T, C], or `top` with `top_k`."""
-
-    labels: list[str]
-    probabilities: np.ndarray | None
-    top: list[list[Choice]] | None
-
-
-@dataclass(frozen=True, slots=True)
-class Classifications:
-    """The answer of `classify`, one prediction a sequence."""
-
-    model: str
-    version: str
-    classes: list[str]
-    predictions: list[Classification]
-
-
-@dataclass(frozen=True, slots=True)
-class Labellings:
-    """The answer of `label`, one prediction a sequence."""
-
-    model: str
-    version: str
-    classes: list[str]
-    predictions: list[Labelling]
+from .answers import Classifications, Labellings, classifications, labellings
 
 
 class RequestError(Exception):
@@ -75,11 +29,15 @@ class RequestError(Exception):
             problem = response.json()
         except ValueError:
             problem = {}
+        if not isinstance(problem, dict):
+            problem = {}
         self.status = response.status_code
         self.type: str = problem.get("type", "about:blank")
         self.title: str = problem.get("title", response.reason_phrase)
         self.detail: str = problem.get("detail", "")
-        self.errors: list[dict[str, str]] = problem.get("errors", [])
+        self.errors: list[dict[str, str]] = [
+            e for e in problem.get("errors") or [] if isinstance(e, dict)
+        ]
         self.request_id: str = response.headers.get("x-request-id", "")
         wait = response.headers.get("retry-after", "")
         self.retry_after = int(wait) if wait.isdecimal() else None
@@ -104,7 +62,7 @@ class Client:
         top_k: int | None = None,
     ) -> Classifications:
         """One class for each sequence."""
-        return _classifications(self._post("/classify", sequences, model, top_k))
+        return classifications(self._post("/classify", sequences, model, top_k))
 
     def label(
         self,
@@ -114,7 +72,7 @@ class Client:
         top_k: int | None = None,
     ) -> Labellings:
         """One class for each step of each sequence."""
-        return _labellings(self._post("/label", sequences, model, top_k))
+        return labellings(self._post("/label", sequences, model, top_k))
 
     def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
@@ -157,7 +115,7 @@ class AsyncClient:
         top_k: int | None = None,
     ) -> Classifications:
         """One class for each sequence."""
-        return _classifications(await self._post("/classify", sequences, model, top_k))
+        return classifications(await self._post("/classify", sequences, model, top_k))
 
     async def label(
         self,
@@ -167,7 +125,7 @@ class AsyncClient:
         top_k: int | None = None,
     ) -> Labellings:
         """One class for each step of each sequence."""
-        return _labellings(await self._post("/label", sequences, model, top_k))
+        return labellings(await self._post("/label", sequences, model, top_k))
 
     async def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
@@ -220,41 +178,10 @@ def _json(response: httpx.Response) -> Any:
 
 def _reasons(response: httpx.Response) -> list[str]:
     if response.status_code == 503:
-        reasons: list[str] = response.json().get("reasons", ["not ready"])
+        try:
+            reasons: list[str] = response.json()["reasons"]
+        except (ValueError, TypeError, KeyError):
+            reasons = ["not ready"]
         return reasons
     _json(response)
     return []
-
-
-def _probabilities(prediction: dict[str, Any]) -> np.ndarray | None:
-    values = prediction.get("probabilities")
-    return None if values is None else np.array(values, np.float32)
-
-
-def _classifications(body: dict[str, Any]) -> Classifications:
-    predictions = [
-        Classification(
-            label=prediction["label"],
-            probability=prediction["probability"],
-            probabilities=_probabilities(prediction),
-            top=[Choice(**c) for c in prediction["top"]]
-            if "top" in prediction
-            else None,
-        )
-        for prediction in body["predictions"]
-    ]
-    return Classifications(body["model"], body["version"], body["classes"], predictions)
-
-
-def _labellings(body: dict[str, Any]) -> Labellings:
-    predictions = [
-        Labelling(
-            labels=prediction["labels"],
-            probabilities=_probabilities(prediction),
-            top=[[Choice(**c) for c in step] for step in prediction["top"]]
-            if "top" in prediction
-            else None,
-        )
-        for prediction in body["predictions"]
-    ]
-    return Labellings(body["model"], body["version"], body["classes"], predictions)

@@ -5,6 +5,7 @@ only (no strings, booleans or nulls in their place), no unknown members. NaN and
 infinity are no JSON. Of a member that is given twice the last one counts.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 import msgspec
@@ -13,7 +14,7 @@ import orjson
 
 from model.bundle import Metadata
 
-from .errors import FieldError, InvalidJson, InvalidRequest, TooLarge
+from .errors import MAX_ERRORS, FieldError, InvalidJson, InvalidRequest, TooLarge
 from .settings import Settings
 from .work import Answer
 
@@ -40,6 +41,9 @@ def decode(body: bytes) -> Body:
         return _decoder.decode(body)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
+        if message.startswith("Object contains unknown field"):
+            # What msgspec says holds the caller's own text.
+            message = f"has a member other than {', '.join(Body.__struct_fields__)}"
         path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
         raise InvalidRequest(
             "the body has another shape than is asked for",
@@ -69,6 +73,7 @@ def arrays(body: Body, metadata: Metadata, settings: Settings) -> list[np.ndarra
         raise TooLarge(limit, [FieldError(path, f"has {steps[place]} steps")])
     if sum(steps) * features > settings.max_cells:
         raise TooLarge(f"at most {settings.max_cells} numbers in a request")
+    count = 0
     wrong = [] if sequences else [FieldError("sequences", "must not be empty")]
     if body.top_k is not None and body.top_k < 1:
         wrong.append(FieldError("top_k", "must be at least 1"))
@@ -76,11 +81,20 @@ def arrays(body: Body, metadata: Metadata, settings: Settings) -> list[np.ndarra
     for place, sequence in enumerate(sequences):
         array = _array(sequence, features)
         if array is None:
-            wrong += _faults(sequence, f"sequences[{place}]", features)
+            for at, message in _faults(sequence, features):
+                count += 1
+                if count <= MAX_ERRORS:
+                    name = "".join(f"[{index}]" for index in (place, *at))
+                    wrong.append(FieldError(f"sequences{name}", message))
         else:
             results.append(array)
     if wrong:
-        raise InvalidRequest(f"{metadata.name} can't take this", wrong)
+        told = min(count, MAX_ERRORS)
+        raise InvalidRequest(
+            f"{metadata.name} can't take this",
+            wrong,
+            error_count=len(wrong) - told + count,
+        )
     return results
 
 
@@ -96,22 +110,21 @@ def _array(sequence: list[list[float]], features: int) -> np.ndarray | None:
     return array
 
 
-def _faults(sequence: list[list[float]], path: str, features: int) -> list[FieldError]:
-    """What is wrong with a sequence, for people."""
+def _faults(
+    sequence: list[list[float]], features: int
+) -> Iterator[tuple[tuple[int, ...], str]]:
+    """What is wrong with a sequence: the place within it, and why."""
     if not sequence:
-        return [FieldError(path, "must have at least one step")]
-    limit = np.finfo(np.float32).max
-    faults = []
+        yield (), "must have at least one step"
     for step, frame in enumerate(sequence):
         if len(frame) != features:
-            message = f"has {len(frame)} features, the model takes {features}"
-            faults.append(FieldError(f"{path}[{step}]", message))
+            yield (step,), f"has {len(frame)} features, the model takes {features}"
             continue
-        for place, value in enumerate(frame):
-            if not abs(value) <= limit:
-                name = f"{path}[{step}][{place}]"
-                faults.append(FieldError(name, "must be finite in float32"))
-    return faults
+        with np.errstate(over="ignore"):
+            finite = np.isfinite(np.array(frame, np.float32))
+        if not finite.all():
+            for place in np.flatnonzero(~finite).tolist():
+                yield (step, place), "must be finite in float32"
 
 
 def encode(metadata: Metadata, answers: list[Answer], top_k: int | None) -> bytes:

@@ -43,11 +43,13 @@ class ServiceError(Exception):
         detail: str,
         errors: list[FieldError] | None = None,
         headers: dict[str, str] | None = None,
+        error_count: int | None = None,
     ):
         super().__init__(detail)
         self.detail = detail
         self.errors = errors or []
         self.headers = headers or {}
+        self.error_count = error_count or len(self.errors)
 
     def body(self, request_id: str) -> bytes:
         """The problem details; never more than `MAX_ERRORS` errors, no input."""
@@ -60,7 +62,7 @@ class ServiceError(Exception):
         }
         if self.errors:
             problem["errors"] = self.errors[:MAX_ERRORS]
-            problem["error_count"] = len(self.errors)
+            problem["error_count"] = self.error_count
         return orjson.dumps(problem)
 
 

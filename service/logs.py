@@ -1,6 +1,7 @@
 """Log lines: JSON for machines, text for a terminal; never what a caller sent."""
 
 import datetime
+import json
 import logging
 import sys
 from typing import Any
@@ -33,7 +34,10 @@ class JsonFormatter(logging.Formatter):
         }
         if record.exc_info:
             entry["exception"] = self.formatException(record.exc_info)
-        return orjson.dumps(entry, default=str).decode()
+        try:
+            return orjson.dumps(entry, default=str).decode()
+        except TypeError:  # a lone surrogate, or an integer of over 64 bits
+            return json.dumps(entry, default=str)
 
 
 class TextFormatter(logging.Formatter):
@@ -43,7 +47,8 @@ class TextFormatter(logging.Formatter):
         time = _time(record).strftime("%H:%M:%S")
         extras = "".join(f"  {key}={value}" for key, value in _extras(record).items())
         # A line break would let a value pass for another record.
-        message = f"{record.getMessage()}{extras}".replace("\n", " ").replace("\r", " ")
+        message = f"{record.getMessage()}{extras}"
+        message = "".join(c if c.isprintable() else " " for c in message)
         line = f"{time} {record.levelname.lower():7} {message}"
         if record.exc_info:
             line += "\n" + self.formatException(record.exc_info)

@@ -139,8 +139,12 @@ class Registry:
     def _load_all(self) -> None:
         begun = time.perf_counter()
         root = self._settings.bundles
-        folders = bundle.find(root)
-        if not folders:
+        try:
+            folders = bundle.find(root)
+        except OSError as error:
+            folders = []
+            self._break(str(root), f"{root}: {error}")
+        if not folders and not self.broken:
             self._break(str(root), f"{root}: no bundle found")
         for folder in folders:
             if self._stopping:
@@ -155,6 +159,8 @@ class Registry:
                     folder.parent.name, f"{folder}: {type(error).__name__}: {error}"
                 )
         self._check_defaults()
+        # Nothing to serve is a failure, whatever the setting says.
+        self.failed = self.failed or not self.models
         self._done = True
         if self.failed:
             self._on_failure()
@@ -175,11 +181,12 @@ class Registry:
             )
         _warm(loaded, found.metadata)
         scheduler = Scheduler(loaded, found.metadata, self._settings, self._metrics)
-        scheduler.start()
         name, version = found.metadata.name, found.metadata.version
         if name in self.models:
             raise BundleError(f"{folder}: another bundle is named {name} too")
-        self.models[name] = Model(found, loaded, scheduler)
+        scheduler.start()
+        # A new one: others may be looking through the old one.
+        self.models = {**self.models, name: Model(found, loaded, scheduler)}
         self._metrics.model_info.labels(name, version, loaded.name, found.digest).set(1)
         log.info(
             "loaded", extra={"model": name, "version": version, "engine": loaded.name}
@@ -196,9 +203,9 @@ class Registry:
                 )
 
     def _break(self, name: str, reason: str) -> None:
+        reason = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
         log.error("broken bundle: %s", reason)
         self.broken[name] = reason
-        # Nothing to serve is a failure, whatever the setting says.
         self.failed = self.failed or not self._settings.skip_broken
 
 

@@ -57,6 +57,10 @@ class Requests:
             if not isinstance(error, ServiceError):
                 log.exception("unhandled", extra={"request_id": request_id})
                 error = InternalError("an error of the service; its log has the id")
+            elif isinstance(error, InternalError):
+                log.error(
+                    "failed", exc_info=error.__cause__, extra={"request_id": request_id}
+                )
             await self.refuse(error, request_id, answer)
         finally:
             self._record(scope, request_id, status, size, time.perf_counter() - begun)

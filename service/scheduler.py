@@ -106,13 +106,15 @@ class Scheduler:
                 if not self._waiting:
                     return
                 batch, dropped = self._take()
+            self._account(dropped)
+            self._metrics.dropped.labels(self.metadata.name).inc(len(dropped))
             try:
                 self._run(batch)
             except Exception as error:  # our mistake: the loop must outlive it
                 log.exception("batch failed", extra={"model": self.metadata.name})
+                self._account(batch)
                 for work in batch:
                     work.fail(error)
-            self._account(batch, dropped)
 
     def _take(self) -> tuple[list[Work], list[Work]]:
         """The next batch, and the work whose callers have gone."""
@@ -161,8 +163,10 @@ class Scheduler:
                     self._run([work])
                 return
             log.exception("engine failed", extra={"model": self.metadata.name})
+            self._account(batch)
             batch[0].fail(error)
             return
+        self._account(batch)
         for work, answer in zip(batch, answers, strict=True):
             if np.isfinite(answer.probabilities).all():
                 work.finish(answer)
@@ -200,9 +204,10 @@ class Scheduler:
         for work in batch:
             waited.observe(begun - work.since)
 
-    def _account(self, batch: list[Work], dropped: list[Work]) -> None:
-        steps = sum(len(work.frames) for work in batch + dropped)
+    def _account(self, batch: list[Work]) -> None:
+        steps = sum(len(work.frames) for work in batch if not work.counted)
+        for work in batch:
+            work.counted = True
         with self._change:
             self._steps -= steps
         self._metrics.waiting_steps.labels(self.metadata.name).dec(steps)
-        self._metrics.dropped.labels(self.metadata.name).inc(len(dropped))

@@ -139,6 +139,8 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     for kind in ServiceError.__subclasses__():
         kinds.setdefault(kind.status, []).append(kind.title)
     schema = Problem.model_json_schema()
+    items = schema.pop("$defs")["FieldProblem"]
+    schema["properties"]["errors"]["anyOf"][0]["items"] = items
     return {
         status: {
             "description": "; ".join(kinds[status]),

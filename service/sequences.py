@@ -3,6 +3,7 @@
 import csv
 import json
 import sys
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,23 @@ def read(path: Path) -> tuple[list[np.ndarray], str | None]:
     """
     try:
         return _read(path)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (
+        OSError,
+        ValueError,
+        KeyError,
+        TypeError,
+        EOFError,
+        RecursionError,
+        csv.Error,
+        zipfile.BadZipFile,
+    ) as error:
         raise ReadError(f"{path}: {error}") from None
 
 
 def _read(path: Path) -> tuple[list[np.ndarray], str | None]:
     if path.suffix == ".npy":
-        return [_frames(np.load(path, allow_pickle=False))], None
+        with path.open("rb") as file:
+            return [_frames(np.load(file, allow_pickle=False))], None
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     if path.suffix == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row]
@@ -46,7 +57,10 @@ def _read(path: Path) -> tuple[list[np.ndarray], str | None]:
 
 
 def _frames(values: Any) -> np.ndarray:
-    frames = np.asarray(values, np.float32)
+    with np.errstate(over="ignore"):
+        frames = np.asarray(values, np.float32)
+    if not np.isfinite(frames).all():
+        raise ValueError("every number must be finite in float32")
     if frames.ndim != 2:
         raise ValueError("a sequence must be a list of steps, each a list of numbers")
     return frames

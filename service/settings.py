@@ -63,7 +63,7 @@ class Settings(BaseSettings):
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.queue_steps < self.max_steps:
-            raise ValueError("queue_steps must be at least max_steps")
+            raise ValueError(f"{PREFIX}QUEUE_STEPS must be at least {PREFIX}MAX_STEPS")
         return self
 
 
@@ -75,8 +75,8 @@ def load(**flags: Any) -> Settings:
     """
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     for name in os.environ:
-        if name.startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name, known, n=1)
+        if name.upper().startswith(PREFIX) and name.upper() not in known:
+            near = difflib.get_close_matches(name.upper(), known, n=1)
             hint = f"; did you mean {near[0]}?" if near else ""
             raise SettingsError(f"{name}: no such setting{hint}")
     try:
@@ -84,6 +84,8 @@ def load(**flags: Any) -> Settings:
     except ValidationError as error:
         reasons = (
             f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+            if item["loc"]
+            else item["msg"].removeprefix("Value error, ")
             for item in error.errors()
         )
         raise SettingsError("; ".join(reasons)) from None

@@ -34,6 +34,7 @@ class Work:
     request: Request
     place: int  # among the request's sequences
     frames: np.ndarray  # [T, F]
+    counted: bool = False
     since: float = field(default_factory=time.perf_counter)
 
     @property

@@ -1,0 +1,352 @@
+"""Tiny real bundles, a real server over them, and an engine that can be broken."""
+
+import http.client
+import json
+import os
+import shutil
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from fastapi import FastAPI
+
+from model import bundle
+from model.bundle import Bundle, Metadata
+from service import app as application
+from service import server as servers
+from service.settings import PREFIX, Settings
+
+ROOT = Path(__file__).parent.parent
+SECONDS = 60  # nothing here may take longer
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
+    "0000000049454e44ae426082"
+)
+
+
+def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    """Return as soon as `true()`; fail after so many seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not in {seconds} s"
+        time.sleep(0.005)
+
+
+def make_metadata(task="classify", **changes) -> Metadata:
+    """What `bundle.json` says of a small network that was never trained."""
+    features = changes.pop("features", 1)
+    values = {
+        "name": "made",
+        "version": "1",
+        "task": task,
+        "input": bundle.Frames(
+            features=features, names=tuple(f"x{i}" for i in range(features))
+        ),
+        "classes": ("length", "value"),
+        "cell": "gru",
+        "layers": 1,
+        "hidden": 2,
+        "bidirectional": False,
+        "reset_after": True,
+        "dropout": 0.5,
+        "state_size": 2,
+        "normalisation": bundle.Normalisation(
+            mean=(0.0,) * features, scale=(1.0,) * features
+        ),
+        "temperature": 1.0,
+        "training": bundle.Training(
+            source="made",
+            data="0" * 64,
+            seed=0,
+            epochs=1,
+            best_epoch=1,
+            longest=16,
+            created="2026-01-01",
+            parts={},
+            calibration_error_before=1.0,
+        ),
+    }
+    return Metadata(**values | changes)
+
+
+def random_frames(rng: np.random.Generator, length: int, features: int = 3):
+    """A sequence [T, F] that a client can write in JSON without loss."""
+    return rng.normal(size=(length, features)).round(3).astype(np.float32)
+
+
+def value(exposition: str, name: str, **labels: str) -> float:
+    """A metric's value in Prometheus' text format; 0 when it isn't there."""
+    wanted = {f'{key}="{text}"' for key, text in labels.items()}
+    for line in exposition.splitlines():
+        head, _, number = line.rpartition(" ")
+        series, _, inner = head.partition("{")
+        if series == name and wanted <= set(inner.rstrip("}").split(",")):
+            return float(number)
+    return 0.0
+
+
+def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request, sent byte by byte as it
+    stands: clients tidy up what they send."""
+    at = httpx.URL(url)
+    with socket.create_connection((at.host, at.port), timeout=SECONDS) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        headers = {name.lower(): text for name, text in response.getheaders()}
+        return response.status, headers, response.read()
+
+
+def send_get(url: str, target: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The same for a GET of that very target."""
+    return send(url, b"GET " + target + b" HTTP/1.1\r\nHost: here\r\n\r\n")
+
+
+# --- bundles ---------------------------------------------------------------------
+
+
+def write_bundle(
+    root: Path, name: str, task: str, classes: tuple[str, ...], **network
+) -> Path:
+    """Export a network with random weights."""
+    # Imported here: most tests need no TensorFlow.
+    import keras
+
+    from model import export
+    from model.config import NetworkConfig
+    from model.dataset import Dataset, default_features
+    from model.network import Network
+
+    keras.utils.set_random_seed(len(name))
+    rng = np.random.default_rng(len(name))
+    config, features = NetworkConfig(layers=1, **network), 3
+    mean, scale = rng.normal(size=features), rng.uniform(0.5, 2, features)
+    made = Network(
+        config,
+        task=task,
+        features=features,
+        classes=len(classes),
+        mean=mean,
+        scale=scale,
+    )
+    kernel, bias = made.head.get_weights()
+    # Far apart, so that one sequence's answer can't pass for another's.
+    made.head.set_weights([4 * kernel, bias])
+    lengths = np.arange(1, 17)
+    frames = rng.normal(size=(lengths.sum(), features))
+    targets = np.zeros(len(lengths if task == "classify" else frames), np.int32)
+    dataset = Dataset(
+        name="made",
+        task=task,
+        frames=frames,
+        lengths=lengths,
+        targets=targets,
+        classes=classes,
+        features=default_features(features),
+        split=np.zeros(len(lengths), np.int8),
+    )
+
+    def describe(version: str) -> Metadata:
+        return make_metadata(
+            task,
+            name=name,
+            version=version,
+            features=features,
+            classes=classes,
+            cell=config.cell,
+            hidden=config.hidden,
+            bidirectional=config.bidirectional,
+            state_size=config.state_size,
+            normalisation=bundle.Normalisation(
+                mean=tuple(made.mean.numpy().tolist()),
+                scale=tuple(made.scale.numpy().tolist()),
+            ),
+        )
+
+    def report(folder: Path, metadata: Metadata) -> None:
+        (folder / "card.md").write_text(f"# {metadata.name}\n", encoding="utf-8")
+        (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
+        (folder / "history.png").write_bytes(PNG)
+
+    return export.export(made, dataset, root, describe=describe, report=report)
+
+
+def copy_bundle(folder: Path, to: Path, **changes) -> Path:
+    """A copy of a bundle whose `bundle.json` (no digest holds it) says otherwise."""
+    shutil.copytree(folder, to)
+    marker = to / bundle.MARKER
+    text = json.loads(marker.read_text()) | changes
+    marker.write_text(json.dumps(text))
+    return to
+
+
+@pytest.fixture(scope="session")
+def bundles(tmp_path_factory) -> Path:
+    """A folder with `walks` (classify), `tags` (label) and `both` (label, in both
+    directions), each of 3 features."""
+    root = tmp_path_factory.mktemp("bundles")
+    write_bundle(
+        root, "walks", "classify", ("run", "sit", "stand", "wälk"), cell="gru", hidden=6
+    )
+    write_bundle(
+        root, "tags", "label", ("noun", "verb", "other"), cell="lstm", hidden=5
+    )
+    write_bundle(
+        root,
+        "both",
+        "label",
+        ("down", "flat", "up"),
+        cell="lstm",
+        hidden=4,
+        bidirectional=True,
+    )
+    return root
+
+
+# --- engines ---------------------------------------------------------------------
+
+
+class OnnxEngine:
+    """A bundle's network in ONNX Runtime: right answers, and at once."""
+
+    name = "onnx"
+
+    def __init__(self, found: Bundle, threads: int):
+        import onnxruntime
+
+        self._session = onnxruntime.InferenceSession(
+            str(found.folder / bundle.NETWORK), providers=["CPUExecutionProvider"]
+        )
+        self._stepped = found.metadata.state_size > 0
+
+    def step(self, frames, lengths, state):
+        inputs = {"frames": frames, "lengths": lengths}
+        if self._stepped:
+            inputs["state"] = state
+        outputs = self._session.run(None, inputs)
+        return outputs[0], outputs[1] if self._stepped else state
+
+
+class FakeEngine:
+    """Answers each row with its length and its own values, so that rows which are
+    mixed up show.
+
+    `closed()` blocks every call until `gate.set()`; `hook(frames, lengths)` runs in
+    each call and may raise, or return probabilities in place of the right ones.
+    """
+
+    name = "fake"
+
+    def __init__(self, task="classify"):
+        self.task = task
+        self.calls: list[list[int]] = []  # each call's lengths
+        self.values: list[list[float]] = []  # each call's first values
+        self.entered = threading.Semaphore(0)
+        self.gate = threading.Event()
+        self.gate.set()
+        self.hook = lambda frames, lengths: None
+
+    def closed(self) -> "FakeEngine":
+        self.gate.clear()
+        return self
+
+    def step(self, frames, lengths, state):
+        self.calls.append(lengths.tolist())
+        self.values.append(frames[:, 0, 0].tolist())
+        self.entered.release()
+        assert self.gate.wait(SECONDS), "nobody opened the gate"
+        special = self.hook(frames, lengths)
+        if special is not None:
+            return special, state
+        if self.task == "classify":
+            return np.stack([lengths, frames[:, 0, 0]], 1).astype(np.float32), state
+        long = np.broadcast_to(lengths[:, None], frames.shape[:2])
+        return np.stack([long, frames[:, :, 0]], 2).astype(np.float32), state
+
+
+# --- servers ---------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs in a thread."""
+
+    url: str
+    app: FastAPI
+    server: servers.Server
+    http: httpx.Client
+
+    @property
+    def registry(self):
+        return self.app.state.registry
+
+    def metrics(self) -> str:
+        return self.http.get("/metrics").text
+
+
+@contextmanager
+def running(settings: Settings, *, ready: bool = True, **options) -> Iterator[Running]:
+    """The real application behind a real socket, until the block ends.
+
+    Args:
+        ready: wait until it is.
+        options: what `create_app` takes.
+    """
+    app = application.create_app(settings, **options)
+    server = servers.make(app, settings)
+    thread = threading.Thread(target=server.run, name="server", daemon=True)
+    thread.start()
+    try:
+        wait(lambda: server.started or not thread.is_alive(), "the server starts")
+        assert server.started
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
+            made = Running(url, app, server, client)
+            if ready:
+                registry = made.registry
+                wait(lambda: registry.ready or registry.failed, "the models load")
+                response = client.get("/readyz")
+                assert response.status_code == 200, response.text
+            yield made
+    finally:
+        server.stop()
+        thread.join(SECONDS)
+        assert not thread.is_alive(), "the server did not stop"
+
+
+@pytest.fixture(scope="session", autouse=True)
+def _no_settings_from_outside():
+    """The machine's own settings of the service change no test."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name in list(os.environ):
+            if name.upper().startswith(PREFIX):
+                patch.delenv(name)
+        yield
+
+
+@pytest.fixture(scope="session")
+def running_server(bundles) -> Iterator[Running]:
+    """The service with the bundles and TensorFlow, ready."""
+    settings = Settings(port=0, bundles=bundles, default_label="tags")
+    with running(settings) as made:
+        yield made
+
+
+@pytest.fixture(scope="session")
+def server(running_server) -> str:
+    """Its address."""
+    return running_server.url
+
+
+@pytest.fixture
+def anyio_backend() -> str:
+    return "asyncio"

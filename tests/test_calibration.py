@@ -1,0 +1,172 @@
+"""The temperature, and how far confidence is from accuracy."""
+
+import numpy as np
+import pytest
+
+from model import calibration
+
+
+def make_logits(count=20000, classes=4, scale=1.5, seed=0):
+    """Logits, and targets drawn from their very softmax: perfectly calibrated."""
+    random = np.random.default_rng(seed)
+    logits = random.normal(0, scale, (count, classes))
+    sums = calibration.softmax(logits).cumsum(1)
+    targets = (random.uniform(size=(count, 1)) > sums).sum(1)
+    return logits, np.minimum(targets, classes - 1)
+
+
+class TestSoftmax:
+    def test_by_hand(self):
+        """Exponentials over their sum, along the last axis."""
+        logits = np.random.default_rng(0).normal(size=(3, 5, 4))
+        powers = np.exp(logits)
+        want = powers / powers.sum(-1, keepdims=True)
+        np.testing.assert_allclose(calibration.softmax(logits), want, rtol=1e-12)
+
+    def test_huge(self):
+        """Logits of any size give probabilities."""
+        logits = np.float32([[1e4, 0, -1e4], [-1e4, -1e4, -1e4]])
+        want = [[1, 0, 0], [1 / 3] * 3]
+        np.testing.assert_allclose(calibration.softmax(logits), want, rtol=1e-6)
+
+
+class TestTemperature:
+    @pytest.mark.parametrize("factor", [0.25, 0.5, 1.0, 2.0, 5.0])
+    @pytest.mark.parametrize("classes", [2, 4, 10])
+    def test_recovered(self, classes, factor):
+        """Logits that were sharpened by a factor get it back as temperature."""
+        logits, targets = make_logits(classes=classes)
+        found = calibration.fit_temperature(logits * factor, targets)
+        np.testing.assert_allclose(found, factor, rtol=0.05)
+
+    def test_least_cost(self):
+        """No temperature near it makes the targets more likely."""
+        logits, targets = make_logits(count=3000)
+
+        def cost(temperature):
+            scores = calibration.softmax(3 * logits / temperature)
+            return -np.log(scores[np.arange(len(targets)), targets]).mean()
+
+        found = calibration.fit_temperature(3 * logits, targets)
+        assert cost(found) < min(cost(1.0), cost(0.9 * found), cost(1.1 * found))
+
+    def test_float32(self):
+        """Logits as the network gives them are fitted as exactly."""
+        logits, targets = make_logits(count=2000)
+        single = calibration.fit_temperature(logits.astype(np.float32), targets)
+        double = calibration.fit_temperature(logits, targets)
+        np.testing.assert_allclose(single, double, rtol=1e-3)
+
+    @pytest.mark.parametrize("count", [1, 3, 20, 1000])
+    def test_likeliest(self, count):
+        """The temperature is the likeliest where its logarithm is normal about 0
+        beforehand: no other of a fine grid is likelier."""
+        for sharpness in (0.3, 1, 4):
+            logits, targets = make_logits(count=count, scale=sharpness, seed=count)
+            logs = np.linspace(-3, 3, 601)
+            costs = []
+            for log in logs:
+                scores = calibration.softmax(logits / np.exp(log))
+                right = scores[np.arange(count), targets]
+                costs.append(log**2 / 2 - np.log(right).sum())
+            found = calibration.fit_temperature(logits, targets)
+            np.testing.assert_allclose(np.log(found), logs[np.argmin(costs)], atol=0.02)
+
+    def test_all_right(self):
+        """Answers that are all right call for more certainty the more there are, and
+        never for all of it."""
+        found = []
+        for count in (1, 3, 20, 100):
+            logits = np.tile([0, 2.0, 0], (count, 1))
+            found.append(calibration.fit_temperature(logits, np.ones(count, int)))
+        assert found == sorted(found, reverse=True)
+        assert 0.7 < found[0] < 1
+        assert found[-1] > 0.2
+
+    @pytest.mark.parametrize(
+        ("logits", "targets"),
+        [
+            pytest.param(np.zeros((5, 3)), [0, 1, 2, 0, 1], id="no-difference"),
+            pytest.param([[9.0, 0], [9, 0], [9, 0]], [1, 1, 1], id="all-wrong"),
+            pytest.param([[1e4, 0], [1e4, 0]], [0, 1], id="huge"),
+            pytest.param([[1e-6, 0], [0, 1e-6]], [0, 1], id="tiny"),
+            pytest.param([[1.0], [2.0]], [0, 0], id="one-class"),
+        ],
+    )
+    def test_bounded(self, logits, targets):
+        """Whatever the answers, the temperature is finite and above zero."""
+        found = calibration.fit_temperature(np.array(logits), np.array(targets))
+        assert 1 / 20.1 < found < 20.1
+
+    def test_same_classes(self):
+        """A temperature changes confidence, never the class."""
+        logits, targets = make_logits(count=500)
+        found = calibration.fit_temperature(4 * logits, targets)
+        scores = calibration.softmax(4 * logits / found)
+        np.testing.assert_array_equal(scores.argmax(1), logits.argmax(1))
+        assert found > 2
+
+
+class TestExpectedError:
+    def test_naive(self):
+        """The error is that of a plain loop over answers and bins."""
+        for seed in range(5):
+            logits, targets = make_logits(count=300, seed=seed)
+            scores = calibration.softmax(3 * logits)
+            bins = [[] for _ in range(15)]
+            for row, target in zip(scores, targets, strict=True):
+                place = min(int(15 * max(row)), 14)
+                bins[place].append((max(row), float(np.argmax(row) == target)))
+            total = 0.0
+            for entries in bins:
+                if entries:
+                    confidence, right = np.mean(entries, axis=0)
+                    total += len(entries) / 300 * abs(confidence - right)
+            found = calibration.expected_error(scores, targets)
+            np.testing.assert_allclose(found, total, rtol=1e-9)
+
+    def test_calibrated(self):
+        """Targets drawn from the probabilities themselves leave little error."""
+        logits, targets = make_logits(count=50000)
+        scores = calibration.softmax(logits)
+        assert calibration.expected_error(scores, targets) < 0.01
+
+    def test_known_gap(self):
+        """Confidence 0.9 where 6 of 10 are right is an error of 0.3."""
+        scores = np.tile([0.9, 0.1], (1000, 1))
+        targets = np.arange(1000) % 10 >= 6
+        found = calibration.expected_error(scores, targets.astype(int))
+        np.testing.assert_allclose(found, 0.3, rtol=1e-9)
+
+    def test_temperature_mends(self):
+        """Overconfident answers are calibrated by their temperature."""
+        logits, targets = make_logits()
+        fit, held_out = slice(0, 10000), slice(10000, None)
+        found = calibration.fit_temperature(4 * logits[fit], targets[fit])
+        before, after = (
+            calibration.expected_error(
+                calibration.softmax(4 * logits[held_out] / temperature),
+                targets[held_out],
+            )
+            for temperature in (1, found)
+        )
+        assert before > 0.1
+        assert after < 0.02
+
+
+class TestReliability:
+    def test_counts(self):
+        """Bins lie apart, in order, and hold every answer once."""
+        logits, targets = make_logits(count=500)
+        bins = calibration.reliability(calibration.softmax(logits), targets)
+        assert sum(entry["count"] for entry in bins) == 500
+        assert all(entry["count"] for entry in bins)
+        for entry in bins:
+            assert entry["from"] <= entry["confidence"] <= entry["to"]
+        edges = [edge for entry in bins for edge in (entry["from"], entry["to"])]
+        assert edges == sorted(edges)
+
+    def test_certain(self):
+        """A confidence of exactly 1 belongs to the last bin."""
+        (entry,) = calibration.reliability(np.eye(3, dtype=np.float32), np.arange(3))
+        assert (entry["to"], entry["count"], entry["accuracy"]) == (1, 3, 1)

@@ -1,0 +1,305 @@
+"""The Python client: what it returns, what it raises, and when it gives up."""
+
+import inspect
+import socket
+import threading
+
+import anyio
+import httpx
+import numpy as np
+import pytest
+from conftest import random_frames
+
+from service import answers
+from service.client import AsyncClient, Client, RequestError
+
+FRAMES = random_frames(np.random.default_rng(0), 4)
+
+
+class Waiting:
+    """`AsyncClient` behind the methods of `Client`, so that one test asks both."""
+
+    def __init__(self, *arguments, **options):
+        self._made = arguments, options
+
+    def __getattr__(self, name):
+        arguments, options = self._made
+
+        def call(*values, **named):
+            async def run():
+                async with AsyncClient(*arguments, **options) as client:
+                    return await getattr(client, name)(*values, **named)
+
+            return anyio.run(run)
+
+        return call
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        pass
+
+
+KINDS = [pytest.param(Client, id="blocking"), pytest.param(Waiting, id="async")]
+
+
+def answering(status, **response):
+    """A transport whose every answer is that; for answers that the service doesn't
+    give, but what stands before it may."""
+    return httpx.MockTransport(lambda _: httpx.Response(status, **response))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestResults:
+    def test_classify(self, server, kind):
+        """`classify` returns one typed prediction a sequence."""
+        with kind(server) as client:
+            answer = client.classify([FRAMES, FRAMES[:2]], model="walks")
+        assert type(answer) is answers.Classifications
+        assert answer.classes == ["run", "sit", "stand", "wälk"]
+        assert len(answer.predictions) == 2
+        for prediction in answer.predictions:
+            assert type(prediction) is answers.Classification
+            assert prediction.top is None
+            assert prediction.probabilities.shape == (4,)
+            assert prediction.probabilities.dtype == np.float32
+            best = int(prediction.probabilities.argmax())
+            assert prediction.label == answer.classes[best]
+            assert prediction.probability == pytest.approx(
+                prediction.probabilities[best]
+            )
+
+    def test_label(self, server, kind):
+        """`label` returns one class a step."""
+        with kind(server) as client:
+            answer = client.label([FRAMES, FRAMES[:1]], model="tags")
+        assert type(answer) is answers.Labellings
+        for prediction, length in zip(answer.predictions, (4, 1), strict=True):
+            assert type(prediction) is answers.Labelling
+            assert len(prediction.labels) == length
+            assert prediction.probabilities.shape == (length, 3)
+            assert prediction.top is None
+
+    def test_top_k(self, server, kind):
+        """With `top_k` there are choices instead, likeliest first."""
+        with kind(server) as client:
+            one = client.classify([FRAMES], model="walks", top_k=2).predictions[0]
+            steps = client.label([FRAMES], model="tags", top_k=1).predictions[0]
+        assert one.probabilities is None
+        assert [type(choice) for choice in one.top] == [answers.Choice] * 2
+        assert one.top[0].label == one.label
+        assert one.top[0].probability >= one.top[1].probability
+        assert steps.probabilities is None
+        assert [step[0].label for step in steps.top] == steps.labels
+
+    @pytest.mark.parametrize(
+        "frames",
+        [
+            pytest.param(FRAMES.tolist(), id="lists"),
+            pytest.param(FRAMES.astype(np.float64), id="float64"),
+            pytest.param(np.asfortranarray(FRAMES), id="fortran"),
+            pytest.param(np.repeat(FRAMES, 2, 0)[::2], id="strided"),
+            pytest.param(tuple(map(tuple, FRAMES.tolist())), id="tuples"),
+        ],
+    )
+    def test_any_array(self, server, kind, frames):
+        """Whatever is like an array is taken for what it holds."""
+        with kind(server) as client:
+            expected = client.classify([FRAMES]).predictions[0].probabilities
+            given = client.classify([frames]).predictions[0].probabilities
+        np.testing.assert_array_equal(given, expected)
+
+    def test_models_and_ready(self, server, kind):
+        """`models` lists what is served, and a ready service gives no reasons."""
+        with kind(server) as client:
+            models = client.models()
+            assert client.ready() == []
+        assert {model["name"] for model in models} == {"walks", "tags", "both"}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestRefused:
+    def test_fields(self, server, kind):
+        """A refusal is raised with all that the service says of it."""
+        with kind(server) as client, pytest.raises(RequestError) as caught:
+            client.classify([FRAMES, FRAMES[:, :2]])
+        error = caught.value
+        assert error.status == 422
+        assert error.type == "urn:unrolled:error:invalid-request"
+        assert error.title
+        assert error.detail
+        assert error.retry_after is None
+        assert len(error.request_id) == 16
+        assert error.errors[0]["path"] == "sequences[1][0]"
+        assert "422" in str(error)
+        assert "sequences[1][0]: has 2 features" in str(error)
+
+    def test_not_a_number(self, server, kind):
+        """A number that JSON doesn't have is refused, with its place."""
+        frames = FRAMES.copy()
+        frames[2, 1] = np.nan
+        with kind(server) as client, pytest.raises(RequestError) as caught:
+            client.classify([frames])
+        assert caught.value.status == 422
+        assert caught.value.errors[0]["path"] == "sequences[0][2][1]"
+
+    @pytest.mark.parametrize(
+        ("model", "status"), [("nobody", 404), ("tags", 422), ("", 404)]
+    )
+    def test_model(self, server, kind, model, status):
+        """So is a model that isn't there, or isn't for this."""
+        with kind(server) as client, pytest.raises(RequestError) as caught:
+            client.classify([FRAMES], model=model)
+        assert caught.value.status == status
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"), [("7", 7), ("", None), ("Wed, 21 Oct 2026", None)]
+    )
+    def test_retry_after(self, kind, header, seconds):
+        """`retry_after` is the seconds that the service asks to wait."""
+        transport = answering(
+            503, headers={"Retry-After": header}, json={"title": "Too much"}
+        )
+        with kind(transport=transport) as client, pytest.raises(RequestError) as caught:
+            client.classify([FRAMES])
+        assert caught.value.retry_after == seconds
+        assert caught.value.title == "Too much"
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            pytest.param({"html": "<h1>Bad Gateway</h1>"}, id="html"),
+            pytest.param({"content": b""}, id="empty"),
+            pytest.param({"content": b"\xff\xfe\x00"}, id="binary"),
+            pytest.param({"json": ["no", "problem"]}, id="list"),
+            pytest.param({"json": "no problem"}, id="string"),
+            pytest.param({"json": None}, id="null"),
+            pytest.param({"json": {"errors": ["odd"]}}, id="odd-errors"),
+        ],
+    )
+    def test_not_from_the_service(self, kind, response):
+        """An error of a proxy in between, whatever its body, is a RequestError with
+        its status."""
+        for status in (502, 503):
+            transport = answering(status, **response)
+            for ask in (
+                lambda client: client.classify([FRAMES]),
+                lambda client: client.label([FRAMES]),
+                lambda client: client.models(),
+            ):
+                client = kind(transport=transport)
+                with client, pytest.raises(RequestError) as caught:
+                    ask(client)
+                assert caught.value.status == status
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            pytest.param({"html": "<h1>Bad Gateway</h1>"}, id="html"),
+            pytest.param({"content": b""}, id="empty"),
+            pytest.param({"json": ["no", "problem"]}, id="list"),
+        ],
+    )
+    def test_not_ready_by_a_proxy(self, kind, response):
+        """A proxy's 503 is not ready either, whatever its body."""
+        with kind(transport=answering(503, **response)) as client:
+            assert client.ready() == ["not ready"]
+
+    def test_not_ready(self, kind):
+        """A service that isn't ready says why."""
+        body = {"status": "not ready", "reasons": ["loading the bundles"]}
+        with kind(transport=answering(503, json=body)) as client:
+            assert client.ready() == ["loading the bundles"]
+
+
+@pytest.fixture
+def mute():
+    """The address of a server that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        listening.settimeout(0.05)
+        kept, stopped = [], threading.Event()
+
+        def accept():
+            while not stopped.is_set():
+                try:
+                    kept.append(listening.accept()[0])
+                except TimeoutError:
+                    continue
+
+        thread = threading.Thread(target=accept)
+        thread.start()
+        yield f"http://127.0.0.1:{listening.getsockname()[1]}"
+        stopped.set()
+        thread.join(10)
+        for connection in kept:
+            connection.close()
+
+
+@pytest.fixture
+def closed():
+    """An address where nobody listens."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        port = listening.getsockname()[1]
+    return f"http://127.0.0.1:{port}"
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestNoAnswer:
+    def test_timeout(self, mute, kind):
+        """A service that doesn't answer in time raises httpx's own error."""
+        with kind(mute, timeout=0.2) as client, pytest.raises(httpx.TimeoutException):
+            client.classify([FRAMES])
+
+    def test_gone(self, closed, kind):
+        """So does one that isn't there, for every method."""
+        with kind(closed) as client:
+            for ask in (
+                lambda: client.classify([FRAMES]),
+                lambda: client.label([FRAMES]),
+                client.models,
+                client.ready,
+            ):
+                with pytest.raises(httpx.ConnectError):
+                    ask()
+
+    def test_ragged(self, closed, kind):
+        """What is no array is refused before anything is sent."""
+        with kind(closed) as client, pytest.raises(ValueError, match="inhomogeneous"):
+            client.classify([[[1, 2, 3], [1, 2]]])
+
+
+def test_options(server):
+    """Further options reach httpx: an Authorization header for a proxy, say."""
+    options = {"headers": {"X-Request-ID": "mine"}}
+    with Client(server, **options) as client, pytest.raises(RequestError) as caught:
+        client.classify([])
+    assert caught.value.request_id == "mine"
+
+
+def test_shared_between_threads(server):
+    """One client serves many threads."""
+    answers = {}
+    sequences = [random_frames(np.random.default_rng(n), 1 + n) for n in range(16)]
+    with Client(server) as client:
+
+        def ask(place):
+            answers[place] = client.label([sequences[place]])
+
+        threads = [threading.Thread(target=ask, args=(n,)) for n in range(16)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(30)
+    for place in range(16):
+        assert len(answers[place].predictions[0].labels) == 1 + place
+
+
+def test_both_alike():
+    """The two classes have the same methods with the same parameters."""
+    for name in ("classify", "label", "models", "ready", "close", "__init__"):
+        parts = [
+            list(inspect.signature(getattr(kind, name)).parameters.values())
+            for kind in (Client, AsyncClient)
+        ]
+        assert parts[0] == parts[1]

@@ -1,0 +1,408 @@
+"""The commands, as processes and against a running service."""
+
+import concurrent.futures
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import numpy as np
+import pytest
+from conftest import ROOT, SECONDS, copy_bundle, random_frames, value, wait
+from typer.testing import CliRunner
+
+from service import __main__ as main
+from service.client import Client
+
+FRAMES = random_frames(np.random.default_rng(0), 5)
+FIRST = FRAMES.tolist()
+
+
+def environment(**variables):
+    return os.environ | {"PYTHONUNBUFFERED": "1"} | variables
+
+
+def run(*arguments, timeout=SECONDS, **variables):
+    """A command as a process, to its end."""
+    return subprocess.run(
+        [sys.executable, "-m", "service", *arguments],
+        cwd=ROOT,
+        env=environment(**variables),
+        capture_output=True,
+        text=True,
+        timeout=timeout,
+    )
+
+
+def free_port():
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return listening.getsockname()[1]
+
+
+@dataclass
+class Started:
+    """A `serve` process."""
+
+    process: subprocess.Popen
+    url: str
+    output: Path
+    first_ready: httpx.Response  # what /readyz said when /livez first answered
+
+    def records(self):
+        return [json.loads(line) for line in self.output.read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def started(bundles, tmp_path_factory):
+    """`python -m service serve`, set by the environment and by flags, ready."""
+    port, output = free_port(), tmp_path_factory.mktemp("serve") / "log"
+    url = f"http://127.0.0.1:{port}"
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    variables = environment(
+        UNROLLED_BUNDLES=str(bundles),
+        UNROLLED_PORT="1",  # the flag goes first
+        UNROLLED_DEFAULT_LABEL="tags",
+        UNROLLED_LOG_LEVEL="debug",
+    )
+    with output.open("w") as file:
+        process = subprocess.Popen(
+            command, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT
+        )
+    try:
+
+        def answers(path, status):
+            assert process.poll() is None, output.read_text()
+            try:
+                return httpx.get(url + path, timeout=5).status_code == status
+            except httpx.TransportError:
+                return False
+
+        wait(lambda: answers("/livez", 200), "it lives")
+        first = httpx.get(f"{url}/readyz", timeout=5)
+        wait(lambda: answers("/readyz", 200), "it is ready")
+        yield Started(process, url, output, first)
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+
+
+class TestServe:
+    def test_port_opens_first(self, started):
+        """The port is open, and /livez answers, before the models are loaded."""
+        assert started.first_ready.status_code == 503
+        assert started.first_ready.json()["reasons"] == ["loading the bundles"]
+
+    def test_settings_count(self, started, bundles):
+        """What variables and flags say is what is served."""
+        body = httpx.get(f"{started.url}/models").json()
+        names = {model["name"]: model["default"] for model in body["models"]}
+        assert names == {"both": False, "tags": True, "walks": True}
+
+    def test_answers(self, started, server):
+        """It answers what the same bundles answer elsewhere."""
+        with Client(started.url) as ours, Client(server) as theirs:
+            assert {model["engine"] for model in ours.models()} == {"tensorflow"}
+            given, expected = (
+                client.classify([FRAMES]).predictions[0].probabilities
+                for client in (ours, theirs)
+            )
+        np.testing.assert_allclose(given, expected, atol=1e-5)
+
+    def test_log(self, started):
+        """Not on a terminal every line of its output is a JSON record, with the
+        start and the models in it."""
+        records = started.records()
+        messages = [record["message"] for record in records]
+        assert messages.count("loaded") == 3
+        assert messages.count("ready") == 1
+        ready = records[messages.index("ready")]
+        assert ready["models"] == ["both", "tags", "walks"]
+        assert {record["level"] for record in records} <= {"debug", "info"}
+
+    def test_classify_command(self, started, tmp_path):
+        """`classify FILE` as a process prints a JSON object a line."""
+        file = tmp_path / "frames.json"
+        file.write_text(json.dumps({"sequences": [FIRST, FIRST[:1]]}))
+        result = run("classify", str(file), "--url", started.url)
+        assert (result.returncode, result.stderr) == (0, "")
+        predictions = [json.loads(line) for line in result.stdout.splitlines()]
+        assert len(predictions) == 2
+        assert set(predictions[0]) >= {"label", "probability"}
+
+    def test_standard_input(self, started):
+        """`-` reads the request from standard input."""
+        result = subprocess.run(
+            [sys.executable, "-m", "service", "label", "-", "--url", started.url],
+            cwd=ROOT,
+            input=json.dumps(FIRST),
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert (result.returncode, result.stderr) == (0, "")
+        assert len(json.loads(result.stdout)["labels"]) == 5
+
+    def test_health_command(self, started):
+        """`health` says ready, with exit code 0."""
+        result = run("health", "--url", started.url)
+        assert (result.returncode, result.stdout) == (0, "ready\n")
+
+    def test_stop(self, started):
+        """Told to stop with requests under way it answers them, then ends with exit
+        code 0. (Last: the process is gone then.)"""
+        long, models = [[[0.5, -1.0, 2.0]] * 5_000], ("walks", "tags")
+
+        def ask(number):
+            body = {"sequences": long, "model": models[number % 2]}
+            path = ("/classify", "/label")[number % 2]
+            response = httpx.post(started.url + path, json=body, timeout=SECONDS)
+            return response, time.monotonic()
+
+        def total(name):
+            text = httpx.get(f"{started.url}/metrics").text
+            return sum(value(text, name, model=model) for model in models)
+
+        before = total("unrolled_sequence_steps_count")
+        with concurrent.futures.ThreadPoolExecutor(4) as pool:
+            asked = [pool.submit(ask, number) for number in range(4)]
+            wait(
+                lambda: total("unrolled_sequence_steps_count") == before + 4,
+                "all are admitted",
+            )
+            assert total("unrolled_waiting_steps") > 0
+            told = time.monotonic()
+            started.process.send_signal(signal.SIGTERM)
+            results = [future.result(SECONDS) for future in asked]
+        assert [response.status_code for response, _ in results] == [200] * 4
+        assert max(answered for _, answered in results) > told
+        assert started.process.wait(30) == 0
+        with pytest.raises(httpx.ConnectError):
+            httpx.get(f"{started.url}/livez")
+        text = started.output.read_text()
+        assert "Traceback" not in text
+        assert {r["level"] for r in started.records()} <= {"debug", "info"}
+
+
+class TestRefusesToServe:
+    def test_broken_bundle(self, bundles, tmp_path):
+        """A bundle with a changed file ends the process with exit code 3 and one
+        line that names the file."""
+        folder = copy_bundle(bundles / "walks" / "1", tmp_path / "walks" / "1")
+        weights = folder / "variables" / "variables.data-00000-of-00001"
+        content = bytearray(weights.read_bytes())
+        content[100] ^= 1
+        weights.write_bytes(content)
+        result = run("serve", "--port", "0", UNROLLED_BUNDLES=str(tmp_path))
+        assert result.returncode == 3
+        output = result.stdout + result.stderr
+        (line,) = (line for line in output.splitlines() if str(weights) in line)
+        record = json.loads(line)
+        assert record["level"] == "error"
+        assert record["message"] == (
+            f"broken bundle: {weights}: SHA-256 differs from assets.extra/bundle.json"
+        )
+        assert "Traceback" not in output
+
+    @pytest.mark.parametrize("skip", ["--no-skip-broken", "--skip-broken"])
+    def test_no_bundle(self, tmp_path, skip):
+        """So does a folder without any bundle, also when broken ones are skipped."""
+        arguments = ("--port", "0", "--bundles", str(tmp_path), skip)
+        result = run("serve", *arguments, timeout=15)
+        assert result.returncode == 3
+        assert f"{tmp_path}: no bundle found" in result.stdout
+
+    @pytest.mark.parametrize(
+        ("variables", "said"),
+        [
+            ({"UNROLLED_PROT": "80"}, "UNROLLED_PROT: no such setting"),
+            ({"UNROLLED_MAX_BODY_BYTES": "0"}, "UNROLLED_MAX_BODY_BYTES"),
+        ],
+    )
+    def test_setting(self, variables, said):
+        """A setting that is wrong ends it at once with exit code 2, and is named."""
+        result = run("serve", **variables)
+        assert result.returncode == 2
+        (line,) = result.stderr.splitlines()
+        assert said in line
+        assert result.stdout == ""
+
+    def test_port_in_use(self, bundles, monkeypatch, caplog):
+        """A port that is taken ends it with exit code 1, and the reason."""
+        # In this process, where TensorFlow is loaded; the log stays the tests'.
+        monkeypatch.setattr("service.logs.setup", lambda *_: None)
+        with socket.create_server(("127.0.0.1", 0)) as taken:
+            port = taken.getsockname()[1]
+            result = invoke("serve", "--port", port, "--bundles", bundles / "walks")
+        assert isinstance(result.exception, SystemExit)
+        assert "address already in use" in caplog.text
+        assert str(port) in caplog.text
+        assert result.exit_code == 1
+
+
+def test_light():
+    """Help and settings come without TensorFlow."""
+    commands = (["--help"], ["serve", "--help"], ["classify", "--help"], ["settings"])
+    script = (
+        "import runpy, sys\n"
+        f"for command in {commands!r}:\n"
+        "    sys.argv = ['service', *command]\n"
+        "    try:\n"
+        "        runpy.run_module('service', run_name='__main__')\n"
+        "    except SystemExit as end:\n"
+        "        assert not end.code, end.code\n"
+        "print('LOADED', *{name.partition('.')[0] for name in sys.modules})\n"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        timeout=SECONDS,
+        check=True,
+    )
+    shown, _, loaded = result.stdout.rpartition("LOADED")
+    for part in ("Serve recurrent networks", "--max-body-bytes", "UNROLLED_PORT="):
+        assert part in shown
+    assert not {"tensorflow", "keras", "onnx", "matplotlib"} & set(loaded.split())
+
+
+def invoke(*arguments):
+    return CliRunner().invoke(main.app, list(map(str, arguments)))
+
+
+@pytest.fixture
+def write(tmp_path):
+    """Write a file of the caller's; its path."""
+
+    def write(name, content):
+        path = tmp_path / name
+        if isinstance(content, np.ndarray):
+            np.save(path, content)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+        return path
+
+    return write
+
+
+CSV = "".join(",".join(map(str, frame)) + "\n" for frame in FIRST)
+LINES = "".join(json.dumps({"frames": frames}) + "\n" for frames in (FIRST, FIRST[:2]))
+GOOD = [
+    pytest.param("a.json", json.dumps({"sequences": [FIRST]}), [5], id="request"),
+    pytest.param("a.json", json.dumps(FIRST), [5], id="frames"),
+    pytest.param("a.jsonl", LINES, [5, 2], id="json-lines"),
+    pytest.param("a.ndjson", LINES + "\n", [5, 2], id="ndjson"),
+    pytest.param("a.csv", CSV, [5], id="csv"),
+    pytest.param("a.csv", "x,y,z\n" + CSV, [5], id="csv-with-header"),
+    pytest.param("a.csv", CSV.replace("\n", "\r\n"), [5], id="csv-of-windows"),
+    pytest.param("a.npy", FRAMES, [5], id="npy"),
+    pytest.param("a.npy", FRAMES.astype(np.float64), [5], id="npy-float64"),
+]
+BAD = [
+    pytest.param("a.json", "", id="json-empty"),
+    pytest.param("a.json", "{", id="json-broken"),
+    pytest.param("a.json", "[" * 100_000, id="json-deep"),
+    pytest.param("a.json", "{}", id="json-no-sequences"),
+    pytest.param("a.json", '{"sequences": 5}', id="json-number"),
+    pytest.param("a.json", '{"sequences": [[["x"]]]}', id="json-word"),
+    pytest.param("a.json", "5", id="json-only-number"),
+    pytest.param("a.json", "[[1, 2], [1]]", id="json-ragged"),
+    pytest.param("a.json", "[[1e39, 2, 3]]", id="json-too-large"),
+    pytest.param("a.json", "[[NaN, 2, 3]]", id="json-nan"),
+    pytest.param("a.json", b"\xff\xfe", id="json-binary"),
+    pytest.param("a.jsonl", "[1]\n", id="json-lines-list"),
+    pytest.param("a.jsonl", '{"frame": []}\n', id="json-lines-other-key"),
+    pytest.param("a.jsonl", "\n", id="json-lines-empty"),
+    pytest.param("a.csv", "", id="csv-empty"),
+    pytest.param("a.csv", "1,2,3\n1,2\n", id="csv-ragged"),
+    pytest.param("a.csv", "1,2,3\n1,x,3\n", id="csv-word"),
+    pytest.param("a.csv", "1,2,3\n" + "1" * 200_000 + ",2,3\n", id="csv-long-field"),
+    pytest.param("a.csv", b"\xff\xfe", id="csv-binary"),
+    pytest.param("a.npy", b"", id="npy-empty"),
+    pytest.param("a.npy", b"\x93NUMPY", id="npy-truncated"),
+    pytest.param("a.npy", b"PK\x03\x04", id="npy-that-is-a-zip"),
+    pytest.param("a.npy", np.zeros(3), id="npy-one-axis"),
+    pytest.param("a.npy", np.zeros((2, 3), "U1"), id="npy-of-text"),
+    pytest.param("a.npy", np.zeros((2, 2)), id="other-features"),
+]
+
+
+class TestAsk:
+    @pytest.mark.parametrize(("name", "content", "lengths"), GOOD)
+    @pytest.mark.parametrize("command", ["classify", "label"])
+    def test_file(self, server, write, command, name, content, lengths):
+        """Each kind of file is answered as the client answers its frames."""
+        path = write(name, content)
+        result = invoke(command, path, "--url", server)
+        assert result.exit_code == 0, result.output
+        predictions = [json.loads(line) for line in result.stdout.splitlines()]
+        with Client(server) as client:
+            answer = getattr(client, command)([FRAMES[:n] for n in lengths])
+        assert len(predictions) == len(lengths)
+        for given, expected in zip(predictions, answer.predictions, strict=True):
+            np.testing.assert_allclose(
+                given["probabilities"], expected.probabilities, atol=1e-5
+            )
+            if command == "classify":
+                assert given["label"] == expected.label
+            else:
+                assert given["labels"] == expected.labels
+
+    def test_model_and_top_k(self, server, write):
+        """A model is chosen by flag, or by the file's own word; `--top-k` shortens."""
+        path = write("a.json", json.dumps({"sequences": [FIRST], "model": "both"}))
+        by_file = invoke("label", path, "--url", server, "--top-k", 1)
+        by_flag = invoke("label", path, "--url", server, "--model", "tags")
+        top = json.loads(by_file.stdout)["top"]
+        assert [len(step) for step in top] == [1] * 5
+        assert {step[0]["label"] for step in top} <= {"down", "flat", "up"}
+        assert set(json.loads(by_flag.stdout)["labels"]) <= {"noun", "verb", "other"}
+
+    @pytest.mark.parametrize(("name", "content"), BAD)
+    def test_bad_file(self, server, write, name, content):
+        """A file that holds nothing to ask is told in one line, with exit code 1."""
+        path = write(name, content)
+        result = invoke("classify", path, "--url", server)
+        assert isinstance(result.exception, SystemExit), repr(result.exception)
+        assert result.exit_code == 1
+        assert result.stdout == ""
+        assert result.stderr.startswith("error: ")
+        assert len(result.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("name", ["none.json", "none.csv", "none.npy", "."])
+    def test_no_file(self, server, tmp_path, name):
+        """So is one that isn't there, by its name."""
+        result = invoke("classify", tmp_path / name, "--url", server)
+        assert isinstance(result.exception, SystemExit)
+        assert result.exit_code == 1
+        assert str(tmp_path / name) in result.stderr
+
+    def test_refused(self, server, write):
+        """So is what the service refuses, with its reason."""
+        path = write("a.json", json.dumps(FIRST))
+        result = invoke("classify", path, "--url", server, "--model", "nobody")
+        assert result.exit_code == 1
+        assert "404" in result.stderr
+
+    @pytest.mark.parametrize("command", ["classify", "label", "health"])
+    def test_nobody_there(self, write, command):
+        """So is a service that isn't there."""
+        url = f"http://127.0.0.1:{free_port()}"
+        file = [] if command == "health" else [write("a.json", json.dumps(FIRST))]
+        result = invoke(command, *file, "--url", url)
+        assert isinstance(result.exception, SystemExit)
+        assert result.exit_code == 1
+        assert "Connection refused" in result.output
+
+    def test_health(self, server):
+        """`health` says that a ready service is ready."""
+        result = invoke("health", "--url", server)
+        assert (result.exit_code, result.stdout) == (0, "ready\n")
