@@ -21,7 +21,7 @@ ENV PATH=/venv/bin:$PATH \
     UNROLLED_LOG_FORMAT=json
 WORKDIR /app
 EXPOSE 8000
-HEALTHCHECK --interval=10s --timeout=5s --start-period=120s --retries=3 \
+HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]

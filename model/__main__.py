@@ -62,7 +62,8 @@ def train(
         Path | None, typer.Option(help="Start from a TOML file like the presets.")
     ] = None,
     name: Annotated[
-        str | None, typer.Option(help="Bundle's name. [default: the source's]")
+        str | None,
+        typer.Option(help="Bundle's name. [default: the preset's or the file's]"),
     ] = None,
     output: Output = Path("bundles"),
     runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path(
@@ -165,7 +166,16 @@ def evaluate(
             from . import console, datasets, evaluation
 
         found = choices.bundle(path)
-        dataset = datasets.resolve(source, task=found.metadata.task, test=test)
+        # Cut as it was for training: what it was trained on is no test.
+        record = found.metadata.training
+        dataset = datasets.resolve(
+            source,
+            task=found.metadata.task,
+            test=test,
+            validation=record.validation_fraction,
+            test_fraction=record.test_fraction,
+            seed=record.seed,
+        )
         if part != "all":
             dataset = dataset.part(part)
         figures = evaluation.of_bundle(found, dataset)
@@ -204,7 +214,7 @@ def _refusing() -> Iterator[None]:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("stopped before the first epoch was done", err=True)
+        typer.echo("stopped", err=True)
         raise typer.Exit(130) from None
 
 

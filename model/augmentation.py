@@ -26,7 +26,7 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
     height, width = config.image
     features = dataset.frames.shape[1]
     rows = features == width and bool((dataset.lengths == height).all())
-    if not rows and features != height * width:
+    if min(height, width) < 1 or (not rows and features != height * width):
         raise ConfigError(
             f"augmentation.image: {height} x {width} is neither the size of a frame"
             f" ({features} values) nor that of every sequence"

@@ -77,6 +77,8 @@ class Training(_Part):
     source: str
     data: str = Field(description="SHA-256 of the data.")
     seed: int
+    validation_fraction: float = Field(description="Of data that names no such part.")
+    test_fraction: float
     epochs: int
     best_epoch: int
     longest: int = Field(description="Steps of the longest training sequence.")
@@ -169,11 +171,11 @@ def find(root: Path) -> list[Path]:
     """
     if (root / "saved_model.pb").exists() or (root / MARKER).exists():
         return [root]
-    if versions(root):
-        return [root / str(versions(root)[-1])]
     if not root.is_dir():
         return []
     names = sorted(path for path in root.iterdir() if versions(path))
+    if not names and versions(root):  # A name may be a number, too.
+        return [root / str(versions(root)[-1])]
     return [path / str(versions(path)[-1]) for path in names]
 
 

@@ -25,7 +25,7 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
         grid = np.linspace(best - reach, best + reach, 31)
         costs = [_cost(logits, targets, np.exp(-log)) + log**2 / 2 for log in grid]
         best, reach = float(grid[np.argmin(costs)]), reach / 10
-    return float(np.exp(best))
+    return float(np.exp(np.clip(best, -3, 3)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -16,9 +16,10 @@ from .datasets import Builtin
 if TYPE_CHECKING:  # it imports TensorFlow
     from .evaluation import Figures
 
-console = Console(highlight=False)
+# What is shown may hold names from a user's file: they are no markup.
+console = Console(highlight=False, markup=False, emoji=False)
 if not console.is_terminal:
-    console = Console(highlight=False, width=120)  # as wide, wherever it goes
+    console.width = 120  # as wide, wherever it goes
 
 
 def _table(title: str, *, show_header: bool = True) -> Table:

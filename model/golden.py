@@ -25,8 +25,9 @@ class Golden:
         all rows together, each alone and, with a state, each in two pieces."""
         everything = np.arange(len(self.lengths))
         gaps = [self._gap(step, rows) for rows in (everything, *everything[:, None])]
-        if self.state.shape[1]:
-            gaps.append(self._gap(_in_two(step), everything[self.lengths > 1]))
+        longer = everything[self.lengths > 1]
+        if self.state.shape[1] and len(longer):
+            gaps.append(self._gap(_in_two(step), longer))
         return max(gaps)
 
     def _gap(self, step: Step, rows: np.ndarray) -> float:

@@ -1,5 +1,6 @@
 """From a dataset to batches: statistics, length buckets, padding (tf.data)."""
 
+import functools
 from dataclasses import dataclass
 
 import numpy as np
@@ -59,9 +60,10 @@ class Batches:
             rows [B] (their numbers in the dataset), frames [B, T, F],
             lengths [B], targets [B] or [B, T].
         """
+        tensors = self._tensors
         rows = tf.ragged.constant(self._rows(seed), tf.int64, ragged_rank=1)
         data = tf.data.Dataset.from_tensor_slices(rows).enumerate()
-        data = data.map(lambda index, rows: (index, self._gather(rows)))
+        data = data.map(lambda index, rows: (index, self._gather(rows, *tensors)))
         data = data.map(lambda index, batch: self._changed(index, batch, seed))
         return data.prefetch(4)
 
@@ -89,21 +91,29 @@ class Batches:
         starts = range(0, len(order), self.batch)
         return [order[start : start + self.batch] for start in starts]
 
-    def _gather(self, rows):
+    @functools.cached_property
+    def _tensors(self) -> list[tf.Tensor]:
+        """The data as tensors that a graph refers to: as constants of the graph
+        they would be copied for each epoch, and could not exceed 2 GB."""
         data = self.dataset
-        lengths = tf.gather(tf.constant(data.lengths), rows)
+        with tf.device("CPU:0"):
+            arrays = (data.frames, data.lengths, data.offsets, data.targets)
+            return [tf.constant(array) for array in arrays]
+
+    def _gather(self, rows, frames, lengths, offsets, targets):
+        lengths = tf.gather(lengths, rows)
         steps = self._padded(tf.reduce_max(lengths))
-        starts = tf.gather(tf.constant(data.offsets), rows)
+        starts = tf.gather(offsets, rows)
         valid = tf.sequence_mask(lengths, steps)
         places = tf.where(
             valid, starts[:, None] + tf.range(tf.cast(steps, tf.int64)), 0
         )
-        frames = tf.gather(tf.constant(data.frames), places)
+        frames = tf.gather(frames, places)
         frames = tf.where(valid[:, :, None], frames, 0.0)
-        if data.task == "classify":
-            targets = tf.gather(tf.constant(data.targets), rows)
+        if self.dataset.task == "classify":
+            targets = tf.gather(targets, rows)
         else:
-            targets = tf.gather(tf.constant(data.targets), places)
+            targets = tf.gather(targets, places)
             targets = tf.where(valid, targets, 0)
         return rows, frames, lengths, targets
 

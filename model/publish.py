@@ -100,6 +100,8 @@ def _metadata(
             source=dataset.name,
             data=dataset.digest,
             seed=config.training.seed,
+            validation_fraction=config.data.validation_fraction,
+            test_fraction=config.data.test_fraction,
             epochs=len(history),
             best_epoch=max((e.epoch for e in history if e.best), default=0),
             longest=int(dataset.part("train").lengths.max()),

@@ -59,7 +59,7 @@ class Run:
         if data != digest:
             raise ConfigError(f"{self.folder}: was trained on other data")
         if before != config:
-            theirs, ours = before.model_dump(), config.model_dump()
+            theirs, ours = _flat(before), _flat(config)
             changed = [key for key in ours if ours[key] != theirs[key]]
             raise ConfigError(
                 f"{self.folder}: was begun with other settings ({', '.join(changed)})"
@@ -67,9 +67,11 @@ class Run:
 
     def config(self) -> tuple[Config, str]:
         """The run's settings and its data's digest."""
-        values = self._read("config.json")
         origin = str(self.folder / "config.json")
-        return config_module.parse(values["config"], origin), values["data"]
+        match self._read("config.json"):
+            case {"config": dict(values), "data": str(digest)}:
+                return config_module.parse(values, origin), digest
+        raise ConfigError(f"{self.folder}: holds no training run")
 
     def history(self) -> list[Epoch]:
         """One entry an epoch, in order."""
@@ -119,3 +121,11 @@ def _checkpoint(*owners: Network | keras.optimizers.Optimizer) -> tf.train.Check
     return tf.train.Checkpoint(
         variables=[variable.value for owner in owners for variable in owner.variables]
     )
+
+
+def _flat(config: Config) -> dict[str, object]:
+    """Every setting by its dotted name."""
+    values: dict[str, object] = {"name": config.name}
+    for section, settings in config.model_dump(exclude={"name"}).items():
+        values |= {f"{section}.{key}": value for key, value in settings.items()}
+    return values

@@ -2,7 +2,8 @@
 
 On several GPUs each batch is dealt out row by row (MirroredStrategy). A row's
 weight in the cost is one over the whole batch, and gradients are added up before
-they are clipped, so the number of devices changes no result.
+they are clipped, so the number of devices changes no result but for the
+dropout that is drawn.
 """
 
 import keras
@@ -46,7 +47,9 @@ class Trainer:
         self.optimizer = optimizer(config.training, updates)
         self.optimizer.build(network.trainable_variables)
         signature = None  # static: a graph for each length
-        if config.network.unroll == "dynamic":
+        dynamic = config.network.unroll == "dynamic"
+        # A signature can't say "one tensor for each device".
+        if dynamic and devices.num_replicas_in_sync == 1:
             targets = (None,) if network.task == "classify" else (None, None)
             signature = [
                 tf.TensorSpec((None, None, network.features), tf.float32),
@@ -55,8 +58,12 @@ class Trainer:
                 tf.TensorSpec((None,), tf.float32),
             ]
         seeded = signature and [*signature, tf.TensorSpec((3,), tf.int32)]
-        self._updating = tf.function(self._update, input_signature=seeded)
-        self._measuring = tf.function(self._measure, input_signature=signature)
+        self._updating = tf.function(
+            self._update, input_signature=seeded, reduce_retracing=dynamic
+        )
+        self._measuring = tf.function(
+            self._measure, input_signature=signature, reduce_retracing=dynamic
+        )
 
     def update(self, frames, lengths, targets, *, seed: tuple[int, int, int]):
         """One gradient step; the batch's cost, mistakes and their possible number."""
@@ -88,6 +95,9 @@ class Trainer:
     def _update(self, frames, lengths, targets, weights, seed):
         with tf.GradientTape() as tape:
             own = tf.random.experimental.stateless_fold_in(seed[:2], seed[2])
+            if self.devices.num_replicas_in_sync > 1:  # other rows, other dropout
+                device = tf.distribute.get_replica_context().replica_id_in_sync_group
+                own = tf.random.experimental.stateless_fold_in(own, device)
             logits = self.network(frames, lengths, own)
             batch_cost = cost(logits, targets, lengths, weights)
         variables = self.network.trainable_variables

@@ -240,6 +240,7 @@ OPTIONS = [
     pytest.param({"shear": 0.5}, id="shear"),
     pytest.param({"erase": 0.3}, id="erase"),
     pytest.param({"noise": 0.1}, id="noise"),
+    pytest.param({"offset": 0.1}, id="offset"),
 ]
 
 
@@ -315,6 +316,14 @@ class TestAugmentation:
         deviation = np.float32([1, 2, 4, 8, 0.5, 0.1])
         noisy = change(frames, noise=0.5, scale=1 / deviation)
         np.testing.assert_allclose(noisy.std((0, 1)), 0.5 * deviation, rtol=0.1, atol=0)
+
+    def test_offset(self):
+        """An offset moves all steps of a sequence alike, by each feature's deviation."""
+        frames = np.random.default_rng(0).normal(size=(3000, 3, 2)).astype(np.float32)
+        deviation = np.float32([1, 8])
+        moved = change(frames, offset=0.5, scale=1 / deviation) - frames
+        np.testing.assert_allclose(moved, moved[:, :1].repeat(3, 1), atol=1e-5)
+        np.testing.assert_allclose(moved.std((0, 1)), 0.5 * deviation, rtol=0.1)
 
     @pytest.mark.parametrize(
         ("options", "lengths", "features"),
