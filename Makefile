@@ -33,7 +33,7 @@ check: .venv/ready ## format, lint and types
 
 train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	for preset in $(PRESETS); do \
-		$(BIN)/python -m model train $${preset%-live} --preset $$preset || exit 1; \
+		$(BIN)/python -m model train $$preset || exit 1; \
 	done
 
 bench: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)

@@ -1,6 +1,7 @@
 """The commands: datasets, train, evaluate, export, inspect."""
 
 import contextlib
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -11,7 +12,7 @@ from . import choices, config, flags, quiet
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     help="Train a recurrent network on sequences, and export it as a bundle.\n\n"
     "`python -m model datasets` lists the built-in data and the formats of files.\n\n"
     "`python -m model train vowels` trains on a built-in set in a minute.\n\n"
@@ -20,7 +21,8 @@ app = typer.Typer(
 Source = Annotated[
     str,
     typer.Argument(
-        help="A built-in set or a file (see `datasets`).", metavar="NAME|FILE"
+        help="A built-in set, a preset, or a file (see `datasets`).",
+        metavar="NAME|FILE",
     ),
 ]
 Folder = Annotated[
@@ -77,13 +79,14 @@ def train(
 ) -> None:
     """Train, calibrate, measure on the test part, and write a bundle.
 
-    A built-in set brings its preset; flags override a preset or a TOML file.
+    A built-in set brings the preset of its name; flags override a preset or a TOML
+    file.
 
     Examples:
 
     `python -m model train digits`
 
-    `python -m model train letters --preset letters-live`
+    `python -m model train letters-live --epochs 40`
 
     `python -m model train walks_TRAIN.ts --test walks_TEST.ts --task classify
     --name walks --cell gru --layers 1 --hidden 64 --epochs 60`

@@ -32,6 +32,8 @@ def config_of(
     path = settings or presets.get(preset or source)
     if path is not None:
         base = config.load(path)
+    if source in presets and source not in datasets.BUILTIN:
+        source = base.data.source  # a preset's name stands for its data too
     data = {**flags.get("data", {}), "source": source}
     changes = {**flags, "data": data, **({"name": name} if name else {})}
     return base.update(changes)

@@ -17,7 +17,7 @@ BROKEN = 3  # exit code: a bundle that must be served can't be
 
 app = typer.Typer(
     no_args_is_help=True,
-    rich_markup_mode="markdown",
+    rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     help="Serve recurrent networks over HTTP, and call the service.\n\n"
     "`python -m service serve` serves the shipped bundles on port 8000.\n\n"
     "`python -m service serve --bundles my/bundles --port 9000` serves yours.\n\n"
