@@ -2,6 +2,7 @@
 
 import inspect
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -148,7 +149,8 @@ def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) 
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     for prediction in answer.predictions:
-        line = orjson.dumps(prediction, option=orjson.OPT_SERIALIZE_NUMPY)
+        told = {k: v for k, v in asdict(prediction).items() if v is not None}
+        line = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
         sys.stdout.write(line.decode() + "\n")
 
 
