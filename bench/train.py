@@ -50,7 +50,7 @@ class Clock(training.Progress):
 chosen = config.load(config.presets()[{preset!r}])
 changes = {{"training": {{"epochs": {epochs + 1}}}}}
 if not {augment}:
-    changes["augmentation"] = dict.fromkeys(("shift", "rotate", "zoom", "shear", "erase", "noise"), 0)
+    changes["augmentation"] = config.AugmentationConfig().model_dump()
 with TemporaryDirectory() as folder:
     data = datasets.load(chosen.data.source)
     training.fit(data, chosen.update(changes), Run(Path(folder)), progress=Clock())

@@ -3,6 +3,7 @@
 import contextlib
 import sys
 from collections.abc import Iterator
+from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -99,9 +100,13 @@ def train(
             from .runs import Run
 
         dataset, run = choices.dataset(chosen), Run(runs / chosen.name)
+        before = len(run.history()) if resume else 0
         console.console.print(console.summary(dataset, chosen))
         with Bars(chosen.training.epochs) as bars:
             trained = training.fit(dataset, chosen, run, resume=resume, progress=bars)
+        if before == len(trained.history):
+            again = f"python -m model export {run.folder} --output {output}"
+            raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
         if trained.interrupted:
             best = max(entry.epoch for entry in trained.history if entry.best)
             typer.echo(
@@ -166,24 +171,13 @@ def evaluate(
     """
     with _refusing():
         with quiet.imports():
-            from . import console, datasets, evaluation
+            from . import console, evaluation
 
         found = choices.bundle(path)
-        # Cut as it was for training: what it was trained on is no test.
-        record = found.metadata.training
-        dataset = datasets.resolve(
-            source,
-            task=found.metadata.task,
-            test=test,
-            validation=record.validation_fraction,
-            test_fraction=record.test_fraction,
-            seed=record.seed,
-        )
-        if part != "all":
-            dataset = dataset.part(part)
+        dataset = choices.judged(source, part, test, found.metadata)
         figures = evaluation.of_bundle(found, dataset)
         if json:
-            console.console.print_json(data=evaluation.as_json(figures))
+            console.console.print_json(data=asdict(figures))
             return
         title = f"{found.metadata.name}, version {found.metadata.version}: {source}"
         console.console.print(console.figures_table(title, {part: figures}))

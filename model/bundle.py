@@ -183,7 +183,7 @@ def versions(folder: Path) -> list[int]:
     """The version numbers in the folder of a name, lowest first."""
     if not folder.is_dir():
         return []
-    names = (path.name for path in folder.iterdir() if path.is_dir())
+    names = (path.name for path in folder.iterdir() if _folder(path))
     return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
 
@@ -202,11 +202,18 @@ def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def _folder(path: Path) -> bool:
+    """Also a link that leads nowhere, so that reading it says what is wrong."""
+    return path.is_dir() or path.is_symlink()
+
+
 def seal(folder: Path, metadata: Metadata) -> Metadata:
     """Write `bundle.json` with the digests of all files that lie in `folder`."""
     files = {name: _sha256(folder / name) for name in sorted(_files(folder))}
     sealed = metadata.model_copy(update={"files": files})
-    (folder / MARKER).write_text(sealed.model_dump_json(indent=1) + "\n")
+    (folder / MARKER).write_text(
+        sealed.model_dump_json(indent=1) + "\n", encoding="utf-8"
+    )
     return sealed
 
 

@@ -4,10 +4,10 @@ from pathlib import Path
 from typing import Any
 
 from . import bundle as bundles
-from . import config, datasets
+from . import config, datasets, readers
 from .bundle import Bundle, BundleError
 from .config import Config, ConfigError
-from .dataset import Dataset
+from .dataset import PARTS, Dataset
 
 
 def config_of(
@@ -59,6 +59,39 @@ def dataset(chosen: Config) -> Dataset:
         test_fraction=data.test_fraction,
         seed=chosen.training.seed,
     )
+
+
+def judged(
+    source: str, part: str, test: Path | None, metadata: bundles.Metadata
+) -> Dataset:
+    """The sequences that a bundle is to be measured on.
+
+    Raises:
+        ValueError: a part that would have to be cut from other data than that of
+            the training, or anew: what a network was trained on is no test.
+    """
+    record, task = metadata.training, metadata.task
+    if part == "all" and source not in datasets.BUILTIN:
+        return readers.read(Path(source), task=task)
+    dataset = datasets.resolve(
+        source,
+        task=task,
+        test=test,
+        validation=record.validation_fraction,
+        test_fraction=record.test_fraction,
+        seed=record.seed,
+    )
+    if part == "all":
+        return dataset
+    given = source in datasets.BUILTIN or test is not None
+    if not given and dataset.digest != record.data:
+        split = readers.read(Path(source), task=task).split
+        if PARTS.index(part) not in split:
+            raise ValueError(
+                f"{source} names no {part} part, and is not what the bundle was trained"
+                " on: take --part all, or --test FILE as in the training"
+            )
+    return dataset.part(part)
 
 
 def bundle(path: Path) -> Bundle:

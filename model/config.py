@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from . import bundle
+
 PRESETS = Path(__file__).parent / "presets"
 
 
@@ -117,9 +119,7 @@ class AugmentationConfig(_Section):
 class Config(_Section):
     """One training run."""
 
-    name: str = Field(
-        "model", pattern=r"^[a-z0-9][a-z0-9._-]{0,63}$", description="Bundle's name."
-    )
+    name: str = Field("model", pattern=bundle.NAME, description="Bundle's name.")
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()

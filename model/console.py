@@ -4,6 +4,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
@@ -97,9 +98,13 @@ def datasets_table(entries: Iterable[Builtin]) -> Table:
 
 
 def summary(dataset: Dataset, config: Config) -> str:
-    """What is about to be trained, in two lines."""
+    """What is about to be trained, in a few lines."""
     counts = ", ".join(f"{len(dataset.part(p)):,} {p}" for p in PARTS)
     shortest, longest = dataset.lengths.min(), dataset.lengths.max()
+    train = np.unique(dataset.part("train").targets)
+    lacking = [c for code, c in enumerate(dataset.classes) if code not in train]
+    if lacking:
+        counts += f"\nnever seen in training: {', '.join(lacking)}"
     network = config.network
     way = "both directions" if network.bidirectional else "forward"
     return (

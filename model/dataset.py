@@ -156,7 +156,7 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
         raise ValueError(
             f"feature counts differ: {len(train.features)} and {len(test.features)}"
         )
-    features = _unite_features(train.features, test.features)
+    features = unite_features(train.features, test.features)
     if set(test.classes) <= set(train.classes):
         classes = train.classes
     elif set(train.classes) <= set(test.classes):
@@ -177,7 +177,7 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
     )
 
 
-def _unite_features(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
+def unite_features(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
     """Names of columns that are united by position: alike, or given once."""
     default = default_features(len(ours))
     if ours != theirs and default not in (ours, theirs):

@@ -5,13 +5,12 @@ training and an exported bundle are measured by the same code.
 """
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 
 from . import bundle, calibration, reload
-from .dataset import Dataset
+from .dataset import Dataset, unite_features
 
 BATCH = 128
 
@@ -57,6 +56,7 @@ def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
             f"the data has {len(dataset.features)} features,"
             f" the bundle takes {metadata.input.features}"
         )
+    unite_features(metadata.input.names, dataset.features)  # in the same order?
     if not len(dataset):
         raise ValueError("no such part in the data")
     dataset = dataset.reclass(metadata.classes)
@@ -127,11 +127,6 @@ def measure(answers: Answers, classes: tuple[str, ...]) -> Figures:
         by_length=_by_length(answers.lengths, right),
         reliability=calibration.reliability(answers.scores, answers.targets),
     )
-
-
-def as_json(figures: Figures) -> dict[str, Any]:
-    """Every figure as plain values."""
-    return asdict(figures)
 
 
 def _by_length(lengths: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:

@@ -16,8 +16,9 @@ BUCKETS = 8  # lengths that static unrolling compiles a graph for
 def statistics(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray]:
     """Mean and scale [F] that bring frames to zero mean and unit deviation.
 
-    A feature that hardly varies (below a hundredth of the average deviation) is
-    centred and scaled as the average one, so that it can't blow up later.
+    A feature that is mostly constant is scaled by its rare range (to 50) instead,
+    and one that is wholly constant as the average one, so that neither can blow
+    up later. Features may be in very different units: each is judged by itself.
     """
     features = dataset.frames.shape[1]
     if normalise == "none":
@@ -29,7 +30,10 @@ def statistics(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray
         mean = np.full(features, mean.mean())
         average = dataset.frames.std(dtype=np.float64) or 1.0
         deviation = np.full(features, average)
-    deviation = np.where(deviation < 0.01 * average, average, deviation)
+    if normalise == "features":
+        reach = np.abs(dataset.frames - mean).max(0)
+        varies = deviation > 1e-6 * np.abs(mean)
+        deviation = np.where(varies, np.maximum(deviation, reach / 50), average)
     return mean.astype(np.float32), (1 / deviation).astype(np.float32)
 
 

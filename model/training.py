@@ -7,6 +7,7 @@ and resumed ends with the weights that it would have had.
 from dataclasses import dataclass
 
 import keras
+import numpy as np
 import tensorflow as tf
 
 from . import augmentation, pipeline, trainer
@@ -30,6 +31,8 @@ def build(dataset: Dataset, config: Config) -> Network:
     """A fresh network for `dataset`, its weights fixed by the seed."""
     keras.utils.set_random_seed(config.training.seed)
     mean, scale = pipeline.statistics(dataset.part("train"), config.data.normalise)
+    if not (scale > np.finfo(np.float32).tiny).all():
+        raise ConfigError(f"{dataset.name}: numbers too large to be scaled in float32")
     return Network(
         config.network,
         task=dataset.task,
@@ -53,8 +56,8 @@ def fit(
     Ctrl-C ends the run early; the best weights so far are kept and returned.
 
     Raises:
-        ConfigError: an empty part, an augmentation that doesn't fit the data, or a folder to
-            resume from that holds another run.
+        ConfigError: an empty part, an augmentation that doesn't fit the data, or a
+            folder to resume from that holds another run.
         KeyboardInterrupt: before the first epoch was done.
     """
     for part in ("train", "validation"):

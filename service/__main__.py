@@ -133,7 +133,7 @@ def health(url: Url = AT) -> None:
     try:
         with Client(url, timeout=5) as client:
             reasons = client.ready()
-    except (httpx.HTTPError, RequestError) as error:
+    except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
         reasons = [str(error)]
     typer.echo("; ".join(reasons) or "ready")
     raise typer.Exit(1 if reasons else 0)
@@ -141,11 +141,11 @@ def health(url: Url = AT) -> None:
 
 def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) -> None:
     try:
-        frames, named = sequences.read(file)
+        frames, named, k = sequences.read(file)
         with Client(url) as client:
             call = client.classify if task == "classify" else client.label
-            answer = call(frames, model=model or named, top_k=top_k)
-    except (sequences.ReadError, RequestError, httpx.HTTPError) as error:
+            answer = call(frames, model=model or named, top_k=top_k or k)
+    except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     for prediction in answer.predictions:

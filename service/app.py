@@ -1,5 +1,6 @@
 """The application: every part made once, and wired by hand."""
 
+import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
@@ -48,7 +49,8 @@ def create_app(
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         registry.start()  # in the background: the port opens at once
         yield
-        registry.close()
+        # In a thread: a load that is under way must not hold up the loop.
+        await asyncio.to_thread(registry.close)
         predictor.close()
 
     # Its pages bring their scripts along: /docs works without a network.
@@ -66,8 +68,7 @@ def create_app(
     app.include_router(probes.router(registry, metrics))
     app.add_exception_handler(HTTPException, _refuse)
     app.add_middleware(Requests, metrics=metrics)
-    plain = app.openapi
-    app.openapi = lambda: examples.add(plain(), registry)  # type: ignore[method-assign]
+    app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     return app
 
 

@@ -1,6 +1,7 @@
 """Worked examples for OpenAPI, from the bundles' own golden sequences."""
 
 import copy
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -10,8 +11,25 @@ from .registry import Model, Registry
 PATHS = {"classify": "/classify", "label": "/label"}
 
 
-def add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    """A copy of an OpenAPI document with a request for each model in service."""
+def document(
+    plain: Callable[[], dict[str, Any]], registry: Registry
+) -> Callable[[], dict[str, Any]]:
+    """The OpenAPI document with a request for each model in service; made once
+    all of them are."""
+    whole: dict[str, Any] = {}
+
+    def make() -> dict[str, Any]:
+        if not whole:
+            made = _add(plain(), registry)
+            if not registry.ready:
+                return made
+            whole.update(made)
+        return whole
+
+    return make
+
+
+def _add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
     document = copy.deepcopy(document)
     for model in registry.models.values():
         operation = document["paths"][PATHS[model.metadata.task]]["post"]

@@ -4,6 +4,7 @@ import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
 from . import codec
+from .errors import TooLarge
 from .registry import Model, Registry
 from .settings import Settings
 from .work import Answer
@@ -37,6 +38,7 @@ class Predictor:
         return await self._write(model, answers, top_k)
 
     def _read(self, body: bytes, task: str):  # type: ignore[no-untyped-def]
+        self._check_size(body)
         request = codec.decode(body)
         model = self._registry.choose(request.model, task)
         return (
@@ -44,6 +46,15 @@ class Predictor:
             request.top_k,
             codec.arrays(request, model.metadata, self._settings),
         )
+
+    def _check_size(self, body: bytes) -> None:
+        """Refuse what must be over a limit before it is parsed: lists without
+        numbers cost a parser most, and hold the interpreter meanwhile."""
+        features = [m.metadata.input.features for m in self._registry.models.values()]
+        steps = self._settings.max_cells // min(features, default=1)
+        if body.count(b"[") > 1 + self._settings.max_sequences + steps:
+            limit = f"{self._settings.max_cells} numbers in a request"
+            raise TooLarge(f"more steps than could hold at most {limit}")
 
     async def _write(
         self, model: Model, answers: list[Answer], top_k: int | None

@@ -57,7 +57,8 @@ class Registry:
         self.failed = False
         self._settings, self._metrics = settings, metrics
         self._load_engine, self._on_failure = load_engine, on_failure
-        self._done = self._stopping = False
+        self._done = False
+        self._stop = threading.Event()
         self._thread = threading.Thread(
             target=self._load_all, name="loader", daemon=True
         )
@@ -68,18 +69,18 @@ class Registry:
 
     def close(self) -> None:
         """Stop loading, answer what was admitted, and end the schedulers."""
-        self._stopping = True
-        self._thread.join()
+        self._stop.set()
+        self._thread.join(self._settings.grace_seconds)
         for model in self.models.values():
             model.scheduler.stop()
 
     @property
     def ready(self) -> bool:
-        return self._done and not self.failed and not self._stopping
+        return self._done and not self.failed and not self._stop.is_set()
 
     def reasons(self) -> list[str]:
         """Why not everything is ready; empty when it is."""
-        if self._stopping:
+        if self._stop.is_set():
             return ["stopping"]
         waiting = [] if self._done else ["loading the bundles"]
         return [*waiting, *(self.broken.values() if self.failed else ())]
@@ -87,7 +88,9 @@ class Registry:
     @property
     def alive(self) -> bool:
         """No scheduler has died."""
-        return self._stopping or all(m.scheduler.alive for m in self.models.values())
+        return self._stop.is_set() or all(
+            m.scheduler.alive for m in self.models.values()
+        )
 
     def get(self, name: str) -> Model:
         """A model by name.
@@ -110,8 +113,11 @@ class Registry:
         """The model for requests that name none: the setting's, or the first."""
         name = getattr(self._settings, f"default_{task}")
         fitting = [m for m in self.models.values() if m.metadata.task == task]
-        named = [model for model in fitting if model.metadata.name == name]
-        return next(iter(named or fitting), None)
+        if name:
+            fitting = [model for model in fitting if model.metadata.name == name]
+        elif not self._done:
+            return None  # which is the first is not known yet
+        return next(iter(fitting), None)
 
     def choose(self, name: str | None, task: str) -> Model:
         """The model that a request names, or the default of its task.
@@ -126,7 +132,7 @@ class Registry:
                 return model
             if not self._done:
                 raise errors.NotReady("the models are still loading", headers=_SOON)
-            raise errors.UnknownModel(f"no model here is for the task {task}")
+            raise errors.UnknownModel(f"no model here answers /{task} by default")
         model = self.get(name)
         if model.metadata.task != task:
             other = model.metadata.task
@@ -147,7 +153,7 @@ class Registry:
         if not folders and not self.broken:
             self._break(str(root), f"{root}: no bundle found")
         for folder in folders:
-            if self._stopping:
+            if self._stop.is_set():
                 return
             try:
                 self._load(folder)
@@ -173,7 +179,11 @@ class Registry:
 
     def _load(self, folder: Path) -> None:
         found = bundle.read(folder)
+        if self._stop.is_set():
+            return
         loaded = self._load_engine(found, self._settings.threads)
+        if self._stop.is_set():
+            return
         difference = found.golden().difference(loaded.step)
         if not difference <= bundle.TOLERANCE:
             raise BundleError(

@@ -28,6 +28,7 @@ from .work import Answer, Request, Work
 
 log = logging.getLogger(__name__)
 
+EXTREME = 1e6  # deviations from the mean of the training part
 WINDOW = 512  # waiting sequences looked at for like lengths
 
 
@@ -171,7 +172,17 @@ class Scheduler:
             if np.isfinite(answer.probabilities).all():
                 work.finish(answer)
             else:
-                work.fail(ValueError("the network's answer is not finite"))
+                self._not_finite(work)
+
+    def _not_finite(self, work: Work) -> None:
+        """The caller's doing, where its numbers are far beyond those trained on."""
+        scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean
+        if np.abs(scaled * self.metadata.normalisation.scale).max() < EXTREME:
+            work.fail(ValueError("the network's answer is not finite"))
+            return
+        fault = errors.FieldError(f"sequences[{work.place}]", "holds extreme numbers")
+        message = "the network has no finite answer to these numbers"
+        work.refuse(errors.InvalidRequest(message, [fault]))
 
     def _step(self, batch: list[Work]) -> list[Answer]:
         begun = time.perf_counter()

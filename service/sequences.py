@@ -14,8 +14,11 @@ class ReadError(ValueError):
     """A file that holds no sequences; names the file and the reason."""
 
 
-def read(path: Path) -> tuple[list[np.ndarray], str | None]:
-    """The sequences [T, F] of a file, and the model that it names, if any.
+Asked = tuple[list[np.ndarray], str | None, int | None]
+
+
+def read(path: Path) -> Asked:
+    """The sequences [T, F] of a file; and the model and top_k of a request's.
 
     Raises:
         ReadError: no such file, another format, or not numbers.
@@ -35,10 +38,10 @@ def read(path: Path) -> tuple[list[np.ndarray], str | None]:
         raise ReadError(f"{path}: {error}") from None
 
 
-def _read(path: Path) -> tuple[list[np.ndarray], str | None]:
+def _read(path: Path) -> Asked:
     if path.suffix == ".npy":
         with path.open("rb") as file:
-            return [_frames(np.load(file, allow_pickle=False))], None
+            return [_frames(np.load(file, allow_pickle=False))], None, None
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
     if path.suffix == ".csv":
         rows = [row for row in csv.reader(text.splitlines()) if row]
@@ -46,14 +49,18 @@ def _read(path: Path) -> tuple[list[np.ndarray], str | None]:
             list(map(float, rows[0] if rows else []))
         except ValueError:
             rows = rows[1:]  # a header
-        return [_frames([list(map(float, row)) for row in rows])], None
+        return [_frames([list(map(float, row)) for row in rows])], None, None
     if path.suffix in (".jsonl", ".ndjson"):
         lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-        return [_frames(line["frames"]) for line in lines], None
+        return [_frames(line["frames"]) for line in lines], None, None
     value = json.loads(text)
     if isinstance(value, dict):
-        return [_frames(frames) for frames in value["sequences"]], value.get("model")
-    return [_frames(value)], None
+        return (
+            [_frames(frames) for frames in value["sequences"]],
+            value.get("model"),
+            value.get("top_k"),
+        )
+    return [_frames(value)], None, None
 
 
 def _frames(values: Any) -> np.ndarray:

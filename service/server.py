@@ -1,5 +1,6 @@
 """uvicorn, told how to stop."""
 
+import os
 from types import FrameType
 
 import uvicorn
@@ -16,8 +17,8 @@ class Server(uvicorn.Server):
     """
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        # A second signal doesn't wait for requests under way.
-        self.force_exit = self.should_exit
+        if self.should_exit:  # told twice: wait for nothing and nobody
+            os._exit(1)
         self.should_exit = True
 
     def stop(self) -> None:

@@ -52,7 +52,12 @@ class Work:
                 request.future.set_result([request.answers[p] for p in places])
 
     def fail(self, error: Exception) -> None:
+        """Tell the caller that something went wrong, and the log what."""
         failure = errors.InternalError("the network could not compute an answer")
         failure.__cause__ = error
+        self.refuse(failure)
+
+    def refuse(self, failure: errors.ServiceError) -> None:
+        """Tell the caller."""
         with contextlib.suppress(InvalidStateError):
             self.request.future.set_exception(failure)

@@ -166,17 +166,6 @@ class TestTrain:
 
 
 class TestResume:
-    def test_done(self, file, places, made):
-        """Resuming what is done publishes the same weights again, as version 2."""
-        shown = run(
-            "train", file, "--name", "walks", *TINY, "--seed", 5, "--resume", *places
-        ).stdout
-        assert "epoch" not in shown
-        again = bundle.read(made.folder.parent / "2")
-        assert again.metadata.version == "2"
-        ours, theirs = again.golden(), made.golden()
-        np.testing.assert_array_equal(ours.probabilities, theirs.probabilities)
-
     def test_other_settings(self, file, places, made):
         """Other settings are not resumed with."""
         settings = (*TINY, "--seed", 5, "--hidden", 5)
@@ -189,6 +178,13 @@ class TestResume:
             "train", file, "--name", "walks", *TINY, "--seed", 6, "--resume", *places
         )
         assert "other data" in line
+
+    def test_finished(self, file, places, made):
+        """A finished run is not gone on with; how to have its bundle is said."""
+        settings = (*TINY, "--seed", 5)
+        line = refusal("train", file, "--name", "walks", *settings, "--resume", *places)
+        assert "is finished" in line
+        assert "export" in line
 
     def test_nothing(self, file, tmp_path):
         """Where there is no run, none is resumed."""
@@ -231,6 +227,14 @@ class TestEvaluate:
         assert figures["count"] == told["count"]
         assert figures["confusion"] == told["confusion"]
         np.testing.assert_allclose(figures["error"], told["error"], atol=1e-3)
+
+    def test_other_file(self, made, tmp_path):
+        """No test part is cut from data other than that of the training."""
+        path = tmp_path / "other.jsonl"
+        line = {"frames": [[1, 2, 3]], "labels": [made.metadata.classes[0]]}
+        path.write_text(f"{json.dumps(line)}\n" * 30)
+        assert "--part all" in refusal("evaluate", made.folder, path)
+        run("evaluate", made.folder, path, "--part", "all")
 
     def test_all(self, made, file, data):
         """All sequences of a file are judged where that is asked for."""

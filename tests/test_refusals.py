@@ -395,6 +395,11 @@ class TestLimits:
         assert paths == ([path] if path else [])
         assert_answers(limited)
 
+    def test_lists_without_numbers(self, limited, task):
+        """A body of empty steps is refused before it costs a parser's time."""
+        body = {"sequences": [[[]] * 500]}
+        self.over(limited, task, body, LIMITS["max_cells"])
+
     def test_sequences(self, limited, task):
         """As many sequences as allowed are answered, one more is refused."""
         body = {"sequences": [[FRAME]] * 4}

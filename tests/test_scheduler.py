@@ -433,6 +433,16 @@ class TestFaults:
                     assert_belongs(future.result(SECONDS)[0], 6, float(number), task)
             made.settled()
 
+    def test_extreme_numbers(self):
+        """Numbers so large that the network overflows are the caller's mistake."""
+        with scene() as made:
+            made.engine.hook = lambda frames, lengths: np.full(
+                (len(lengths), 2), np.nan
+            )
+            error = made.submit((3, 3e38)).exception(SECONDS)
+            assert isinstance(error, errors.InvalidRequest)
+            assert error.errors[0].path == "sequences[0]"
+
     def test_not_finite_in_the_padding(self):
         """What the engine says of steps past the end harms nobody."""
         with scene(FakeEngine("label")) as made:

@@ -1,10 +1,10 @@
 """The service's own API: classify, label, and the models."""
 
+import mimetypes
 from pathlib import PurePosixPath
 from typing import Any
 
 from fastapi import APIRouter, Request, Response
-from starlette.responses import FileResponse
 from starlette.status import HTTP_200_OK
 
 from model import bundle
@@ -63,17 +63,19 @@ def router(predictor: Predictor, registry: Registry, settings: Settings) -> APIR
 
     @api.get(
         "/models/{name}/report/{file}",
-        response_class=FileResponse,
+        response_class=Response,
         responses=schemas.problems(404, 503),
         tags=["models"],
     )
-    async def report(name: str, file: str) -> FileResponse:
+    async def report(name: str, file: str) -> Response:
         """A plot, the figures (metrics.json) or the card (card.md) of a model."""
         found = registry.get(name)
         # Only what the bundle lists: a name can't lead out of its folder.
         for path in _report(found):
             if path.name == file:
-                return FileResponse(found.bundle.folder / path)
+                content = (found.bundle.folder / path).read_bytes()
+                kind = mimetypes.guess_type(file)[0] or "text/plain"
+                return Response(content, media_type=kind)
         raise NotFound("the model's report has no such file")
 
     return api
