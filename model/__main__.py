@@ -100,11 +100,10 @@ def train(
             from .runs import Run
 
         dataset, run = choices.dataset(chosen), Run(runs / chosen.name)
-        before = len(run.history()) if resume else 0
         console.console.print(console.summary(dataset, chosen))
         with Bars(chosen.training.epochs) as bars:
             trained = training.fit(dataset, chosen, run, resume=resume, progress=bars)
-        if before == len(trained.history):
+        if trained.finished_before:
             again = f"python -m model export {run.folder} --output {output}"
             raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
         if trained.interrupted:
@@ -205,11 +204,6 @@ def _refusing() -> Iterator[None]:
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    except RuntimeError as error:
-        if type(error).__name__ != "ExportError":
-            raise
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         raise typer.Exit(130) from None

@@ -20,7 +20,7 @@ from .network import Network
 GOLDEN_SEQUENCES = 8
 
 
-class ExportError(RuntimeError):
+class ExportError(ValueError):
     """An exported format that doesn't answer as the live network does."""
 
 

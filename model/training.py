@@ -24,7 +24,13 @@ class Trained:
 
     network: Network
     history: list[Epoch]
+    resumed: int  # epochs of the history that were done before
     interrupted: bool
+
+    @property
+    def finished_before(self) -> bool:
+        """There was nothing left to train."""
+        return not self.interrupted and 0 < self.resumed == len(self.history)
 
 
 def build(dataset: Dataset, config: Config) -> Network:
@@ -71,7 +77,7 @@ def fit(
     epochs = _Epochs(dataset, config, run, progress or Progress())
     if resume:
         epochs.restore()
-    interrupted = False
+    resumed, interrupted = len(epochs.history), False
     try:
         while not epochs.over():
             epochs.next()
@@ -80,7 +86,7 @@ def fit(
             raise
         interrupted = True
     run.restore_best(epochs.network)
-    return Trained(epochs.network, epochs.history, interrupted)
+    return Trained(epochs.network, epochs.history, resumed, interrupted)
 
 
 class _Epochs:

@@ -3,6 +3,8 @@
 import asyncio
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
+
 from . import codec
 from .errors import TooLarge
 from .registry import Model, Registry
@@ -37,7 +39,9 @@ class Predictor:
         answers = await asyncio.wrap_future(model.scheduler.submit(sequences))
         return await self._write(model, answers, top_k)
 
-    def _read(self, body: bytes, task: str):  # type: ignore[no-untyped-def]
+    def _read(
+        self, body: bytes, task: str
+    ) -> tuple[Model, int | None, list[np.ndarray]]:
         self._check_size(body)
         request = codec.decode(body)
         model = self._registry.choose(request.model, task)

@@ -172,6 +172,7 @@ class TestRepeats:
         told = Told()
         again = training.fit(data, config, whole[1], resume=True, progress=told)
         assert told.epochs == []
+        assert again.finished_before
         assert_same_weights(again.network, whole[0].network)
         assert again.history == whole[0].history
 
@@ -255,8 +256,12 @@ class TestInterrupt:
         anew = training.build(data, config)
         run.restore_best(anew)
         assert_same_weights(anew, stopped.network)
+        cut = Cut(KeyboardInterrupt(), 3, batch=1)
+        again = training.fit(data, config, run, resume=True, progress=cut)
+        assert (again.interrupted, again.finished_before) == (True, False)
         resumed = training.fit(data, config, run, resume=True)
         assert_same_weights(resumed.network, whole[0].network)
+        assert not resumed.finished_before
 
     def test_before_the_first_epoch(self, data, config, tmp_path, monkeypatch):
         """Ctrl-C before an epoch is done has nothing to keep, and says so."""
