@@ -1,5 +1,5 @@
-# Two images from one file: `slim` (ONNX engine only) and `full` (with TensorFlow,
-# the default). Nothing is compiled: every dependency is a wheel of the hash lock.
+# Two images from one file: `slim` (the default: ONNX engine, no TensorFlow) and `full`
+# (both engines). Nothing is compiled: every dependency is a wheel of the hash lock.
 ARG PYTHON=3.13
 
 FROM python:${PYTHON}-slim AS wheels-slim
@@ -26,15 +26,15 @@ HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 \
 ENTRYPOINT ["python", "-m", "service"]
 CMD ["serve"]
 
-FROM base AS slim
-COPY --from=wheels-slim /venv /venv
+FROM base AS full
+COPY --from=wheels-full /venv /venv
 COPY model/__init__.py model/bundle.py model/golden.py model/quiet.py model/
 COPY service service
 COPY bundles bundles
 USER 10001
 
-FROM base AS full
-COPY --from=wheels-full /venv /venv
+FROM base AS slim
+COPY --from=wheels-slim /venv /venv
 COPY model/__init__.py model/bundle.py model/golden.py model/quiet.py model/
 COPY service service
 COPY bundles bundles

@@ -1,6 +1,6 @@
 # `make serve`, `make test`: each sets up .venv from the hash lock first, once.
 
-PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11; do \
+PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
@@ -8,10 +8,10 @@ PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test check train bench lock clean
+.PHONY: help serve test slow check train bench bench-train invariance lock clean
 
 help: ## show this list
-	@grep -hE '^[a-z]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 10
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/ready: requirements/dev.lock
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
@@ -26,6 +26,9 @@ serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
 test: .venv/ready ## run the default test suite
 	$(BIN)/python -m pytest
 
+slow: .venv/ready ## run the tests that take minutes: memory, invariance under load
+	$(BIN)/python -m pytest -m slow
+
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -36,7 +39,10 @@ train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 		$(BIN)/python -m model train $$preset || exit 1; \
 	done
 
-bench: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
+bench: .venv/ready ## throughput and latency beside other servers (half an hour)
+	$(BIN)/python -m bench.serve $(if $(LITSERVE),--litserve $(LITSERVE)) $(if $(BENTOML),--bentoml $(BENTOML))
+
+bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py
 
 lock: .venv/ready ## resolve the dependencies of pyproject.toml anew

@@ -30,6 +30,12 @@ Folder = Annotated[
     Path,
     typer.Argument(help="Folder of a bundle, or of its versions.", metavar="BUNDLE"),
 ]
+Int8 = Annotated[
+    bool,
+    typer.Option(
+        "--int8", help="Add a network with int8 weights, twice as fast; LSTM only."
+    ),
+]
 Output = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 FORMATS = """
 files of your own, by their ending:
@@ -75,6 +81,7 @@ def train(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with a run that was cut off.")
     ] = False,
+    int8: Int8 = False,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -95,10 +102,12 @@ def train(
     with _refusing():
         chosen = choices.config_of(source, preset, settings, name, flags)
         with quiet.imports():
-            from . import console, publish, training
+            from . import console, publish, quantise, training
             from .progress import Bars
             from .runs import Run
 
+        if int8:
+            quantise.check(chosen.network.cell)
         dataset, run = choices.dataset(chosen), Run(runs / chosen.name)
         console.console.print(console.summary(dataset, chosen))
         with Bars(chosen.training.epochs) as bars:
@@ -117,7 +126,7 @@ def train(
             )
             raise typer.Exit(130)
         published = publish.publish(
-            trained.network, trained.history, dataset, chosen, output
+            trained.network, trained.history, dataset, chosen, output, int8=int8
         )
         console.published(*published)
 
@@ -126,6 +135,7 @@ def train(
 def export(
     run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
     output: Output = Path("bundles"),
+    int8: Int8 = False,
 ) -> None:
     """Write the bundle of a run's best weights, also of one that was cut off.
 
@@ -133,18 +143,22 @@ def export(
     """
     with _refusing():
         with quiet.imports():
-            from . import console, publish, training
+            from . import console, publish, quantise, training
             from .runs import Run
 
         folder = Run(run)
         chosen, digest = folder.config()
+        if int8:
+            quantise.check(chosen.network.cell)
         dataset = choices.dataset(chosen)
         if dataset.digest != digest:
             raise config.ConfigError(f"{run}: the data has changed since the training")
         network = training.build(dataset, chosen)
         folder.restore_best(network)
         history = folder.history()
-        console.published(*publish.publish(network, history, dataset, chosen, output))
+        console.published(
+            *publish.publish(network, history, dataset, chosen, output, int8=int8)
+        )
 
 
 @app.command()

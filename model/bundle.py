@@ -4,6 +4,7 @@
       saved_model.pb  variables/  fingerprint.pb     a TensorFlow SavedModel
       assets.extra/
         network.onnx      the same network for ONNX Runtime
+        network.int8.onnx the same with int8 weights, where the export asked for it
         golden.npz        inputs and the answers that any engine must reproduce
         report/           plots, metrics.json and the card
         bundle.json       `Metadata`; written last, so a folder without it is
@@ -33,6 +34,7 @@ FORMAT: Literal[1] = 1
 EXTRA = Path("assets.extra")
 MARKER = EXTRA / "bundle.json"
 NETWORK = EXTRA / "network.onnx"
+INT8 = EXTRA / "network.int8.onnx"
 GOLDEN = EXTRA / "golden.npz"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -71,6 +73,18 @@ class Part(_Part):
     calibration_error: float
 
 
+class Quantised(_Part):
+    """What int8 weights change, on the test part (or, without one, validation)."""
+
+    part: str
+    error: float = Field(description="In percent; of the network itself: `Training`.")
+    calibration_error: float
+    same_class: float = Field(description="In percent of the rows.")
+    largest: float = Field(description="Change of a probability, sequences alone.")
+    mates: float = Field(description="Change of a probability by batch mates.")
+    bound: float = Field(description="Largest difference from the golden answers.")
+
+
 class Training(_Part):
     """Where the weights come from."""
 
@@ -106,6 +120,7 @@ class Metadata(_Part):
     normalisation: Normalisation
     temperature: float = Field(gt=0)
     training: Training
+    int8: Quantised | None = None
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
 
     @model_validator(mode="after")

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from . import quantise
 from .bundle import Metadata
 from .evaluation import Figures
 
@@ -53,8 +54,9 @@ def text(
         _mistakes(metadata, parts[shown], shown),
         _call(metadata),
         _limits(metadata, parts),
+        quantise.section(metadata),
     ]
-    return "\n\n".join(sections) + "\n"
+    return "\n\n".join(filter(None, sections)) + "\n"
 
 
 def _head(metadata: Metadata) -> str:

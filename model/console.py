@@ -81,6 +81,8 @@ def bundle_table(found: Bundle) -> Table:
     }
     for part, figures in record.parts.items():
         rows[f"{part} error"] = f"{figures.error:.2f} % of {figures.count:,}"
+    if metadata.int8:
+        rows["int8"] = f"{metadata.int8.part} error {metadata.int8.error:.2f} %"
     table = _table(str(found.folder), show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

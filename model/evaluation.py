@@ -69,16 +69,18 @@ def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
     return measure(answer(dataset, scorer), metadata.classes)
 
 
-def answer(dataset: Dataset, scorer: Callable[..., np.ndarray]) -> Answers:
-    """Score each sequence.
+def answer(
+    dataset: Dataset, scorer: Callable[..., np.ndarray], batch: int = BATCH
+) -> Answers:
+    """Score each sequence, `batch` of like length at a time.
 
     Args:
         scorer: frames [B, T, F], lengths [B] -> [B, C] or [B, T, C].
     """
     order = np.argsort(dataset.lengths, kind="stable")
     scores = [np.empty(0)] * len(dataset)
-    for start in range(0, len(order), BATCH):
-        rows = order[start : start + BATCH]
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
         frames, lengths = pad([dataset.sequence(row) for row in rows])
         results = np.asarray(scorer(frames, lengths))
         for row, result, length in zip(rows, results, lengths, strict=True):

@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from . import bundle, evaluation, onnx_graph, reload
+from . import bundle, evaluation, onnx_graph, quantise, reload
 from .bundle import Metadata
 from .dataset import Dataset
 from .golden import Golden, Step
@@ -32,6 +32,7 @@ def export(
     describe: Callable[[str], Metadata],
     report: Callable[[Path, Metadata], None],
     seed: int = 0,
+    int8: str | None = None,
 ) -> Path:
     """Write the next version of a bundle under `root`; its folder.
 
@@ -39,11 +40,16 @@ def export(
         dataset: gives the golden answers' inputs.
         describe: version -> what `bundle.json` is to say.
         report: writes the report into a folder.
+        int8: writes an int8 network too, measured on `dataset`, which is this part
+            of the data.
 
     Raises:
         ExportError: a format differs by more than `bundle.TOLERANCE`.
+        QuantisationError: int8 weights change too much.
     """
     name = describe("1").name
+    if int8:
+        quantise.check(network.config.cell)
     stepper = network.stepper()
     with bundle.writing(root, name) as (folder, version):
         save(stepper, folder)
@@ -54,6 +60,10 @@ def export(
         compare(folder, live, stepper, golden, seed)
         golden.save(folder / bundle.GOLDEN)
         metadata = describe(version)
+        if int8:
+            quantise.write(folder)
+            change = quantise.measure(folder, metadata, golden, int8, dataset)
+            metadata = metadata.model_copy(update={"int8": change})
         (folder / bundle.REPORT).mkdir()
         report(folder / bundle.REPORT, metadata)
         bundle.seal(folder, metadata)

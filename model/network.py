@@ -13,6 +13,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
+from . import recurrence
 from .config import NetworkConfig
 from .dataset import Task
 
@@ -99,13 +100,12 @@ class Network(keras.Model):  # type: ignore[misc]
             length 0 keeps its state.
         """
         x = self._normalised(frames, lengths)
-        mask = tf.sequence_mask(lengths, tf.shape(frames)[1])
         vectors = 2 if self.config.cell == "lstm" else 1
         before = tf.split(state, self.config.layers * vectors, 1)
         after = []
         for index, (layer,) in enumerate(self.encoder):
             initial = before[index * vectors : (index + 1) * vectors]
-            x, *final = layer(x, mask=mask, initial_state=initial)
+            x, final = recurrence.run(layer, x, lengths, initial)
             after += final
         last = after[-vectors]  # [B, H], the top layer's hidden vector
         logits = self.head(x if self.task == "label" else last)

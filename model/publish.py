@@ -20,15 +20,21 @@ def publish(
     dataset: Dataset,
     config: Config,
     root: Path,
+    *,
+    int8: bool = False,
 ) -> tuple[Path, dict[str, Figures]]:
     """Fit the temperature on the validation part, measure every part, and write
     the next version of the bundle.
+
+    Args:
+        int8: write a network with int8 weights too.
 
     Returns:
         the bundle's folder, and the figures of each part.
 
     Raises:
         ExportError: an exported format doesn't answer as the network does.
+        QuantisationError: int8 weights change too much.
     """
     parts = {name: dataset.part(name) for name in PARTS}
     answers = {
@@ -49,14 +55,15 @@ def publish(
     def write(folder: Path, metadata: Metadata) -> None:
         report.write(folder, metadata, report.Report(history, after, before))
 
-    sample = parts["test"] if len(parts["test"]) else parts["validation"]
+    judge = "test" if len(parts["test"]) else "validation"
     folder = export.export(
         network,
-        sample,
+        parts[judge],
         root,
         describe=describe,
         report=write,
         seed=config.training.seed,
+        int8=judge if int8 else None,
     )
     return folder, after
 

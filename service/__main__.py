@@ -6,12 +6,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any
 
-import httpx
-import orjson
 import typer
 
-from . import sequences
-from .client import Client, RequestError
 from .settings import PREFIX, Settings, SettingsError, load
 
 BROKEN = 3  # exit code: a bundle that must be served can't be
@@ -53,6 +49,9 @@ def serve(**flags: Any) -> None:
     except SettingsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
+    from . import launch
+
+    launch.prepare()  # beside what is imported here
     from . import app as application
     from . import logs, server
 
@@ -63,7 +62,7 @@ def serve(**flags: Any) -> None:
         running.run()
     except SystemExit:  # uvicorn's own: it could not listen
         raise typer.Exit(1) from None
-    if made.state.registry.failed:
+    if made.registry.failed:
         raise typer.Exit(BROKEN)
 
 
@@ -130,6 +129,10 @@ def label(
 @app.command()
 def health(url: Url = AT) -> None:
     """Say whether the service is ready; exit code 1 when it is not."""
+    import httpx
+
+    from .client import Client, RequestError
+
     try:
         with Client(url, timeout=5) as client:
             reasons = client.ready()
@@ -140,6 +143,12 @@ def health(url: Url = AT) -> None:
 
 
 def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) -> None:
+    import httpx
+    import orjson
+
+    from . import sequences
+    from .client import Client, RequestError
+
     try:
         frames, named, k = sequences.read(file)
         with Client(url) as client:

@@ -1,7 +1,7 @@
 """The application: every part made once, and wired by hand."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
@@ -10,12 +10,15 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
+from starlette.types import Receive, Scope, Send
 
-from . import engine, errors, examples
+from . import errors, examples, launch
+from .launch import Launch
 from .metrics import Metrics
+from .pool import Pool
 from .predictor import Predictor
-from .registry import LoadEngine, Registry
-from .requests import Requests
+from .registry import Registry
+from .requests import Direct, Requests
 from .routes import native, probes
 from .settings import Settings
 
@@ -27,31 +30,61 @@ step. The examples below run as they stand.
 """
 
 
+class Service:
+    """The ASGI application, and what it serves.
+
+    The paths in `direct` go past the framework: what FastAPI does around an endpoint
+    costs as much as to parse a body.
+    """
+
+    def __init__(
+        self,
+        api: FastAPI,
+        direct: Mapping[str, Direct],
+        metrics: Metrics,
+        registry: Registry,
+    ):
+        self.api, self.registry = api, registry
+        self._direct = direct
+        self._front = Requests(api, metrics, direct)
+
+    def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        if (
+            scope["type"] == "http"
+            and scope["method"] == "POST"
+            and scope["path"] in self._direct
+        ):
+            return self._front(scope, receive, send)
+        return self.api(scope, receive, send)
+
+
 def create_app(
     settings: Settings,
     *,
-    load_engine: LoadEngine = engine.load,
+    start: Launch = launch.process,
     on_failure: Callable[[], None] = lambda: None,
-) -> FastAPI:
+) -> Service:
     """The ASGI application.
 
     Args:
-        load_engine: makes the engine of a bundle.
+        start: starts a worker.
         on_failure: called when a bundle is broken and must not be.
     """
     metrics = Metrics()
-    registry = Registry(
-        settings, metrics, load_engine=load_engine, on_failure=on_failure
-    )
+    pool = Pool(settings, metrics, start)
+    pool.start()  # first: while a worker starts, the rest of us is imported and made
+    registry = Registry(settings, metrics, pool, on_failure=on_failure)
     predictor = Predictor(registry, settings)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        await pool.attach()
+        predictor.start()
         registry.start()  # in the background: the port opens at once
         yield
         # In a thread: a load that is under way must not hold up the loop.
         await asyncio.to_thread(registry.close)
-        predictor.close()
+        await asyncio.to_thread(predictor.close)
 
     # Its pages bring their scripts along: /docs works without a network.
     kind = FastAPIOffline if settings.docs else FastAPI
@@ -63,13 +96,13 @@ def create_app(
         redirect_slashes=False,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.state.registry = registry
-    app.include_router(native.router(predictor, registry, settings))
+    app.include_router(native.router(registry))
     app.include_router(probes.router(registry, metrics))
     app.add_exception_handler(HTTPException, _refuse)
-    app.add_middleware(Requests, metrics=metrics)
+    app.add_middleware(Requests, metrics=metrics, direct={})
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
-    return app
+    direct = native.predictions(predictor, settings)
+    return Service(app, direct, metrics, registry)
 
 
 def _refuse(request: Request, error: Exception) -> NoReturn:

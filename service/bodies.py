@@ -1,18 +1,22 @@
 """Read a request's body within limits, and notice when its caller goes."""
 
 import asyncio
-from collections.abc import Awaitable
-from contextlib import suppress
-from typing import TypeVar
+from typing import Any
 
-from starlette.requests import ClientDisconnect, Request
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope
 
 from .errors import TooLarge, UnsupportedMedia
 
-T = TypeVar("T")
+# Most answers are there sooner; to watch a connection costs as much as to answer it.
+PATIENCE_SECONDS = 0.05
 
 
-async def read_json(request: Request, limit: int) -> bytes:
+# curl -d and many small clients say a form when they mean nothing.
+KINDS = (b"application/json", b"application/x-www-form-urlencoded", b"")
+
+
+async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
     """The raw bytes of a JSON body.
 
     Raises:
@@ -20,44 +24,106 @@ async def read_json(request: Request, limit: int) -> bytes:
         TooLarge: over `limit` bytes; nothing more is read then.
         ClientDisconnect: the caller went before the body was whole.
     """
-    kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
-    # curl -d and many small clients say a form when they mean nothing.
-    if kind not in ("application/json", "application/x-www-form-urlencoded", ""):
+    kind, coding, length = b"", b"identity", b""
+    for name, value in reversed(scope["headers"]):  # of several the first counts
+        if name == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding":
+            coding = value.strip().lower()
+        elif name == b"content-length":
+            length = value
+    if kind not in KINDS:
         accept = {"Accept": "application/json"}
         raise UnsupportedMedia("Content-Type must be application/json", headers=accept)
-    coding = request.headers.get("content-encoding", "identity").strip().lower()
-    if coding != "identity":
+    if coding != b"identity":
         accept = {"Accept-Encoding": "identity"}
         raise UnsupportedMedia("Content-Encoding must be identity", headers=accept)
-    too_large = TooLarge(f"at most {limit} bytes in a body")
-    length = request.headers.get("content-length", "")
-    if length.isdecimal() and int(length) > limit:
-        raise too_large
-    parts, size = [], 0
-    async for part in request.stream():
+    too_large = f"at most {limit} bytes in a body"
+    if length.isdigit() and int(length) > limit:
+        raise TooLarge(too_large)
+    parts, size, more = [], 0, True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientDisconnect
+        part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise too_large
+            raise TooLarge(too_large)
         parts.append(part)
-    return b"".join(parts)
+        more = message.get("more_body", False)
+    return parts[0] if len(parts) == 1 else b"".join(parts)
 
 
-async def while_connected(request: Request, work: Awaitable[T]) -> T:
-    """The result of `work`, which is cancelled when the caller goes.
+class Callers:
+    """Those who wait for an answer: what is done for one that goes is cancelled."""
 
-    Raises:
-        ClientDisconnect: the caller went first.
-    """
-    task = asyncio.ensure_future(work)
-    # The body has been read: what comes next can only be the end.
-    gone = asyncio.ensure_future(request.receive())
-    try:
-        await asyncio.wait((task, gone), return_when=asyncio.FIRST_COMPLETED)
-        if task.done():
-            return task.result()
-        raise ClientDisconnect
-    finally:
-        for one in (task, gone):
-            one.cancel()
-        with suppress(asyncio.CancelledError):
-            await gone
+    def __init__(self) -> None:
+        self._waiting: dict[Waiting, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def waiting(self, receive: Receive) -> "Waiting":
+        """A context in which the current task is cancelled when its caller goes.
+
+        Raises:
+            ClientDisconnect: at its end, if the caller went.
+        """
+        return Waiting(self, receive)
+
+    def add(self, one: "Waiting") -> None:
+        self._waiting[one] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
+
+    def discard(self, one: "Waiting") -> None:
+        self._waiting.pop(one, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for one in list(self._waiting):
+            if one.since + PATIENCE_SECONDS > now:
+                self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
+                return
+            self.discard(one)
+            one.watch()
+
+
+class Waiting:
+    """One of them."""
+
+    def __init__(self, callers: Callers, receive: Receive):
+        self._callers, self._receive = callers, receive
+        self._gone: asyncio.Future[Message] | None = None
+        self._over = self._cancelled = False
+
+    def __enter__(self) -> None:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self.since = task, asyncio.get_running_loop().time()
+        self._callers.add(self)
+
+    def watch(self) -> None:
+        # The body has been read: what comes next can only be the end.
+        self._gone = asyncio.ensure_future(self._receive())
+        self._gone.add_done_callback(self._end)
+
+    def _end(self, ended: "asyncio.Future[Message]") -> None:
+        # Also when it goes in the very moment in which it is answered.
+        if not self._over and not ended.cancelled():
+            self._cancelled = True
+            self._task.cancel()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self._callers.discard(self)
+        self._over = True
+        if self._gone is not None:
+            self._gone.cancel()
+        if (
+            self._cancelled
+            and kind is asyncio.CancelledError
+            and not self._task.uncancel()
+        ):
+            raise ClientDisconnect from None

@@ -16,7 +16,6 @@ from model.bundle import Metadata
 
 from .errors import MAX_ERRORS, FieldError, InvalidJson, InvalidRequest, TooLarge
 from .settings import Settings
-from .work import Answer
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -54,15 +53,15 @@ def decode(body: bytes) -> Body:
         raise InvalidJson(str(error)) from None
 
 
-def arrays(body: Body, metadata: Metadata, settings: Settings) -> list[np.ndarray]:
-    """The sequences [T, F] float32 of a request to a model.
+def arrays(body: Body, features: int, settings: Settings) -> list[np.ndarray]:
+    """The sequences [T, F] float32 of a request to a model of so many features.
 
     Raises:
         TooLarge: over a limit on sequences, steps or numbers.
         InvalidRequest: no sequence, no step, another feature count, or a number
             that is not finite in float32; names each path.
     """
-    sequences, features = body.sequences, metadata.input.features
+    sequences = body.sequences
     if len(sequences) > settings.max_sequences:
         raise TooLarge(f"at most {settings.max_sequences} sequences in a request")
     steps = [len(sequence) for sequence in sequences]
@@ -91,7 +90,7 @@ def arrays(body: Body, metadata: Metadata, settings: Settings) -> list[np.ndarra
     if wrong:
         told = min(count, MAX_ERRORS)
         raise InvalidRequest(
-            f"{metadata.name} can't take this",
+            "the model can't take this",
             wrong,
             error_count=len(wrong) - told + count,
         )
@@ -127,16 +126,14 @@ def _faults(
                 yield (step, place), "must be finite in float32"
 
 
-def encode(metadata: Metadata, answers: list[Answer], top_k: int | None) -> bytes:
+def encode(metadata: Metadata, answers: list[np.ndarray], top_k: int | None) -> bytes:
     """The answer's JSON; numbers are written straight from the arrays."""
     one = _sequence if metadata.task == "classify" else _steps
     body = {
         "model": metadata.name,
         "version": metadata.version,
         "classes": metadata.classes,
-        "predictions": [
-            one(answer.probabilities, metadata.classes, top_k) for answer in answers
-        ],
+        "predictions": [one(answer, metadata.classes, top_k) for answer in answers],
     }
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 

@@ -1,5 +1,7 @@
 """The models in service: found, verified, loaded, warmed, and closed."""
 
+import gc
+import itertools
 import logging
 import threading
 import time
@@ -7,30 +9,28 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-import numpy as np
-
 from model import bundle
 from model.bundle import Bundle, BundleError, Metadata
 
-from . import engine, errors
-from .engine import Engine
+from . import errors
+from .admission import Admission
+from .messages import Loaded
 from .metrics import Metrics
-from .scheduler import Scheduler
+from .pool import Pool
 from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-LoadEngine = Callable[[Bundle, int], Engine]
-WARM_LENGTHS = (1, 16, 128)
+TASKS = ("classify", "label")
 
 
 @dataclass(frozen=True, slots=True)
 class Model:
-    """A bundle whose engine has given its golden answers."""
+    """A bundle whose engine has given its golden answers in every worker."""
 
     bundle: Bundle
-    engine: Engine
-    scheduler: Scheduler
+    loaded: Loaded
+    admission: Admission
 
     @property
     def metadata(self) -> Metadata:
@@ -44,8 +44,8 @@ class Registry:
         self,
         settings: Settings,
         metrics: Metrics,
+        pool: Pool,
         *,
-        load_engine: LoadEngine = engine.load,
         on_failure: Callable[[], None] = lambda: None,
     ):
         """
@@ -54,9 +54,12 @@ class Registry:
         """
         self.models: dict[str, Model] = {}
         self.broken: dict[str, str] = {}
+        # By task: how many features its models take; under None the default's.
+        self.features: dict[str, dict[str | None, int]] = {t: {} for t in TASKS}
         self.failed = False
         self._settings, self._metrics = settings, metrics
-        self._load_engine, self._on_failure = load_engine, on_failure
+        self._pool, self._on_failure = pool, on_failure
+        self._numbers = itertools.count()
         self._done = False
         self._stop = threading.Event()
         self._thread = threading.Thread(
@@ -68,11 +71,11 @@ class Registry:
         self._thread.start()
 
     def close(self) -> None:
-        """Stop loading, answer what was admitted, and end the schedulers."""
+        """Stop loading, and end the workers."""
         self._stop.set()
-        self._thread.join(self._settings.grace_seconds)
-        for model in self.models.values():
-            model.scheduler.stop()
+        self._pool.close()
+        if self._thread.ident is not None:
+            self._thread.join(self._settings.grace_seconds)
 
     @property
     def ready(self) -> bool:
@@ -87,10 +90,8 @@ class Registry:
 
     @property
     def alive(self) -> bool:
-        """No scheduler has died."""
-        return self._stop.is_set() or all(
-            m.scheduler.alive for m in self.models.values()
-        )
+        """Requests can be answered, or will be soon."""
+        return self._stop.is_set() or self._pool.alive
 
     def get(self, name: str) -> Model:
         """A model by name.
@@ -158,6 +159,8 @@ class Registry:
             try:
                 self._load(folder)
             except BundleError as error:
+                if self._stop.is_set():
+                    return
                 self._break(folder.parent.name, str(error))
             except Exception as error:
                 log.debug("load failed", exc_info=True)
@@ -168,10 +171,14 @@ class Registry:
         # Nothing to serve is a failure, whatever the setting says.
         self.failed = self.failed or not self.models
         self._done = True
+        self._count_features()  # the defaults are known now
         if self.failed:
             self._on_failure()
             return
         self._metrics.ready.set(1)
+        # What is there stays: no need to look through it for garbage ever again.
+        gc.collect()
+        gc.freeze()
         seconds = time.perf_counter() - begun
         log.info(
             "ready", extra={"models": list(self.models), "seconds": round(seconds, 2)}
@@ -181,29 +188,44 @@ class Registry:
         found = bundle.read(folder)
         if self._stop.is_set():
             return
-        loaded = self._load_engine(found, self._settings.threads)
-        if self._stop.is_set():
-            return
-        difference = found.golden().difference(loaded.step)
-        if not difference <= bundle.TOLERANCE:
-            raise BundleError(
-                f"{folder}: {loaded.name} misses the golden answers by {difference:.1e}"
-            )
-        _warm(loaded, found.metadata)
-        scheduler = Scheduler(loaded, found.metadata, self._settings, self._metrics)
         name, version = found.metadata.name, found.metadata.version
         if name in self.models:
             raise BundleError(f"{folder}: another bundle is named {name} too")
-        scheduler.start()
+        number = next(self._numbers)
+        loaded = self._pool.load(number, str(folder))
+        admission = Admission(
+            self._pool, number, found.metadata, self._settings, self._metrics
+        )
         # A new one: others may be looking through the old one.
-        self.models = {**self.models, name: Model(found, loaded, scheduler)}
-        self._metrics.model_info.labels(name, version, loaded.name, found.digest).set(1)
+        self.models = {**self.models, name: Model(found, loaded, admission)}
+        self._count_features()
+        told = (loaded.engine, loaded.precision)
+        self._metrics.model_info.labels(name, version, *told, found.digest).set(1)
         log.info(
-            "loaded", extra={"model": name, "version": version, "engine": loaded.name}
+            "loaded",
+            extra={
+                "model": name,
+                "version": version,
+                "engine": told[0],
+                "precision": told[1],
+                "reason": loaded.reason,
+            },
         )
 
+    def _count_features(self) -> None:
+        for task in TASKS:
+            taken: dict[str | None, int] = {
+                name: model.metadata.input.features
+                for name, model in self.models.items()
+                if model.metadata.task == task
+            }
+            default = self.default(task)
+            if default is not None:
+                taken[None] = default.metadata.input.features
+            self.features[task] = taken
+
     def _check_defaults(self) -> None:
-        for task in ("classify", "label"):
+        for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
             model = self.models.get(name)
             if name and (model is None or model.metadata.task != task):
@@ -220,15 +242,3 @@ class Registry:
 
 
 _SOON = {"Retry-After": "1"}
-
-
-def _warm(loaded: Engine, metadata: Metadata) -> None:
-    """Run once at small and large sizes, so that the first caller doesn't wait
-    for allocations and first-use compilations."""
-    for rows in (1, 8):
-        for steps in WARM_LENGTHS:
-            loaded.step(
-                np.zeros((rows, steps, metadata.input.features), np.float32),
-                np.full(rows, steps, np.int32),
-                np.zeros((rows, metadata.state_size), np.float32),
-            )

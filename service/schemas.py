@@ -96,6 +96,8 @@ class Summary(BaseModel):
     task: str
     default: bool = Field(description="Answers requests that name no model.")
     engine: str
+    precision: str
+    engine_reason: str = Field(description="Why this engine serves it.")
     digest: str = Field(description="SHA-256 of the bundle.")
     cell: str
     layers: int

@@ -33,8 +33,18 @@ class Settings(BaseSettings):
     default_label: str = Field(
         "", description="Model of /label when none is named; else the first."
     )
-    threads: int = Field(
-        0, ge=0, le=1024, description="Engine threads; 0: the cores it may use."
+    engine: Literal["auto", "onnx", "tensorflow"] = Field(
+        "auto", description="What computes; auto: the fastest that is right."
+    )
+    precision: Literal["float32", "int8"] = Field(
+        "float32",
+        description="Of the weights; int8 where a bundle was exported with --int8.",
+    )
+    workers: int = Field(
+        0,
+        ge=0,
+        le=1024,
+        description="Processes that compute; 0: one a core it may use.",
     )
     max_body_bytes: int = Field(
         8 * 2**20, ge=1, description="Longest request body in bytes."
@@ -47,7 +57,9 @@ class Settings(BaseSettings):
     )
     batch_rows: int = Field(64, ge=1, description="Sequences in one engine call.")
     batch_steps: int = Field(
-        4_096, ge=1, description="Steps, padding included, in one engine call."
+        1_024,
+        ge=1,
+        description="Steps, padding included, of sequences that must be stepped whole.",
     )
     grace_seconds: int = Field(
         20, ge=0, description="For requests under way when told to stop."

@@ -10,12 +10,15 @@ with quiet.imports():
 
 
 class TensorFlowEngine:
-    """Calls the exported signature: a fixed graph, so no shape is traced anew."""
+    """Calls the exported signature: a fixed graph, so no shape is traced anew.
+
+    It computes on one core: there is a worker for each.
+    """
 
     name = "tensorflow"
 
-    def __init__(self, bundle: Bundle, threads: int):
-        _set_threads(threads)
+    def __init__(self, bundle: Bundle):
+        _set_threads()
         # Kept: the signature holds the variables only weakly.
         self._loaded = tf.saved_model.load(str(bundle.folder))
         self._stepped = bundle.metadata.state_size > 0
@@ -33,10 +36,10 @@ class TensorFlowEngine:
         return outputs["probabilities"].numpy(), after
 
 
-def _set_threads(threads: int) -> None:
+def _set_threads() -> None:
     """Size TensorFlow's pools, which it would else take from the host's cores."""
     try:
-        tf.config.threading.set_intra_op_parallelism_threads(threads)
+        tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        pass  # TensorFlow runs already, with the threads that the first engine set
+        pass  # TensorFlow runs already, in a process that is not ours alone

@@ -1,4 +1,4 @@
-"""Tiny real bundles, a real server over them, and an engine that can be broken."""
+"""Tiny real bundles, and a real server over them."""
 
 import http.client
 import json
@@ -15,11 +15,13 @@ from pathlib import Path
 import httpx
 import numpy as np
 import pytest
-from fastapi import FastAPI
+from hypothesis import HealthCheck
+from hypothesis import settings as examples
 
 from model import bundle
 from model.bundle import Bundle, Metadata
 from service import app as application
+from service import launch, onnx_engine
 from service import server as servers
 from service.settings import PREFIX, Settings
 
@@ -30,6 +32,20 @@ PNG = bytes.fromhex(
     "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
     "0000000049454e44ae426082"
 )
+
+# How long an example takes is nothing that a busy machine can promise.
+examples.register_profile(
+    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+examples.load_profile("ours")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out what takes minutes, unless `-m` asks for it."""
+    if not config.getoption("markexpr"):
+        slow = [item for item in items if item.get_closest_marker("slow")]
+        config.hook.pytest_deselected(items=slow)
+        items[:] = [item for item in items if item not in slow]
 
 
 def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
@@ -116,9 +132,16 @@ def send_get(url: str, target: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def write_bundle(
-    root: Path, name: str, task: str, classes: tuple[str, ...], **network
+    root: Path,
+    name: str,
+    task: str,
+    classes: tuple[str, ...],
+    *,
+    int8: str | None = None,
+    **network,
 ) -> Path:
-    """Export a network with random weights."""
+    """Export a network with random weights; also with int8 ones, as a part's name
+    asks for."""
     # Imported here: most tests need no TensorFlow.
     import keras
 
@@ -178,7 +201,9 @@ def write_bundle(
         (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
         (folder / "history.png").write_bytes(PNG)
 
-    return export.export(made, dataset, root, describe=describe, report=report)
+    return export.export(
+        made, dataset, root, describe=describe, report=report, int8=int8
+    )
 
 
 def copy_bundle(folder: Path, to: Path, **changes) -> Path:
@@ -213,65 +238,20 @@ def bundles(tmp_path_factory) -> Path:
     return root
 
 
-# --- engines ---------------------------------------------------------------------
+@pytest.fixture(scope="session")
+def quantised(tmp_path_factory) -> Path:
+    """A folder with `small` (label), which has int8 weights too."""
+    root = tmp_path_factory.mktemp("quantised")
+    classes = ("noun", "verb", "other")
+    write_bundle(root, "small", "label", classes, int8="test", cell="lstm", hidden=8)
+    return root
 
 
-class OnnxEngine:
-    """A bundle's network in ONNX Runtime: right answers, and at once."""
+class OnnxEngine(onnx_engine.OnnxEngine):
+    """The service's own, made as it is by the registry; for tests to spoil."""
 
-    name = "onnx"
-
-    def __init__(self, found: Bundle, threads: int):
-        import onnxruntime
-
-        self._session = onnxruntime.InferenceSession(
-            str(found.folder / bundle.NETWORK), providers=["CPUExecutionProvider"]
-        )
-        self._stepped = found.metadata.state_size > 0
-
-    def step(self, frames, lengths, state):
-        inputs = {"frames": frames, "lengths": lengths}
-        if self._stepped:
-            inputs["state"] = state
-        outputs = self._session.run(None, inputs)
-        return outputs[0], outputs[1] if self._stepped else state
-
-
-class FakeEngine:
-    """Answers each row with its length and its own values, so that rows which are
-    mixed up show.
-
-    `closed()` blocks every call until `gate.set()`; `hook(frames, lengths)` runs in
-    each call and may raise, or return probabilities in place of the right ones.
-    """
-
-    name = "fake"
-
-    def __init__(self, task="classify"):
-        self.task = task
-        self.calls: list[list[int]] = []  # each call's lengths
-        self.values: list[list[float]] = []  # each call's first values
-        self.entered = threading.Semaphore(0)
-        self.gate = threading.Event()
-        self.gate.set()
-        self.hook = lambda frames, lengths: None
-
-    def closed(self) -> "FakeEngine":
-        self.gate.clear()
-        return self
-
-    def step(self, frames, lengths, state):
-        self.calls.append(lengths.tolist())
-        self.values.append(frames[:, 0, 0].tolist())
-        self.entered.release()
-        assert self.gate.wait(SECONDS), "nobody opened the gate"
-        special = self.hook(frames, lengths)
-        if special is not None:
-            return special, state
-        if self.task == "classify":
-            return np.stack([lengths, frames[:, 0, 0]], 1).astype(np.float32), state
-        long = np.broadcast_to(lengths[:, None], frames.shape[:2])
-        return np.stack([long, frames[:, :, 0]], 2).astype(np.float32), state
+    def __init__(self, found: Bundle, settings: Settings):
+        super().__init__(found, settings.precision)
 
 
 # --- servers ---------------------------------------------------------------------
@@ -282,26 +262,31 @@ class Running:
     """A server that runs in a thread."""
 
     url: str
-    app: FastAPI
+    app: application.Service
     server: servers.Server
     http: httpx.Client
 
     @property
     def registry(self):
-        return self.app.state.registry
+        return self.app.registry
 
     def metrics(self) -> str:
         return self.http.get("/metrics").text
 
 
 @contextmanager
-def running(settings: Settings, *, ready: bool = True, **options) -> Iterator[Running]:
+def running(
+    settings: Settings, *, ready: bool = True, load_engine=None, **options
+) -> Iterator[Running]:
     """The real application behind a real socket, until the block ends.
 
     Args:
         ready: wait until it is.
+        load_engine: the only engine to choose from, in workers that are threads.
         options: what `create_app` takes.
     """
+    if load_engine is not None:
+        options["start"] = launch.thread({"given": load_engine})
     app = application.create_app(settings, **options)
     server = servers.make(app, settings)
     thread = threading.Thread(target=server.run, name="server", daemon=True)
@@ -337,7 +322,7 @@ def _no_settings_from_outside():
 
 @pytest.fixture(scope="session")
 def running_server(bundles) -> Iterator[Running]:
-    """The service with the bundles and TensorFlow, ready."""
+    """The service with the bundles and the engines of its choice, ready."""
     settings = Settings(port=0, bundles=bundles, default_label="tags")
     with running(settings) as made:
         yield made

@@ -3,6 +3,7 @@
 import concurrent.futures
 import json
 import re
+import time
 
 import anyio
 import httpx
@@ -163,6 +164,24 @@ class TestPredictions:
                 assert given == pytest.approx([p[1] for p in pairs])
                 assert len(top) == min(top_k, count)
 
+    def test_times(self, http, name):
+        """Each answer says where its time went, part by part; all of it lies within
+        the time that the caller has waited."""
+        for frames in sequences_of(name, [1, 700]):
+            body = {"model": name, "sequences": [frames.tolist()]}
+            begun = time.perf_counter()
+            response = http.post(f"/{TASKS[name]}", json=body)
+            waited = 1000 * (time.perf_counter() - begun)
+            parts = [
+                part.partition(";dur=")
+                for part in response.headers["server-timing"].split(", ")
+            ]
+            names = [part[0] for part in parts]
+            assert names == ["parse", "queue", "infer", "serialize"]
+            spent = [float(part[2]) for part in parts]
+            assert min(spent) >= 0
+            assert 0 < sum(spent) < waited
+
     def test_null_is_absent(self, http, name):
         """`null` for an optional member is as good as nothing."""
         frames = sequences_of(name, [3])
@@ -260,7 +279,8 @@ class TestModels:
             assert model["classes"] == CLASSES[name]
             assert model["digest"] == bundle.read(bundles / name / "1").digest
             assert model["feature_count"] == 3
-            assert model["engine"] == "tensorflow"
+            assert (model["engine"], model["precision"]) == ("onnx", "float32")
+            assert model["engine_reason"].startswith("the fastest, golden answers")
             assert model["streamable"] == (name != "both")
             assert model["longest_trained"] == 16
 
@@ -326,7 +346,7 @@ class TestProbes:
         text = response.text
         assert value(text, "unrolled_ready") == 1
         digest = bundle.read(bundles / "walks" / "1").digest
-        info = {"model": "walks", "version": "1", "engine": "tensorflow"}
+        info = {"model": "walks", "engine": "onnx", "precision": "float32"}
         assert value(text, "unrolled_model_info", digest=digest, **info) == 1
 
         def count(exposition, route, status):

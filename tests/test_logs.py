@@ -16,6 +16,8 @@ from service import logs
 from service.settings import Settings
 
 CANARY, NUMBER = "c4n4ry", 73910.4242
+# What `logging` itself finds out for every record of the process.
+OF_ALL_RECORDS = ("_srcfile", "logThreads", "logProcesses", "logMultiprocessing")
 PAYLOADS = [
     pytest.param('\n{"level":"error","message":"c4n4ry"}', id="line-feed"),
     pytest.param('\r{"level":"error","message":"c4n4ry"}', id="carriage-return"),
@@ -89,7 +91,9 @@ class Gated(OnnxEngine):
 def service(bundles):
     Gated.held, Gated.entered = threading.Event(), threading.Semaphore(0)
     Gated.held.set()
-    with running(Settings(port=0, bundles=bundles), load_engine=Gated) as made:
+    # With one thread, which a single request occupies.
+    settings = Settings(port=0, bundles=bundles, workers=1)
+    with running(settings, load_engine=Gated) as made:
         yield made
 
 
@@ -364,6 +368,7 @@ class TestFormats:
         """`auto` is text on a terminal and JSON elsewhere; each can be demanded."""
         root = logging.getLogger()
         kept, level = root.handlers[:], root.level
+        told = {name: getattr(logging, name) for name in OF_ALL_RECORDS}
         file = Lines()
         file.isatty = lambda: terminal
         monkeypatch.setattr(sys, "stdout", file)
@@ -375,6 +380,8 @@ class TestFormats:
         finally:
             root.handlers[:] = kept
             root.setLevel(level)
+            for name, found in told.items():
+                setattr(logging, name, found)
         (line,) = file.getvalue().splitlines()
         if is_json:
             assert json.loads(line)["model"] == "walks"

@@ -12,8 +12,9 @@ import pytest
 from conftest import SECONDS, OnnxEngine, copy_bundle, running, value, wait
 
 from model import bundle
-from service import errors
+from service import errors, launch
 from service.metrics import Metrics
+from service.pool import Pool
 from service.registry import Registry
 from service.settings import Settings
 
@@ -25,11 +26,11 @@ def loading(root, load_engine=OnnxEngine, **settings):
     """A registry that loads, and how often it has called `on_failure`."""
     calls = []
     metrics = Metrics()
+    settings = Settings(bundles=root, **{"workers": 2} | settings)
+    pool = Pool(settings, metrics, launch.thread({"given": load_engine}))
+    pool.start()
     registry = Registry(
-        Settings(bundles=root, **settings),
-        metrics,
-        load_engine=load_engine,
-        on_failure=lambda: calls.append(registry.ready),
+        settings, metrics, pool, on_failure=lambda: calls.append(registry.ready)
     )
     registry.start()
     try:
@@ -232,10 +233,10 @@ class TestBroken:
     def test_engine_does_not_load(self, root, error):
         """An engine that can't be made is told by the bundle and the reason."""
 
-        def load(found, threads):
+        def load(found, settings):
             if found.metadata.name == "walks":
                 raise error
-            return OnnxEngine(found, threads)
+            return OnnxEngine(found, settings)
 
         with loaded(root, load) as (registry, calls, _):
             assert calls == [False]
@@ -247,7 +248,7 @@ class TestBroken:
     def test_reason_is_one_line(self, root):
         """A library's long message becomes one line, as log readers need it."""
 
-        def load(found, threads):
+        def load(found, settings):
             raise RuntimeError("no\nsuch\r\nop")
 
         with loaded(root, load) as (registry, _, _):
@@ -263,7 +264,7 @@ class TestBroken:
             (reason,) = registry.reasons()
             assert "walks" in reason
             assert "another bundle is named" in reason
-        assert threading.active_count() == before
+        wait(lambda: threading.active_count() == before, "no thread is left")
 
     def test_one_name_twice_skipped(self, root):
         """With `skip_broken` the first of them serves, and both facts are told."""
@@ -406,9 +407,9 @@ class Slow(OnnxEngine):
 
     gate: threading.Event
 
-    def __init__(self, found, threads):
+    def __init__(self, found, settings):
         assert self.gate.wait(SECONDS)
-        super().__init__(found, threads)
+        super().__init__(found, settings)
 
 
 class TestServed:
@@ -447,37 +448,28 @@ class TestServed:
     def test_models_while_loading(self, root):
         """Listing the models, or asking for life, while another one arrives is
         answered as at any other time."""
-        asked, arrived = threading.Event(), threading.Event()
+        Slow.gate = threading.Event()
 
-        class Watched(OnnxEngine):
-            def __init__(self, found, threads):
-                self._model = found.metadata.name
-                if self._model == "walks":
-                    assert asked.wait(SECONDS)  # `tags` is there, and being listed
-                super().__init__(found, threads)
-
-            @property
-            def name(self):
-                if threading.current_thread().name == "server":
-                    asked.set()
-                    arrived.wait(10)
-                return "onnx"
+        def load(found, settings):
+            kind = Slow if found.metadata.name == "walks" else OnnxEngine
+            return kind(found, settings)
 
         settings = Settings(port=0, bundles=root)
-        with running(settings, ready=False, load_engine=Watched) as made:
-            wait(lambda: made.registry.models, "the first model is there")
-
-            def watch():
-                wait(lambda: len(made.registry.models) == 2, "the second is there", 10)
-                arrived.set()
-
-            watching = threading.Thread(target=watch)
-            watching.start()
-            response = made.http.get("/models")
-            watching.join(SECONDS)
-            assert response.status_code == 200
-            assert response.json()["models"][0]["name"] == "tags"
-            assert made.http.get("/livez").status_code == 200
+        with running(settings, ready=False, load_engine=load) as made:
+            try:
+                wait(lambda: made.registry.models, "the first model is there")
+                seen = []
+                while seen[-1:] != [["tags", "walks"]]:
+                    response = made.http.get("/models")
+                    assert response.status_code == 200
+                    names = [model["name"] for model in response.json()["models"]]
+                    if not seen:
+                        assert names == ["tags"]
+                        Slow.gate.set()
+                    seen.append(names)
+                    assert made.http.get("/livez").status_code == 200
+            finally:
+                Slow.gate.set()
 
     def test_broken(self, root):
         """A broken bundle makes /readyz fail with the reason, and /livez not."""
@@ -528,13 +520,13 @@ class TestServed:
             assert response.status_code == 503
             assert "unexpected file" in response.json()["reasons"][0]
 
-    def test_dead_scheduler(self, root):
-        """When a scheduler's thread has died the process says that it must be
-        restarted."""
+    def test_no_worker_is_left(self, root, monkeypatch):
+        """When nothing computes any more, and nothing will, the process says that it
+        must be restarted."""
         settings = Settings(port=0, bundles=root)
         with running(settings, load_engine=OnnxEngine) as made:
             assert made.http.get("/livez").status_code == 200
-            made.registry.get("walks").scheduler.stop()
+            monkeypatch.setattr(Pool, "alive", False)
             assert made.http.get("/livez").status_code == 503
 
     def test_stopping(self, root):
@@ -545,8 +537,6 @@ class TestServed:
             assert not registry.ready
             assert registry.reasons() == ["stopping"]
             assert registry.alive
-            with pytest.raises(errors.Stopping):
-                registry.get("walks").scheduler.submit([np.zeros((1, 3), np.float32)])
 
     def test_stop_while_loading(self, root):
         """A stop while bundles load ends the loading, also of the one under way."""

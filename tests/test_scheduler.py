@@ -1,601 +1,301 @@
-"""The scheduler over an engine that shows which row it was given, and can fail."""
+"""The scheduler, however it batches: each job gets its own answer, and no failure
+reaches another's."""
 
-import concurrent.futures
-import threading
-import time
-from contextlib import contextmanager
+import gc
+import weakref
 
 import numpy as np
 import pytest
-from conftest import SECONDS, FakeEngine, make_metadata, value, wait
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scheduler_fixtures import KINDS, TASKS, FakeEngine, Scene, frames, poisoned
 
-from service import errors
-from service.metrics import Metrics
-from service.scheduler import Scheduler
-from service.settings import Settings
+from service import errors, scheduler
+from service.cost import Cost
 
-TASKS = ("classify", "label")
-
-
-class Scene:
-    """A scheduler, its engine and its metrics."""
-
-    def __init__(self, engine: FakeEngine, **limits):
-        self.engine = engine
-        self.metrics = Metrics()
-        limits = {"max_steps": 1000, "queue_steps": 100_000} | limits
-        self.scheduler = Scheduler(
-            engine, make_metadata(engine.task), Settings(**limits), self.metrics
-        )
-
-    def submit(self, *sequences):
-        """Sequences given as (length, value); the request's future."""
-        return self.scheduler.submit([frames(*one) for one in sequences])
-
-    def value(self, name, **labels):
-        text = self.metrics.text().decode()
-        return value(text, f"unrolled_{name}", model="made", **labels)
-
-    @property
-    def waiting(self):
-        return self.value("waiting_steps")
-
-    def block(self):
-        """Occupy the engine until `gate.set()`, so that what comes next must wait."""
-        self.engine.closed()
-        future = self.submit((1, -1.0))
-        assert self.engine.entered.acquire(timeout=SECONDS)
-        return future
-
-    def settled(self):
-        """Everything admitted has been answered or dropped, and counted so."""
-        wait(lambda: self.waiting == 0, "nothing waits", 10)
-        # Twice: it must stay so.
-        assert self.waiting == 0
-        assert self.scheduler.alive
+# Sequences, each with the tick before which it comes.
+ARRIVALS = st.lists(
+    st.tuples(st.integers(0, 12), st.one_of(st.integers(1, 30), st.integers(1, 900))),
+    min_size=1,
+    max_size=24,
+)
+SMALL = st.floats(-6, -3).map(lambda power: 10**power)
+COSTS = st.builds(Cost, call=SMALL, step=SMALL, row=SMALL)
 
 
-@contextmanager
-def scene(engine=None, **limits):
-    made = Scene(engine or FakeEngine(), **limits)
-    made.scheduler.start()
-    try:
-        yield made
-    finally:
-        made.engine.gate.set()
-        stopping = threading.Thread(target=made.scheduler.stop)
-        stopping.start()
-        stopping.join(SECONDS)
-        assert not stopping.is_alive(), "the scheduler did not stop"
+@pytest.fixture(params=KINDS)
+def kind(request):
+    """A network that is stepped in lanes, or whole."""
+    return request.param
 
 
-def frames(length, first):
-    """A sequence whose values all tell which one it is."""
-    return np.full((length, 1), first, np.float32)
+def arrive(made, arrivals, each=lambda made: None):
+    """Jobs come when they do, between the ticks, until all is done."""
+    tick = 0
+    while made.scheduler.busy or len(made.jobs) < len(arrivals):
+        while len(made.jobs) < len(arrivals) and arrivals[len(made.jobs)][0] <= tick:
+            number = len(made.jobs)
+            made.add((arrivals[number][1], float(number + 1)))
+        each(made)
+        if made.scheduler.busy:
+            made.tick()
+        tick += 1
+        assert tick < 100_000, "it gets nowhere"
 
 
-def assert_belongs(answer, length, first, task="classify"):
-    """The answer is that of the sequence, cut to its length."""
-    rows = np.atleast_2d(answer.probabilities)
-    assert rows.shape == (1 if task == "classify" else length, 2)
-    assert (rows == [length, first]).all()
-    assert answer.state.shape == (2,)
-
-
-def assert_fails(future):
-    """It fails as our mistake, with nothing of the cause in what the caller sees."""
-    error = future.exception(SECONDS)
-    assert isinstance(error, errors.InternalError)
-    assert "poison" not in error.detail
-    assert error.__cause__ is not None
-
-
-class TestStart:
-    def test_lone_request_starts_at_once(self):
-        """A lone request is answered though no other ever comes."""
-        with scene() as made:
-            (answer,) = made.submit((5, 3.0)).result(2)
-            assert_belongs(answer, 5, 3.0)
-            assert made.engine.calls == [[5]]
-            made.settled()
-
-    def test_one_after_another(self):
-        """So is each that comes when the one before is answered."""
-        with scene() as made:
-            for number in range(50):
-                (answer,) = made.submit((1 + number % 7, number)).result(2)
-                assert_belongs(answer, 1 + number % 7, number)
-            assert len(made.engine.calls) == 50
-
-    def test_idle_costs_nothing(self):
-        """Without work the thread sleeps."""
-        with scene() as made:
-            made.submit((1, 1.0)).result(2)
-            begun = time.process_time()
-            time.sleep(0.2)
-            assert time.process_time() - begun < 0.1
-            made.settled()
-
-    def test_answered_is_not_waiting(self):
-        """A caller that has its answer is not counted as waiting any more: with the
-        queue's whole room in use, its next request is taken."""
-        with scene(max_steps=10, queue_steps=10) as made:
-            seen = []
-
-            def next_request(_):
-                try:
-                    seen.append(made.submit((10, 2.0)))
-                except errors.Overloaded as error:
-                    seen.append(error)
-
-            made.block().add_done_callback(next_request)
-            made.engine.gate.set()
-            wait(lambda: seen, "the callback ran", 10)
-            assert isinstance(seen[0], concurrent.futures.Future), seen[0].detail
-            assert_belongs(seen[0].result(2)[0], 10, 2.0)
-
-
+@pytest.mark.parametrize("kind", KINDS)
 @pytest.mark.parametrize("task", TASKS)
 class TestAnswers:
-    def test_lengths_and_order(self, task):
-        """A request's answers come in its order, each cut to its length, though the
-        engine stepped them in another order."""
-        with scene(FakeEngine(task)) as made:
-            blocked = made.block()
-            asked = [(length, 10.0 * length) for length in (9, 1, 30, 2, 9, 31, 1)]
-            future = made.submit(*asked)
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for answer, one in zip(future.result(SECONDS), asked, strict=True):
-                assert_belongs(answer, *one, task)
-            made.settled()
+    def test_lone(self, kind, task):
+        """A lone job is answered though no other ever comes, in one tick."""
+        made = Scene(FakeEngine(task), kind=kind)
+        made.add((5, 3.0))
+        assert made.scheduler.busy
+        made.tick()
+        made.assert_right()
+        made.assert_counted()
+        assert [call.lengths for call in made.engine.calls] == [[5]]
 
-    def test_padding_is_zero(self, task):
-        """What lies past a row's length is zero, and every row begins in state 0."""
-        with scene(FakeEngine(task)) as made:
-            seen = []
+    @settings(max_examples=150)
+    @given(
+        arrivals=ARRIVALS.map(sorted),
+        cost=COSTS,
+        rows=st.integers(1, 8),
+        steps=st.integers(1, 1500),
+    )
+    def test_whenever_they_come(self, kind, task, arrivals, cost, rows, steps):
+        """Sequences of any lengths that come at any time each get their own answer,
+        each of their steps is computed once, no call has more rows than are set, and
+        what is told is what was computed."""
+        limits = {"batch_rows": rows, "batch_steps": steps}
+        made = Scene(FakeEngine(task), kind=kind, cost=cost, **limits)
+        arrive(made, arrivals)
+        made.assert_right()
+        made.assert_counted()
+        for number, (length, first) in enumerate(made.jobs):
+            assert made.steps_of(first) == length, number
+        for call, told in zip(made.engine.calls, made.ticks, strict=True):
+            assert len(call.lengths) <= rows
+            size = (len(call.lengths), call.steps, sum(call.lengths))
+            assert (told.rows, told.steps, told.useful) == size
+            assert told.settled == told.useful
+            assert told.seconds > 0
 
-            def look(given, lengths):
-                seen.append((given.copy(), lengths.copy()))
-
-            made.engine.hook = look
-            blocked = made.block()
-            future = made.submit((3, 7.0), (5, 8.0), (4, 9.0))
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            future.result(SECONDS)
-            given, lengths = seen[-1]
-            assert given.dtype == np.float32
-            assert lengths.dtype == np.int32
-            assert given.shape == (3, 5, 1)
-            for row, length in zip(given, lengths, strict=True):
-                assert row[:length].all()
-                assert not row[length:].any()
-
-    def test_random(self, task):
-        """Whatever is submitted by whomever: each answer belongs to its input."""
-        with scene(FakeEngine(task), batch_rows=8, batch_steps=300) as made:
-
-            def talk(number):
-                rng = np.random.default_rng(number)
-                for turn in range(25):
-                    count = int(rng.integers(1, 6))
-                    asked = [
-                        (int(length), float(1 + number + 16 * (turn * 8 + place)))
-                        for place, length in enumerate(rng.integers(1, 150, count))
-                    ]
-                    answers = made.submit(*asked).result(SECONDS)
-                    for answer, one in zip(answers, asked, strict=True):
-                        assert_belongs(answer, *one, task)
-                return True
-
-            with concurrent.futures.ThreadPoolExecutor(16) as pool:
-                assert all(pool.map(talk, range(16), timeout=SECONDS))
-            made.settled()
-            sizes = [len(call) for call in made.engine.calls]
-            assert max(sizes) <= 8
-            assert max(max(c) * len(c) for c in made.engine.calls if len(c) > 1) <= 300
-            assert made.value("batch_rows_sum") == sum(sizes)
-            useful = sum(map(sum, made.engine.calls))
-            padded = sum(max(call) * len(call) for call in made.engine.calls)
-            assert made.value("steps_total", kind="useful") == useful
-            assert made.value("steps_total", kind="padding") == padded - useful
+    def test_lengths_and_order(self, kind, task):
+        """Answers that are stepped together are each cut to their length."""
+        made = Scene(FakeEngine(task), kind=kind, batch_rows=3)
+        made.add(*[(length, 10.0 * length) for length in (9, 1, 30, 2, 9, 31, 1)])
+        made.run().assert_right()
+        made.assert_counted()
+        assert any(len(set(call.lengths)) > 1 for call in made.engine.calls)
 
 
-class TestBatches:
-    def batches(self, lengths, **limits):
-        """The engine's calls for sequences that all wait when it becomes free."""
-        with scene(**limits) as made:
-            made.block()
-            futures = [made.submit((length, 1.0)) for length in lengths]
-            made.engine.gate.set()
-            for future in futures:
-                future.result(SECONDS)
-            made.settled()
-            return made.engine.calls[1:]
-
-    def test_like_lengths(self):
-        """Of short and long ones that wait, each batch holds only one kind."""
-        calls = self.batches([5, 900, 5, 905, 6, 910, 4, 900], batch_rows=4)
-        assert sorted(map(sorted, calls)) == [[4, 5, 5, 6], [900, 900, 905, 910]]
-
-    def test_rows(self):
-        """No batch has more rows than are set, and none is smaller than it must."""
-        calls = self.batches([10] * 20, batch_rows=8)
-        assert [len(call) for call in calls] == [8, 8, 4]
-
-    @pytest.mark.parametrize("seed", range(5))
-    def test_steps(self, seed):
-        """No batch has more padded steps than are set, unless a single sequence
-        does, and all are stepped once."""
-        lengths = np.random.default_rng(seed).integers(1, 400, 120).tolist()
-        calls = self.batches(lengths, batch_rows=16, batch_steps=500)
-        for call in calls:
-            assert len(call) <= 16
-            assert len(call) == 1 or max(call) * len(call) <= 500
-        assert sorted(length for call in calls for length in call) == sorted(lengths)
-
-    def test_one_over_the_budget(self):
-        """A sequence that is longer than a batch may be is stepped alone."""
-        calls = self.batches([1000, 10, 10], batch_steps=100)
-        assert calls == [[1000], [10, 10]]
-
-    @pytest.mark.parametrize("seed", range(5))
-    def test_oldest_first(self, seed):
-        """The oldest that waits is in the next batch, whatever its length: none is
-        starved."""
-        lengths = np.random.default_rng(seed).integers(1, 300, 60).tolist()
-        with scene(batch_rows=4) as made:
-            made.block()
-            futures = [
-                made.submit((length, float(age))) for age, length in enumerate(lengths)
-            ]
-            made.engine.gate.set()
-            for future in futures:
-                future.result(SECONDS)
-            waiting = set(range(60))
-            for call in made.engine.values[1:]:
-                assert min(waiting) in call
-                waiting -= set(map(int, call))
-            assert not waiting
-
-    def test_more_than_the_window(self):
-        """More sequences than are looked at together all get their answers."""
-        lengths = [1 + n % 3 for n in range(1500)]
-        calls = self.batches(lengths)
-        assert sum(map(len, calls)) == 1500
+class TestMemory:
+    def test_nothing_is_kept(self, kind, monkeypatch):
+        """Of jobs that are answered, have failed or were dropped nothing is kept."""
+        # A log record that a test's runner keeps has the failure's frames.
+        monkeypatch.setattr(scheduler.log, "disabled", True)
+        made = Scene(kind=kind)
+        made.engine.hook = poisoned([2.0])
+        kept = []
+        for number in range(4):
+            given = frames(300, float(number))
+            kept.append(weakref.ref(given))
+            made.scheduler.add(number, given)
+            made.jobs.append((300, float(number)))
+        del given
+        made.scheduler.cancel(3)
+        made.run().assert_counted()
+        made.engine.calls.clear()
+        gc.collect()
+        assert all(one() is None for one in kept)
 
 
 class TestCancel:
-    @pytest.mark.parametrize("seed", range(10))
-    def test_before_it_runs(self, seed):
-        """A cancelled request never reaches the engine, and nobody else is hurt."""
+    @pytest.mark.parametrize("seed", range(5))
+    def test_before_it_runs(self, kind, seed):
+        """A job that was cancelled never reaches the engine, and no other is hurt."""
         rng = np.random.default_rng(seed)
-        with scene(batch_rows=4) as made:
-            blocked = made.block()
-            lengths = rng.integers(1, 20, 40).tolist()
-            futures = [made.submit((n, float(i))) for i, n in enumerate(lengths)]
-            gone = set(rng.choice(40, 15, replace=False).tolist())
-            for number in gone:
-                assert futures[number].cancel()
-            made.engine.gate.set()
-            assert_belongs(blocked.result(SECONDS)[0], 1, -1.0)
-            for number, future in enumerate(futures):
-                if number in gone:
-                    assert future.cancelled()
+        made = Scene(kind=kind, batch_rows=4)
+        lengths = rng.integers(1, 20, 40).tolist()
+        made.add(*[(n, float(i)) for i, n in enumerate(lengths)])
+        gone = set(rng.choice(40, 15, replace=False).tolist())
+        for number in gone:
+            made.scheduler.cancel(number)
+        made.run().assert_counted()
+        made.assert_right(*(set(range(40)) - gone))
+        for number in gone:
+            made.assert_failed(number, dropped=True)
+            assert made.steps_of(number) == 0
+
+    @settings(max_examples=100)
+    @given(ARRIVALS.map(sorted), st.data())
+    def test_at_any_time(self, arrivals, data):
+        """Whenever jobs are cancelled, each is answered or dropped, the others are
+        right, and nothing of a job is computed after it was dropped."""
+        for kind in KINDS:
+            made = Scene(kind=kind, batch_rows=3)
+            seen = {}  # steps computed when it was cancelled
+
+            def each(made, seen=seen):
+                alive = [n for n in range(len(made.jobs)) if n not in made.told]
+                for number in (
+                    data.draw(st.sets(st.sampled_from(alive))) if alive else ()
+                ):
+                    if data.draw(st.booleans()):
+                        made.scheduler.cancel(number)
+                        seen.setdefault(number, made.steps_of(made.jobs[number][1]))
+
+            arrive(made, arrivals, each)
+            made.assert_counted()
+            for number in range(len(made.jobs)):
+                if number in seen:
+                    made.assert_failed(number, dropped=True)
+                    assert made.steps_of(made.jobs[number][1]) == seen[number]
                 else:
-                    (answer,) = future.result(SECONDS)
-                    assert_belongs(answer, lengths[number], float(number))
-            ran = {int(v) for call in made.engine.values[1:] for v in call}
-            assert ran == set(range(40)) - gone
-            made.settled()
-            assert made.value("dropped_sequences_total") == 15
+                    made.assert_right(number)
 
-    @pytest.mark.parametrize("_", range(5))
-    def test_while_it_runs(self, _):
-        """One that is cancelled inside the engine spoils nothing for its batch."""
-        with scene() as made:
-            blocked = made.block()
-            futures = [made.submit((3, float(number))) for number in range(8)]
+    def test_all(self, kind):
+        """When all who wait have gone nothing runs, and their steps are settled."""
+        made = Scene(kind=kind)
+        for number in made.add(*[(9, 1.0), (8, 2.0)] * 10):
+            made.scheduler.cancel(number)
+        made.run().assert_counted()
+        assert made.engine.calls == []
+        assert sum(told.rows for told in made.ticks) == 0
+        made.add((2, 4.0))
+        made.run().assert_right(20)
 
-            def hook(frames, lengths):
-                if len(lengths) == 8:
-                    assert futures[5].cancel()
-
-            made.engine.hook = hook
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for number, future in enumerate(futures):
-                if number != 5:
-                    assert_belongs(future.result(SECONDS)[0], 3, float(number))
-            assert futures[5].cancelled()
-            made.settled()
-
-    def test_all(self):
-        """When all who wait have gone, nothing runs and nothing is left."""
-        with scene() as made:
-            blocked = made.block()
-            futures = [made.submit((9, 1.0), (8, 2.0)) for _ in range(10)]
-            assert all(future.cancel() for future in futures)
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            made.settled()
-            assert made.engine.calls == [[1]]
-            assert made.value("dropped_sequences_total") == 20
-            assert_belongs(made.submit((2, 4.0)).result(2)[0], 2, 4.0)
-
-    def test_part_of_a_request(self):
-        """The rest of a request that was begun is dropped when its caller goes."""
-        with scene(batch_rows=1) as made:
-            blocked = made.block()
-            future = made.submit(*[(4, 1.0)] * 10)
-
-            def hook(frames, lengths):
-                if len(made.engine.calls) == 4:
-                    assert future.cancel()
-
-            made.engine.hook = hook
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            made.settled()
-            assert len(made.engine.calls) == 4
-            assert made.value("dropped_sequences_total") == 7
-
-
-def poisoned(values):
-    """A hook that raises when a row begins with one of these values."""
-
-    def hook(frames, lengths):
-        if np.isin(frames[:, 0, 0], values).any():
-            raise RuntimeError("poison")
-
-    return hook
+    def test_done_or_unknown(self, kind):
+        """To cancel what is answered already, or was never there, changes nothing."""
+        made = Scene(kind=kind)
+        made.add((3, 1.0))
+        made.scheduler.cancel(99)
+        made.run()
+        made.scheduler.cancel(0)
+        made.add((4, 2.0))
+        made.run().assert_right()
+        made.assert_counted()
 
 
 class TestFaults:
     @pytest.mark.parametrize("place", [0, 13, 31])
-    def test_poison(self, place):
+    def test_poison(self, kind, place):
         """One sequence that the engine fails on, among 31 good ones in its batch,
-        fails its own request; the others are right."""
-        with scene() as made:
-            blocked = made.block()
-            futures = [made.submit((6, float(number))) for number in range(32)]
-            made.engine.hook = poisoned([place])
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for number, future in enumerate(futures):
-                if number == place:
-                    assert_fails(future)
-                else:
-                    assert_belongs(future.result(SECONDS)[0], 6, float(number))
-            made.settled()
-
-    def test_poison_within_a_request(self):
-        """It fails the whole of its request, and no other."""
-        with scene() as made:
-            blocked = made.block()
-            bad = made.submit((6, 1.0), (6, 2.0), (6, 3.0))
-            good = made.submit((6, 4.0), (6, 5.0))
-            made.engine.hook = poisoned([2])
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            assert_fails(bad)
-            for answer, first in zip(good.result(SECONDS), (4.0, 5.0), strict=True):
-                assert_belongs(answer, 6, first)
-            made.settled()
+        fails by itself; the others are right."""
+        made = Scene(kind=kind)
+        made.engine.hook = poisoned([place])
+        made.add(*[(6, float(number)) for number in range(32)])
+        made.run().assert_counted()
+        made.assert_failed(place)
+        made.assert_right(*(set(range(32)) - {place}))
 
     @pytest.mark.parametrize(
-        "fault",
-        [
-            pytest.param(RuntimeError("poison"), id="error"),
-            pytest.param(MemoryError("poison"), id="memory"),
-            pytest.param(errors.InvalidRequest("poison"), id="service-error"),
-        ],
+        "fault", [RuntimeError, MemoryError, errors.InvalidRequest, ValueError]
     )
-    def test_always_raises(self, fault):
-        """An engine that fails for all fails every request, but not the thread."""
-        with scene() as made:
+    def test_always_raises(self, kind, fault):
+        """An engine that fails for all fails every job, and serves when it is well
+        again."""
+        made = Scene(kind=kind)
 
-            def hook(frames, lengths):
-                raise fault
+        def hook(call, answer):
+            raise fault("poison")
+
+        made.engine.hook = hook
+        made.add(*[(3, 1.0), (400, 2.0)] * 20)
+        made.run()
+        for number in range(40):
+            made.assert_failed(number)
+        made.engine.hook = lambda call, answer: None
+        made.add((3, 1.0))
+        made.run().assert_right(40)
+        made.assert_counted()
+
+    @settings(max_examples=60)
+    @given(ARRIVALS.map(sorted), st.sets(st.integers(1, 24)), st.integers(0, 300))
+    def test_from_some_step_on(self, arrivals, bad, step):
+        """Sequences that the engine fails on from some step on fail by themselves,
+        whoever is stepped with them and however far the others are."""
+        for kind in KINDS:
+            made = Scene(kind=kind, batch_rows=5)
+
+            def hook(call, answer):
+                for first, start, length in zip(
+                    call.firsts, call.starts, call.lengths, strict=True
+                ):
+                    if first in bad and start + length > step:
+                        raise RuntimeError("poison")
 
             made.engine.hook = hook
-            futures = [made.submit((3, 1.0), (4, 2.0)) for _ in range(20)]
-            for future in futures:
-                assert_fails(future)
-            made.settled()
-            made.engine.hook = lambda frames, lengths: None
-            assert_belongs(made.submit((3, 1.0)).result(2)[0], 3, 1.0)
+            arrive(made, arrivals)
+            made.assert_counted()
+            for number, (length, first) in enumerate(made.jobs):
+                if first in bad and length > step:
+                    made.assert_failed(number)
+                else:
+                    made.assert_right(number)
 
     @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
     @pytest.mark.parametrize("task", TASKS)
-    def test_not_finite(self, task, wrong):
-        """An answer that is no number fails its own request only; no caller ever
-        sees it."""
-        with scene(FakeEngine(task)) as made:
-            blocked = made.block()
-            futures = [made.submit((6, float(number))) for number in range(8)]
+    def test_not_finite(self, kind, task, wrong):
+        """An answer that is no number fails its own job only; no caller sees it."""
+        made = Scene(FakeEngine(task), kind=kind)
 
-            def hook(frames, lengths):
-                if len(lengths) == 1:
-                    return None
-                good = np.stack([np.full(frames.shape[:2], 6), frames[:, :, 0]], 2)
-                good[frames[:, 0, 0] == 3, 2] = wrong
-                return good if task == "label" else good[:, 2]
+        def hook(call, answer):
+            answer[np.array(call.firsts) == 3, ..., 2] = wrong
+            return answer
 
-            made.engine.hook = hook
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for number, future in enumerate(futures):
-                if number == 3:
-                    assert_fails(future)
-                else:
-                    assert_belongs(future.result(SECONDS)[0], 6, float(number), task)
-            made.settled()
+        made.engine.hook = hook
+        made.add(*[(6, float(number)) for number in range(8)])
+        made.run().assert_counted()
+        made.assert_failed(3)
+        made.assert_right(*(set(range(8)) - {3}))
 
-    def test_extreme_numbers(self):
-        """Numbers so large that the network overflows are the caller's mistake."""
-        with scene() as made:
-            made.engine.hook = lambda frames, lengths: np.full(
-                (len(lengths), 2), np.nan
-            )
-            error = made.submit((3, 3e38)).exception(SECONDS)
-            assert isinstance(error, errors.InvalidRequest)
-            assert error.errors[0].path == "sequences[0]"
+    def test_extreme_numbers(self, kind):
+        """Where a sequence holds numbers so large that the network overflows, that
+        is told to be the reason."""
+        made = Scene(kind=kind)
+        made.engine.hook = lambda call, answer: np.full_like(answer, np.nan)
+        made.add((3, 3e38), (3, 1.0))
+        made.run()
+        made.assert_failed(0, extreme=True)
+        made.assert_failed(1)
 
-    def test_not_finite_in_the_padding(self):
+    def test_not_finite_in_the_padding(self, kind):
         """What the engine says of steps past the end harms nobody."""
-        with scene(FakeEngine("label")) as made:
-            blocked = made.block()
-            future = made.submit((2, 1.0), (5, 2.0))
+        made = Scene(FakeEngine("label"), kind=kind)
 
-            def hook(frames, lengths):
-                answer = np.full((*frames.shape[:2], 2), np.nan)
-                for row, length in enumerate(lengths):
-                    answer[row, :length] = [length, frames[row, 0, 0]]
-                return answer
+        def hook(call, answer):
+            for row, length in zip(answer, call.lengths, strict=True):
+                row[length:] = np.nan
+            return answer
 
-            made.engine.hook = hook
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for answer, one in zip(future.result(2), [(2, 1.0), (5, 2.0)], strict=True):
-                assert_belongs(answer, *one, "label")
+        made.engine.hook = hook
+        made.add((2, 1.0), (5, 2.0), (3, 4.0), (4, 4.0))
+        made.run().assert_right()
+        made.assert_counted()
 
     @pytest.mark.parametrize(
-        "shape", [(0, 2), (1, 2), (200, 2), ()], ids=["none", "one", "more", "scalar"]
+        "shape", [(0, 3), (1, 3), (200, 3), ()], ids=["none", "one", "more", "scalar"]
     )
-    def test_wrong_rows(self, shape):
-        """An engine that answers another number of rows fails requests, never the
-        thread, and gives nobody another's answer."""
-        with scene() as made:
-            blocked = made.block()
-            futures = [made.submit((6, float(number))) for number in range(8)]
-            made.engine.hook = lambda frames, lengths: (
-                np.zeros(shape) if len(lengths) > 1 else None
-            )
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for number, future in enumerate(futures):
-                assert_belongs(future.result(SECONDS)[0], 6, float(number))
-            made.settled()
-
-
-class TestQueue:
-    def test_overloaded(self):
-        """Past the limit a request is refused with the seconds to wait, and what was
-        admitted is still answered."""
-        with scene(max_steps=100, queue_steps=100) as made:
-            blocked = made.block()
-            futures = [made.submit((33, float(number))) for number in range(3)]
-            for _ in range(5):
-                with pytest.raises(errors.Overloaded) as caught:
-                    made.submit((1, 1.0))
-                assert int(caught.value.headers["Retry-After"]) >= 1
-                assert caught.value.status == 503
-            assert made.waiting == 100
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            for number, future in enumerate(futures):
-                assert_belongs(future.result(SECONDS)[0], 33, float(number))
-            made.settled()
-            assert_belongs(made.submit((100, 5.0)).result(2)[0], 100, 5.0)
-
-    def test_all_or_none(self):
-        """A request that does not fit as a whole is not begun."""
-        with scene(max_steps=100, queue_steps=100) as made:
-            made.block()
-            with pytest.raises(errors.Overloaded):
-                made.submit(*[(10, 1.0)] * 10)
-            assert made.waiting == 1
-            made.engine.gate.set()
-            made.settled()
-            assert made.engine.calls == [[1]]
-
-    def test_alone_always_fits(self):
-        """One request may be larger than the queue, if nothing else waits: else it
-        could never be answered."""
-        with scene(max_steps=100, queue_steps=100) as made:
-            answers = made.submit(*[(100, float(n)) for n in range(5)]).result(2)
-            for number, answer in enumerate(answers):
-                assert_belongs(answer, 100, float(number))
-            made.settled()
-
-    def test_cancelled_frees_the_queue(self):
-        """Work whose caller has gone makes room."""
-        with scene(max_steps=100, queue_steps=100) as made:
-            blocked = made.block()
-            made.submit((99, 1.0)).cancel()
-            made.engine.gate.set()
-            blocked.result(SECONDS)
-            made.settled()
-            assert_belongs(made.submit((100, 5.0)).result(2)[0], 100, 5.0)
-
-    def test_wait_is_estimated(self):
-        """The seconds to wait grow with what waits, at the speed of late."""
-        with scene(max_steps=100, queue_steps=100) as made:
-            made.engine.hook = lambda frames, lengths: time.sleep(0.1)
-            made.submit((10, 1.0)).result(SECONDS)  # 100 steps a second
-            made.settled()
-            made.engine.closed()
-            made.submit((100, 1.0))
-            with pytest.raises(errors.Overloaded) as caught:
-                made.submit((100, 1.0))
-            assert int(caught.value.headers["Retry-After"]) in (1, 2)
-            assert "100 steps" in caught.value.detail
-
-
-class TestStop:
     @pytest.mark.parametrize("task", TASKS)
-    def test_answers_what_was_admitted(self, task):
-        """Told to stop, it answers all that it has admitted, then ends."""
-        with scene(FakeEngine(task), batch_rows=4) as made:
-            made.block()
-            futures = [made.submit((5, float(number))) for number in range(30)]
-            stopping = threading.Thread(target=made.scheduler.stop)
-            stopping.start()
+    def test_wrong_rows(self, kind, task, shape):
+        """An engine that answers another number of rows gives nobody another's
+        answer: each is asked for alone, and fails or is right."""
+        made = Scene(FakeEngine(task), kind=kind)
+        made.engine.hook = lambda call, answer: (
+            np.zeros(shape) if len(call.lengths) > 1 or call.firsts == [3.0] else None
+        )
+        made.add(*[(6, float(number)) for number in range(8)])
+        made.run().assert_counted()
+        if task == "label" or shape != (1, 3):
+            made.assert_failed(3)
+        made.assert_right(*(set(range(8)) - {3}))
 
-            def refuses():
-                try:
-                    made.submit((1, 1.0)).cancel()
-                except errors.Stopping:
-                    return True
-                return False
-
-            wait(refuses, "it refuses", 10)
-            assert made.scheduler.alive
-            made.engine.gate.set()
-            stopping.join(SECONDS)
-            assert not made.scheduler.alive
-            for number, future in enumerate(futures):
-                assert_belongs(future.result(0)[0], 5, float(number), task)
-            assert made.waiting == 0
-
-    def test_refuses_afterwards(self):
-        """Afterwards nothing is admitted, and nothing is left counted."""
-        with scene() as made:
-            made.scheduler.stop()
-            with pytest.raises(errors.Stopping):
-                made.submit((1, 1.0))
-            assert made.waiting == 0
-
-    def test_twice_and_unstarted(self):
-        """Stopping again, or before the start, is no error and does not wait."""
-        with scene() as made:
-            made.scheduler.stop()
-            made.scheduler.stop()
-        Scene(FakeEngine()).scheduler.stop()
-
-    def test_with_faults(self):
-        """Failing work doesn't keep it from stopping."""
-        with scene() as made:
-            made.block()
-            futures = [made.submit((5, float(number))) for number in range(10)]
-            made.engine.hook = poisoned([-1, 3, 4])
-            threading.Timer(0.05, made.engine.gate.set).start()
-            made.scheduler.stop()
-            for number, future in enumerate(futures):
-                if number in (3, 4):
-                    assert_fails(future)
-                else:
-                    assert_belongs(future.result(0)[0], 5, float(number))
-            assert made.waiting == 0
+    def test_reason(self, kind):
+        """A failure's reason tells what was raised, for the log."""
+        made = Scene(kind=kind)
+        made.engine.hook = poisoned([1.0])
+        made.add((3, 1.0))
+        made.run()
+        assert "RuntimeError" in made.told[0].reason

@@ -69,6 +69,7 @@ def started(bundles, tmp_path_factory):
         UNROLLED_PORT="1",  # the flag goes first
         UNROLLED_DEFAULT_LABEL="tags",
         UNROLLED_LOG_LEVEL="debug",
+        UNROLLED_BATCH_ROWS="1",  # so that much can be under way for a while
     )
     with output.open("w") as file:
         process = subprocess.Popen(
@@ -107,7 +108,7 @@ class TestServe:
     def test_answers(self, started, server):
         """It answers what the same bundles answer elsewhere."""
         with Client(started.url) as ours, Client(server) as theirs:
-            assert {model["engine"] for model in ours.models()} == {"tensorflow"}
+            assert {model["engine"] for model in ours.models()} == {"onnx"}
             given, expected = (
                 client.classify([FRAMES]).predictions[0].probabilities
                 for client in (ours, theirs)
@@ -117,6 +118,11 @@ class TestServe:
     def test_log(self, started):
         """Not on a terminal every line of its output is a JSON record, with the
         start and the models in it."""
+
+        def there():
+            return any(record["message"] == "ready" for record in started.records())
+
+        wait(there, "the lines are written")
         records = started.records()
         messages = [record["message"] for record in records]
         assert messages.count("loaded") == 3
@@ -156,7 +162,7 @@ class TestServe:
     def test_stop(self, started):
         """Told to stop with requests under way it answers them, then ends with exit
         code 0. (Last: the process is gone then.)"""
-        long, models = [[[0.5, -1.0, 2.0]] * 5_000], ("walks", "tags")
+        long, models = [[[0.5, -1.0, 2.0]] * 5_000] * 19, ("walks", "tags")
 
         def ask(number):
             body = {"sequences": long, "model": models[number % 2]}
@@ -172,7 +178,7 @@ class TestServe:
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
             asked = [pool.submit(ask, number) for number in range(4)]
             wait(
-                lambda: total("unrolled_sequence_steps_count") == before + 4,
+                lambda: total("unrolled_sequence_steps_count") == before + 4 * 19,
                 "all are admitted",
             )
             assert total("unrolled_waiting_steps") > 0
@@ -187,6 +193,66 @@ class TestServe:
         text = started.output.read_text()
         assert "Traceback" not in text
         assert {r["level"] for r in started.records()} <= {"debug", "info"}
+
+
+def processes():
+    """The parent of every process that runs, by its number."""
+    parents = {}
+    for stat in Path("/proc").glob("[0-9]*/stat"):
+        try:
+            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
+        except OSError:  # it has ended meanwhile
+            continue
+        if state != "Z":
+            parents[int(stat.parent.name)] = int(parent)
+    return parents
+
+
+def family(process):
+    """A process and all that descend from it."""
+    parents, found = processes(), {process.pid}
+    while more := {one for one, parent in parents.items() if parent in found} - found:
+        found |= more
+    return found
+
+
+class TestNothingIsLeft:
+    @pytest.mark.parametrize(
+        "signals",
+        [[signal.SIGTERM], [signal.SIGINT], [signal.SIGKILL], [signal.SIGTERM] * 2],
+        ids=["told", "ctrl-c", "killed", "told-twice"],
+    )
+    def test_processes(self, bundles, tmp_path, signals):
+        """However it ends, its workers and other processes end with it."""
+        port, output = free_port(), tmp_path / "log"
+        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                [*command, "--bundles", str(bundles / "walks"), "--workers", "2"],
+                cwd=ROOT,
+                env=environment(),
+                stdout=file,
+                stderr=subprocess.STDOUT,
+            )
+        try:
+
+            def ready():
+                assert process.poll() is None, output.read_text()
+                try:
+                    return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
+                except httpx.TransportError:
+                    return False
+
+            wait(ready, "it is ready")
+            everybody = family(process)
+            assert len(everybody) > 2
+            for number in signals:
+                process.send_signal(number)
+            process.wait(SECONDS)
+            wait(lambda: not everybody & processes().keys(), "none is left")
+            assert "Traceback" not in output.read_text()
+        finally:
+            process.kill()
 
 
 class TestRefusesToServe:
@@ -246,7 +312,7 @@ class TestRefusesToServe:
 
 
 def test_light():
-    """Help and settings come without TensorFlow."""
+    """Help and settings come without TensorFlow or another engine's library."""
     commands = (["--help"], ["serve", "--help"], ["classify", "--help"], ["settings"])
     script = (
         "import runpy, sys\n"
@@ -269,7 +335,8 @@ def test_light():
     shown, _, loaded = result.stdout.rpartition("LOADED")
     for part in ("Serve recurrent networks", "--max-body-bytes", "UNROLLED_PORT="):
         assert part in shown
-    assert not {"tensorflow", "keras", "onnx", "matplotlib"} & set(loaded.split())
+    heavy = {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib"}
+    assert not heavy & set(loaded.split())
 
 
 def invoke(*arguments):

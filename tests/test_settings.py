@@ -19,7 +19,9 @@ VALUES = {
     "skip_broken": ("true", True),
     "default_classify": ("digits", "digits"),
     "default_label": ("letters", "letters"),
-    "threads": ("3", 3),
+    "engine": ("tensorflow", "tensorflow"),
+    "precision": ("int8", "int8"),
+    "workers": ("3", 3),
     "max_body_bytes": ("1", 1),
     "max_sequences": ("1", 1),
     "max_steps": ("1", 1),
@@ -35,7 +37,9 @@ VALUES = {
 WRONG = [
     *(("port", text) for text in ("-1", "65536", "http", "1.5", "")),
     *(("skip_broken", text) for text in ("maybe", "2")),
-    *(("threads", text) for text in ("-1", "1025", "all")),
+    *(("engine", text) for text in ("torch", "ONNX", "")),
+    *(("precision", text) for text in ("int4", "float16", "INT8", "")),
+    *(("workers", text) for text in ("-1", "1025", "all")),
     *(
         (name, text)
         for name in (
@@ -163,8 +167,8 @@ class TestRefused:
     def test_several(self, monkeypatch):
         """All that are wrong are named at once."""
         monkeypatch.setenv("UNROLLED_PORT", "-1")
-        monkeypatch.setenv("UNROLLED_THREADS", "x")
-        with pytest.raises(SettingsError, match=r"UNROLLED_PORT: .*; UNROLLED_THREADS"):
+        monkeypatch.setenv("UNROLLED_WORKERS", "x")
+        with pytest.raises(SettingsError, match=r"UNROLLED_PORT: .*; UNROLLED_WORKERS"):
             settings.load()
 
     def test_together(self, monkeypatch):

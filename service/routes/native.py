@@ -4,36 +4,64 @@ import mimetypes
 from pathlib import PurePosixPath
 from typing import Any
 
-from fastapi import APIRouter, Request, Response
-from starlette.status import HTTP_200_OK
+from fastapi import APIRouter, Response
+from starlette.types import Receive, Scope
 
 from model import bundle
 
 from .. import bodies, schemas
+from ..bodies import Callers
 from ..errors import NotFound
 from ..predictor import Predictor
 from ..registry import Model, Registry
+from ..requests import Direct, Headers
 from ..settings import Settings
 
 
-def router(predictor: Predictor, registry: Registry, settings: Settings) -> APIRouter:
+class Prediction:
+    """`POST /classify` or `POST /label`, answered past the framework: what that does
+    around an endpoint costs as much as to parse the body."""
+
+    def __init__(
+        self, predictor: Predictor, callers: Callers, settings: Settings, task: str
+    ):
+        self.path, self._task = f"/{task}", task
+        self._predictor, self._callers = predictor, callers
+        self._limit = settings.max_body_bytes
+
+    async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
+        body = await bodies.read_json(scope, receive, self._limit)
+        with self._callers.waiting(receive):
+            answer, timing = await self._predictor.predict(body, self._task)
+        headers = [
+            (b"content-type", b"application/json"),
+            (b"content-length", b"%d" % len(answer)),
+            (b"server-timing", timing),
+        ]
+        return headers, answer
+
+
+def predictions(predictor: Predictor, settings: Settings) -> dict[str, Direct]:
+    """The paths whose POST goes past the framework."""
+    callers = Callers()
+    made = [
+        Prediction(predictor, callers, settings, task) for task in ("classify", "label")
+    ]
+    return {one.path: one for one in made}
+
+
+def router(registry: Registry) -> APIRouter:
     """The routes, over the parts that they use."""
     api = APIRouter()
 
-    async def predict(request: Request, task: str) -> Response:
-        body = await bodies.read_json(request, settings.max_body_bytes)
-        answer = await bodies.while_connected(request, predictor.predict(body, task))
-        return Response(answer, HTTP_200_OK, media_type="application/json")
-
+    # Declared for OpenAPI and for other methods; `predictions` answers.
     @api.post("/classify", **schemas.operation("classify"))
-    async def classify(request: Request) -> Response:
+    def classify() -> None:
         """One class for each sequence, with its probability."""
-        return await predict(request, "classify")
 
     @api.post("/label", **schemas.operation("label"))
-    async def label(request: Request) -> Response:
+    def label() -> None:
         """One class for each step of each sequence."""
-        return await predict(request, "label")
 
     @api.get("/models", response_model=schemas.Models, tags=["models"])
     async def models() -> dict[str, Any]:
@@ -88,7 +116,9 @@ def _summary(model: Model, registry: Registry) -> dict[str, Any]:
         "version": metadata.version,
         "task": metadata.task,
         "default": registry.default(metadata.task) is model,
-        "engine": model.engine.name,
+        "engine": model.loaded.engine,
+        "precision": model.loaded.precision,
+        "engine_reason": model.loaded.reason,
         "digest": model.bundle.digest,
         "cell": metadata.cell,
         "layers": metadata.layers,

@@ -1,0 +1,77 @@
+"""Workers, started: as processes, or in a test as threads."""
+
+import multiprocessing
+import socket
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from multiprocessing import forkserver
+from typing import TYPE_CHECKING
+
+from .settings import Settings
+
+if TYPE_CHECKING:
+    from .engine import Engines  # what a worker needs is not imported here
+
+_context = multiprocessing.get_context("forkserver")
+
+
+@dataclass(frozen=True, slots=True)
+class Launched:
+    """The two sockets to a worker, and how to wait for its end."""
+
+    jobs: socket.socket
+    control: socket.socket
+    wait: Callable[[float], object]
+
+
+Launch = Callable[[Settings], Launched]
+
+
+def prepare() -> None:
+    """Begin to import what workers need, in the process that they are forked from:
+    each then starts in no time and shares that memory with the others."""
+    _context.set_forkserver_preload(
+        ["service.worker", "service.onnx_engine", "service.reader"]
+    )
+    forkserver.ensure_running()
+
+
+def _work(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    from . import worker  # there already, where this is forked from
+
+    worker.main(jobs, control, settings)
+
+
+def process(settings: Settings) -> Launched:
+    """A worker in a process of its own."""
+    jobs, control = socket.socketpair(), socket.socketpair()
+    with jobs[1], control[1]:
+        made = _context.Process(
+            target=_work,
+            args=(jobs[1], control[1], settings.model_dump_json()),
+            name="worker",
+            daemon=True,
+        )
+        made.start()
+    return Launched(jobs[0], control[0], made.join)
+
+
+def thread(engines: "Engines") -> Launch:
+    """Workers in threads of this process, over engines of the caller's."""
+
+    def launch(settings: Settings) -> Launched:
+        from . import worker
+
+        jobs, control = socket.socketpair(), socket.socketpair()
+        working = worker.Worker(jobs[1], control[1], settings, engines)
+
+        def run() -> None:
+            with jobs[1], control[1]:
+                working.run()
+
+        made = threading.Thread(target=run, name="worker", daemon=True)
+        made.start()
+        return Launched(jobs[0], control[0], made.join)
+
+    return launch

@@ -1,0 +1,77 @@
+"""The event loop's end of a worker, and the requests that wait for it."""
+
+import asyncio
+import time
+from collections.abc import Callable
+from typing import cast
+
+import numpy as np
+
+from . import errors
+from .gathered import Gathered
+from .messages import Answered, Cancel, Failed, FromWorker, Incoming, Job, encode
+
+
+class Request:
+    """A future of the probabilities of all sequences, or of the first failure."""
+
+    def __init__(self, sequences: int, classes: int):
+        self.future: asyncio.Future[list[np.ndarray]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.since = time.perf_counter()
+        self.begun = self.ended = 0.0  # its first step, its last answer
+        self._classes = classes
+        self._answers: list[np.ndarray | None] = [None] * sequences
+        self._missing = sequences
+
+    def give(self, place: int, answer: Answered, *, label: bool) -> bool:
+        """The answer of one sequence; whether it was the last."""
+        numbers = np.frombuffer(answer.probabilities, np.float32)
+        self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
+        self.begun = min(self.begun or answer.begun, answer.begun)
+        self.ended = answer.ended
+        self._missing -= 1
+        if not self._missing and not self.future.done():
+            self.future.set_result(self._answers)  # type: ignore[arg-type]
+        return not self._missing
+
+    def fail(self, failure: errors.ServiceError) -> None:
+        if not self.future.done():
+            self.future.set_exception(failure)
+
+
+class Link(asyncio.Protocol):
+    """Sends jobs, and hands on what comes back."""
+
+    def __init__(
+        self,
+        receive: Callable[["Link", FromWorker], None],
+        lost: Callable[["Link"], None],
+    ):
+        self.left = 0  # steps that the worker has not computed yet
+        self.steps: dict[int, int] = {}  # the same by model
+        self.jobs: dict[int, Callable[[Answered | Failed], None]] = {}
+        self._incoming = Incoming(FromWorker)
+        self._receive, self._lost = receive, lost
+        self._transport: Gathered | None = None
+
+    def add(self, model: int, steps: int) -> None:
+        """So many more steps are to be computed."""
+        self.left += steps
+        self.steps[model] = self.steps.get(model, 0) + steps
+
+    def send(self, messages: list[Job | Cancel]) -> None:
+        assert self._transport is not None
+        self._transport.write(encode(messages))
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = Gathered(cast(asyncio.Transport, transport))
+
+    def data_received(self, data: bytes) -> None:
+        for messages in self._incoming.feed(data):
+            for message in messages:
+                self._receive(self, message)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._lost(self)

@@ -1,0 +1,147 @@
+"""What the serving process and its workers say to each other.
+
+Lists of messages in MessagePack, each list behind its length in 4 bytes. Arrays
+travel as their bytes, float32.
+"""
+
+import socket
+from collections.abc import Iterator
+from typing import TypeVar
+
+import msgspec
+
+LENGTH = 4
+CHUNK = 256 * 1024
+
+
+class Load(msgspec.Struct, tag=True, array_like=True):
+    """Load the bundle in a folder under a number."""
+
+    model: int
+    folder: str
+
+
+class Loaded(msgspec.Struct, tag=True, array_like=True):
+    """It serves, or (with `error`) never will."""
+
+    model: int
+    engine: str = ""
+    precision: str = ""
+    reason: str = ""
+    error: str = ""
+
+
+class Job(msgspec.Struct, tag=True, array_like=True):
+    """A sequence to be computed."""
+
+    number: int
+    model: int
+    steps: int
+    frames: bytes  # [T, F]
+
+
+class Cancel(msgspec.Struct, tag=True, array_like=True):
+    """Nobody waits for a job any more."""
+
+    number: int
+
+
+class Answered(msgspec.Struct, tag=True, array_like=True):
+    """A job's answer, and when it was computed (seconds, monotonic clock)."""
+
+    number: int
+    begun: float
+    ended: float
+    probabilities: bytes  # [C] (classify) or [T, C] (label)
+
+
+class Failed(msgspec.Struct, tag=True, array_like=True):
+    """A job without an answer."""
+
+    number: int
+    reason: str
+    extreme: bool = False  # its own numbers are the reason
+    dropped: bool = False  # it was cancelled
+
+
+class Ticked(msgspec.Struct, tag=True, array_like=True):
+    """An engine call: its size, seconds, and the steps of all jobs that need no
+    computing any more."""
+
+    model: int
+    rows: int
+    steps: int
+    useful: int
+    seconds: float
+    settled: int
+
+
+ToWorker = Load | Job | Cancel
+FromWorker = Loaded | Answered | Failed | Ticked
+T = TypeVar("T")
+
+_encoder = msgspec.msgpack.Encoder()
+
+
+def encode(messages: list[T]) -> bytearray:
+    """A list of messages, ready to be sent."""
+    buffer = bytearray(LENGTH)
+    _encoder.encode_into(messages, buffer, LENGTH)
+    buffer[:LENGTH] = (len(buffer) - LENGTH).to_bytes(LENGTH, "little")
+    return buffer
+
+
+class Incoming:
+    """Bytes as they come, to lists of messages."""
+
+    def __init__(self, kind: object):
+        self._decoder = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
+        self._buffer = bytearray()
+
+    def feed(self, data: bytes) -> Iterator[list]:  # type: ignore[type-arg]
+        """The lists that are whole now."""
+        buffer = self._buffer
+        buffer += data
+        start = 0
+        while len(buffer) >= start + LENGTH:
+            size = int.from_bytes(buffer[start : start + LENGTH], "little")
+            if len(buffer) < start + LENGTH + size:
+                break
+            with memoryview(buffer) as view:
+                messages = self._decoder.decode(
+                    view[start + LENGTH : start + LENGTH + size]
+                )
+            start += LENGTH + size
+            yield messages
+        del buffer[:start]
+
+
+class Channel:
+    """A socket between two that wait for each other's messages."""
+
+    def __init__(self, sock: socket.socket, kind: object):
+        self._socket = sock
+        self._incoming = Incoming(kind)
+
+    def send(self, messages: list) -> None:  # type: ignore[type-arg]
+        self._socket.sendall(encode(messages))
+
+    def receive(self, *, wait: bool = True) -> list:  # type: ignore[type-arg]
+        """The messages that are there; without `wait` perhaps none.
+
+        Raises:
+            EOFError: the other side has gone.
+        """
+        flags = 0 if wait else socket.MSG_DONTWAIT
+        while True:
+            try:
+                data = self._socket.recv(CHUNK, flags)
+            except BlockingIOError:
+                return []
+            except OSError as error:
+                raise EOFError from error
+            if not data:
+                raise EOFError
+            messages = [m for part in self._incoming.feed(data) for m in part]
+            if messages or not wait:
+                return messages

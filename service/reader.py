@@ -1,0 +1,127 @@
+"""Requests' bodies to arrays: small ones at once, large ones in another process.
+
+To parse a body of a megabyte takes milliseconds, in which an event loop could answer
+nobody; nor could it while another thread of its interpreter parses.
+"""
+
+import asyncio
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from typing import ParamSpec, TypeVar
+
+from . import codec, quick
+from .errors import InternalError, TooLarge
+from .quick import Asked
+from .settings import Settings
+
+INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+
+class Reader:
+    """Reads bodies one after another, in one thread."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._parser = quick.Parser(settings)
+
+    def read(self, body: bytes, features: dict[str | None, int]) -> Asked:
+        """What is asked of a model, or of one that is not in `features`.
+
+        Args:
+            features: how many the models take; under None the default's.
+
+        Raises:
+            InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
+        """
+        lists = quick.lists(body)
+        self._check_size(lists, min(features.values(), default=1))
+        asked = self._parser.read(body, lists)
+        if asked is not None:
+            width = features.get(asked.model)
+            if width is None or asked.sequences[0].shape[1] == width:
+                return asked
+        given = codec.decode(body)
+        width = features.get(given.model)
+        if width is None:
+            return Asked([], given.model, given.top_k)
+        sequences = codec.arrays(given, width, self._settings)
+        return Asked(sequences, given.model, given.top_k)
+
+    def _check_size(self, lists: int, fewest: int) -> None:
+        """Refuse what must be over a limit before it is parsed: lists without
+        numbers cost a parser most."""
+        steps = self._settings.max_cells // fewest
+        if lists > 1 + self._settings.max_sequences + steps:
+            limit = f"{self._settings.max_cells} numbers in a request"
+            raise TooLarge(f"more steps than could hold at most {limit}")
+
+
+class Elsewhere:
+    """A process for what would hold up the event loop."""
+
+    def __init__(self, settings: Settings):
+        self._settings = settings
+        self._process = self._made()
+
+    async def run(self, work: Callable[P, T], *given: P.args, **_: P.kwargs) -> T:
+        """What `work` gives; it is of a module, not made here.
+
+        Raises:
+            Exception: what `work` raises.
+            InternalError: the process has died; there is another.
+        """
+        loop = asyncio.get_running_loop()
+        process = self._process
+        try:
+            return await loop.run_in_executor(process, work, *given)
+        except BrokenProcessPool as error:
+            if self._process is process:
+                self._process = self._made()
+            raise InternalError("the body could not be worked on") from error
+
+    def start(self) -> None:
+        """Start the process, without waiting for it."""
+        self._process.submit(int)
+
+    def close(self) -> None:
+        """End it; not on the event loop."""
+        self._process.shutdown(cancel_futures=True)
+
+    def _made(self) -> ProcessPoolExecutor:
+        return ProcessPoolExecutor(
+            1,
+            mp_context=multiprocessing.get_context("forkserver"),
+            initializer=_begin,
+            initargs=(self._settings,),
+        )
+
+
+_reader: Reader
+
+
+def _begin(settings: Settings) -> None:
+    global _reader
+    _reader = Reader(settings)
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
+    threading.Thread(target=_end_with_parent, daemon=True).start()
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def read(body: bytes, features: dict[str | None, int]) -> Asked:
+    """`Reader.read` in the other process."""
+    return _reader.read(body, features)

@@ -1,0 +1,127 @@
+"""A worker: one core, one copy of each model, no other thread to wait for.
+
+Engines run here and HTTP elsewhere, because threads of one process would take turns
+in its interpreter: measured, a third of the service's time went into those turns.
+A network that takes its process down takes only this one.
+"""
+
+import contextlib
+import logging
+import signal
+import socket
+import threading
+import time
+from pathlib import Path
+
+import numpy as np
+
+from model import bundle
+from model.bundle import Metadata
+
+from . import cost, engine, logs
+from .engine import Engine, Engines
+from .messages import Cancel, Channel, FromWorker, Job, Load, Loaded, Ticked, ToWorker
+from .scheduler import Scheduler
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+FIGURES_SECONDS = 0.02  # that figures about ticks may wait
+WARM_LENGTHS = (1, 16, 128)
+
+
+class Worker:
+    """Computes jobs that come over one socket; loads models that another asks for,
+    beside its work."""
+
+    def __init__(
+        self,
+        jobs: socket.socket,
+        control: socket.socket,
+        settings: Settings,
+        engines: Engines = engine.ENGINES,
+    ):
+        self._jobs = Channel(jobs, ToWorker)
+        self._control = Channel(control, ToWorker)
+        self._settings, self._engines = settings, engines
+        self._schedulers: dict[int, Scheduler] = {}
+
+    def run(self) -> None:
+        """Work until the other side hangs up."""
+        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
+        told: list[FromWorker] = []
+        sent = time.monotonic()
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                idle = not any(s.busy for s in self._schedulers.values())
+                for message in self._jobs.receive(wait=idle):
+                    self._take(message)
+                for scheduler in self._schedulers.values():
+                    if scheduler.busy:
+                        told += scheduler.tick()
+                # Figures alone can wait: the other side has more to do.
+                news = any(not isinstance(message, Ticked) for message in told)
+                if told and (news or time.monotonic() > sent + FIGURES_SECONDS):
+                    self._jobs.send(told)
+                    told, sent = [], time.monotonic()
+
+    def _take(self, message: ToWorker) -> None:
+        if isinstance(message, Job):
+            frames = np.frombuffer(message.frames, np.float32)
+            scheduler = self._schedulers[message.model]
+            scheduler.add(message.number, frames.reshape(message.steps, -1))
+        elif isinstance(message, Cancel):
+            for scheduler in self._schedulers.values():
+                scheduler.cancel(message.number)
+
+    def _load_all(self) -> None:
+        with contextlib.suppress(EOFError, OSError):
+            while True:
+                for message in self._control.receive():
+                    self._control.send([self._load(message)])
+
+    def _load(self, wanted: Load) -> Loaded:
+        try:
+            found = bundle.read(Path(wanted.folder))
+            loaded = engine.load(found, self._settings, self._engines)
+            _warm(loaded.engine, found.metadata)
+            price = cost.measure(loaded.engine, found.metadata)
+        except bundle.BundleError as error:
+            return Loaded(wanted.model, error=str(error))
+        except Exception as error:
+            log.debug("load failed", exc_info=True)
+            reason = f"{wanted.folder}: {type(error).__name__}: {error}"
+            return Loaded(wanted.model, error=reason)
+        self._schedulers = {
+            **self._schedulers,
+            wanted.model: Scheduler(
+                loaded.engine,
+                found.metadata,
+                self._settings,
+                model=wanted.model,
+                cost=price,
+            ),
+        }
+        told = (loaded.engine.name, loaded.precision, loaded.reason)
+        return Loaded(wanted.model, *told)
+
+
+def _warm(engine: Engine, metadata: Metadata) -> None:
+    """Run once at small and large sizes, so that the first caller doesn't wait
+    for allocations and first-use compilations."""
+    for rows in (1, 8):
+        for steps in WARM_LENGTHS:
+            engine.step(
+                np.zeros((rows, steps, metadata.input.features), np.float32),
+                np.full(rows, steps, np.int32),
+                np.zeros((rows, metadata.state_size), np.float32),
+            )
+
+
+def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    """The process. It ends when the one that started it does."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
+    parsed = Settings.model_validate_json(settings)
+    logs.setup(parsed.log_format, parsed.log_level)
+    Worker(jobs, control, parsed).run()

@@ -1,0 +1,278 @@
+"""Bodies within their limits, and callers that go."""
+
+import asyncio
+
+import pytest
+from conftest import SECONDS
+from starlette.requests import ClientDisconnect
+
+from service import bodies
+from service.bodies import Callers
+from service.errors import TooLarge, UnsupportedMedia
+
+pytestmark = pytest.mark.anyio
+
+
+class Caller:
+    """Sends a body in parts, then stays until it is told to go."""
+
+    def __init__(self, *parts, **headers):
+        pairs = {name.replace("_", "-"): text for name, text in headers.items()}
+        self.scope = {
+            "type": "http",
+            "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
+        }
+        self.asked = 0  # how often it was waited for
+        self._parts = list(parts)
+        self._gone = asyncio.Event()
+
+    def go(self):
+        self._gone.set()
+
+    async def receive(self):
+        self.asked += 1
+        if self._parts:
+            part = self._parts.pop(0)
+            more = bool(self._parts)
+            return {"type": "http.request", "body": part, "more_body": more}
+        await self._gone.wait()
+        return {"type": "http.disconnect"}
+
+    async def read(self, limit=100):
+        return await bodies.read_json(self.scope, self.receive, limit)
+
+
+class TestRead:
+    @pytest.mark.parametrize(
+        "parts", [[b""], [b"abc"], [b"a", b"bc"], [b"", b"a", b"", b"bc", b""]]
+    )
+    async def test_parts(self, parts):
+        """A body is the same in whatever parts it comes."""
+        assert await Caller(*parts).read() == b"".join(parts)
+
+    @pytest.mark.parametrize("parts", [[b"x" * 100], [b"x"] * 100])
+    async def test_as_long_as_allowed(self, parts):
+        """A body as long as allowed is read, one byte more is refused."""
+        assert await Caller(*parts).read() == b"x" * 100
+        with pytest.raises(TooLarge, match="100 bytes"):
+            await Caller(*parts, b"x").read()
+
+    async def test_reads_no_further(self):
+        """What is over the limit is not read to its end."""
+        caller = Caller(*[b"x" * 60] * 10)
+        with pytest.raises(TooLarge):
+            await caller.read()
+        assert caller.asked == 2
+
+    async def test_says_its_length(self):
+        """What says that it is over the limit is not read at all; what says another
+        length than it has is judged by what it has."""
+        caller = Caller(b"x", content_length="101")
+        with pytest.raises(TooLarge):
+            await caller.read()
+        assert caller.asked == 0
+        assert await Caller(b"x", content_length="100").read() == b"x"
+        with pytest.raises(TooLarge):
+            await Caller(b"x" * 60, b"x" * 60, content_length="5").read()
+
+    async def test_goes_within(self):
+        """A caller that goes before its body is whole is answered no more."""
+        caller = Caller(b"x", b"y")
+        caller.go()
+        received = caller.receive
+
+        async def cut():
+            message = await received()
+            return message | {"more_body": True}
+
+        with pytest.raises(ClientDisconnect):
+            await bodies.read_json(caller.scope, cut, 100)
+
+    @pytest.mark.parametrize(
+        "kind",
+        [
+            "application/json",
+            "Application/JSON; charset=utf-8",
+            "",
+            " application/json ",
+        ],
+    )
+    async def test_json(self, kind):
+        """JSON is taken in any writing of its name, and where nothing is said."""
+        assert await Caller(b"x", content_type=kind).read() == b"x"
+        assert await Caller(b"x").read() == b"x"
+
+    @pytest.mark.parametrize(
+        ("name", "text", "accept"),
+        [
+            ("content_type", "text/plain", "Accept"),
+            ("content_type", "application/jsonp", "Accept"),
+            ("content_encoding", "gzip", "Accept-Encoding"),
+            ("content_encoding", "identity, gzip", "Accept-Encoding"),
+        ],
+    )
+    async def test_another_kind(self, name, text, accept):
+        """Anything else is refused unread, with what is taken."""
+        caller = Caller(b"x", **{name: text})
+        with pytest.raises(UnsupportedMedia) as caught:
+            await caller.read()
+        assert list(caught.value.headers) == [accept]
+        assert caller.asked == 0
+
+
+async def turns(count):
+    for _ in range(count):
+        await asyncio.sleep(0)
+
+
+class Served:
+    """A caller that waits for its answer."""
+
+    def __init__(self, callers):
+        self.caller = Caller()
+        self.answer = asyncio.get_running_loop().create_future()
+        self.cancelled = False
+        self._callers = callers
+        self.task = asyncio.create_task(self._serve())
+
+    async def _serve(self):
+        with self._callers.waiting(self.caller.receive):
+            try:
+                answer = await self.answer
+            except asyncio.CancelledError:
+                self.cancelled = True
+                raise
+        await turns(5)  # it is sent
+        return answer
+
+    async def watched(self):
+        """Return when it is noticed if the caller goes."""
+        async with asyncio.timeout(SECONDS):
+            while not self.caller.asked:
+                await asyncio.sleep(0.001)
+
+    async def ends(self):
+        """What becomes of it."""
+        async with asyncio.timeout(SECONDS):
+            (outcome,) = await asyncio.gather(self.task, return_exceptions=True)
+        return outcome
+
+
+@pytest.fixture
+def callers():
+    return Callers()
+
+
+@pytest.fixture
+def _impatient(monkeypatch):
+    monkeypatch.setattr(bodies, "PATIENCE_SECONDS", 0.005)
+
+
+class TestWaiting:
+    async def test_quick(self, callers):
+        """A caller whose answer is there soon is never watched."""
+        for number in range(100):
+            served = Served(callers)
+            await turns(2)
+            served.answer.set_result(number)
+            assert await served.ends() == number
+            assert served.caller.asked == 0
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_stays(self, callers):
+        """One that stays gets its answer, however late."""
+        served = Served(callers)
+        await served.watched()
+        served.answer.set_result(5)
+        assert await served.ends() == 5
+        assert not served.cancelled
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_goes(self, callers):
+        """What is awaited for one that goes is cancelled, and nothing is sent."""
+        served = Served(callers)
+        await served.watched()
+        served.caller.go()
+        assert isinstance(await served.ends(), ClientDisconnect)
+        assert served.cancelled
+        assert served.answer.cancelled()
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_goes_early(self, callers):
+        """So it is where it goes before anybody looks."""
+        served = Served(callers)
+        served.caller.go()
+        assert isinstance(await served.ends(), ClientDisconnect)
+        assert served.cancelled
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_only_that_one(self, callers):
+        """Of many that wait, whenever they came, each that goes is noticed, and only
+        those."""
+        served = []
+        for number in range(40):
+            served.append(Served(callers))
+            if number % 8 == 0:
+                await asyncio.sleep(0.003)
+        for number, one in enumerate(served):
+            await one.watched()
+            if number % 3 == 0:
+                one.caller.go()
+        for number, one in enumerate(served):
+            if number % 3 == 0:
+                assert isinstance(await one.ends(), ClientDisconnect)
+        for number, one in enumerate(served):
+            if number % 3:
+                assert not one.cancelled
+                one.answer.set_result(number)
+                assert await one.ends() == number
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_after_a_rest(self, callers):
+        """One that comes after all others have been answered is watched too."""
+        for _ in range(3):
+            served = Served(callers)
+            await served.watched()
+            served.caller.go()
+            assert isinstance(await served.ends(), ClientDisconnect)
+            await asyncio.sleep(0.02)
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_cancelled_from_outside(self, callers):
+        """Where the service itself cancels a request, that is no caller's going."""
+        for go in (False, True):
+            served = Served(callers)
+            await served.watched()
+            served.task.cancel()
+            if go:
+                served.caller.go()
+            assert isinstance(await served.ends(), asyncio.CancelledError)
+
+    @pytest.mark.usefixtures("_impatient")
+    async def test_fails(self, callers):
+        """A failure is passed on as it is."""
+        for watched in (False, True):
+            served = Served(callers)
+            if watched:
+                await served.watched()
+            served.answer.set_exception(KeyError("x"))
+            assert isinstance(await served.ends(), KeyError)
+
+    @pytest.mark.usefixtures("_impatient")
+    @pytest.mark.parametrize("late", range(-4, 5))
+    async def test_in_the_same_moment(self, callers, late):
+        """One that goes in the moment in which its answer is there harms nothing: the
+        answer is sent, or it has gone; what comes after is never cancelled."""
+        served = Served(callers)
+        await served.watched()
+        if late < 0:
+            served.answer.set_result(5)
+            await turns(-late)
+            served.caller.go()
+        else:
+            served.caller.go()
+            await turns(late)
+            if not served.answer.done():
+                served.answer.set_result(5)
+        outcome = await served.ends()
+        assert outcome == 5 or isinstance(outcome, ClientDisconnect)

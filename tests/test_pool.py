@@ -1,0 +1,298 @@
+"""Workers that die: what becomes of their jobs, and who takes their place."""
+
+import asyncio
+import json
+import logging
+import socket
+import subprocess
+import sys
+import threading
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+from conftest import ROOT, SECONDS, OnnxEngine, random_frames, running, value, wait
+from pool_fixtures import sent, until
+
+from model import bundle
+from model.bundle import BundleError
+from service import errors, pool
+from service.admission import Admission
+from service.launch import Launched
+from service.metrics import Metrics
+from service.pool import Pool
+from service.settings import Settings
+
+DEADLY = 1e6  # a network that is given this takes its process down
+# A worker in a process of its own, whose engine is that of ONNX Runtime but for that.
+SCRIPT = f"""
+import os, socket, sys
+import numpy as np
+from service.onnx_engine import OnnxEngine
+from service.settings import Settings
+from service.worker import Worker
+
+class Deadly(OnnxEngine):
+    def __init__(self, found, settings):
+        if found.metadata.name == sys.argv[4]:
+            os._exit(1)
+        super().__init__(found)
+
+    def step(self, frames, lengths, state):
+        if np.abs(frames).max() >= {DEADLY}:
+            os._exit(1)
+        return super().step(frames, lengths, state)
+
+jobs, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
+settings = Settings.model_validate_json(sys.argv[3])
+Worker(jobs, control, settings, {{"deadly": Deadly}}).run()
+"""
+
+
+class Mortals:
+    """Starts such workers; those with these numbers die of loading `tags`."""
+
+    def __init__(self, *weak):
+        self.processes = []
+        self._weak = weak
+
+    def __call__(self, settings):
+        jobs, control = socket.socketpair(), socket.socketpair()
+        with jobs[1], control[1]:
+            numbers = [jobs[1].fileno(), control[1].fileno()]
+            command = [sys.executable, "-c", SCRIPT, *map(str, numbers)]
+            text = settings.model_dump_json()
+            weak = len(self.processes) in self._weak
+            made = subprocess.Popen(
+                [*command, text, "tags" if weak else ""],
+                pass_fds=numbers,
+                cwd=ROOT,
+            )
+        self.processes.append(made)
+        return Launched(jobs[0], control[0], made.wait)
+
+
+@asynccontextmanager
+async def pooled(start, metrics=None, **settings):
+    """A pool of two workers, until the block ends."""
+    made = Pool(Settings(workers=2, **settings), metrics or Metrics(), start)
+    made.start()
+    try:
+        await made.attach()
+        yield made
+    finally:
+        await asyncio.to_thread(made.close)
+        await sent()
+        for process in start.processes:
+            assert process.wait(SECONDS) is not None
+
+
+@pytest.fixture(autouse=True)
+def _at_once(monkeypatch):
+    """Workers are replaced without a pause."""
+    monkeypatch.setattr(pool, "AGAIN_SECONDS", 0.01)
+
+
+class Model:
+    """The bundle `walks` in a pool."""
+
+    def __init__(self, made, metrics, folder):
+        self.found = bundle.read(folder)
+        self._engine = OnnxEngine(self.found, Settings())
+        self.admission = Admission(
+            made, 1, self.found.metadata, Settings(workers=2), metrics
+        )
+
+    @classmethod
+    async def load(cls, made, metrics, folder):
+        await asyncio.to_thread(made.load, 1, str(folder))
+        return cls(made, metrics, folder)
+
+    async def assert_right(self, request, *sequences):
+        async with asyncio.timeout(SECONDS):
+            answers = await request.future
+        for answer, asked in zip(answers, sequences, strict=True):
+            begin = np.zeros((1, self.found.metadata.state_size), np.float32)
+            lengths = np.array([len(asked)], np.int32)
+            expected, _ = self._engine.step(asked[None], lengths, begin)
+            np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+
+
+def deadly():
+    return np.full((3, 3), DEADLY, np.float32)
+
+
+@pytest.mark.anyio
+class TestJobs:
+    async def test_one_dies(self, bundles, caplog):
+        """When a worker dies its jobs fail as our mistake, those of the other are
+        answered, and another worker takes its place."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            rng = np.random.default_rng(0)
+            # In turns to the one worker and to the other.
+            lengths = [2000, 1999, 3, 4]
+            asked = [random_frames(rng, length) for length in lengths]
+            asked[2] = deadly()
+            requests = [model.admission.submit([frames]) for frames in asked]
+            told = await asyncio.gather(
+                *(request.future for request in requests), return_exceptions=True
+            )
+            failed = [isinstance(one, errors.InternalError) for one in told]
+            assert failed[2]
+            assert "died" in str(told[2].__cause__)
+            assert sum(failed) in (1, 2)  # its worker's other one may be done
+            await until(lambda: made.size == 2, "another takes its place")
+            assert made.alive
+            assert len(start.processes) == 3
+            for _ in range(6):
+                frames = random_frames(rng, 20)
+                await model.assert_right(model.admission.submit([frames]), frames)
+            text = metrics.text().decode()
+            assert value(text, "unrolled_worker_deaths_total") == 1
+            assert value(text, "unrolled_waiting_steps", model="walks") == 0
+        assert "a worker died" in caplog.messages
+
+    async def test_all_die(self, bundles):
+        """While no worker is left callers are asked to come again, and then
+        answered."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            for _ in range(2):
+                request = model.admission.submit([deadly()])
+                with pytest.raises(errors.InternalError):
+                    await request.future
+            if not made.size:
+                with pytest.raises(errors.NotReady) as caught:
+                    model.admission.submit([deadly()])
+                assert caught.value.headers["Retry-After"] == "1"
+                assert made.alive
+            await until(lambda: made.size == 2, "others take their places")
+            frames = random_frames(np.random.default_rng(0), 20)
+            await model.assert_right(model.admission.submit([frames]), frames)
+
+    async def test_again_and_again(self, bundles):
+        """However often workers die, each time others take their places, and no
+        process is left over."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            for turn in range(1, 4):
+                request = model.admission.submit([deadly()])
+                with pytest.raises(errors.InternalError):
+                    await request.future
+                await until(lambda: made.size == 2, "another takes its place")
+                assert len(start.processes) == 2 + turn
+                alive = [one for one in start.processes if one.poll() is None]
+                assert len(alive) == 2
+
+
+@pytest.mark.anyio
+@pytest.mark.parametrize("weak", [(0,), (1,), (0, 1)], ids=["first", "last", "all"])
+async def test_a_bundle_is_deadly(bundles, weak):
+    """A bundle that workers die of is told as broken, and the next bundle is loaded
+    by all that serve: none is taken for broken with it, and the answer about one is
+    not taken for that about another."""
+    metrics, start = Metrics(), Mortals(*weak)
+    async with pooled(start, metrics) as made:
+        with pytest.raises(BundleError, match="a worker died of loading it"):
+            await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
+        walks = bundles / "walks" / "1"
+        loaded = await asyncio.to_thread(made.load, 1, str(walks))
+        assert loaded.model == 1
+        model = Model(made, metrics, walks)
+        await until(lambda: made.size == 2, "others take their places")
+        rng = np.random.default_rng(0)
+        asked = [random_frames(rng, 20) for _ in range(8)]
+        await model.assert_right(model.admission.submit(asked), *asked)
+
+
+class Reluctant(Mortals):
+    """Workers of which the first ones to take another's place can't be started."""
+
+    def __init__(self, times):
+        super().__init__()
+        self.refusals = times
+
+    def __call__(self, settings):
+        if len(self.processes) == 2 and self.refusals:
+            self.refusals -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return super().__call__(settings)
+
+
+class Late(Mortals):
+    """Workers of which the third is started when it is told to."""
+
+    def __init__(self):
+        super().__init__()
+        self.begins, self.goes_on = threading.Event(), threading.Event()
+
+    def __call__(self, settings):
+        if len(self.processes) == 2:
+            self.begins.set()
+            assert self.goes_on.wait(SECONDS)
+        return super().__call__(settings)
+
+
+@pytest.mark.anyio
+class TestReplacing:
+    async def test_cannot_be_started(self, bundles):
+        """Where no process can be started at the time, it is tried again."""
+        metrics, start = Metrics(), Reluctant(3)
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            with pytest.raises(errors.InternalError):
+                await model.admission.submit([deadly()]).future
+            await until(lambda: made.size == 2, "another takes its place")
+            assert start.refusals == 0
+
+    @pytest.mark.parametrize("pause", [0, 0.5])
+    async def test_closed_meanwhile(self, bundles, pause):
+        """Closed while a worker is being replaced, no process is left over, and
+        nothing fails."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            with pytest.raises(errors.InternalError):
+                await model.admission.submit([deadly()]).future
+            await asyncio.sleep(pause)
+        await until(lambda: not made._tasks, "nothing goes on")
+
+    async def test_closed_while_one_starts(self, bundles):
+        """So it is where a new one is being started in that moment."""
+        metrics, start = Metrics(), Late()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            with pytest.raises(errors.InternalError):
+                await model.admission.submit([deadly()]).future
+            await until(lambda: start.begins.is_set(), "a new one is started")
+            await asyncio.to_thread(made.close)
+            start.goes_on.set()
+            await until(lambda: len(start.processes) == 3, "it is there")
+            await until(lambda: not made._tasks, "nothing goes on")
+            for process in start.processes:
+                await asyncio.to_thread(process.wait, SECONDS)
+
+
+class TestServed:
+    def test_a_worker_dies(self, bundles, caplog):
+        """A caller whose worker dies is told of an error of ours; the process lives,
+        and the next callers are answered."""
+        caplog.set_level(logging.INFO, logger="service")
+        settings = Settings(port=0, bundles=bundles / "walks", workers=2)
+        with running(settings, start=Mortals()) as made:
+            for turn in range(1, 3):
+                body = json.dumps({"sequences": [deadly().tolist()]})
+                response = made.http.post("/classify", content=body)
+                assert response.status_code == 500
+                assert response.json()["type"] == "urn:unrolled:error:internal-error"
+                assert "died" not in response.text
+                assert made.http.get("/livez").status_code == 200
+                body = {"sequences": [[[1, 2, 3]]]}
+                assert made.http.post("/classify", json=body).status_code == 200
+                name = "unrolled_worker_deaths_total"
+                assert value(made.metrics(), name) == turn
+                wait(lambda: made.registry._pool.size == 2, "it is replaced")

@@ -1,0 +1,335 @@
+"""The fast reading of a request: what it gives is what the strict one gives, and of
+everything that is not plain it gives nothing."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from service import codec, quick
+from service.errors import ServiceError
+from service.settings import Settings
+
+LIMITS = Settings(max_sequences=6, max_steps=40, max_cells=300, queue_steps=100)
+
+
+PARSER = quick.Parser(LIMITS)  # the one for all bodies, as in the service
+
+
+def read(body, limits=LIMITS):
+    parser = PARSER if limits is LIMITS else quick.Parser(limits)
+    return parser.read(body, quick.lists(body))
+
+
+def assert_same(body, limits=LIMITS):
+    """Where the fast reading gives something, the strict one gives the same; whether
+    it does."""
+    asked = read(body, limits)
+    if asked is None:
+        return False
+    features = asked.sequences[0].shape[1]
+    given = codec.decode(body)
+    arrays = codec.arrays(given, features, limits)
+    assert len(asked.sequences) == len(arrays)
+    for ours, theirs in zip(asked.sequences, arrays, strict=True):
+        assert ours.dtype == np.float32
+        np.testing.assert_array_equal(ours, theirs, strict=True)
+    assert (asked.model, asked.top_k) == (given.model, given.top_k)
+    assert type(asked.top_k) is type(given.top_k)
+    return True
+
+
+NUMBERS = st.one_of(
+    st.floats(allow_nan=False, allow_infinity=False, width=32),
+    st.floats(-1e3, 1e3),
+    st.integers(-(2**70), 2**70),
+    st.integers(-5, 5),
+    st.just(-0.0),
+)
+
+
+@st.composite
+def requests(draw):
+    """A request as any client may write it."""
+    features = draw(st.integers(1, 4))
+    frame = st.lists(NUMBERS, min_size=features, max_size=features)
+    sequence = st.lists(frame, min_size=1, max_size=12)
+    members = {"sequences": draw(st.lists(sequence, min_size=1, max_size=5))}
+    if draw(st.booleans()):
+        members["model"] = draw(st.one_of(st.none(), st.text()))
+    if draw(st.booleans()):
+        members["top_k"] = draw(st.one_of(st.none(), st.integers(1, 2**64)))
+    names = draw(st.permutations(list(members)))
+    text = json.dumps(
+        {name: members[name] for name in names},
+        ensure_ascii=draw(st.booleans()),
+        indent=draw(st.sampled_from([None, 1, "\t"])),
+        separators=draw(st.sampled_from([None, (",", ":"), (" , ", "\n:\r")])),
+    )
+    return text.encode("utf-8", "surrogatepass")
+
+
+class TestSame:
+    @settings(max_examples=1000)
+    @given(requests())
+    def test_valid(self, body):
+        """Of a request in any writing it gives the same arrays, model and top_k as
+        the strict reading, or nothing."""
+        assert_same(body)
+
+    @settings(max_examples=300)
+    @given(
+        st.integers(1, 4).flatmap(
+            lambda features: st.lists(
+                st.lists(
+                    st.lists(
+                        st.floats(-1e30, 1e30), min_size=features, max_size=features
+                    ),
+                    min_size=1,
+                    max_size=12,
+                ),
+                min_size=1,
+                max_size=5,
+            )
+        ),
+        st.one_of(st.none(), st.sampled_from(["walks", "wälk", 'a"b'])),
+        st.one_of(st.none(), st.integers(1, 100)),
+    )
+    def test_plain(self, sequences, model, top_k):
+        """Of a plain request it always gives something: nothing is left to the slow
+        reading."""
+        body = {"sequences": sequences, "model": model, "top_k": top_k}
+        assert assert_same(json.dumps(body).encode())
+        assert assert_same(json.dumps(body, indent=2, ensure_ascii=False).encode())
+
+    @settings(max_examples=500)
+    @given(
+        st.from_regex(
+            r"-?(0|[1-9]\d{0,24})(\.\d{1,30})?([eE][+-]?\d{1,3})?", fullmatch=True
+        )
+    )
+    def test_digits(self, digits):
+        """Of a number in any digits it gives the same float32, to the last bit."""
+        assert_same(b'{"sequences": [[[1, %s]]]}' % digits.encode())
+
+
+# What a careless or hostile caller puts together: pieces of requests, and of none.
+PIECES = [
+    *(bytes([byte]) for byte in b'[]{},:" \n0123456789-+.eE\\ntf'),
+    *(b"[[", b"]]", b"],[", b"[]", b"{}", b"null", b"true", b"false", b"NaN", b"1e400"),
+    *(b"Infinity", b"-0", b"1.0", b"00", b'"[[["', b'"a"', b'{"a":1}', b"[1,2]"),
+    *(
+        b'"sequences":',
+        b'"model":',
+        b'"top_k":',
+        b'"top_k":true',
+        b'"sequences":[[[1]]]',
+    ),
+    *(b"\xff", b"\x00", b"\xef\xbb\xbf", b"\\ud800", b"\\u0061", b"9" * 30, b"/*x*/"),
+]
+NUMERALS = [
+    b"7",
+    b"-7",
+    b"0.25",
+    b"1e5",
+    b"12345678901234567890",
+    b"1E-9",
+    b"07",
+    b"1.",
+]
+SOUND = [
+    b'{"sequences": [[[1, 2], [3, 4]], [[5, 6]]], "model": "walks", "top_k": 2}',
+    b'{"sequences":[[[1.5,-2e3],[0,4],[7,8]]]}',
+    b'{"top_k": null, "model": null, "sequences": [[[1], [2]], [[3]], [[4]]]}',
+    b'{"model": "a[b", "sequences": [[[1, 2, 3]]]}',
+]
+
+
+def mutated(random):
+    """A sound body with a few accidents, some of which it survives."""
+    body = bytearray(SOUND[random.integers(len(SOUND))])
+    for _ in range(random.integers(1, 4)):
+        at, end = sorted(random.integers(0, len(body) + 1, 2).tolist())
+        end = min(end, at + 12)
+        kind = random.integers(8)
+        if kind == 0:
+            body[at:at] = PIECES[random.integers(len(PIECES))]
+        elif kind == 1:
+            body[at:end] = PIECES[random.integers(len(PIECES))]
+        elif kind == 2:
+            body[at:end] = body[at:end] * random.integers(3)
+        elif kind == 3 and at < len(body):
+            body[at] ^= 1 << random.integers(8)
+        elif kind == 4:
+            place = body.find(b",", at) + 1
+            body[place:place] = b" \n" if place else b""
+        else:  # a number
+            places = [i for i, byte in enumerate(body) if chr(byte).isdecimal()]
+            if places:
+                place = places[random.integers(len(places))]
+                body[place : place + 1] = NUMERALS[random.integers(len(NUMERALS))]
+    return bytes(body)
+
+
+@pytest.mark.parametrize("seed", range(8))
+def test_mutated(seed):
+    """Of thousands of spoilt bodies, whenever it gives something the strict reading
+    accepts the body and gives the same."""
+    random = np.random.default_rng(seed)
+    outcomes = [assert_same(mutated(random)) for _ in range(2500)]
+    assert 0.1 < np.mean(outcomes) < 0.9  # both kinds have been met
+
+
+def frame(text):
+    return b'{"sequences": [[' + text + b"]]}"
+
+
+HOSTILE = {
+    "nested-to-the-right-count": frame(b"[[], [2, 3]], [4, 5]"),
+    "nested-alone": frame(b"[[2, 3]], [[4, 5]]"),
+    "nested-for-a-number": frame(b"[1, [2]], [3, 4]"),
+    "nested-and-a-string-frame": frame(b'[[], [1, 2]], "ab"'),
+    "nested-and-an-object-frame": frame(b'[[], [1, 2]], {"a": 1, "b": 2}'),
+    "nested-and-a-bracket-less": frame(b'[[1], [2]], "ab", "cd"'),
+    "string-of-the-right-length": frame(b'[1, 2], "ab"'),
+    "strings-only": frame(b'"ab", "cd"'),
+    "string-with-brackets": frame(b'"[[", "[["'),
+    "string-for-a-sequence": b'{"sequences": ["abc"], "model": "[[[["}',
+    "string-for-all": b'{"sequences": "abc", "model": "[[[["}',
+    "object-for-a-frame": frame(b'{"a": 1, "b": 2}, [3, 4]'),
+    "object-for-a-sequence": b'{"sequences": [{"ab": [1, 2]}]}',
+    "object-for-a-sequence-nested": b'{"sequences": [{"ab": [[1, 2]]}]}',
+    "object-for-all": b'{"sequences": {"a": [[1]], "b": [[2]]}}',
+    "object-empty": b'{"sequences": {}}',
+    "same-member-twice": b'{"sequences": [[[1]]], "sequences": [[[2]]]}',
+    "same-member-escaped": b'{"sequences": [[[1]]], "sequence\\u0073": [[[2]]]}',
+    "model-twice": b'{"sequences": [[[1]]], "model": "a", "model": "b"}',
+    "top-k-twice": b'{"top_k": 1, "sequences": [[[1]]], "top_k": 2}',
+    "unknown-member": b'{"sequences": [[[1]]], "x": 1}',
+    "other-case": b'{"Sequences": [[[1]]]}',
+    "byte-order-mark": b'\xef\xbb\xbf{"sequences": [[[1]]]}',
+    "boolean": frame(b"[true, 2]"),
+    "null": frame(b"[null, 2]"),
+    "digits-in-a-string": frame(b'["1", 2]'),
+    "1e400": frame(b"[1e400, 2]"),
+    "minus-1e400": frame(b"[-1e400, 2]"),
+    "1e39": frame(b"[1e39, 2]"),
+    "huge-integer": frame(b"[" + b"9" * 60 + b", 2]"),
+    "nan": frame(b"[NaN, 2]"),
+    "leading-zero": frame(b"[01, 2]"),
+    "ragged": frame(b"[1, 2], [3]"),
+    "ragged-to-the-right-count": frame(b"[1, 2, 3], [4]"),
+    "other-width-later": b'{"sequences": [[[1, 2]], [[1, 2, 3]]]}',
+    "empty-frame": frame(b"[], []"),
+    "empty-sequence": b'{"sequences": [[[1]], []]}',
+    "no-sequence": b'{"sequences": []}',
+    "no-member": b"{}",
+    "top-k-true": b'{"sequences": [[[1]]], "top_k": true}',
+    "top-k-1.0": b'{"sequences": [[[1]]], "top_k": 1.0}',
+    "top-k-string": b'{"sequences": [[[1]]], "top_k": "1"}',
+    "top-k-0": b'{"sequences": [[[1]]], "top_k": 0}',
+    "model-number": b'{"sequences": [[[1]]], "model": 1}',
+    "model-list": b'{"sequences": [[[1]]], "model": ["a"]}',
+    "model-surrogate": b'{"sequences": [[[1]]], "model": "\\ud800"}',
+    "invalid-utf-8": b'{"sequences": [[[1]]], "model": "\xff"}',
+    "trailing": b'{"sequences": [[[1]]]}x',
+    "trailing-nul": b'{"sequences": [[[1]]]}\0',
+    "two-bodies": b'{"sequences": [[[1]]]}{"sequences": [[[2]]]}',
+    "trailing-comma": b'{"sequences": [[[1,]]]}',
+    "comment": b'{"sequences": [[[1]]]/**/}',
+    "list": b"[[[1]]]",
+    "empty": b"",
+    "deep": b'{"sequences": ' + b"[" * 3000 + b"1" + b"]" * 3000 + b"}",
+    "over-sequences": b'{"sequences": [' + b",".join([b"[[1]]"] * 7) + b"]}",
+    "over-steps": frame(b",".join([b"[1]"] * 41)),
+    "over-cells": b'{"sequences": [%s]}'
+    % b",".join([b"[" + b",".join([b"[1,2]"] * 40) + b"]"] * 4),
+}
+# Sound, though they look odd: both readings take them.
+ODD = {
+    "top-k-huge": b'{"sequences": [[[1]]], "top_k": 99999999999999999999}',
+    "top-k-of-64-bits": b'{"sequences": [[[1]]], "top_k": 18446744073709551615}',
+    "bracket-in-the-model": b'{"sequences": [[[1, 2]]], "model": "a[b"}',
+    "brackets-in-the-model": b'{"model": "[[[]]]", "sequences": [[[1, 2]]]}',
+    "escaped-member": b'{"sequence\\u0073": [[[1, 2]]]}',
+    "escaped-model": b'{"sequences": [[[1]]], "model": "\\u0061\\n\\ud83e\\udd80"}',
+    "blank-before": b' \n{"sequences": [[[1, 2]]]}',
+    "blank-behind": b'{"sequences": [[[1, 2]]]} \r\n\t',
+    "underflow": frame(b"[1e-400, -1e-400]"),
+    "minus-zero": frame(b"[-0, -0.0]"),
+    "large-integer": frame(b"[18446744073709551615, -9223372036854775808]"),
+    "halfway": frame(b"[16777217, 0.1000000014901161193847656250000001]"),
+    "largest": frame(b"[3.4028235e38, -3.4028235e38]"),
+}
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_hostile(body):
+    """What the strict reading refuses, or what needs it, is left to it."""
+    assert read(body) is None
+
+
+@pytest.mark.parametrize("body", ODD.values(), ids=ODD)
+def test_odd(body):
+    """What is sound but odd is read as the strict reading reads it, or left to it."""
+    codec.decode(body)
+    assert_same(body)
+
+
+def test_hostile_is_refused():
+    """The strict reading refuses them all but where a member is given twice, of which
+    it takes the last."""
+    taken = set()
+    for name, body in HOSTILE.items():
+        for features in (1, 2):
+            try:
+                given = codec.decode(body)
+                codec.arrays(given, features, LIMITS)
+            except ServiceError:
+                continue
+            taken.add(name)
+    twice = {name for name in HOSTILE if name.endswith("-twice")}
+    assert taken == twice | {"same-member-escaped"}
+
+
+@pytest.mark.parametrize(
+    ("changed", "limit"),
+    [("max_sequences", 2), ("max_steps", 3), ("max_cells", 10)],
+)
+def test_limits(changed, limit):
+    """What is as large as a limit allows is read, and of anything larger the strict
+    reading says what it is over."""
+    largest = {
+        "max_sequences": [[[1, 2]]] * 2,
+        "max_steps": [[[1, 2]] * 3],
+        "max_cells": [[[1, 2]] * 3, [[1, 2]] * 2],
+    }[changed]
+    limits = LIMITS.model_copy(update={changed: limit})
+    assert assert_same(json.dumps({"sequences": largest}).encode(), limits)
+    over = [*largest, [[1, 2]]] if changed != "max_steps" else [[[1, 2]] * 4]
+    assert read(json.dumps({"sequences": over}).encode(), limits) is None
+
+
+@pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
+def test_the_next_body(body):
+    """A body that was given up spoils nothing for the next one."""
+    read(body)
+    asked = read(b'{"sequences": [[[1, 2]]]}')
+    assert asked.sequences[0].tolist() == [[1, 2]]
+
+
+def test_kept_arrays():
+    """What was read stays as it is when other bodies are read after it."""
+    made = np.random.default_rng(0).normal(size=(50, 3)).round(3).astype(np.float32)
+    bodies = [json.dumps({"sequences": [one[None].tolist()]}).encode() for one in made]
+    asked = [read(body) for body in bodies]
+    for one, frames in zip(asked, made, strict=True):
+        np.testing.assert_array_equal(one.sequences[0][0], frames)
+
+
+@given(st.binary())
+def test_lists(body):
+    """The lists of a body are counted by their brackets."""
+    assert quick.lists(body) == body.count(b"[")
