@@ -26,17 +26,11 @@ def build(network: Network) -> onnx.ModelProto:
     x = _normalise(graph, network)  # [T, B, F]
     vectors = 2 if config.cell == "lstm" else 1
     finals: list[str] = []
-    if stepped:
-        states = [f"before_{i}" for i in range(config.layers * vectors)]
-        sizes = graph.constant([config.hidden] * len(states), np.int64)
-        graph.add("Split", ["state", sizes], states, axis=1)
+    states = _states(graph, config) if stepped else []
     for index, ways in enumerate(network.encoder):
-        initial = ["", ""]
-        if stepped:
-            own = states[index * vectors : (index + 1) * vectors]
-            initial[:vectors] = [graph.unsqueeze(name, 0) for name in own]
-        x, hidden, cell = _layer(graph, config, ways, x, initial)
-        finals += [hidden, cell][:vectors]
+        initial = states[index * vectors : (index + 1) * vectors]
+        x, *final = _layer(graph, config, ways, x, initial)
+        finals += final
     if network.task == "classify":
         x = _joined(graph, finals[-vectors], config.hidden * len(network.encoder[-1]))
     kernel, bias = (graph.constant(v) for v in network.head.get_weights())
@@ -56,30 +50,37 @@ def build(network: Network) -> onnx.ModelProto:
     ]
     outputs = [("probabilities", TensorProto.FLOAT, shape)]
     if stepped:
-        graph.add(
-            "Concat", [graph.squeeze(f, 0) for f in finals], ["next_state"], axis=1
-        )
+        stacked = graph.add("Concat", finals, axis=0)  # [L * V, B, H]
+        rows = graph.add("Transpose", [stacked], perm=[1, 0, 2])
+        size = graph.constant([0, config.state_size], np.int64)
+        graph.add("Reshape", [rows, size], ["next_state"])
         inputs.append(("state", TensorProto.FLOAT, [batch, config.state_size]))
         outputs.append(("next_state", TensorProto.FLOAT, [batch, config.state_size]))
     return graph.model(inputs, outputs)
 
 
 def _normalise(graph: "_Graph", network: Network) -> str:
-    """Scaled frames in time-major order, zero past each length."""
+    """Scaled frames in time-major order. What lies past a length is not read."""
     mean = graph.constant(network.mean.numpy())
     scale = graph.constant(network.scale.numpy())
     x = graph.add("Mul", [graph.add("Sub", ["frames", mean]), scale])
-    shape = graph.add("Shape", ["frames"], start=1, end=2)
-    steps = graph.squeeze(graph.add("Cast", [shape], to=TensorProto.INT32), 0)
-    zero, one = graph.constant(0, np.int32), graph.constant(1, np.int32)
-    places = graph.unsqueeze(graph.add("Range", [zero, steps, one]), 0)
-    valid = graph.add("Less", [places, graph.unsqueeze("lengths", 1)])
-    x = graph.add("Where", [graph.unsqueeze(valid, 2), x, graph.constant(0.0)])
     return graph.add("Transpose", [x], perm=[1, 0, 2])
 
 
-def _layer(graph: "_Graph", config, ways, x: str, initial: list[str]):
-    """Outputs [T, B, D * H], last hidden [D, B, H] and cell vectors [D, B, H]."""
+def _states(graph: "_Graph", config) -> list[str]:
+    """The vectors [1, B, H] that the rows of `state` pack, layer by layer."""
+    count = config.state_size // config.hidden
+    shape = graph.constant([0, count, config.hidden], np.int64)
+    stacked = graph.add(
+        "Transpose", [graph.add("Reshape", ["state", shape])], perm=[1, 0, 2]
+    )
+    names = [f"before_{i}" for i in range(count)]
+    graph.add("Split", [stacked, graph.constant([1] * count, np.int64)], names, axis=0)
+    return names
+
+
+def _layer(graph: "_Graph", config, ways, x: str, initial: list[str]) -> list[str]:
+    """Outputs [T, B, D * H], last hidden [D, B, H] and, of an LSTM, cell vectors."""
     weights = [_onnx_weights(config, *way.get_weights()) for way in ways]
     kernel, recurrent, bias = (
         graph.constant(np.stack(part)) for part in zip(*weights, strict=True)
@@ -88,20 +89,19 @@ def _layer(graph: "_Graph", config, ways, x: str, initial: list[str]):
         "hidden_size": config.hidden,
         "direction": "bidirectional" if len(ways) == 2 else "forward",
     }
-    inputs = [x, kernel, recurrent, bias, "lengths", initial[0]]
+    inputs = [x, kernel, recurrent, bias, "lengths", *initial]
     outputs = [graph.name("Y"), graph.name("Y_h")]
     if config.cell == "lstm":
-        inputs.append(initial[1])
         outputs.append(graph.name("Y_c"))
     else:
         options["linear_before_reset"] = int(config.reset_after)
-    while not inputs[-1]:
-        inputs.pop()
     graph.add(config.cell.upper(), inputs, outputs, **options)
-    y, hidden, cell = (*outputs, "")[:3]
-    y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, D, B, H] -> [T, B, D, H]
+    y, *final = outputs  # [T, D, B, H]
+    if len(ways) == 1:
+        return [graph.squeeze(y, 1), *final]  # no copy
+    y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, B, D, H]
     width = graph.constant([0, 0, config.hidden * len(ways)], np.int64)
-    return graph.add("Reshape", [y, width]), hidden, cell
+    return [graph.add("Reshape", [y, width]), *final]
 
 
 def _joined(graph: "_Graph", hidden: str, width: int) -> str:
@@ -149,9 +149,6 @@ class _Graph:
 
     def squeeze(self, name: str, axis: int) -> str:
         return self.add("Squeeze", [name, self.constant([axis], np.int64)])
-
-    def unsqueeze(self, name: str, axis: int) -> str:
-        return self.add("Unsqueeze", [name, self.constant([axis], np.int64)])
 
     def model(self, inputs, outputs) -> onnx.ModelProto:
         values = [

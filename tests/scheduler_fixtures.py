@@ -155,6 +155,7 @@ class Scene:
         ticked, *told = self.scheduler.tick()
         assert isinstance(ticked, Ticked)  # first: who has an answer does not wait
         assert ticked.model == 7
+        assert ticked.rows or told, "it gets nowhere"
         self.ticks.append(ticked)
         for message in told:
             assert message.number not in self.told, "it was told twice"

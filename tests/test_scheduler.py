@@ -40,7 +40,6 @@ def arrive(made, arrivals, each=lambda made: None):
         if made.scheduler.busy:
             made.tick()
         tick += 1
-        assert tick < 100_000, "it gets nowhere"
 
 
 @pytest.mark.parametrize("kind", KINDS)
