@@ -8,7 +8,7 @@ PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow check train bench bench-train invariance lock clean
+.PHONY: help serve test slow check train bench bench-train lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,8 +26,9 @@ serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
 test: .venv/ready ## run the default test suite
 	$(BIN)/python -m pytest
 
-slow: .venv/ready ## run the tests that take minutes: memory, invariance under load
+slow: .venv/ready ## the tests that take minutes: memory, answers under load
 	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m bench.serve.invariance
 
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -85,6 +85,22 @@ class TestAnswers:
             given = [{first for first in some if first >= 0} for some in given]
             assert sorted(map(sorted, given)) == sorted(sorted(x[1]) for x in loads)
 
+    async def test_shared_again(self, tmp_path, workers):
+        """What has been computed, or was dropped, counts for nothing any more: as
+        many alike go to each worker."""
+        async with stage(tmp_path, workers=workers) as made:
+            await made.assert_right(made.submit((500, 1.0)), (500, 1.0))
+            blocked = await made.block()
+            made.submit((900, 2.0)).future.cancel()
+            await sent()
+            await made.release(blocked)
+            await made.settled()
+            asked = [(60, 10.0 + number) for number in range(2 * workers)]
+            await made.assert_right(made.submit(*asked), *asked)
+            for engine in made.engines:
+                firsts = {first for c in made.calls_of(engine) for first in c.firsts}
+                assert len(firsts & {first for _, first in asked}) == 2
+
     async def test_answered_is_not_waiting(self, tmp_path, workers):
         """A caller that has its answer is not counted as waiting any more: with the
         queue's whole room in use, its next request is taken."""
