@@ -62,11 +62,11 @@ class Stage:
     async def block(self):
         """Occupy every worker, with a step each, until `release`."""
         self.close_gates()
-        requests = []
+        before, requests = len(self.calls), []
         for number in range(len(self.engines)):
             requests.append(self.submit((1, -1.0 - number)))
             await until(
-                lambda: len(self.calls) == len(requests),
+                lambda: len(self.calls) == before + len(requests),
                 "it is occupied",
             )
         return requests

@@ -220,7 +220,7 @@ HOSTILE = {
     "nan": frame(b"[NaN, 2]"),
     "leading-zero": frame(b"[01, 2]"),
     "ragged": frame(b"[1, 2], [3]"),
-    "ragged-to-the-right-count": frame(b"[1, 2, 3], [4]"),
+    "ragged-to-the-right-count": frame(b"[1, 2], [3], [4, 5, 6]"),
     "other-width-later": b'{"sequences": [[[1, 2]], [[1, 2, 3]]]}',
     "empty-frame": frame(b"[], []"),
     "empty-sequence": b'{"sequences": [[[1]], []]}',
