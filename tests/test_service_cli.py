@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import sys
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,6 +17,7 @@ import pytest
 from conftest import ROOT, SECONDS, copy_bundle, random_frames, value, wait
 from typer.testing import CliRunner
 
+from model import bundle
 from service import __main__ as main
 from service.client import Client
 
@@ -51,51 +53,66 @@ class Started:
     process: subprocess.Popen
     url: str
     output: Path
-    first_ready: httpx.Response  # what /readyz said when /livez first answered
 
     def records(self):
         return [json.loads(line) for line in self.output.read_text().splitlines()]
 
+    def answers(self, path):
+        """Whether it answers there that all is well; fails where it has ended."""
+        assert self.process.poll() is None, self.output.read_text()
+        try:
+            return httpx.get(self.url + path, timeout=5).is_success
+        except httpx.TransportError:
+            return False
 
-@pytest.fixture(scope="module")
-def started(bundles, tmp_path_factory):
-    """`python -m service serve`, set by the environment and by flags, ready."""
-    port, output = free_port(), tmp_path_factory.mktemp("serve") / "log"
-    url = f"http://127.0.0.1:{port}"
+
+@contextmanager
+def serving(folder, *flags, **variables):
+    """`python -m service serve` as a process that lives, until the block ends."""
+    port, output = free_port(), folder / "log"
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    variables = environment(
-        UNROLLED_BUNDLES=str(bundles),
-        UNROLLED_PORT="1",  # the flag goes first
-        UNROLLED_DEFAULT_LABEL="tags",
-        UNROLLED_LOG_LEVEL="debug",
-    )
     with output.open("w") as file:
         process = subprocess.Popen(
-            command, cwd=ROOT, env=variables, stdout=file, stderr=subprocess.STDOUT
+            [*command, *map(str, flags)],
+            cwd=ROOT,
+            env=environment(**variables),
+            stdout=file,
+            stderr=subprocess.STDOUT,
         )
     try:
-
-        def answers(path, status):
-            assert process.poll() is None, output.read_text()
-            try:
-                return httpx.get(url + path, timeout=5).status_code == status
-            except httpx.TransportError:
-                return False
-
-        wait(lambda: answers("/livez", 200), "it lives")
-        first = httpx.get(f"{url}/readyz", timeout=5)
-        wait(lambda: answers("/readyz", 200), "it is ready")
-        yield Started(process, url, output, first)
+        made = Started(process, f"http://127.0.0.1:{port}", output)
+        wait(lambda: made.answers("/livez"), "it lives")
+        yield made
     finally:
         process.kill()
         process.wait(SECONDS)
 
 
+@pytest.fixture(scope="module")
+def started(bundles, tmp_path_factory):
+    """One that is set by the environment and by flags, ready."""
+    variables = {
+        "UNROLLED_BUNDLES": str(bundles),
+        "UNROLLED_PORT": "1",  # the flag goes first
+        "UNROLLED_DEFAULT_LABEL": "tags",
+        "UNROLLED_LOG_LEVEL": "debug",
+    }
+    with serving(tmp_path_factory.mktemp("serve"), **variables) as made:
+        wait(lambda: made.answers("/readyz"), "it is ready")
+        yield made
+
+
 class TestServe:
-    def test_port_opens_first(self, started):
+    def test_port_opens_first(self, bundles, tmp_path):
         """The port is open, and /livez answers, before the models are loaded."""
-        assert started.first_ready.status_code == 503
-        assert started.first_ready.json()["reasons"] == ["loading the bundles"]
+        folder = copy_bundle(bundles / "walks" / "1", tmp_path / "walks" / "1")
+        (folder / bundle.MARKER).unlink()
+        os.mkfifo(folder / bundle.MARKER)  # which nobody writes: it loads for ever
+        with serving(tmp_path, "--bundles", tmp_path) as made:
+            response = httpx.get(f"{made.url}/readyz")
+            assert response.status_code == 503
+            assert response.json()["reasons"] == ["loading the bundles"]
+            assert made.answers("/livez")
 
     def test_settings_count(self, started, bundles):
         """What variables and flags say is what is served."""
@@ -174,7 +191,7 @@ class TestServe:
         def refuses():
             try:
                 httpx.get(f"{started.url}/livez")
-            except httpx.ConnectError:
+            except httpx.TransportError:  # or it is reset while that happens
                 return True
             return False
 
@@ -234,35 +251,16 @@ class TestNothingIsLeft:
     )
     def test_processes(self, bundles, tmp_path, signals):
         """However it ends, its workers and other processes end with it."""
-        port, output = free_port(), tmp_path / "log"
-        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                [*command, "--bundles", str(bundles / "walks"), "--workers", "2"],
-                cwd=ROOT,
-                env=environment(),
-                stdout=file,
-                stderr=subprocess.STDOUT,
-            )
-        try:
-
-            def ready():
-                assert process.poll() is None, output.read_text()
-                try:
-                    return httpx.get(f"http://127.0.0.1:{port}/readyz").is_success
-                except httpx.TransportError:
-                    return False
-
-            wait(ready, "it is ready")
-            everybody = family(process)
+        flags = ("--bundles", bundles / "walks", "--workers", 2)
+        with serving(tmp_path, *flags) as made:
+            wait(lambda: made.answers("/readyz"), "it is ready")
+            everybody = family(made.process)
             assert len(everybody) > 2
             for number in signals:
-                process.send_signal(number)
-            process.wait(SECONDS)
+                made.process.send_signal(number)
+            made.process.wait(SECONDS)
             wait(lambda: not everybody & processes().keys(), "none is left")
-            assert "Traceback" not in output.read_text()
-        finally:
-            process.kill()
+            assert "Traceback" not in made.output.read_text()
 
 
 class TestRefusesToServe:
