@@ -9,8 +9,8 @@ from model.bundle import INT8, NETWORK, Bundle
 class OnnxEngine:
     """Fused recurrent kernels (those of *DeepCPU*, USENIX ATC 2018), on one core.
 
-    A recurrent network's steps are too small to be divided: two threads on one
-    sequence are no faster, and on a batch slower than two batches on a thread each.
+    A recurrent network's steps are too small to be divided well: two threads on a
+    batch are slower than two batches on a thread each.
     """
 
     name = "onnx"

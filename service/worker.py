@@ -1,7 +1,7 @@
 """A worker: one core, one copy of each model, no other thread to wait for.
 
 Engines run here and HTTP elsewhere, because threads of one process would take turns
-in its interpreter: measured, a third of the service's time went into those turns.
+in its interpreter.
 A network that takes its process down takes only this one.
 """
 
