@@ -1,4 +1,4 @@
-"""The commands: serve, settings, and a client's classify, label and health."""
+"""The commands: serve, settings, and a client's classify, label, stream and health."""
 
 import inspect
 import sys
@@ -18,7 +18,9 @@ app = typer.Typer(
     help="Serve recurrent networks over HTTP, and call the service.\n\n"
     "`python -m service serve` serves the shipped bundles on port 8000.\n\n"
     "`python -m service serve --bundles my/bundles --port 9000` serves yours.\n\n"
-    "`python -m service classify examples/digit.json` asks a running service.",
+    "`python -m service classify examples/digit.json` asks a running service.\n\n"
+    "`python -m service stream examples/word.json --model letters-live` shows how its"
+    " probabilities move.",
 )
 Url = Annotated[str, typer.Option(help="Where the service is.")]
 File = Annotated[
@@ -124,6 +126,39 @@ def label(
 ) -> None:
     """Print the classes of the steps of each sequence of FILE, a JSON object a line."""
     _ask(file, url, "label", model, top_k)
+
+
+@app.command()
+def stream(
+    file: File,
+    model: ModelName = None,
+    rate: Annotated[
+        float, typer.Option(min=0.01, help="Steps a second, of a file.")
+    ] = 10,
+    url: Url = AT,
+) -> None:
+    """Send FILE step by step, and show how the probabilities move.
+
+    With - each line of standard input is sent as it comes: a step `[0.1, 0.2]`, or
+    several `[[0.1, 0.2], [0.3, 0.4]]`. Elsewhere than on a terminal each answer is a
+    JSON object on a line.
+    """
+    import httpx
+
+    from . import live, sequences
+    from .client import RequestError, StreamLost
+
+    failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
+    try:
+        given, named = None, None
+        if str(file) != "-":
+            given, named, _ = sequences.read(file)
+        live.run(url, given, model or named, rate)
+    except (*failures, OSError, ValueError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        raise typer.Exit(130) from None
 
 
 @app.command()

@@ -33,10 +33,20 @@ class Admission:
         self._rate = 0.0  # steps a second of one worker, of late
         pool.ticked[model] = self._ticked
 
-    def submit(self, sequences: list[np.ndarray]) -> Request:
+    def submit(
+        self,
+        sequences: list[np.ndarray],
+        states: list[bytes] | None = None,
+        *,
+        keep: bool = False,
+    ) -> Request:
         """Admit a request's sequences [T, F] float32, all or none.
 
         Cancelling the request's future drops what is not computed.
+
+        Args:
+            states: [S] float32 of each to go on from; empty where it begins.
+            keep: put their new states into the request's `states`.
 
         Raises:
             Overloaded: too many steps wait; with the seconds to wait.
@@ -62,8 +72,10 @@ class Admission:
 
         given = self._pool.submit(
             [
-                Job(0, self._model, len(frames), frames.tobytes())
-                for frames in sequences
+                Job(0, self._model, len(frames), frames.tobytes(), state, keep)
+                for frames, state in zip(
+                    sequences, states or [b""] * len(sequences), strict=True
+                )
             ],
             done,
         )

@@ -19,8 +19,10 @@ from .pool import Pool
 from .predictor import Predictor
 from .registry import Registry
 from .requests import Direct, Requests
-from .routes import native, probes
+from .routes import native, probes, stream
+from .routes.stream import StreamRoute
 from .settings import Settings
+from .streams import Streams
 
 DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
@@ -41,20 +43,23 @@ class Service:
         self,
         api: FastAPI,
         direct: Mapping[str, Direct],
+        stream: StreamRoute,
         metrics: Metrics,
         registry: Registry,
     ):
-        self.api, self.registry = api, registry
-        self._direct = direct
+        self.api, self.registry, self.drain = api, registry, stream.streams.stop
+        self._direct, self._stream_path = direct, stream.path
         self._front = Requests(api, metrics, direct)
+        self._stream_front = Requests(stream, metrics, {})
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        if (
-            scope["type"] == "http"
-            and scope["method"] == "POST"
-            and scope["path"] in self._direct
-        ):
-            return self._front(scope, receive, send)
+        if scope["type"] == "websocket":
+            return self._stream_front(scope, receive, send)
+        if scope["type"] == "http" and scope["method"] == "POST":
+            if scope["path"] in self._direct:
+                return self._front(scope, receive, send)
+            if scope["path"] == self._stream_path:
+                return self._stream_front(scope, receive, send)
         return self.api(scope, receive, send)
 
 
@@ -75,6 +80,7 @@ def create_app(
     pool.start()  # first: while a worker starts, the rest of us is imported and made
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
     predictor = Predictor(registry, settings)
+    streams = Streams(registry, predictor, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
@@ -97,12 +103,13 @@ def create_app(
         openapi_url="/openapi.json" if settings.docs else None,
     )
     app.include_router(native.router(registry))
+    app.include_router(stream.router())
     app.include_router(probes.router(registry, metrics))
     app.add_exception_handler(HTTPException, _refuse)
     app.add_middleware(Requests, metrics=metrics, direct={})
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     direct = native.predictions(predictor, settings)
-    return Service(app, direct, metrics, registry)
+    return Service(app, direct, StreamRoute(streams, settings), metrics, registry)
 
 
 def _refuse(request: Request, error: Exception) -> NoReturn:

@@ -13,7 +13,32 @@ PATIENCE_SECONDS = 0.05
 
 
 # curl -d and many small clients say a form when they mean nothing.
-KINDS = (b"application/json", b"application/x-www-form-urlencoded", b"")
+MEANINGLESS = (b"application/x-www-form-urlencoded", b"")
+
+
+def check_kind(scope: Scope, *kinds: str) -> bytes:
+    """That the body is of one of these kinds, or said to be nothing in particular,
+    and not compressed; the length that it is said to have.
+
+    Raises:
+        UnsupportedMedia: it isn't.
+    """
+    kind, coding, length = b"", b"identity", b""
+    for name, value in reversed(scope["headers"]):  # of several the first counts
+        if name == b"content-type":
+            kind = value.partition(b";")[0].strip().lower()
+        elif name == b"content-encoding":
+            coding = value.strip().lower()
+        elif name == b"content-length":
+            length = value
+    if kind not in MEANINGLESS and kind.decode("latin-1") not in kinds:
+        accept = {"Accept": ", ".join(kinds)}
+        told = f"Content-Type must be {' or '.join(kinds)}"
+        raise UnsupportedMedia(told, headers=accept)
+    if coding != b"identity":
+        accept = {"Accept-Encoding": "identity"}
+        raise UnsupportedMedia("Content-Encoding must be identity", headers=accept)
+    return length
 
 
 async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
@@ -24,20 +49,7 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
         TooLarge: over `limit` bytes; nothing more is read then.
         ClientDisconnect: the caller went before the body was whole.
     """
-    kind, coding, length = b"", b"identity", b""
-    for name, value in reversed(scope["headers"]):  # of several the first counts
-        if name == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-        elif name == b"content-encoding":
-            coding = value.strip().lower()
-        elif name == b"content-length":
-            length = value
-    if kind not in KINDS:
-        accept = {"Accept": "application/json"}
-        raise UnsupportedMedia("Content-Type must be application/json", headers=accept)
-    if coding != b"identity":
-        accept = {"Accept-Encoding": "identity"}
-        raise UnsupportedMedia("Content-Encoding must be identity", headers=accept)
+    length = check_kind(scope, "application/json")
     too_large = f"at most {limit} bytes in a body"
     if length.isdigit() and int(length) > limit:
         raise TooLarge(too_large)

@@ -18,31 +18,24 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from .answers import Classifications, Labellings, classifications, labellings
+from .answers import (
+    Classifications,
+    Labellings,
+    RequestError,
+    classifications,
+    labellings,
+)
+from .client_stream import AsyncStream, Stream
+from .conversation import StreamLost
 
-
-class RequestError(Exception):
-    """The service refused; its problem details as attributes."""
-
-    def __init__(self, response: httpx.Response):
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = {}
-        if not isinstance(problem, dict):
-            problem = {}
-        self.status = response.status_code
-        self.type: str = problem.get("type", "about:blank")
-        self.title: str = problem.get("title", response.reason_phrase)
-        self.detail: str = problem.get("detail", "")
-        self.errors: list[dict[str, str]] = [
-            e for e in problem.get("errors") or [] if isinstance(e, dict)
-        ]
-        self.request_id: str = response.headers.get("x-request-id", "")
-        wait = response.headers.get("retry-after", "")
-        self.retry_after = int(wait) if wait.isdecimal() else None
-        fields = "".join(f"; {e['path']}: {e['message']}" for e in self.errors[:3])
-        super().__init__(f"{self.status} {self.title}: {self.detail}{fields}")
+__all__ = [
+    "AsyncClient",
+    "AsyncStream",
+    "Client",
+    "RequestError",
+    "Stream",
+    "StreamLost",
+]
 
 
 class Client:
@@ -53,6 +46,7 @@ class Client:
     ):
         """`timeout` in seconds; `options` go to `httpx.Client`."""
         self._http = httpx.Client(base_url=url, timeout=timeout, **options)
+        self._timeout, self._headers = timeout, options.get("headers")
 
     def classify(
         self,
@@ -60,9 +54,17 @@ class Client:
         *,
         model: str | None = None,
         top_k: int | None = None,
+        states: Sequence[str | None] | None = None,
+        return_state: bool = False,
     ) -> Classifications:
-        """One class for each sequence."""
-        return classifications(self._post("/classify", sequences, model, top_k))
+        """One class for each sequence.
+
+        Args:
+            states: a token of an earlier answer for each sequence that goes on.
+            return_state: have a token with each prediction, as its `state`.
+        """
+        body = _body(sequences, model, top_k, states, return_state)
+        return classifications(self._post("/classify", body))
 
     def label(
         self,
@@ -70,9 +72,36 @@ class Client:
         *,
         model: str | None = None,
         top_k: int | None = None,
+        states: Sequence[str | None] | None = None,
+        return_state: bool = False,
     ) -> Labellings:
         """One class for each step of each sequence."""
-        return labellings(self._post("/label", sequences, model, top_k))
+        body = _body(sequences, model, top_k, states, return_state)
+        return labellings(self._post("/label", body))
+
+    def stream(
+        self,
+        model: str,
+        *,
+        top_k: int | None = None,
+        state: str | None = None,
+        resume: bool = True,
+    ) -> Stream:
+        """A sequence whose frames are sent as they come.
+
+        >>> with client.stream("letters-live") as stream:  # doctest: +SKIP
+        ...     for frame in frames:
+        ...         print(stream.send([frame]).labels)
+
+        Args:
+            state: token to go on from.
+            resume: have a token with each answer, so that the stream goes on by
+                itself when the connection breaks or the service is restarted.
+        """
+        address = self._http.base_url.join("stream")
+        return Stream(
+            address, model, top_k, state, resume, self._timeout, self._headers
+        )
 
     def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
@@ -83,8 +112,8 @@ class Client:
         """Why the service is not ready; empty when it is."""
         return _reasons(self._http.get("/readyz"))
 
-    def _post(self, path: str, *content: Any) -> Any:
-        return _json(self._http.post(path, content=_body(*content), headers=_HEADERS))
+    def _post(self, path: str, body: bytes) -> Any:
+        return _json(self._http.post(path, content=body, headers=_HEADERS))
 
     def close(self) -> None:
         self._http.close()
@@ -106,6 +135,7 @@ class AsyncClient:
     ):
         """`timeout` in seconds; `options` go to `httpx.AsyncClient`."""
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, **options)
+        self._timeout, self._headers = timeout, options.get("headers")
 
     async def classify(
         self,
@@ -113,9 +143,12 @@ class AsyncClient:
         *,
         model: str | None = None,
         top_k: int | None = None,
+        states: Sequence[str | None] | None = None,
+        return_state: bool = False,
     ) -> Classifications:
         """One class for each sequence."""
-        return classifications(await self._post("/classify", sequences, model, top_k))
+        body = _body(sequences, model, top_k, states, return_state)
+        return classifications(await self._post("/classify", body))
 
     async def label(
         self,
@@ -123,9 +156,26 @@ class AsyncClient:
         *,
         model: str | None = None,
         top_k: int | None = None,
+        states: Sequence[str | None] | None = None,
+        return_state: bool = False,
     ) -> Labellings:
         """One class for each step of each sequence."""
-        return labellings(await self._post("/label", sequences, model, top_k))
+        body = _body(sequences, model, top_k, states, return_state)
+        return labellings(await self._post("/label", body))
+
+    def stream(
+        self,
+        model: str,
+        *,
+        top_k: int | None = None,
+        state: str | None = None,
+        resume: bool = True,
+    ) -> AsyncStream:
+        """A sequence whose frames are sent as they come; see `Client.stream`."""
+        address = self._http.base_url.join("stream")
+        return AsyncStream(
+            address, model, top_k, state, resume, self._timeout, self._headers
+        )
 
     async def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
@@ -137,8 +187,7 @@ class AsyncClient:
         """Why the service is not ready; empty when it is."""
         return _reasons(await self._http.get("/readyz"))
 
-    async def _post(self, path: str, *content: Any) -> Any:
-        body = _body(*content)
+    async def _post(self, path: str, body: bytes) -> Any:
         return _json(await self._http.post(path, content=body, headers=_HEADERS))
 
     async def close(self) -> None:
@@ -157,7 +206,11 @@ _HEADERS = {"Content-Type": "application/json"}
 
 
 def _body(
-    sequences: Sequence[ArrayLike], model: str | None, top_k: int | None
+    sequences: Sequence[ArrayLike],
+    model: str | None,
+    top_k: int | None,
+    states: Sequence[str | None] | None,
+    return_state: bool,
 ) -> bytes:
     # float32 is what the network computes in: half the digits of float64.
     body: dict[str, Any] = {
@@ -167,12 +220,21 @@ def _body(
         body["model"] = model
     if top_k is not None:
         body["top_k"] = top_k
+    if states is not None:
+        body["states"] = list(states)
+    if return_state:
+        body["return_state"] = True
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
 def _json(response: httpx.Response) -> Any:
     if response.is_error:
-        raise RequestError(response)
+        try:
+            problem = response.json()
+        except ValueError:
+            problem = None
+        title = response.reason_phrase
+        raise RequestError(response.status_code, problem, response.headers, title)
     return orjson.loads(response.content)
 
 

@@ -5,8 +5,8 @@ only (no strings, booleans or nulls in their place), no unknown members. NaN and
 infinity are no JSON. Of a member that is given twice the last one counts.
 """
 
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, TypeVar
 
 import msgspec
 import numpy as np
@@ -14,6 +14,7 @@ import orjson
 
 from model.bundle import Metadata
 
+from . import frames
 from .errors import MAX_ERRORS, FieldError, InvalidJson, InvalidRequest, TooLarge
 from .settings import Settings
 
@@ -24,7 +25,11 @@ class Body(msgspec.Struct, forbid_unknown_fields=True):
     sequences: list[list[list[float]]]
     model: str | None = None
     top_k: int | None = None
+    states: list[str | None] | None = None
+    return_state: bool = False
 
+
+T = TypeVar("T", bound=msgspec.Struct)
 
 _decoder = msgspec.json.Decoder(Body)
 
@@ -36,13 +41,23 @@ def decode(body: bytes) -> Body:
         InvalidJson: no JSON.
         InvalidRequest: JSON of another shape; names the path.
     """
+    return decoded(_decoder, body)
+
+
+def decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    """The members of a text, as `decode` has it.
+
+    Raises:
+        InvalidJson, InvalidRequest: as `decode`.
+    """
     try:
-        return _decoder.decode(body)
+        return decoder.decode(text)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
         if message.startswith("Object contains unknown field"):
             # What msgspec says holds the caller's own text.
-            message = f"has a member other than {', '.join(Body.__struct_fields__)}"
+            names = ", ".join(decoder.type.__struct_fields__)
+            message = f"has a member other than {names}"
         path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
         raise InvalidRequest(
             "the body has another shape than is asked for",
@@ -58,84 +73,88 @@ def arrays(body: Body, features: int, settings: Settings) -> list[np.ndarray]:
 
     Raises:
         TooLarge: over a limit on sequences, steps or numbers.
-        InvalidRequest: no sequence, no step, another feature count, or a number
-            that is not finite in float32; names each path.
+        InvalidRequest: no sequence, no step, another feature count, another number
+            of states, or a number that is not finite in float32; names each path.
     """
     sequences = body.sequences
     if len(sequences) > settings.max_sequences:
         raise TooLarge(f"at most {settings.max_sequences} sequences in a request")
-    steps = [len(sequence) for sequence in sequences]
-    if max(steps, default=0) > settings.max_steps:
-        place = next(i for i, n in enumerate(steps) if n > settings.max_steps)
-        path = f"sequences[{place}]"
-        limit = f"at most {settings.max_steps} steps in a sequence"
-        raise TooLarge(limit, [FieldError(path, f"has {steps[place]} steps")])
-    if sum(steps) * features > settings.max_cells:
-        raise TooLarge(f"at most {settings.max_cells} numbers in a request")
-    count = 0
+    names = [f"sequences[{place}]" for place in range(len(sequences))]
     wrong = [] if sequences else [FieldError("sequences", "must not be empty")]
     if body.top_k is not None and body.top_k < 1:
         wrong.append(FieldError("top_k", "must be at least 1"))
-    results = []
-    for place, sequence in enumerate(sequences):
-        array = _array(sequence, features)
+    if body.states is not None and len(body.states) != len(sequences):
+        told = f"has {len(body.states)} entries for {len(sequences)} sequences"
+        wrong.append(FieldError("states", told))
+    return checked(names, sequences, features, settings, wrong)
+
+
+def checked(
+    names: list[str],
+    sequences: list[list[list[float]]],
+    features: int,
+    settings: Settings,
+    wrong: Sequence[FieldError] = (),
+) -> list[np.ndarray]:
+    """The sequences [T, F] float32 that are called so.
+
+    Args:
+        wrong: what else is wrong.
+
+    Raises:
+        TooLarge, InvalidRequest: as `arrays`.
+    """
+    steps = [len(sequence) for sequence in sequences]
+    if max(steps, default=0) > settings.max_steps:
+        place = next(i for i, n in enumerate(steps) if n > settings.max_steps)
+        limit = f"at most {settings.max_steps} steps in a sequence"
+        raise TooLarge(limit, [FieldError(names[place], f"has {steps[place]} steps")])
+    if sum(steps) * features > settings.max_cells:
+        raise TooLarge(f"at most {settings.max_cells} numbers in a request")
+    told, count, results = list(wrong), len(wrong), []
+    for name, sequence in zip(names, sequences, strict=True):
+        array = frames.array(sequence, features)
         if array is None:
-            for at, message in _faults(sequence, features):
+            for at, message in frames.faults(sequence, features):
                 count += 1
-                if count <= MAX_ERRORS:
-                    name = "".join(f"[{index}]" for index in (place, *at))
-                    wrong.append(FieldError(f"sequences{name}", message))
+                if count - len(wrong) <= MAX_ERRORS:
+                    told.append(FieldError(f"{name}{at}", message))
         else:
             results.append(array)
-    if wrong:
-        told = min(count, MAX_ERRORS)
-        raise InvalidRequest(
-            "the model can't take this",
-            wrong,
-            error_count=len(wrong) - told + count,
-        )
+    if told:
+        raise InvalidRequest("the model can't take this", told, error_count=count)
     return results
 
 
-def _array(sequence: list[list[float]], features: int) -> np.ndarray | None:
-    """[T, F], or None where something is wrong with it."""
-    try:
-        with np.errstate(over="ignore"):  # infinite then, and refused below
-            array = np.array(sequence, np.float32)
-    except ValueError:
-        return None  # ragged
-    if array.ndim != 2 or array.shape[1] != features or not np.isfinite(array).all():
-        return None
-    return array
+def encode(
+    metadata: Metadata,
+    answers: list[np.ndarray],
+    top_k: int | None,
+    states: list[dict[str, Any]] | None = None,
+) -> bytes:
+    """The answer's JSON; numbers are written straight from the arrays.
 
-
-def _faults(
-    sequence: list[list[float]], features: int
-) -> Iterator[tuple[tuple[int, ...], str]]:
-    """What is wrong with a sequence: the place within it, and why."""
-    if not sequence:
-        yield (), "must have at least one step"
-    for step, frame in enumerate(sequence):
-        if len(frame) != features:
-            yield (step,), f"has {len(frame)} features, the model takes {features}"
-            continue
-        with np.errstate(over="ignore"):
-            finite = np.isfinite(np.array(frame, np.float32))
-        if not finite.all():
-            for place in np.flatnonzero(~finite).tolist():
-                yield (step, place), "must be finite in float32"
-
-
-def encode(metadata: Metadata, answers: list[np.ndarray], top_k: int | None) -> bytes:
-    """The answer's JSON; numbers are written straight from the arrays."""
-    one = _sequence if metadata.task == "classify" else _steps
+    Args:
+        states: members that each prediction has besides.
+    """
+    predictions = [prediction(metadata, answer, top_k) for answer in answers]
+    for one, state in zip(predictions, states or (), strict=bool(states)):
+        one |= state
     body = {
         "model": metadata.name,
         "version": metadata.version,
         "classes": metadata.classes,
-        "predictions": [one(answer, metadata.classes, top_k) for answer in answers],
+        "predictions": predictions,
     }
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def prediction(
+    metadata: Metadata, answer: np.ndarray, top_k: int | None
+) -> dict[str, Any]:
+    """The members of a sequence's prediction."""
+    one = _sequence if metadata.task == "classify" else _steps
+    return one(answer, metadata.classes, top_k)
 
 
 def _sequence(

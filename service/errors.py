@@ -5,12 +5,16 @@ ServiceError
 ├── UnknownModel       404  no such model
 ├── NotFound           404  no such path
 ├── MethodNotAllowed   405  the path has another method
+├── StateConflict      409  a state of another model, version or bundle
 ├── TooLarge           413  over a limit of the service
 ├── UnsupportedMedia   415  not JSON, or compressed
 ├── InvalidRequest     422  JSON, but not what the model takes
+├── InvalidState       422  no state token of this service's, or a changed one
+├── NotStreamable      422  the network reads its sequences in both directions
 ├── InternalError      500  our mistake; the log has it under the request's id
 ├── NotReady           503  still loading, or the model could not be loaded
 ├── Overloaded         503  too much waits already
+├── TooManyStreams     503  as many are open as may be
 └── Stopping           503  told to stop
 """
 
@@ -82,6 +86,10 @@ class MethodNotAllowed(ServiceError):
     status, slug, title = 405, "method-not-allowed", "Another method is needed"
 
 
+class StateConflict(ServiceError):
+    status, slug, title = 409, "state-conflict", "The state is of another network"
+
+
 class TooLarge(ServiceError):
     status, slug, title = 413, "too-large", "The request is over a limit"
 
@@ -94,6 +102,14 @@ class InvalidRequest(ServiceError):
     status, slug, title = 422, "invalid-request", "The request does not fit the model"
 
 
+class InvalidState(ServiceError):
+    status, slug, title = 422, "invalid-state", "The state can't be used"
+
+
+class NotStreamable(ServiceError):
+    status, slug, title = 422, "not-streamable", "The model needs its sequences whole"
+
+
 class InternalError(ServiceError):
     pass
 
@@ -104,6 +120,10 @@ class NotReady(ServiceError):
 
 class Overloaded(ServiceError):
     status, slug, title = 503, "overloaded", "Too much work is waiting"
+
+
+class TooManyStreams(ServiceError):
+    status, slug, title = 503, "too-many-streams", "Too many streams are open"
 
 
 class Stopping(ServiceError):

@@ -1,12 +1,14 @@
 """Worked examples for OpenAPI, from the bundles' own golden sequences."""
 
 import copy
+import json
 from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 
-from .registry import Model, Registry
+from .catalogue import Model
+from .registry import Registry
 
 PATHS = {"classify": "/classify", "label": "/label"}
 
@@ -31,14 +33,25 @@ def document(
 
 def _add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
     document = copy.deepcopy(document)
-    for model in registry.models.values():
+    body = document["paths"]["/stream"]["post"]["requestBody"]["content"]
+    lines = body["application/x-ndjson"].setdefault("examples", {})
+    for name, model in registry.models.items():
         operation = document["paths"][PATHS[model.metadata.task]]["post"]
         content = operation["requestBody"]["content"]["application/json"]
         examples = content.setdefault("examples", {})
-        examples[model.metadata.name] = {
-            "summary": f"A sequence for {model.metadata.name}",
+        examples[name] = {
+            "summary": f"A sequence for {name}",
             "value": request(model),
         }
+        if model.metadata.state_size:
+            examples[f"{name}, resumable"] = {
+                "summary": "The same, with a state to go on from later",
+                "value": request(model) | {"return_state": True},
+            }
+            lines[name] = {
+                "summary": f"Steps for {name}, and the end",
+                "value": steps(model),
+            }
     return document
 
 
@@ -49,3 +62,10 @@ def request(model: Model) -> dict[str, Any]:
     frames = golden.frames[row, : golden.lengths[row]]
     rounded = [[float(np.round(v, 3)) for v in frame] for frame in frames.tolist()]
     return {"model": model.metadata.name, "sequences": [rounded]}
+
+
+def steps(model: Model) -> str:
+    """The same sequence as a stream's lines, a step each."""
+    (frames,) = request(model)["sequences"]
+    lines = [{"frames": [frame]} for frame in frames] + [{"end": True}]
+    return "".join(f"{json.dumps(line)}\n" for line in lines)

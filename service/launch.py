@@ -46,10 +46,11 @@ def _work(jobs: socket.socket, control: socket.socket, settings: str) -> None:
 def process(settings: Settings) -> Launched:
     """A worker in a process of its own."""
     jobs, control = socket.socketpair(), socket.socketpair()
+    told = settings.model_dump_json(exclude={"state_key"})  # nothing for a worker
     with jobs[1], control[1]:
         made = _context.Process(
             target=_work,
-            args=(jobs[1], control[1], settings.model_dump_json()),
+            args=(jobs[1], control[1], told),
             name="worker",
             daemon=True,
         )

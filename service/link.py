@@ -22,6 +22,7 @@ class Request:
         self.since = time.perf_counter()
         self.begun = self.ended = 0.0  # its first step, its last answer
         self._classes = classes
+        self.states = [b""] * sequences  # after the last steps, where they are wanted
         self._answers: list[np.ndarray | None] = [None] * sequences
         self._missing = sequences
 
@@ -29,6 +30,7 @@ class Request:
         """The answer of one sequence; whether it was the last."""
         numbers = np.frombuffer(answer.probabilities, np.float32)
         self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
+        self.states[place] = answer.state
         self.begun = min(self.begun or answer.begun, answer.begun)
         self.ended = answer.ended
         self._missing -= 1

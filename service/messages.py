@@ -38,6 +38,8 @@ class Job(msgspec.Struct, tag=True, array_like=True):
     model: int
     steps: int
     frames: bytes  # [T, F]
+    state: bytes = b""  # [S] to go on from; empty: it begins
+    keep: bool = False  # the new state is wanted
 
 
 class Cancel(msgspec.Struct, tag=True, array_like=True):
@@ -53,6 +55,7 @@ class Answered(msgspec.Struct, tag=True, array_like=True):
     begun: float
     ended: float
     probabilities: bytes  # [C] (classify) or [T, C] (label)
+    state: bytes = b""  # [S] after the last step, where it is wanted
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True):

@@ -93,6 +93,19 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.open_streams = Gauge(
+            "unrolled_open_streams",
+            "Streams that are open.",
+            ("model",),
+            registry=registry,
+        )
+        self.stream_seconds = Histogram(
+            "unrolled_stream_message_seconds",
+            "Time from a stream's message to its answer.",
+            ("model",),
+            buckets=SECONDS,
+            registry=registry,
+        )
         self.worker_deaths = Counter(
             "unrolled_worker_deaths",
             "Workers that died and were replaced.",

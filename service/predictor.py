@@ -1,14 +1,18 @@
 """A request's bytes in, its answer's bytes out."""
 
 import time
+from typing import Any
 
+import msgspec
 import numpy as np
 
-from . import codec, reader
+from . import codec, reader, stream_codec
+from .catalogue import Catalogue, Model
 from .errors import NotReady
+from .quick import Asked
 from .reader import INLINE_BYTES, Elsewhere, Reader
-from .registry import Model, Registry
 from .settings import Settings
+from .state_tokens import BEGIN, State
 
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
@@ -16,11 +20,16 @@ AGAIN = {"Retry-After": "1"}
 DIGITS = 16  # of a number in JSON
 
 
+def _after(state: State, frames: np.ndarray, packed: bytes) -> State:
+    """Where a sequence is when it has taken these frames."""
+    return State(state.steps + len(frames), packed)
+
+
 class Predictor:
     """Parses, asks the model's workers, and writes the answer."""
 
-    def __init__(self, registry: Registry, settings: Settings):
-        self._registry = registry
+    def __init__(self, catalogue: Catalogue, settings: Settings):
+        self._catalogue = catalogue
         self._reader, self._elsewhere = Reader(settings), Elsewhere(settings)
 
     async def predict(self, body: bytes, task: str) -> tuple[bytes, bytes]:
@@ -32,19 +41,30 @@ class Predictor:
             CancelledError: the caller has gone; what waits is dropped.
         """
         begun = time.perf_counter()
-        features = self._registry.features[task]
+        features = self._catalogue.features[task]
         if len(body) <= INLINE_BYTES:
             asked = self._reader.read(body, features)
         else:
             asked = await self._elsewhere.run(reader.read, body, features)
-        model = self._registry.choose(asked.model, task)
+        model = self._catalogue.choose(asked.model, task)
         wanted = model.metadata.input.features
         if not asked.sequences or asked.sequences[0].shape[1] != wanted:
             raise NotReady("the model came while the request was read", headers=AGAIN)
-        request = model.admission.submit(asked.sequences)
+        before = self._states(model, asked)
+        packed = [state.packed for state in before] if before else None
+        request = model.admission.submit(
+            asked.sequences, packed, keep=asked.return_state
+        )
         answers = await request.future
         answered = time.perf_counter()
-        text = await self._write(model, answers, asked.top_k)
+        members: list[dict[str, Any]] | None = None
+        if asked.return_state:
+            begun_at = before or [BEGIN] * len(answers)
+            members = [
+                {"steps": state.steps, "state": model.tokens.sign(state)}
+                for state in map(_after, begun_at, asked.sequences, request.states)
+            ]
+        text = await self._write(model, answers, asked.top_k, members)
         spent = (
             request.since - begun,
             request.begun - request.since,
@@ -53,12 +73,49 @@ class Predictor:
         )
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
 
+    def _states(self, model: Model, asked: Asked) -> list[State] | None:
+        """Where the sequences go on from; None where all begin."""
+        tokens = asked.states or ()
+        if any(token is not None for token in tokens) or asked.return_state:
+            self._catalogue.check_streamable(model)
+        return model.tokens.verify_all(list(tokens)) if tokens else None
+
     async def _write(
-        self, model: Model, answers: list[np.ndarray], top_k: int | None
+        self, model: Model, answers: list[np.ndarray], *given: Any
     ) -> bytes:
         if sum(answer.size for answer in answers) * DIGITS <= INLINE_BYTES:
-            return codec.encode(model.metadata, answers, top_k)
-        return await self._elsewhere.run(codec.encode, model.metadata, answers, top_k)
+            return codec.encode(model.metadata, answers, *given)
+        return await self._elsewhere.run(codec.encode, model.metadata, answers, *given)
+
+    async def advance(
+        self, model: Model, state: State, message: bytes, top_k: int | None
+    ) -> tuple[bytes, State, bool]:
+        """The JSON answer to a stream's message, the state after it, and whether the
+        caller ends the stream, in which case there may be no answer.
+
+        Raises:
+            ServiceError: the refusal that the caller is to be told; the state stands.
+        """
+        features = model.metadata.input.features
+        if len(message) <= INLINE_BYTES:
+            sent = self._reader.read_message(message, features)
+        else:
+            sent = await self._elsewhere.run(reader.read_message, message, features)
+        if sent.state is None:
+            state = BEGIN
+        elif sent.state is not msgspec.UNSET:
+            state = model.tokens.verify(sent.state)
+        if sent.frames is None:
+            return b"", state, sent.end
+        request = model.admission.submit([sent.frames], [state.packed], keep=True)
+        (answer,) = await request.future
+        state = _after(state, sent.frames, request.states[0])
+        token = model.tokens.sign(state) if sent.return_state else None
+        given = (model.metadata, answer, state.steps, top_k, token)
+        if answer.size * DIGITS <= INLINE_BYTES:
+            return stream_codec.answer(*given), state, sent.end
+        line = await self._elsewhere.run(stream_codec.answer, *given)
+        return line, state, sent.end
 
     def start(self) -> None:
         """Have what large bodies need ready before the first comes."""

@@ -15,7 +15,7 @@ import simdjson
 from .settings import Settings
 
 LARGE = 1e38
-MEMBERS = frozenset({"sequences", "model", "top_k"})
+MEMBERS = frozenset({"sequences", "model", "top_k", "states", "return_state"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,6 +25,8 @@ class Asked:
     sequences: list[np.ndarray]
     model: str | None
     top_k: int | None
+    states: list[str | None] | None = None  # as many as sequences
+    return_state: bool = False
 
 
 class Parser:
@@ -45,8 +47,29 @@ class Parser:
             return None
         try:
             return _read(self._parser.parse(body), lists, self._settings)
-        except (ValueError, TypeError, AttributeError, LookupError, RuntimeError):
-            return None  # what simdjson and the arrays raise on anything unexpected
+        except _UNEXPECTED:
+            return None
+
+    def frames(self, message: bytes) -> tuple[np.ndarray, bool] | None:
+        """The frames of a stream's message, and whether the new state is wanted; None
+        where it isn't plain, or has anything else."""
+        if not message.startswith(b"{"):
+            return None
+        try:
+            members: Any = self._parser.parse(message)
+            given, wanted = members["frames"], False
+            if len(members) > 1:
+                wanted = members["return_state"]
+                if len(members) > 2 or type(wanted) is not bool:
+                    return None
+            sequences = _sequences([given], message.count(b"["), self._settings)
+            return None if sequences is None else (sequences[0], wanted)
+        except _UNEXPECTED:
+            return None
+
+
+# What simdjson and the arrays raise on anything unexpected.
+_UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 
 def lists(body: bytes) -> int:
@@ -61,12 +84,41 @@ def _read(members: Any, lists: int, settings: Settings) -> Asked | None:
     given = members["sequences"]
     if len(given) > settings.max_sequences:
         return None
+    states = members.get("states")
+    others = 1 if states is None else 2
+    sequences = _sequences(given, lists - others, settings)
+    if sequences is None:
+        return None
+    if states is not None:
+        states = states.as_list()
+        if len(states) != len(sequences) or not _TOKENS.issuperset(map(type, states)):
+            return None
+    model, top_k = members.get("model"), members.get("top_k")
+    if type(model) not in (str, type(None)) or type(top_k) not in (int, type(None)):
+        return None
+    if top_k is not None and top_k < 1:
+        return None
+    wanted = members.get("return_state", False)
+    if type(wanted) is not bool:
+        return None
+    return Asked(sequences, model, top_k, states, wanted)
+
+
+_TOKENS = frozenset({str, type(None)})
+
+
+def _sequences(given: Any, lists: int, settings: Settings) -> list[np.ndarray] | None:
+    """The sequences, or None where something is wrong with one.
+
+    Args:
+        lists: how many there are, of sequences and of frames.
+    """
     widths = [list(map(len, sequence)) for sequence in given]
     steps = [len(sequence) for sequence in widths]
     features = widths[0][0] if widths and widths[0] else 0
     if (
         # Exactly these lists, so none within a frame, which would be flattened.
-        lists != 1 + len(steps) + sum(steps)
+        lists != len(steps) + sum(steps)
         or not features
         or not min(steps)
         or any(sequence.count(features) != len(sequence) for sequence in widths)
@@ -80,9 +132,4 @@ def _read(members: Any, lists: int, settings: Settings) -> Asked | None:
         if not np.abs(numbers).max() < LARGE:
             return None  # perhaps not finite in float32
         sequences.append(numbers.astype(np.float32).reshape(count, features))
-    model, top_k = members.get("model"), members.get("top_k")
-    if type(model) not in (str, type(None)) or type(top_k) not in (int, type(None)):
-        return None
-    if top_k is not None and top_k < 1:
-        return None
-    return Asked(sequences, model, top_k)
+    return sequences

@@ -14,10 +14,11 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
-from . import codec, quick
+from . import codec, quick, stream_codec
 from .errors import InternalError, TooLarge
 from .quick import Asked
 from .settings import Settings
+from .stream_codec import Sent
 
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
 
@@ -53,7 +54,20 @@ class Reader:
         if width is None:
             return Asked([], given.model, given.top_k)
         sequences = codec.arrays(given, width, self._settings)
-        return Asked(sequences, given.model, given.top_k)
+        wanted = (given.states, given.return_state)
+        return Asked(sequences, given.model, given.top_k, *wanted)
+
+    def read_message(self, message: bytes, features: int) -> Sent:
+        """What a stream's message says to a model of so many features.
+
+        Raises:
+            InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
+        """
+        plain = self._parser.frames(message)
+        if plain is not None and plain[0].shape[1] == features:
+            return Sent(plain[0], return_state=plain[1])
+        self._check_size(quick.lists(message), features)
+        return stream_codec.decode(message, features, self._settings)
 
     def _check_size(self, lists: int, fewest: int) -> None:
         """Refuse what must be over a limit before it is parsed: lists without
@@ -120,6 +134,11 @@ def _end_with_parent() -> None:
     assert parent is not None
     parent.join()
     os._exit(1)
+
+
+def read_message(message: bytes, features: int) -> Sent:
+    """`Reader.read_message` in the other process."""
+    return _reader.read_message(message, features)
 
 
 def read(body: bytes, features: dict[str | None, int]) -> Asked:

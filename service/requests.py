@@ -1,4 +1,7 @@
-"""Around every request: its id, its log line, its metrics, its errors."""
+"""Around every request: its id, its log line, its metrics, its errors.
+
+A WebSocket is a request whose answer is 101, unless it is refused.
+"""
 
 import logging
 import random
@@ -41,7 +44,7 @@ class Requests:
         self._app, self._metrics, self._direct = app, metrics, direct
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
+        if scope["type"] not in _KINDS:
             await self._app(scope, receive, send)
             return
         begun = time.perf_counter()
@@ -51,12 +54,15 @@ class Requests:
 
         async def answer(message: Message) -> None:
             nonlocal status, size
-            if message["type"] == "http.response.start":
-                status = message["status"]
+            kind = message["type"]
+            if kind in ("http.response.start", "websocket.accept"):
+                status = message.get("status", 101)
                 header = (b"x-request-id", request_id.encode())
                 message["headers"] = [*message.get("headers", ()), header]
-            elif message["type"] == "http.response.body":
-                size += len(message.get("body", b""))
+            else:
+                size += len(message.get("body") or message.get("text") or b"")
+            if kind in _REFUSED and scope["type"] == "websocket":
+                message["type"] = f"websocket.{kind}"
             await send(message)
 
         try:
@@ -105,7 +111,8 @@ class Requests:
         self, scope: Scope, request_id: str, status: int, size: int, seconds: float
     ) -> None:
         route = getattr(scope.get("route"), "path", "unmatched")
-        method = scope["method"] if scope["method"] in _METHODS else "other"
+        method = scope.get("method", "GET")
+        method = method if method in _METHODS else "other"
         # 499, as nginx has it: the caller went before there was an answer.
         code = status or 499
         child = self._metrics.requests.labels(method, route, str(code))
@@ -126,6 +133,8 @@ class Requests:
         log.log(level, "request", extra=extra)
 
 
+_KINDS = frozenset({"http", "websocket"})
+_REFUSED = frozenset({"http.response.start", "http.response.body"})
 _random = random.Random()  # an id need not be hard to guess
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 _PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})

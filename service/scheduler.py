@@ -56,9 +56,21 @@ class Scheduler:
     def busy(self) -> bool:
         return len(self._queue) > 0
 
-    def add(self, number: int, frames: np.ndarray) -> None:
-        """Take on a sequence [T, F]."""
-        self._works[number] = work = Work(number, frames, self._begin)
+    def add(
+        self,
+        number: int,
+        frames: np.ndarray,
+        state: np.ndarray | None = None,
+        *,
+        keep: bool = False,
+    ) -> None:
+        """Take on a sequence [T, F], from a state [S] where it goes on.
+
+        Args:
+            keep: tell its new state with the answer.
+        """
+        begin = self._begin if state is None else state
+        self._works[number] = work = Work(number, frames, begin, keep=keep)
         self._queue.add(work)
 
     def cancel(self, number: int) -> None:
@@ -109,10 +121,12 @@ class Scheduler:
     def _finished(self, work: Work, ended: float) -> FromWorker:
         probabilities = work.probabilities
         assert probabilities is not None
-        if np.isfinite(probabilities).all():
+        state = work.state if work.keep else self._begin
+        if np.isfinite(probabilities).all() and np.isfinite(state).all():
             del self._works[work.number]
             data = np.ascontiguousarray(probabilities, np.float32).tobytes()
-            return Answered(work.number, work.begun, ended, data)
+            after = state.tobytes() if work.keep else b""
+            return Answered(work.number, work.begun, ended, data, after)
         # The caller's doing, where its numbers are far beyond those trained on.
         scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean
         deviation = np.abs(scaled * self.metadata.normalisation.scale).max()

@@ -7,6 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from .errors import MEDIA_TYPE, ServiceError
 
 PROBABILITY = Field(ge=0, le=1)
+STEPS = "Taken so far, of all calls; with `return_state`."
+STATE = "Token with which the next call goes on; with `return_state`."
 
 
 class Classification(BaseModel):
@@ -18,6 +20,8 @@ class Classification(BaseModel):
         None, description="Of every class, in the order of `classes`."
     )
     top: list["Choice"] | None = Field(None, description="Instead, with `top_k`.")
+    steps: int | None = Field(None, description=STEPS)
+    state: str | None = Field(None, description=STATE)
 
 
 class Choice(BaseModel):
@@ -35,6 +39,8 @@ class Labelling(BaseModel):
     top: list[list[Choice]] | None = Field(
         None, description="Instead, with `top_k`: a list a step."
     )
+    steps: int | None = Field(None, description=STEPS)
+    state: str | None = Field(None, description=STATE)
 
 
 class Classifications(BaseModel):
@@ -69,6 +75,43 @@ class Sequences(BaseModel):
     top_k: int | None = Field(
         None, ge=1, description="Only the k likeliest classes, likeliest first."
     )
+    states: list[str | None] | None = Field(
+        None,
+        description="Per sequence the token of an earlier answer, to go on from there;"
+        " null begins.",
+    )
+    return_state: bool = Field(
+        False, description="Answer a token with each sequence, to go on from later."
+    )
+
+
+class Message(BaseModel):
+    """A line of `POST /stream`, or a message of `WS /stream`."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    frames: list[list[float]] | None = Field(
+        None, description="One or more steps: per step the model's features."
+    )
+    state: str | None = Field(
+        None, description="Go on from this token; null: from the beginning."
+    )
+    return_state: bool = Field(False, description="Answer a token.")
+    end: bool = Field(False, description="This was the last message.")
+
+
+class Told(BaseModel):
+    """What a message is answered with: as a prediction, or `error`, or `end`."""
+
+    steps: int = Field(description="Taken so far.")
+    label: str | None = Field(None, description="Classify: of all steps so far.")
+    probability: float | None = Field(None, ge=0, le=1)
+    labels: list[str] | None = Field(None, description="Label: of the frames' steps.")
+    probabilities: list[float] | list[list[float]] | None = None
+    top: list[Choice] | list[list[Choice]] | None = None
+    state: str | None = Field(None, description="Token to go on from.")
+    error: "Problem | None" = Field(None, description="The stream goes on.")
+    end: str | None = Field(None, description="The last: done, idle, or stopping.")
 
 
 class FieldProblem(BaseModel):
@@ -130,9 +173,48 @@ def operation(task: str) -> dict[str, Any]:
     return {
         "operation_id": task,
         "tags": ["predictions"],
-        "responses": {200: {"model": answer}} | problems(400, 404, 413, 415, 422, 503),
+        "responses": {200: {"model": answer}}
+        | problems(400, 404, 409, 413, 415, 422, 503),
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
+
+
+def stream() -> dict[str, Any]:
+    """The OpenAPI part of the stream's route."""
+    sent, told = (
+        {"application/x-ndjson": {"schema": _whole(kind)}} for kind in (Message, Told)
+    )
+    model = {"name": "model", "in": "query", "required": True}
+    top_k = {"name": "top_k", "in": "query"}
+    parameters = [
+        model | {"schema": {"type": "string"}, "description": "A streamable model."},
+        top_k | {"schema": {"type": "integer", "minimum": 1}},
+    ]
+    return {
+        "operation_id": "stream",
+        "tags": ["predictions"],
+        "responses": {200: {"description": "A line for each line.", "content": told}}
+        | problems(404, 415, 422, 503),
+        "openapi_extra": {
+            "parameters": parameters,
+            "requestBody": {"required": True, "content": sent},
+        },
+    }
+
+
+def _whole(kind: type[BaseModel]) -> dict[str, Any]:
+    """A schema with what it refers to inside it."""
+    schema = kind.model_json_schema()
+    parts = schema.pop("$defs", {})
+
+    def inlined(node: Any) -> Any:
+        if isinstance(node, dict):
+            name = node.get("$ref", "").rpartition("/")[2]
+            node = parts[name] if name else node
+            return {key: inlined(value) for key, value in node.items()}
+        return [inlined(one) for one in node] if isinstance(node, list) else node
+
+    return inlined(schema)  # type: ignore[no-any-return]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
@@ -140,9 +222,7 @@ def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
     kinds: dict[int, list[str]] = {}
     for kind in ServiceError.__subclasses__():
         kinds.setdefault(kind.status, []).append(kind.title)
-    schema = Problem.model_json_schema()
-    items = schema.pop("$defs")["FieldProblem"]
-    schema["properties"]["errors"]["anyOf"][0]["items"] = items
+    schema = _whole(Problem)
     return {
         status: {
             "description": "; ".join(kinds[status]),

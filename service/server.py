@@ -8,11 +8,17 @@ import socket
 from types import FrameType
 
 import uvicorn
-from starlette.types import ASGIApp
+from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
+from uvicorn.protocols.websockets.websockets_sansio_impl import (
+    WebSocketsSansIOProtocol,
+)
 
+from .app import Service
 from .gathered import Gathered
 from .settings import Settings
+
+DRAIN_SECONDS = 2.0  # for streams to end
 
 
 class Server(uvicorn.Server):
@@ -21,6 +27,10 @@ class Server(uvicorn.Server):
     uvicorn raises the signal again when it is done, so that a stop that was asked
     for looks like a crash (exit code 143) to whoever started the process.
     """
+
+    def __init__(self, app: Service, config: uvicorn.Config):
+        super().__init__(config)
+        self.drain = app.drain
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self.should_exit:  # told twice: wait for nothing and nobody
@@ -35,6 +45,11 @@ class Server(uvicorn.Server):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         super().run(sockets)
 
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        # While the port is open: callers of streams are told before they are cut off.
+        await self.drain(DRAIN_SECONDS)
+        await super().shutdown(sockets)
+
     def stop(self) -> None:
         """Stop as if told by a signal."""
         self.should_exit = True
@@ -48,9 +63,19 @@ class Protocol(HttpToolsProtocol):
         super().connection_made(Gathered(transport))
 
 
-def make(app: ASGIApp, settings: Settings) -> Server:
+class WebSocket(WebSocketsSansIOProtocol):
+    """uvicorn's, which logs an error whenever a handshake is refused with reasons."""
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True
+
+
+def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
     return Server(
+        app,
         uvicorn.Config(
             app,
             host=settings.host,
@@ -62,6 +87,9 @@ def make(app: ASGIApp, settings: Settings) -> Server:
             timeout_graceful_shutdown=settings.grace_seconds,
             interface="asgi3",
             http=Protocol,
-            ws="websockets-sansio",
-        )
+            ws=WebSocket,
+            ws_max_size=settings.stream_message_bytes,
+            # Costs more time than messages take, and memory for each stream.
+            ws_per_message_deflate=False,
+        ),
     )

@@ -5,10 +5,11 @@ import os
 from pathlib import Path
 from typing import Any, Literal, Self
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "UNROLLED_"
+SHORTEST_KEY = 16
 SHIPPED = Path(__file__).parent.parent / "bundles"
 
 
@@ -64,6 +65,18 @@ class Settings(BaseSettings):
     grace_seconds: int = Field(
         20, ge=0, description="For requests under way when told to stop."
     )
+    state_key: SecretStr = Field(
+        SecretStr(""),
+        description="Signs state tokens; the same in all replicas. After a comma: older"
+        " keys, still accepted. None: a random one.",
+    )
+    max_streams: int = Field(2_000, ge=0, description="Streams open at a time.")
+    stream_idle_seconds: float = Field(
+        300, gt=0, description="Until a stream that sends nothing is closed."
+    )
+    stream_message_bytes: int = Field(
+        2**20, ge=1, description="Longest message of a stream in bytes."
+    )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Log lines; auto: text on a terminal, else json."
@@ -71,6 +84,14 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines to write."
     )
+
+    @field_validator("state_key")
+    @classmethod
+    def _long_enough(cls, given: SecretStr) -> SecretStr:
+        keys = given.get_secret_value()
+        if keys and min(len(key.strip()) for key in keys.split(",")) < SHORTEST_KEY:
+            raise ValueError(f"each key must have {SHORTEST_KEY} characters or more")
+        return given
 
     @model_validator(mode="after")
     def _whole(self) -> Self:
@@ -95,9 +116,10 @@ def load(**flags: Any) -> Settings:
         return Settings(**flags)
     except ValidationError as error:
         reasons = (
-            f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {item['msg']}"
+            f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {message}"
             if item["loc"]
-            else item["msg"].removeprefix("Value error, ")
+            else message
             for item in error.errors()
+            for message in [item["msg"].removeprefix("Value error, ")]
         )
         raise SettingsError("; ".join(reasons)) from None

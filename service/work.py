@@ -10,6 +10,7 @@ class Work:
         "at",
         "begun",
         "frames",
+        "keep",
         "number",
         "probabilities",
         "state",
@@ -17,10 +18,13 @@ class Work:
         "unwanted",
     )
 
-    def __init__(self, number: int, frames: np.ndarray, state: np.ndarray):
+    def __init__(
+        self, number: int, frames: np.ndarray, state: np.ndarray, *, keep: bool = False
+    ):
         self.number = number
         self.frames = frames  # [T, F]
         self.state = state  # [S] after the first `at` steps
+        self.keep = keep  # its last state is wanted
         self.steps = len(frames)
         self.at = 0
         self.begun = 0.0  # its first step

@@ -67,9 +67,11 @@ class Worker:
 
     def _take(self, message: ToWorker) -> None:
         if isinstance(message, Job):
-            frames = np.frombuffer(message.frames, np.float32)
+            numbers = np.frombuffer(message.frames, np.float32)
+            frames = numbers.reshape(message.steps, -1)
+            state = np.frombuffer(message.state, np.float32) if message.state else None
             scheduler = self._schedulers[message.model]
-            scheduler.add(message.number, frames.reshape(message.steps, -1))
+            scheduler.add(message.number, frames, state, keep=message.keep)
         elif isinstance(message, Cancel):
             for scheduler in self._schedulers.values():
                 scheduler.cancel(message.number)

@@ -11,9 +11,9 @@ from model import bundle
 
 from .. import bodies, schemas
 from ..bodies import Callers
+from ..catalogue import Catalogue, Model
 from ..errors import NotFound
 from ..predictor import Predictor
-from ..registry import Model, Registry
 from ..requests import Direct, Headers
 from ..settings import Settings
 
@@ -50,7 +50,7 @@ def predictions(predictor: Predictor, settings: Settings) -> dict[str, Direct]:
     return {one.path: one for one in made}
 
 
-def router(registry: Registry) -> APIRouter:
+def router(catalogue: Catalogue) -> APIRouter:
     """The routes, over the parts that they use."""
     api = APIRouter()
 
@@ -67,8 +67,10 @@ def router(registry: Registry) -> APIRouter:
     async def models() -> dict[str, Any]:
         """Every model in service, and those whose bundle is broken."""
         return {
-            "models": [_summary(model, registry) for model in registry.models.values()],
-            "broken": registry.broken,
+            "models": [
+                _summary(model, catalogue) for model in catalogue.models.values()
+            ],
+            "broken": catalogue.broken,
         }
 
     @api.get(
@@ -79,10 +81,10 @@ def router(registry: Registry) -> APIRouter:
     )
     async def model(name: str) -> dict[str, Any]:
         """What a model takes and gives, and how it was trained."""
-        found = registry.get(name)
+        found = catalogue.get(name)
         metadata = found.metadata
         plots = [path.name for path in _report(found) if path.suffix == ".png"]
-        return _summary(found, registry) | {
+        return _summary(found, catalogue) | {
             "features": metadata.input.names,
             "training": metadata.training.model_dump(),
             "card": f"/models/{name}/report/card.md",
@@ -97,7 +99,7 @@ def router(registry: Registry) -> APIRouter:
     )
     async def report(name: str, file: str) -> Response:
         """A plot, the figures (metrics.json) or the card (card.md) of a model."""
-        found = registry.get(name)
+        found = catalogue.get(name)
         # Only what the bundle lists: a name can't lead out of its folder.
         for path in _report(found):
             if path.name == file:
@@ -109,17 +111,17 @@ def router(registry: Registry) -> APIRouter:
     return api
 
 
-def _summary(model: Model, registry: Registry) -> dict[str, Any]:
+def _summary(model: Model, catalogue: Catalogue) -> dict[str, Any]:
     metadata = model.metadata
     return {
         "name": metadata.name,
         "version": metadata.version,
         "task": metadata.task,
-        "default": registry.default(metadata.task) is model,
+        "default": catalogue.default(metadata.task) is model,
         "engine": model.loaded.engine,
         "precision": model.loaded.precision,
         "engine_reason": model.loaded.reason,
-        "digest": model.bundle.digest,
+        "digest": model.digest,
         "cell": metadata.cell,
         "layers": metadata.layers,
         "hidden": metadata.hidden,

@@ -1,0 +1,174 @@
+"""A stream from the caller's side, blocking (`Stream`) or not (`AsyncStream`).
+
+Both go on by themselves where the service stops or has closed an idle stream, and
+where the connection breaks.
+"""
+
+import asyncio
+import time
+from contextlib import AsyncExitStack, ExitStack
+from typing import Any, Self
+
+import websockets.asyncio.client
+import websockets.sync.client
+from numpy.typing import ArrayLike
+from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+
+from .conversation import Answer, Conversation, refused, waits
+
+LOST = (ConnectionClosed, InvalidMessage, EOFError, OSError)
+
+
+class Stream:
+    """A sequence whose frames are sent as they come."""
+
+    def __init__(self, *arguments: Any):
+        self._talk = Conversation(*arguments)
+        self._open: ExitStack | None = None
+
+    @property
+    def steps(self) -> int:
+        """Taken so far."""
+        return self._talk.steps
+
+    @property
+    def state(self) -> str | None:
+        """The last token: of the last answer that brought one."""
+        return self._talk.state
+
+    def send(self, frames: ArrayLike, *, return_state: bool = False) -> Answer:
+        """The class so far, or those of these frames [t, F].
+
+        Raises:
+            RequestError: the service can't take it; the stream goes on.
+            StreamLost: the connection broke, and there is no token to go on from.
+            TimeoutError, OSError: no answer, or no connection.
+        """
+        answer = self._ask(frames, return_state)
+        assert answer is not None
+        return answer
+
+    def end(self) -> str | None:
+        """Say that it was all; the token of where it ended."""
+        self._ask(None, False)
+        return self._talk.state
+
+    def close(self) -> None:
+        if self._open is not None:
+            self._open.close()
+            self._open = None
+
+    def _ask(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
+        failure: Exception = OSError("no connection")
+        for wait in waits():
+            time.sleep(wait)
+            try:
+                if self._open is None:
+                    self._connect()
+                self._connection.send(self._talk.say(frames, return_state))
+                text = self._connection.recv(self._talk.timeout)
+                answer = self._talk.hear(text)
+            except InvalidStatus as error:
+                if error.response.status_code != 503:
+                    raise refused(error) from None
+                failure = refused(error)
+            except TimeoutError:
+                self.close()  # its answer must not pass for that of the next
+                raise
+            except LOST as error:
+                self.close()
+                failure = error
+            else:
+                if answer is None:
+                    self.close()
+                if answer is not None or frames is None:
+                    return answer
+        raise failure
+
+    def _connect(self) -> None:
+        stack, talk = ExitStack(), self._talk
+        talk.begin()
+        connected = websockets.sync.client.connect(talk.address, **talk.options)
+        self._connection = stack.enter_context(connected)
+        self._open = stack
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class AsyncStream:
+    """The same for asyncio."""
+
+    def __init__(self, *arguments: Any):
+        self._talk = Conversation(*arguments)
+        self._open: AsyncExitStack | None = None
+
+    @property
+    def steps(self) -> int:
+        """Taken so far."""
+        return self._talk.steps
+
+    @property
+    def state(self) -> str | None:
+        """The last token: of the last answer that brought one."""
+        return self._talk.state
+
+    async def send(self, frames: ArrayLike, *, return_state: bool = False) -> Answer:
+        """As `Stream.send`."""
+        answer = await self._ask(frames, return_state)
+        assert answer is not None
+        return answer
+
+    async def end(self) -> str | None:
+        """As `Stream.end`."""
+        await self._ask(None, False)
+        return self._talk.state
+
+    async def close(self) -> None:
+        if self._open is not None:
+            await self._open.aclose()
+            self._open = None
+
+    async def _ask(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
+        failure: Exception = OSError("no connection")
+        for wait in waits():
+            await asyncio.sleep(wait)
+            try:
+                if self._open is None:
+                    await self._connect()
+                await self._connection.send(self._talk.say(frames, return_state))
+                async with asyncio.timeout(self._talk.timeout):
+                    text = await self._connection.recv()
+                answer = self._talk.hear(text)
+            except InvalidStatus as error:
+                if error.response.status_code != 503:
+                    raise refused(error) from None
+                failure = refused(error)
+            except TimeoutError:
+                await self.close()
+                raise
+            except LOST as error:
+                await self.close()
+                failure = error
+            else:
+                if answer is None:
+                    await self.close()
+                if answer is not None or frames is None:
+                    return answer
+        raise failure
+
+    async def _connect(self) -> None:
+        stack, talk = AsyncExitStack(), self._talk
+        talk.begin()
+        connected = websockets.asyncio.client.connect(talk.address, **talk.options)
+        self._connection = await stack.enter_async_context(connected)
+        self._open = stack
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.close()
