@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from functools import partial
 
 import numpy as np
 
@@ -27,8 +28,9 @@ class Admission:
         metrics: Metrics,
     ):
         self._pool, self._model, self._metadata = pool, model, metadata
-        self._settings, self._later = settings, metrics.later
-        self._metrics = metrics.of_model(metadata.name)
+        self._labels = metadata.task == "label"
+        self._limit = settings.queue_steps
+        self.metrics = metrics.of_model(metadata.name)
         self._steps = 0  # admitted and not yet computed
         self._rate = 0.0  # steps a second of one worker, of late
         pool.ticked[model] = self._ticked
@@ -52,58 +54,86 @@ class Admission:
             Overloaded: too many steps wait; with the seconds to wait.
             NotReady: no worker is left.
         """
-        steps = sum(map(len, sequences))
-        if self._steps and self._steps + steps > self._settings.queue_steps:
-            raise self._overloaded()
+        self._admit(sum(map(len, sequences)))
         request = Request(len(sequences), len(self._metadata.classes))
-        label = self._metadata.task == "label"
 
         def done(place: int, told: Answered | Failed) -> None:
             if isinstance(told, Answered):
-                if request.give(place, told, label=label):
-                    self._later(
-                        self._metrics.queue_seconds.observe,
-                        request.begun - request.since,
-                    )
+                if request.give(place, told, label=self._labels):
+                    self.metrics.queue_seconds.observe(request.begun - request.since)
             elif told.dropped:
-                self._metrics.dropped.inc()
+                self.metrics.dropped.inc()
             else:
-                request.fail(_failure(place, told))
+                request.fail(_failure(f"sequences[{place}]", told))
 
-        given = self._pool.submit(
-            [
-                Job(0, self._model, len(frames), frames.tobytes(), state, keep)
-                for frames, state in zip(
-                    sequences, states or [b""] * len(sequences), strict=True
-                )
-            ],
-            done,
-        )
+        given = []
+        for place, frames in enumerate(sequences):
+            state = states[place] if states else b""
+            job = Job(0, self._model, len(frames), frames.tobytes(), state, keep)
+            given.append(self._pool.submit(job, partial(done, place)))
+            self.metrics.sequence_steps.observe(len(frames))
 
         def ended(future: "asyncio.Future[list[np.ndarray]]") -> None:
             if future.cancelled() or future.exception() is not None:
-                self._pool.cancel(given)
+                for one in given:
+                    self._pool.cancel(one)
 
         request.future.add_done_callback(ended)
-        self._steps += steps
-        self._later(self._metrics.waiting_steps.inc, steps)
-        for frames in sequences:
-            self._later(self._metrics.sequence_steps.observe, len(frames))
         return request
 
+    async def advance(
+        self, frames: np.ndarray, state: bytes
+    ) -> tuple[np.ndarray, bytes]:
+        """Take a sequence on by frames [t, F] float32 from a state; its probabilities
+        [C] or [t, C], and its new state.
+
+        Raises:
+            Overloaded, NotReady: as `submit`.
+            ServiceError: the network has no answer; names `frames`.
+        """
+        steps = len(frames)
+        self._admit(steps)
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Answered | Failed] = loop.create_future()
+
+        def done(told: Answered | Failed) -> None:
+            if not future.done():
+                future.set_result(told)
+            elif isinstance(told, Failed) and told.dropped:
+                self.metrics.dropped.inc()
+
+        job = Job(0, self._model, steps, frames.tobytes(), state, True)
+        given = self._pool.submit(job, done)
+        try:
+            told = await future
+        except asyncio.CancelledError:
+            self._pool.cancel(given)
+            raise
+        if isinstance(told, Failed):
+            raise _failure("frames", told)
+        numbers = np.frombuffer(told.probabilities, np.float32)
+        return numbers.reshape(steps, -1) if self._labels else numbers, told.state
+
+    def _admit(self, steps: int) -> None:
+        self._pool.check()
+        if self._steps and self._steps + steps > self._limit:
+            raise self._overloaded()
+        self._steps += steps
+        self.metrics.waiting_steps.value = self._steps
+
     def _ticked(self, tick: Ticked) -> None:
-        metrics, later = self._metrics, self._later
+        metrics = self.metrics
         self._steps -= tick.settled
-        later(metrics.waiting_steps.dec, tick.settled)
+        metrics.waiting_steps.value = self._steps
         if not tick.rows:
             return
         rate = tick.useful / max(tick.seconds, 1e-9)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
-        later(metrics.batch_rows.observe, tick.rows)
-        later(metrics.chunk_steps.observe, tick.steps)
-        later(metrics.execute_seconds.observe, tick.seconds)
-        later(metrics.useful.inc, tick.useful)
-        later(metrics.padding.inc, tick.rows * tick.steps - tick.useful)
+        metrics.batch_rows.observe(tick.rows)
+        metrics.chunk_steps.observe(tick.steps)
+        metrics.execute_seconds.observe(tick.seconds)
+        metrics.useful.value += tick.useful
+        metrics.padding.value += tick.rows * tick.steps - tick.useful
 
     def _overloaded(self) -> errors.Overloaded:
         rate = self._rate * self._pool.size
@@ -115,9 +145,9 @@ class Admission:
         )
 
 
-def _failure(place: int, told: Failed) -> errors.ServiceError:
+def _failure(path: str, told: Failed) -> errors.ServiceError:
     if told.extreme:
-        fault = errors.FieldError(f"sequences[{place}]", "holds extreme numbers")
+        fault = errors.FieldError(path, "holds extreme numbers")
         message = "the network has no finite answer to these numbers"
         return errors.InvalidRequest(message, [fault])
     failure = errors.InternalError("the network could not compute an answer")

@@ -8,7 +8,6 @@ from typing import cast
 import numpy as np
 
 from . import errors
-from .gathered import Gathered
 from .messages import Answered, Cancel, Failed, FromWorker, Incoming, Job, encode
 
 
@@ -56,19 +55,28 @@ class Link(asyncio.Protocol):
         self.jobs: dict[int, Callable[[Answered | Failed], None]] = {}
         self._incoming = Incoming(FromWorker)
         self._receive, self._lost = receive, lost
-        self._transport: Gathered | None = None
+        self._transport: asyncio.Transport | None = None
+        self._outgoing: list[Job | Cancel] = []
+        self._loop = asyncio.get_running_loop()
 
     def add(self, model: int, steps: int) -> None:
         """So many more steps are to be computed."""
         self.left += steps
         self.steps[model] = self.steps.get(model, 0) + steps
 
-    def send(self, messages: list[Job | Cancel]) -> None:
+    def send(self, message: Job | Cancel) -> None:
+        """Send it together with what else is sent in this turn of the loop."""
+        if not self._outgoing:
+            self._loop.call_soon(self._flush)
+        self._outgoing.append(message)
+
+    def _flush(self) -> None:
         assert self._transport is not None
+        messages, self._outgoing = self._outgoing, []
         self._transport.write(encode(messages))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = Gathered(cast(asyncio.Transport, transport))
+        self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
         for messages in self._incoming.feed(data):

@@ -4,11 +4,11 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import operator
 import socket
 import threading
 import time
 from collections.abc import Callable
-from functools import partial
 
 from model.bundle import BundleError
 
@@ -88,38 +88,39 @@ class Pool:
             time.sleep(AGAIN_SECONDS / 10)  # all have died: others will come
         raise BundleError("the service stops")
 
-    def submit(
-        self, jobs: list[Job], done: Callable[[int, Answered | Failed], None]
-    ) -> list[tuple[Link, int]]:
-        """Give each job to the least busy worker.
-
-        Args:
-            done: called with the job's place and what became of it.
+    def check(self) -> None:
+        """That there is a worker.
 
         Raises:
-            NotReady: no worker is left; one is being started.
+            NotReady: none is left; one is being started.
         """
         if not self._links:
             after = {"Retry-After": "1"}
             raise errors.NotReady("the workers are being started", headers=after)
-        given: list[tuple[Link, int]] = []
-        sent: dict[Link, list[Job | Cancel]] = {}
-        for place, job in enumerate(jobs):
-            link = min(self._links, key=lambda link: link.left)
-            link.add(job.model, job.steps)
-            job.number = next(self._numbers)
-            link.jobs[job.number] = partial(done, place)
-            given.append((link, job.number))
-            sent.setdefault(link, []).append(job)
-        for link, messages in sent.items():
-            link.send(messages)
-        return given
 
-    def cancel(self, given: list[tuple[Link, int]]) -> None:
-        """Drop those jobs that are not done."""
-        for link, number in given:
-            if number in link.jobs and link in self._links:
-                link.send([Cancel(number)])
+    def submit(
+        self, job: Job, done: Callable[[Answered | Failed], None]
+    ) -> tuple[Link, int]:
+        """Give a job to the least busy worker.
+
+        Args:
+            done: called with what became of it.
+
+        Returns:
+            What `cancel` takes.
+        """
+        link = min(self._links, key=_left)
+        link.add(job.model, job.steps)
+        job.number = next(self._numbers)
+        link.jobs[job.number] = done
+        link.send(job)
+        return link, job.number
+
+    def cancel(self, given: tuple[Link, int]) -> None:
+        """Drop a job, if it is not done."""
+        link, number = given
+        if number in link.jobs and link in self._links:
+            link.send(Cancel(number))
 
     def close(self) -> None:
         """End the workers; not on the event loop."""
@@ -213,6 +214,9 @@ class Pool:
                 raise
             self._launched.append(launched)
         return launched
+
+
+_left = operator.attrgetter("left")
 
 
 def _hang_up(launched: Launched) -> None:

@@ -107,9 +107,8 @@ class Predictor:
             state = model.tokens.verify(sent.state)
         if sent.frames is None:
             return b"", state, sent.end
-        request = model.admission.submit([sent.frames], [state.packed], keep=True)
-        (answer,) = await request.future
-        state = _after(state, sent.frames, request.states[0])
+        answer, packed = await model.admission.advance(sent.frames, state.packed)
+        state = _after(state, sent.frames, packed)
         token = model.tokens.sign(state) if sent.return_state else None
         given = (model.metadata, answer, state.steps, top_k, token)
         if answer.size * DIGITS <= INLINE_BYTES:

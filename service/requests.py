@@ -116,7 +116,7 @@ class Requests:
         # 499, as nginx has it: the caller went before there was an answer.
         code = status or 499
         child = self._metrics.requests.labels(method, route, str(code))
-        self._metrics.later(child.observe, seconds)
+        child.observe(seconds)
         level = logging.DEBUG if route in _PROBES and code < 500 else logging.INFO
         if not log.isEnabledFor(level):
             return

@@ -121,11 +121,10 @@ class Scheduler:
     def _finished(self, work: Work, ended: float) -> FromWorker:
         probabilities = work.probabilities
         assert probabilities is not None
-        state = work.state if work.keep else self._begin
-        if np.isfinite(probabilities).all() and np.isfinite(state).all():
+        if work.sound:
             del self._works[work.number]
-            data = np.ascontiguousarray(probabilities, np.float32).tobytes()
-            after = state.tobytes() if work.keep else b""
+            data = probabilities.tobytes()
+            after = work.state.tobytes() if work.keep else b""
             return Answered(work.number, work.begun, ended, data, after)
         # The caller's doing, where its numbers are far beyond those trained on.
         scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean

@@ -15,7 +15,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
 )
 
 from .app import Service
-from .gathered import Gathered
+from .gathered import Closing, Gathered
 from .settings import Settings
 
 DRAIN_SECONDS = 2.0  # for streams to end
@@ -65,6 +65,13 @@ class Protocol(HttpToolsProtocol):
 
 class WebSocket(WebSocketsSansIOProtocol):
     """uvicorn's, which logs an error whenever a handshake is refused with reasons."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Of a stream's writes there is rarely more than one to gather.
+        if isinstance(transport, Gathered):
+            transport.flush()
+            transport = Closing(transport.plain)
+        super().connection_made(transport)
 
     async def send(self, message: ASGISendEvent) -> None:
         await super().send(message)

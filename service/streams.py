@@ -55,8 +55,6 @@ class Stream:
         self._writes = False
         self._streams, self._top_k, self._id = streams, top_k, stream_id
         self._task: asyncio.Task[object] | None = None
-        seconds = streams.metrics.stream_seconds
-        self._seconds = seconds.labels(model.metadata.name).observe
 
     async def run(self, following: Next, tell: Tell) -> str:
         """Answer messages until there are no more, the caller says that it was the
@@ -109,7 +107,7 @@ class Stream:
             )
         except Exception as error:
             return self._refusal(error), False
-        self._streams.metrics.later(self._seconds, time.perf_counter() - begun)
+        self.model.admission.metrics.stream_seconds.observe(time.perf_counter() - begun)
         return line, ends
 
     def _refusal(self, error: Exception) -> bytes:

@@ -28,8 +28,14 @@ def step(engine: Engine, metadata: Metadata, batch: Batch) -> int:
     shape = (len(works), steps) if label else (len(works),)
     if probabilities.shape[:-1] != shape or len(state) != len(works):
         raise ValueError(f"the engine answered {probabilities.shape}")
+    # Of all rows at once, since of each it would cost more than all else here.
+    sound = bool(np.isfinite(probabilities).all() and np.isfinite(state).all())
     for row, (work, count) in enumerate(zip(works, counts, strict=True)):
         work.state = state[row]
+        if not sound:
+            given = probabilities[row, :count] if label else probabilities[row]
+            work.sound &= bool(np.isfinite(given).all())
+            work.sound &= bool(np.isfinite(state[row]).all())
         if not label:
             work.probabilities = probabilities[row]
         elif count == work.steps:

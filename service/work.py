@@ -13,6 +13,7 @@ class Work:
         "keep",
         "number",
         "probabilities",
+        "sound",
         "state",
         "steps",
         "unwanted",
@@ -29,6 +30,7 @@ class Work:
         self.at = 0
         self.begun = 0.0  # its first step
         self.probabilities: np.ndarray | None = None  # the last, or [T, C] so far
+        self.sound = True  # every number that came of it is finite
         self.unwanted = False  # its caller has gone
 
     @property

@@ -69,7 +69,7 @@ def run(block, kind, copy, port):
     """Standard output of a block whose every command must succeed."""
     block = block.replace("localhost:8000", f"localhost:{port}")
     block = re.sub(
-        r"^(python -m service (?:health|classify|label).*)$",
+        r"^(python -m service (?:health|classify|label|stream).*)$",
         rf"\1 --url http://localhost:{port}",
         block,
         flags=re.MULTILINE,

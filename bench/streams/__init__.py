@@ -1,0 +1,1 @@
+"""How many live streams a server keeps up with, ours beside a naive one."""
