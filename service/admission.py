@@ -2,6 +2,7 @@
 
 import asyncio
 import math
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -9,7 +10,7 @@ import numpy as np
 from model.bundle import Metadata
 
 from . import errors
-from .link import Request
+from .link import Link, Request
 from .messages import Answered, Failed, Job, Ticked
 from .metrics import Metrics
 from .pool import Pool
@@ -76,43 +77,46 @@ class Admission:
         def ended(future: "asyncio.Future[list[np.ndarray]]") -> None:
             if future.cancelled() or future.exception() is not None:
                 for one in given:
-                    self._pool.cancel(one)
+                    self.cancel(one)
 
         request.future.add_done_callback(ended)
         return request
 
-    async def advance(
-        self, frames: np.ndarray, state: bytes
-    ) -> tuple[np.ndarray, bytes]:
-        """Take a sequence on by frames [t, F] float32 from a state; its probabilities
-        [C] or [t, C], and its new state.
+    def advance(
+        self,
+        frames: np.ndarray,
+        state: bytes,
+        done: Callable[[Answered | Failed], None],
+    ) -> tuple[Link, int]:
+        """Take a sequence on by frames [t, F] float32, from a state [S] float32.
+
+        Args:
+            done: called with what `answer` takes.
+
+        Returns:
+            What `cancel` takes.
 
         Raises:
             Overloaded, NotReady: as `submit`.
-            ServiceError: the network has no answer; names `frames`.
         """
-        steps = len(frames)
-        self._admit(steps)
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Answered | Failed] = loop.create_future()
+        self._admit(len(frames))
+        job = Job(0, self._model, len(frames), frames.tobytes(), state, True)
+        return self._pool.submit(job, done)
 
-        def done(told: Answered | Failed) -> None:
-            if not future.done():
-                future.set_result(told)
-            elif isinstance(told, Failed) and told.dropped:
-                self.metrics.dropped.inc()
+    def answer(self, told: Answered | Failed, steps: int) -> np.ndarray:
+        """The probabilities [C] or [t, C] of so many steps.
 
-        job = Job(0, self._model, steps, frames.tobytes(), state, True)
-        given = self._pool.submit(job, done)
-        try:
-            told = await future
-        except asyncio.CancelledError:
-            self._pool.cancel(given)
-            raise
+        Raises:
+            ServiceError: there are none; names `frames`.
+        """
         if isinstance(told, Failed):
             raise _failure("frames", told)
         numbers = np.frombuffer(told.probabilities, np.float32)
-        return numbers.reshape(steps, -1) if self._labels else numbers, told.state
+        return numbers.reshape(steps, -1) if self._labels else numbers
+
+    def cancel(self, given: tuple[Link, int]) -> None:
+        """Drop what was given, if it is not computed yet."""
+        self._pool.cancel(given)
 
     def _admit(self, steps: int) -> None:
         self._pool.check()

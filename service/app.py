@@ -17,6 +17,7 @@ from .launch import Launch
 from .metrics import Metrics
 from .pool import Pool
 from .predictor import Predictor
+from .reader import Elsewhere, Reader
 from .registry import Registry
 from .requests import Direct, Requests
 from .routes import native, probes, stream
@@ -79,18 +80,19 @@ def create_app(
     pool = Pool(settings, metrics, start)
     pool.start()  # first: while a worker starts, the rest of us is imported and made
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
-    predictor = Predictor(registry, settings)
-    streams = Streams(registry, predictor, settings, metrics)
+    reader, elsewhere = Reader(settings), Elsewhere(settings)
+    predictor = Predictor(registry, reader, elsewhere)
+    streams = Streams(registry, reader, elsewhere, settings, metrics)
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         await pool.attach()
-        predictor.start()
+        elsewhere.start()  # what large bodies need
         registry.start()  # in the background: the port opens at once
         yield
         # In a thread: a load that is under way must not hold up the loop.
         await asyncio.to_thread(registry.close)
-        await asyncio.to_thread(predictor.close)
+        await asyncio.to_thread(elsewhere.close)
 
     # Its pages bring their scripts along: /docs works without a network.
     kind = FastAPIOffline if settings.docs else FastAPI

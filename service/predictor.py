@@ -3,21 +3,18 @@
 import time
 from typing import Any
 
-import msgspec
 import numpy as np
 
-from . import codec, reader, stream_codec
+from . import codec, reader
 from .catalogue import Catalogue, Model
 from .errors import NotReady
 from .quick import Asked
-from .reader import INLINE_BYTES, Elsewhere, Reader
-from .settings import Settings
+from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
 from .state_tokens import BEGIN, State
 
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
-DIGITS = 16  # of a number in JSON
 
 
 def _after(state: State, frames: np.ndarray, packed: bytes) -> State:
@@ -28,9 +25,8 @@ def _after(state: State, frames: np.ndarray, packed: bytes) -> State:
 class Predictor:
     """Parses, asks the model's workers, and writes the answer."""
 
-    def __init__(self, catalogue: Catalogue, settings: Settings):
-        self._catalogue = catalogue
-        self._reader, self._elsewhere = Reader(settings), Elsewhere(settings)
+    def __init__(self, catalogue: Catalogue, reader: Reader, elsewhere: Elsewhere):
+        self._catalogue, self._reader, self._elsewhere = catalogue, reader, elsewhere
 
     async def predict(self, body: bytes, task: str) -> tuple[bytes, bytes]:
         """The JSON answer to a JSON request, and where its time went, as the header
@@ -86,39 +82,3 @@ class Predictor:
         if sum(answer.size for answer in answers) * DIGITS <= INLINE_BYTES:
             return codec.encode(model.metadata, answers, *given)
         return await self._elsewhere.run(codec.encode, model.metadata, answers, *given)
-
-    async def advance(
-        self, model: Model, state: State, message: bytes, top_k: int | None
-    ) -> tuple[bytes, State, bool]:
-        """The JSON answer to a stream's message, the state after it, and whether the
-        caller ends the stream, in which case there may be no answer.
-
-        Raises:
-            ServiceError: the refusal that the caller is to be told; the state stands.
-        """
-        features = model.metadata.input.features
-        if len(message) <= INLINE_BYTES:
-            sent = self._reader.read_message(message, features)
-        else:
-            sent = await self._elsewhere.run(reader.read_message, message, features)
-        if sent.state is None:
-            state = BEGIN
-        elif sent.state is not msgspec.UNSET:
-            state = model.tokens.verify(sent.state)
-        if sent.frames is None:
-            return b"", state, sent.end
-        answer, packed = await model.admission.advance(sent.frames, state.packed)
-        state = _after(state, sent.frames, packed)
-        token = model.tokens.sign(state) if sent.return_state else None
-        given = (model.metadata, answer, state.steps, top_k, token)
-        if answer.size * DIGITS <= INLINE_BYTES:
-            return stream_codec.answer(*given), state, sent.end
-        line = await self._elsewhere.run(stream_codec.answer, *given)
-        return line, state, sent.end
-
-    def start(self) -> None:
-        """Have what large bodies need ready before the first comes."""
-        self._elsewhere.start()
-
-    def close(self) -> None:
-        self._elsewhere.close()

@@ -21,6 +21,7 @@ from .settings import Settings
 from .stream_codec import Sent
 
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
+DIGITS = 16  # bytes of a number in JSON
 
 P = ParamSpec("P")
 T = TypeVar("T")

@@ -8,15 +8,12 @@ import socket
 from types import FrameType
 
 import uvicorn
-from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
-from uvicorn.protocols.websockets.websockets_sansio_impl import (
-    WebSocketsSansIOProtocol,
-)
 
 from .app import Service
-from .gathered import Closing, Gathered
+from .gathered import Gathered
 from .settings import Settings
+from .web_socket import WebSocket
 
 DRAIN_SECONDS = 2.0  # for streams to end
 
@@ -61,22 +58,6 @@ class Protocol(HttpToolsProtocol):
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         super().connection_made(Gathered(transport))
-
-
-class WebSocket(WebSocketsSansIOProtocol):
-    """uvicorn's, which logs an error whenever a handshake is refused with reasons."""
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        # Of a stream's writes there is rarely more than one to gather.
-        if isinstance(transport, Gathered):
-            transport.flush()
-            transport = Closing(transport.plain)
-        super().connection_made(transport)
-
-    async def send(self, message: ASGISendEvent) -> None:
-        await super().send(message)
-        if message["type"] == "websocket.http.response.body":
-            self.handshake_complete = True
 
 
 def make(app: Service, settings: Settings) -> Server:

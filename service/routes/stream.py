@@ -1,7 +1,5 @@
 """Streams on the wire: `WS /stream`, and JSON lines over `POST /stream`."""
 
-from contextlib import closing
-
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
@@ -9,7 +7,10 @@ from starlette.types import Receive, Scope, Send
 from .. import bodies, schemas
 from ..errors import NotFound, ServiceError, TooLarge
 from ..settings import Settings
-from ..streams import DONE, Stream, Streams, Unread
+from ..stream import Stream
+from ..streams import Streams
+from ..talks import DONE, GONE, UNREAD, AsgiTalk, DirectTalk
+from ..web_socket import DIRECT
 
 KINDS = ("application/x-ndjson", "application/jsonl", "application/json")
 HEADERS = [
@@ -39,23 +40,23 @@ class StreamRoute:
             bodies.check_kind(scope, *KINDS)
         stream = self.streams.open(scope["query_string"], _id(scope))
         talk = self._web_socket if web_socket else self._lines
-        ended = "gone"
-        with closing(stream):
-            try:
-                ended = await talk(stream, receive, send)
-            except Unread:
-                ended = "unread"
-            except OSError as error:  # what uvicorn raises when the caller has gone
-                raise ClientDisconnect from error
-            finally:
-                scope["state"]["log"] = {
-                    "model": stream.model.metadata.name,
-                    "messages": stream.messages,
-                    "steps": stream.state.steps,
-                    "ended": ended,
-                }
+        ended = GONE
+        try:
+            ended = await talk(stream, scope, receive, send)
+        except OSError as error:  # what uvicorn raises when the caller has gone
+            raise ClientDisconnect from error
+        finally:
+            self.streams.close(stream)
+            scope["state"]["log"] = {
+                "model": stream.model.metadata.name,
+                "messages": stream.messages,
+                "steps": stream.state.steps,
+                "ended": ended,
+            }
 
-    async def _web_socket(self, stream: Stream, receive: Receive, send: Send) -> str:
+    async def _web_socket(
+        self, stream: Stream, scope: Scope, receive: Receive, send: Send
+    ) -> str:
         async def following() -> bytes:
             message = await receive()
             if message["type"] == "websocket.disconnect":
@@ -69,12 +70,21 @@ class StreamRoute:
 
         await receive()  # that it wants to connect
         await send({"type": "websocket.accept"})
-        ended = await stream.run(following, tell)
-        code = CLOSED if ended == DONE else AWAY
-        await send({"type": "websocket.close", "code": code, "reason": ended})
+        socket = scope["extensions"].get(DIRECT)
+        if socket is None:  # another server than ours
+            ended = await AsgiTalk(stream, following, tell).run()
+        else:
+            talk = DirectTalk(stream, socket)
+            socket.listen(talk)
+            ended = await talk.ended
+        if ended not in (GONE, UNREAD):
+            code = CLOSED if ended == DONE else AWAY
+            await send({"type": "websocket.close", "code": code, "reason": ended})
         return ended
 
-    async def _lines(self, stream: Stream, receive: Receive, send: Send) -> str:
+    async def _lines(
+        self, stream: Stream, scope: Scope, receive: Receive, send: Send
+    ) -> str:
         kind = "http.response.body"
 
         async def tell(line: bytes) -> None:
@@ -83,8 +93,11 @@ class StreamRoute:
         start = {"type": "http.response.start", "status": 200, "headers": HEADERS}
         await send(start)
         await send({"type": kind, "body": b"", "more_body": True})  # it has begun
-        ended = await stream.run(Lines(receive, self._limit).following, tell)
-        await send({"type": kind, "body": b""})
+        ended = await AsgiTalk(
+            stream, Lines(receive, self._limit).following, tell
+        ).run()
+        if ended != UNREAD:
+            await send({"type": kind, "body": b""})
         return ended
 
 

@@ -1,0 +1,171 @@
+"""A stream: a sequence whose frames come as they happen.
+
+One that waits costs the memory of its state. Its messages are computed in the lanes
+of its model's schedulers, together with whatever else is there.
+"""
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any
+
+import msgspec
+
+from . import reader, stream_codec
+from .catalogue import Model
+from .errors import InternalError, ServiceError
+from .messages import Answered, Failed
+from .metrics import Metrics
+from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
+from .state_tokens import BEGIN, State
+from .stream_codec import Sent
+
+log = logging.getLogger(__name__)
+
+Message = bytes | ServiceError  # an error in the place of one that can't be read
+Done = Callable[[bytes, bool], None]
+
+
+class Stream:
+    """Answers one message after another.
+
+    By callbacks: a task and a future for each message cost as much as all the rest.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        top_k: int | None,
+        stream_id: str,
+        reader: Reader,
+        elsewhere: Elsewhere,
+        metrics: Metrics,
+    ):
+        self.model, self.top_k, self.id = model, top_k, stream_id
+        self.state = BEGIN
+        self.messages = 0
+        self.since = time.monotonic()  # it waits for its caller; 0: it computes
+        # How it is told why it must end: by what talks with its caller.
+        self.end: Callable[[str], None] = lambda reason: None
+        self._reader, self._elsewhere, self._metrics = reader, elsewhere, metrics
+        self._features = model.metadata.input.features
+        self._closed = False
+        # Of the message under way:
+        self._done: Done
+        self._begun = 0.0
+        self._sent: Sent
+        self._before = BEGIN
+        self._task: asyncio.Task[None] | None = None
+        self._given: Any = None
+
+    async def answer(self, message: Message) -> tuple[bytes, bool]:
+        """A message's answer (there may be none), and whether it was the last."""
+        future: asyncio.Future[tuple[bytes, bool]]
+        future = asyncio.get_running_loop().create_future()
+
+        def done(line: bytes, ends: bool) -> None:
+            if not future.done():
+                future.set_result((line, ends))
+
+        self.take(message, done)
+        return await future
+
+    def take(self, message: Message, done: Done) -> None:
+        """Answer a message; not before the last one was.
+
+        Args:
+            done: called with what `answer` returns, perhaps at once.
+        """
+        self.messages += 1
+        self.since, self._begun = 0.0, time.perf_counter()
+        self._done = done
+        try:
+            if isinstance(message, ServiceError):
+                raise message
+            if len(message) > INLINE_BYTES:
+                self._later(self._read_elsewhere(message))
+            else:
+                self._compute(self._reader.read_message(message, self._features))
+        except Exception as error:
+            self._refuse(error)
+
+    def close(self) -> None:
+        """Its caller has gone: drop what is under way."""
+        self._closed = True
+        if self._task is not None:
+            self._task.cancel()
+        if self._given is not None:
+            self.model.admission.cancel(self._given)
+
+    def last(self, reason: str) -> bytes:
+        """The line that tells its caller why it ends."""
+        token = self.model.tokens.sign(self.state) if self.state.packed else None
+        return stream_codec.end(reason, self.state.steps, token)
+
+    def _compute(self, sent: Sent) -> None:
+        state = self.state
+        if sent.state is None:
+            state = BEGIN
+        elif sent.state is not msgspec.UNSET:
+            state = self.model.tokens.verify(sent.state)
+        if sent.frames is None:
+            self.state = state
+            self._tell(b"", sent.end)
+            return
+        self._sent, self._before = sent, state
+        admission = self.model.admission
+        self._given = admission.advance(sent.frames, state.packed, self._computed)
+
+    def _computed(self, told: Answered | Failed) -> None:
+        self._given = None
+        if self._closed:
+            return
+        try:
+            sent, model = self._sent, self.model
+            steps = len(sent.frames)  # type: ignore[arg-type]
+            answer = model.admission.answer(told, steps)
+            self.state = State(self._before.steps + steps, told.state)  # type: ignore[union-attr]
+            token = model.tokens.sign(self.state) if sent.return_state else None
+            given = (model.metadata, answer, self.state.steps, self.top_k, token)
+            if answer.size * DIGITS > INLINE_BYTES:
+                self._later(self._write_elsewhere(*given))
+            else:
+                self._tell(stream_codec.answer(*given), sent.end)
+        except Exception as error:
+            self._refuse(error)
+
+    async def _read_elsewhere(self, message: bytes) -> None:
+        try:
+            read = reader.read_message
+            self._compute(await self._elsewhere.run(read, message, self._features))
+        except Exception as error:
+            self._refuse(error)
+
+    async def _write_elsewhere(self, *given: Any) -> None:
+        try:
+            line = await self._elsewhere.run(stream_codec.answer, *given)
+            self._tell(line, self._sent.end)
+        except Exception as error:
+            self._refuse(error)
+
+    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+        self._task = asyncio.get_running_loop().create_task(work)
+
+    def _tell(self, line: bytes, ends: bool) -> None:
+        seconds = time.perf_counter() - self._begun
+        self.model.admission.metrics.stream_seconds.observe(seconds)
+        self.since = time.monotonic()
+        self._done(line, ends)
+
+    def _refuse(self, error: Exception) -> None:
+        """The message was in vain; the state stands."""
+        if not isinstance(error, ServiceError):
+            log.exception("unhandled", extra={"request_id": self.id})
+            error = InternalError("an error of the service; its log has the id")
+        elif isinstance(error, InternalError):
+            cause = error.__cause__
+            log.error("failed", exc_info=cause, extra={"request_id": self.id})
+        self._metrics.refused.labels(error.slug).inc()
+        self.since = time.monotonic()
+        self._done(stream_codec.refusal(error, self.state.steps, self.id), False)

@@ -1,0 +1,156 @@
+"""WebSockets: uvicorn's, and a way past ASGI for the messages of a stream.
+
+Handshake, pings, fragments, limits and the close are uvicorn's and the library's
+`websockets`. A plain message is unmasked and handed on right here, and its answer
+written: through queue, task and ASGI, and the library's own reading, it would cost
+twice as much.
+"""
+
+import asyncio
+from typing import Any
+
+from uvicorn._types import ASGISendEvent
+from uvicorn.protocols.websockets.websockets_sansio_impl import (
+    WebSocketsSansIOProtocol,
+)
+from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]
+
+from .gathered import Closing, Gathered
+from .talks import DirectTalk
+
+DIRECT = "unrolled.direct"  # ASGI extension: `WebSocket.listen` past ASGI
+FIN, MASKED, SIZE = 0x80, 0x80, 0x7F  # of RFC 6455, section 5.2
+CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
+PLAIN = frozenset({FIN | TEXT, FIN | BINARY})  # whole, and without extensions
+
+
+class WebSocket(WebSocketsSansIOProtocol):
+    """A connection."""
+
+    clogged = False
+    _talk: DirectTalk | None = None
+    _foreign = False  # something is wrong with it: the library says what
+    _fragmented = False
+    _rest = b""
+
+    def listen(self, talk: DirectTalk) -> None:
+        """Hand all messages to `talk` from now on."""
+        self._talk = talk
+        while not self.queue.empty():
+            message = self.queue.get_nowait()
+            if message["type"] == "websocket.receive":
+                text = message.get("text")
+                data = message["bytes"] if text is None else text.encode()
+                talk.take(data or b"")
+            else:
+                talk.lost()
+        self.pause(False)
+
+    def tell(self, line: bytes) -> None:
+        """Write a text message."""
+        if not (self.close_sent or self.transport.is_closing()):
+            self.transport.write(b"".join((_head(len(line)), line)))
+
+    def pause(self, wanted: bool) -> None:
+        if wanted is not self.read_paused and not self.transport.is_closing():
+            self.read_paused = wanted
+            if wanted:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def abort(self) -> None:
+        self.transport.abort()
+
+    def data_received(self, data: bytes) -> None:
+        talk = self._talk
+        if talk is None or self._foreign:
+            super().data_received(data)
+            return
+        data = self._rest + data if self._rest else data
+        start, end = 0, len(data)
+        while end - start >= 2:
+            first, size, head = data[start], data[start + 1] & SIZE, 2
+            if size > 125:
+                head = 4 if size == 126 else 10
+                if end - start < head:
+                    break
+                size = int.from_bytes(data[start + 2 : start + head])
+            if not data[start + 1] & MASKED or size > self.config.ws_max_size:
+                self._foreign = True
+                super().data_received(data[start:])
+                return
+            stop = start + head + 4 + size
+            if stop > end:
+                break
+            if first in PLAIN and not self._fragmented:
+                mask = data[start + head : start + head + 4]
+                talk.take(apply_mask(data[start + head + 4 : stop], mask))
+            else:
+                self._leave(first, data[start:stop])
+            start = stop
+        self._rest = data[start:]
+
+    def _leave(self, first: int, frame: bytes) -> None:
+        """A frame that is for the library."""
+        kind = first & ~FIN
+        if kind in (TEXT, BINARY):
+            self._fragmented = True
+        elif first == FIN | CONTINUATION:
+            self._fragmented = False
+        super().data_received(frame)
+
+    # What uvicorn's calls, or is called for.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        # Of a stream's writes there is rarely more than one to gather.
+        if isinstance(transport, Gathered):
+            transport.flush()
+            transport = Closing(transport.plain)
+        super().connection_made(transport)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        super().connection_lost(exc)
+        if self._talk is not None:
+            self._talk.lost()
+
+    def pause_writing(self) -> None:
+        super().pause_writing()
+        self.clogged = True
+
+    def resume_writing(self) -> None:
+        super().resume_writing()
+        self.clogged = False
+        if self._talk is not None:
+            self._talk.freed()
+
+    def send_receive_event_to_app(self) -> None:
+        if self._talk is None:
+            super().send_receive_event_to_app()
+        else:
+            frames, self.frames = self.frames, []
+            self._talk.take(b"".join(frames))
+
+    def handle_close(self, event: Frame) -> None:
+        super().handle_close(event)
+        if self._talk is not None:
+            self._talk.lost()
+
+    async def run_asgi(self) -> None:
+        extensions: dict[str, Any] = self.scope["extensions"]
+        extensions[DIRECT] = self
+        await super().run_asgi()
+
+    async def send(self, message: ASGISendEvent) -> None:
+        await super().send(message)
+        if message["type"] == "websocket.http.response.body":
+            self.handshake_complete = True  # else it logs an error of the refusal
+
+
+def _head(size: int) -> bytes:
+    """Of a whole text message of so many bytes."""
+    if size < 126:
+        return bytes((FIN | TEXT, size))
+    if size < 1 << 16:
+        return bytes((FIN | TEXT, 126)) + size.to_bytes(2)
+    return bytes((FIN | TEXT, 127)) + size.to_bytes(8)
