@@ -79,6 +79,16 @@ def create_app(
     metrics = Metrics()
     pool = Pool(settings, metrics, start)
     pool.start()  # first: while a worker starts, the rest of us is imported and made
+    try:
+        return _wired(settings, metrics, pool, on_failure)
+    except BaseException:
+        pool.close()  # else its processes would be waited for
+        raise
+
+
+def _wired(
+    settings: Settings, metrics: Metrics, pool: Pool, on_failure: Callable[[], None]
+) -> Service:
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
     reader, elsewhere = Reader(settings), Elsewhere(settings)
     predictor = Predictor(registry, reader, elsewhere)

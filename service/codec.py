@@ -130,16 +130,16 @@ def encode(
     metadata: Metadata,
     answers: list[np.ndarray],
     top_k: int | None,
-    states: list[dict[str, Any]] | None = None,
+    members: list[dict[str, Any]],
 ) -> bytes:
     """The answer's JSON; numbers are written straight from the arrays.
 
     Args:
-        states: members that each prediction has besides.
+        members: what each prediction has besides; empty: nothing.
     """
     predictions = [prediction(metadata, answer, top_k) for answer in answers]
-    for one, state in zip(predictions, states or (), strict=bool(states)):
-        one |= state
+    for one, more in zip(predictions, members, strict=False):
+        one |= more
     body = {
         "model": metadata.name,
         "version": metadata.version,

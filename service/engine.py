@@ -32,7 +32,7 @@ class Engine(Protocol):
 
         Returns:
             probabilities [B, C] after the last valid step (classify) or
-            [B, T, C] (label), and the new state [B, S].
+            [B, T, C] (label), and the new state [B, S], float32.
         """
         ...
 

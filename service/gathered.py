@@ -21,7 +21,8 @@ class Closing(asyncio.Transport):
 
     def close(self) -> None:
         self.plain.close()
-        self._loop.call_later(LINGER_SECONDS, self._cut_off, self._unread())
+        if left := self._unread():
+            self._loop.call_later(LINGER_SECONDS, self._cut_off, left)
 
     def _cut_off(self, before: int) -> None:
         left = self._unread()

@@ -10,7 +10,7 @@ from .catalogue import Catalogue, Model
 from .errors import NotReady
 from .quick import Asked
 from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
-from .state_tokens import BEGIN, State
+from .state_tokens import State
 
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
@@ -47,18 +47,17 @@ class Predictor:
         if not asked.sequences or asked.sequences[0].shape[1] != wanted:
             raise NotReady("the model came while the request was read", headers=AGAIN)
         before = self._states(model, asked)
-        packed = [state.packed for state in before] if before else None
         request = model.admission.submit(
-            asked.sequences, packed, keep=asked.return_state
+            asked.sequences, [state.packed for state in before], keep=asked.return_state
         )
         answers = await request.future
         answered = time.perf_counter()
-        members: list[dict[str, Any]] | None = None
+        members: list[dict[str, Any]] = []
         if asked.return_state:
-            begun_at = before or [BEGIN] * len(answers)
+            after = map(_after, before, asked.sequences, request.states)
             members = [
                 {"steps": state.steps, "state": model.tokens.sign(state)}
-                for state in map(_after, begun_at, asked.sequences, request.states)
+                for state in after
             ]
         text = await self._write(model, answers, asked.top_k, members)
         spent = (
@@ -69,16 +68,23 @@ class Predictor:
         )
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
 
-    def _states(self, model: Model, asked: Asked) -> list[State] | None:
-        """Where the sequences go on from; None where all begin."""
-        tokens = asked.states or ()
-        if any(token is not None for token in tokens) or asked.return_state:
+    def _states(self, model: Model, asked: Asked) -> list[State]:
+        """Where the sequences go on from."""
+        tokens = asked.states or [None] * len(asked.sequences)
+        if asked.return_state or any(token is not None for token in tokens):
             self._catalogue.check_streamable(model)
-        return model.tokens.verify_all(list(tokens)) if tokens else None
+        return model.tokens.verify_all(tokens)
 
     async def _write(
-        self, model: Model, answers: list[np.ndarray], *given: Any
+        self,
+        model: Model,
+        answers: list[np.ndarray],
+        top_k: int | None,
+        members: list[dict[str, Any]],
     ) -> bytes:
-        if sum(answer.size for answer in answers) * DIGITS <= INLINE_BYTES:
-            return codec.encode(model.metadata, answers, *given)
-        return await self._elsewhere.run(codec.encode, model.metadata, answers, *given)
+        size = DIGITS * sum(answer.size for answer in answers)
+        size += sum(len(member["state"]) for member in members)
+        given = (model.metadata, answers, top_k, members)
+        if size <= INLINE_BYTES:
+            return codec.encode(*given)
+        return await self._elsewhere.run(codec.encode, *given)

@@ -74,7 +74,7 @@ class Reader:
         """Refuse what must be over a limit before it is parsed: lists without
         numbers cost a parser most."""
         steps = self._settings.max_cells // fewest
-        if lists > 1 + self._settings.max_sequences + steps:
+        if lists > 2 + self._settings.max_sequences + steps:
             limit = f"{self._settings.max_cells} numbers in a request"
             raise TooLarge(f"more steps than could hold at most {limit}")
 

@@ -72,7 +72,10 @@ class Settings(BaseSettings):
     )
     max_streams: int = Field(2_000, ge=0, description="Streams open at a time.")
     stream_idle_seconds: float = Field(
-        300, gt=0, description="Until a stream that sends nothing is closed."
+        300,
+        gt=0,
+        allow_inf_nan=False,
+        description="Until a stream that sends nothing is closed.",
     )
     stream_message_bytes: int = Field(
         2**20, ge=1, description="Longest message of a stream in bytes."
@@ -91,6 +94,10 @@ class Settings(BaseSettings):
         keys = given.get_secret_value()
         if keys and min(len(key.strip()) for key in keys.split(",")) < SHORTEST_KEY:
             raise ValueError(f"each key must have {SHORTEST_KEY} characters or more")
+        try:
+            keys.encode()
+        except UnicodeEncodeError:
+            raise ValueError("must be text in UTF-8") from None
         return given
 
     @model_validator(mode="after")

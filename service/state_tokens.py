@@ -102,8 +102,10 @@ class Tokens:
         states, wrong = [], []
         for place, token in enumerate(tokens):
             try:
-                path = f"states[{place}]"
-                states.append(BEGIN if token is None else self.verify(token, path))
+                if token is None:
+                    states.append(BEGIN)
+                else:
+                    states.append(self.verify(token, f"states[{place}]"))
             except (InvalidState, StateConflict) as error:
                 wrong.append(error)
         if wrong:

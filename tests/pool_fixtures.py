@@ -9,6 +9,7 @@ from scheduler_fixtures import (
     assert_belongs,
     frames,
     metadata_of,
+    state_of,
     write_bundle,
 )
 
@@ -44,12 +45,29 @@ class Stage:
         """Sequences given as (length, first value); the request."""
         return self.admission.submit([frames(*one) for one in sequences])
 
+    def go_on(self, *parts, keep=True):
+        """Parts of sequences given as (steps, first value, steps before); the
+        request."""
+        given, states = [], []
+        for steps, first, start in parts:
+            given.append(frames(start + steps, first)[start:])
+            states.append(state_of(start, first).tobytes() if start else b"")
+        return self.admission.submit(given, states, keep=keep)
+
     async def assert_right(self, request, *sequences):
         """The request's answers are those of these sequences, in this order."""
+        parts = [(length, first, 0) for length, first in sequences]
+        await self.assert_parts_right(request, *parts)
+
+    async def assert_parts_right(self, request, *parts, keep=False):
+        """So are those of parts; and so are their new states, if they are kept."""
         async with asyncio.timeout(SECONDS):
             answers = await request.future
-        for answer, one in zip(answers, sequences, strict=True):
-            assert_belongs(answer, *one, self.task)
+        for answer, (steps, first, start) in zip(answers, parts, strict=True):
+            assert_belongs(answer, start + steps, first, self.task, start)
+        for state, (steps, first, start) in zip(request.states, parts, strict=True):
+            expected = state_of(start + steps, first).tobytes() if keep else b""
+            assert state == expected
 
     async def assert_fails(self, request):
         """It fails as our mistake, with nothing of the cause in what is told."""

@@ -36,10 +36,17 @@ def expected(length, first):
     return np.array(rows)
 
 
-def assert_belongs(answer, length, first, task="classify"):
-    """The answer is that of the sequence: of all its steps, in order, and no other."""
+def assert_belongs(answer, length, first, task="classify", start=0):
+    """The answer is that of the sequence: of all its steps from `start` on, in order,
+    and no other."""
     rows = expected(length, first)
-    np.testing.assert_array_equal(answer, rows if task == "label" else rows[-1])
+    np.testing.assert_array_equal(answer, rows[start:] if task == "label" else rows[-1])
+
+
+def state_of(length, first):
+    """The engine's state after a sequence; of no steps: that in which it begins."""
+    rows = expected(length, first)[-1:] if length else np.zeros((1, SIZE))
+    return rows[0].astype(np.float32)
 
 
 def metadata_of(task, kind):
@@ -75,7 +82,7 @@ class FakeEngine:
     state that is used again all show in the last answer; what breaks the promises of
     `Engine.step` is noted in `faults`. `closed()` holds every call until `gate.set()`;
     `hook(call, answer)` runs in each call and may raise, or return probabilities in
-    place of the right ones.
+    place of the right ones; `spoil(call, after)` may change the new states.
     """
 
     name = "fake"
@@ -88,6 +95,7 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.hook = lambda call, answer: None
+        self.spoil = lambda call, after: None
 
     def closed(self) -> "FakeEngine":
         self.gate.clear()
@@ -112,6 +120,7 @@ class FakeEngine:
         answer = rows if self.task == "label" else last
         special = self.hook(call, answer.copy())
         after = last.copy() if state.size else state
+        self.spoil(call, after)
         return (answer if special is None else special), after
 
     def _check(self, frames, lengths, state, starts):
@@ -140,6 +149,7 @@ class Scene:
             self.engine, self.metadata, Settings(**limits), model=7, cost=cost
         )
         self.jobs: list[tuple[int, float]] = []  # by number: length, first value
+        self.starts: dict[int, int] = {}  # steps that were taken before, if any were
         self.ticks: list[Ticked] = []
         self.told: dict[int, Answered | Failed] = {}
 
@@ -149,6 +159,16 @@ class Scene:
             self.scheduler.add(len(self.jobs), frames(*one))
             self.jobs.append(one)
         return range(len(self.jobs) - len(sequences), len(self.jobs))
+
+    def go_on(self, steps, first, start=0, *, keep=True):
+        """So many steps of a sequence of which `start` have been taken; the number."""
+        number = len(self.jobs)
+        state = state_of(start, first) if start else None
+        part = frames(start + steps, first)[start:]
+        self.scheduler.add(number, part, state, keep=keep)
+        self.jobs.append((steps, first))
+        self.starts[number] = start
+        return number
 
     def tick(self):
         """One tick; what it tells of jobs."""
@@ -178,7 +198,8 @@ class Scene:
             assert 0 < told.begun <= told.ended
             answer = np.frombuffer(told.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if label else answer
-            assert_belongs(answer, *self.jobs[number], self.metadata.task)
+            (steps, first), start = self.jobs[number], self.starts.get(number, 0)
+            assert_belongs(answer, start + steps, first, self.metadata.task, start)
 
     def assert_failed(self, number, **why):
         """This job was told to have failed, and why."""

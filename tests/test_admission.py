@@ -63,6 +63,33 @@ class TestAnswers:
             assert made.value("queue_seconds_count") == count
             assert all(made.calls_of(engine) for engine in made.engines)
 
+    @pytest.mark.parametrize("task", TASKS)
+    async def test_parts(self, tmp_path, workers, task):
+        """Parts of sequences, some of which begin, each get the answer and the new
+        state of their own sequence, in the request's order, whichever worker takes
+        the part before and after."""
+        async with stage(tmp_path, task, workers=workers, batch_rows=4) as made:
+
+            async def talk(number):
+                rng = np.random.default_rng(number)
+                taken = [0] * 5
+                for turn in range(6):
+                    chosen = rng.permutation(5)[: rng.integers(1, 6)].tolist()
+                    lengths = rng.integers(1, 120, len(chosen)).tolist()
+                    parts = [
+                        (length, float(1 + 8 * number + place), taken[place])
+                        for length, place in zip(lengths, chosen, strict=True)
+                    ]
+                    keep = turn % 3 < 2
+                    request = made.go_on(*parts, keep=keep)
+                    await made.assert_parts_right(request, *parts, keep=keep)
+                    for length, place in zip(lengths, chosen, strict=True):
+                        taken[place] += length
+
+            await asyncio.gather(*(talk(number) for number in range(8)))
+            await made.settled()
+            assert all(made.calls_of(engine) for engine in made.engines)
+
     async def test_shared(self, tmp_path, workers):
         """Each sequence goes to the worker with the fewest steps to compute."""
         async with stage(tmp_path, workers=workers) as made:

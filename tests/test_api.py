@@ -13,6 +13,7 @@ from conftest import PNG, Running, random_frames, send_get, value
 from fastapi.openapi.models import OpenAPI
 
 from model import bundle
+from service import codec
 from service.client import AsyncClient, Client
 
 TASKS = {"walks": "classify", "tags": "label", "both": "label"}
@@ -442,23 +443,50 @@ class TestOpenApi:
         """Each refusal that a prediction can meet stands in the document, as problem
         details."""
         responses = document["paths"][path]["post"]["responses"]
-        expected = {"200", "400", "404", "413", "415", "422", "503"}
+        expected = {"200", "400", "404", "409", "413", "415", "422", "503"}
         assert expected <= set(responses)
         for status in expected - {"200"}:
             assert set(responses[status]["content"]) == {"application/problem+json"}
 
+    @pytest.mark.parametrize("path", ["/classify", "/label"])
+    def test_members_are_declared(self, http, document, path):
+        """Every member that a request can have and a prediction has stands in the
+        document, with what it means where that is not plain."""
+        operation = document["paths"][path]["post"]
+        content = operation["requestBody"]["content"]["application/json"]
+        assert set(content["schema"]["properties"]) == set(codec.Body.__struct_fields__)
+        examples = content["examples"].values()
+        told = set()
+        for example in examples:
+            for top_k in (None, 1):
+                body = example["value"] | {"top_k": top_k}
+                (prediction,) = http.post(path, json=body).json()["predictions"]
+                told |= set(prediction)
+        answer = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        schemas = document["components"]["schemas"]
+        of_all = schemas[answer["$ref"].rpartition("/")[2]]["properties"]
+        of_one = of_all["predictions"]["items"]["$ref"].rpartition("/")[2]
+        declared = schemas[of_one]["properties"]
+        assert set(declared) == told
+        for name in ("steps", "state"):
+            assert declared[name]["description"]
+
     def test_examples_run(self, http, document):
         """Each example, posted as it stands, is answered, and there is one for
-        every model."""
+        every model, and one for every state that can be carried."""
         names = []
         for path in ("/classify", "/label"):
             content = document["paths"][path]["post"]["requestBody"]["content"]
             for name, example in content["application/json"]["examples"].items():
                 response = http.post(path, json=example["value"])
                 assert response.status_code == 200, response.text
-                assert response.json()["model"] == name
+                model, _, resumable = name.partition(", ")
+                assert response.json()["model"] == model
+                (prediction,) = response.json()["predictions"]
+                assert ("state" in prediction) == bool(resumable)
                 names.append(name)
-        assert sorted(names) == sorted(TASKS)
+        resumable = ["walks, resumable", "tags, resumable"]
+        assert sorted(names) == sorted([*TASKS, *resumable])
 
     @pytest.mark.parametrize("path", ["/docs", "/redoc"])
     def test_pages_need_no_network(self, http, path):

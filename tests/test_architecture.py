@@ -18,6 +18,7 @@ ENGINES = {
 # Each may import what stands before it, never what stands after.
 ORDER = [
     {"service.settings", "service.errors", "service.metrics", "model.bundle"},
+    {"service.frames", "service.state_tokens"},
     {"service.engine", "service.tensorflow_engine", "service.onnx_engine"},
     {"service.cost", "service.work"},
     {"service.lanes"},
@@ -27,8 +28,10 @@ ORDER = [
     {"service.launch"},
     {"service.pool"},
     {"service.admission"},
+    {"service.catalogue"},
     {"service.registry"},
     {"service.predictor"},
+    {"service.streams"},
     {"service.routes"},
     {"service.app"},
     {"service.__main__"},
@@ -116,9 +119,10 @@ class TestService:
         assert heavy == ENGINES.get(module, set())
 
     def test_one_way(self, module):
-        """Imports go one way: settings, errors, metrics, bundle <- engine <- cost <-
-        lanes <- tick <- scheduler <- worker <- launch <- pool <- admission <- registry
-        <- predictor <- routes <- app <- __main__."""
+        """Imports go one way: settings, errors, metrics, bundle <- frames, state_tokens
+        <- engine <- cost <- lanes <- tick <- scheduler <- worker <- launch <- pool <-
+        admission <- catalogue <- registry <- predictor <- streams <- routes <- app <-
+        __main__."""
 
         def rank(name):
             for place, group in enumerate(ORDER):

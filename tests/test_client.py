@@ -1,6 +1,7 @@
 """The Python client: what it returns, what it raises, and when it gives up."""
 
 import inspect
+import json
 import socket
 import threading
 
@@ -93,6 +94,65 @@ class TestResults:
         assert steps.probabilities is None
         assert [step[0].label for step in steps.top] == steps.labels
 
+    @pytest.mark.parametrize("container", [list, tuple])
+    def test_in_parts(self, server, kind, container):
+        """With `return_state` each prediction has its token and its steps, with which
+        `states` goes on: the answers are those of the whole sequences."""
+        longer = random_frames(np.random.default_rng(1), 9)
+        with kind(server) as client:
+            whole = client.classify([FRAMES, longer], model="walks")
+            begun = client.classify([longer[:5]], model="walks", return_state=True)
+            (first,) = begun.predictions
+            assert first.steps == 5
+            states = container([None, first.state])
+            ended = client.classify([FRAMES, longer[5:]], model="walks", states=states)
+            again = client.classify(
+                [longer[5:]], model="walks", states=[first.state], return_state=True
+            )
+        for given, expected in zip(ended.predictions, whole.predictions, strict=True):
+            assert given.label == expected.label
+            np.testing.assert_allclose(
+                given.probabilities, expected.probabilities, atol=1e-5
+            )
+            assert (given.steps, given.state) == (None, None)
+        (last,) = again.predictions
+        assert last.steps == 9
+        assert last.state != first.state
+        assert len(last.state) == len(first.state)
+
+    def test_label_in_parts(self, server, kind):
+        """So it is with the classes of steps, also with `top_k`."""
+        with kind(server) as client:
+            (whole,) = client.label([FRAMES], model="tags").predictions
+            labels, rows, state = [], [], None
+            for step in range(4):
+                frames = FRAMES[step : step + 1]
+                (one,) = client.label(
+                    [frames], model="tags", states=[state], return_state=True
+                ).predictions
+                assert one.steps == step + 1
+                labels += one.labels
+                rows += [*one.probabilities]
+                state = one.state
+            (two,) = client.label(
+                [FRAMES[:2]], model="tags", return_state=True, top_k=1
+            ).predictions
+            (rest,) = client.label(
+                [FRAMES[2:]], model="tags", states=[two.state], top_k=1
+            ).predictions
+        assert labels == whole.labels
+        np.testing.assert_allclose(rows, whole.probabilities, atol=1e-5)
+        assert two.labels + rest.labels == whole.labels
+        assert [step[0].label for step in two.top + rest.top] == whole.labels
+        assert (two.steps, rest.state) == (2, None)
+
+    def test_without_state(self, server, kind):
+        """Who does not ask for a state gets none."""
+        with kind(server) as client:
+            (one,) = client.classify([FRAMES], model="walks").predictions
+            (other,) = client.label([FRAMES], model="both").predictions
+        assert (one.steps, one.state, other.steps, other.state) == (None,) * 4
+
     @pytest.mark.parametrize(
         "frames",
         [
@@ -143,6 +203,27 @@ class TestRefused:
             client.classify([frames])
         assert caught.value.status == 422
         assert caught.value.errors[0]["path"] == "sequences[0][2][1]"
+
+    def test_state(self, server, kind):
+        """So is a state that can't be gone on from, with its place and the reason."""
+        with kind(server) as client:
+            (one,) = client.label([FRAMES], model="tags", return_state=True).predictions
+            for states, slug, status in (
+                ([None, "c4n4ry"], "invalid-state", 422),
+                ([None, one.state], "state-conflict", 409),
+                ([one.state], "invalid-request", 422),
+            ):
+                with pytest.raises(RequestError) as caught:
+                    client.classify([FRAMES] * 2, model="walks", states=states)
+                assert caught.value.status == status
+                assert caught.value.type == f"urn:unrolled:error:{slug}"
+                path = "states" if len(states) == 1 else "states[1]"
+                assert [error["path"] for error in caught.value.errors] == [path]
+                assert path in str(caught.value)
+            with pytest.raises(RequestError) as caught:
+                client.label([FRAMES], model="both", return_state=True)
+        assert caught.value.status == 422
+        assert "tags" in caught.value.detail
 
     @pytest.mark.parametrize(
         ("model", "status"), [("nobody", 404), ("tags", 422), ("", 404)]
@@ -211,6 +292,43 @@ class TestRefused:
         body = {"status": "not ready", "reasons": ["loading the bundles"]}
         with kind(transport=answering(503, json=body)) as client:
             assert client.ready() == ["loading the bundles"]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("task", ["classify", "label"])
+class TestSent:
+    def sent(self, kind, task, **options):
+        """The members of a request, but for its sequences, as the service gets them."""
+        bodies = []
+
+        def answer(request):
+            bodies.append(json.loads(request.content))
+            return httpx.Response(503, json={})
+
+        with (
+            kind(transport=httpx.MockTransport(answer)) as client,
+            pytest.raises(RequestError),
+        ):
+            getattr(client, task)([FRAMES, FRAMES[:1]], **options)
+        (body,) = bodies
+        first, second = (np.array(one, np.float32) for one in body.pop("sequences"))
+        np.testing.assert_array_equal(first, FRAMES)
+        np.testing.assert_array_equal(second, FRAMES[:1])
+        return body
+
+    def test_only_what_is_said(self, kind, task):
+        """What is not said is not sent: a service of before knows no such member."""
+        assert self.sent(kind, task) == {}
+        options = {"model": None, "top_k": None, "states": None, "return_state": False}
+        assert self.sent(kind, task, **options) == {}
+
+    def test_all(self, kind, task):
+        """What is said is sent as it is."""
+        states = {"states": ["a", None], "return_state": True}
+        options = {"model": "walks", "top_k": 2} | states
+        assert self.sent(kind, task, **options) == options
+        assert self.sent(kind, task, states=(None, None)) == {"states": [None, None]}
+        assert self.sent(kind, task, states=[]) == {"states": []}
 
 
 @pytest.fixture
@@ -297,7 +415,8 @@ def test_shared_between_threads(server):
 
 def test_both_alike():
     """The two classes have the same methods with the same parameters."""
-    for name in ("classify", "label", "models", "ready", "close", "__init__"):
+    names = ("classify", "label", "stream", "models", "ready", "close", "__init__")
+    for name in names:
         parts = [
             list(inspect.signature(getattr(kind, name)).parameters.values())
             for kind in (Client, AsyncClient)

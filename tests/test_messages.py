@@ -28,14 +28,16 @@ from service.messages import (
 
 NUMBERS = st.integers(0, 2**40)
 SECONDS_OF = st.floats(0, 1e9)
+BYTES = st.binary(max_size=400)
 TO_WORKER = st.one_of(
     st.builds(Load, NUMBERS, st.text()),
-    st.builds(Job, NUMBERS, NUMBERS, NUMBERS, st.binary(max_size=400)),
+    st.builds(Job, NUMBERS, NUMBERS, NUMBERS, BYTES, BYTES, st.booleans()),
+    st.builds(Job, NUMBERS, NUMBERS, NUMBERS, BYTES),
     st.builds(Cancel, NUMBERS),
 )
 FROM_WORKER = st.one_of(
     st.builds(Loaded, NUMBERS, st.text(), st.text(), st.text(), st.text()),
-    st.builds(Answered, NUMBERS, SECONDS_OF, SECONDS_OF, st.binary(max_size=400)),
+    st.builds(Answered, NUMBERS, SECONDS_OF, SECONDS_OF, BYTES, BYTES),
     st.builds(Failed, NUMBERS, st.text(), st.booleans(), st.booleans()),
     st.builds(Ticked, NUMBERS, NUMBERS, NUMBERS, NUMBERS, SECONDS_OF, NUMBERS),
 )

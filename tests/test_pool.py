@@ -296,3 +296,27 @@ class TestServed:
                 name = "unrolled_worker_deaths_total"
                 assert value(made.metrics(), name) == turn
                 wait(lambda: made.registry._pool.size == 2, "it is replaced")
+
+    def test_goes_on(self, bundles):
+        """A sequence that is under way when all workers die goes on with others from
+        its token: its answer is that of the whole."""
+        settings = Settings(port=0, bundles=bundles / "walks", workers=1)
+        frames = random_frames(np.random.default_rng(4), 30).tolist()
+        with running(settings, start=Mortals()) as made:
+
+            def ask(part, **members):
+                body = {"sequences": [part]} | members
+                response = made.http.post("/classify", json=body)
+                assert response.status_code == 200, response.text
+                return response.json()["predictions"][0]
+
+            whole = ask(frames)
+            begun = ask(frames[:11], return_state=True)
+            body = {"sequences": [deadly().tolist()], "states": [begun["state"]]}
+            assert made.http.post("/classify", json=body).status_code == 500
+            wait(lambda: made.registry._pool.size == 1, "it is replaced")
+            ended = ask(frames[11:], states=[begun["state"]], return_state=True)
+            assert ended["steps"] == 30
+            np.testing.assert_allclose(
+                ended["probabilities"], whole["probabilities"], atol=1e-5
+            )

@@ -8,9 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import codec, quick
+from service import codec, quick, stream_codec
 from service.errors import ServiceError
 from service.settings import Settings
+from service.stream_codec import Sent
 
 LIMITS = Settings(max_sequences=6, max_steps=40, max_cells=300, queue_steps=100)
 
@@ -38,6 +39,24 @@ def assert_same(body, limits=LIMITS):
         np.testing.assert_array_equal(ours, theirs, strict=True)
     assert (asked.model, asked.top_k) == (given.model, given.top_k)
     assert type(asked.top_k) is type(given.top_k)
+    assert asked.states == given.states
+    assert asked.return_state is given.return_state
+    return True
+
+
+def assert_same_frames(message, limits=LIMITS):
+    """Where the fast reading gives frames of a stream's message, the strict one gives
+    the same, and nothing besides; whether it does."""
+    parser = PARSER if limits is LIMITS else quick.Parser(limits)
+    given = parser.frames(message)
+    if given is None:
+        return False
+    ours, wanted = given
+    sent = stream_codec.decode(message, ours.shape[1], limits)
+    assert ours.dtype == np.float32
+    np.testing.assert_array_equal(ours, sent.frames, strict=True)
+    assert sent.return_state is wanted
+    assert (sent.state, sent.end) == (Sent(None).state, False)
     return True
 
 
@@ -48,6 +67,9 @@ NUMBERS = st.one_of(
     st.integers(-5, 5),
     st.just(-0.0),
 )
+
+
+TOKENS = st.one_of(st.text("abcXYZ019-_", max_size=50), st.text())
 
 
 @st.composite
@@ -61,6 +83,18 @@ def requests(draw):
         members["model"] = draw(st.one_of(st.none(), st.text()))
     if draw(st.booleans()):
         members["top_k"] = draw(st.one_of(st.none(), st.integers(1, 2**64)))
+    if draw(st.booleans()):
+        count = len(members["sequences"]) + draw(st.sampled_from([0, 0, 0, -1, 1]))
+        tokens = st.lists(st.one_of(st.none(), TOKENS), min_size=count, max_size=count)
+        members["states"] = draw(st.one_of(st.none(), tokens))
+    if draw(st.booleans()):
+        members["return_state"] = draw(st.booleans())
+    return draw(written(members))
+
+
+@st.composite
+def written(draw, members):
+    """Members in any order and writing."""
     names = draw(st.permutations(list(members)))
     text = json.dumps(
         {name: members[name] for name in names},
@@ -71,13 +105,32 @@ def requests(draw):
     return text.encode("utf-8", "surrogatepass")
 
 
+@st.composite
+def messages(draw):
+    """A stream's message as any client may write it."""
+    features = draw(st.integers(1, 4))
+    frame = st.lists(NUMBERS, min_size=features, max_size=features)
+    members = {"frames": draw(st.lists(frame, min_size=1, max_size=12))}
+    others = {"return_state": st.booleans(), "state": TOKENS, "end": st.booleans()}
+    for name, values in others.items():
+        if draw(st.sampled_from([True, False, False])):
+            members[name] = draw(values)
+    return draw(written(members))
+
+
 class TestSame:
     @settings(max_examples=1000)
     @given(requests())
     def test_valid(self, body):
-        """Of a request in any writing it gives the same arrays, model and top_k as
-        the strict reading, or nothing."""
+        """Of a request in any writing it gives the same as the strict reading, in all
+        of its members, or nothing."""
         assert_same(body)
+
+    @settings(max_examples=500)
+    @given(messages())
+    def test_valid_message(self, message):
+        """So it does of a stream's message."""
+        assert_same_frames(message)
 
     @settings(max_examples=300)
     @given(
@@ -96,13 +149,22 @@ class TestSame:
         ),
         st.one_of(st.none(), st.sampled_from(["walks", "wälk", 'a"b'])),
         st.one_of(st.none(), st.integers(1, 100)),
+        st.one_of(st.none(), st.sampled_from([None, "AbC-_09", ""])),
+        st.booleans(),
     )
-    def test_plain(self, sequences, model, top_k):
+    def test_plain(self, sequences, model, top_k, state, wanted):
         """Of a plain request it always gives something: nothing is left to the slow
-        reading."""
+        reading; nor of a plain message of a stream."""
         body = {"sequences": sequences, "model": model, "top_k": top_k}
-        assert assert_same(json.dumps(body).encode())
-        assert assert_same(json.dumps(body, indent=2, ensure_ascii=False).encode())
+        body["states"] = ([state, None] * 3)[: len(sequences)]
+        body["return_state"] = wanted
+        message = {"frames": sequences[0], "return_state": wanted}
+        for indent, ascii_only in ((None, True), (2, False)):
+            writing = {"indent": indent, "ensure_ascii": ascii_only}
+            assert assert_same(json.dumps(body, **writing).encode())
+            assert assert_same_frames(json.dumps(message, **writing).encode())
+        assert assert_same(json.dumps(body | {"states": None}).encode())
+        assert assert_same_frames(json.dumps({"frames": sequences[0]}).encode())
 
     @settings(max_examples=500)
     @given(
@@ -126,6 +188,12 @@ PIECES = [
         b'"top_k":',
         b'"top_k":true',
         b'"sequences":[[[1]]]',
+        b'"states":',
+        b'"states":["a"]',
+        b'"return_state":true',
+        b'"frames":[[1]]',
+        b'"state":"a"',
+        b'"end":true',
     ),
     *(b"\xff", b"\x00", b"\xef\xbb\xbf", b"\\ud800", b"\\u0061", b"9" * 30, b"/*x*/"),
 ]
@@ -144,12 +212,19 @@ SOUND = [
     b'{"sequences":[[[1.5,-2e3],[0,4],[7,8]]]}',
     b'{"top_k": null, "model": null, "sequences": [[[1], [2]], [[3]], [[4]]]}',
     b'{"model": "a[b", "sequences": [[[1, 2, 3]]]}',
+    b'{"sequences": [[[1, 2]], [[3, 4], [5, 6]]], "states": ["Ab-_9", null]}',
+    b'{"return_state": true, "states": ["Q"], "sequences": [[[1], [2]]]}',
+]
+SOUND_MESSAGES = [
+    b'{"frames": [[1, 2], [3, 4]]}',
+    b'{"frames":[[1.5,-2e3],[0,4],[7,8]],"return_state":true}',
+    b'{"return_state": false, "frames": [[1]]}',
 ]
 
 
-def mutated(random):
+def mutated(random, sound=SOUND):
     """A sound body with a few accidents, some of which it survives."""
-    body = bytearray(SOUND[random.integers(len(SOUND))])
+    body = bytearray(sound[random.integers(len(sound))])
     for _ in range(random.integers(1, 4)):
         at, end = sorted(random.integers(0, len(body) + 1, 2).tolist())
         end = min(end, at + 12)
@@ -180,6 +255,16 @@ def test_mutated(seed):
     random = np.random.default_rng(seed)
     outcomes = [assert_same(mutated(random)) for _ in range(2500)]
     assert 0.1 < np.mean(outcomes) < 0.9  # both kinds have been met
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_mutated_messages(seed):
+    """So it is with the messages of streams."""
+    random = np.random.default_rng(seed)
+    outcomes = [
+        assert_same_frames(mutated(random, SOUND_MESSAGES)) for _ in range(2500)
+    ]
+    assert 0.1 < np.mean(outcomes) < 0.9
 
 
 def frame(text):
@@ -233,6 +318,24 @@ HOSTILE = {
     "model-number": b'{"sequences": [[[1]]], "model": 1}',
     "model-list": b'{"sequences": [[[1]]], "model": ["a"]}',
     "model-surrogate": b'{"sequences": [[[1]]], "model": "\\ud800"}',
+    "states-too-few": b'{"sequences": [[[1]], [[2]]], "states": ["a"]}',
+    "states-too-many": b'{"sequences": [[[1]]], "states": ["a", "b"]}',
+    "states-none": b'{"sequences": [[[1]]], "states": []}',
+    "states-number": b'{"sequences": [[[1]]], "states": [1]}',
+    "states-boolean": b'{"sequences": [[[1]]], "states": [false]}',
+    "states-object": b'{"sequences": [[[1]]], "states": {"a": "b"}}',
+    "states-string": b'{"sequences": [[[1]]], "states": "a"}',
+    "states-of-lists": b'{"sequences": [[[1]]], "states": [["a"]]}',
+    "states-of-objects": b'{"sequences": [[[1]]], "states": [{"a": "b"}]}',
+    "states-in-a-frame": b'{"sequences": [[[[]]]], "states": null}',
+    "states-that-hide-a-list": b'{"sequences": [[[1], "a"]], "states": [[]]}',
+    "states-surrogate": b'{"sequences": [[[1]]], "states": ["\\ud800"]}',
+    "states-twice": b'{"states": ["a"], "sequences": [[[1]]], "states": ["b"]}',
+    "return-state-null": b'{"sequences": [[[1]]], "return_state": null}',
+    "return-state-number": b'{"sequences": [[[1]]], "return_state": 1}',
+    "return-state-string": b'{"sequences": [[[1]]], "return_state": "true"}',
+    "return-state-twice": b'{"sequences": [[[1]]], "return_state": true,'
+    b' "return_state": false}',
     "invalid-utf-8": b'{"sequences": [[[1]]], "model": "\xff"}',
     "trailing": b'{"sequences": [[[1]]]}x',
     "trailing-nul": b'{"sequences": [[[1]]]}\0',
@@ -254,6 +357,11 @@ ODD = {
     "bracket-in-the-model": b'{"sequences": [[[1, 2]]], "model": "a[b"}',
     "brackets-in-the-model": b'{"model": "[[[]]]", "sequences": [[[1, 2]]]}',
     "escaped-member": b'{"sequence\\u0073": [[[1, 2]]]}',
+    "bracket-in-a-state": b'{"sequences": [[[1, 2]]], "states": ["a[b"]}',
+    "brackets-for-states": b'{"sequences": [[[1, 2]]], "states": null, "model": "["}',
+    "escaped-state": b'{"sequences": [[[1]]], "states": ["\\u0061\\n\\ud83e\\udd80"]}',
+    "empty-state": b'{"sequences": [[[1]]], "states": [""]}',
+    "states-null": b'{"sequences": [[[1]]], "states": null}',
     "escaped-model": b'{"sequences": [[[1]]], "model": "\\u0061\\n\\ud83e\\udd80"}',
     "blank-before": b' \n{"sequences": [[[1, 2]]]}',
     "blank-behind": b'{"sequences": [[[1, 2]]]} \r\n\t',
@@ -263,6 +371,73 @@ ODD = {
     "halfway": frame(b"[16777217, 0.1000000014901161193847656250000001]"),
     "largest": frame(b"[3.4028235e38, -3.4028235e38]"),
 }
+
+
+# Messages of streams that are left to the strict reading; it takes the first few.
+OTHER_MESSAGES = {
+    "state": b'{"frames": [[1]], "state": "a"}',
+    "state-null": b'{"frames": [[1]], "state": null}',
+    "end": b'{"frames": [[1]], "end": true}',
+    "end-false": b'{"frames": [[1]], "end": false}',
+    "end-only": b'{"end": true}',
+    "frames-null": b'{"frames": null, "end": true}',
+    "all": b'{"frames": [[1]], "state": "a", "return_state": true, "end": true}',
+    "frames-twice": b'{"frames": [[1]], "frames": [[2]]}',
+    "frames-twice-escaped": b'{"frames": [[1]], "fr\\u0061mes": [[2]]}',
+    "return-state-twice": b'{"frames": [[1]], "return_state": true,'
+    b' "return_state": false}',
+}
+HOSTILE_MESSAGES = {
+    "nothing": b"{}",
+    "return-state-only": b'{"return_state": true}',
+    "unknown-member": b'{"frames": [[1]], "x": 1}',
+    "sequences": b'{"sequences": [[[1]]]}',
+    "frames-null-only": b'{"frames": null}',
+    "frames-object": b'{"frames": {"a": [1]}}',
+    "frames-string": b'{"frames": "ab", "return_state": true}',
+    "no-frame": b'{"frames": []}',
+    "empty-frame": b'{"frames": [[]]}',
+    "one-frame-only": b'{"frames": [1, 2]}',
+    "several-sequences": b'{"frames": [[[1, 2]], [[3, 4]]]}',
+    "nested-to-the-right-count": b'{"frames": [[[], [1, 2]], "ab"]}',
+    "ragged": b'{"frames": [[1, 2], [3]]}',
+    "string-frame": b'{"frames": [[1, 2], "ab"]}',
+    "boolean": b'{"frames": [[true]]}',
+    "1e400": b'{"frames": [[1e400]]}',
+    "1e39": b'{"frames": [[1e39]]}',
+    "return-state-null": b'{"frames": [[1]], "return_state": null}',
+    "return-state-1": b'{"frames": [[1]], "return_state": 1}',
+    "return-state-string": b'{"frames": [[1]], "return_state": "true"}',
+    "list": b"[[1]]",
+    "empty": b"",
+    "trailing": b'{"frames": [[1]]}{"frames": [[1]]}',
+    "over-steps": b'{"frames": [' + b",".join([b"[1]"] * 41) + b"]}",
+    "over-cells": b'{"frames": [' + b",".join([b"[1,2,3,4,5,6,7,8]"] * 40) + b"]}",
+}
+
+
+@pytest.mark.parametrize(
+    "message",
+    [*OTHER_MESSAGES.values(), *HOSTILE_MESSAGES.values()],
+    ids=[*OTHER_MESSAGES, *HOSTILE_MESSAGES],
+)
+def test_other_messages(message):
+    """A stream's message that holds more than frames, or no sound ones, is left to
+    the strict reading, and spoils nothing for the next one."""
+    assert PARSER.frames(message) is None
+    frames, wanted = PARSER.frames(b'{"frames": [[1, 2]], "return_state": true}')
+    assert (frames.tolist(), wanted) == ([[1, 2]], True)
+
+
+def test_hostile_messages_are_refused():
+    """The strict reading takes those with a state or an end, and of a member that is
+    given twice the last, and refuses the others."""
+    for message in OTHER_MESSAGES.values():
+        stream_codec.decode(message, 1, LIMITS)
+    for message in HOSTILE_MESSAGES.values():
+        for features in (1, 2, 8):
+            with pytest.raises(ServiceError):
+                stream_codec.decode(message, features, LIMITS)
 
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)

@@ -37,6 +37,9 @@ SOUND = {
     "twice": b'{"sequences": [[[1]]], "sequences": [[[1, 2]]]}',
     "bracket": b' {"sequences": [[[1, 2]]], "model": "pairs"}',
     "large-numbers": body([[[3e38, -3e38]]]),
+    "states": body([[[1, 2]], [[3, 4]]], states=["abc", None], return_state=True),
+    "states-not-plain": b" " + body([[[1, 2]]], states=["a[b"], return_state=False),
+    "return-state": body([[[1, 2, 3]]], model="threes", return_state=True),
 }
 UNSOUND = {
     "no-json": (b"{", InvalidJson, []),
@@ -49,6 +52,13 @@ UNSOUND = {
     ),
     "two-widths": (body([[[1, 2], [1]]]), InvalidRequest, ["sequences[0][1]"]),
     "top-k": (body([[[1, 2]]], top_k=0), InvalidRequest, ["top_k"]),
+    "states": (body([[[1, 2]]], states=["a", "b"]), InvalidRequest, ["states"]),
+    "states-and-width": (
+        body([[[1, 2, 3]]], states=[]),
+        InvalidRequest,
+        ["states", "sequences[0][0]"],
+    ),
+    "state-number": (body([[[1, 2]]], states=[1]), InvalidRequest, ["states[0]"]),
     "infinite": (body([[[1, 1e39]]]), InvalidRequest, ["sequences[0][0][1]"]),
     "sequences": (body([[[1, 2]]] * 6), TooLarge, []),
     "steps": (body([[[1, 2]] * 41]), TooLarge, ["sequences[0]"]),
@@ -73,6 +83,8 @@ class TestReader:
         """What is sound is read, plain or not, for the model that it names."""
         asked, said = read(text), json.loads(text)
         assert (asked.model, asked.top_k) == (said.get("model"), said.get("top_k"))
+        assert asked.states == said.get("states")
+        assert asked.return_state is said.get("return_state", False)
         assert len(asked.sequences) == len(said["sequences"])
         for array, numbers in zip(asked.sequences, said["sequences"], strict=True):
             np.testing.assert_array_equal(array, np.array(numbers, np.float32))
@@ -85,6 +97,16 @@ class TestReader:
             read(text)
         assert type(caught.value) is kind
         assert [error.path for error in caught.value.errors] == paths
+
+    @pytest.mark.parametrize("states", [None, ["a"] * 5], ids=["without", "with"])
+    def test_largest(self, states):
+        """A request that is as large as every limit allows is read, with states or
+        without."""
+        assert SETTINGS.max_cells == 5 * 30 * 2
+        sequences = [[[1, 2]] * 30] * SETTINGS.max_sequences
+        asked = read(body(sequences, states=states))
+        assert [len(sequence) for sequence in asked.sequences] == [30] * 5
+        assert asked.states == states
 
     @pytest.mark.parametrize("width", [1, 2, 3])
     def test_nobody(self, width):
@@ -133,6 +155,8 @@ class TestElsewhere:
         for text in SOUND.values():
             asked, expected = await run(elsewhere, text), read(text)
             assert (asked.model, asked.top_k) == (expected.model, expected.top_k)
+            given = asked.states, asked.return_state
+            assert given == (expected.states, expected.return_state)
             for ours, theirs in zip(asked.sequences, expected.sequences, strict=True):
                 np.testing.assert_array_equal(ours, theirs, strict=True)
         for text, kind, _ in UNSOUND.values():

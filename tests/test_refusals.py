@@ -55,6 +55,16 @@ def unsupported(id, body=b'{"sequences": [[[1, 2, 3]]]}', **headers):
     return case(id, body, 415, "unsupported-media-type", headers=headers)
 
 
+def stated(states, *sequences, **members):
+    """A request of two sequences (else of these) with `states`."""
+    return {"sequences": list(sequences) or [[FRAME]] * 2, "states": states} | members
+
+
+def no_token(id, token):
+    body = stated([None, token])
+    return case(id, body, 422, "invalid-state", "states[1]")
+
+
 def unknown(id, name):
     body = {"sequences": [[FRAME]], "model": name}
     return case(id, body, 404, "unknown-model")
@@ -178,6 +188,22 @@ MISFITS = [
     misfit("model-list", {"sequences": [[FRAME]], "model": ["walks"]}, "model"),
     misfit("model-object", {"sequences": [[FRAME]], "model": {CANARY: 1}}, "model"),
     misfit("model-boolean", {"sequences": [[FRAME]], "model": False}, "model"),
+    misfit("states-number", stated(1), "states"),
+    misfit("states-string", stated(CANARY), "states"),
+    misfit("states-boolean", stated(True), "states"),
+    misfit("states-object", stated({CANARY: 1}), "states"),
+    misfit("state-number", stated([None, 1]), "states[1]"),
+    misfit("state-boolean", stated([False, None]), "states[0]"),
+    misfit("state-object", stated([None, {CANARY: 1}]), "states[1]"),
+    misfit("state-list", stated([[CANARY], None]), "states[0]"),
+    misfit("states-none", stated([]), "states"),
+    misfit("states-too-few", stated([CANARY]), "states"),
+    misfit("states-too-many", stated([CANARY] * 3), "states"),
+    misfit("states-many-more", stated([None] * 1000), "states"),
+    misfit("states-and-cells", stated([None] * 2, [[1]]), "states", "sequences[0][0]"),
+    misfit("return-state-1", stated([None] * 2, return_state=1), "return_state"),
+    misfit("return-state-word", stated(None, return_state=CANARY), "return_state"),
+    misfit("return-state-list", stated(None, return_state=[True]), "return_state"),
     misfit("nesting-120", nested(120), "body"),
     misfit("nesting-1100", nested(1100), "body"),
     misfit("nesting-250000", nested(250_000), "body"),
@@ -187,6 +213,7 @@ MISFITS = [
         "sequences[0][0][0]",
     ),
     misfit("nesting-in-model", b'{"model": ' + nested(250_000) + b"}", "model"),
+    misfit("nesting-in-states", b'{"states": ' + nested(250_000) + b"}", "states[0]"),
     misfit("nesting-in-unknown", b'{"x": ' + nested(250_000) + b"}", "body"),
     misfit("nesting-of-objects", b'{"model": ' + b'{"a":' * 5000 + b"1", "model"),
 ]
@@ -206,6 +233,19 @@ NAMES = [
     unknown("model-line-separator", "walks\u2028"),
     unknown("model-10-KB", CANARY * 1707),
     unknown("model-html", "<script>c4n4ry</script>"),
+]
+TOKENS = [
+    no_token("token-canary", CANARY),
+    no_token("token-empty", ""),
+    no_token("token-path", "../../etc/passwd"),
+    no_token("token-nul", "\0"),
+    no_token("token-line-break", f"{CANARY}\r\n{CANARY}"),
+    no_token("token-escape", f"\x1b[31m{CANARY}"),
+    no_token("token-crab", "\U0001f980"),
+    no_token("token-zeros", "A" * 200),
+    no_token("token-padded", "A" * 200 + "===="),
+    no_token("token-60-KB", CANARY * 10_000),
+    no_token("token-600-KB", CANARY * 100_000),
 ]
 MEDIA = [
     unsupported("type-text", content_type="text/plain"),
@@ -286,7 +326,7 @@ def post(service, path, body, headers=None):
 
 
 @pytest.mark.parametrize("task", TASKS)
-@pytest.mark.parametrize("case", [*NO_JSON, *MISFITS, *NAMES, *MEDIA])
+@pytest.mark.parametrize("case", [*NO_JSON, *MISFITS, *NAMES, *TOKENS, *MEDIA])
 class TestBodies:
     def test_refused(self, service, task, case):
         """A bad request gets the one status, type and paths that are promised, and
@@ -347,6 +387,15 @@ class TestTasks:
         assert problem["error_count"] == 1000
         assert problem["errors"][1]["path"] == "sequences[0][0][2]"
 
+    def test_many_tokens(self, service, task):
+        """So are many that are no tokens."""
+        body = stated([CANARY] * 200, *[[FRAME]] * 200)
+        response = post(service, f"/{task}", json.dumps(body))
+        problem = assert_refused(response, 422, "invalid-state")
+        expected = [f"states[{place}]" for place in range(20)]
+        assert [error["path"] for error in problem["errors"]] == expected
+        assert problem["error_count"] == 200
+
     def test_two_encodings(self, service, task):
         """A second header doesn't smuggle a compressed body in."""
         body = gzip.compress(GOOD)
@@ -362,6 +411,21 @@ class TestTasks:
         status, headers, _ = send(service.url, head + body)
         assert status in (400, 415)
         assert headers["content-type"] == errors.MEDIA_TYPE
+
+
+@pytest.mark.parametrize(
+    "members", [{"return_state": True}, {"states": [None, CANARY]}]
+)
+def test_needs_it_whole(service, members):
+    """A network that reads in both directions takes no state and gives none, and those
+    of its task that do are named; without one it answers as ever."""
+    body = stated([None, None]) | {"model": "both", "return_state": False}
+    assert post(service, "/label", json.dumps(body)).status_code == 200
+    response = post(service, "/label", json.dumps(body | members))
+    problem = assert_refused(response, 422, "not-streamable")
+    assert "errors" not in problem
+    assert "both reads sequences in both directions" in problem["detail"]
+    assert problem["detail"].endswith("to label step by step: tags")
 
 
 class TestAmplification:
@@ -471,6 +535,8 @@ class TestAfterwards:
         for kind in (
             "invalid-json",
             "invalid-request",
+            "invalid-state",
+            "not-streamable",
             "unknown-model",
             "unsupported-media-type",
         ):

@@ -17,6 +17,7 @@ from service.metrics import Metrics
 from service.pool import Pool
 from service.registry import Registry
 from service.settings import Settings
+from service.state_tokens import State
 
 GOOD = {"sequences": [[[1, 2, 3]]]}
 
@@ -400,6 +401,50 @@ class TestDefaults:
             with pytest.raises(errors.UnknownModel) as caught:
                 registry.choose(None, "label")
             assert "label" in caught.value.detail
+
+
+class TestStates:
+    def test_streamable(self, root, bundles):
+        """The models whose state can be carried are told, of each task and of both;
+        for any other the refusal names those of its task."""
+        copy_bundle(bundles / "both" / "1", root / "both" / "1")
+        with loaded(root) as (registry, _, _):
+            assert registry.streamable() == ["tags", "walks"]
+            assert registry.streamable("label") == ["tags"]
+            for name in ("tags", "walks"):
+                registry.check_streamable(registry.get(name))
+            with pytest.raises(errors.NotStreamable, match=r"label .*: tags$"):
+                registry.check_streamable(registry.get("both"))
+
+    def test_none(self, bundles):
+        """Where there is none, that is said."""
+        with loaded(bundles / "both") as (registry, _, _):
+            assert registry.streamable() == []
+            with pytest.raises(errors.NotStreamable, match=r"label .*: none here$"):
+                registry.check_streamable(registry.get("both"))
+
+    @pytest.mark.parametrize("key", ["", "a key of the tests"])
+    def test_key(self, root, caplog, key):
+        """One key signs for all models; that none was set is told once, as a warning
+        that names the variable."""
+        with loaded(root, state_key=key) as (registry, _, _):
+            assert registry.ready
+        told = [r.getMessage() for r in caplog.records if r.levelname == "WARNING"]
+        assert len(told) == (0 if key else 1)
+        assert all("UNROLLED_STATE_KEY" in text for text in told)
+
+    def test_digest(self, root):
+        """The tokens of a bundle are those of its files as they were loaded: changed
+        afterwards on the disk, it goes on from its own."""
+        with loaded(root) as (registry, _, _):
+            tokens = registry.get("walks").tokens
+            state = State(3, bytes(4 * 6))
+            token = tokens.sign(state)
+            remark(root / "walks" / "1", lambda said: said.update(dropout=0.25))
+            assert tokens.verify(token) == state
+            assert (
+                registry.get("walks").digest != bundle.read(root / "walks" / "1").digest
+            )
 
 
 class Slow(OnnxEngine):

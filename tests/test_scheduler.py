@@ -8,7 +8,15 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from scheduler_fixtures import KINDS, TASKS, FakeEngine, Scene, frames, poisoned
+from scheduler_fixtures import (
+    KINDS,
+    TASKS,
+    FakeEngine,
+    Scene,
+    frames,
+    poisoned,
+    state_of,
+)
 
 from service import errors, scheduler
 from service.cost import Cost
@@ -87,6 +95,141 @@ class TestAnswers:
         made.run().assert_right()
         made.assert_counted()
         assert any(len(set(call.lengths)) > 1 for call in made.engine.calls)
+
+
+def assert_kept(made, number):
+    """The state after a job was told, where that was asked, and is the right one."""
+    steps, first = made.jobs[number]
+    after = state_of(made.starts[number] + steps, first)
+    assert made.told[number].state == after.tobytes()
+
+
+@pytest.mark.parametrize("task", TASKS)
+class TestGoesOn:
+    @pytest.mark.parametrize("start", [0, 1, 700])
+    @pytest.mark.parametrize("steps", [1, 2, 900])
+    def test_from_a_state(self, task, start, steps):
+        """A job that goes on from a state is answered as the end of the whole
+        sequence, and its new state is that of the whole."""
+        made = Scene(FakeEngine(task))
+        number = made.go_on(steps, 3.0, start)
+        made.run().assert_right()
+        assert_kept(made, number)
+        made.assert_counted()
+        assert made.engine.calls[0].starts == [start]
+        assert made.steps_of(3.0) == steps
+
+    @settings(max_examples=60)
+    @given(
+        parts=st.lists(
+            st.lists(st.integers(1, 200), min_size=1, max_size=5),
+            min_size=1,
+            max_size=8,
+        ),
+        others=ARRIVALS.map(sorted),
+        cost=COSTS,
+        rows=st.integers(1, 8),
+    )
+    def test_in_parts(self, task, parts, others, cost, rows):
+        """Sequences that come in parts, each from the state that the part before it
+        has left, get the answers of the whole, whoever is stepped with them."""
+        made = Scene(FakeEngine(task), cost=cost, batch_rows=rows)
+
+        def talk(first, lengths):
+            taken = 0
+            for steps in lengths:
+                number = made.go_on(steps, first, taken)
+                while number not in made.told:
+                    yield
+                assert_kept(made, number)
+                taken += steps
+
+        talks = [talk(1.0 + place, lengths) for place, lengths in enumerate(parts)]
+        tick = 0
+        while talks or others or made.scheduler.busy:
+            while others and others[0][0] <= tick:
+                made.add((others.pop(0)[1], 1000.0 + len(made.jobs)))
+            talks = [one for one in talks if next(one, "over") is None]
+            assert tick < 100_000, "it gets nowhere"
+            if made.scheduler.busy:
+                made.tick()
+            tick += 1
+        made.assert_right()
+        made.assert_counted()
+        for place, lengths in enumerate(parts):
+            assert made.steps_of(1.0 + place) == sum(lengths)
+
+    def test_state_is_told_when_asked(self, task):
+        """Only who asks for the new state is told it."""
+        made = Scene(FakeEngine(task))
+        asked = [made.go_on(3, float(n), n % 3, keep=n % 2 == 0) for n in range(8)]
+        made.run().assert_right()
+        for number in asked:
+            if number % 2:
+                assert made.told[number].state == b""
+            else:
+                assert_kept(made, number)
+
+    def test_given_state_is_let_be(self, task):
+        """The state that a job goes on from is only read: another may begin there
+        too, and where a job begins stays where it was."""
+        made = Scene(FakeEngine(task))
+        state = state_of(5, 2.0)
+        state.setflags(write=False)
+        rest = frames(12, 2.0)[5:]
+        for number in range(3):
+            made.scheduler.add(number, rest, state, keep=True)
+            made.jobs.append((7, 2.0))
+            made.starts[number] = 5
+        made.run().assert_right()
+        assert state.tolist() == state_of(5, 2.0).tolist()
+        made.add((4, 6.0))
+        made.run().assert_right()
+        made.assert_counted()
+
+    @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
+    @pytest.mark.parametrize("steps", [3, 900])
+    def test_state_not_finite(self, task, wrong, steps):
+        """A new state that is no number fails its own job, though the answer is one:
+        nobody could go on from it. Those beside it are right."""
+        made = Scene(FakeEngine(task))
+
+        def spoil(call, after):
+            after[np.array(call.firsts) == 3, 1] = wrong
+
+        made.engine.spoil = spoil
+        for first in range(1, 7):
+            made.go_on(steps if first == 3 else 5, float(first), 0 if first == 3 else 4)
+        made.run()
+        made.assert_failed(2)
+        made.assert_right(*(set(range(6)) - {2}))
+        assert not made.scheduler.busy
+
+    def test_state_too_far(self, task):
+        """Where the sequence's own numbers are the reason for that, it is told."""
+        made = Scene(FakeEngine(task))
+
+        def spoil(call, after):
+            after[:] = np.inf
+
+        made.engine.spoil = spoil
+        made.scheduler.add(0, np.full((2, 1), 3e38, np.float32), keep=True)
+        made.jobs.append((2, 3e38))
+        made.run()
+        made.assert_failed(0, extreme=True)
+
+    def test_cancelled(self, task):
+        """A job that goes on and is cancelled is dropped, and hurts none that goes on
+        from the same state."""
+        made = Scene(FakeEngine(task))
+        gone, kept = made.go_on(900, 1.0, 40), made.go_on(900, 1.0, 40)
+        made.tick()
+        made.scheduler.cancel(gone)
+        made.run()
+        made.assert_failed(gone, dropped=True)
+        made.assert_right(kept)
+        assert_kept(made, kept)
+        made.assert_counted()
 
 
 class TestMemory:

@@ -7,14 +7,19 @@ import signal
 import socket
 import subprocess
 import sys
-from contextlib import contextmanager
-from dataclasses import dataclass
-from pathlib import Path
 
 import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, SECONDS, copy_bundle, random_frames, value, wait
+from process_fixtures import (
+    family,
+    free_port,
+    processes,
+    run,
+    serving,
+    standing_still,
+)
 from typer.testing import CliRunner
 
 from model import bundle
@@ -23,69 +28,7 @@ from service.client import Client
 
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()
-
-
-def environment(**variables):
-    return os.environ | {"PYTHONUNBUFFERED": "1"} | variables
-
-
-def run(*arguments, timeout=SECONDS, **variables):
-    """A command as a process, to its end."""
-    return subprocess.run(
-        [sys.executable, "-m", "service", *arguments],
-        cwd=ROOT,
-        env=environment(**variables),
-        capture_output=True,
-        text=True,
-        timeout=timeout,
-    )
-
-
-def free_port():
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return listening.getsockname()[1]
-
-
-@dataclass
-class Started:
-    """A `serve` process."""
-
-    process: subprocess.Popen
-    url: str
-    output: Path
-
-    def records(self):
-        return [json.loads(line) for line in self.output.read_text().splitlines()]
-
-    def answers(self, path):
-        """Whether it answers there that all is well; fails where it has ended."""
-        assert self.process.poll() is None, self.output.read_text()
-        try:
-            return httpx.get(self.url + path, timeout=5).is_success
-        except httpx.TransportError:
-            return False
-
-
-@contextmanager
-def serving(folder, *flags, **variables):
-    """`python -m service serve` as a process that lives, until the block ends."""
-    port, output = free_port(), folder / "log"
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    with output.open("w") as file:
-        process = subprocess.Popen(
-            [*command, *map(str, flags)],
-            cwd=ROOT,
-            env=environment(**variables),
-            stdout=file,
-            stderr=subprocess.STDOUT,
-        )
-    try:
-        made = Started(process, f"http://127.0.0.1:{port}", output)
-        wait(lambda: made.answers("/livez"), "it lives")
-        yield made
-    finally:
-        process.kill()
-        process.wait(SECONDS)
+KEY = "a key of the tests"
 
 
 @pytest.fixture(scope="module")
@@ -96,6 +39,7 @@ def started(bundles, tmp_path_factory):
         "UNROLLED_PORT": "1",  # the flag goes first
         "UNROLLED_DEFAULT_LABEL": "tags",
         "UNROLLED_LOG_LEVEL": "debug",
+        "UNROLLED_STATE_KEY": KEY,
     }
     with serving(tmp_path_factory.mktemp("serve"), **variables) as made:
         wait(lambda: made.answers("/readyz"), "it is ready")
@@ -176,7 +120,8 @@ class TestServe:
 
     def test_stop(self, started):
         """Told to stop with requests under way it takes no new ones, answers those,
-        then ends with exit code 0. (Last: the process is gone then.)"""
+        then ends with exit code 0; its key stands nowhere in its output. (Last: the
+        process is gone then.)"""
         frames, models = [[0.5, -1.0, 2.0]] * 1_000, ("walks", "tags")
 
         def ask(number):
@@ -196,12 +141,9 @@ class TestServe:
             return False
 
         before = total("unrolled_sequence_steps_count")
-        # All that computes stands still, so that the requests are under way for sure.
-        others = family(started.process) - {started.process.pid}
-        for number in others:
-            os.kill(number, signal.SIGSTOP)
         with concurrent.futures.ThreadPoolExecutor(4) as pool:
-            try:
+            # So that the requests are under way for sure.
+            with standing_still(started.process):
                 asked = [pool.submit(ask, number) for number in range(4)]
                 wait(
                     lambda: total("unrolled_sequence_steps_count") == before + 4,
@@ -211,36 +153,13 @@ class TestServe:
                 started.process.send_signal(signal.SIGTERM)
                 wait(refuses, "it takes no new ones")
                 assert not any(future.done() for future in asked)
-            finally:
-                for number in others:
-                    os.kill(number, signal.SIGCONT)
             results = [future.result(SECONDS) for future in asked]
         assert [response.status_code for response in results] == [200] * 4
         assert started.process.wait(SECONDS) == 0
         text = started.output.read_text()
         assert "Traceback" not in text
+        assert KEY not in text
         assert {r["level"] for r in started.records()} <= {"debug", "info"}
-
-
-def processes():
-    """The parent of every process that runs, by its number."""
-    parents = {}
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            state, parent = stat.read_text().rpartition(")")[2].split()[:2]
-        except OSError:  # it has ended meanwhile
-            continue
-        if state != "Z":
-            parents[int(stat.parent.name)] = int(parent)
-    return parents
-
-
-def family(process):
-    """A process and all that descend from it."""
-    parents, found = processes(), {process.pid}
-    while more := {one for one, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
 
 
 class TestNothingIsLeft:

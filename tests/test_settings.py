@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 from conftest import ROOT
+from pydantic import SecretStr
 from typer.testing import CliRunner
 
 from service import __main__ as main
@@ -30,6 +31,10 @@ VALUES = {
     "batch_rows": ("1", 1),
     "batch_steps": ("1", 1),
     "grace_seconds": ("0", 0),
+    "state_key": ("0123456789abcdef", SecretStr("0123456789abcdef")),
+    "max_streams": ("0", 0),
+    "stream_idle_seconds": ("0.5", 0.5),
+    "stream_message_bytes": ("1", 1),
     "docs": ("false", False),
     "log_format": ("text", "text"),
     "log_level": ("debug", "debug"),
@@ -50,10 +55,18 @@ WRONG = [
             "queue_steps",
             "batch_rows",
             "batch_steps",
+            "stream_message_bytes",
         )
         for text in ("0", "-1", "many", "1e3")
     ),
     *(("grace_seconds", text) for text in ("-1", "inf", "soon")),
+    *(
+        ("state_key", text)
+        for text in (" ", "0123456789abcde", ",", "0123456789abcdef,", " " * 20)
+    ),
+    ("state_key", "0123456789abcdef,0123456789abcde"),
+    *(("max_streams", text) for text in ("-1", "many", "1.5", "")),
+    *(("stream_idle_seconds", text) for text in ("0", "-1", "nan", "soon", "")),
     ("docs", "perhaps"),
     *(("log_format", text) for text in ("xml", "JSON", "")),
     *(("log_level", text) for text in ("loud", "INFO", "10")),
@@ -124,6 +137,16 @@ class TestEach:
         assert getattr(settings.load(**{name: default}), name) == default
         assert getattr(settings.load(), name) == expected
 
+    def test_told_to_a_worker(self, monkeypatch, name):
+        """Each reaches a worker as it is, in JSON, but for the key."""
+        text, _ = VALUES[name]
+        monkeypatch.setenv(variable(name), text)
+        loaded = settings.load()
+        told = loaded.model_dump_json(exclude={"state_key"})
+        monkeypatch.delenv(variable(name))
+        read = Settings.model_validate_json(told)
+        assert read == loaded.model_copy(update={"state_key": SecretStr("")})
+
     def test_help(self, name):
         """Each stands in `serve --help` with its meaning and its default."""
         result = CliRunner().invoke(
@@ -170,6 +193,20 @@ class TestRefused:
         monkeypatch.setenv("UNROLLED_WORKERS", "x")
         with pytest.raises(SettingsError, match=r"UNROLLED_PORT: .*; UNROLLED_WORKERS"):
             settings.load()
+
+    @pytest.mark.parametrize("text", ["inf", "1e400"])
+    def test_for_ever(self, monkeypatch, text):
+        """A time without an end, which JSON can't tell a worker, is refused."""
+        monkeypatch.setenv("UNROLLED_STREAM_IDLE_SECONDS", text)
+        with pytest.raises(SettingsError, match="UNROLLED_STREAM_IDLE_SECONDS"):
+            settings.load()
+
+    def test_no_text(self, monkeypatch):
+        """A key whose bytes are no text is refused, and not repeated."""
+        monkeypatch.setenv("UNROLLED_STATE_KEY", "\udcff0123456789abcdef")
+        with pytest.raises(SettingsError, match="UNROLLED_STATE_KEY") as caught:
+            settings.load()
+        assert "0123" not in str(caught.value)
 
     def test_together(self, monkeypatch):
         """Two that don't fit together are both named: one sequence must fit in the

@@ -16,6 +16,7 @@ from scheduler_fixtures import (
     FakeEngine,
     assert_belongs,
     frames,
+    state_of,
     write_bundle,
 )
 
@@ -72,6 +73,14 @@ class Talk:
         self.send(jobs)
         return [job.number for job in jobs]
 
+    def go_on(self, model, steps, first, state=b"", start=0, *, keep, task="classify"):
+        """So many steps of a sequence of which `start` have been taken; the number."""
+        number = len(self.asked)
+        self.asked[number] = (start + steps, first, task, start)
+        part = frames(start + steps, first)[start:].tobytes()
+        self.send([Job(number, model, steps, part, state, keep)])
+        return number
+
     def send(self, sent):
         self._jobs.send(sent)
 
@@ -94,10 +103,10 @@ class Talk:
         for number in numbers:
             (told,) = self.wait(number)
             assert isinstance(told, Answered), told
-            length, first, task = self.asked[number]
+            length, first, task, *start = self.asked[number]
             answer = np.frombuffer(told.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if task == "label" else answer
-            assert_belongs(answer, length, first, task)
+            assert_belongs(answer, length, first, task, *start)
 
 
 @contextmanager
@@ -151,6 +160,32 @@ class TestJobs:
             talk.assert_right(*numbers)
             settled = sum(tick.settled for tick in talk.ticks)
             assert settled == sum(length for length, *_ in talk.asked.values())
+
+    @pytest.mark.parametrize("task", TASKS)
+    def test_goes_on(self, tmp_path, task):
+        """A job that brings a state goes on from it, and who asks for the new state
+        is told it: part by part the answers are those of the whole sequence."""
+        with talking() as talk:
+            talk.load(write_bundle(tmp_path / "made", task))
+            rng = np.random.default_rng(2)
+            for first in range(1, 9):
+                start, state = 0, b""
+                for steps in rng.integers(1, 400, 4).tolist():
+                    # With another sequence, that begins.
+                    other = talk.give(0, (steps, 100.0 + first), task=task)
+                    number = talk.go_on(
+                        0, steps, float(first), state, start, keep=True, task=task
+                    )
+                    talk.assert_right(number, *other)
+                    start += steps
+                    state = talk.told[number].state
+                    assert state == state_of(start, first).tobytes()
+                    assert talk.told[other[0]].state == b""
+                last = talk.go_on(
+                    0, 3, float(first), state, start, keep=False, task=task
+                )
+                talk.assert_right(last)
+                assert talk.told[last].state == b""
 
     def test_several_models(self, tmp_path):
         """Jobs of several models at once each go to their own."""
@@ -308,6 +343,26 @@ class TestProcess:
     def test_answers(self, talk, bundles):
         """A worker in a process of its own answers as one in a thread."""
         self.ask(talk, bundles)
+
+    def test_goes_on(self, talk, bundles):
+        """It goes on from a state of another process's: its answer is that of the
+        whole, and so is its new state."""
+        engine = OnnxEngine(bundle.read(bundles / "walks" / "1"), Settings())
+        asked, begin = random_frames(np.random.default_rng(3), 30), np.zeros((1, 6))
+
+        def of_the_whole(steps):
+            lengths = np.array([steps], np.int32)
+            given, state = asked[None, :steps], begin.astype(np.float32)
+            return engine.step(given, lengths, state)
+
+        _, state = of_the_whole(12)
+        talk.send([Job(0, 0, 18, asked[12:].tobytes(), state.tobytes(), True)])
+        (told,) = talk.wait(0)
+        for given, expected in zip(
+            (told.probabilities, told.state), of_the_whole(30), strict=True
+        ):
+            given = np.frombuffer(given, np.float32)
+            np.testing.assert_allclose(given, expected[0], atol=1e-5)
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_signals(self, talk, others, bundles, number):
