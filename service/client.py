@@ -97,6 +97,7 @@ class Client:
             state: token to go on from.
             resume: have a token with each answer, so that the stream goes on by
                 itself when the connection breaks or the service is restarted.
+                Of the client's options only `headers` are taken.
         """
         address = self._http.base_url.join("stream")
         return Stream(

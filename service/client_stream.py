@@ -5,8 +5,9 @@ where the connection breaks.
 """
 
 import asyncio
+import threading
 import time
-from contextlib import AsyncExitStack, ExitStack
+from contextlib import AsyncExitStack, ExitStack, suppress
 from typing import Any, Self
 
 import websockets.asyncio.client
@@ -14,6 +15,7 @@ import websockets.sync.client
 from numpy.typing import ArrayLike
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
+from .answers import RequestError
 from .conversation import Answer, Conversation, refused, waits
 
 LOST = (ConnectionClosed, InvalidMessage, EOFError, OSError)
@@ -25,6 +27,8 @@ class Stream:
     def __init__(self, *arguments: Any):
         self._talk = Conversation(*arguments)
         self._open: ExitStack | None = None
+        self._connection: websockets.sync.client.ClientConnection
+        self._one = threading.Lock()  # message at a time
 
     @property
     def steps(self) -> int:
@@ -59,13 +63,24 @@ class Stream:
             self._open = None
 
     def _ask(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
+        with self._one:
+            try:
+                return self._ask_on(frames, return_state)
+            except RequestError:
+                raise
+            except BaseException:
+                self.close()  # its answer must not pass for that of the next
+                raise
+
+    def _ask_on(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
         failure: Exception = OSError("no connection")
         for wait in waits():
             time.sleep(wait)
             try:
                 if self._open is None:
                     self._connect()
-                self._connection.send(self._talk.say(frames, return_state))
+                with suppress(ConnectionClosed):  # what it said before is there still
+                    self._connection.send(self._talk.say(frames, return_state))
                 text = self._connection.recv(self._talk.timeout)
                 answer = self._talk.hear(text)
             except InvalidStatus as error:
@@ -73,10 +88,11 @@ class Stream:
                     raise refused(error) from None
                 failure = refused(error)
             except TimeoutError:
-                self.close()  # its answer must not pass for that of the next
                 raise
             except LOST as error:
                 self.close()
+                if not self._talk.begun:
+                    raise
                 failure = error
             else:
                 if answer is None:
@@ -90,7 +106,7 @@ class Stream:
         talk.begin()
         connected = websockets.sync.client.connect(talk.address, **talk.options)
         self._connection = stack.enter_context(connected)
-        self._open = stack
+        self._open, talk.begun = stack, True
 
     def __enter__(self) -> Self:
         return self
@@ -105,6 +121,8 @@ class AsyncStream:
     def __init__(self, *arguments: Any):
         self._talk = Conversation(*arguments)
         self._open: AsyncExitStack | None = None
+        self._connection: websockets.asyncio.client.ClientConnection
+        self._one = asyncio.Lock()  # message at a time
 
     @property
     def steps(self) -> int:
@@ -133,13 +151,29 @@ class AsyncStream:
             self._open = None
 
     async def _ask(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
+        async with self._one:
+            try:
+                return await self._ask_on(frames, return_state)
+            except RequestError:
+                raise
+            except BaseException:
+                # Without a goodbye: who is cancelled must not wait for another.
+                if self._open is not None:
+                    self._connection.transport.abort()
+                    self._open = None
+                raise
+
+    async def _ask_on(
+        self, frames: ArrayLike | None, return_state: bool
+    ) -> Answer | None:
         failure: Exception = OSError("no connection")
         for wait in waits():
             await asyncio.sleep(wait)
             try:
                 if self._open is None:
                     await self._connect()
-                await self._connection.send(self._talk.say(frames, return_state))
+                with suppress(ConnectionClosed):
+                    await self._connection.send(self._talk.say(frames, return_state))
                 async with asyncio.timeout(self._talk.timeout):
                     text = await self._connection.recv()
                 answer = self._talk.hear(text)
@@ -148,10 +182,11 @@ class AsyncStream:
                     raise refused(error) from None
                 failure = refused(error)
             except TimeoutError:
-                await self.close()
                 raise
             except LOST as error:
                 await self.close()
+                if not self._talk.begun:
+                    raise
                 failure = error
             else:
                 if answer is None:
@@ -165,7 +200,7 @@ class AsyncStream:
         talk.begin()
         connected = websockets.asyncio.client.connect(talk.address, **talk.options)
         self._connection = await stack.enter_async_context(connected)
-        self._open = stack
+        self._open, talk.begun = stack, True
 
     async def __aenter__(self) -> Self:
         return self

@@ -44,8 +44,8 @@ def decode(body: bytes) -> Body:
     return decoded(_decoder, body)
 
 
-def decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
-    """The members of a text, as `decode` has it.
+def decoded(decoder: msgspec.json.Decoder[T], text: bytes, what: str = "body") -> T:
+    """The members of a text that is called so, as `decode` has it.
 
     Raises:
         InvalidJson, InvalidRequest: as `decode`.
@@ -60,8 +60,8 @@ def decoded(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
             message = f"has a member other than {names}"
         path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
         raise InvalidRequest(
-            "the body has another shape than is asked for",
-            [FieldError(path or "body", message)],
+            f"the {what} has another shape than is asked for",
+            [FieldError(path or what, message)],
         ) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         # What msgspec says holds a position, and nothing of the input.

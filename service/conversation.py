@@ -21,7 +21,7 @@ from .answers import (
     labelling,
 )
 
-ATTEMPTS = 8  # the waits between them double
+AGAIN = 8  # attempts to go on; the waits before them double
 FIRST_WAIT = 0.1  # seconds
 
 Answer = Classification | Labelling
@@ -51,11 +51,13 @@ class Conversation:
             "compression": None,  # numbers are short, and time is
             "max_size": None,
             "open_timeout": timeout,
+            "close_timeout": 1,
             "additional_headers": headers,
         }
         self.timeout = timeout
         self.steps = 0
         self.state = state  # the last token
+        self.begun = False  # there was a connection
         self._exact = True  # nothing was taken since
         self._resume = resume
         self._fresh = True  # the service doesn't know where the sequence is
@@ -102,7 +104,7 @@ class Conversation:
 def waits() -> Iterator[float]:
     """Seconds to wait before each attempt to go on."""
     yield 0
-    for attempt in range(ATTEMPTS):
+    for attempt in range(AGAIN):
         yield FIRST_WAIT * 2**attempt
 
 

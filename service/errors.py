@@ -2,6 +2,7 @@
 
 ServiceError
 ├── InvalidJson        400  the body is no JSON
+├── BadHandshake       400  not that of a WebSocket
 ├── UnknownModel       404  no such model
 ├── NotFound           404  no such path
 ├── MethodNotAllowed   405  the path has another method
@@ -72,6 +73,10 @@ class ServiceError(Exception):
 
 class InvalidJson(ServiceError):
     status, slug, title = 400, "invalid-json", "The body is not valid JSON"
+
+
+class BadHandshake(ServiceError):
+    status, slug, title = 400, "bad-handshake", "The WebSocket can't be opened"
 
 
 class UnknownModel(ServiceError):

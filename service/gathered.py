@@ -55,7 +55,7 @@ class Gathered(Closing):
     def flush(self) -> None:
         """Send now what was written."""
         parts, self._parts = self._parts, []
-        if parts:
+        if parts and not self.plain.is_closing():
             self.plain.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def close(self) -> None:

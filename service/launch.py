@@ -18,11 +18,12 @@ _context = multiprocessing.get_context("forkserver")
 
 @dataclass(frozen=True, slots=True)
 class Launched:
-    """The two sockets to a worker, and how to wait for its end."""
+    """The two sockets to a worker, how to wait for its end, and how to force it."""
 
     jobs: socket.socket
     control: socket.socket
     wait: Callable[[float], object]
+    kill: Callable[[], object]
 
 
 Launch = Callable[[Settings], Launched]
@@ -55,7 +56,7 @@ def process(settings: Settings) -> Launched:
             daemon=True,
         )
         made.start()
-    return Launched(jobs[0], control[0], made.join)
+    return Launched(jobs[0], control[0], made.join, made.kill)
 
 
 def thread(engines: "Engines") -> Launch:
@@ -73,6 +74,6 @@ def thread(engines: "Engines") -> Launch:
 
         made = threading.Thread(target=run, name="worker", daemon=True)
         made.start()
-        return Launched(jobs[0], control[0], made.join)
+        return Launched(jobs[0], control[0], made.join, lambda: None)
 
     return launch

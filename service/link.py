@@ -73,7 +73,8 @@ class Link(asyncio.Protocol):
     def _flush(self) -> None:
         assert self._transport is not None
         messages, self._outgoing = self._outgoing, []
-        self._transport.write(encode(messages))
+        if not self._transport.is_closing():  # else they are told to have failed
+            self._transport.write(encode(messages))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)

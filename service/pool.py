@@ -128,8 +128,11 @@ class Pool:
         workers = list(self._launched)  # one that is seen to go leaves it meanwhile
         for launched in workers:
             _hang_up(launched)
+        until = time.monotonic() + END_SECONDS
         for launched in workers:
             with contextlib.suppress(Exception):
+                launched.wait(max(0, until - time.monotonic()))
+                launched.kill()  # one that hangs would be waited for at our own end
                 launched.wait(END_SECONDS)
 
     def _load(self, workers: list[Launched], model: int, folder: str) -> Loaded:

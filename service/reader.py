@@ -14,6 +14,8 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from typing import ParamSpec, TypeVar
 
+from pydantic import SecretStr
+
 from . import codec, quick, stream_codec
 from .errors import InternalError, TooLarge
 from .quick import Asked
@@ -83,7 +85,8 @@ class Elsewhere:
     """A process for what would hold up the event loop."""
 
     def __init__(self, settings: Settings):
-        self._settings = settings
+        # Its process parses what strangers send: no secret is there.
+        self._settings = settings.model_copy(update={"state_key": SecretStr("")})
         self._process = self._made()
 
     async def run(self, work: Callable[P, T], *given: P.args, **_: P.kwargs) -> T:

@@ -1,6 +1,5 @@
 """uvicorn, told how to stop."""
 
-import asyncio
 import contextlib
 import logging
 import os
@@ -8,10 +7,9 @@ import socket
 from types import FrameType
 
 import uvicorn
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from .app import Service
-from .gathered import Gathered
+from .connection import Connection
 from .settings import Settings
 from .web_socket import WebSocket
 
@@ -52,14 +50,6 @@ class Server(uvicorn.Server):
         self.should_exit = True
 
 
-class Protocol(HttpToolsProtocol):
-    """uvicorn's, which writes head and body of an answer apart: two system calls,
-    and a client that is woken twice."""
-
-    def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Gathered(transport))
-
-
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
     return Server(
@@ -74,7 +64,7 @@ def make(app: Service, settings: Settings) -> Server:
             proxy_headers=False,  # nothing here depends on who asks
             timeout_graceful_shutdown=settings.grace_seconds,
             interface="asgi3",
-            http=Protocol,
+            http=Connection,
             ws=WebSocket,
             ws_max_size=settings.stream_message_bytes,
             # Costs more time than messages take, and memory for each stream.

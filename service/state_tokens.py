@@ -28,6 +28,7 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 HEAD = struct.Struct("<B4sBQ32sIB")
 MAC = 32
+LONGEST = 2**20  # characters of a token that is looked at
 WEIGHTS = ("float32", "int8")
 _URL = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_+/", b"+/??")  # theirs are not ours
@@ -169,6 +170,8 @@ def _id(key: bytes) -> bytes:
 
 def _decode(token: str) -> bytes:
     """The bytes of a token; empty where it is none. One text for the same bytes."""
+    if len(token) > LONGEST:
+        return b""
     try:
         plain = token.encode("ascii").translate(_PLAIN)
         data = binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)

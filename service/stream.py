@@ -45,7 +45,9 @@ class Stream:
         self.model, self.top_k, self.id = model, top_k, stream_id
         self.state = BEGIN
         self.messages = 0
-        self.since = time.monotonic()  # it waits for its caller; 0: it computes
+        self.faults = 0  # messages that were the caller's fault, in a row
+        self.computes = False
+        self.since = time.monotonic()  # its caller was last heard, or answered
         # How it is told why it must end: by what talks with its caller.
         self.end: Callable[[str], None] = lambda reason: None
         self._reader, self._elsewhere, self._metrics = reader, elsewhere, metrics
@@ -78,7 +80,7 @@ class Stream:
             done: called with what `answer` returns, perhaps at once.
         """
         self.messages += 1
-        self.since, self._begun = 0.0, time.perf_counter()
+        self.computes, self._begun = True, time.perf_counter()
         self._done = done
         try:
             if isinstance(message, ServiceError):
@@ -155,7 +157,11 @@ class Stream:
     def _tell(self, line: bytes, ends: bool) -> None:
         seconds = time.perf_counter() - self._begun
         self.model.admission.metrics.stream_seconds.observe(seconds)
-        self.since = time.monotonic()
+        self.faults = 0
+        self._answer(line, ends)
+
+    def _answer(self, line: bytes, ends: bool) -> None:
+        self.computes, self.since = False, time.monotonic()
         self._done(line, ends)
 
     def _refuse(self, error: Exception) -> None:
@@ -166,6 +172,6 @@ class Stream:
         elif isinstance(error, InternalError):
             cause = error.__cause__
             log.error("failed", exc_info=cause, extra={"request_id": self.id})
+        self.faults += error.status < 500
         self._metrics.refused.labels(error.slug).inc()
-        self.since = time.monotonic()
-        self._done(stream_codec.refusal(error, self.state.steps, self.id), False)
+        self._answer(stream_codec.refusal(error, self.state.steps, self.id), False)

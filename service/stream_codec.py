@@ -51,7 +51,7 @@ def decode(text: bytes, features: int, settings: Settings) -> Sent:
     Raises:
         InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
     """
-    message = codec.decoded(_decoder, text)
+    message = codec.decoded(_decoder, text, "message")
     frames = None
     if message.frames is not None:
         frames = codec.checked(["frames"], [message.frames], features, settings)[0]

@@ -94,7 +94,7 @@ class Streams:
         limit = self._settings.stream_idle_seconds
         before = time.monotonic() - limit
         for stream in list(self._open):
-            if 0 < stream.since < before:
+            if not stream.computes and stream.since < before:
                 stream.end(IDLE)
         self._timer = None
         if self._open:

@@ -10,38 +10,48 @@ from typing import Protocol
 
 from .stream import Message, Stream
 
-DONE, IDLE, STOPPING, GONE, UNREAD = "done", "idle", "stopping", "gone", "unread"
-END_SECONDS = 1.0  # to tell a caller that it ends
+# Why it ended. Of the first four the caller is told.
+DONE, IDLE, STOPPING, FAULTY = "done", "idle", "stopping", "faulty"
+GONE, UNREAD = "gone", "unread"
+END_SECONDS = 1.0  # for a caller to read that it ends
+MOST_FAULTS = 100  # messages at fault in a row
 
 # The next message; None after the last.
 Next = Callable[[], Awaitable[Message | None]]
+Begin = Callable[[], Awaitable[None]]
 Tell = Callable[[bytes], Awaitable[None]]
 
 
 class AsgiTalk:
     """In the task that the server made for the caller."""
 
-    def __init__(self, stream: Stream, following: Next, tell: Tell):
-        """
-        Raises:
-            Exception: in `run`, whatever `following` and `tell` raise.
-        """
-        self._stream, self._following, self._tell = stream, following, tell
+    def __init__(self, stream: Stream, begin: Begin, following: Next, tell: Tell):
+        self._stream, self._begin = stream, begin
+        self._following, self._tell = following, tell
         self._reason = ""  # why it must end
-        self._writes = False
-        self._task = asyncio.current_task()
+        self._waits = self._writes = False
+        self._task: asyncio.Task[object] | None = None
         stream.end = self.end
 
     async def run(self) -> str:
-        """Answer until there is nothing more, the caller says that it was the last
-        or is idle for too long, or the service stops; why it ended."""
+        """Answer until there is nothing more, the caller says that it was the last,
+        is idle for too long or sends nothing but faults, or the service stops; why
+        it ended.
+
+        Raises:
+            Exception: whatever `begin`, `following` and `tell` raise.
+        """
+        self._task = asyncio.current_task()
         try:
             await self._converse()
         except asyncio.CancelledError:
+            # By `end`, or else by another, whom to obey.
             if not self._reason or self._task is None or self._task.uncancel():
                 raise
-            if self._writes:
-                return UNREAD
+        finally:
+            self._task = None  # past being ended
+        if self._writes:
+            return UNREAD
         reason = self._reason or DONE
         try:
             async with asyncio.timeout(END_SECONDS):
@@ -51,23 +61,41 @@ class AsgiTalk:
         return reason
 
     def end(self, reason: str) -> None:
-        """Have it end: at once where it waits, else when it has answered."""
-        waits = self._stream.since and not self._reason
+        """Have it end: at once where it waits, a little later where its caller has
+        yet to read, else when it has answered."""
         self._reason = self._reason or reason
-        if waits and self._task is not None:
+        if self._writes and reason != IDLE:
+            asyncio.get_running_loop().call_later(END_SECONDS, self._cut_off)
+        elif self._waits or self._writes:
+            self._cut_off()
+
+    def _cut_off(self) -> None:
+        if self._task is not None and (self._waits or self._writes):
+            self._waits = False  # once
             self._task.cancel()
 
     async def _converse(self) -> None:
-        ends = False
-        while not (ends or self._reason):
+        await self._write(self._begin())
+        while not self._reason:
+            self._waits = True
             message = await self._following()
+            self._waits = False
             if message is None:
                 return
             line, ends = await self._stream.answer(message)
             if line:
-                self._writes = True
-                await self._tell(line)
-                self._writes = False
+                await self._write(self._tell(line))
+            if ends:
+                return
+            if self._stream.faults >= MOST_FAULTS:
+                self._reason = self._reason or FAULTY
+            if self._stream.faults:
+                await asyncio.sleep(0)  # nothing else may have let others go on
+
+    async def _write(self, writing: Awaitable[None]) -> None:
+        self._writes = True
+        await writing
+        self._writes = False
 
 
 class Socket(Protocol):
@@ -89,7 +117,8 @@ class DirectTalk:
     or while the caller does not read, waits, and no more are read meanwhile."""
 
     def __init__(self, stream: Stream, socket: Socket):
-        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._loop = asyncio.get_running_loop()
+        self.ended: asyncio.Future[str] = self._loop.create_future()
         self._stream, self._socket = stream, socket
         self._waiting: deque[bytes] = deque()
         self._computes = self._turns = False
@@ -100,38 +129,43 @@ class DirectTalk:
         """A message has come."""
         if not self.ended.done():
             self._waiting.append(message)
-            self._turn()
+            if not self._turns:
+                self._turn()
 
     def freed(self) -> None:
         """What was told has been read."""
-        self._turn()
+        if not self._turns:
+            self._turn()
 
     def lost(self) -> None:
         """The caller has gone."""
         self._finish(GONE)
 
     def end(self, reason: str) -> None:
-        """Have it end: at once where it waits, else when it has answered."""
+        """Have it end: at once where it waits, a little later where its caller has
+        yet to read, else when it has answered."""
         self._reason = self._reason or reason
-        if self._socket.clogged:
-            self._socket.abort()
-            self._finish(UNREAD)
-        else:
+        if self._socket.clogged and reason != IDLE:
+            self._loop.call_later(END_SECONDS, self._cut_off)
+        elif self._socket.clogged:
+            self._cut_off()
+        elif not self._turns:
             self._turn()
 
+    def _cut_off(self) -> None:
+        if not self.ended.done():
+            self._socket.abort()
+            self._finish(UNREAD)
+
     def _turn(self) -> None:
-        """Whatever can be done now. Not from within itself: a message may be answered
-        before `take` of the stream returns."""
-        if self._turns:
-            return
-        self._turns = True
+        """Whatever can be done now: the next message, or the end."""
+        self._turns = False
         waiting, socket = self._waiting, self._socket
-        while waiting and not (self._computes or self._reason or socket.clogged):
+        if waiting and not (self._computes or self._reason or socket.clogged):
             self._computes = True
             self._stream.take(waiting.popleft(), self._answered)
-        self._turns = False
-        socket.pause(bool(waiting))
-        if self._reason and not self._computes and not self.ended.done():
+        socket.pause(bool(waiting) or socket.clogged)
+        if self._reason and not (self._computes or socket.clogged or self.ended.done()):
             socket.tell(self._stream.last(self._reason))
             self._finish(self._reason)
 
@@ -141,7 +175,12 @@ class DirectTalk:
             self._socket.tell(line)
         if ends:
             self._reason = self._reason or DONE
-        self._turn()
+        if self._stream.faults >= MOST_FAULTS:
+            self._reason = self._reason or FAULTY
+        if self._waiting or self._reason:
+            # Not now: many in a row may be answered without a moment for others.
+            self._turns = True
+            self._loop.call_soon(self._turn)
 
     def _finish(self, reason: str) -> None:
         if not self.ended.done():

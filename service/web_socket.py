@@ -7,20 +7,30 @@ twice as much.
 """
 
 import asyncio
+import random
+from collections.abc import Iterable
 from typing import Any
 
 from uvicorn._types import ASGISendEvent
 from uvicorn.protocols.websockets.websockets_sansio_impl import (
     WebSocketsSansIOProtocol,
 )
-from websockets.frames import Frame, apply_mask  # type: ignore[attr-defined]
+from websockets.exceptions import InvalidState
+from websockets.frames import (  # type: ignore[attr-defined]
+    CloseCode,
+    Frame,
+    apply_mask,
+)
+from websockets.http11 import Request
 
+from .errors import MEDIA_TYPE, BadHandshake
 from .gathered import Closing, Gathered
 from .talks import DirectTalk
 
 DIRECT = "unrolled.direct"  # ASGI extension: `WebSocket.listen` past ASGI
 FIN, MASKED, SIZE = 0x80, 0x80, 0x7F  # of RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
+MOST_FRAGMENTS = 1024
 PLAIN = frozenset({FIN | TEXT, FIN | BINARY})  # whole, and without extensions
 
 
@@ -30,7 +40,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     clogged = False
     _talk: DirectTalk | None = None
     _foreign = False  # something is wrong with it: the library says what
-    _fragmented = False
+    _fragments = 0  # so far, of a message in several
     _rest = b""
 
     def listen(self, talk: DirectTalk) -> None:
@@ -66,6 +76,8 @@ class WebSocket(WebSocketsSansIOProtocol):
         talk = self._talk
         if talk is None or self._foreign:
             super().data_received(data)
+            if self.conn.handshake_exc is not None and not self.handshake_initiated:
+                self._refuse("the request is no handshake of a WebSocket")
             return
         data = self._rest + data if self._rest else data
         start, end = 0, len(data)
@@ -83,7 +95,7 @@ class WebSocket(WebSocketsSansIOProtocol):
             stop = start + head + 4 + size
             if stop > end:
                 break
-            if first in PLAIN and not self._fragmented:
+            if first in PLAIN and not self._fragments:
                 mask = data[start + head : start + head + 4]
                 talk.take(apply_mask(data[start + head + 4 : stop], mask))
             else:
@@ -93,11 +105,13 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def _leave(self, first: int, frame: bytes) -> None:
         """A frame that is for the library."""
-        kind = first & ~FIN
-        if kind in (TEXT, BINARY):
-            self._fragmented = True
-        elif first == FIN | CONTINUATION:
-            self._fragmented = False
+        if first & ~FIN in (TEXT, BINARY, CONTINUATION):
+            self._fragments = 0 if first & FIN else self._fragments + 1
+        if self._fragments > MOST_FRAGMENTS:  # each costs memory, whatever its size
+            self._foreign = True
+            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
+            self.handle_parser_exception()
+            return
         super().data_received(frame)
 
     # What uvicorn's calls, or is called for.
@@ -117,6 +131,8 @@ class WebSocket(WebSocketsSansIOProtocol):
     def pause_writing(self) -> None:
         super().pause_writing()
         self.clogged = True
+        if self._talk is not None:
+            self.pause(True)  # the pings of one who doesn't read are answered, too
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -135,6 +151,32 @@ class WebSocket(WebSocketsSansIOProtocol):
         super().handle_close(event)
         if self._talk is not None:
             self._talk.lost()
+
+    def handle_connect(self, event: Request) -> None:
+        response = self.conn.accept(event)
+        if response.status_code == 101:
+            super().handle_connect(event)
+        else:
+            kept = ("upgrade", "sec-websocket-version")
+            headers = [(k, v) for k, v in response.headers.items() if k.lower() in kept]
+            self._refuse("the request is no handshake of a WebSocket", headers)
+
+    def _refuse(self, detail: str, headers: Iterable[tuple[str, str]] = ()) -> None:
+        """What the library would refuse in words that hold the caller's own."""
+        error = BadHandshake(detail)
+        body = error.body(f"{random.getrandbits(64):016x}")
+        head = [f"HTTP/1.1 {error.status} Bad Request", f"Content-Type: {MEDIA_TYPE}"]
+        head += [f"Content-Length: {len(body)}", "Connection: close"]
+        head += [f"{name}: {value}" for name, value in headers]
+        self.handshake_initiated = self.handshake_complete = self.close_sent = True
+        self.transport.write("\r\n".join([*head, "", ""]).encode() + body)
+        self.transport.close()
+
+    def shutdown(self) -> None:
+        try:
+            super().shutdown()
+        except (AssertionError, InvalidState):  # half a handshake, or closing already
+            self.transport.abort()
 
     async def run_asgi(self) -> None:
         extensions: dict[str, Any] = self.scope["extensions"]

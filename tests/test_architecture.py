@@ -31,6 +31,8 @@ ORDER = [
     {"service.catalogue"},
     {"service.registry"},
     {"service.predictor"},
+    {"service.stream"},
+    {"service.talks"},
     {"service.streams"},
     {"service.routes"},
     {"service.app"},

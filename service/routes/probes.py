@@ -21,7 +21,7 @@ def router(registry: Registry, metrics: Metrics) -> APIRouter:
         """Whether the process works; failing means that it must be restarted."""
         if registry.alive:
             return JSONResponse({"status": "alive"})
-        return JSONResponse({"status": "a scheduler has died"}, 503)
+        return JSONResponse({"status": "no worker lives"}, 503)
 
     @api.get("/readyz", responses=failing)
     async def ready() -> JSONResponse:

@@ -1,15 +1,30 @@
 """Streams on the wire: `WS /stream`, and JSON lines over `POST /stream`."""
 
+import asyncio
+
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .. import bodies, schemas
-from ..errors import NotFound, ServiceError, TooLarge
+from ..connection import ABORT
+from ..errors import NotFound
+from ..lines import Lines
+from ..requests import header
 from ..settings import Settings
 from ..stream import Stream
 from ..streams import Streams
-from ..talks import DONE, GONE, UNREAD, AsgiTalk, DirectTalk
+from ..talks import (
+    DONE,
+    END_SECONDS,
+    FAULTY,
+    GONE,
+    IDLE,
+    STOPPING,
+    UNREAD,
+    AsgiTalk,
+    DirectTalk,
+)
 from ..web_socket import DIRECT
 
 KINDS = ("application/x-ndjson", "application/jsonl", "application/json")
@@ -19,7 +34,8 @@ HEADERS = [
     (b"x-accel-buffering", b"no"),  # asks a proxy to hand on each line
     (b"connection", b"close"),  # the rest of a body is nobody's request
 ]
-CLOSED, AWAY = 1000, 1012  # of RFC 6455 and its registry: normal, service restart
+# Of RFC 6455 and its registry: normal, violates a policy, service restart.
+CODES = {DONE: 1000, IDLE: 1000, FAULTY: 1008, STOPPING: 1012}
 
 
 class StreamRoute:
@@ -68,89 +84,52 @@ class StreamRoute:
         async def tell(line: bytes) -> None:
             await send({"type": "websocket.send", "text": line.decode()})
 
+        async def begin() -> None:
+            await send({"type": "websocket.accept"})
+
         await receive()  # that it wants to connect
-        await send({"type": "websocket.accept"})
         socket = scope["extensions"].get(DIRECT)
         if socket is None:  # another server than ours
-            ended = await AsgiTalk(stream, following, tell).run()
+            ended = await AsgiTalk(stream, begin, following, tell).run()
         else:
+            await begin()
             talk = DirectTalk(stream, socket)
             socket.listen(talk)
             ended = await talk.ended
-        if ended not in (GONE, UNREAD):
-            code = CLOSED if ended == DONE else AWAY
-            await send({"type": "websocket.close", "code": code, "reason": ended})
+        if ended in CODES:
+            close = {"type": "websocket.close", "code": CODES[ended], "reason": ended}
+            try:
+                async with asyncio.timeout(END_SECONDS):
+                    await send(close)
+            except TimeoutError:  # it waits for the caller to read
+                if socket is not None:
+                    socket.abort()
         return ended
 
     async def _lines(
         self, stream: Stream, scope: Scope, receive: Receive, send: Send
     ) -> str:
         kind = "http.response.body"
+        lines = Lines(receive, self._limit)
+
+        async def begin() -> None:
+            if header(scope, b"expect") is not None:
+                await lines.prime()
+            start = {"type": "http.response.start", "status": 200, "headers": HEADERS}
+            await send(start)
+            await send({"type": kind, "body": b"", "more_body": True})
 
         async def tell(line: bytes) -> None:
             await send({"type": kind, "body": line + b"\n", "more_body": True})
 
-        start = {"type": "http.response.start", "status": 200, "headers": HEADERS}
-        await send(start)
-        await send({"type": kind, "body": b"", "more_body": True})  # it has begun
-        ended = await AsgiTalk(
-            stream, Lines(receive, self._limit).following, tell
-        ).run()
+        ended = await AsgiTalk(stream, begin, lines.following, tell).run()
         if ended != UNREAD:
+            await lines.discard()
             await send({"type": kind, "body": b""})
+        elif ABORT in scope.get("extensions", ()):
+            scope["extensions"][ABORT]["abort"]()
+            await asyncio.sleep(0)  # uvicorn hears of it
         return ended
-
-
-class Lines:
-    """The lines of a body as they come."""
-
-    def __init__(self, receive: Receive, limit: int):
-        self._receive, self._limit = receive, limit
-        self._buffer = bytearray()
-        self._looked = 0  # so far there is no line break
-        self._skips = self._ended = False
-
-    async def following(self) -> bytes | ServiceError | None:
-        """The next that is not empty; an error in the place of one over the limit;
-        None after the last.
-
-        Raises:
-            ClientDisconnect: the caller has gone.
-        """
-        while True:
-            line = self._cut()
-            if line is None:
-                if self._ended:
-                    return None
-                await self._more()
-            elif self._skips or len(line) > self._limit:
-                self._skips = False
-                return TooLarge(f"at most {self._limit} bytes in a message")
-            elif line.strip():
-                return line
-
-    def _cut(self) -> bytes | None:
-        """The line that is whole."""
-        end = self._buffer.find(b"\n", self._looked)
-        if end < 0 and self._ended and (self._buffer or self._skips):
-            end = len(self._buffer)
-        if end < 0:
-            self._looked = len(self._buffer)
-            if self._looked > self._limit:
-                self._skips, self._looked = True, 0
-                self._buffer.clear()
-            return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._looked = 0
-        return line
-
-    async def _more(self) -> None:
-        message = await self._receive()
-        if message["type"] == "http.disconnect":
-            raise ClientDisconnect
-        self._buffer += message.get("body", b"")
-        self._ended = not message.get("more_body", False)
 
 
 def _id(scope: Scope) -> str:
