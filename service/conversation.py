@@ -93,10 +93,13 @@ class Conversation:
         if "error" in told:
             problem = told["error"]
             raise RequestError(problem["status"], problem, {}, problem["title"])
+        if "end" in told:
+            # Where it has taken nothing over this connection, ours is the token.
+            if not self._fresh or told["state"] is not None:
+                self.steps, self.state, self._exact = told["steps"], told["state"], True
+            return None
         self.steps = told["steps"]
         self.state, self._exact = told.get("state", self.state), "state" in told
-        if "end" in told:
-            return None
         self._fresh = False
         return classification(told) if "label" in told else labelling(told)
 

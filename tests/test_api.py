@@ -488,6 +488,25 @@ class TestOpenApi:
         resumable = ["walks, resumable", "tags, resumable"]
         assert sorted(names) == sorted([*TASKS, *resumable])
 
+    def test_stream_examples_run(self, http, document):
+        """The lines of each streamable model, posted as they stand, are answered one
+        by one until the end that they ask for."""
+        operation = document["paths"]["/stream"]["post"]
+        content = operation["requestBody"]["content"]["application/x-ndjson"]
+        assert sorted(content["examples"]) == ["tags", "walks"]
+        assert [given["name"] for given in operation["parameters"]] == [
+            "model",
+            "top_k",
+        ]
+        for name, example in content["examples"].items():
+            response = http.post(f"/stream?model={name}", content=example["value"])
+            assert response.status_code == 200, response.text
+            told = [json.loads(line) for line in response.text.splitlines()]
+            *answers, last = told
+            assert len(answers) == example["value"].count("frames") > 0
+            assert all("error" not in answer for answer in answers)
+            assert (last["end"], last["steps"]) == ("done", len(answers))
+
     @pytest.mark.parametrize("path", ["/docs", "/redoc"])
     def test_pages_need_no_network(self, http, path):
         """The pages of the documentation load nothing from another host, and all
