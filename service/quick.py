@@ -62,8 +62,13 @@ class Parser:
                 wanted = members["return_state"]
                 if len(members) > 2 or type(wanted) is not bool:
                     return None
-            sequences = _sequences([given], message.count(b"["), self._settings)
-            return None if sequences is None else (sequences[0], wanted)
+            widths = list(map(len, given))
+            if message.count(b"[") != 1 + len(widths):
+                return None
+            if not _fits([widths], self._settings):
+                return None
+            frames = _array(given, widths)
+            return None if frames is None else (frames, wanted)
         except _UNEXPECTED:
             return None
 
@@ -114,22 +119,36 @@ def _sequences(given: Any, lists: int, settings: Settings) -> list[np.ndarray] |
         lists: how many there are, of sequences and of frames.
     """
     widths = [list(map(len, sequence)) for sequence in given]
-    steps = [len(sequence) for sequence in widths]
-    features = widths[0][0] if widths and widths[0] else 0
-    if (
-        # Exactly these lists, so none within a frame, which would be flattened.
-        lists != len(steps) + sum(steps)
-        or not features
-        or not min(steps)
-        or any(sequence.count(features) != len(sequence) for sequence in widths)
-        or max(steps) > settings.max_steps
-        or sum(steps) * features > settings.max_cells
-    ):
+    # Exactly these lists, so none within a frame, which would be flattened.
+    if lists != len(widths) + sum(map(len, widths)) or not _fits(widths, settings):
         return None
     sequences = []
-    for sequence, count in zip(given, steps, strict=True):
-        numbers = np.frombuffer(sequence.as_buffer(of_type="d"), np.float64)
-        if not np.abs(numbers).max() < LARGE:
-            return None  # perhaps not finite in float32
-        sequences.append(numbers.astype(np.float32).reshape(count, features))
+    for sequence, lengths in zip(given, widths, strict=True):
+        frames = _array(sequence, lengths)
+        if frames is None:
+            return None
+        sequences.append(frames)
     return sequences
+
+
+def _fits(widths: list[list[int]], settings: Settings) -> bool:
+    """That sequences whose frames have so many numbers are of one width and within
+    the limits."""
+    features = widths[0][0] if widths and widths[0] else 0
+    if not features:
+        return False
+    cells = 0
+    for lengths in widths:
+        steps = len(lengths)
+        if not 0 < steps <= settings.max_steps or lengths.count(features) != steps:
+            return False
+        cells += steps * features
+    return cells <= settings.max_cells
+
+
+def _array(frames: Any, widths: list[int]) -> np.ndarray | None:
+    """[T, F] float32, or None where a number is perhaps not finite in it."""
+    numbers = np.frombuffer(frames.as_buffer(of_type="d"), np.float64)
+    if not np.maximum.reduce(np.abs(numbers)) < LARGE:
+        return None
+    return numbers.astype(np.float32).reshape(len(widths), widths[0])

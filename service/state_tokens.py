@@ -16,7 +16,7 @@ import hmac
 import logging
 import secrets
 import struct
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from model.bundle import Metadata
 
@@ -52,8 +52,7 @@ def keys(settings: Settings) -> Keys:
     return Keys([secrets.token_bytes(32)])
 
 
-@dataclass(frozen=True, slots=True)
-class State:
+class State(NamedTuple):
     """Where a sequence is."""
 
     steps: int  # taken so far

@@ -9,8 +9,7 @@ A message at fault is answered with {"error": problem details, "steps": n}; the
 stream goes on from where it was.
 """
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 import numpy as np
@@ -32,8 +31,7 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     end: bool = False
 
 
-@dataclass(frozen=True, slots=True)
-class Sent:
+class Sent(NamedTuple):
     """A message that was read."""
 
     frames: np.ndarray | None  # [t, F] float32
