@@ -29,7 +29,7 @@ class RequestError(Exception):
         ]
         own_id: str = problem.get("request_id", "")
         self.request_id: str = headers.get("x-request-id", own_id)
-        wait = headers.get("retry-after", "")
+        wait = headers.get("retry-after", str(problem.get("retry_after", "")))
         self.retry_after = int(wait) if wait.isdecimal() else None
         fields = "".join(f"; {e['path']}: {e['message']}" for e in self.errors[:3])
         super().__init__(f"{self.status} {self.title}: {self.detail}{fields}")

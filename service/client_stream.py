@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 
 from .answers import RequestError
-from .conversation import Answer, Conversation, refused, waits
+from .conversation import Answer, Conversation, closed, refused, waits
 
 LOST = (ConnectionClosed, InvalidMessage, EOFError, OSError)
 
@@ -91,9 +91,9 @@ class Stream:
                 raise
             except LOST as error:
                 self.close()
-                if not self._talk.begun:
-                    raise
-                failure = error
+                failure = closed(error)
+                if not self._talk.begun or isinstance(failure, RequestError):
+                    raise failure from None
             else:
                 if answer is None:
                     self.close()
@@ -185,9 +185,9 @@ class AsyncStream:
                 raise
             except LOST as error:
                 await self.close()
-                if not self._talk.begun:
-                    raise
-                failure = error
+                failure = closed(error)
+                if not self._talk.begun or isinstance(failure, RequestError):
+                    raise failure from None
             else:
                 if answer is None:
                     await self.close()

@@ -11,7 +11,7 @@ import httpx
 import numpy as np
 import orjson
 from numpy.typing import ArrayLike
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 from .answers import (
     Classification,
@@ -23,6 +23,7 @@ from .answers import (
 
 AGAIN = 8  # attempts to go on; the waits before them double
 FIRST_WAIT = 0.1  # seconds
+FAULTS = {1007: 422, 1009: 413}  # of RFC 6455: no text, too long
 
 Answer = Classification | Labelling
 
@@ -121,3 +122,13 @@ def refused(error: InvalidStatus) -> RequestError:
     headers = {name.lower(): value for name, value in response.headers.raw_items()}
     title = response.reason_phrase
     return RequestError(response.status_code, problem, headers, title)
+
+
+def closed(error: Exception) -> Exception:
+    """Why a connection ended, where that was the fault of what was sent."""
+    if isinstance(error, ConnectionClosed) and error.rcvd is not None:
+        status = FAULTS.get(error.rcvd.code)
+        if status is not None:
+            problem = {"detail": error.rcvd.reason}
+            return RequestError(status, problem, {}, "The message can't be taken")
+    return error

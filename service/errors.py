@@ -65,6 +65,8 @@ class ServiceError(Exception):
             "detail": self.detail,
             "request_id": request_id,
         }
+        if "Retry-After" in self.headers:  # in a stream there are no headers
+            problem["retry_after"] = int(self.headers["Retry-After"])
         if self.errors:
             problem["errors"] = self.errors[:MAX_ERRORS]
             problem["error_count"] = self.error_count

@@ -54,7 +54,8 @@ def steps(file: TextIO) -> Iterator[np.ndarray]:
         try:
             value = orjson.loads(line)
             value = value["frames"] if isinstance(value, dict) else value
-            frames = np.atleast_2d(np.array(value, np.float32))
+            with np.errstate(over="ignore"):  # the service refuses what is infinite
+                frames = np.atleast_2d(np.array(value, np.float32))
             if frames.ndim != 2:
                 raise ValueError("more than steps of numbers")
         except (ValueError, TypeError, KeyError) as error:
@@ -140,6 +141,8 @@ def run(
             if first is None:
                 return
             given, features = [itertools.chain([first], lines)], first.shape[1]
+        elif not sequences:
+            raise ReadError("there is no sequence in the file")
         else:
             given = [_paced(frames, rate) for frames in sequences]
             features = sequences[0].shape[1]

@@ -111,7 +111,9 @@ class Told(BaseModel):
     top: list[Choice] | list[list[Choice]] | None = None
     state: str | None = Field(None, description="Token to go on from.")
     error: "Problem | None" = Field(None, description="The stream goes on.")
-    end: str | None = Field(None, description="The last: done, idle, or stopping.")
+    end: str | None = Field(
+        None, description="The last: done, idle, faulty, or stopping."
+    )
 
 
 class FieldProblem(BaseModel):
@@ -127,6 +129,7 @@ class Problem(BaseModel):
     status: int
     detail: str
     request_id: str
+    retry_after: int | None = Field(None, description="Seconds, where that helps.")
     errors: list[FieldProblem] | None = Field(None, description="At most 20.")
     error_count: int | None = Field(None, description="How many there were.")
 

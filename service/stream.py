@@ -45,6 +45,7 @@ class Stream:
         self.model, self.top_k, self.id = model, top_k, stream_id
         self.state = BEGIN
         self.messages = 0
+        self.told_bytes = 0  # past whoever else counts them
         self.faults = 0  # messages that were the caller's fault, in a row
         self.computes = False
         self.since = time.monotonic()  # its caller was last heard, or answered
@@ -111,11 +112,10 @@ class Stream:
             state = BEGIN
         elif sent.state is not msgspec.UNSET:
             state = self.model.tokens.verify(sent.state)
-        if sent.frames is None:
-            self.state = state
-            self._tell(b"", sent.end)
-            return
         self._sent, self._before = sent, state
+        if sent.frames is None:
+            self._tell(b"", state)
+            return
         admission = self.model.admission
         self._given = admission.advance(sent.frames, state.packed, self._computed)
 
@@ -127,13 +127,13 @@ class Stream:
             sent, model = self._sent, self.model
             steps = len(sent.frames)  # type: ignore[arg-type]
             answer = model.admission.answer(told, steps)
-            self.state = State(self._before.steps + steps, told.state)  # type: ignore[union-attr]
-            token = model.tokens.sign(self.state) if sent.return_state else None
-            given = (model.metadata, answer, self.state.steps, self.top_k, token)
+            after = State(self._before.steps + steps, told.state)  # type: ignore[union-attr]
+            token = model.tokens.sign(after) if sent.return_state else None
+            given = (model.metadata, answer, after.steps, self.top_k, token)
             if answer.size * DIGITS > INLINE_BYTES:
-                self._later(self._write_elsewhere(*given))
+                self._later(self._write_elsewhere(after, *given))
             else:
-                self._tell(stream_codec.answer(*given), sent.end)
+                self._tell(stream_codec.answer(*given), after)
         except Exception as error:
             self._refuse(error)
 
@@ -144,21 +144,22 @@ class Stream:
         except Exception as error:
             self._refuse(error)
 
-    async def _write_elsewhere(self, *given: Any) -> None:
+    async def _write_elsewhere(self, after: State, *given: Any) -> None:
         try:
             line = await self._elsewhere.run(stream_codec.answer, *given)
-            self._tell(line, self._sent.end)
+            self._tell(line, after)
         except Exception as error:
             self._refuse(error)
 
     def _later(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
 
-    def _tell(self, line: bytes, ends: bool) -> None:
+    def _tell(self, line: bytes, after: State) -> None:
+        self.state = after
         seconds = time.perf_counter() - self._begun
         self.model.admission.metrics.stream_seconds.observe(seconds)
         self.faults = 0
-        self._answer(line, ends)
+        self._answer(line, self._sent.end)
 
     def _answer(self, line: bytes, ends: bool) -> None:
         self.computes, self.since = False, time.monotonic()

@@ -153,7 +153,7 @@ class DirectTalk:
             self._turn()
 
     def _cut_off(self) -> None:
-        if not self.ended.done():
+        if self._socket.clogged and not self.ended.done():
             self._socket.abort()
             self._finish(UNREAD)
 

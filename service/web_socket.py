@@ -25,7 +25,7 @@ from websockets.http11 import Request
 
 from .errors import MEDIA_TYPE, BadHandshake
 from .gathered import Closing, Gathered
-from .talks import DirectTalk
+from .talks import STOPPING, DirectTalk
 
 DIRECT = "unrolled.direct"  # ASGI extension: `WebSocket.listen` past ASGI
 FIN, MASKED, SIZE = 0x80, 0x80, 0x7F  # of RFC 6455, section 5.2
@@ -38,6 +38,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     """A connection."""
 
     clogged = False
+    told_bytes = 0
     _talk: DirectTalk | None = None
     _foreign = False  # something is wrong with it: the library says what
     _fragments = 0  # so far, of a message in several
@@ -59,6 +60,7 @@ class WebSocket(WebSocketsSansIOProtocol):
     def tell(self, line: bytes) -> None:
         """Write a text message."""
         if not (self.close_sent or self.transport.is_closing()):
+            self.told_bytes += len(line)
             self.transport.write(b"".join((_head(len(line)), line)))
 
     def pause(self, wanted: bool) -> None:
@@ -97,20 +99,35 @@ class WebSocket(WebSocketsSansIOProtocol):
                 break
             if first in PLAIN and not self._fragments:
                 mask = data[start + head : start + head + 4]
-                talk.take(apply_mask(data[start + head + 4 : stop], mask))
+                self._take(first, apply_mask(data[start + head + 4 : stop], mask))
             else:
                 self._leave(first, data[start:stop])
+            if self.close_sent or self.transport.is_closing():
+                return
             start = stop
         self._rest = data[start:]
+
+    def _take(self, first: int, message: bytes) -> None:
+        if first == FIN | TEXT and not message.isascii():
+            try:
+                message.decode()
+            except UnicodeDecodeError:
+                self._fail(CloseCode.INVALID_DATA, "no UTF-8")
+                return
+        assert self._talk is not None
+        self._talk.take(message)
+
+    def _fail(self, code: CloseCode, reason: str) -> None:
+        self._foreign = True
+        self.conn.fail(code, reason)
+        self.handle_parser_exception()
 
     def _leave(self, first: int, frame: bytes) -> None:
         """A frame that is for the library."""
         if first & ~FIN in (TEXT, BINARY, CONTINUATION):
             self._fragments = 0 if first & FIN else self._fragments + 1
         if self._fragments > MOST_FRAGMENTS:  # each costs memory, whatever its size
-            self._foreign = True
-            self.conn.fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
-            self.handle_parser_exception()
+            self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             return
         super().data_received(frame)
 
@@ -145,7 +162,8 @@ class WebSocket(WebSocketsSansIOProtocol):
             super().send_receive_event_to_app()
         else:
             frames, self.frames = self.frames, []
-            self._talk.take(b"".join(frames))
+            kind = TEXT if self.curr_msg_data_type == "text" else BINARY
+            self._take(FIN | kind, b"".join(frames))
 
     def handle_close(self, event: Frame) -> None:
         super().handle_close(event)
@@ -173,6 +191,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         self.transport.close()
 
     def shutdown(self) -> None:
+        if self._talk is not None and not self._talk.ended.done():
+            self._talk.end(STOPPING)  # when it has answered
+            return
         try:
             super().shutdown()
         except (AssertionError, InvalidState):  # half a handshake, or closing already

@@ -330,6 +330,28 @@ def read_frame(connection):
     return kind & 0x0F, exactly(size)
 
 
+class Plain:
+    """A WebSocket of which we send each frame ourselves."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def say(self, message):
+        self.connection.sendall(frame(TEXT, text(message).encode()))
+
+    def hear(self):
+        kind, payload = read_frame(self.connection)
+        assert kind == TEXT
+        return json.loads(payload)
+
+    def assert_closed(self, code):
+        """The service closes it with that code, and the connection."""
+        kind, payload = read_frame(self.connection)
+        assert kind == CLOSE, payload
+        assert int.from_bytes(payload[:2]) == code
+        assert self.connection.recv(1) == b""
+
+
 def vanish(connection):
     """Cut a connection as a machine that loses its network does, later told by a
     reset."""

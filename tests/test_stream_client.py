@@ -577,10 +577,6 @@ class TestGoesOn:
             proxy.cut()
             assert_counts(stream.send(part(3, 5)), 5)
 
-    @pytest.mark.xfail(
-        reason="it is sent again and again, and then a ConnectionClosedError raised",
-        strict=True,
-    )
     def test_too_long(self, tmp_path, kind):
         """A message that is too long for the service raises an error that is
         documented, and is not sent again."""

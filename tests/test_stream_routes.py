@@ -30,6 +30,7 @@ from stream_fixtures import (
     TALKS,
     TEXT,
     Counted,
+    Plain,
     Web,
     chunked,
     counting,
@@ -548,28 +549,6 @@ class TestFlow:
 # --- WebSocket messages ----------------------------------------------------------
 
 
-class Plain:
-    """A WebSocket of which we send each frame ourselves."""
-
-    def __init__(self, connection):
-        self.connection = connection
-
-    def say(self, message):
-        self.connection.sendall(frame(TEXT, text(message).encode()))
-
-    def hear(self):
-        kind, payload = read_frame(self.connection)
-        assert kind == TEXT
-        return json.loads(payload)
-
-    def assert_closed(self, code):
-        """The service closes it with that code, and the connection."""
-        kind, payload = read_frame(self.connection)
-        assert kind == CLOSE, payload
-        assert int.from_bytes(payload[:2]) == code
-        assert self.connection.recv(1) == b""
-
-
 @pytest.fixture
 def plain(counted):
     with handshake(counted.url, "model=made") as connection:
@@ -687,9 +666,6 @@ class TestFrames:
             pytest.param(
                 frame(TEXT, b"\xff\xfe"),
                 1007,
-                marks=pytest.mark.xfail(
-                    reason="it is answered as a message at fault", strict=True
-                ),
                 id="no-text",
             ),
             pytest.param(frame(TEXT, b"{}", masked=False), 1002, id="unmasked"),
@@ -728,7 +704,6 @@ class TestFrames:
         assert read_frame(plain.connection)[0] in (CLOSE, TEXT)
         assert {record.levelname for record in caplog.records} <= {"DEBUG", "INFO"}
 
-    @pytest.mark.xfail(reason="it is taken, and its answer dropped", strict=True)
     def test_after_the_break(self, counted, caplog):
         """What comes in one packet with a frame that breaks the protocol, after it,
         is not taken for a message."""

@@ -1,6 +1,7 @@
 """Streams on the wire: `WS /stream`, and JSON lines over `POST /stream`."""
 
 import asyncio
+from contextlib import suppress
 
 from fastapi import APIRouter
 from starlette.requests import ClientDisconnect
@@ -25,7 +26,7 @@ from ..talks import (
     AsgiTalk,
     DirectTalk,
 )
-from ..web_socket import DIRECT
+from ..web_socket import DIRECT, WebSocket
 
 KINDS = ("application/x-ndjson", "application/jsonl", "application/json")
 HEADERS = [
@@ -68,7 +69,7 @@ class StreamRoute:
                 "messages": stream.messages,
                 "steps": stream.state.steps,
                 "ended": ended,
-            }
+            } | ({"bytes_out": stream.told_bytes} if stream.told_bytes else {})
 
     async def _web_socket(
         self, stream: Stream, scope: Scope, receive: Receive, send: Send
@@ -88,7 +89,7 @@ class StreamRoute:
             await send({"type": "websocket.accept"})
 
         await receive()  # that it wants to connect
-        socket = scope["extensions"].get(DIRECT)
+        socket: WebSocket | None = scope["extensions"].get(DIRECT)
         if socket is None:  # another server than ours
             ended = await AsgiTalk(stream, begin, following, tell).run()
         else:
@@ -96,6 +97,7 @@ class StreamRoute:
             talk = DirectTalk(stream, socket)
             socket.listen(talk)
             ended = await talk.ended
+            stream.told_bytes = socket.told_bytes
         if ended in CODES:
             close = {"type": "websocket.close", "code": CODES[ended], "reason": ended}
             try:
@@ -124,7 +126,8 @@ class StreamRoute:
 
         ended = await AsgiTalk(stream, begin, lines.following, tell).run()
         if ended != UNREAD:
-            await lines.discard()
+            with suppress(ClientDisconnect):  # it has heard all
+                await lines.discard()
             await send({"type": kind, "body": b""})
         elif ABORT in scope.get("extensions", ()):
             scope["extensions"][ABORT]["abort"]()
