@@ -8,7 +8,7 @@ PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow check train bench bench-train lock clean
+.PHONY: help serve test slow check train bench bench-streams bench-train lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -42,6 +42,9 @@ train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 
 bench: .venv/ready ## throughput and latency beside other servers (half an hour)
 	$(BIN)/python -m bench.serve $(if $(LITSERVE),--litserve $(LITSERVE)) $(if $(BENTOML),--bentoml $(BENTOML))
+
+bench-streams: .venv/ready ## live streams beside a server written by hand (ten minutes)
+	$(BIN)/python -m bench.streams
 
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py

@@ -25,7 +25,7 @@ from bench.serve.servers import Server, free_port
 from model import bundle
 
 OURS = "Unrolled"
-MORE = 1.15  # from one number of streams to the next
+MORE = 1.2  # from one number of streams to the next
 LATE = 2  # runs in a row over the limit end a search
 
 
