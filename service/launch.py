@@ -23,7 +23,7 @@ class Launched:
     jobs: socket.socket
     control: socket.socket
     wait: Callable[[float], object]
-    kill: Callable[[], object]
+    kill: Callable[[], object] = lambda: None
 
 
 Launch = Callable[[Settings], Launched]
@@ -74,6 +74,6 @@ def thread(engines: "Engines") -> Launch:
 
         made = threading.Thread(target=run, name="worker", daemon=True)
         made.start()
-        return Launched(jobs[0], control[0], made.join, lambda: None)
+        return Launched(jobs[0], control[0], made.join)
 
     return launch

@@ -35,6 +35,12 @@ from service.settings import Settings
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()
 FAST = ("--rate", "10000")
+# `python -m service`, deaf to no Ctrl-C: a shell's background jobs are.
+LISTENING = """
+import runpy, signal
+signal.signal(signal.SIGINT, signal.default_int_handler)
+runpy.run_module("service", run_name="__main__", alter_sys=True)
+"""
 
 
 def invoke(*arguments, **options):
@@ -47,7 +53,7 @@ def invoke(*arguments, **options):
 def started(*arguments, **streams):
     """The command as a process, until the block ends."""
     process = subprocess.Popen(
-        [sys.executable, "-m", "service", "stream", *map(str, arguments)],
+        [sys.executable, "-c", LISTENING, "stream", *map(str, arguments)],
         cwd=ROOT,
         env=environment(TERM="xterm-256color", PYTHONUNBUFFERED=""),
         **streams,
