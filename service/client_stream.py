@@ -21,14 +21,11 @@ from .conversation import Answer, Conversation, closed, refused, waits
 LOST = (ConnectionClosed, InvalidMessage, EOFError, OSError)
 
 
-class Stream:
-    """A sequence whose frames are sent as they come."""
+class _Caller:
+    """What both have."""
 
     def __init__(self, *arguments: Any):
         self._talk = Conversation(*arguments)
-        self._open: ExitStack | None = None
-        self._connection: websockets.sync.client.ClientConnection
-        self._one = threading.Lock()  # message at a time
 
     @property
     def steps(self) -> int:
@@ -39,6 +36,16 @@ class Stream:
     def state(self) -> str | None:
         """The last token: of the last answer that brought one."""
         return self._talk.state
+
+
+class Stream(_Caller):
+    """A sequence whose frames are sent as they come."""
+
+    def __init__(self, *arguments: Any):
+        super().__init__(*arguments)
+        self._open: ExitStack | None = None
+        self._connection: websockets.sync.client.ClientConnection
+        self._one = threading.Lock()  # message at a time
 
     def send(self, frames: ArrayLike, *, return_state: bool = False) -> Answer:
         """The class so far, or those of these frames [t, F].
@@ -115,24 +122,14 @@ class Stream:
         self.close()
 
 
-class AsyncStream:
+class AsyncStream(_Caller):
     """The same for asyncio."""
 
     def __init__(self, *arguments: Any):
-        self._talk = Conversation(*arguments)
+        super().__init__(*arguments)
         self._open: AsyncExitStack | None = None
         self._connection: websockets.asyncio.client.ClientConnection
         self._one = asyncio.Lock()  # message at a time
-
-    @property
-    def steps(self) -> int:
-        """Taken so far."""
-        return self._talk.steps
-
-    @property
-    def state(self) -> str | None:
-        """The last token: of the last answer that brought one."""
-        return self._talk.state
 
     async def send(self, frames: ArrayLike, *, return_state: bool = False) -> Answer:
         """As `Stream.send`."""

@@ -1,7 +1,7 @@
 """Figures that are cheap to record, for Prometheus to read now and then.
 
-A request records a dozen of them. The client library's own instruments cost a
-microsecond each; these a tenth, since the work is done when they are read.
+A request records a dozen of them. The client library's own instruments take some
+five times as long (0.5 microseconds against 0.1), since they do the work at once.
 """
 
 from collections.abc import Callable, Iterator, Sequence

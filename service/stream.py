@@ -30,7 +30,7 @@ Done = Callable[[bytes, bool], None]
 class Stream:
     """Answers one message after another.
 
-    By callbacks: a task and a future for each message cost as much as all the rest.
+    By callbacks: a task's turns for each message would take a good part of its time.
     """
 
     def __init__(

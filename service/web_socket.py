@@ -2,8 +2,8 @@
 
 Handshake, pings, fragments, limits and the close are uvicorn's and the library's
 `websockets`. A plain message is unmasked and handed on right here, and its answer
-written: through queue, task and ASGI, and the library's own reading, it would cost
-twice as much.
+written: through the library's own reading, queue, task and ASGI it takes a quarter
+more of the processor and is answered later.
 """
 
 import asyncio
