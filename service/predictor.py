@@ -17,11 +17,6 @@ TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
 
 
-def _after(state: State, frames: np.ndarray, packed: bytes) -> State:
-    """Where a sequence is when it has taken these frames."""
-    return State(state.steps + len(frames), packed)
-
-
 class Predictor:
     """Parses, asks the model's workers, and writes the answer."""
 
@@ -54,10 +49,10 @@ class Predictor:
         answered = time.perf_counter()
         members: list[dict[str, Any]] = []
         if asked.return_state:
-            after = map(_after, before, asked.sequences, request.states)
+            steps = map(len, asked.sequences)
             members = [
                 {"steps": state.steps, "state": model.tokens.sign(state)}
-                for state in after
+                for state in map(State.after, before, steps, request.states)
             ]
         text = await self._write(model, answers, asked.top_k, members)
         spent = (

@@ -82,14 +82,7 @@ class Requests:
         except Exception as error:
             if status:
                 raise  # too late for another answer
-            if not isinstance(error, ServiceError):
-                log.exception("unhandled", extra={"request_id": request_id})
-                error = InternalError("an error of the service; its log has the id")
-            elif isinstance(error, InternalError):
-                log.error(
-                    "failed", exc_info=error.__cause__, extra={"request_id": request_id}
-                )
-            await self.refuse(error, request_id, answer)
+            await self.refuse(known(error, request_id), request_id, answer)
         finally:
             self._record(scope, request_id, status, size, time.perf_counter() - begun)
 
@@ -131,6 +124,16 @@ class Requests:
             **scope.get("state", {}).get("log", {}),
         }
         log.log(level, "request", extra=extra)
+
+
+def known(error: Exception, request_id: str) -> ServiceError:
+    """A failure as the refusal that the caller is told; our own mistakes are logged."""
+    if not isinstance(error, ServiceError):
+        log.exception("unhandled", extra={"request_id": request_id})
+        return InternalError("an error of the service; its log has the id")
+    if isinstance(error, InternalError):
+        log.error("failed", exc_info=error.__cause__, extra={"request_id": request_id})
+    return error
 
 
 _KINDS = frozenset({"http", "websocket"})

@@ -58,6 +58,10 @@ class State(NamedTuple):
     steps: int  # taken so far
     packed: bytes  # [S] float32; empty where nothing was taken
 
+    def after(self, steps: int, packed: bytes) -> "State":
+        """Where it is so many steps later."""
+        return State(self.steps + steps, packed)
+
 
 BEGIN = State(0, b"")
 

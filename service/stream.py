@@ -5,7 +5,6 @@ of its model's schedulers, together with whatever else is there.
 """
 
 import asyncio
-import logging
 import time
 from collections.abc import Callable, Coroutine
 from typing import Any
@@ -14,14 +13,13 @@ import msgspec
 
 from . import reader, stream_codec
 from .catalogue import Model
-from .errors import InternalError, ServiceError
+from .errors import ServiceError
 from .messages import Answered, Failed
 from .metrics import Metrics
 from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
+from .requests import known
 from .state_tokens import BEGIN, State
 from .stream_codec import Sent
-
-log = logging.getLogger(__name__)
 
 Message = bytes | ServiceError  # an error in the place of one that can't be read
 Done = Callable[[bytes, bool], None]
@@ -45,7 +43,6 @@ class Stream:
         self.model, self.top_k, self.id = model, top_k, stream_id
         self.state = BEGIN
         self.messages = 0
-        self.told_bytes = 0  # past whoever else counts them
         self.faults = 0  # messages that were the caller's fault, in a row
         self.computes = False
         self.since = time.monotonic()  # its caller was last heard, or answered
@@ -127,7 +124,7 @@ class Stream:
             sent, model = self._sent, self.model
             steps = len(sent.frames)  # type: ignore[arg-type]
             answer = model.admission.answer(told, steps)
-            after = State(self._before.steps + steps, told.state)  # type: ignore[union-attr]
+            after = self._before.after(steps, told.state)  # type: ignore[union-attr]
             token = model.tokens.sign(after) if sent.return_state else None
             given = (model.metadata, answer, after.steps, self.top_k, token)
             if answer.size * DIGITS > INLINE_BYTES:
@@ -167,12 +164,7 @@ class Stream:
 
     def _refuse(self, error: Exception) -> None:
         """The message was in vain; the state stands."""
-        if not isinstance(error, ServiceError):
-            log.exception("unhandled", extra={"request_id": self.id})
-            error = InternalError("an error of the service; its log has the id")
-        elif isinstance(error, InternalError):
-            cause = error.__cause__
-            log.error("failed", exc_info=cause, extra={"request_id": self.id})
-        self.faults += error.status < 500
-        self._metrics.refused.labels(error.slug).inc()
-        self._answer(stream_codec.refusal(error, self.state.steps, self.id), False)
+        refusal = known(error, self.id)
+        self.faults += refusal.status < 500
+        self._metrics.refused.labels(refusal.slug).inc()
+        self._answer(stream_codec.refusal(refusal, self.state.steps, self.id), False)

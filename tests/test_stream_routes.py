@@ -43,12 +43,16 @@ from stream_fixtures import (
     upgrade,
     wait_closed,
 )
+from uvicorn.protocols.websockets.websockets_sansio_impl import (
+    WebSocketsSansIOProtocol,
+)
 
 from service import launch
 from service.engine import ENGINES
 from service.errors import TooLarge
 from service.lines import Lines
 from service.settings import Settings
+from service.web_socket import WebSocket
 
 CANARY = "c4n4ry"
 PROBLEM = "application/problem+json"
@@ -935,3 +939,28 @@ class TestNeverReads:
             "INFO",
             "WARNING",
         }
+
+
+class TestAnotherServer:
+    @pytest.fixture(autouse=True)
+    def _plain_asgi(self, monkeypatch):
+        """As on a server that has no way past ASGI."""
+        run = WebSocketsSansIOProtocol.run_asgi
+        monkeypatch.setattr(WebSocket, "run_asgi", run)
+
+    def test_answers(self, counted):
+        """There a WebSocket is answered through ASGI, with the same lines: rightly, in
+        spite of faults, up to the end that the caller asks for."""
+        with Web(counted.url, "model=made") as talk:
+            stream = Counted(talk, 7)
+            for length in (1, 3, 2):
+                stream.ask(length)
+                assert talk.ask([[1, 2]])["error"]["status"] == 422
+            assert talk.end()["steps"] == 6
+        wait_closed(counted, "made")
+
+    def test_vanishes(self, counted):
+        """Who goes there without a word is noticed."""
+        with Web(counted.url, "model=made") as talk:
+            Counted(talk, 7).ask(2)
+        wait_closed(counted, "made")

@@ -64,12 +64,15 @@ class StreamRoute:
             raise ClientDisconnect from error
         finally:
             self.streams.close(stream)
-            scope["state"]["log"] = {
+            told = scope["state"]["log"] = {
                 "model": stream.model.metadata.name,
                 "messages": stream.messages,
                 "steps": stream.state.steps,
                 "ended": ended,
-            } | ({"bytes_out": stream.told_bytes} if stream.told_bytes else {})
+            }
+            socket = scope.get("extensions", {}).get(DIRECT)
+            if socket is not None:  # past whoever else counts them
+                told["bytes_out"] = socket.told_bytes
 
     async def _web_socket(
         self, stream: Stream, scope: Scope, receive: Receive, send: Send
@@ -97,7 +100,6 @@ class StreamRoute:
             talk = DirectTalk(stream, socket)
             socket.listen(talk)
             ended = await talk.ended
-            stream.told_bytes = socket.told_bytes
         if ended in CODES:
             close = {"type": "websocket.close", "code": CODES[ended], "reason": ended}
             try:
