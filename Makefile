@@ -8,7 +8,7 @@ PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow check train bench bench-streams bench-train lock clean
+.PHONY: help serve test slow check train bench bench-streams bench-versions bench-wire bench-train lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -45,6 +45,12 @@ bench: .venv/ready ## throughput and latency beside other servers (half an hour)
 
 bench-streams: .venv/ready ## live streams beside a server written by hand (ten minutes)
 	$(BIN)/python -m bench.streams
+
+bench-versions: .venv/ready ## latency while versions change, beside none (two minutes)
+	$(BIN)/python -m bench.versions
+
+bench-wire: .venv/ready ## the protocols beside each other (two minutes)
+	$(BIN)/python -m bench.wire
 
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py

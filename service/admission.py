@@ -15,6 +15,7 @@ from .messages import Answered, Failed, Job, Ticked
 from .metrics import Metrics
 from .pool import Pool
 from .settings import Settings
+from .statistics import Statistics
 
 
 class Admission:
@@ -31,7 +32,8 @@ class Admission:
         self._pool, self._model, self._metadata = pool, model, metadata
         self._labels = metadata.task == "label"
         self._limit = settings.queue_steps
-        self.metrics = metrics.of_model(metadata.name)
+        self.metrics = metrics.of_model(metadata.name, metadata.version)
+        self.statistics = Statistics()
         self._steps = 0  # admitted and not yet computed
         self._rate = 0.0  # steps a second of one worker, of late
         pool.ticked[model] = self._ticked
@@ -111,8 +113,22 @@ class Admission:
         """
         if isinstance(told, Failed):
             raise _failure("frames", told)
+        self.statistics.answered(1, 0.0, 0.0, told.ended - told.begun, 0.0)
         numbers = np.frombuffer(told.probabilities, np.float32)
         return numbers.reshape(steps, -1) if self._labels else numbers
+
+    def answered(
+        self, request: Request, read: float, write: float
+    ) -> tuple[float, float, float, float]:
+        """A request has its answer: the seconds in which it was read, waited, was
+        computed and written.
+
+        Args:
+            read, write: two of them.
+        """
+        queue, infer = request.begun - request.since, request.ended - request.begun
+        self.statistics.answered(len(request.states), read, queue, infer, write)
+        return read, queue, infer, write
 
     def cancel(self, given: tuple[Link, int]) -> None:
         """Drop what was given, if it is not computed yet."""
@@ -123,16 +139,17 @@ class Admission:
         if self._steps and self._steps + steps > self._limit:
             raise self._overloaded()
         self._steps += steps
-        self.metrics.waiting_steps.value = self._steps
+        self.metrics.waiting_steps.value += steps
 
     def _ticked(self, tick: Ticked) -> None:
         metrics = self.metrics
         self._steps -= tick.settled
-        metrics.waiting_steps.value = self._steps
+        metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
         rate = tick.useful / max(tick.seconds, 1e-9)
         self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)
         metrics.execute_seconds.observe(tick.seconds)

@@ -13,6 +13,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from . import errors, examples, launch
+from .dialect import refusal, refusing
 from .launch import Launch
 from .metrics import Metrics
 from .pool import Pool
@@ -21,7 +22,10 @@ from .reader import Elsewhere, Reader
 from .registry import Registry
 from .requests import Direct, Requests
 from .routes import native, probes, stream
+from .routes.open_inference import OpenInference
 from .routes.stream import StreamRoute
+from .routes.tf_serving import TfServing
+from .sessions import Sessions
 from .settings import Settings
 from .streams import Streams
 
@@ -31,6 +35,9 @@ Class probabilities for sequences of any length, from recurrent networks.
 `POST /classify` answers one class for each sequence, `POST /label` one for each
 step. The examples below run as they stand.
 """
+
+
+_VERSIONED = ("/v", "/V")
 
 
 class Service:
@@ -45,22 +52,34 @@ class Service:
         api: FastAPI,
         direct: Mapping[str, Direct],
         stream: StreamRoute,
+        dialects: Mapping[str, Requests],
         metrics: Metrics,
         registry: Registry,
     ):
+        """
+        Args:
+            dialects: by the first part of their paths.
+        """
         self.api, self.registry, self.drain = api, registry, stream.streams.stop
         self._direct, self._stream_path = direct, stream.path
         self._front = Requests(api, metrics, direct)
         self._stream_front = Requests(stream, metrics, {})
+        self._dialects = dialects
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
             return self._stream_front(scope, receive, send)
-        if scope["type"] == "http" and scope["method"] == "POST":
-            if scope["path"] in self._direct:
-                return self._front(scope, receive, send)
-            if scope["path"] == self._stream_path:
-                return self._stream_front(scope, receive, send)
+        if scope["type"] == "http":
+            path = scope["path"]
+            if path[:2] in _VERSIONED:
+                dialect = self._dialects.get(path.split("/", 2)[1].lower())
+                if dialect is not None:
+                    return dialect(scope, receive, send)
+            if scope["method"] == "POST":
+                if path in self._direct:
+                    return self._front(scope, receive, send)
+                if path == self._stream_path:
+                    return self._stream_front(scope, receive, send)
         return self.api(scope, receive, send)
 
 
@@ -121,7 +140,21 @@ def _wired(
     app.add_middleware(Requests, metrics=metrics, direct={})
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     direct = native.predictions(predictor, settings)
-    return Service(app, direct, StreamRoute(streams, settings), metrics, registry)
+    sessions = Sessions(settings, metrics)
+    v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths()
+    v2 = OpenInference(
+        registry, predictor, elsewhere, sessions, settings, _version()
+    ).paths()
+    malformed = errors.InvalidRequest(
+        "Malformed request: there is nothing at this path"
+    )
+    nothing = errors.NotFound("there is nothing at this path")
+    dialects = {
+        "v1": Requests(refusing(malformed), metrics, v1, refusal),
+        "v2": Requests(refusing(nothing), metrics, v2, refusal),
+    }
+    stream_route = StreamRoute(streams, settings)
+    return Service(app, direct, stream_route, dialects, metrics, registry)
 
 
 def _refuse(request: Request, error: Exception) -> NoReturn:

@@ -49,7 +49,18 @@ async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
         TooLarge: over `limit` bytes; nothing more is read then.
         ClientDisconnect: the caller went before the body was whole.
     """
-    length = check_kind(scope, "application/json")
+    return await read(receive, limit, check_kind(scope, "application/json"))
+
+
+async def read(receive: Receive, limit: int, length: bytes = b"") -> bytes:
+    """The raw bytes of a body.
+
+    Args:
+        length: that it is said to have.
+
+    Raises:
+        TooLarge, ClientDisconnect: as `read_json`.
+    """
     too_large = f"at most {limit} bytes in a body"
     if length.isdigit() and int(length) > limit:
         raise TooLarge(too_large)

@@ -7,6 +7,7 @@ from model.bundle import Bundle, Metadata
 from . import errors
 from .admission import Admission
 from .messages import Loaded
+from .repository import DEFAULT, LATEST
 from .settings import Settings
 from .state_tokens import Tokens
 
@@ -14,12 +15,16 @@ TASKS = ("classify", "label")
 SOON = {"Retry-After": "1"}
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Model:
-    """A bundle whose engine has given its golden answers in every worker."""
+    """A bundle whose engine has given its golden answers in every worker.
+
+    Whoever holds one can use it: the workers drop it when nobody does.
+    """
 
     bundle: Bundle
     digest: str  # of the bundle as it was loaded
+    number: int  # that the workers know it by
     loaded: Loaded
     admission: Admission
     tokens: Tokens
@@ -30,42 +35,55 @@ class Model:
 
 
 class Catalogue:
-    """Those that are loaded, those that are broken, and whether more will come."""
+    """Those that are loaded, those that are broken, and whether more will come.
+
+    A model is meant by its name alone, by `NAME@3` (a version) or by `NAME@stable`
+    (a label; `latest` is always there). Its mappings are replaced, never changed.
+    """
 
     def __init__(self, settings: Settings):
-        self.models: dict[str, Model] = {}
+        self.models: dict[str, Model] = {}  # by name: what is meant by it alone
+        self.versions: dict[str, dict[str, Model]] = {}  # by name, oldest first
+        self.labels: dict[str, dict[str, str]] = {}  # by name: label to version
         self.broken: dict[str, str] = {}
+        self.unloaded: frozenset[str] = frozenset()  # names, until they are asked for
+        self._meant: dict[str, Model] = {}  # by all that a request may say
         # By task: how many features its models take; under None the default's.
         self.features: dict[str, dict[str | None, int]] = {t: {} for t in TASKS}
         self.complete = False  # every bundle is loaded, or broken
         self._settings = settings
 
-    def get(self, name: str) -> Model:
-        """A model by name.
+    def get(self, reference: str) -> Model:
+        """A model by name, `NAME@VERSION` or `NAME@LABEL`.
 
         Raises:
             NotReady: it is still loading, or broken.
-            UnknownModel: there is none of that name.
+            UnknownModel: there is none of that name, version or label.
         """
-        model = self.models.get(name)
+        model = self._meant.get(reference)
         if model is not None:
             return model
         if not self.complete:
             raise errors.NotReady("the models are still loading", headers=SOON)
-        if name in self.broken:
-            raise errors.NotReady(f"the bundle of {name} is broken")
+        if reference in self.broken:
+            raise errors.NotReady(f"the bundle of {reference} is broken")
+        name = reference.partition("@")[0]
+        if name in self.models:
+            known = ", ".join([*self.versions[name], *self.labels[name]])
+            raise errors.UnknownModel(f"{name} has no such version; there are: {known}")
         known = ", ".join(self.models) or "none"
         raise errors.UnknownModel(f"no model of that name; there are: {known}")
 
     def default(self, task: str) -> Model | None:
         """The model for requests that name none: the setting's, or the first."""
         name = getattr(self._settings, f"default_{task}")
-        fitting = [m for m in self.models.values() if m.metadata.task == task]
         if name:
-            fitting = [model for model in fitting if model.metadata.name == name]
-        elif not self.complete:
+            model = self._meant.get(name)
+            return model if model and model.metadata.task == task else None
+        if not self.complete:
             return None  # which is the first is not known yet
-        return next(iter(fitting), None)
+        fitting = (m for m in self.models.values() if m.metadata.task == task)
+        return next(fitting, None)
 
     def choose(self, name: str | None, task: str) -> Model:
         """The model that a request names, or the default of its task.
@@ -113,11 +131,33 @@ class Catalogue:
             f" to {task} step by step: {others}"
         )
 
+    def _publish(
+        self,
+        versions: dict[str, dict[str, Model]],
+        labels: dict[str, dict[str, str]],
+    ) -> None:
+        """Have these meant from now on, all at once.
+
+        Args:
+            labels: with `latest`; `default` says what a name alone means.
+        """
+        models, meant = {}, {}
+        for name, there in versions.items():
+            for version, model in there.items():
+                meant[f"{name}@{version}"] = model
+            for label, version in labels[name].items():
+                meant[f"{name}@{label}"] = there[version]
+            default = labels[name].get(DEFAULT, labels[name][LATEST])
+            models[name] = meant[name] = there[default]
+        self.versions, self.labels = versions, labels
+        self.models, self._meant = models, meant
+        self._count_features()
+
     def _count_features(self) -> None:
         for task in TASKS:
             taken: dict[str | None, int] = {
-                name: model.metadata.input.features
-                for name, model in self.models.items()
+                reference: model.metadata.input.features
+                for reference, model in self._meant.items()
                 if model.metadata.task == task
             }
             default = self.default(task)

@@ -16,7 +16,7 @@ from model.bundle import Metadata
 
 from . import frames
 from .errors import MAX_ERRORS, FieldError, InvalidJson, InvalidRequest, TooLarge
-from .settings import Settings
+from .settings import Limits, Settings
 
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
@@ -93,7 +93,7 @@ def checked(
     names: list[str],
     sequences: list[list[list[float]]],
     features: int,
-    settings: Settings,
+    settings: Settings | Limits,
     wrong: Sequence[FieldError] = (),
 ) -> list[np.ndarray]:
     """The sequences [T, F] float32 that are called so.

@@ -2,7 +2,9 @@
 
 ServiceError
 ├── InvalidJson        400  the body is no JSON
+├── BadEncoding        400  the body is not compressed as its header says
 ├── BadHandshake       400  not that of a WebSocket
+├── Forbidden          403  not allowed by the settings
 ├── UnknownModel       404  no such model
 ├── NotFound           404  no such path
 ├── MethodNotAllowed   405  the path has another method
@@ -16,7 +18,8 @@ ServiceError
 ├── NotReady           503  still loading, or the model could not be loaded
 ├── Overloaded         503  too much waits already
 ├── TooManyStreams     503  as many are open as may be
-└── Stopping           503  told to stop
+├── Stopping           503  told to stop
+└── DeadlineExceeded   504  no answer in the time that the caller gave
 """
 
 from dataclasses import dataclass
@@ -77,8 +80,16 @@ class InvalidJson(ServiceError):
     status, slug, title = 400, "invalid-json", "The body is not valid JSON"
 
 
+class BadEncoding(ServiceError):
+    status, slug, title = 400, "bad-encoding", "The body can't be inflated"
+
+
 class BadHandshake(ServiceError):
     status, slug, title = 400, "bad-handshake", "The WebSocket can't be opened"
+
+
+class Forbidden(ServiceError):
+    status, slug, title = 403, "forbidden", "Not allowed here"
 
 
 class UnknownModel(ServiceError):
@@ -135,3 +146,7 @@ class TooManyStreams(ServiceError):
 
 class Stopping(ServiceError):
     status, slug, title = 503, "stopping", "The service is stopping"
+
+
+class DeadlineExceeded(ServiceError):
+    status, slug, title = 504, "deadline-exceeded", "Not answered in time"

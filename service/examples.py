@@ -16,17 +16,18 @@ PATHS = {"classify": "/classify", "label": "/label"}
 def document(
     plain: Callable[[], dict[str, Any]], registry: Registry
 ) -> Callable[[], dict[str, Any]]:
-    """The OpenAPI document with a request for each model in service; made once
-    all of them are."""
-    whole: dict[str, Any] = {}
+    """The OpenAPI document with a request for each model in service; made once for
+    those that are."""
+    made: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def make() -> dict[str, Any]:
-        if not whole:
-            made = _add(plain(), registry)
-            if not registry.ready:
-                return made
-            whole.update(made)
-        return whole
+        served = tuple(model.digest for model in registry.models.values())
+        found = made.get(served)
+        if found is None:
+            found = _add(plain(), registry)
+            made.clear()
+            made[served] = found
+        return found
 
     return make
 

@@ -79,6 +79,9 @@ class Distribution:
             found = self._children[values] = Samples(self._bounds)
         return found
 
+    def remove(self, *values: str) -> None:
+        self._children.pop(values, None)
+
     def collect(self) -> Iterator[HistogramMetricFamily]:
         family = HistogramMetricFamily(*self._told, labels=self._labels)
         for values, samples in list(self._children.items()):
@@ -110,6 +113,9 @@ class Tallies:
         if found is None:
             found = self._children[values] = Tally()
         return found
+
+    def remove(self, *values: str) -> None:
+        self._children.pop(values, None)
 
     def collect(self) -> Iterator[GaugeMetricFamily | CounterMetricFamily]:
         family = self._family(*self._told, labels=self._labels)

@@ -1,5 +1,6 @@
 """Workers, started: as processes, or in a test as threads."""
 
+import contextlib
 import multiprocessing
 import socket
 import threading
@@ -24,6 +25,13 @@ class Launched:
     control: socket.socket
     wait: Callable[[float], object]
     kill: Callable[[], object] = lambda: None
+
+    def hang_up(self) -> None:
+        """Have it end, and whoever reads from it."""
+        for sock in (self.control, self.jobs):
+            with contextlib.suppress(OSError):
+                sock.shutdown(socket.SHUT_RDWR)
+            sock.close()
 
 
 Launch = Callable[[Settings], Launched]

@@ -8,7 +8,18 @@ from typing import cast
 import numpy as np
 
 from . import errors
-from .messages import Answered, Cancel, Failed, FromWorker, Incoming, Job, encode
+from .messages import (
+    Answered,
+    Cancel,
+    Failed,
+    FromWorker,
+    Incoming,
+    Job,
+    Unload,
+    encode,
+)
+
+Told = Job | Cancel | Unload
 
 
 class Request:
@@ -56,7 +67,7 @@ class Link(asyncio.Protocol):
         self._incoming = Incoming(FromWorker)
         self._receive, self._lost = receive, lost
         self._transport: asyncio.Transport | None = None
-        self._outgoing: list[Job | Cancel] = []
+        self._outgoing: list[Told] = []
         self._loop = asyncio.get_running_loop()
 
     def add(self, model: int, steps: int) -> None:
@@ -64,7 +75,7 @@ class Link(asyncio.Protocol):
         self.left += steps
         self.steps[model] = self.steps.get(model, 0) + steps
 
-    def send(self, message: Job | Cancel) -> None:
+    def send(self, message: Told) -> None:
         """Send it together with what else is sent in this turn of the loop."""
         if not self._outgoing:
             self._loop.call_soon(self._flush)

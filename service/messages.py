@@ -21,6 +21,12 @@ class Load(msgspec.Struct, tag=True, array_like=True):
     folder: str
 
 
+class Unload(msgspec.Struct, tag=True, array_like=True):
+    """Nobody will ask for a model again."""
+
+    model: int
+
+
 class Loaded(msgspec.Struct, tag=True, array_like=True):
     """It serves, or (with `error`) never will."""
 
@@ -79,7 +85,7 @@ class Ticked(msgspec.Struct, tag=True, array_like=True):
     settled: int
 
 
-ToWorker = Load | Job | Cancel
+ToWorker = Load | Unload | Job | Cancel
 FromWorker = Loaded | Answered | Failed | Ticked
 T = TypeVar("T")
 

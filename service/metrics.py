@@ -13,6 +13,7 @@ from prometheus_client import (
 from .instruments import Distribution, Samples, Tallies, Tally
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
+OF_MODEL = ("model", "version")
 POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
 
 
@@ -41,55 +42,55 @@ class Metrics:
         self.sequence_steps = Distribution(
             "unrolled_sequence_steps",
             "Steps of each sequence.",
-            ("model",),
+            OF_MODEL,
             POWERS,
             registry=registry,
         )
         self.batch_rows = Distribution(
             "unrolled_batch_rows",
             "Sequences in each engine call.",
-            ("model",),
+            OF_MODEL,
             POWERS,
             registry=registry,
         )
         self.chunk_steps = Distribution(
             "unrolled_chunk_steps",
             "Steps that each engine call takes of its sequences.",
-            ("model",),
+            OF_MODEL,
             POWERS,
             registry=registry,
         )
         self.queue_seconds = Distribution(
             "unrolled_queue_seconds",
             "Time that a request waits for its first step.",
-            ("model",),
+            OF_MODEL,
             SECONDS,
             registry=registry,
         )
         self.execute_seconds = Distribution(
             "unrolled_execute_seconds",
             "Time of each engine call.",
-            ("model",),
+            OF_MODEL,
             SECONDS,
             registry=registry,
         )
         self.steps = Tallies(
             "unrolled_steps",
             "Steps computed: useful ones, and padding.",
-            ("model", "kind"),
+            (*OF_MODEL, "kind"),
             registry,
         )
         self.waiting_steps = Tallies(
             "unrolled_waiting_steps",
             "Steps admitted and not yet computed.",
-            ("model",),
+            OF_MODEL,
             registry,
             gauge=True,
         )
         self.dropped = Counter(
             "unrolled_dropped_sequences",
             "Sequences not computed because their caller had gone.",
-            ("model",),
+            OF_MODEL,
             registry=registry,
         )
         self.open_streams = Gauge(
@@ -98,10 +99,15 @@ class Metrics:
             ("model",),
             registry=registry,
         )
+        self.kept_sequences = Gauge(
+            "unrolled_kept_sequences",
+            "Sequences that are kept under an id (`sequence_id` of /v2).",
+            registry=registry,
+        )
         self.stream_seconds = Distribution(
             "unrolled_stream_message_seconds",
             "Time from a stream's message to its answer.",
-            ("model",),
+            OF_MODEL,
             SECONDS,
             registry=registry,
         )
@@ -117,20 +123,36 @@ class Metrics:
             registry=registry,
         )
 
-    def of_model(self, name: str) -> "ModelMetrics":
-        """The instruments of one model: looked up once."""
+    def of_model(self, *model: str) -> "ModelMetrics":
+        """The instruments of a name and its version: looked up once."""
         return ModelMetrics(
-            sequence_steps=self.sequence_steps.labels(name),
-            batch_rows=self.batch_rows.labels(name),
-            chunk_steps=self.chunk_steps.labels(name),
-            queue_seconds=self.queue_seconds.labels(name),
-            execute_seconds=self.execute_seconds.labels(name),
-            stream_seconds=self.stream_seconds.labels(name),
-            useful=self.steps.labels(name, "useful"),
-            padding=self.steps.labels(name, "padding"),
-            waiting_steps=self.waiting_steps.labels(name),
-            dropped=self.dropped.labels(name),
+            sequence_steps=self.sequence_steps.labels(*model),
+            batch_rows=self.batch_rows.labels(*model),
+            chunk_steps=self.chunk_steps.labels(*model),
+            queue_seconds=self.queue_seconds.labels(*model),
+            execute_seconds=self.execute_seconds.labels(*model),
+            stream_seconds=self.stream_seconds.labels(*model),
+            useful=self.steps.labels(*model, "useful"),
+            padding=self.steps.labels(*model, "padding"),
+            waiting_steps=self.waiting_steps.labels(*model),
+            dropped=self.dropped.labels(*model),
         )
+
+    def remove(self, *model: str) -> None:
+        """The version is served no more: nor are its figures told."""
+        for instrument in (
+            self.sequence_steps,
+            self.batch_rows,
+            self.chunk_steps,
+            self.queue_seconds,
+            self.execute_seconds,
+            self.stream_seconds,
+            self.waiting_steps,
+            self.dropped,
+        ):
+            instrument.remove(*model)
+        for kind in ("useful", "padding"):
+            self.steps.remove(*model, kind)
 
     def text(self) -> bytes:
         """The exposition in Prometheus' text format."""

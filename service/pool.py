@@ -5,7 +5,6 @@ import contextlib
 import itertools
 import logging
 import operator
-import socket
 import threading
 import time
 from collections.abc import Callable
@@ -26,6 +25,7 @@ from .messages import (
     Load,
     Loaded,
     Ticked,
+    Unload,
 )
 from .metrics import Metrics
 from .settings import Settings
@@ -33,12 +33,11 @@ from .settings import Settings
 log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # for a worker to end
-AGAIN_SECONDS = 1.0  # until one that died is started anew
+AGAIN_SECONDS = 1.0  # until one that died is replaced
 
 
 class Pool:
-    """One worker for each core. All load every model; each job goes to the one with
-    the fewest steps to compute."""
+    """A worker for each core; a job goes to the one with the fewest steps to do."""
 
     def __init__(
         self, settings: Settings, metrics: Metrics, start: Launch = launch.process
@@ -47,7 +46,7 @@ class Pool:
         self._settings, self._metrics, self._start = settings, metrics, start
         self._launched: list[Launched] = []
         self._links: list[Link] = []
-        self._folders: dict[int, str] = {}  # by model
+        self._folders: dict[int, str] = {}  # by model; what a new worker loads
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._loading = threading.Lock()  # a new worker must miss no model
@@ -60,6 +59,7 @@ class Pool:
 
     async def attach(self) -> None:
         """Take their answers on this event loop."""
+        self._loop = asyncio.get_running_loop()
         for launched in list(self._launched):
             await self._attach(launched)
 
@@ -73,8 +73,11 @@ class Pool:
         """Some worker can compute, or will soon."""
         return bool(self._links or self._tasks)
 
-    def load(self, model: int, folder: str) -> Loaded:
+    def load(self, model: int, folder: str, *, gently: bool = False) -> Loaded:
         """Have all workers load a bundle; not on the event loop.
+
+        Args:
+            gently: one after another, while the others have the machine to answer.
 
         Raises:
             BundleError: a worker can't, or dies of it; with the reason.
@@ -82,11 +85,27 @@ class Pool:
         while not self._closed:
             with self._loading:
                 if self._launched:
-                    told = self._load(list(self._launched), model, folder)
+                    workers = list(self._launched)
+                    turns = [[one] for one in workers] if gently else [workers]
+                    try:
+                        told = [self._load(turn, model, folder) for turn in turns]
+                    except BundleError:
+                        self.unload(model)  # some may have it
+                        raise
                     self._folders[model] = folder
-                    return told
+                    return told[0]
             time.sleep(AGAIN_SECONDS / 10)  # all have died: others will come
         raise BundleError("the service stops")
+
+    def forget(self, model: int) -> None:
+        """New workers need not load a model."""
+        self._folders.pop(model, None)
+
+    def unload(self, model: int) -> None:
+        """Have the workers drop a model: nobody has it any more. From any thread."""
+        self.forget(model)
+        with contextlib.suppress(RuntimeError, AttributeError):  # no loop: at the end
+            self._loop.call_soon_threadsafe(self._unload, model)
 
     def check(self) -> None:
         """That there is a worker.
@@ -95,8 +114,8 @@ class Pool:
             NotReady: none is left; one is being started.
         """
         if not self._links:
-            after = {"Retry-After": "1"}
-            raise errors.NotReady("the workers are being started", headers=after)
+            told = "the workers are being started"
+            raise errors.NotReady(told, headers={"Retry-After": "1"})
 
     def submit(
         self, job: Job, done: Callable[[Answered | Failed], None]
@@ -106,8 +125,7 @@ class Pool:
         Args:
             done: called with what became of it.
 
-        Returns:
-            What `cancel` takes.
+        Returns: what `cancel` takes.
         """
         link = min(self._links, key=_left)
         link.add(job.model, job.steps)
@@ -127,13 +145,19 @@ class Pool:
         self._closed = True
         workers = list(self._launched)  # one that is seen to go leaves it meanwhile
         for launched in workers:
-            _hang_up(launched)
+            launched.hang_up()
         until = time.monotonic() + END_SECONDS
         for launched in workers:
             with contextlib.suppress(Exception):
                 launched.wait(max(0, until - time.monotonic()))
                 launched.kill()  # one that hangs would be waited for at our own end
                 launched.wait(END_SECONDS)
+
+    def _unload(self, model: int) -> None:
+        self.ticked.pop(model, None)
+        for link in self._links:
+            link.send(Unload(model))
+            link.steps.pop(model, None)
 
     def _load(self, workers: list[Launched], model: int, folder: str) -> Loaded:
         channels = [Channel(worker.control, Loaded) for worker in workers]
@@ -157,7 +181,7 @@ class Pool:
         """Count no more on a worker."""
         with contextlib.suppress(ValueError):  # forgotten already
             self._launched.remove(worker)
-        _hang_up(worker)
+        worker.hang_up()
 
     async def _attach(self, launched: Launched) -> None:
         loop = asyncio.get_running_loop()
@@ -169,9 +193,13 @@ class Pool:
     def _receive(self, link: Link, message: FromWorker) -> None:
         if isinstance(message, Ticked):
             link.add(message.model, -message.settled)
-            self.ticked[message.model](message)
+            self._tell(message)
         elif isinstance(message, Answered | Failed):
             link.jobs.pop(message.number)(message)
+
+    def _tell(self, tick: Ticked) -> None:
+        if tick.model in self.ticked:  # else nobody counts any more
+            self.ticked[tick.model](tick)
 
     def _lost(self, link: Link, launched: Launched) -> None:
         """A worker has died: its jobs fail, and another takes its place."""
@@ -182,7 +210,7 @@ class Pool:
         self._metrics.worker_deaths.inc()
         self._forget(launched)
         for model, steps in link.steps.items():
-            self.ticked[model](Ticked(model, 0, 0, 0, 0.0, steps))
+            self._tell(Ticked(model, 0, 0, 0, 0.0, steps))
         for number, done in list(link.jobs.items()):
             done(Failed(number, "the worker died"))
         task = asyncio.get_running_loop().create_task(self._replace(launched))
@@ -208,23 +236,15 @@ class Pool:
         with self._loading:
             launched = self._start(self._settings)
             try:
-                for model, folder in self._folders.items():
+                for model, folder in list(self._folders.items()):
                     self._load([launched], model, folder)
                 if self._closed:
                     raise BundleError("the service stops")
             except BundleError:
-                _hang_up(launched)
+                launched.hang_up()
                 raise
             self._launched.append(launched)
         return launched
 
 
 _left = operator.attrgetter("left")
-
-
-def _hang_up(launched: Launched) -> None:
-    """Have a worker end, and whoever reads from it."""
-    for sock in (launched.control, launched.jobs):
-        with contextlib.suppress(OSError):
-            sock.shutdown(socket.SHUT_RDWR)
-        sock.close()

@@ -8,6 +8,7 @@ import numpy as np
 from . import codec, reader
 from .catalogue import Catalogue, Model
 from .errors import NotReady
+from .link import Request
 from .quick import Asked
 from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
 from .state_tokens import State
@@ -15,6 +16,7 @@ from .state_tokens import State
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
+READS = 3  # a version with other features may take another's place meanwhile
 
 
 class Predictor:
@@ -32,20 +34,13 @@ class Predictor:
             CancelledError: the caller has gone; what waits is dropped.
         """
         begun = time.perf_counter()
-        features = self._catalogue.features[task]
-        if len(body) <= INLINE_BYTES:
-            asked = self._reader.read(body, features)
-        else:
-            asked = await self._elsewhere.run(reader.read, body, features)
-        model = self._catalogue.choose(asked.model, task)
-        wanted = model.metadata.input.features
-        if not asked.sequences or asked.sequences[0].shape[1] != wanted:
-            raise NotReady("the model came while the request was read", headers=AGAIN)
+        model, asked = await self._read(body, task)
         before = self._states(model, asked)
-        request = model.admission.submit(
-            asked.sequences, [state.packed for state in before], keep=asked.return_state
+        packed = [state.packed for state in before]
+        request = await self.compute(
+            model, asked.sequences, packed, keep=asked.return_state
         )
-        answers = await request.future
+        answers = request.future.result()
         answered = time.perf_counter()
         members: list[dict[str, Any]] = []
         if asked.return_state:
@@ -55,13 +50,45 @@ class Predictor:
                 for state in map(State.after, before, steps, request.states)
             ]
         text = await self._write(model, answers, asked.top_k, members)
-        spent = (
-            request.since - begun,
-            request.begun - request.since,
-            request.ended - request.begun,
-            time.perf_counter() - answered,
-        )
+        written = time.perf_counter() - answered
+        spent = model.admission.answered(request, request.since - begun, written)
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
+
+    async def compute(
+        self,
+        model: Model,
+        sequences: list[np.ndarray],
+        states: list[bytes] | None = None,
+        *,
+        keep: bool = False,
+    ) -> Request:
+        """A request whose future has the probabilities of all sequences [T, F].
+
+        Raises:
+            ServiceError, CancelledError: as `predict`.
+        """
+        begun = time.perf_counter()
+        admission = model.admission
+        try:
+            request = admission.submit(sequences, states, keep=keep)
+            await request.future
+        except BaseException:
+            admission.statistics.failed(time.perf_counter() - begun)
+            raise
+        return request
+
+    async def _read(self, body: bytes, task: str) -> tuple[Model, Asked]:
+        for _ in range(READS):
+            features = self._catalogue.features[task]
+            if len(body) <= INLINE_BYTES:
+                asked = self._reader.read(body, features)
+            else:
+                asked = await self._elsewhere.run(reader.read, body, features)
+            model = self._catalogue.choose(asked.model, task)
+            wanted = model.metadata.input.features
+            if asked.sequences and asked.sequences[0].shape[1] == wanted:
+                return model, asked
+        raise NotReady("the model came while the request was read", headers=AGAIN)
 
     def _states(self, model: Model, asked: Asked) -> list[State]:
         """Where the sequences go on from."""
@@ -80,6 +107,4 @@ class Predictor:
         size = DIGITS * sum(answer.size for answer in answers)
         size += sum(len(member["state"]) for member in members)
         given = (model.metadata, answers, top_k, members)
-        if size <= INLINE_BYTES:
-            return codec.encode(*given)
-        return await self._elsewhere.run(codec.encode, *given)
+        return await self._elsewhere.sized(size, codec.encode, *given)

@@ -50,6 +50,19 @@ class Parser:
         except _UNEXPECTED:
             return None
 
+    def rows(self, body: bytes, lists: int) -> tuple[str, list[np.ndarray]] | None:
+        """The only member of a body and the sequences in it, or None where it isn't
+        plain."""
+        if not body.startswith(b"{"):
+            return None
+        try:
+            members: Any = self._parser.parse(body)
+            (name,) = members
+            sequences = _sequences(members[name], lists - 1, self._settings)
+            return None if sequences is None else (name, sequences)
+        except _UNEXPECTED:
+            return None
+
     def frames(self, message: bytes) -> tuple[np.ndarray, bool] | None:
         """The frames of a stream's message, and whether the new state is wanted; None
         where it isn't plain, or has anything else."""

@@ -12,12 +12,14 @@ import threading
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from typing import ParamSpec, TypeVar
 
 from pydantic import SecretStr
 
-from . import codec, quick, stream_codec
+from . import codec, instances, quick, stream_codec
 from .errors import InternalError, TooLarge
+from .instances import Instances
 from .quick import Asked
 from .settings import Settings
 from .stream_codec import Sent
@@ -33,7 +35,7 @@ class Reader:
     """Reads bodies one after another, in one thread."""
 
     def __init__(self, settings: Settings):
-        self._settings = settings
+        self._settings, self._most = settings, settings.max_sequences
         self._parser = quick.Parser(settings)
 
     def read(self, body: bytes, features: dict[str | None, int]) -> Asked:
@@ -59,6 +61,21 @@ class Reader:
         sequences = codec.arrays(given, width, self._settings)
         wanted = (given.states, given.return_state)
         return Asked(sequences, given.model, given.top_k, *wanted)
+
+    def read_instances(self, body: bytes, features: int, state_size: int) -> Instances:
+        """What TensorFlow Serving's `:predict` is asked of a model.
+
+        Raises:
+            InvalidJson, InvalidRequest, TooLarge: as `instances` has it.
+        """
+        lists = quick.lists(body)
+        self._check_size(lists, features)
+        plain = self._parser.rows(body, lists)
+        if plain is not None and plain[1] and plain[1][0].shape[1] == features:
+            name, sequences = plain
+            if name in ("instances", "inputs") and len(sequences) <= self._most:
+                return Instances(sequences, name == "instances")
+        return instances.decode(body, features, state_size, self._settings)
 
     def read_message(self, message: bytes, features: int) -> Sent:
         """What a stream's message says to a model of so many features.
@@ -89,7 +106,7 @@ class Elsewhere:
         self._settings = settings.model_copy(update={"state_key": SecretStr("")})
         self._process = self._made()
 
-    async def run(self, work: Callable[P, T], *given: P.args, **_: P.kwargs) -> T:
+    async def run(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
         """What `work` gives; it is of a module, not made here.
 
         Raises:
@@ -99,11 +116,23 @@ class Elsewhere:
         loop = asyncio.get_running_loop()
         process = self._process
         try:
-            return await loop.run_in_executor(process, work, *given)
+            return await loop.run_in_executor(process, partial(work, *given, **more))
         except BrokenProcessPool as error:
             if self._process is process:
                 self._process = self._made()
             raise InternalError("the body could not be worked on") from error
+
+    async def sized(
+        self, size: int, work: Callable[P, T], *given: P.args, **more: P.kwargs
+    ) -> T:
+        """The same; at once and here, where so many bytes take no time.
+
+        Raises:
+            Exception: as `run`.
+        """
+        if size <= INLINE_BYTES:
+            return work(*given, **more)
+        return await self.run(work, *given, **more)
 
     def start(self) -> None:
         """Start the process, without waiting for it."""
@@ -143,6 +172,11 @@ def _end_with_parent() -> None:
 def read_message(message: bytes, features: int) -> Sent:
     """`Reader.read_message` in the other process."""
     return _reader.read_message(message, features)
+
+
+def read_instances(body: bytes, features: int, state_size: int) -> Instances:
+    """`Reader.read_instances` in the other process."""
+    return _reader.read_instances(body, features, state_size)
 
 
 def read(body: bytes, features: dict[str | None, int]) -> Asked:

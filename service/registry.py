@@ -1,29 +1,33 @@
-"""The models in service: found, verified, loaded, warmed, and closed."""
+"""The models in service: loaded, held to their golden answers, replaced, dropped."""
 
 import gc
-import itertools
 import logging
+import queue
+import re
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import Future
+from functools import partial
 from pathlib import Path
 
-from model import bundle
-from model.bundle import BundleError
+from model.bundle import Bundle, BundleError
 
-from . import state_tokens
-from .admission import Admission
+from . import errors, repository
 from .catalogue import TASKS, Catalogue, Model
+from .loader import Loader
 from .metrics import Metrics
 from .pool import Pool
+from .repository import Shelf
 from .settings import Settings
-from .state_tokens import Tokens
+from .stock import Stock
 
 log = logging.getLogger(__name__)
 
 
 class Registry(Catalogue):
-    """Loads in the background; knows at any time what is ready, and why not."""
+    """Loads in the background, at the start and whenever the folder of bundles
+    changes; knows at any time what is ready, and why not."""
 
     def __init__(
         self,
@@ -40,12 +44,12 @@ class Registry(Catalogue):
         super().__init__(settings)
         self.failed = False
         self._metrics, self._pool, self._on_failure = metrics, pool, on_failure
-        self._keys = state_tokens.keys(settings)
-        self._numbers = itertools.count()
+        self._loader = Loader(settings, metrics, pool)
+        self._stocks: dict[str, Stock] = {}  # by the shelf's name
+        self._owners: dict[str, str] = {}  # by a model's name: its shelf's
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._stop = threading.Event()
-        self._thread = threading.Thread(
-            target=self._load_all, name="loader", daemon=True
-        )
+        self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
         """Load every bundle in a thread of its own."""
@@ -54,9 +58,26 @@ class Registry(Catalogue):
     def close(self) -> None:
         """Stop loading, and end the workers."""
         self._stop.set()
+        self._asked.put(lambda: None)
         self._pool.close()
         if self._thread.ident is not None:
             self._thread.join(self._settings.grace_seconds)
+
+    def load(self, name: str) -> "Future[None]":
+        """Look for new versions of a name now, also if it was unloaded.
+
+        Raises (the future):
+            UnknownModel, NotReady: there is none, or it can't be loaded.
+        """
+        return self._ask(self._load_name, name)
+
+    def unload(self, name: str) -> "Future[None]":
+        """Serve a name no more, until it is asked for; what is under way is answered.
+
+        Raises (the future):
+            UnknownModel: there is none.
+        """
+        return self._ask(self._unload_name, name)
 
     @property
     def ready(self) -> bool:
@@ -74,33 +95,55 @@ class Registry(Catalogue):
         """Requests can be answered, or will be soon."""
         return self._stop.is_set() or self._pool.alive
 
+    def _run(self) -> None:
+        self._load_all()
+        seconds = self._settings.reload_seconds
+        while not self.failed and not self._stop.is_set():
+            try:
+                work = self._asked.get(timeout=seconds or None)
+            except queue.Empty:
+                work = self._look
+            try:
+                if not self._stop.is_set():
+                    work()
+            except OSError as error:
+                log.error("the bundles can't be read: %s", error)
+            except Exception:  # whatever it is: what is served goes on
+                log.exception("the bundles could not be looked through")
+
+    def _ask(self, work: Callable[[str], None], name: str) -> "Future[None]":
+        future: Future[None] = Future()
+
+        def run() -> None:
+            try:
+                work(name)
+                future.set_result(None)
+            except Exception as error:
+                future.set_exception(error)
+
+        self._asked.put(run)
+        return future
+
     def _load_all(self) -> None:
         begun = time.perf_counter()
         root = self._settings.bundles
+        shelves: list[Shelf] = []
         try:
-            folders = bundle.find(root)
+            shelves = repository.scan(root)
         except OSError as error:
-            folders = []
             self._break(str(root), f"{root}: {error}")
-        if not folders and not self.broken:
+        if not shelves and not self.broken:
             self._break(str(root), f"{root}: no bundle found")
-        for folder in folders:
+        for shelf in shelves:
             if self._stop.is_set():
                 return
-            try:
-                self._load(folder)
-            except BundleError as error:
-                if self._stop.is_set():
-                    return
-                self._break(folder.parent.name, str(error))
-            except Exception as error:
-                log.debug("load failed", exc_info=True)
-                self._break(
-                    folder.parent.name, f"{folder}: {type(error).__name__}: {error}"
-                )
+            self._update(shelf, at_once=True)
+        if self._stop.is_set():
+            return
         self._check_defaults()
         # Nothing to serve is a failure, whatever the setting says.
-        self.failed = self.failed or not self.models
+        skipped = self._settings.skip_broken and self.models
+        self.failed = bool(self.broken) and not skipped
         self.complete = True
         self._count_features()  # the defaults are known now
         if self.failed:
@@ -110,47 +153,86 @@ class Registry(Catalogue):
         # What is there stays: no need to look through it for garbage ever again.
         gc.collect()
         gc.freeze()
-        seconds = time.perf_counter() - begun
-        log.info(
-            "ready", extra={"models": list(self.models), "seconds": round(seconds, 2)}
-        )
+        seconds = round(time.perf_counter() - begun, 2)
+        log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
-    def _load(self, folder: Path) -> None:
-        found = bundle.read(folder)
-        if self._stop.is_set():
+    def _look(self) -> None:
+        """Take up what has changed on disk. A name that is gone is still served: a
+        folder that isn't there for a moment must not end a service."""
+        for shelf in repository.scan(self._settings.bundles):
+            if not self._stop.is_set():
+                self._update(shelf)
+
+    def _load_name(self, name: str) -> None:
+        for shelf in repository.scan(self._settings.bundles):
+            if shelf.name == name:
+                self._stock(shelf).unloaded = False
+                self.unloaded -= {name}
+                self._update(shelf, at_once=True)
+                reasons = [self.broken[k] for k in self.broken if _is_of(k, name)]
+                if reasons:
+                    raise errors.NotReady("; ".join(reasons))
+                return
+        raise errors.UnknownModel("no bundle of that name")
+
+    def _unload_name(self, name: str) -> None:
+        stock = self._stocks.get(name)
+        if stock is None or stock.unloaded:
+            raise errors.UnknownModel("no model of that name")
+        self.unloaded |= {name}
+        self._drop(stock.clear())
+
+    def _stock(self, shelf: Shelf) -> Stock:
+        if shelf.name not in self._stocks:
+            load, broken = partial(self._load, shelf), partial(self._broken, shelf)
+            self._stocks[shelf.name] = Stock(load, broken)
+        return self._stocks[shelf.name]
+
+    def _broken(self, shelf: Shelf, path: Path, reason: str | None) -> None:
+        name = which = shelf.name
+        if path.name == repository.LABELS:
+            name = which = f"{which}/{path.name}"
+        elif self.complete and self._stocks[shelf.name].models:
+            which += f"@{path.name}"  # the others are served
+        if reason is not None:
+            self._break(which, reason)
+        elif self.broken.keys() & {name, which}:
+            kept = self.broken.items()
+            self.broken = {k: v for k, v in kept if k not in (name, which)}
+
+    def _update(self, shelf: Shelf, *, at_once: bool = False) -> None:
+        stock = self._stock(shelf)
+        if stock.unloaded:
             return
-        name, version = found.metadata.name, found.metadata.version
-        if name in self.models:
-            raise BundleError(f"{folder}: another bundle is named {name} too")
-        number = next(self._numbers)
-        loaded = self._pool.load(number, str(folder))
-        admission = Admission(
-            self._pool, number, found.metadata, self._settings, self._metrics
+        gone = stock.update(shelf, self._settings.keep_versions, at_once=at_once)
+        if gone is not None:
+            self._drop(gone)
+
+    def _drop(self, gone: list[Model]) -> None:
+        """Have what is loaded meant, and these no more."""
+        held = [one for one in self._stocks.values() if one.models]
+        names = [next(iter(one.models.values())).metadata.name for one in held]
+        self._publish(
+            {name: one.models for name, one in zip(names, held, strict=True)},
+            {name: one.labels for name, one in zip(names, held, strict=True)},
         )
-        digest = found.digest
-        tokens = Tokens(self._keys, found.metadata, digest, loaded.precision)
-        made = Model(found, digest, loaded, admission, tokens)
-        # A new one: others may be looking through the old one.
-        self.models = {**self.models, name: made}
-        self._count_features()
-        told = (loaded.engine, loaded.precision)
-        self._metrics.model_info.labels(name, version, *told, digest).set(1)
-        log.info(
-            "loaded",
-            extra={
-                "model": name,
-                "version": version,
-                "engine": told[0],
-                "precision": told[1],
-                "reason": loaded.reason,
-            },
-        )
+        for model in gone:
+            self._loader.retire(model)
+
+    def _load(self, shelf: Shelf, found: Bundle) -> Model:
+        if self._stop.is_set():
+            raise BundleError("the service stops")
+        name = found.metadata.name
+        owner = self._owners.setdefault(name, shelf.name)
+        if owner != shelf.name and self._stocks[owner].models:
+            raise BundleError(f"{found.folder}: another bundle is named {name} too")
+        self._owners[name] = shelf.name
+        return self._loader.load(found, gently=self.complete)
 
     def _check_defaults(self) -> None:
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
-            model = self.models.get(name)
-            if name and (model is None or model.metadata.task != task):
+            if name and self.default(task) is None:
                 self._break(
                     f"default_{task}",
                     f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}",
@@ -158,6 +240,11 @@ class Registry(Catalogue):
 
     def _break(self, name: str, reason: str) -> None:
         reason = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
-        log.error("broken bundle: %s", reason)
-        self.broken[name] = reason
-        self.failed = self.failed or not self._settings.skip_broken
+        if self.broken.get(name) != reason and not self._stop.is_set():
+            log.error("broken bundle: %s", reason)
+            self.broken = {**self.broken, name: reason}
+
+
+def _is_of(key: str, name: str) -> bool:
+    """Whether what is broken is of a name."""
+    return re.split("[@/]", key)[0] == name

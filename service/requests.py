@@ -7,7 +7,7 @@ import logging
 import random
 import re
 import time
-from collections.abc import Mapping
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect
@@ -32,6 +32,20 @@ class Direct(Protocol):
         ...
 
 
+Told = tuple[int, str, bytes]  # a refusal's status, media type and body
+
+
+def problem(error: ServiceError, request_id: str) -> Told:
+    """The problem's details (RFC 9457)."""
+    return error.status, MEDIA_TYPE, error.body(request_id)
+
+
+class Directs(Protocol):
+    """Those that there are, by path."""
+
+    def get(self, path: str, /) -> Direct | None: ...
+
+
 class Requests:
     """ASGI middleware, outermost.
 
@@ -40,8 +54,19 @@ class Requests:
     is logged in full and told as a bare 500. The paths in `direct` go past `app`.
     """
 
-    def __init__(self, app: ASGIApp, metrics: Metrics, direct: Mapping[str, Direct]):
+    def __init__(
+        self,
+        app: ASGIApp,
+        metrics: Metrics,
+        direct: Directs,
+        told: Callable[[ServiceError, str], Told] = problem,
+    ):
+        """
+        Args:
+            told: what a refusal looks like; it is given the request's id too.
+        """
         self._app, self._metrics, self._direct = app, metrics, direct
+        self._told = told
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in _KINDS:
@@ -87,16 +112,16 @@ class Requests:
             self._record(scope, request_id, status, size, time.perf_counter() - begun)
 
     async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:
-        """Answer with the problem's details."""
+        """Answer with what is wrong."""
         self._metrics.refused.labels(error.slug).inc()
-        body = error.body(request_id)
+        status, kind, body = self._told(error, request_id)
         headers = {
-            "content-type": MEDIA_TYPE,
+            "content-type": kind,
             "content-length": str(len(body)),
             **error.headers,
         }
         raw = [(k.lower().encode(), v.encode()) for k, v in headers.items()]
-        start = {"type": "http.response.start", "status": error.status, "headers": raw}
+        start = {"type": "http.response.start", "status": status, "headers": raw}
         await send(start)
         await send({"type": "http.response.body", "body": body})
 

@@ -3,7 +3,7 @@
 import difflib
 import os
 from pathlib import Path
-from typing import Any, Literal, Self
+from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
@@ -17,6 +17,14 @@ class SettingsError(ValueError):
     """A setting that is unknown or out of bounds; the text names it."""
 
 
+class Limits(NamedTuple):
+    """What a request may hold."""
+
+    max_sequences: int
+    max_steps: int
+    max_cells: int
+
+
 class Settings(BaseSettings):
     """The service's settings; `UNROLLED_PORT=80` or `--port 80`."""
 
@@ -25,14 +33,28 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     bundles: Path = Field(SHIPPED, description="Folder of bundles, or one bundle.")
+    keep_versions: int = Field(
+        1,
+        ge=0,
+        description="Newest versions of a bundle that are served, besides those with a"
+        " label; 0: all.",
+    )
+    reload_seconds: float = Field(
+        5,
+        ge=0,
+        allow_inf_nan=False,
+        description="Between looks for new versions and labels; 0: only at the start.",
+    )
     skip_broken: bool = Field(
         False, description="Serve the others when a bundle is broken."
     )
     default_classify: str = Field(
-        "", description="Model of /classify when none is named; else the first."
+        "",
+        description="Model (or NAME@VERSION) of /classify when none is named; else the first.",
     )
     default_label: str = Field(
-        "", description="Model of /label when none is named; else the first."
+        "",
+        description="Model (or NAME@VERSION) of /label when none is named; else the first.",
     )
     engine: Literal["auto", "onnx", "tensorflow"] = Field(
         "auto", description="What computes; auto: the fastest that is right."
@@ -80,6 +102,14 @@ class Settings(BaseSettings):
     stream_message_bytes: int = Field(
         2**20, ge=1, description="Longest message of a stream in bytes."
     )
+    admin: bool = Field(
+        False, description="Let callers list, load and unload models: /v2/repository."
+    )
+    server_name: str = Field(
+        "unrolled",
+        pattern=r"^[A-Za-z0-9._ -]{1,64}$",
+        description="Name at /v2; some clients of Triton look for triton.",
+    )
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Log lines; auto: text on a terminal, else json."
@@ -87,6 +117,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines to write."
     )
+
+    @property
+    def limits(self) -> Limits:
+        """For a process that must not know the rest."""
+        return Limits(self.max_sequences, self.max_steps, self.max_cells)
 
     @field_validator("state_key")
     @classmethod

@@ -20,7 +20,18 @@ from model.bundle import Metadata
 
 from . import cost, engine, logs
 from .engine import Engine, Engines
-from .messages import Cancel, Channel, FromWorker, Job, Load, Loaded, Ticked, ToWorker
+from .messages import (
+    Cancel,
+    Channel,
+    Failed,
+    FromWorker,
+    Job,
+    Load,
+    Loaded,
+    Ticked,
+    ToWorker,
+    Unload,
+)
 from .scheduler import Scheduler
 from .settings import Settings
 
@@ -44,7 +55,10 @@ class Worker:
         self._jobs = Channel(jobs, ToWorker)
         self._control = Channel(control, ToWorker)
         self._settings, self._engines = settings, engines
+        # Replaced, never changed: one thread looks through it, another adds to it.
         self._schedulers: dict[int, Scheduler] = {}
+        self._changing = threading.Lock()
+        self._leaving: set[int] = set()
 
     def run(self) -> None:
         """Work until the other side hangs up."""
@@ -55,26 +69,47 @@ class Worker:
             while True:
                 idle = not any(s.busy for s in self._schedulers.values())
                 for message in self._jobs.receive(wait=idle):
-                    self._take(message)
+                    told += self._take(message)
                 for scheduler in self._schedulers.values():
                     if scheduler.busy:
                         told += scheduler.tick()
+                if self._leaving:
+                    self._unload()
                 # Figures alone can wait: the other side has more to do.
                 news = any(not isinstance(message, Ticked) for message in told)
                 if told and (news or time.monotonic() > sent + FIGURES_SECONDS):
                     self._jobs.send(told)
                     told, sent = [], time.monotonic()
 
-    def _take(self, message: ToWorker) -> None:
+    def _take(self, message: ToWorker) -> list[FromWorker]:
         if isinstance(message, Job):
+            scheduler = self._schedulers.get(message.model)
+            if scheduler is None:
+                gone = Ticked(message.model, 0, 0, 0, 0.0, message.steps)
+                reason = "this worker came after the model was replaced"
+                return [gone, Failed(message.number, reason)]
             numbers = np.frombuffer(message.frames, np.float32)
             frames = numbers.reshape(message.steps, -1)
             state = np.frombuffer(message.state, np.float32) if message.state else None
-            scheduler = self._schedulers[message.model]
             scheduler.add(message.number, frames, state, keep=message.keep)
         elif isinstance(message, Cancel):
             for scheduler in self._schedulers.values():
                 scheduler.cancel(message.number)
+        elif isinstance(message, Unload):
+            self._leaving.add(message.model)
+        return []
+
+    def _unload(self) -> None:
+        """Drop the models that nobody asks for, once their last work is done."""
+        done = {
+            number
+            for number in self._leaving
+            if number not in self._schedulers or not self._schedulers[number].busy
+        }
+        self._leaving -= done
+        with self._changing:
+            kept = self._schedulers.items()
+            self._schedulers = {n: one for n, one in kept if n not in done}
 
     def _load_all(self) -> None:
         with contextlib.suppress(EOFError, OSError):
@@ -94,16 +129,15 @@ class Worker:
             log.debug("load failed", exc_info=True)
             reason = f"{wanted.folder}: {type(error).__name__}: {error}"
             return Loaded(wanted.model, error=reason)
-        self._schedulers = {
-            **self._schedulers,
-            wanted.model: Scheduler(
-                loaded.engine,
-                found.metadata,
-                self._settings,
-                model=wanted.model,
-                cost=price,
-            ),
-        }
+        scheduler = Scheduler(
+            loaded.engine,
+            found.metadata,
+            self._settings,
+            model=wanted.model,
+            cost=price,
+        )
+        with self._changing:
+            self._schedulers = {**self._schedulers, wanted.model: scheduler}
         told = (loaded.engine.name, loaded.precision, loaded.reason)
         return Loaded(wanted.model, *told)
 

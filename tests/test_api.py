@@ -522,7 +522,7 @@ class TestOpenApi:
 
 class TestPaths:
     @pytest.mark.parametrize(
-        "path", ["/", "/classif", "/classify/x", "/CLASSIFY", "/v1/models", "/%00"]
+        "path", ["/classif", "/classify/x", "/CLASSIFY", "/v", "/v3/models", "/%00"]
     )
     def test_not_found(self, http, path):
         """A path that isn't there is refused with problem details."""

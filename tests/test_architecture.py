@@ -29,6 +29,8 @@ ORDER = [
     {"service.pool"},
     {"service.admission"},
     {"service.catalogue"},
+    {"service.loader"},
+    {"service.stock"},
     {"service.registry"},
     {"service.predictor"},
     {"service.stream"},
@@ -123,7 +125,7 @@ class TestService:
     def test_one_way(self, module):
         """Imports go one way: settings, errors, metrics, bundle <- frames, state_tokens
         <- engine <- cost <- lanes <- tick <- scheduler <- worker <- launch <- pool <-
-        admission <- catalogue <- registry <- predictor <- streams <- routes <- app <-
+        admission <- catalogue <- loader <- stock <- registry <- predictor <- streams <- routes <- app <-
         __main__."""
 
         def rank(name):

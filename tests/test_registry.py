@@ -44,7 +44,11 @@ def loading(root, load_engine=OnnxEngine, **settings):
 def loaded(root, load_engine=OnnxEngine, **settings):
     """The same, when it has finished."""
     with loading(root, load_engine, **settings) as (registry, calls, metrics):
-        registry._thread.join(SECONDS)
+        wait(lambda: registry.complete, "the bundles are loaded")
+        if registry.failed:
+            registry._thread.join(SECONDS)
+        else:
+            registry.load("none").exception(SECONDS)  # what it does next
         yield registry, calls, metrics
 
 

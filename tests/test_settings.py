@@ -35,6 +35,10 @@ VALUES = {
     "max_streams": ("0", 0),
     "stream_idle_seconds": ("0.5", 0.5),
     "stream_message_bytes": ("1", 1),
+    "keep_versions": ("0", 0),
+    "reload_seconds": ("0", 0.0),
+    "admin": ("true", True),
+    "server_name": ("triton", "triton"),
     "docs": ("false", False),
     "log_format": ("text", "text"),
     "log_level": ("debug", "debug"),
@@ -67,11 +71,15 @@ WRONG = [
     ("state_key", "0123456789abcdef,0123456789abcde"),
     *(("max_streams", text) for text in ("-1", "many", "1.5", "")),
     *(("stream_idle_seconds", text) for text in ("0", "-1", "nan", "soon", "")),
+    *(("keep_versions", text) for text in ("-1", "all", "1.5")),
+    *(("reload_seconds", text) for text in ("-1", "inf", "nan", "often")),
+    ("admin", "perhaps"),
+    *(("server_name", text) for text in ("", "a" * 65, "a\nb", 'a"b')),
     ("docs", "perhaps"),
     *(("log_format", text) for text in ("xml", "JSON", "")),
     *(("log_level", text) for text in ("loud", "INFO", "10")),
 ]
-SWITCHES = ("skip_broken", "docs")  # flags without a value
+SWITCHES = ("skip_broken", "admin", "docs")  # flags without a value
 
 
 def variable(name):

@@ -23,6 +23,15 @@ def router(registry: Registry, metrics: Metrics) -> APIRouter:
             return JSONResponse({"status": "alive"})
         return JSONResponse({"status": "no worker lives"}, 503)
 
+    @api.get("/", responses=failing)
+    async def root() -> JSONResponse:
+        """What is here; as `/livez`, for clients of KServe's V1."""
+        if registry.alive:
+            return JSONResponse(
+                {"status": "alive", "name": "unrolled", "docs": "/docs"}
+            )
+        return JSONResponse({"status": "no worker lives"}, 503)
+
     @api.get("/readyz", responses=failing)
     async def ready() -> JSONResponse:
         """Whether every model is loaded and warm."""

@@ -1,0 +1,53 @@
+"""gzip and deflate (RFC 1952, RFC 1950): bodies in, within a limit, and answers out."""
+
+import zlib
+
+from .errors import BadEncoding, TooLarge
+
+WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, with its kind of header
+LEAST = 1024  # bytes; less is hardly made smaller
+LEVEL = 1  # answers are numbers: other levels take longer and gain little
+
+
+def inflate(body: bytes, coding: str, limit: int) -> bytes:
+    """What was compressed.
+
+    Raises:
+        BadEncoding: it wasn't, or not all of it is there.
+        TooLarge: more than `limit` bytes; no more than these are made.
+    """
+    parts, left = [], limit
+    while True:
+        stream = zlib.decompressobj(WINDOWS[coding])
+        try:
+            part = stream.decompress(body, left + 1)
+        except zlib.error:
+            raise BadEncoding(f"the body is not {coding}") from None
+        left -= len(part)
+        if left < 0:
+            raise TooLarge(f"at most {limit} bytes in a body, when inflated")
+        if not stream.eof:
+            raise BadEncoding(f"the body ends within its {coding}")
+        parts.append(part)
+        body = stream.unused_data
+        if not body:
+            return b"".join(parts)
+        if coding != "gzip":  # which may have several members
+            raise BadEncoding(f"the body goes on after its {coding}")
+
+
+def deflate(answer: bytes, coding: str) -> bytes:
+    """An answer, compressed."""
+    stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[coding])
+    return stream.compress(answer) + stream.flush()
+
+
+def accepted(header: str | None) -> str | None:
+    """The coding to answer in, of an `Accept-Encoding` (RFC 9110, 12.5.3); None: as
+    it is. Never one that not every client of these protocols reads (br, zstd)."""
+    weights = {}
+    for item in (header or "").lower().split(","):
+        coding, _, parameter = item.partition(";")
+        weight = parameter.strip().removeprefix("q=") or "1"
+        weights[coding.strip()] = weight.rstrip("0").rstrip(".") not in ("", "0")
+    return next((coding for coding in WINDOWS if weights.get(coding)), None)

@@ -1,0 +1,243 @@
+"""The Open Inference Protocol v2 over HTTP, with extensions of Triton's."""
+
+import asyncio
+import time
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from .. import codec, errors, inference, triton
+from ..bodies import Callers
+from ..catalogue import Model
+from ..dialect import Call, Paths, Reply, reply
+from ..errors import Forbidden, InvalidRequest
+from ..inference import Inference
+from ..predictor import Predictor
+from ..reader import DIGITS, Elsewhere
+from ..registry import Registry
+from ..sessions import Sessions
+from ..settings import Settings
+from ..tensors import wrong
+
+MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]{1,9}))?"
+NAMED = "/v2/models/{model}"
+LENGTH = b"inference-header-content-length"
+LONGEST_ID = 256  # characters of a sequence's
+
+
+class Index(msgspec.Struct):
+    """What `/v2/repository/index` takes."""
+
+    ready: bool = False
+
+
+class Change(msgspec.Struct):
+    """What loading and unloading takes."""
+
+    parameters: dict[str, Any] | None = None
+
+
+_index = msgspec.json.Decoder(Index)
+_change = msgspec.json.Decoder(Change)
+
+
+class OpenInference:
+    """Its paths."""
+
+    def __init__(
+        self,
+        registry: Registry,
+        predictor: Predictor,
+        elsewhere: Elsewhere,
+        sessions: Sessions,
+        settings: Settings,
+        version: str,
+    ):
+        """
+        Args:
+            version: of the service.
+        """
+        self._registry, self._predictor = registry, predictor
+        self._elsewhere, self._sessions = elsewhere, sessions
+        self._settings, self._version = settings, version
+        self._limits, self._callers = settings.limits, Callers()
+
+    def paths(self) -> Paths:
+        made = Paths(self._settings.max_body_bytes)
+        # The first that fits answers: what is asked most, first.
+        made.add(f"{NAMED}/infer", f"{MODEL}/infer", post=self._infer)
+        made.add("/v2", "/v2/?", get=self._server)
+        made.add("/v2/health/live", "/v2/health/live/?", get=self._live)
+        made.add("/v2/health/ready", "/v2/health/ready/?", get=self._ready)
+        made.add("/v2/models", "/v2/models/?", get=self._models)
+        made.add("/v2/models/stats", "/v2/models/stats", get=self._statistics)
+        made.add(f"{NAMED}/ready", f"{MODEL}/ready", get=self._model_ready)
+        made.add(f"{NAMED}/config", f"{MODEL}/config", get=self._config)
+        made.add(f"{NAMED}/stats", f"{MODEL}/stats", get=self._statistics)
+        made.add(NAMED, f"{MODEL}/?", get=self._metadata)
+        repository = "/v2/repository"
+        made.add(f"{repository}/index", f"{repository}/index", post=self._index)
+        for verb in ("load", "unload"):
+            path = f"{repository}/models/{{model}}/{verb}"
+            pattern = f"{repository}/models/(?P<model>[^/]+)/(?P<verb>{verb})"
+            made.add(path, pattern, post=self._change)
+        return made
+
+    async def _server(self, call: Call) -> Reply:
+        extensions: tuple[str, ...] = triton.EXTENSIONS
+        if self._settings.admin:
+            extensions += triton.ADMIN_EXTENSIONS
+        about = {"name": self._settings.server_name, "version": self._version}
+        return reply(about | {"extensions": extensions})
+
+    async def _live(self, call: Call) -> Reply:
+        if not self._registry.alive:
+            raise errors.NotReady("no worker lives")
+        return reply({"live": True})
+
+    async def _ready(self, call: Call) -> Reply:
+        if not self._registry.ready:
+            told = "; ".join(self._registry.reasons())
+            raise errors.NotReady(told, headers={"Retry-After": "1"})
+        return reply({"ready": True, "live": True})
+
+    async def _models(self, call: Call) -> Reply:
+        return reply({"models": list(self._registry.models)})
+
+    async def _model_ready(self, call: Call) -> Reply:
+        return reply({"name": self._model(call).metadata.name, "ready": True})
+
+    async def _metadata(self, call: Call) -> Reply:
+        model = self._model(call)
+        versions = list(self._registry.versions.get(model.metadata.name, {}))
+        return reply(triton.metadata(model, versions))
+
+    async def _config(self, call: Call) -> Reply:
+        of = self._settings
+        made = triton.config(self._model(call), of.max_sequences, of.keep_versions)
+        return reply(made)
+
+    async def _statistics(self, call: Call) -> Reply:
+        if "model" in call.named:
+            models = [self._model(call)]
+        else:
+            there = self._registry.versions.values()
+            models = [model for versions in there for model in versions.values()]
+        told = [
+            m.admission.statistics.told(m.metadata.name, m.metadata.version)
+            for m in models
+        ]
+        return reply({"model_stats": told})
+
+    async def _infer(self, call: Call) -> Reply:
+        model = self._model(call)
+        body = await call.body()
+        begun = time.perf_counter()
+        given = call.header(LENGTH)
+        if given is not None and not (given.isdecimal() and len(given) < 16):
+            raise InvalidRequest("Inference-Header-Content-Length must be a number")
+        size = None if given is None else int(given)
+        parsed = len(body) if size is None else size  # what is binary takes no time
+        asked = await self._elsewhere.sized(
+            parsed,
+            inference.decode,
+            body,
+            size,
+            model.metadata.input.features,
+            self._limits,
+        )
+        read = time.perf_counter() - begun
+        with self._callers.waiting(call.receive):
+            try:
+                async with asyncio.timeout(_timeout(asked)):
+                    return await self._answer(call, model, asked, read)
+            except TimeoutError:
+                raise errors.DeadlineExceeded("no answer in that time") from None
+
+    async def _answer(
+        self, call: Call, model: Model, asked: Inference, read: float
+    ) -> Reply:
+        key, start, end = _sequence(asked)
+        if key is None:
+            request = await self._predictor.compute(model, asked.sequences)
+        else:
+            self._registry.check_streamable(model)
+            if len(asked.sequences) > 1:
+                raise InvalidRequest("a request of a sequence must have batch size 1")
+            turn = self._sessions.turn((call.model, key), model, start=start, end=end)
+            async with turn as session:
+                model, before = session.model, session.state
+                assert before is not None
+                request = await self._predictor.compute(
+                    model, asked.sequences, [before.packed], keep=True
+                )
+                steps = len(asked.sequences[0])
+                session.state = before.after(steps, request.states[0])
+        answers: list[np.ndarray] = request.future.result()
+        answered = time.perf_counter()
+        told = Inference(
+            [], asked.steps, asked.wanted, asked.id or call.scope["state"]["request_id"]
+        )
+        size = 0 if asked.wanted.binary else sum(DIGITS * a.size for a in answers)
+        body, json_bytes = await self._elsewhere.sized(
+            size, inference.encode, model.metadata, answers, told
+        )
+        model.admission.answered(request, read, time.perf_counter() - answered)
+        if not asked.wanted.binary:
+            return Reply(body, compressible=True)
+        headers = ((LENGTH, b"%d" % json_bytes),)
+        return Reply(body, "application/octet-stream", True, headers)
+
+    async def _index(self, call: Call) -> Reply:
+        self._check_admin(call)
+        body = await call.body()
+        asked = codec.decoded(_index, body) if body.strip() else Index()
+        return reply(triton.index(self._registry, ready=asked.ready))
+
+    async def _change(self, call: Call) -> Reply:
+        self._check_admin(call)
+        body = await call.body()
+        asked = codec.decoded(_change, body) if body.strip() else Change()
+        name = call.named["model"] or ""
+        if call.named["verb"] == "load":
+            if asked.parameters:
+                raise errors.InvalidRequest("a model is loaded as its folder has it")
+            await asyncio.wrap_future(self._registry.load(name))
+        else:
+            await asyncio.wrap_future(self._registry.unload(name))
+        return reply({})
+
+    def _check_admin(self, call: Call) -> None:
+        if not self._settings.admin:
+            raise Forbidden("the model repository is closed: set UNROLLED_ADMIN=true")
+        if call.header(b"origin") is not None:
+            raise Forbidden("the model repository is not for web pages")
+
+    def _model(self, call: Call) -> Model:
+        try:
+            return self._registry.get(call.model)
+        except errors.UnknownModel as error:
+            told = f"Request for unknown model: {error.detail}"
+            raise errors.UnknownModel(told) from None
+
+
+def _timeout(asked: Inference) -> float | None:
+    """Seconds; the parameter has microseconds."""
+    given = asked.parameters.get("timeout", 0)
+    if type(given) is not int or given < 0:
+        raise wrong("parameters.timeout", "must be a number of microseconds")
+    return given / 1e6 or None
+
+
+def _sequence(asked: Inference) -> tuple[int | str | None, bool, bool]:
+    """The id (None: there is none), START, and END."""
+    given = asked.parameters
+    key = given.get("sequence_id", 0)
+    if type(key) not in (int, str) or (type(key) is str and len(key) > LONGEST_ID):
+        told = f"must be a number or text of at most {LONGEST_ID} characters"
+        raise wrong("parameters.sequence_id", told)
+    flags = [given.get(f"sequence_{name}", False) for name in ("start", "end")]
+    if any(type(flag) is not bool for flag in flags):
+        raise wrong("parameters", "sequence_start and sequence_end are true or false")
+    return key or None, flags[0], flags[1]

@@ -1,0 +1,156 @@
+"""The versions of one name that are loaded, kept as its folder has them.
+
+A version is loaded aside and only then put in the place of another. What can't be
+loaded changes nothing of what is served, and is tried again when its files change.
+"""
+
+from collections.abc import Callable, Hashable
+from dataclasses import dataclass
+from pathlib import Path
+
+from model import bundle
+from model.bundle import Bundle, BundleError
+
+from . import repository
+from .catalogue import Model
+from .repository import LATEST, Shelf
+
+
+@dataclass(slots=True)
+class Held:
+    """A version that is loaded, and how its files were then."""
+
+    model: Model
+    stamp: Hashable
+
+
+class Stock:
+    """Of one shelf. Not shared: one thread keeps all of them."""
+
+    def __init__(
+        self,
+        load: Callable[[Bundle], Model],
+        broken: Callable[[Path, str | None], None],
+    ):
+        """
+        Args:
+            load: has every worker load a bundle.
+            broken: told what can't be loaded and why, or (None) that it can again.
+        """
+        self.unloaded = False  # until it is asked for again
+        self._load, self._broken = load, broken
+        self._held: dict[Path, Held] = {}
+        self._failed: dict[Path, Hashable] = {}
+        self._seen: dict[Path, Hashable] = {}
+        self._labels: dict[str, str] = {}  # to versions that are loaded
+
+    @property
+    def models(self) -> dict[str, Model]:
+        """By version, oldest first."""
+        models = [held.model for held in self._held.values()]
+        models.sort(key=lambda model: int(model.metadata.version))
+        return {model.metadata.version: model for model in models}
+
+    @property
+    def labels(self) -> dict[str, str]:
+        """The version of each label; `latest` first."""
+        return {LATEST: [*self.models][-1], **self._labels}
+
+    def update(self, shelf: Shelf, keep: int, *, at_once: bool) -> list[Model] | None:
+        """Load what is wanted and new.
+
+        Args:
+            at_once: else only what hasn't changed since the last time, since
+                files may still be written.
+
+        Returns:
+            What is served no more; None where all is as before.
+        """
+        before = (self._labels, {path: h.model for path, h in self._held.items()})
+        labels = self._read_labels(shelf)
+        wanted = shelf.wanted(keep, labels or {})
+        whole = labels is not None
+        for folder in wanted:
+            whole &= self._hold(shelf, folder, at_once)
+        if whole:
+            for folder in self._held.keys() - wanted:
+                del self._held[folder]
+        for folder in self._failed.keys() - wanted:
+            del self._failed[folder]
+            self._broken(folder, None)
+        self._label(labels)
+        after = (self._labels, {path: h.model for path, h in self._held.items()})
+        if after == before:
+            return None
+        kept = set(after[1].values())
+        return [model for model in before[1].values() if model not in kept]
+
+    def clear(self) -> list[Model]:
+        """Hold nothing until asked again; what is served no more."""
+        gone = [held.model for held in self._held.values()]
+        self.unloaded = True
+        for part in (self._held, self._failed, self._seen, self._labels):
+            part.clear()
+        return gone
+
+    def _hold(self, shelf: Shelf, folder: Path, at_once: bool) -> bool:
+        """Whether a version is loaded as its files are."""
+        stamp, held = repository.stamp(folder), self._held.get(folder)
+        if held is not None and held.stamp == stamp:
+            return True
+        settled = at_once or self._seen.get(folder) == stamp
+        self._seen[folder] = stamp
+        if not settled or self._failed.get(folder) == stamp:
+            return False
+        try:
+            found = bundle.read(folder)
+            self._check(shelf, found)
+            if held is not None and held.model.digest == found.digest:
+                held.stamp = stamp  # touched, but the same
+                return True
+            self._held[folder] = Held(self._load(found), stamp)
+        except Exception as error:
+            reason = str(error)
+            if not isinstance(error, BundleError):
+                reason = f"{folder}: {type(error).__name__}: {error}"
+            self._failed[folder] = stamp
+            self._broken(folder, reason)
+            return False
+        self._failed.pop(folder, None)
+        self._broken(folder, None)
+        return True
+
+    def _check(self, shelf: Shelf, found: Bundle) -> None:
+        metadata, number = found.metadata, shelf.number(found.folder)
+        if number and metadata.version != str(number):
+            raise BundleError(f"{found.folder}: holds version {metadata.version}")
+        names = {held.model.metadata.name for held in self._held.values()}
+        if names - {metadata.name}:
+            raise BundleError(f"{found.folder}: another version is named {names.pop()}")
+
+    def _read_labels(self, shelf: Shelf) -> dict[str, int] | None:
+        """None where they can't be read: those from before stay."""
+        folder = shelf.folder
+        if folder is None:
+            return {}
+        path = folder / repository.LABELS
+        try:
+            labels = repository.labels(folder)
+        except BundleError as error:
+            self._broken(path, str(error))
+            return None
+        self._broken(path, None)
+        return labels
+
+    def _label(self, wanted: dict[str, int] | None) -> None:
+        if wanted is None:
+            return
+        there = self.models
+        given = {label: str(number) for label, number in wanted.items()}
+        before = self._labels
+        # One whose version can't be loaded stays where it was.
+        meant = {
+            label: version if version in there else before.get(label)
+            for label, version in given.items()
+        }
+        self._labels = {k: v for k, v in meant.items() if v is not None and v in there}
