@@ -33,7 +33,8 @@ DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
 
 `POST /classify` answers one class for each sequence, `POST /label` one for each
-step. The examples below run as they stand.
+step. The examples below run as they stand. Clients of Triton, KServe and TensorFlow
+Serving are answered at `/v2` and `/v1`.
 """
 
 

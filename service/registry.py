@@ -157,26 +157,26 @@ class Registry(Catalogue):
         log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
     def _look(self) -> None:
-        """Take up what has changed on disk. A name that is gone is still served: a
-        folder that isn't there for a moment must not end a service."""
+        """Take up what has changed on disk. A name that is gone is still served."""
         for shelf in repository.scan(self._settings.bundles):
             if not self._stop.is_set():
                 self._update(shelf)
 
     def _load_name(self, name: str) -> None:
+        owner = self._owners.get(name, name)
         for shelf in repository.scan(self._settings.bundles):
-            if shelf.name == name:
+            if shelf.name == owner:
                 self._stock(shelf).unloaded = False
                 self.unloaded -= {name}
                 self._update(shelf, at_once=True)
-                reasons = [self.broken[k] for k in self.broken if _is_of(k, name)]
+                reasons = [self.broken[k] for k in self.broken if _is_of(k, owner)]
                 if reasons:
                     raise errors.NotReady("; ".join(reasons))
                 return
         raise errors.UnknownModel("no bundle of that name")
 
     def _unload_name(self, name: str) -> None:
-        stock = self._stocks.get(name)
+        stock = self._stocks.get(self._owners.get(name, name))
         if stock is None or stock.unloaded:
             raise errors.UnknownModel("no model of that name")
         self.unloaded |= {name}

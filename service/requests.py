@@ -165,7 +165,10 @@ _KINDS = frozenset({"http", "websocket"})
 _REFUSED = frozenset({"http.response.start", "http.response.body"})
 _random = random.Random()  # an id need not be hard to guess
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_PROBES = frozenset({"/livez", "/healthz", "/readyz", "/metrics"})
+_PROBES = frozenset(
+    {"/", "/livez", "/healthz", "/readyz", "/metrics"}
+    | {"/v2/health/live", "/v2/health/ready"}
+)
 
 
 def header(scope: Scope, name: bytes) -> str | None:

@@ -71,7 +71,9 @@ class Sequences(BaseModel):
         description="One or more sequences of any lengths: per sequence its steps,"
         " per step the model's features.",
     )
-    model: str | None = Field(None, description="A name from /models.")
+    model: str | None = Field(
+        None, description="A name from /models, NAME@VERSION or NAME@LABEL."
+    )
     top_k: int | None = Field(
         None, ge=1, description="Only the k likeliest classes, likeliest first."
     )
@@ -139,6 +141,8 @@ class Summary(BaseModel):
 
     name: str
     version: str
+    versions: list[str] = Field(description="Those that are served, oldest first.")
+    labels: dict[str, str] = Field(description="The version of each.")
     task: str
     default: bool = Field(description="Answers requests that name no model.")
     engine: str
@@ -190,7 +194,11 @@ def stream() -> dict[str, Any]:
     model = {"name": "model", "in": "query", "required": True}
     top_k = {"name": "top_k", "in": "query"}
     parameters = [
-        model | {"schema": {"type": "string"}, "description": "A streamable model."},
+        model
+        | {
+            "schema": {"type": "string"},
+            "description": "A streamable model, or NAME@VERSION.",
+        },
         top_k | {"schema": {"type": "integer", "minimum": 1}},
     ]
     return {

@@ -116,6 +116,8 @@ def _summary(model: Model, catalogue: Catalogue) -> dict[str, Any]:
     return {
         "name": metadata.name,
         "version": metadata.version,
+        "versions": list(catalogue.versions.get(metadata.name, {})),
+        "labels": catalogue.labels.get(metadata.name, {}),
         "task": metadata.task,
         "default": catalogue.default(metadata.task) is model,
         "engine": model.loaded.engine,
