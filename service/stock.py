@@ -60,8 +60,8 @@ class Stock:
         """Load what is wanted and new.
 
         Args:
-            at_once: else only what hasn't changed since the last time, since
-                files may still be written.
+            at_once: also what could not be loaded before, or has changed since the
+                last time and may still be written.
 
         Returns:
             What is served no more; None where all is as before.
@@ -78,6 +78,7 @@ class Stock:
         for folder in self._failed.keys() - wanted:
             del self._failed[folder]
             self._broken(folder, None)
+        self._seen = {path: s for path, s in self._seen.items() if path in wanted}
         self._label(labels)
         after = (self._labels, {path: h.model for path, h in self._held.items()})
         if after == before:
@@ -98,17 +99,17 @@ class Stock:
         stamp, held = repository.stamp(folder), self._held.get(folder)
         if held is not None and held.stamp == stamp:
             return True
-        settled = at_once or self._seen.get(folder) == stamp
+        settled, tried = self._seen.get(folder) == stamp, self._failed.get(folder)
         self._seen[folder] = stamp
-        if not settled or self._failed.get(folder) == stamp:
+        if not at_once and (not settled or tried == stamp):
             return False
         try:
             found = bundle.read(folder)
             self._check(shelf, found)
             if held is not None and held.model.digest == found.digest:
                 held.stamp = stamp  # touched, but the same
-                return True
-            self._held[folder] = Held(self._load(found), stamp)
+            else:
+                self._held[folder] = Held(self._load(found), stamp)
         except Exception as error:
             reason = str(error)
             if not isinstance(error, BundleError):
@@ -124,9 +125,10 @@ class Stock:
         metadata, number = found.metadata, shelf.number(found.folder)
         if number and metadata.version != str(number):
             raise BundleError(f"{found.folder}: holds version {metadata.version}")
-        names = {held.model.metadata.name for held in self._held.values()}
-        if names - {metadata.name}:
-            raise BundleError(f"{found.folder}: another version is named {names.pop()}")
+        for folder, held in self._held.items():
+            name = held.model.metadata.name
+            if name != metadata.name and folder != found.folder:
+                raise BundleError(f"{found.folder}: another version is named {name}")
 
     def _read_labels(self, shelf: Shelf) -> dict[str, int] | None:
         """None where they can't be read: those from before stay."""
