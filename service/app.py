@@ -22,12 +22,14 @@ from .reader import Elsewhere, Reader
 from .registry import Registry
 from .requests import Direct, Requests
 from .routes import native, probes, stream
+from .routes.model_repository import ModelRepository
 from .routes.open_inference import OpenInference
 from .routes.stream import StreamRoute
 from .routes.tf_serving import TfServing
 from .sessions import Sessions
 from .settings import Settings
 from .streams import Streams
+from .triton import Schedules
 
 DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
@@ -143,9 +145,11 @@ def _wired(
     direct = native.predictions(predictor, settings)
     sessions = Sessions(settings, metrics)
     v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths()
+    schedules = Schedules(settings.stream_idle_seconds)
     v2 = OpenInference(
-        registry, predictor, elsewhere, sessions, settings, _version()
+        registry, predictor, elsewhere, sessions, schedules, settings, _version()
     ).paths()
+    ModelRepository(registry, schedules, settings).add(v2)
     malformed = errors.InvalidRequest(
         "Malformed request: there is nothing at this path"
     )

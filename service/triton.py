@@ -42,7 +42,8 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
 
 
 def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
-    """`GET /v2/models/NAME/config`: a ModelConfig (`model_config.proto`) in JSON.
+    """`GET /v2/models/NAME/config`: a ModelConfig (`model_config.proto`) in JSON, but
+    for `Schedules`.
 
     Args:
         max_batch: sequences in a request.
@@ -96,15 +97,33 @@ def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
         "batch_input": [],
         "batch_output": [],
         "optimization": {},
-        "dynamic_batching": {
-            "preferred_batch_size": [],
-            "max_queue_delay_microseconds": 0,
-        },
         "instance_group": [],
         "default_model_filename": "",
         "parameters": {k: {"string_value": text} for k, text in parameters.items()},
         "model_warmup": [],
     }
+
+
+class Schedules:
+    """Which of Triton's two kinds of batching each model tells of. Every model answers
+    single requests, and every one that can be stepped sequences under an id."""
+
+    def __init__(self, idle_seconds: float):
+        self._idle = int(1e6 * idle_seconds)
+        self._sequences: set[str] = set()
+
+    def tell(self, name: str, *, sequences: bool) -> None:
+        """From now on a model tells of sequences, or of single requests."""
+        (self._sequences.add if sequences else self._sequences.discard)(name)
+
+    def of(self, name: str) -> dict[str, Any]:
+        """The member of a ModelConfig."""
+        if name not in self._sequences:
+            delays = {"preferred_batch_size": [], "max_queue_delay_microseconds": 0}
+            return {"dynamic_batching": delays}
+        direct = {"max_queue_delay_microseconds": 0, "minimum_slot_utilization": 0.0}
+        batching = {"max_sequence_idle_microseconds": self._idle, "direct": direct}
+        return {"sequence_batching": batching | {"control_input": [], "state": []}}
 
 
 def platform(model: Model) -> str:

@@ -2,16 +2,14 @@
 
 import asyncio
 import time
-from typing import Any
 
-import msgspec
 import numpy as np
 
-from .. import codec, errors, inference, triton
+from .. import errors, inference, triton
 from ..bodies import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
-from ..errors import Forbidden, InvalidRequest
+from ..errors import InvalidRequest
 from ..inference import Inference
 from ..predictor import Predictor
 from ..reader import DIGITS, Elsewhere
@@ -19,27 +17,12 @@ from ..registry import Registry
 from ..sessions import Sessions
 from ..settings import Settings
 from ..tensors import wrong
+from ..triton import Schedules
 
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]{1,9}))?"
 NAMED = "/v2/models/{model}"
 LENGTH = b"inference-header-content-length"
 LONGEST_ID = 256  # characters of a sequence's
-
-
-class Index(msgspec.Struct):
-    """What `/v2/repository/index` takes."""
-
-    ready: bool = False
-
-
-class Change(msgspec.Struct):
-    """What loading and unloading takes."""
-
-    parameters: dict[str, Any] | None = None
-
-
-_index = msgspec.json.Decoder(Index)
-_change = msgspec.json.Decoder(Change)
 
 
 class OpenInference:
@@ -51,15 +34,18 @@ class OpenInference:
         predictor: Predictor,
         elsewhere: Elsewhere,
         sessions: Sessions,
+        schedules: Schedules,
         settings: Settings,
         version: str,
     ):
         """
         Args:
+            schedules: what batching each model is to tell of.
             version: of the service.
         """
         self._registry, self._predictor = registry, predictor
         self._elsewhere, self._sessions = elsewhere, sessions
+        self._schedules = schedules
         self._settings, self._version = settings, version
         self._limits, self._callers = settings.limits, Callers()
 
@@ -76,12 +62,6 @@ class OpenInference:
         made.add(f"{NAMED}/config", f"{MODEL}/config", get=self._config)
         made.add(f"{NAMED}/stats", f"{MODEL}/stats", get=self._statistics)
         made.add(NAMED, f"{MODEL}/?", get=self._metadata)
-        repository = "/v2/repository"
-        made.add(f"{repository}/index", f"{repository}/index", post=self._index)
-        for verb in ("load", "unload"):
-            path = f"{repository}/models/{{model}}/{verb}"
-            pattern = f"{repository}/models/(?P<model>[^/]+)/(?P<verb>{verb})"
-            made.add(path, pattern, post=self._change)
         return made
 
     async def _server(self, call: Call) -> Reply:
@@ -114,9 +94,9 @@ class OpenInference:
         return reply(triton.metadata(model, versions))
 
     async def _config(self, call: Call) -> Reply:
-        of = self._settings
-        made = triton.config(self._model(call), of.max_sequences, of.keep_versions)
-        return reply(made)
+        of, model = self._settings, self._model(call)
+        made = triton.config(model, of.max_sequences, of.keep_versions)
+        return reply(made | self._schedules.of(model.metadata.name))
 
     async def _statistics(self, call: Call) -> Reply:
         if "model" in call.named:
@@ -188,31 +168,6 @@ class OpenInference:
             return Reply(body, compressible=True)
         headers = ((LENGTH, b"%d" % json_bytes),)
         return Reply(body, "application/octet-stream", True, headers)
-
-    async def _index(self, call: Call) -> Reply:
-        self._check_admin(call)
-        body = await call.body()
-        asked = codec.decoded(_index, body) if body.strip() else Index()
-        return reply(triton.index(self._registry, ready=asked.ready))
-
-    async def _change(self, call: Call) -> Reply:
-        self._check_admin(call)
-        body = await call.body()
-        asked = codec.decoded(_change, body) if body.strip() else Change()
-        name = call.named["model"] or ""
-        if call.named["verb"] == "load":
-            if asked.parameters:
-                raise errors.InvalidRequest("a model is loaded as its folder has it")
-            await asyncio.wrap_future(self._registry.load(name))
-        else:
-            await asyncio.wrap_future(self._registry.unload(name))
-        return reply({})
-
-    def _check_admin(self, call: Call) -> None:
-        if not self._settings.admin:
-            raise Forbidden("the model repository is closed: set UNROLLED_ADMIN=true")
-        if call.header(b"origin") is not None:
-            raise Forbidden("the model repository is not for web pages")
 
     def _model(self, call: Call) -> Model:
         try:
