@@ -44,8 +44,16 @@ def decode(body: bytes) -> Body:
     return decoded(_decoder, body)
 
 
-def decoded(decoder: msgspec.json.Decoder[T], text: bytes, what: str = "body") -> T:
+def decoded(
+    decoder: msgspec.json.Decoder[T],
+    text: bytes,
+    what: str = "body",
+    inner: type[msgspec.Struct] | None = None,
+) -> T:
     """The members of a text that is called so, as `decode` has it.
+
+    Args:
+        inner: the objects within it.
 
     Raises:
         InvalidJson, InvalidRequest: as `decode`.
@@ -56,7 +64,8 @@ def decoded(decoder: msgspec.json.Decoder[T], text: bytes, what: str = "body") -
         message, _, path = str(error).partition(" - at `$")
         if message.startswith("Object contains unknown field"):
             # What msgspec says holds the caller's own text.
-            names = ", ".join(decoder.type.__struct_fields__)
+            kind = inner if path and inner else decoder.type
+            names = ", ".join(kind.__struct_fields__)
             message = f"has a member other than {names}"
         path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
         raise InvalidRequest(

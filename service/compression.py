@@ -6,6 +6,7 @@ from .errors import BadEncoding, TooLarge
 
 WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, with its kind of header
 LEAST = 1024  # bytes; less is hardly made smaller
+MOST_MEMBERS = 64  # each is a copy of all that follow
 LEVEL = 1  # answers are numbers: other levels take longer and gain little
 
 
@@ -17,7 +18,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
         TooLarge: more than `limit` bytes; no more than these are made.
     """
     parts, left = [], limit
-    while True:
+    for _ in range(MOST_MEMBERS):
         stream = zlib.decompressobj(WINDOWS[coding])
         try:
             part = stream.decompress(body, left + 1)
@@ -33,7 +34,8 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
         if not body:
             return b"".join(parts)
         if coding != "gzip":  # which may have several members
-            raise BadEncoding(f"the body goes on after its {coding}")
+            break
+    raise BadEncoding(f"the body goes on after its {coding}")
 
 
 def deflate(answer: bytes, coding: str) -> bytes:
@@ -45,9 +47,14 @@ def deflate(answer: bytes, coding: str) -> bytes:
 def accepted(header: str | None) -> str | None:
     """The coding to answer in, of an `Accept-Encoding` (RFC 9110, 12.5.3); None: as
     it is. Never one that not every client of these protocols reads (br, zstd)."""
-    weights = {}
+    weights = {"identity": 0.0}
     for item in (header or "").lower().split(","):
         coding, _, parameter = item.partition(";")
-        weight = parameter.strip().removeprefix("q=") or "1"
-        weights[coding.strip()] = weight.rstrip("0").rstrip(".") not in ("", "0")
-    return next((coding for coding in WINDOWS if weights.get(coding)), None)
+        try:
+            weight = float(parameter.strip().removeprefix("q=") or 1)
+        except ValueError:
+            weight = 0.0
+        weights[coding.strip()] = weight
+    best = max(WINDOWS, key=lambda coding: weights.get(coding, 0.0))
+    weight = weights.get(best, 0.0)
+    return best if weight > 0 and weight >= weights["identity"] else None

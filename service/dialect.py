@@ -151,14 +151,12 @@ async def _compressed(call: Call, answer: Reply) -> tuple[Headers, bytes]:
     coding = None
     if answer.compressible and len(body) >= compression.LEAST:
         coding = compression.accepted(call.header(b"accept-encoding"))
+        headers.append((b"vary", b"accept-encoding"))
     if coding is not None:
         if len(body) <= INLINE_BYTES:
             body = compression.deflate(body, coding)
         else:
             body = await asyncio.to_thread(compression.deflate, body, coding)
-        headers += [
-            (b"content-encoding", coding.encode()),
-            (b"vary", b"accept-encoding"),
-        ]
+        headers.append((b"content-encoding", coding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     return headers, body

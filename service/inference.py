@@ -133,6 +133,8 @@ def _wanted(outputs: list[Output], parameters: dict[str, Any]) -> Wanted:
     chosen = outputs[0].parameters or {}
     binary, top = chosen.get("binary_data", binary), chosen.get("classification", 0)
     path = "outputs[0].parameters"
+    if any(name.startswith("shared_memory") for name in chosen):
+        raise wrong(path, "can't ask for shared memory: there is none")
     if type(binary) is not bool:
         raise wrong(f"{path}.binary_data", "must be true or false")
     if type(top) is not int or top < 0:

@@ -4,6 +4,7 @@ Rows (`instances`) may differ in length, which TensorFlow Serving refuses; each 
 is as long as its row (https://github.com/tensorflow/serving, `g3doc/api_rest.md`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,11 +15,13 @@ import orjson
 from model.bundle import Metadata
 
 from . import codec
+from .errors import TooLarge
 from .settings import Limits, Settings
 from .tensors import wrong
 
 SERVING, STEP = "serving_default", "step"
 PROBABILITIES = "probabilities"
+LARGEST_STATE = 1e6  # no network's own comes near
 SIGNATURE = "must be serving_default, or step of a network that can be stepped"
 
 Frames = list[list[float]]  # [T, F]
@@ -86,13 +89,16 @@ def decode(
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the member at fault.
     """
-    given = codec.decoded(_predict, body)
+    given = codec.decoded(_predict, body, inner=Row)
     step = given.signature_name == STEP and state_size > 0
     if given.signature_name not in (SERVING, "") and not step:
         raise wrong("signature_name", SIGNATURE)
     if (given.instances is None) == (given.inputs is None):
         raise wrong("body", "must hold either instances or inputs")
+    if given.instances is not None:
+        _check_count(given.instances, limits)
     path, columns = _columns(given)
+    _check_count(columns.frames, limits)
     if not columns.frames:
         raise wrong(path.partition("[")[0], "must not be empty")
     paths = [path.format(place) for place in range(len(columns.frames))]
@@ -103,6 +109,11 @@ def decode(
     sequences = codec.checked(paths, frames, features, limits)
     packed = [_packed(one, state_size) for one in states]
     return Instances(sequences, given.instances is not None, packed, step)
+
+
+def _check_count(rows: Sequence[Any], limits: Settings | Limits) -> None:
+    if len(rows) > limits.max_sequences:
+        raise TooLarge(f"at most {limits.max_sequences} sequences in a request")
 
 
 def _columns(given: Predict) -> tuple[str, Columns]:
@@ -146,8 +157,9 @@ def _packed(state: list[float], size: int) -> bytes:
     """A state as the workers take it."""
     with np.errstate(over="ignore"):  # infinite then, and refused
         packed = np.array(state, np.float32)
-    if packed.shape != (size,) or not np.isfinite(packed).all():
-        raise wrong("state", f"must be {size} finite numbers")
+    if packed.shape != (size,) or not (np.abs(packed) <= LARGEST_STATE).all():
+        told = f"must be {size} finite numbers, none beyond {LARGEST_STATE:g}"
+        raise wrong("state", told)
     return packed.tobytes()
 
 
@@ -159,11 +171,12 @@ def decode_examples(
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the member at fault.
     """
-    given = codec.decoded(_classify, body)
+    given = codec.decoded(_classify, body, inner=Example)
     if given.signature_name not in (SERVING, ""):
         raise wrong("signature_name", f"must be {SERVING}")
     if not given.examples:
         raise wrong("examples", "must not be empty")
+    _check_count(given.examples, limits)
     paths = [f"examples[{place}].frames" for place in range(len(given.examples))]
     sequences = []
     for path, example in zip(paths, given.examples, strict=True):

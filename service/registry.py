@@ -163,20 +163,21 @@ class Registry(Catalogue):
                 self._update(shelf)
 
     def _load_name(self, name: str) -> None:
-        owner = self._owners.get(name, name)
+        # A folder may be called otherwise than its model is.
+        owner = self._owners.get(name, "" if name in self._owners.values() else name)
         for shelf in repository.scan(self._settings.bundles):
             if shelf.name == owner:
                 self._stock(shelf).unloaded = False
                 self.unloaded -= {name}
                 self._update(shelf, at_once=True)
-                reasons = [self.broken[k] for k in self.broken if _is_of(k, owner)]
-                if reasons:
-                    raise errors.NotReady("; ".join(reasons))
+                told = "; ".join(w for k, w in self.broken.items() if _is_of(k, owner))
+                if told:
+                    raise errors.NotReady(told)
                 return
         raise errors.UnknownModel("no bundle of that name")
 
     def _unload_name(self, name: str) -> None:
-        stock = self._stocks.get(self._owners.get(name, name))
+        stock = self._stocks.get(self._owners.get(name, ""))
         if stock is None or stock.unloaded:
             raise errors.UnknownModel("no model of that name")
         self.unloaded |= {name}
@@ -246,5 +247,4 @@ class Registry(Catalogue):
 
 
 def _is_of(key: str, name: str) -> bool:
-    """Whether what is broken is of a name."""
     return re.split("[@/]", key)[0] == name

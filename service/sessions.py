@@ -62,16 +62,16 @@ class Sessions:
         session.waiting += 1
         try:
             async with session.turn:
+                before = session.model, session.state
                 if start:
                     session.model, session.state = model, BEGIN
                 if session.state is None:
                     raise _missing()
-                before = session.state
                 try:
                     yield session
                 except BaseException:
                     # What could not be computed changes nothing.
-                    session.state = None if start else before
+                    session.model, session.state = before
                     raise
                 if end:
                     session.state = None

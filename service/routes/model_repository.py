@@ -12,7 +12,7 @@ import msgspec
 
 from .. import codec, triton
 from ..dialect import Call, Paths, Reply, reply
-from ..errors import Forbidden
+from ..errors import Forbidden, ServiceError
 from ..registry import Registry
 from ..settings import Settings
 from ..tensors import wrong
@@ -72,10 +72,16 @@ class ModelRepository:
             )
         override = codec.decoded(_config, (config or "{}").encode(), "config")
         name = call.named["model"] or ""
+        before = name in self._registry.models
         await asyncio.wrap_future(self._registry.load(name))
         sequences = override.sequence_batching is not None
         if sequences:
-            self._registry.check_streamable(self._registry.get(name))
+            try:
+                self._registry.check_streamable(self._registry.get(name))
+            except ServiceError:
+                if not before:  # a refusal changes nothing
+                    await asyncio.wrap_future(self._registry.unload(name))
+                raise
         self._schedules.tell(name, sequences=sequences)
         return reply({})
 

@@ -22,6 +22,7 @@ from ..triton import Schedules
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]{1,9}))?"
 NAMED = "/v2/models/{model}"
 LENGTH = b"inference-header-content-length"
+LONGEST_TIMEOUT = 2**64 - 1  # microseconds
 LONGEST_ID = 256  # characters of a sequence's
 
 
@@ -180,8 +181,9 @@ class OpenInference:
 def _timeout(asked: Inference) -> float | None:
     """Seconds; the parameter has microseconds."""
     given = asked.parameters.get("timeout", 0)
-    if type(given) is not int or given < 0:
-        raise wrong("parameters.timeout", "must be a number of microseconds")
+    if type(given) is not int or not 0 <= given <= LONGEST_TIMEOUT:
+        told = f"must be microseconds, at most {LONGEST_TIMEOUT}"
+        raise wrong("parameters.timeout", told)
     return given / 1e6 or None
 
 

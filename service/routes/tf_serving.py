@@ -147,13 +147,14 @@ def _signature(model: Model, name: str) -> dict[str, Any]:
         "frames": [-1, -1, about.input.features],
         "lengths": [-1],
     }
+    call = "StatefulPartitionedCall" + ("_1" if name == STEP else "")
     outputs = {PROBABILITIES: [-1, *steps, len(about.classes)]}
     if name == STEP:
         shapes["state"] = outputs["state"] = [-1, about.state_size]
     return {
         "inputs": {k: _tensor(f"{name}_{k}:0", k, v) for k, v in shapes.items()},
         "outputs": {
-            key: _tensor(f"StatefulPartitionedCall:{place}", key, shape)
+            key: _tensor(f"{call}:{place}", key, shape)
             for place, (key, shape) in enumerate(outputs.items())
         },
         "method_name": "tensorflow/serving/predict",
