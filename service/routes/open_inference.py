@@ -3,14 +3,13 @@
 import asyncio
 import time
 
-import numpy as np
-
 from .. import errors, inference, triton
 from ..bodies import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
 from ..errors import InvalidRequest
 from ..inference import Inference
+from ..link import Request
 from ..predictor import Predictor
 from ..reader import DIGITS, Elsewhere
 from ..registry import Registry
@@ -132,31 +131,39 @@ class OpenInference:
         with self._callers.waiting(call.receive):
             try:
                 async with asyncio.timeout(_timeout(asked)):
-                    return await self._answer(call, model, asked, read)
+                    model, request = await self._compute(call, model, asked)
             except TimeoutError:
                 raise errors.DeadlineExceeded("no answer in that time") from None
+            return await self._write(call, model, asked, request, read)
 
-    async def _answer(
-        self, call: Call, model: Model, asked: Inference, read: float
-    ) -> Reply:
+    async def _compute(
+        self, call: Call, model: Model, asked: Inference
+    ) -> tuple[Model, Request]:
+        """What has been computed, and by which model: a sequence keeps its own."""
         key, start, end = _sequence(asked)
         if key is None:
-            request = await self._predictor.compute(model, asked.sequences)
-        else:
-            self._registry.check_streamable(model)
-            if len(asked.sequences) > 1:
-                raise InvalidRequest("a request of a sequence must have batch size 1")
-            turn = self._sessions.turn((call.model, key), model, start=start, end=end)
-            async with turn as session:
-                model, before = session.model, session.state
-                assert before is not None
-                request = await self._predictor.compute(
-                    model, asked.sequences, [before.packed], keep=True
-                )
-                steps = len(asked.sequences[0])
-                session.state = before.after(steps, request.states[0])
-        answers: list[np.ndarray] = request.future.result()
-        answered = time.perf_counter()
+            return model, await self._predictor.compute(model, asked.sequences)
+        self._registry.check_streamable(model)
+        if len(asked.sequences) > 1:
+            raise InvalidRequest("a request of a sequence must have batch size 1")
+        (frames,) = asked.sequences
+        turn = self._sessions.turn((call.model, key), model, start=start, end=end)
+        async with turn as session:
+            before, takes = session.state, session.model.metadata.input.features
+            assert before is not None
+            if frames.shape[1] != takes:  # that of the version it began with
+                raise InvalidRequest(f"this sequence has {takes} features a step")
+            request = await self._predictor.compute(
+                session.model, [frames], [before.packed], keep=True
+            )
+            session.state = before.after(len(frames), request.states[0])
+            return session.model, request
+
+    async def _write(
+        self, call: Call, model: Model, asked: Inference, request: Request, read: float
+    ) -> Reply:
+        begun = time.perf_counter()
+        answers = request.future.result()
         told = Inference(
             [], asked.steps, asked.wanted, asked.id or call.scope["state"]["request_id"]
         )
@@ -164,7 +171,7 @@ class OpenInference:
         body, json_bytes = await self._elsewhere.sized(
             size, inference.encode, model.metadata, answers, told
         )
-        model.admission.answered(request, read, time.perf_counter() - answered)
+        model.admission.answered(request, read, time.perf_counter() - begun)
         if not asked.wanted.binary:
             return Reply(body, compressible=True)
         headers = ((LENGTH, b"%d" % json_bytes),)
