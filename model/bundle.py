@@ -142,11 +142,7 @@ class Bundle:
 
     folder: Path
     metadata: Metadata
-
-    @property
-    def digest(self) -> str:
-        """SHA-256 of `bundle.json`, and by it of everything."""
-        return _sha256(self.folder / MARKER)
+    digest: str  # SHA-256 of `bundle.json`, and by it of everything
 
     def golden(self) -> Golden:
         return Golden.load(self.folder / GOLDEN)
@@ -175,7 +171,7 @@ def read(folder: Path) -> Bundle:
     for name, digest in metadata.files.items():
         if _sha256(folder / name) != digest:
             raise BundleError(f"{folder / name}: SHA-256 differs from {MARKER}")
-    return Bundle(folder, metadata)
+    return Bundle(folder, metadata, hashlib.sha256(text).hexdigest())
 
 
 def find(root: Path) -> list[Path]:

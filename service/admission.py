@@ -112,6 +112,7 @@ class Admission:
             ServiceError: there are none; names `frames`.
         """
         if isinstance(told, Failed):
+            self.statistics.failed(0.0)
             raise _failure("frames", told)
         self.statistics.answered(1, 0.0, 0.0, told.ended - told.begun, 0.0)
         numbers = np.frombuffer(told.probabilities, np.float32)
@@ -135,7 +136,7 @@ class Admission:
         self._pool.cancel(given)
 
     def _admit(self, steps: int) -> None:
-        self._pool.check()
+        self._pool.check(self._model)
         if self._steps and self._steps + steps > self._limit:
             raise self._overloaded()
         self._steps += steps

@@ -69,7 +69,9 @@ class Catalogue:
             raise errors.NotReady(f"the bundle of {reference} is broken")
         name = reference.partition("@")[0]
         if name in self.models:
-            known = ", ".join([*self.versions[name], *self.labels[name]])
+            known = ", ".join(
+                [*self.versions.get(name, ()), *self.labels.get(name, ())]
+            )
             raise errors.UnknownModel(f"{name} has no such version; there are: {known}")
         known = ", ".join(self.models) or "none"
         raise errors.UnknownModel(f"no model of that name; there are: {known}")

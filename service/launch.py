@@ -5,10 +5,11 @@ import multiprocessing
 import socket
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
+from .messages import Channel, Load, Loaded
 from .settings import Settings
 
 if TYPE_CHECKING:
@@ -25,6 +26,24 @@ class Launched:
     control: socket.socket
     wait: Callable[[float], object]
     kill: Callable[[], object] = lambda: None
+    models: set[int] = field(default_factory=set, compare=False)  # that it has loaded
+
+    def ask(self, wanted: Load) -> None:
+        """Have it load a bundle; `told` says what became of it."""
+        with contextlib.suppress(OSError):  # told then
+            Channel(self.control, Loaded).send([wanted])
+
+    def told(self, wanted: Load) -> Loaded:
+        """What became of it; `died` where that was the worker's end."""
+        try:
+            (loaded,) = Channel(self.control, Loaded).receive()
+        except (EOFError, OSError):
+            reason = f"{wanted.folder}: a worker died of loading it"
+            return Loaded(wanted.model, error=reason, died=True)
+        if not loaded.error:
+            self.models.add(wanted.model)
+        told: Loaded = loaded
+        return told
 
     def hang_up(self) -> None:
         """Have it end, and whoever reads from it."""

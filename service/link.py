@@ -60,10 +60,16 @@ class Link(asyncio.Protocol):
         self,
         receive: Callable[["Link", FromWorker], None],
         lost: Callable[["Link"], None],
+        models: set[int],
     ):
+        """
+        Args:
+            models: that the worker has loaded; others change it.
+        """
         self.left = 0  # steps that the worker has not computed yet
         self.steps: dict[int, int] = {}  # the same by model
         self.jobs: dict[int, Callable[[Answered | Failed], None]] = {}
+        self.models = models
         self._incoming = Incoming(FromWorker)
         self._receive, self._lost = receive, lost
         self._transport: asyncio.Transport | None = None

@@ -37,12 +37,12 @@ class Loader:
         """
         name, version = found.metadata.name, found.metadata.version
         number = next(self._numbers)
-        loaded = self._pool.load(number, str(found.folder), gently=gently)
+        digest = found.digest
+        loaded = self._pool.load(number, str(found.folder), digest, gently=gently)
         self._current[name, version] = number
         admission = Admission(
             self._pool, number, found.metadata, self._settings, self._metrics
         )
-        digest = found.digest
         tokens = Tokens(self._keys, found.metadata, digest, loaded.precision)
         made = Model(found, digest, number, loaded, admission, tokens)
         weakref.finalize(made, self._gone, number, name, version).atexit = False

@@ -19,6 +19,7 @@ class Load(msgspec.Struct, tag=True, array_like=True):
 
     model: int
     folder: str
+    digest: str = ""  # that it must have
 
 
 class Unload(msgspec.Struct, tag=True, array_like=True):
@@ -35,6 +36,7 @@ class Loaded(msgspec.Struct, tag=True, array_like=True):
     precision: str = ""
     reason: str = ""
     error: str = ""
+    died: bool = False  # the worker did, with that error
 
 
 class Job(msgspec.Struct, tag=True, array_like=True):

@@ -2,8 +2,6 @@
 
 import gc
 import logging
-import queue
-import re
 import threading
 import time
 from collections.abc import Callable
@@ -15,6 +13,8 @@ from model.bundle import Bundle, BundleError
 
 from . import errors, repository
 from .catalogue import TASKS, Catalogue, Model
+from .errands import Errands
+from .faults import Faults
 from .loader import Loader
 from .metrics import Metrics
 from .pool import Pool
@@ -45,9 +45,10 @@ class Registry(Catalogue):
         self.failed = False
         self._metrics, self._pool, self._on_failure = metrics, pool, on_failure
         self._loader = Loader(settings, metrics, pool)
+        self._faults = Faults()
         self._stocks: dict[str, Stock] = {}  # by the shelf's name
         self._owners: dict[str, str] = {}  # by a model's name: its shelf's
-        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._errands = Errands()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
@@ -58,7 +59,7 @@ class Registry(Catalogue):
     def close(self) -> None:
         """Stop loading, and end the workers."""
         self._stop.set()
-        self._asked.put(lambda: None)
+        self._errands.stop()
         self._pool.close()
         if self._thread.ident is not None:
             self._thread.join(self._settings.grace_seconds)
@@ -69,7 +70,7 @@ class Registry(Catalogue):
         Raises (the future):
             UnknownModel, NotReady: there is none, or it can't be loaded.
         """
-        return self._ask(self._load_name, name)
+        return self._errands.ask(partial(self._load_name, name))
 
     def unload(self, name: str) -> "Future[None]":
         """Serve a name no more, until it is asked for; what is under way is answered.
@@ -77,7 +78,7 @@ class Registry(Catalogue):
         Raises (the future):
             UnknownModel: there is none.
         """
-        return self._ask(self._unload_name, name)
+        return self._errands.ask(partial(self._unload_name, name))
 
     @property
     def ready(self) -> bool:
@@ -96,33 +97,15 @@ class Registry(Catalogue):
         return self._stop.is_set() or self._pool.alive
 
     def _run(self) -> None:
-        self._load_all()
-        seconds = self._settings.reload_seconds
-        while not self.failed and not self._stop.is_set():
-            try:
-                work = self._asked.get(timeout=seconds or None)
-            except queue.Empty:
-                work = self._look
-            try:
-                if not self._stop.is_set():
-                    work()
-            except OSError as error:
-                log.error("the bundles can't be read: %s", error)
-            except Exception:  # whatever it is: what is served goes on
-                log.exception("the bundles could not be looked through")
-
-    def _ask(self, work: Callable[[str], None], name: str) -> "Future[None]":
-        future: Future[None] = Future()
-
-        def run() -> None:
-            try:
-                work(name)
-                future.set_result(None)
-            except Exception as error:
-                future.set_exception(error)
-
-        self._asked.put(run)
-        return future
+        try:
+            self._load_all()
+        except Exception as error:  # a fault of ours must not look like slowness
+            log.exception("the bundles could not be loaded")
+            self._faults.add("registry", f"{type(error).__name__}: {error}")
+            self._fail()
+        if self.failed:
+            self._errands.stop()
+        self._errands.run(self._look, self._settings.reload_seconds)
 
     def _load_all(self) -> None:
         begun = time.perf_counter()
@@ -130,10 +113,10 @@ class Registry(Catalogue):
         shelves: list[Shelf] = []
         try:
             shelves = repository.scan(root)
+            if not shelves:
+                self._faults.add(str(root), f"{root}: no bundle found")
         except OSError as error:
-            self._break(str(root), f"{root}: {error}")
-        if not shelves and not self.broken:
-            self._break(str(root), f"{root}: no bundle found")
+            self._faults.add(str(root), f"{root}: {error}")
         for shelf in shelves:
             if self._stop.is_set():
                 return
@@ -141,14 +124,13 @@ class Registry(Catalogue):
         if self._stop.is_set():
             return
         self._check_defaults()
+        self._retell()
         # Nothing to serve is a failure, whatever the setting says.
-        skipped = self._settings.skip_broken and self.models
-        self.failed = bool(self.broken) and not skipped
+        if self.broken and not (self._settings.skip_broken and self.models):
+            self._fail()
+            return
         self.complete = True
         self._count_features()  # the defaults are known now
-        if self.failed:
-            self._on_failure()
-            return
         self._metrics.ready.set(1)
         # What is there stays: no need to look through it for garbage ever again.
         gc.collect()
@@ -156,11 +138,22 @@ class Registry(Catalogue):
         seconds = round(time.perf_counter() - begun, 2)
         log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
+    def _fail(self) -> None:
+        self.broken = self._faults.told(self._served())
+        self.failed = self.complete = True
+        self._count_features()
+        self._on_failure()
+
     def _look(self) -> None:
         """Take up what has changed on disk. A name that is gone is still served."""
-        for shelf in repository.scan(self._settings.bundles):
+        shelves = repository.scan(self._settings.bundles)
+        for gone in self._stocks.keys() - {shelf.name for shelf in shelves}:
+            if not self._stocks[gone].models:
+                self._faults.forget(gone)
+        for shelf in shelves:
             if not self._stop.is_set():
                 self._update(shelf)
+        self._retell()
 
     def _load_name(self, name: str) -> None:
         # A folder may be called otherwise than its model is.
@@ -170,44 +163,54 @@ class Registry(Catalogue):
                 self._stock(shelf).unloaded = False
                 self.unloaded -= {name}
                 self._update(shelf, at_once=True)
-                told = "; ".join(w for k, w in self.broken.items() if _is_of(k, owner))
-                if told:
-                    raise errors.NotReady(told)
+                self._retell()
+                if self._faults.of(owner):
+                    raise errors.NotReady("; ".join(self._faults.of(owner)))
                 return
         raise errors.UnknownModel("no bundle of that name")
 
     def _unload_name(self, name: str) -> None:
-        stock = self._stocks.get(self._owners.get(name, ""))
+        owner = self._owners.get(name, "")
+        stock = self._stocks.get(owner)
         if stock is None or stock.unloaded:
             raise errors.UnknownModel("no model of that name")
         self.unloaded |= {name}
+        self._faults.forget(owner)
         self._drop(stock.clear())
+        self._retell()
+
+    def _retell(self) -> None:
+        self.broken = self._faults.told(self._served())
+
+    def _served(self) -> set[str]:
+        return {name for name, stock in self._stocks.items() if stock.models}
 
     def _stock(self, shelf: Shelf) -> Stock:
         if shelf.name not in self._stocks:
-            load, broken = partial(self._load, shelf), partial(self._broken, shelf)
-            self._stocks[shelf.name] = Stock(load, broken)
+            load, tell = partial(self._load, shelf), partial(self._tell, shelf)
+            self._stocks[shelf.name] = Stock(load, tell)
         return self._stocks[shelf.name]
 
-    def _broken(self, shelf: Shelf, path: Path, reason: str | None) -> None:
-        name = which = shelf.name
-        if path.name == repository.LABELS:
-            name = which = f"{which}/{path.name}"
-        elif self.complete and self._stocks[shelf.name].models:
-            which += f"@{path.name}"  # the others are served
-        if reason is not None:
-            self._break(which, reason)
-        elif self.broken.keys() & {name, which}:
-            kept = self.broken.items()
-            self.broken = {k: v for k, v in kept if k not in (name, which)}
+    def _tell(self, shelf: Shelf, path: Path, reason: str | None) -> None:
+        if not self._stop.is_set():  # else the stop is the reason
+            self._faults.tell(shelf.name, path, reason)
 
     def _update(self, shelf: Shelf, *, at_once: bool = False) -> None:
         stock = self._stock(shelf)
         if stock.unloaded:
             return
-        gone = stock.update(shelf, self._settings.keep_versions, at_once=at_once)
+        keep, pinned = self._settings.keep_versions, self._pinned(shelf.name)
+        gone = stock.update(shelf, keep, pinned, at_once=at_once)
         if gone is not None:
             self._drop(gone)
+        if not self.complete:
+            self._retell()
+
+    def _pinned(self, name: str) -> set[int]:
+        """The versions of a name that the settings mean."""
+        meant = (getattr(self._settings, f"default_{task}") for task in TASKS)
+        split = (reference.partition("@") for reference in meant)
+        return {int(v) for of, _, v in split if of == name and v.isdecimal()}
 
     def _drop(self, gone: list[Model]) -> None:
         """Have what is loaded meant, and these no more."""
@@ -234,17 +237,5 @@ class Registry(Catalogue):
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
             if name and self.default(task) is None:
-                self._break(
-                    f"default_{task}",
-                    f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}",
-                )
-
-    def _break(self, name: str, reason: str) -> None:
-        reason = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
-        if self.broken.get(name) != reason and not self._stop.is_set():
-            log.error("broken bundle: %s", reason)
-            self.broken = {**self.broken, name: reason}
-
-
-def _is_of(key: str, name: str) -> bool:
-    return re.split("[@/]", key)[0] == name
+                told = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
+                self._faults.add(f"default_{task}", told)

@@ -5,7 +5,7 @@ bundles/NAME/labels.json    {"stable": 1, "canary": 2}, where there is one
 """
 
 import re
-from collections.abc import Hashable
+from collections.abc import Hashable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,10 +38,10 @@ class Shelf:
         """The version that a folder is called by; 0 of one bundle."""
         return next(n for n, path in self.versions.items() if path == folder)
 
-    def wanted(self, keep: int, labels: dict[str, int]) -> list[Path]:
-        """The folders to be served: of the newest versions (0: of all), and of those
-        that have a label."""
-        chosen = {*list(self.versions)[-keep:], *labels.values()}
+    def wanted(self, keep: int, others: Iterable[int]) -> list[Path]:
+        """The folders to be served: of the newest versions (0: of all), and of other
+        ones."""
+        chosen = {*list(self.versions)[-keep:], *others}
         return [path for number, path in self.versions.items() if number in chosen]
 
 
@@ -68,7 +68,7 @@ def labels(folder: Path) -> dict[str, int]:
         given = _decoder.decode(path.read_bytes())
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: {error}") from None
     if len(given) > MOST_LABELS:
         raise BundleError(f"{path}: has more than {MOST_LABELS} labels")

@@ -14,6 +14,7 @@ from model.bundle import Bundle, BundleError
 from . import repository
 from .catalogue import Model
 from .repository import LATEST, Shelf
+from .workers import WorkerDied
 
 
 @dataclass(slots=True)
@@ -41,7 +42,9 @@ class Stock:
         self._load, self._broken = load, broken
         self._held: dict[Path, Held] = {}
         self._failed: dict[Path, Hashable] = {}
+        self._killed: set[Path] = set()  # a worker, when they were loaded
         self._seen: dict[Path, Hashable] = {}
+        self._there: set[Path] = set()  # the folders of all versions
         self._labels: dict[str, str] = {}  # to versions that are loaded
 
     @property
@@ -54,12 +57,17 @@ class Stock:
     @property
     def labels(self) -> dict[str, str]:
         """The version of each label; `latest` first."""
-        return {LATEST: [*self.models][-1], **self._labels}
+        there = [path for path in self._held if path in self._there] or self._held
+        versions = [self._held[path].model.metadata.version for path in there]
+        return {LATEST: max(versions, key=int), **self._labels}
 
-    def update(self, shelf: Shelf, keep: int, *, at_once: bool) -> list[Model] | None:
+    def update(
+        self, shelf: Shelf, keep: int, pinned: set[int], *, at_once: bool
+    ) -> list[Model] | None:
         """Load what is wanted and new.
 
         Args:
+            keep, pinned: as `Shelf.wanted` takes them, labels apart.
             at_once: also what could not be loaded before, or has changed since the
                 last time and may still be written.
 
@@ -68,18 +76,16 @@ class Stock:
         """
         before = (self._labels, {path: h.model for path, h in self._held.items()})
         labels = self._read_labels(shelf)
-        wanted = shelf.wanted(keep, labels or {})
-        whole = labels is not None
-        for folder in wanted:
-            whole &= self._hold(shelf, folder, at_once)
-        if whole:
-            for folder in self._held.keys() - wanted:
-                del self._held[folder]
+        meant = self._labels.values() if labels is None else labels.values()
+        wanted = shelf.wanted(keep, {*map(int, meant), *pinned})
+        missing = [one for one in wanted if not self._hold(shelf, one, at_once)]
+        self._drop_others(wanted, len(missing), broken=labels is None)
         for folder in self._failed.keys() - wanted:
             del self._failed[folder]
             self._broken(folder, None)
         self._seen = {path: s for path, s in self._seen.items() if path in wanted}
         self._label(labels)
+        self._there = set(shelf.versions.values())
         after = (self._labels, {path: h.model for path, h in self._held.items()})
         if after == before:
             return None
@@ -92,7 +98,20 @@ class Stock:
         self.unloaded = True
         for part in (self._held, self._failed, self._seen, self._labels):
             part.clear()
+        self._killed.clear()
         return gone
+
+    def _drop_others(self, wanted: list[Path], missing: int, *, broken: bool) -> None:
+        """Hold only what is wanted; in the place of what is missing what was served
+        before: where labels lead (also where they are `broken`), and the newest."""
+        others = {p: h for p, h in self._held.items() if p not in wanted}
+        versions = {p: h.model.metadata.version for p, h in others.items()}
+        labelled = set(self._labels.values()) if missing or broken else set()
+        spare = sorted(others, key=lambda path: int(versions[path]))
+        kept = {path for path in spare if versions[path] in labelled}
+        kept |= set(spare[len(spare) - min(missing, len(spare)) :])
+        for folder in others.keys() - kept:
+            del self._held[folder]
 
     def _hold(self, shelf: Shelf, folder: Path, at_once: bool) -> bool:
         """Whether a version is loaded as its files are."""
@@ -114,9 +133,13 @@ class Stock:
             reason = str(error)
             if not isinstance(error, BundleError):
                 reason = f"{folder}: {type(error).__name__}: {error}"
-            self._failed[folder] = stamp
+            if isinstance(error, WorkerDied) and folder not in self._killed:
+                self._killed.add(folder)  # perhaps not of it: once more
+            else:
+                self._failed[folder] = stamp
             self._broken(folder, reason)
             return False
+        self._killed.discard(folder)
         self._failed.pop(folder, None)
         self._broken(folder, None)
         return True

@@ -97,6 +97,7 @@ class Stream:
             self._task.cancel()
         if self._given is not None:
             self.model.admission.cancel(self._given)
+        del self.model  # what still refers to this must not keep an old version
 
     def last(self, reason: str) -> bytes:
         """The line that tells its caller why it ends."""

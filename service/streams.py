@@ -57,9 +57,9 @@ class Streams:
 
     def close(self, stream: Stream) -> None:
         """It has ended, in whatever way."""
-        stream.close()
-        self._open.discard(stream)
         self._opened.labels(stream.model.metadata.name).dec()
+        self._open.discard(stream)
+        stream.close()
 
     async def stop(self, seconds: float) -> None:
         """Tell every caller, with a state to go on from elsewhere, and open no more;

@@ -70,9 +70,7 @@ class Worker:
                 idle = not any(s.busy for s in self._schedulers.values())
                 for message in self._jobs.receive(wait=idle):
                     told += self._take(message)
-                for scheduler in self._schedulers.values():
-                    if scheduler.busy:
-                        told += scheduler.tick()
+                told += self._tick()
                 if self._leaving:
                     self._unload()
                 # Figures alone can wait: the other side has more to do.
@@ -80,6 +78,11 @@ class Worker:
                 if told and (news or time.monotonic() > sent + FIGURES_SECONDS):
                     self._jobs.send(told)
                     told, sent = [], time.monotonic()
+
+    def _tick(self) -> list[FromWorker]:
+        """An engine call of each model that has something to do."""
+        busy = [one for one in self._schedulers.values() if one.busy]
+        return [message for scheduler in busy for message in scheduler.tick()]
 
     def _take(self, message: ToWorker) -> list[FromWorker]:
         if isinstance(message, Job):
@@ -120,6 +123,8 @@ class Worker:
     def _load(self, wanted: Load) -> Loaded:
         try:
             found = bundle.read(Path(wanted.folder))
+            if wanted.digest not in ("", found.digest):
+                raise bundle.BundleError(f"{wanted.folder}: has been replaced")
             loaded = engine.load(found, self._settings, self._engines)
             _warm(loaded.engine, found.metadata)
             price = cost.measure(loaded.engine, found.metadata)

@@ -26,6 +26,7 @@ ORDER = [
     {"service.scheduler"},
     {"service.worker"},
     {"service.launch"},
+    {"service.workers"},
     {"service.pool"},
     {"service.admission"},
     {"service.catalogue"},
@@ -124,7 +125,7 @@ class TestService:
 
     def test_one_way(self, module):
         """Imports go one way: settings, errors, metrics, bundle <- frames, state_tokens
-        <- engine <- cost <- lanes <- tick <- scheduler <- worker <- launch <- pool <-
+        <- engine <- cost <- lanes <- tick <- scheduler <- worker <- launch <- workers <- pool <-
         admission <- catalogue <- loader <- stock <- registry <- predictor <- streams <- routes <- app <-
         __main__."""
 

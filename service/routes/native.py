@@ -103,7 +103,10 @@ def router(catalogue: Catalogue) -> APIRouter:
         # Only what the bundle lists: a name can't lead out of its folder.
         for path in _report(found):
             if path.name == file:
-                content = (found.bundle.folder / path).read_bytes()
+                try:
+                    content = (found.bundle.folder / path).read_bytes()
+                except OSError:  # removed meanwhile
+                    break
                 kind = mimetypes.guess_type(file)[0] or "text/plain"
                 return Response(content, media_type=kind)
         raise NotFound("the model's report has no such file")

@@ -63,13 +63,13 @@ class StreamRoute:
         except OSError as error:  # what uvicorn raises when the caller has gone
             raise ClientDisconnect from error
         finally:
-            self.streams.close(stream)
             told = scope["state"]["log"] = {
                 "model": stream.model.metadata.name,
                 "messages": stream.messages,
                 "steps": stream.state.steps,
                 "ended": ended,
             }
+            self.streams.close(stream)
             socket = scope.get("extensions", {}).get(DIRECT)
             if socket is not None:  # past whoever else counts them
                 told["bytes_out"] = socket.told_bytes
