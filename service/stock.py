@@ -74,7 +74,7 @@ class Stock:
         Returns:
             What is served no more; None where all is as before.
         """
-        before = (self._labels, {path: h.model for path, h in self._held.items()})
+        before = self._served()
         labels = self._read_labels(shelf)
         meant = self._labels.values() if labels is None else labels.values()
         wanted = shelf.wanted(keep, {*map(int, meant), *pinned})
@@ -86,7 +86,7 @@ class Stock:
         self._seen = {path: s for path, s in self._seen.items() if path in wanted}
         self._label(labels)
         self._there = set(shelf.versions.values())
-        after = (self._labels, {path: h.model for path, h in self._held.items()})
+        after = self._served()
         if after == before:
             return None
         kept = set(after[1].values())
@@ -100,6 +100,10 @@ class Stock:
             part.clear()
         self._killed.clear()
         return gone
+
+    def _served(self) -> tuple[dict[str, str], dict[Path, Model]]:
+        models = {path: held.model for path, held in self._held.items()}
+        return (self.labels if models else {}), models
 
     def _drop_others(self, wanted: list[Path], missing: int, *, broken: bool) -> None:
         """Hold only what is wanted; in the place of what is missing what was served
