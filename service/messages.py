@@ -20,6 +20,7 @@ class Load(msgspec.Struct, tag=True, array_like=True):
     model: int
     folder: str
     digest: str = ""  # that it must have
+    gently: bool = False  # requests are answered meanwhile
 
 
 class Unload(msgspec.Struct, tag=True, array_like=True):

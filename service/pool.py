@@ -75,13 +75,13 @@ class Pool:
 
         Args:
             digest: that the bundle must have.
-            gently: see `Workers.load`.
+            gently: requests are answered meanwhile.
 
         Raises:
             BundleError, WorkerDied: as `Workers.load`; none of them has it then.
         """
         try:
-            return self.workers.load(Load(model, folder, digest), gently=gently)
+            return self.workers.load(Load(model, folder, digest, gently))
         except BundleError:
             self.unload(model)  # some may have it
             raise

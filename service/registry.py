@@ -11,7 +11,7 @@ from pathlib import Path
 
 from model.bundle import Bundle, BundleError
 
-from . import errors, repository
+from . import errors, gentle, repository
 from .catalogue import TASKS, Catalogue, Model
 from .errands import Errands
 from .faults import Faults
@@ -105,6 +105,7 @@ class Registry(Catalogue):
             self._fail()
         if self.failed:
             self._errands.stop()
+        gentle.lower_priority()  # from here on, requests are answered meanwhile
         self._errands.run(self._look, self._settings.reload_seconds)
 
     def _load_all(self) -> None:

@@ -11,15 +11,19 @@ import signal
 import socket
 import threading
 import time
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from model import bundle
-from model.bundle import Metadata
+from model.bundle import Bundle, Metadata
 
-from . import cost, engine, logs
+from . import cost, engine, gentle, logs
 from .engine import Engine, Engines
+from .gentle import Gentle
 from .messages import (
     Cancel,
     Channel,
@@ -58,6 +62,7 @@ class Worker:
         # Replaced, never changed: one thread looks through it, another adds to it.
         self._schedulers: dict[int, Scheduler] = {}
         self._changing = threading.Lock()
+        self._idle = False
         self._leaving: set[int] = set()
 
     def run(self) -> None:
@@ -68,8 +73,10 @@ class Worker:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 idle = not any(s.busy for s in self._schedulers.values())
+                self._idle = idle
                 for message in self._jobs.receive(wait=idle):
                     told += self._take(message)
+                self._idle = False
                 told += self._tick()
                 if self._leaving:
                     self._unload()
@@ -114,6 +121,11 @@ class Worker:
             kept = self._schedulers.items()
             self._schedulers = {n: one for n, one in kept if n not in done}
 
+    def _gentle(
+        self, make: Callable[[Bundle, Settings], Engine], *given: Any
+    ) -> Gentle:
+        return Gentle(make(*given), lambda: self._idle)
+
     def _load_all(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
@@ -121,11 +133,18 @@ class Worker:
                     self._control.send([self._load(message)])
 
     def _load(self, wanted: Load) -> Loaded:
+        if wanted.gently:
+            gentle.lower_priority()
         try:
             found = bundle.read(Path(wanted.folder))
             if wanted.digest not in ("", found.digest):
                 raise bundle.BundleError(f"{wanted.folder}: has been replaced")
-            loaded = engine.load(found, self._settings, self._engines)
+            engines = self._engines
+            if wanted.gently:
+                engines = {
+                    n: partial(self._gentle, make) for n, make in engines.items()
+                }
+            loaded = engine.load(found, self._settings, engines)
             _warm(loaded.engine, found.metadata)
             price = cost.measure(loaded.engine, found.metadata)
         except bundle.BundleError as error:
@@ -134,8 +153,9 @@ class Worker:
             log.debug("load failed", exc_info=True)
             reason = f"{wanted.folder}: {type(error).__name__}: {error}"
             return Loaded(wanted.model, error=reason)
+        made = loaded.engine
         scheduler = Scheduler(
-            loaded.engine,
+            made.inner if isinstance(made, Gentle) else made,
             found.metadata,
             self._settings,
             model=wanted.model,

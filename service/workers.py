@@ -38,11 +38,9 @@ class Workers:
         for _ in range(self._settings.workers or available_cores()):
             self.all.append(self._start(self._settings))
 
-    def load(self, wanted: Load, *, gently: bool) -> Loaded:
-        """Have all load a bundle.
-
-        Args:
-            gently: one after another, while the others have the machine to answer.
+    def load(self, wanted: Load) -> Loaded:
+        """Have all load a bundle; where that is to be gently one after another, so
+        that the others have the machine to answer.
 
         Raises:
             WorkerDied: one did.
@@ -52,7 +50,7 @@ class Workers:
             with self._loading:
                 if self.all:
                     workers = list(self.all)
-                    turns = [[one] for one in workers] if gently else [workers]
+                    turns = [[one] for one in workers] if wanted.gently else [workers]
                     told = [self._load(turn, wanted) for turn in turns]
                     self._wanted[wanted.model] = wanted
                     return told[0]

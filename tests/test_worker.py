@@ -55,8 +55,8 @@ class Talk:
         self.ask_to_load(folder)
         return self.loaded()
 
-    def ask_to_load(self, folder):
-        self._control.send([Load(self._models, str(folder))])
+    def ask_to_load(self, folder, *, gently=False):
+        self._control.send([Load(self._models, str(folder), gently=gently)])
         self._models += 1
 
     def loaded(self):
@@ -266,7 +266,8 @@ class TestBundles:
             assert loaded.precision == "float32"
             assert "golden answers" in loaded.reason
 
-    def test_while_it_works(self, tmp_path):
+    @pytest.mark.parametrize("gently", [False, True])
+    def test_while_it_works(self, tmp_path, gently):
         """While it loads a bundle it answers jobs of another."""
         gate = threading.Event()
 
@@ -277,7 +278,8 @@ class TestBundles:
 
         with talking(launch.thread({"given": slow})) as talk:
             talk.load(write_bundle(tmp_path / "first"))
-            talk.ask_to_load(write_bundle(tmp_path / "second", "label"))
+            second = write_bundle(tmp_path / "second", "label")
+            talk.ask_to_load(second, gently=gently)
             talk.assert_right(*talk.give(0, (700, 1.0), (3, 2.0)))
             gate.set()
             assert talk.loaded().model == 1
