@@ -8,7 +8,7 @@ PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
 COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow check train bench bench-streams bench-versions bench-wire bench-train lock clean
+.PHONY: help serve test slow withstand check train bench bench-streams bench-versions bench-wire bench-train lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -29,6 +29,9 @@ test: .venv/ready ## run the default test suite
 slow: .venv/ready ## the tests that take minutes: memory, answers under load
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m bench.serve.invariance
+
+withstand: .venv/ready ## attacks, faults, overload, shutdown: the whole checklist
+	$(BIN)/python -m withstand
 
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .

@@ -1,0 +1,5 @@
+"""Every row: importing this fills `ROWS`."""
+
+from .rows import ROWS
+
+__all__ = ["ROWS"]
