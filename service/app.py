@@ -63,7 +63,8 @@ class Service:
         Args:
             dialects: by the first part of their paths.
         """
-        self.api, self.registry, self.drain = api, registry, stream.streams.stop
+        self.api, self.registry, self.metrics = api, registry, metrics
+        self.drain, self.stopping = stream.streams.stop, registry.drain
         self._direct, self._stream_path = direct, stream.path
         self._front = Requests(api, metrics, direct)
         self._stream_front = Requests(stream, metrics, {})

@@ -1,11 +1,13 @@
 """Read a request's body within limits, and notice when its caller goes."""
 
 import asyncio
+from dataclasses import dataclass
 from typing import Any
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from . import compression
 from .errors import TooLarge, UnsupportedMedia
 
 # Most answers are there sooner; to watch a connection costs as much as to answer it.
@@ -13,17 +15,37 @@ PATIENCE_SECONDS = 0.05
 
 
 # curl -d and many small clients say a form when they mean nothing.
-MEANINGLESS = (b"application/x-www-form-urlencoded", b"")
+MEANINGLESS = ("application/x-www-form-urlencoded", "")
 
 
-def check_kind(scope: Scope, *kinds: str) -> bytes:
-    """That the body is of one of these kinds, or said to be nothing in particular,
-    and not compressed; the length that it is said to have.
+@dataclass(frozen=True, slots=True)
+class Told:
+    """What a request's head says of its body."""
+
+    kind: str  # its media type
+    coding: str  # how it is compressed; empty: it isn't
+    length: bytes  # empty where it isn't known
+
+    def check(self, *kinds: str) -> None:
+        """That the body is of one of these kinds, or said to be nothing in
+        particular.
+
+        Raises:
+            UnsupportedMedia: it isn't.
+        """
+        if self.kind not in (*kinds, *MEANINGLESS):
+            accept = {"Accept": ", ".join(kinds)}
+            told = f"Content-Type must be {' or '.join(kinds)}"
+            raise UnsupportedMedia(told, headers=accept)
+
+
+def told(scope: Scope) -> Told:
+    """What the head says.
 
     Raises:
-        UnsupportedMedia: it isn't.
+        UnsupportedMedia: the body is compressed in a way that is unknown here.
     """
-    kind, coding, length = b"", b"identity", b""
+    kind, coding, length = b"", b"", b""
     for name, value in reversed(scope["headers"]):  # of several the first counts
         if name == b"content-type":
             kind = value.partition(b";")[0].strip().lower()
@@ -31,38 +53,40 @@ def check_kind(scope: Scope, *kinds: str) -> bytes:
             coding = value.strip().lower()
         elif name == b"content-length":
             length = value
-    if kind not in MEANINGLESS and kind.decode("latin-1") not in kinds:
-        accept = {"Accept": ", ".join(kinds)}
-        told = f"Content-Type must be {' or '.join(kinds)}"
-        raise UnsupportedMedia(told, headers=accept)
-    if coding != b"identity":
-        accept = {"Accept-Encoding": "identity"}
-        raise UnsupportedMedia("Content-Encoding must be identity", headers=accept)
-    return length
+    named = "" if coding == b"identity" else coding.decode("latin-1")
+    if named and named not in compression.WINDOWS:
+        accept = ", ".join(compression.WINDOWS)
+        text = f"Content-Encoding must be identity, {accept}"
+        raise UnsupportedMedia(text, headers={"Accept-Encoding": accept})
+    return Told(kind.decode("latin-1"), named, length)
 
 
-async def read_json(scope: Scope, receive: Receive, limit: int) -> bytes:
-    """The raw bytes of a JSON body.
-
-    Raises:
-        UnsupportedMedia: another content type, or compressed.
-        TooLarge: over `limit` bytes; nothing more is read then.
-        ClientDisconnect: the caller went before the body was whole.
-    """
-    return await read(receive, limit, check_kind(scope, "application/json"))
-
-
-async def read(receive: Receive, limit: int, length: bytes = b"") -> bytes:
-    """The raw bytes of a body.
+async def read(scope: Scope, receive: Receive, limit: int, *kinds: str) -> bytes:
+    """A body, inflated where it is compressed.
 
     Args:
-        length: that it is said to have.
+        limit: bytes that it may have, before and after.
+        kinds: that it may be of; none: its media type says nothing.
 
     Raises:
-        TooLarge, ClientDisconnect: as `read_json`.
+        UnsupportedMedia: another kind, or compressed in another way.
+        TooLarge: over the limit; nothing more is read, or inflated, then.
+        BadEncoding: it can't be inflated.
+        ClientDisconnect: the caller went before the body was whole.
     """
+    head = told(scope)
+    if kinds:
+        head.check(*kinds)
+    body = await _read(receive, limit, head.length)
+    if not head.coding:
+        return body
+    # In a thread, which does not hold the interpreter meanwhile.
+    return await asyncio.to_thread(compression.inflate, body, head.coding, limit)
+
+
+async def _read(receive: Receive, limit: int, length: bytes) -> bytes:
     too_large = f"at most {limit} bytes in a body"
-    if length.isdigit() and int(length) > limit:
+    if length.isdigit() and int(length[:20]) > limit:
         raise TooLarge(too_large)
     parts, size, more = [], 0, True
     while more:

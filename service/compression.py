@@ -2,11 +2,14 @@
 
 import zlib
 
+from starlette.types import Message, Receive
+
 from .errors import BadEncoding, TooLarge
 
 WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, with its kind of header
 LEAST = 1024  # bytes; less is hardly made smaller
 MOST_MEMBERS = 64  # each is a copy of all that follow
+PART = 64 * 1024  # bytes inflated at a time, of a body that is not kept
 LEVEL = 1  # answers are numbers: other levels take longer and gain little
 
 
@@ -36,6 +39,38 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
         if coding != "gzip":  # which may have several members
             break
     raise BadEncoding(f"the body goes on after its {coding}")
+
+
+class Inflating:
+    """A body as it comes, for what takes its parts one after another."""
+
+    def __init__(self, receive: Receive, coding: str):
+        self._receive = receive
+        self._stream = zlib.decompressobj(WINDOWS[coding])
+        self._more = self._full = False  # to be read; to be inflated
+
+    async def __call__(self) -> Message:
+        """The next message, no longer than `PART` bytes.
+
+        Raises:
+            BadEncoding: as `inflate`.
+        """
+        given = self._stream.unconsumed_tail
+        if not (given or self._full):
+            message = await self._receive()
+            if message["type"] == "http.disconnect":
+                return message
+            given = message.get("body", b"")
+            self._more = message.get("more_body", False)
+        try:
+            body = self._stream.decompress(given, PART)
+        except zlib.error:
+            raise BadEncoding("the body is not compressed as it says") from None
+        self._full = len(body) == PART
+        more = self._more or self._full or bool(self._stream.unconsumed_tail)
+        if not more and not self._stream.eof:
+            raise BadEncoding("the body ends within what is compressed")
+        return {"type": "http.request", "body": body, "more_body": more}
 
 
 def deflate(answer: bytes, coding: str) -> bytes:

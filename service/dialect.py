@@ -14,7 +14,7 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from . import bodies, compression
-from .errors import MAX_ERRORS, MethodNotAllowed, ServiceError, UnsupportedMedia
+from .errors import MAX_ERRORS, MethodNotAllowed, ServiceError
 from .reader import INLINE_BYTES
 from .requests import Headers, Told, header
 
@@ -62,17 +62,7 @@ class Call:
             UnsupportedMedia: compressed in another way.
             BadEncoding, TooLarge, ClientDisconnect: it can't be read.
         """
-        coding = (self.header(b"content-encoding") or "identity").strip().lower()
-        if coding not in (*compression.WINDOWS, "identity"):
-            accept = ", ".join(compression.WINDOWS)
-            told = f"Content-Encoding must be identity, {accept}"
-            raise UnsupportedMedia(told, headers={"Accept-Encoding": accept})
-        length = (self.header(b"content-length") or "").encode("latin-1")
-        body = await bodies.read(self.receive, self.limit, length)
-        if coding == "identity":
-            return body
-        # In a thread, which does not hold the interpreter meanwhile.
-        return await asyncio.to_thread(compression.inflate, body, coding, self.limit)
+        return await bodies.read(self.scope, self.receive, self.limit)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]

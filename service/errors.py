@@ -4,19 +4,26 @@ ServiceError
 ├── InvalidJson        400  the body is no JSON
 ├── BadEncoding        400  the body is not compressed as its header says
 ├── BadHandshake       400  not that of a WebSocket
+├── BadHeader          400  a header that can't be understood
+├── MalformedHttp      400  no request of HTTP/1.1
+├── Unauthorized       401  no key, or a wrong one
 ├── Forbidden          403  not allowed by the settings
 ├── UnknownModel       404  no such model
 ├── NotFound           404  no such path
 ├── MethodNotAllowed   405  the path has another method
+├── RequestTimeout     408  it did not come in time
 ├── StateConflict      409  a state of another model, version or bundle
 ├── TooLarge           413  over a limit of the service
-├── UnsupportedMedia   415  not JSON, or compressed
+├── UnsupportedMedia   415  not JSON, or compressed in another way
 ├── InvalidRequest     422  JSON, but not what the model takes
 ├── InvalidState       422  no state token of this service's, or a changed one
 ├── NotStreamable      422  the network reads its sequences in both directions
+├── TooManyRequests    429  of one key, in so short a time
+├── HeadTooLarge       431  a head over a limit
 ├── InternalError      500  our mistake; the log has it under the request's id
 ├── NotReady           503  still loading, or the model could not be loaded
 ├── Overloaded         503  too much waits already
+├── TooManyConnections 503  as many are open as may be
 ├── TooManyStreams     503  as many are open as may be
 ├── Stopping           503  told to stop
 └── DeadlineExceeded   504  no answer in the time that the caller gave
@@ -88,6 +95,18 @@ class BadHandshake(ServiceError):
     status, slug, title = 400, "bad-handshake", "The WebSocket can't be opened"
 
 
+class BadHeader(ServiceError):
+    status, slug, title = 400, "bad-header", "A header can't be understood"
+
+
+class MalformedHttp(ServiceError):
+    status, slug, title = 400, "malformed-http", "The request is no HTTP/1.1"
+
+
+class Unauthorized(ServiceError):
+    status, slug, title = 401, "unauthorized", "A key is needed"
+
+
 class Forbidden(ServiceError):
     status, slug, title = 403, "forbidden", "Not allowed here"
 
@@ -102,6 +121,10 @@ class NotFound(ServiceError):
 
 class MethodNotAllowed(ServiceError):
     status, slug, title = 405, "method-not-allowed", "Another method is needed"
+
+
+class RequestTimeout(ServiceError):
+    status, slug, title = 408, "request-timeout", "The request did not come in time"
 
 
 class StateConflict(ServiceError):
@@ -128,6 +151,14 @@ class NotStreamable(ServiceError):
     status, slug, title = 422, "not-streamable", "The model needs its sequences whole"
 
 
+class TooManyRequests(ServiceError):
+    status, slug, title = 429, "too-many-requests", "Too many requests of this key"
+
+
+class HeadTooLarge(ServiceError):
+    status, slug, title = 431, "head-too-large", "The request's head is too large"
+
+
 class InternalError(ServiceError):
     pass
 
@@ -138,6 +169,10 @@ class NotReady(ServiceError):
 
 class Overloaded(ServiceError):
     status, slug, title = 503, "overloaded", "Too much work is waiting"
+
+
+class TooManyConnections(ServiceError):
+    status, slug, title = 503, "too-many-connections", "Too many connections"
 
 
 class TooManyStreams(ServiceError):

@@ -1,8 +1,11 @@
 """A connection's transport, with few writes and a sure end."""
 
 import asyncio
+import math
 from typing import Any
 
+# An answer that is read more slowly than this is cut off.
+LOOK_SECONDS, LEAST_BYTES = 10.0, 10 * 1024
 LINGER_SECONDS = 10.0  # without progress, of what was written before the close
 
 
@@ -61,6 +64,38 @@ class Gathered(Closing):
     def close(self) -> None:
         self.flush()
         super().close()
+
+
+class Reading:
+    """The other side, of what is written: cut off where it hardly reads on."""
+
+    def __init__(self, transport: asyncio.Transport):
+        self._transport = transport
+        self._loop = asyncio.get_running_loop()
+        self._left = math.inf  # bytes, at the last look
+        self._stopped = self._watched = False
+
+    def stopped(self) -> None:
+        """More is written than it has read."""
+        self._stopped = True
+        if not self._watched:
+            self._watched = True
+            self._loop.call_later(LOOK_SECONDS, self._look)
+
+    def goes_on(self) -> None:
+        """It has read most."""
+        self._stopped, self._left = False, math.inf
+
+    def _look(self) -> None:
+        self._watched = False
+        if not self._stopped or self._transport.is_closing():
+            return
+        left = self._transport.get_write_buffer_size()
+        if left > self._left - LEAST_BYTES:
+            self._transport.abort()
+            return
+        self._left, self._watched = left, True
+        self._loop.call_later(LOOK_SECONDS, self._look)
 
 
 _ALL = frozenset(name for name in dir(asyncio.Transport) if not name.startswith("_"))

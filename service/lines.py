@@ -5,7 +5,7 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from .errors import ServiceError, TooLarge
+from .errors import BadEncoding, ServiceError, TooLarge
 
 DISCARD_SECONDS = 1.0
 
@@ -32,7 +32,11 @@ class Lines:
             if line is None:
                 if self._ended:
                     return None
-                await self._more()
+                try:
+                    await self._more()
+                except BadEncoding as error:  # nothing can come after it
+                    self._ended = True
+                    return error
             elif self._skips or len(line) > self._limit:
                 self._skips = False
                 return TooLarge(f"at most {self._limit} bytes in a message")
@@ -76,5 +80,5 @@ class Lines:
                 while not self._ended:
                     self._buffer.clear()
                     await self._more()
-        except TimeoutError:
+        except (TimeoutError, BadEncoding):
             pass

@@ -42,7 +42,7 @@ class Registry(Catalogue):
             on_failure: called when a bundle is broken and `skip_broken` is off.
         """
         super().__init__(settings)
-        self.failed = False
+        self.failed = self._draining = False
         self._metrics, self._pool, self._on_failure = metrics, pool, on_failure
         self._loader = Loader(settings, metrics, pool)
         self._faults = Faults()
@@ -56,8 +56,13 @@ class Registry(Catalogue):
         """Load every bundle in a thread of its own."""
         self._thread.start()
 
+    def drain(self) -> None:
+        """It is about to be stopped: whoever can is to ask another."""
+        self._draining = True
+
     def close(self) -> None:
         """Stop loading, and end the workers."""
+        self._draining = True
         self._stop.set()
         self._errands.stop()
         self._pool.close()
@@ -82,11 +87,11 @@ class Registry(Catalogue):
 
     @property
     def ready(self) -> bool:
-        return self.complete and not self.failed and not self._stop.is_set()
+        return self.complete and not (self.failed or self._draining)
 
     def reasons(self) -> list[str]:
         """Why not everything is ready; empty when it is."""
-        if self._stop.is_set():
+        if self._draining:
             return ["stopping"]
         waiting = [] if self.complete else ["loading the bundles"]
         return [*waiting, *(self.broken.values() if self.failed else ())]

@@ -132,7 +132,7 @@ class Requests:
         method = scope.get("method", "GET")
         method = method if method in _METHODS else "other"
         # 499, as nginx has it: the caller went before there was an answer.
-        code = status or 499
+        code = status or scope["state"].get("refused", 499)
         child = self._metrics.requests.labels(method, route, str(code))
         child.observe(seconds)
         level = logging.DEBUG if route in _PROBES and code < 500 else logging.INFO

@@ -1,19 +1,27 @@
 """uvicorn, told how to stop."""
 
+import asyncio
 import contextlib
 import logging
 import os
+import signal
 import socket
+import time
+from functools import partial
 from types import FrameType
 
 import uvicorn
 
 from .app import Service
 from .connection import Connection
+from .crowd import Crowd
 from .settings import Settings
 from .web_socket import WebSocket
 
-DRAIN_SECONDS = 2.0  # for streams to end
+log = logging.getLogger(__name__)
+
+STREAM_SECONDS = 2.0  # for streams to end
+SPARE_FILES = 200  # descriptors for all that is no connection
 
 
 class Server(uvicorn.Server):
@@ -23,14 +31,24 @@ class Server(uvicorn.Server):
     for looks like a crash (exit code 143) to whoever started the process.
     """
 
-    def __init__(self, app: Service, config: uvicorn.Config):
+    def __init__(
+        self, app: Service, config: uvicorn.Config, crowd: Crowd, drain: float
+    ):
+        """
+        Args:
+            drain: seconds to serve on when told to stop.
+        """
         super().__init__(config)
-        self.drain = app.drain
+        self._app, self._crowd, self._drain_seconds = app, crowd, drain
+        self._told = self._at_once = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self.should_exit:  # told twice: wait for nothing and nobody
+        if self._told:  # twice: wait for nothing and nobody
             logging.shutdown()
             os._exit(1)
+        self._told = True
+        # Who types Ctrl-C is no orchestrator that still sends requests.
+        self._at_once = sig == signal.SIGINT or not self.started
         self.should_exit = True
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
@@ -38,20 +56,44 @@ class Server(uvicorn.Server):
         # comes: its caches cost more than the moment that the request waits.
         with contextlib.suppress(OSError, AttributeError):  # not on this system
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        _allow_files(self._crowd.limit + SPARE_FILES)
         super().run(sockets)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        ready = self._app.registry.ready
+        self._app.stopping()  # /readyz says so
+        self._crowd.draining = True  # who asks again does so elsewhere
+        at_once = self._at_once or not ready
+        until = time.monotonic() + (0 if at_once else self._drain_seconds)
+        while time.monotonic() < until:
+            await asyncio.sleep(0.05)
         # While the port is open: callers of streams are told before they are cut off.
-        await self.drain(DRAIN_SECONDS)
+        await self._app.drain(STREAM_SECONDS)
         await super().shutdown(sockets)
 
     def stop(self) -> None:
-        """Stop as if told by a signal."""
-        self.should_exit = True
+        """Stop, and serve no longer until then."""
+        self._at_once = self.should_exit = True
+
+
+def _allow_files(wanted: int) -> None:
+    """Open descriptors, which shells often limit to 1,024."""
+    with contextlib.suppress(ImportError, OSError, ValueError):  # not on this system
+        import resource
+
+        soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
+        if soft != resource.RLIM_INFINITY and soft < most:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+            soft = most
+        if soft != resource.RLIM_INFINITY and soft < wanted:
+            told = "only %d files may be open: fewer connections than are allowed"
+            log.warning(told, soft)
 
 
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
+    crowd = Crowd(settings, app.metrics)
     return Server(
         app,
         uvicorn.Config(
@@ -64,10 +106,13 @@ def make(app: Service, settings: Settings) -> Server:
             proxy_headers=False,  # nothing here depends on who asks
             timeout_graceful_shutdown=settings.grace_seconds,
             interface="asgi3",
-            http=Connection,
+            http=partial(Connection, crowd=crowd),  # type: ignore[arg-type]
             ws=WebSocket,
             ws_max_size=settings.stream_message_bytes,
             # Costs more time than messages take, and memory for each stream.
             ws_per_message_deflate=False,
+            timeout_keep_alive=settings.keep_alive_seconds,
         ),
+        crowd,
+        settings.drain_seconds,
     )

@@ -69,6 +69,27 @@ class Settings(BaseSettings):
         le=1024,
         description="Processes that compute; 0: one a core it may use.",
     )
+    max_connections: int = Field(
+        4_000,
+        ge=1,
+        description="Connections open at a time; over it the one idle for longest goes.",
+    )
+    header_seconds: float = Field(
+        10,
+        gt=0,
+        allow_inf_nan=False,
+        description="For a request's head to come, from its first byte.",
+    )
+    body_seconds: float = Field(
+        30, gt=0, allow_inf_nan=False, description="For a request's body to come."
+    )
+    keep_alive_seconds: int = Field(
+        75, ge=0, description="For a connection's next request to come."
+    )
+    max_header_bytes: int = Field(
+        16_384, ge=256, description="Longest head of a request in bytes."
+    )
+    max_headers: int = Field(100, ge=1, description="Fields in a request's head.")
     max_body_bytes: int = Field(
         8 * 2**20, ge=1, description="Longest request body in bytes."
     )
@@ -84,8 +105,14 @@ class Settings(BaseSettings):
         ge=1,
         description="Steps, padding included, of sequences that must be stepped whole.",
     )
+    drain_seconds: float = Field(
+        5,
+        ge=0,
+        allow_inf_nan=False,
+        description="Told to stop (SIGTERM), serve on for so long, while /readyz says 503.",
+    )
     grace_seconds: int = Field(
-        20, ge=0, description="For requests under way when told to stop."
+        20, ge=0, description="Then, for requests under way to be answered."
     )
     state_key: SecretStr = Field(
         SecretStr(""),

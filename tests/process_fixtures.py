@@ -16,7 +16,8 @@ from conftest import ROOT, SECONDS, wait
 
 
 def environment(**variables):
-    return os.environ | {"PYTHONUNBUFFERED": "1"} | variables
+    given = {"PYTHONUNBUFFERED": "1", "UNROLLED_DRAIN_SECONDS": "0"}
+    return os.environ | given | variables
 
 
 def run(*arguments, timeout=SECONDS, **variables):

@@ -1,14 +1,17 @@
 """Bodies within their limits, and callers that go."""
 
 import asyncio
+import gzip
+import zlib
 
 import pytest
 from conftest import SECONDS
 from starlette.requests import ClientDisconnect
 
-from service import bodies
+from service import bodies, compression
 from service.bodies import Callers
-from service.errors import TooLarge, UnsupportedMedia
+from service.compression import Inflating
+from service.errors import BadEncoding, TooLarge, UnsupportedMedia
 
 pytestmark = pytest.mark.anyio
 
@@ -39,7 +42,7 @@ class Caller:
         return {"type": "http.disconnect"}
 
     async def read(self, limit=100):
-        return await bodies.read_json(self.scope, self.receive, limit)
+        return await bodies.read(self.scope, self.receive, limit, "application/json")
 
 
 class TestRead:
@@ -86,7 +89,7 @@ class TestRead:
             return message | {"more_body": True}
 
         with pytest.raises(ClientDisconnect):
-            await bodies.read_json(caller.scope, cut, 100)
+            await bodies.read(caller.scope, cut, 100)
 
     @pytest.mark.parametrize(
         "kind",
@@ -107,7 +110,8 @@ class TestRead:
         [
             ("content_type", "text/plain", "Accept"),
             ("content_type", "application/jsonp", "Accept"),
-            ("content_encoding", "gzip", "Accept-Encoding"),
+            ("content_encoding", "br", "Accept-Encoding"),
+            ("content_encoding", "identitygzip", "Accept-Encoding"),
             ("content_encoding", "identity, gzip", "Accept-Encoding"),
         ],
     )
@@ -118,6 +122,55 @@ class TestRead:
             await caller.read()
         assert list(caught.value.headers) == [accept]
         assert caller.asked == 0
+
+
+class TestInflates:
+    @pytest.mark.parametrize(
+        ("coding", "squeeze"), [("gzip", gzip.compress), ("DEFLATE", zlib.compress)]
+    )
+    async def test_inflates(self, coding, squeeze):
+        """A compressed body is inflated, up to the limit and no further, and one that
+        isn't what it says is refused."""
+
+        def read(body, limit=100):
+            return Caller(body, content_encoding=coding).read(limit)
+
+        assert await read(squeeze(b"x" * 100)) == b"x" * 100
+        with pytest.raises(TooLarge, match="100 bytes"):
+            await read(squeeze(b"x" * 101))
+        for broken in (b"x", b"", squeeze(b"x")[:-1], squeeze(b"x") + b"more"):
+            with pytest.raises(BadEncoding):
+                await read(broken)
+
+    @pytest.mark.parametrize("size", [1, 7, 10**6])
+    @pytest.mark.parametrize("coding", ["gzip", "deflate"])
+    async def test_as_it_comes(self, coding, size):
+        """The same of a stream's body, in whatever parts it comes, of which none is
+        long when it is inflated."""
+        squeeze = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
+        whole = bytes(range(256)) * 100 + b" " * 300_000
+        body = squeeze(whole)
+        caller = Caller(*(body[at : at + size] for at in range(0, len(body), size)))
+        inflating, read, more = Inflating(caller.receive, coding), [], True
+        while more:
+            message = await inflating()
+            read.append(message["body"])
+            more = message["more_body"]
+        assert b"".join(read) == whole
+        assert max(map(len, read)) <= compression.PART
+
+    @pytest.mark.parametrize("body", [b"x", b"", gzip.compress(b"x")[:-1]])
+    async def test_is_none(self, body):
+        """A stream's body that isn't compressed as it says, or ends within, is told."""
+        with pytest.raises(BadEncoding):
+            await Inflating(Caller(body).receive, "gzip")()
+
+    async def test_goes(self):
+        """A caller that goes has gone."""
+        caller = Caller()
+        caller.go()
+        message = await Inflating(caller.receive, "gzip")()
+        assert message["type"] == "http.disconnect"
 
 
 async def turns(count):

@@ -594,7 +594,8 @@ class TestServed:
             Settings(port=0, bundles=root), ready=False, load_engine=Slow
         ) as made:
             made.server.stop()
-            wait(lambda: made.registry.reasons() == ["stopping"], "it stops")
+            wait(lambda: made.registry._stop.is_set(), "it stops")
+            assert made.registry.reasons() == ["stopping"]
             Slow.gate.set()
         assert made.registry.models == {}
         with pytest.raises(httpx.ConnectError):

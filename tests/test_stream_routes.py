@@ -283,13 +283,14 @@ class TestPaths:
             ("Content-Type", "application/xml", "Accept"),
             ("Content-Type", "application/x-ndjsons", "Accept"),
             ("Content-Type", f"application/{CANARY}", "Accept"),
-            ("Content-Encoding", "gzip", "Accept-Encoding"),
+            ("Content-Encoding", "br", "Accept-Encoding"),
             ("Content-Encoding", "identity, gzip", "Accept-Encoding"),
             ("Content-Encoding", CANARY, "Accept-Encoding"),
         ],
     )
     def test_another_kind(self, server, name, words, accept):
-        """A body of another kind, or compressed, is refused with what is taken."""
+        """A body of another kind, or compressed in another way, is refused with what
+        is taken."""
         target = "/stream?model=walks"
         answer = ask_for("lines", server, target, **{name: words})
         assert_refused(answer, 415, "unsupported-media-type")

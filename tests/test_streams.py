@@ -1021,7 +1021,7 @@ class TestStop:
     def test_takes_long(self, tmp_path, monkeypatch, kind):
         """A message that takes longer than streams have to end has the same seconds
         as every other request that is under way."""
-        monkeypatch.setattr(server, "DRAIN_SECONDS", 0.05)
+        monkeypatch.setattr(server, "STREAM_SECONDS", 0.05)
         with self.stopped(tmp_path) as service, ExitStack() as stack:
             talk = stack.enter_context(kind(service.url, "model=made"))
             stream = Counted(talk, 7)

@@ -17,6 +17,8 @@ from ..predictor import Predictor
 from ..requests import Direct, Headers
 from ..settings import Settings
 
+JSON = "application/json"
+
 
 class Prediction:
     """`POST /classify` or `POST /label`, answered past the framework: what that does
@@ -30,7 +32,7 @@ class Prediction:
         self._limit = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        body = await bodies.read_json(scope, receive, self._limit)
+        body = await bodies.read(scope, receive, self._limit, JSON)
         with self._callers.waiting(receive):
             answer, timing = await self._predictor.predict(body, self._task)
         headers = [

@@ -8,7 +8,8 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .. import bodies, schemas
-from ..connection import ABORT
+from ..compression import Inflating
+from ..connection import CONNECTION, Connection
 from ..errors import NotFound
 from ..lines import Lines
 from ..requests import header
@@ -54,7 +55,10 @@ class StreamRoute:
             raise NotFound("there is no WebSocket at this path")
         scope["route"] = self
         if not web_socket:
-            bodies.check_kind(scope, *KINDS)
+            head = bodies.told(scope)
+            head.check(*KINDS)
+            if head.coding:
+                receive = Inflating(receive, head.coding)
         stream = self.streams.open(scope["query_string"], _id(scope))
         talk = self._web_socket if web_socket else self._lines
         ended = GONE
@@ -115,6 +119,9 @@ class StreamRoute:
     ) -> str:
         kind = "http.response.body"
         lines = Lines(receive, self._limit)
+        connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
+        if connection is not None:
+            connection.wait()
 
         async def begin() -> None:
             if header(scope, b"expect") is not None:
@@ -131,8 +138,8 @@ class StreamRoute:
             with suppress(ClientDisconnect):  # it has heard all
                 await lines.discard()
             await send({"type": kind, "body": b""})
-        elif ABORT in scope.get("extensions", ()):
-            scope["extensions"][ABORT]["abort"]()
+        elif connection is not None:
+            connection.abort()
             await asyncio.sleep(0)  # uvicorn hears of it
         return ended
 

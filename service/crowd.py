@@ -1,0 +1,67 @@
+"""All connections: no more than may be, and none that is only held open."""
+
+import logging
+import random
+from typing import Protocol
+
+from uvicorn.protocols.http.httptools_impl import STATUS_LINE
+
+from . import errors
+from .metrics import Metrics
+from .settings import Settings
+
+log = logging.getLogger(__name__)
+
+
+class Member(Protocol):
+    """A connection that may have to go."""
+
+    def make_room(self) -> None:
+        """It waits for its client, and another needs its place."""
+        ...
+
+
+class Crowd:
+    """What connections have in common: their limits, and who waits for its client."""
+
+    def __init__(self, settings: Settings, metrics: Metrics):
+        self.head_seconds = settings.header_seconds
+        self.body_seconds = settings.body_seconds
+        self.head_bytes = settings.max_header_bytes
+        self.heads = settings.max_headers
+        self.draining = False  # no connection is to be kept for another request
+        self.limit, self._metrics = settings.max_connections, metrics
+        # The one whose client is awaited for longest first: idle, or in the midst of
+        # a request that does not come on.
+        self._awaited: dict[Member, None] = {}
+
+    def has_room(self, connections: int) -> bool:
+        """Whether one more may stay, with so many there; makes room if it can."""
+        if connections <= self.limit:
+            return True
+        if not self._awaited:
+            return False
+        longest = next(iter(self._awaited))
+        del self._awaited[longest]
+        longest.make_room()
+        return True
+
+    def awaits(self, member: Member) -> None:
+        """A client has the word, for as long as it may."""
+        self._awaited[member] = None
+
+    def heard(self, member: Member) -> None:
+        """It has said all, or has gone."""
+        self._awaited.pop(member, None)
+
+    def refusal(self, error: errors.ServiceError) -> bytes:
+        """The answer of a connection itself, below all that is logged and counted
+        else."""
+        self._metrics.refused.labels(error.slug).inc()
+        log.info("refused", extra={"status": error.status, "kind": error.slug})
+        body = error.body(f"{random.getrandbits(64):016x}")
+        head = f"content-type: {errors.MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
+        for name, value in error.headers.items():
+            head += f"{name}: {value}\r\n"
+        line = STATUS_LINE[error.status]
+        return line + head.encode() + b"connection: close\r\n\r\n" + body
