@@ -1,8 +1,12 @@
 # Two images from one file: `slim` (the default: ONNX engine, no TensorFlow) and `full`
 # (both engines). Nothing is compiled: every dependency is a wheel of the hash lock.
-ARG PYTHON=3.13
+#
+# A tag can come to mean another image. To build on one that can't change, look its digest
+# up (docker buildx imagetools inspect python:3.13-slim) and build with
+#   PYTHON_IMAGE=python@sha256:... docker compose build
+ARG PYTHON_IMAGE=python:3.13-slim
 
-FROM python:${PYTHON}-slim AS wheels-slim
+FROM ${PYTHON_IMAGE} AS wheels-slim
 COPY requirements/slim.lock /tmp/slim.lock
 RUN python -m venv /venv \
  && /venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/slim.lock
@@ -11,7 +15,15 @@ FROM wheels-slim AS wheels-full
 COPY requirements/full.lock /tmp/full.lock
 RUN /venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/full.lock
 
-FROM python:${PYTHON}-slim AS base
+FROM ${PYTHON_IMAGE} AS base
+ARG PYTHON_IMAGE
+ARG REVISION=
+LABEL org.opencontainers.image.title="Unrolled" \
+      org.opencontainers.image.description="Serves recurrent networks over REST" \
+      org.opencontainers.image.version="0.1.0" \
+      org.opencontainers.image.revision="${REVISION}" \
+      org.opencontainers.image.licenses="Apache-2.0" \
+      org.opencontainers.image.base.name="${PYTHON_IMAGE}"
 RUN useradd --uid 10001 --no-create-home --shell /usr/sbin/nologin unrolled
 ENV PATH=/venv/bin:$PATH \
     PYTHONDONTWRITEBYTECODE=1 \

@@ -1,23 +1,29 @@
 # `make serve`, `make test`: each sets up .venv from the hash lock first, once.
+# `make audit`, `licences`, `sbom`, `lock`: so with .venv-audit, where what is looked at
+# isn't mixed with what looks.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
-COMPILE := $(BIN)/uv pip compile --quiet --universal --python-version 3.11 \
+AUDIT := .venv-audit/bin
+SERVICE ?= pypi
+COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow withstand check train bench bench-streams bench-versions bench-wire bench-train lock clean
+.PHONY: help serve test slow withstand check train bench bench-streams bench-versions bench-wire bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/ready: requirements/dev.lock
+.venv-audit/ready: requirements/audit.lock
+.venv/ready .venv-audit/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
-	$(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement requirements/dev.lock
+	$(PYTHON) -m venv $(@D)
+	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
+		--require-hashes --requirement $<
 	@touch $@
 
 serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
@@ -58,12 +64,28 @@ bench-wire: .venv/ready ## the protocols beside each other (two minutes)
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py
 
-lock: .venv/ready ## resolve the dependencies of pyproject.toml anew
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
+audit: .venv-audit/ready ## known vulnerabilities in the locks (SERVICE=osv asks another database)
+	$(AUDIT)/python requirements/check.py audit --vulnerability-service $(SERVICE)
+
+licences: .venv/ready .venv-audit/ready ## write docs/licences.md; refuse licences not allowed
+	$(AUDIT)/pip-licenses --python $(BIN)/python --from mixed --with-system --format json \
+		--output-file .venv-audit/licences.json
+	$(BIN)/python requirements/check.py licences .venv-audit/licences.json
+
+sbom: .venv-audit/ready ## CycloneDX lists of what the images install: dist/*.cdx.json
+	mkdir -p dist
+	for lock in slim full; do \
+		PYTHONWARNINGS=ignore $(AUDIT)/cyclonedx-py requirements requirements/$$lock.lock \
+			--pyproject pyproject.toml --output-reproducible --validate \
+			--output-format JSON --output-file dist/$$lock.cdx.json || exit 1; \
+	done
+
+lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
 	$(COMPILE) pyproject.toml --extra train --group dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.lock -o requirements/full.lock
 	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
+	$(COMPILE) --group audit -o requirements/audit.lock
 
 clean: ## remove what was set up and cached
-	rm -rf .venv .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit dist .pytest_cache .mypy_cache .ruff_cache

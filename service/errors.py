@@ -4,7 +4,7 @@ ServiceError
 ├── InvalidJson        400  the body is no JSON
 ├── BadEncoding        400  the body is not compressed as its header says
 ├── BadHandshake       400  not that of a WebSocket
-├── BadHeader          400  a header that can't be understood
+├── InvalidHeader      400  a header that can't be understood
 ├── MalformedHttp      400  no request of HTTP/1.1
 ├── Unauthorized       401  no key, or a wrong one
 ├── Forbidden          403  not allowed by the settings
@@ -18,7 +18,7 @@ ServiceError
 ├── InvalidRequest     422  JSON, but not what the model takes
 ├── InvalidState       422  no state token of this service's, or a changed one
 ├── NotStreamable      422  the network reads its sequences in both directions
-├── TooManyRequests    429  of one key, in so short a time
+├── RateLimited        429  of one key, in so short a time
 ├── HeadTooLarge       431  a head over a limit
 ├── InternalError      500  our mistake; the log has it under the request's id
 ├── NotReady           503  still loading, or the model could not be loaded
@@ -95,8 +95,8 @@ class BadHandshake(ServiceError):
     status, slug, title = 400, "bad-handshake", "The WebSocket can't be opened"
 
 
-class BadHeader(ServiceError):
-    status, slug, title = 400, "bad-header", "A header can't be understood"
+class InvalidHeader(ServiceError):
+    status, slug, title = 400, "invalid-header", "A header can't be understood"
 
 
 class MalformedHttp(ServiceError):
@@ -151,8 +151,8 @@ class NotStreamable(ServiceError):
     status, slug, title = 422, "not-streamable", "The model needs its sequences whole"
 
 
-class TooManyRequests(ServiceError):
-    status, slug, title = 429, "too-many-requests", "Too many requests of this key"
+class RateLimited(ServiceError):
+    status, slug, title = 429, "rate-limited", "Too many requests of this key"
 
 
 class HeadTooLarge(ServiceError):
