@@ -2,6 +2,8 @@
 
 import asyncio
 import math
+import random
+import time
 from collections.abc import Callable
 from functools import partial
 
@@ -10,12 +12,15 @@ import numpy as np
 from model.bundle import Metadata
 
 from . import errors
-from .link import Link, Request
+from .link import Request
 from .messages import Answered, Failed, Job, Ticked
 from .metrics import Metrics
 from .pool import Pool
 from .settings import Settings
 from .statistics import Statistics
+from .tickets import Ticket
+
+SHARE = 0.5  # of the time that requests have, for what waits before a new one
 
 
 class Admission:
@@ -31,11 +36,11 @@ class Admission:
     ):
         self._pool, self._model, self._metadata = pool, model, metadata
         self._labels = metadata.task == "label"
-        self._limit = settings.queue_steps
+        self._limit, self._seconds = settings.queue_steps, settings.request_seconds
         self.metrics = metrics.of_model(metadata.name, metadata.version)
         self.statistics = Statistics()
-        self._steps = 0  # admitted and not yet computed
-        self._rate = 0.0  # steps a second of one worker, of late
+        self._backlog = pool.backlog
+        self._queue = pool.backlog.queue(model)
         pool.ticked[model] = self._ticked
 
     def submit(
@@ -43,6 +48,7 @@ class Admission:
         sequences: list[np.ndarray],
         states: list[bytes] | None = None,
         *,
+        until: float = math.inf,
         keep: bool = False,
     ) -> Request:
         """Admit a request's sequences [T, F] float32, all or none.
@@ -51,28 +57,33 @@ class Admission:
 
         Args:
             states: [S] float32 of each to go on from; empty where it begins.
+            until: by when it must be computed, of `time.perf_counter`.
             keep: put their new states into the request's `states`.
 
         Raises:
-            Overloaded: too many steps wait; with the seconds to wait.
+            Overloaded: too much waits; with the seconds to wait.
             NotReady: no worker is left.
         """
-        self._admit(sum(map(len, sequences)))
+        self._admit(sum(map(len, sequences)), until)
         request = Request(len(sequences), len(self._metadata.classes))
+        forecast = self._backlog.seconds
 
         def done(place: int, told: Answered | Failed) -> None:
             if isinstance(told, Answered):
                 if request.give(place, told, label=self._labels):
                     self.metrics.queue_seconds.observe(request.begun - request.since)
+                    self._backlog.answered(forecast, request.ended - request.since)
             elif told.dropped:
                 self.metrics.dropped.inc()
+                request.fail(errors.DeadlineExceeded("no answer in that time"))
             else:
                 request.fail(_failure(f"sequences[{place}]", told))
 
         given = []
         for place, frames in enumerate(sequences):
             state = states[place] if states else b""
-            job = Job(0, self._model, len(frames), frames.tobytes(), state, keep)
+            data = frames.tobytes()
+            job = Job(0, self._model, len(frames), data, state, keep, until)
             given.append(self._pool.submit(job, partial(done, place)))
             self.metrics.sequence_steps.observe(len(frames))
 
@@ -89,7 +100,7 @@ class Admission:
         frames: np.ndarray,
         state: bytes,
         done: Callable[[Answered | Failed], None],
-    ) -> tuple[Link, int]:
+    ) -> Ticket:
         """Take a sequence on by frames [t, F] float32, from a state [S] float32.
 
         Args:
@@ -101,8 +112,10 @@ class Admission:
         Raises:
             Overloaded, NotReady: as `submit`.
         """
-        self._admit(len(frames))
-        job = Job(0, self._model, len(frames), frames.tobytes(), state, True)
+        until = time.perf_counter() + self._seconds
+        self._admit(len(frames), until)
+        data = frames.tobytes()
+        job = Job(0, self._model, len(frames), data, state, True, until)
         return self._pool.submit(job, done)
 
     def answer(self, told: Answered | Failed, steps: int) -> np.ndarray:
@@ -131,25 +144,41 @@ class Admission:
         self.statistics.answered(len(request.states), read, queue, infer, write)
         return read, queue, infer, write
 
-    def cancel(self, given: tuple[Link, int]) -> None:
+    def cancel(self, given: Ticket) -> None:
         """Drop what was given, if it is not computed yet."""
         self._pool.cancel(given)
 
-    def _admit(self, steps: int) -> None:
+    def check_room(self) -> None:
+        """That another request can be admitted now, whatever it is.
+
+        Raises:
+            Overloaded, NotReady: as `submit`.
+        """
+        self._check(1, time.perf_counter() + self._seconds)
+
+    def _check(self, steps: int, until: float) -> None:
         self._pool.check(self._model)
-        if self._steps and self._steps + steps > self._limit:
-            raise self._overloaded()
-        self._steps += steps
+        waiting = self._queue.steps
+        if not waiting:
+            return
+        seconds = self._backlog.seconds
+        left = until - time.perf_counter()
+        patient = min(left, SHARE * self._seconds)
+        if waiting + steps > self._limit or seconds > patient:
+            raise self._overloaded(seconds)
+
+    def _admit(self, steps: int, until: float) -> None:
+        self._check(steps, until)
+        self._queue.steps += steps
         self.metrics.waiting_steps.value += steps
 
     def _ticked(self, tick: Ticked) -> None:
         metrics = self.metrics
-        self._steps -= tick.settled
+        self._queue.steps -= tick.settled
         metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
-        rate = tick.useful / max(tick.seconds, 1e-9)
-        self._rate = 0.8 * self._rate + 0.2 * rate if self._rate else rate
+        self._queue.computed(tick.useful, tick.seconds)
         self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)
@@ -157,17 +186,19 @@ class Admission:
         metrics.useful.value += tick.useful
         metrics.padding.value += tick.rows * tick.steps - tick.useful
 
-    def _overloaded(self) -> errors.Overloaded:
-        rate = self._rate * self._pool.size
-        seconds = max(1, math.ceil(self._steps / rate)) if rate else 1
+    def _overloaded(self, seconds: float) -> errors.Overloaded:
+        # Not all at the same moment: they would be refused again.
+        again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
         return errors.Overloaded(
-            f"{self._steps} steps wait for {self._metadata.name};"
-            f" try again in {seconds} s",
-            headers={"Retry-After": str(seconds)},
+            f"{self._queue.steps} steps wait for {self._metadata.name};"
+            f" try again in {again} s",
+            headers={"Retry-After": str(again)},
         )
 
 
 def _failure(path: str, told: Failed) -> errors.ServiceError:
+    if told.dropped:
+        return errors.DeadlineExceeded("no answer in that time")
     if told.extreme:
         fault = errors.FieldError(path, "holds extreme numbers")
         message = "the network has no finite answer to these numbers"

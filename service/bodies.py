@@ -1,18 +1,13 @@
-"""Read a request's body within limits, and notice when its caller goes."""
+"""Read a request's body within limits."""
 
 import asyncio
 from dataclasses import dataclass
-from typing import Any
 
 from starlette.requests import ClientDisconnect
-from starlette.types import Message, Receive, Scope
+from starlette.types import Receive, Scope
 
 from . import compression
 from .errors import TooLarge, UnsupportedMedia
-
-# Most answers are there sooner; to watch a connection costs as much as to answer it.
-PATIENCE_SECONDS = 0.05
-
 
 # curl -d and many small clients say a form when they mean nothing.
 MEANINGLESS = ("application/x-www-form-urlencoded", "")
@@ -100,77 +95,3 @@ async def _read(receive: Receive, limit: int, length: bytes) -> bytes:
         parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)
-
-
-class Callers:
-    """Those who wait for an answer: what is done for one that goes is cancelled."""
-
-    def __init__(self) -> None:
-        self._waiting: dict[Waiting, None] = {}  # the oldest first
-        self._timer: asyncio.TimerHandle | None = None
-
-    def waiting(self, receive: Receive) -> "Waiting":
-        """A context in which the current task is cancelled when its caller goes.
-
-        Raises:
-            ClientDisconnect: at its end, if the caller went.
-        """
-        return Waiting(self, receive)
-
-    def add(self, one: "Waiting") -> None:
-        self._waiting[one] = None
-        if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
-
-    def discard(self, one: "Waiting") -> None:
-        self._waiting.pop(one, None)
-
-    def _look(self) -> None:
-        self._timer = None
-        loop = asyncio.get_running_loop()
-        now = loop.time()
-        for one in list(self._waiting):
-            if one.since + PATIENCE_SECONDS > now:
-                self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
-                return
-            self.discard(one)
-            one.watch()
-
-
-class Waiting:
-    """One of them."""
-
-    def __init__(self, callers: Callers, receive: Receive):
-        self._callers, self._receive = callers, receive
-        self._gone: asyncio.Future[Message] | None = None
-        self._over = self._cancelled = False
-
-    def __enter__(self) -> None:
-        task = asyncio.current_task()
-        assert task is not None
-        self._task, self.since = task, asyncio.get_running_loop().time()
-        self._callers.add(self)
-
-    def watch(self) -> None:
-        # The body has been read: what comes next can only be the end.
-        self._gone = asyncio.ensure_future(self._receive())
-        self._gone.add_done_callback(self._end)
-
-    def _end(self, ended: "asyncio.Future[Message]") -> None:
-        # Also when it goes in the very moment in which it is answered.
-        if not self._over and not ended.cancelled():
-            self._cancelled = True
-            self._task.cancel()
-
-    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._callers.discard(self)
-        self._over = True
-        if self._gone is not None:
-            self._gone.cancel()
-        if (
-            self._cancelled
-            and kind is asyncio.CancelledError
-            and not self._task.uncancel()
-        ):
-            raise ClientDisconnect from None

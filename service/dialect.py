@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from . import bodies, compression
+from . import bodies, callers, compression
 from .errors import MAX_ERRORS, MethodNotAllowed, ServiceError
 from .reader import INLINE_BYTES
 from .requests import Headers, Told, header
@@ -43,6 +43,7 @@ class Call:
     scope: Scope
     receive: Receive
     limit: int  # bytes of its body
+    until: float  # when its caller waits no longer; infinite where it doesn't say
     named: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
@@ -95,7 +96,9 @@ class Path:
             raise MethodNotAllowed(f"use {allowed}", headers={"Allow": allowed})
         matched = self.pattern.fullmatch(scope["path"])
         assert matched is not None
-        call = Call(scope, receive, self._limit, matched.groupdict())
+        call = Call(
+            scope, receive, self._limit, callers.asked(scope), matched.groupdict()
+        )
         return await _compressed(call, await handler(call))
 
 

@@ -6,6 +6,7 @@ steps that are left. Each tick takes the lanes under way and the oldest sequence
 that wait, steps them together by one chunk, and puts back what has not ended.
 """
 
+import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,6 +20,7 @@ from .work import Work
 TICK_SECONDS, LONGEST_TICK = 0.001, 0.0025
 TICK_ROWS = 8  # on top of which a tick may be twice as long
 TICK_CALLS = 8
+LONG_STEPS = 500  # more than these must not keep all others from their lanes
 ALONE = 3  # ticks that a lone sequence may take at once, if it ends then
 
 
@@ -28,7 +30,7 @@ class Batch:
 
     works: list[Work]
     steps: int  # the chunk: rows with fewer left are padded
-    dropped: list[Work] = field(default_factory=list)  # their callers have gone
+    dropped: list[Work] = field(default_factory=list)  # nobody waits for them
 
 
 class Lanes:
@@ -36,14 +38,16 @@ class Lanes:
 
     def __init__(self, rows: int, cost: Cost):
         self._rows, self._cost = rows, cost
+        self._share = max(1, rows // 2)  # of lanes, for long ones where others wait
         self._under_way: list[Work] = []
-        self._waiting: deque[Work] = deque()
+        self._short: deque[Work] = deque()  # those that wait
+        self._long: deque[Work] = deque()
 
     def __len__(self) -> int:
-        return len(self._under_way) + len(self._waiting)
+        return len(self._under_way) + len(self._short) + len(self._long)
 
     def add(self, work: Work) -> None:
-        self._waiting.append(work)
+        (self._long if work.left > LONG_STEPS else self._short).append(work)
 
     def put_back(self, batch: Batch) -> None:
         """A batch has been stepped; keep those of its works that have steps left."""
@@ -51,12 +55,26 @@ class Lanes:
 
     def take(self) -> Batch:
         """The lanes under way, then the oldest that wait while there is room."""
-        works = [work for work in self._under_way if not work.unwanted]
-        dropped = [work for work in self._under_way if work.unwanted]
+        now = time.perf_counter()
+        works = [work for work in self._under_way if not work.in_vain(now)]
+        dropped = [work for work in self._under_way if work.in_vain(now)]
         self._under_way = []
-        while self._waiting and len(works) < self._rows:
-            work = self._waiting.popleft()
-            (dropped if work.unwanted else works).append(work)
+        long = [work for work in works if work.left > LONG_STEPS]
+        if self._short and len(works) == self._rows and len(long) > self._share:
+            # Long ones stop for others, and go on from where they are.
+            stopped = set(long[self._share :])
+            works = [work for work in works if work not in stopped]
+            self._long.extendleft(reversed(long[self._share :]))
+            del long[self._share :]
+        longs = len(long)
+        while len(works) < self._rows and (self._short or self._long):
+            is_long = self._long and (longs < self._share or not self._short)
+            work = (self._long if is_long else self._short).popleft()
+            if work.in_vain(now):
+                dropped.append(work)
+                continue
+            works.append(work)
+            longs += bool(is_long)
         return Batch(works, chunk([work.left for work in works], self._cost), dropped)
 
 

@@ -11,13 +11,13 @@ from . import errors
 from .messages import (
     Answered,
     Cancel,
-    Failed,
     FromWorker,
     Incoming,
     Job,
     Unload,
     encode,
 )
+from .tickets import Ticket
 
 Told = Job | Cancel | Unload
 
@@ -68,7 +68,9 @@ class Link(asyncio.Protocol):
         """
         self.left = 0  # steps that the worker has not computed yet
         self.steps: dict[int, int] = {}  # the same by model
-        self.jobs: dict[int, Callable[[Answered | Failed], None]] = {}
+        self.tickets: dict[int, Ticket] = {}  # by the job's number
+        self.trying = -1  # the job that is computed alone, or was
+        self.heard = time.monotonic()  # when it last said something, or was idle
         self.models = models
         self._incoming = Incoming(FromWorker)
         self._receive, self._lost = receive, lost
@@ -80,6 +82,16 @@ class Link(asyncio.Protocol):
         """So many more steps are to be computed."""
         self.left += steps
         self.steps[model] = self.steps.get(model, 0) + steps
+
+    def give(self, ticket: Ticket, number: int) -> None:
+        """Have a job computed, under that number."""
+        job = ticket.job
+        job.number, ticket.link = number, self
+        self.add(job.model, job.steps)
+        if not self.tickets:
+            self.heard = time.monotonic()
+        self.tickets[number] = ticket
+        self.send(job)
 
     def send(self, message: Told) -> None:
         """Send it together with what else is sent in this turn of the loop."""
@@ -97,6 +109,7 @@ class Link(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
 
     def data_received(self, data: bytes) -> None:
+        self.heard = time.monotonic()
         for messages in self._incoming.feed(data):
             for message in messages:
                 self._receive(self, message)

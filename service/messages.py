@@ -4,6 +4,7 @@ Lists of messages in MessagePack, each list behind its length in 4 bytes. Arrays
 travel as their bytes, float32.
 """
 
+import math
 import socket
 from collections.abc import Iterator
 from typing import TypeVar
@@ -49,6 +50,14 @@ class Job(msgspec.Struct, tag=True, array_like=True):
     frames: bytes  # [T, F]
     state: bytes = b""  # [S] to go on from; empty: it begins
     keep: bool = False  # the new state is wanted
+    until: float = math.inf  # when nobody waits for it any more (seconds, monotonic)
+    alone: bool = False  # a worker died that had it: no other is to share its call
+
+
+class Trying(msgspec.Struct, tag=True, array_like=True):
+    """A job that is computed alone is begun: if the worker dies, it dies of this."""
+
+    number: int
 
 
 class Cancel(msgspec.Struct, tag=True, array_like=True):
@@ -73,7 +82,7 @@ class Failed(msgspec.Struct, tag=True, array_like=True):
     number: int
     reason: str
     extreme: bool = False  # its own numbers are the reason
-    dropped: bool = False  # it was cancelled
+    dropped: bool = False  # it was cancelled, or its time was up
 
 
 class Ticked(msgspec.Struct, tag=True, array_like=True):
@@ -89,7 +98,7 @@ class Ticked(msgspec.Struct, tag=True, array_like=True):
 
 
 ToWorker = Load | Unload | Job | Cancel
-FromWorker = Loaded | Answered | Failed | Ticked
+FromWorker = Loaded | Answered | Failed | Ticked | Trying
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from model.bundle import BundleError
 
 from . import errors, launch
+from .backlog import Backlog
 from .launch import Launch, Launched
 from .link import Link
 from .messages import (
@@ -22,15 +23,19 @@ from .messages import (
     Load,
     Loaded,
     Ticked,
+    Trying,
     Unload,
 )
 from .metrics import Metrics
 from .settings import Settings
+from .tickets import Done, Ticket, survivors
 from .workers import END_SECONDS, Workers
 
 log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0  # until one that died is replaced
+SOON_SECONDS = 60.0  # without any, after which there won't be one soon
+LOOKS = 4  # in the time after which a worker that says nothing hangs
 
 
 class Pool:
@@ -42,11 +47,14 @@ class Pool:
     ):
         self.ticked: dict[int, Callable[[Ticked], None]] = {}  # by model
         self.workers = Workers(settings, start)
+        self.backlog = Backlog()
         self._metrics = metrics
         self._links: list[Link] = []
         self._numbers = itertools.count()
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloaded: set[int] = set()
+        self._orphans: list[Ticket] = []  # without a worker
+        self._stall, self._since = settings.stall_seconds, time.monotonic()
 
     def start(self) -> None:
         """Start the processes; they load what they need while others go on."""
@@ -66,7 +74,8 @@ class Pool:
     @property
     def alive(self) -> bool:
         """Some worker can compute, or will soon."""
-        return bool(self._links or self._tasks)
+        soon = self._tasks and time.monotonic() < self._since + SOON_SECONDS
+        return bool(self._links or soon)
 
     def load(
         self, model: int, folder: str, digest: str = "", *, gently: bool = False
@@ -106,9 +115,7 @@ class Pool:
             told = "the workers are being started"
             raise errors.NotReady(told, headers={"Retry-After": "1"})
 
-    def submit(
-        self, job: Job, done: Callable[[Answered | Failed], None]
-    ) -> tuple[Link, int]:
+    def submit(self, job: Job, done: Done) -> Ticket:
         """Give a job to a worker; there must be one (see `check`).
 
         Args:
@@ -117,19 +124,28 @@ class Pool:
         Returns:
             What `cancel` takes.
         """
-        able = [link for link in self._links if job.model in link.models]
-        link = min(able, key=_left)
-        link.add(job.model, job.steps)
-        job.number = next(self._numbers)
-        link.jobs[job.number] = done
-        link.send(job)
-        return link, job.number
+        ticket = Ticket(job, done)
+        self._give(ticket)
+        return ticket
 
-    def cancel(self, given: tuple[Link, int]) -> None:
+    def cancel(self, ticket: Ticket) -> None:
         """Drop a job, if it is not done."""
-        link, number = given
-        if number in link.jobs and link in self._links:
+        link, number = ticket.link, ticket.job.number
+        if link is not None and number in link.tickets:
             link.send(Cancel(number))
+        elif ticket in self._orphans:
+            self._orphans.remove(ticket)
+            job = ticket.job
+            self._tell(Ticked(job.model, 0, 0, 0, 0.0, job.steps))
+            ticket.done(Failed(job.number, "cancelled", dropped=True))
+
+    def _give(self, ticket: Ticket) -> None:
+        model = ticket.job.model
+        able = [link for link in self._links if model in link.models]
+        if able:
+            min(able, key=_left).give(ticket, next(self._numbers))
+        else:
+            self._orphans.append(ticket)  # another worker is being started
 
     def close(self) -> None:
         """End the workers; not on the event loop."""
@@ -137,6 +153,7 @@ class Pool:
 
     def _unload(self, model: int) -> None:
         self.ticked.pop(model, None)
+        self.backlog.queues.pop(model, None)
         self._unloaded.add(model)
         for link in self._links:
             self._drop(link, model)
@@ -153,15 +170,33 @@ class Pool:
         sock = launched.jobs.dup()
         await self._loop.create_unix_connection(lambda: link, sock=sock)
         self._links.append(link)
+        self.backlog.workers = len(self._links)
         for model in launched.models & self._unloaded:
             self._drop(link, model)  # it could not be told before
+        self._watch(link, launched)
+        orphans, self._orphans = self._orphans, []
+        for ticket in orphans:
+            self._give(ticket)
+
+    def _watch(self, link: Link, launched: Launched) -> None:
+        """Kill a worker that has work and says nothing."""
+        if link not in self._links:
+            return
+        if link.tickets and time.monotonic() > link.heard + self._stall:
+            log.error("a worker hangs", extra={"jobs": len(link.tickets)})
+            launched.kill()
+        else:
+            seconds = self._stall / LOOKS
+            self._loop.call_later(seconds, self._watch, link, launched)
 
     def _receive(self, link: Link, message: FromWorker) -> None:
         if isinstance(message, Ticked):
             link.add(message.model, -message.settled)
             self._tell(message)
         elif isinstance(message, Answered | Failed):
-            link.jobs.pop(message.number)(message)
+            link.tickets.pop(message.number).done(message)
+        elif isinstance(message, Trying):
+            link.trying = message.number
 
     def _tell(self, tick: Ticked) -> None:
         if tick.model in self.ticked:  # else nobody counts any more
@@ -170,18 +205,23 @@ class Pool:
     def _lost(self, link: Link, launched: Launched) -> None:
         """A worker has died: its jobs fail, and another takes its place."""
         self._links.remove(link)
+        self.backlog.workers = len(self._links)
         if self.workers.closed:
             return
-        log.error("a worker died", extra={"jobs": len(link.jobs)})
+        self._since = time.monotonic()
+        log.error("a worker died", extra={"jobs": len(link.tickets)})
         self._metrics.worker_deaths.inc()
         self.workers.drop(launched)
+        again = survivors(list(link.tickets.values()), link.trying)
+        for ticket in again:  # from its first step
+            link.add(ticket.job.model, -ticket.job.steps)
         for model, steps in link.steps.items():
             self._tell(Ticked(model, 0, 0, 0, 0.0, steps))
-        for number, done in list(link.jobs.items()):
-            done(Failed(number, "the worker died"))
         task = self._loop.create_task(self._replace(launched))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        for ticket in again:
+            self._give(ticket)
 
     async def _replace(self, dead: Launched) -> None:
         await asyncio.to_thread(dead.wait, END_SECONDS)

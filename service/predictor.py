@@ -7,7 +7,7 @@ import numpy as np
 
 from . import codec, reader
 from .catalogue import Catalogue, Model
-from .errors import NotReady
+from .errors import DeadlineExceeded, NotReady
 from .link import Request
 from .quick import Asked
 from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
@@ -16,6 +16,7 @@ from .state_tokens import State
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
+NAMES = b'"model"'  # in a body that perhaps names one
 READS = 3  # a version with other features may take another's place meanwhile
 
 
@@ -25,20 +26,26 @@ class Predictor:
     def __init__(self, catalogue: Catalogue, reader: Reader, elsewhere: Elsewhere):
         self._catalogue, self._reader, self._elsewhere = catalogue, reader, elsewhere
 
-    async def predict(self, body: bytes, task: str) -> tuple[bytes, bytes]:
+    async def predict(
+        self, body: bytes, task: str, until: float
+    ) -> tuple[bytes, bytes]:
         """The JSON answer to a JSON request, and where its time went, as the header
         `Server-Timing` has it.
+
+        Args:
+            until: see `compute`.
 
         Raises:
             ServiceError: the refusal that the caller is to be told.
             CancelledError: the caller has gone; what waits is dropped.
         """
         begun = time.perf_counter()
+        self._check_room(body, task)
         model, asked = await self._read(body, task)
         before = self._states(model, asked)
         packed = [state.packed for state in before]
         request = await self.compute(
-            model, asked.sequences, packed, keep=asked.return_state
+            model, asked.sequences, packed, until=until, keep=asked.return_state
         )
         answers = request.future.result()
         answered = time.perf_counter()
@@ -60,9 +67,13 @@ class Predictor:
         sequences: list[np.ndarray],
         states: list[bytes] | None = None,
         *,
+        until: float,
         keep: bool = False,
     ) -> Request:
         """A request whose future has the probabilities of all sequences [T, F].
+
+        Args:
+            until: when nobody waits any more, of `time.perf_counter`.
 
         Raises:
             ServiceError, CancelledError: as `predict`.
@@ -70,12 +81,22 @@ class Predictor:
         begun = time.perf_counter()
         admission = model.admission
         try:
-            request = admission.submit(sequences, states, keep=keep)
+            request = admission.submit(sequences, states, until=until, keep=keep)
             await request.future
+            if time.perf_counter() > until:
+                raise DeadlineExceeded("no answer in that time")
         except BaseException:
             admission.statistics.failed(time.perf_counter() - begun)
             raise
         return request
+
+    def _check_room(self, body: bytes, task: str) -> None:
+        """That it is worth while to parse: under overload most is refused, and the
+        time for it would be the workers'."""
+        if NAMES not in body:
+            model = self._catalogue.default(task)
+            if model is not None:
+                model.admission.check_room()
 
     async def _read(self, body: bytes, task: str) -> tuple[Model, Asked]:
         for _ in range(READS):

@@ -74,7 +74,7 @@ class Requests:
             return
         begun = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {})["request_id"] = request_id
+        scope.setdefault("state", {}).update(request_id=request_id, begun=begun)
         status, size = 0, 0
 
         async def answer(message: Message) -> None:

@@ -6,7 +6,9 @@ its sequences in both directions whole (`whole`).
 """
 
 import logging
+import math
 import time
+from collections import deque
 
 import numpy as np
 
@@ -23,6 +25,7 @@ from .work import Work
 
 log = logging.getLogger(__name__)
 
+LONELY_STEPS = 256  # at a time, of a sequence that is stepped alone
 EXTREME = 1e6  # deviations from the mean of the training part
 
 
@@ -50,11 +53,17 @@ class Scheduler:
         else:
             self._queue = Whole(settings.batch_rows, settings.batch_steps)
         self._works: dict[int, Work] = {}
+        self._alone: deque[Work] = deque()
         self._begin = np.zeros(metadata.state_size, np.float32)
 
     @property
     def busy(self) -> bool:
-        return len(self._queue) > 0
+        return bool(self._alone) or len(self._queue) > 0
+
+    @property
+    def trying(self) -> int | None:
+        """The job that the next tick computes alone."""
+        return self._alone[0].number if self._alone else None
 
     def add(
         self,
@@ -62,16 +71,20 @@ class Scheduler:
         frames: np.ndarray,
         state: np.ndarray | None = None,
         *,
+        until: float = math.inf,
         keep: bool = False,
+        alone: bool = False,
     ) -> None:
         """Take on a sequence [T, F], from a state [S] where it goes on.
 
         Args:
+            until: when it is to be dropped, of `time.perf_counter`.
             keep: tell its new state with the answer.
+            alone: step it with no other.
         """
         begin = self._begin if state is None else state
-        self._works[number] = work = Work(number, frames, begin, keep=keep)
-        self._queue.add(work)
+        self._works[number] = work = Work(number, frames, begin, until=until, keep=keep)
+        (self._alone.append if alone else self._queue.add)(work)
 
     def cancel(self, number: int) -> None:
         """Drop a job, if it isn't done."""
@@ -80,7 +93,8 @@ class Scheduler:
 
     def tick(self) -> list[FromWorker]:
         """One engine call for some of the jobs."""
-        batch = self._queue.take()
+        lonely = bool(self._alone)
+        batch = self._lonely() if lonely else self._queue.take()
         begun = time.perf_counter()
         told: list[FromWorker] = [
             self._failed(work, "cancelled", dropped=True) for work in batch.dropped
@@ -97,10 +111,20 @@ class Scheduler:
             work.begun = work.begun or begun
             if not work.left and work.number not in failed:
                 told.append(self._finished(work, ended))
-        self._queue.put_back(batch)
+        if not lonely:
+            self._queue.put_back(batch)
+        elif batch.works and batch.works[0].left:
+            self._alone.appendleft(batch.works[0])
         size = (len(batch.works), batch.steps, useful)
         # First: who has an answer is not counted as waiting.
         return [Ticked(self._model, *size, ended - begun, settled), *told]
+
+    def _lonely(self) -> Batch:
+        work = self._alone.popleft()
+        if work.in_vain(time.perf_counter()):
+            return Batch([], 0, [work])
+        whole = not self.metadata.state_size
+        return Batch([work], work.left if whole else min(work.left, LONELY_STEPS))
 
     def _step(self, batch: Batch) -> tuple[int, list[tuple[Work, str]]]:
         """The useful steps, and the works that the engine fails on."""

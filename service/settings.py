@@ -96,6 +96,19 @@ class Settings(BaseSettings):
     max_sequences: int = Field(256, ge=1, description="Sequences in a request.")
     max_steps: int = Field(10_000, ge=1, description="Steps of a sequence.")
     max_cells: int = Field(2_000_000, ge=1, description="Numbers in a request.")
+    request_seconds: float = Field(
+        10,
+        gt=0,
+        allow_inf_nan=False,
+        description="In which a request is answered, or refused: 504. With half as much"
+        " work waiting, new ones are: 503.",
+    )
+    stall_seconds: float = Field(
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="Until a worker that has work and says nothing is replaced.",
+    )
     queue_steps: int = Field(
         200_000, ge=1, description="Steps that may wait per model before 503."
     )

@@ -6,6 +6,7 @@ those of the nearest lengths, under a budget of padded steps.
 
 import bisect
 import math
+import time
 from collections import deque
 
 from .lanes import Batch
@@ -34,9 +35,10 @@ class Whole:
         """The oldest that waits and its neighbours in length."""
         there: list[Work] = []
         dropped: list[Work] = []
+        now = time.perf_counter()
         while self._waiting and len(there) < WINDOW:
             work = self._waiting.popleft()
-            (dropped if work.unwanted else there).append(work)
+            (dropped if work.in_vain(now) else there).append(work)
         if not there:
             return Batch([], 0, dropped)
         order = sorted(range(len(there)), key=lambda place: there[place].steps)

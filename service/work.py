@@ -1,5 +1,7 @@
 """A sequence while the engine works on it."""
 
+import math
+
 import numpy as np
 
 
@@ -16,15 +18,23 @@ class Work:
         "sound",
         "state",
         "steps",
+        "until",
         "unwanted",
     )
 
     def __init__(
-        self, number: int, frames: np.ndarray, state: np.ndarray, *, keep: bool = False
+        self,
+        number: int,
+        frames: np.ndarray,
+        state: np.ndarray,
+        *,
+        until: float = math.inf,
+        keep: bool = False,
     ):
         self.number = number
         self.frames = frames  # [T, F]
         self.state = state  # [S] after the first `at` steps
+        self.until = until  # of `time.perf_counter`
         self.keep = keep  # its last state is wanted
         self.steps = len(frames)
         self.at = 0
@@ -36,3 +46,7 @@ class Work:
     @property
     def left(self) -> int:
         return self.steps - self.at
+
+    def in_vain(self, now: float) -> bool:
+        """Nobody would hear of its answer."""
+        return self.unwanted or self.until < now

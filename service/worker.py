@@ -34,6 +34,7 @@ from .messages import (
     Loaded,
     Ticked,
     ToWorker,
+    Trying,
     Unload,
 )
 from .scheduler import Scheduler
@@ -87,8 +88,13 @@ class Worker:
                     told, sent = [], time.monotonic()
 
     def _tick(self) -> list[FromWorker]:
-        """An engine call of each model that has something to do."""
+        """An engine call of each model that has something to do; or of the job that
+        has to be alone, announced before."""
         busy = [one for one in self._schedulers.values() if one.busy]
+        for scheduler in busy:
+            if scheduler.trying is not None:
+                self._jobs.send([Trying(scheduler.trying)])
+                return scheduler.tick()
         return [message for scheduler in busy for message in scheduler.tick()]
 
     def _take(self, message: ToWorker) -> list[FromWorker]:
@@ -101,7 +107,14 @@ class Worker:
             numbers = np.frombuffer(message.frames, np.float32)
             frames = numbers.reshape(message.steps, -1)
             state = np.frombuffer(message.state, np.float32) if message.state else None
-            scheduler.add(message.number, frames, state, keep=message.keep)
+            scheduler.add(
+                message.number,
+                frames,
+                state,
+                until=message.until,
+                keep=message.keep,
+                alone=message.alone,
+            )
         elif isinstance(message, Cancel):
             for scheduler in self._schedulers.values():
                 scheduler.cancel(message.number)

@@ -153,10 +153,10 @@ class Scene:
         self.ticks: list[Ticked] = []
         self.told: dict[int, Answered | Failed] = {}
 
-    def add(self, *sequences):
+    def add(self, *sequences, **how):
         """Sequences given as (length, first value); their numbers."""
         for one in sequences:
-            self.scheduler.add(len(self.jobs), frames(*one))
+            self.scheduler.add(len(self.jobs), frames(*one), **how)
             self.jobs.append(one)
         return range(len(self.jobs) - len(sequences), len(self.jobs))
 

@@ -291,6 +291,6 @@ class TestQueue:
             made.submit((100, 1.0))
             with pytest.raises(errors.Overloaded) as caught:
                 made.submit((100, 1.0))
-            seconds = {1: "3", 3: "1"}[workers]  # 2.5, or a third of that
-            assert caught.value.headers["Retry-After"] == seconds
+            most = {1: (3, 4), 3: (1, 2)}[workers]  # 2.5, or a third of that, and more
+            assert int(caught.value.headers["Retry-After"]) in most
             assert "100 steps" in caught.value.detail

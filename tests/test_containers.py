@@ -15,7 +15,6 @@ COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8
 SERVICES = COMPOSE["services"]
 BUILT = {name: one for name, one in SERVICES.items() if "build" in one}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-DRAIN_SECONDS = 5  # the most that is advised
 # A tag or a digest; never whatever is newest.
 IMAGE = re.compile(r"[\w./-]+(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})")
 
@@ -109,7 +108,7 @@ def test_bounded(service):
 def test_ends_in_peace(service):
     """It is killed only after it had the time to drain and to answer."""
     given = seconds(service["stop_grace_period"])
-    assert given > DRAIN_SECONDS + Settings().grace_seconds
+    assert given > Settings().drain_seconds + Settings().grace_seconds
     assert service["restart"] == "unless-stopped"
 
 

@@ -1,5 +1,7 @@
 """Lanes: sequences that join and leave a running batch between chunks."""
 
+import math
+
 import numpy as np
 import pytest
 from scheduler_fixtures import TASKS, FakeEngine, Scene
@@ -110,6 +112,83 @@ class TestAdmission:
             made.tick()
             assert 0.0 in made.engine.calls[-1].firsts
         made.run().assert_right()
+
+
+class TestLongOnes:
+    @pytest.mark.parametrize("task", TASKS)
+    def test_stop_for_others(self, task):
+        """Where long sequences have all lanes and more of them wait, a short one that
+        comes is done long before them; all have their right answers."""
+        made = lanes(task, batch_rows=4)
+        made.add(*((2000, float(number)) for number in range(1, 9)))
+        made.run(ticks=3)
+        made.add((5, 20.0))
+        made.run(ticks=10)
+        assert set(made.told) == {8}
+        made.run().assert_right()
+        made.assert_counted()
+
+    def test_have_half(self):
+        """However many short ones wait, half of the lanes go on with long ones."""
+        made = lanes(batch_rows=4)
+        made.add(*((2000, float(number)) for number in range(1, 5)))
+        for _ in range(20):
+            made.add(*((5, 20.0 + number) for number in range(8)))
+            made.tick()
+            firsts = made.engine.calls[-1].firsts
+            assert sum(first < 20 for first in firsts) >= 2
+        assert sum(first >= 20 for first in firsts) == 2
+        made.run().assert_right()
+
+
+class TestTimeIsUp:
+    def test_dropped(self):
+        """A sequence whose time is up is dropped between two chunks, or before its
+        first; those that have time are answered."""
+        made = lanes(batch_rows=2)
+        made.add((LONG, 1.0), (LONG, 2.0), until=math.inf)
+        made.tick()
+        made.add((3, 3.0), until=0.0)
+        made.scheduler._works[0].until = 0.0
+        made.tick()
+        made.assert_failed(0, dropped=True)
+        made.run()
+        made.assert_failed(2, dropped=True)
+        made.assert_right(1)
+        assert made.steps_of(3.0) == 0
+        made.assert_counted()
+
+
+class TestAlone:
+    @pytest.mark.parametrize("kind", ["lanes", "whole"])
+    @pytest.mark.parametrize("task", TASKS)
+    def test_no_other(self, task, kind):
+        """A sequence that must be alone shares its calls with no other, and is told
+        before each; all have their right answers."""
+        made = Scene(FakeEngine(task), kind=kind)
+        made.add((700, 1.0), (5, 2.0))
+        made.add((700, 3.0), (4, 4.0), alone=True)
+        trying = []
+        while made.scheduler.busy:
+            trying.append(made.scheduler.trying)
+            made.tick()
+            firsts = made.engine.calls[-1].firsts
+            if trying[-1] is not None:
+                assert firsts == [made.jobs[trying[-1]][1]]
+            else:
+                assert not {3.0, 4.0} & set(firsts)
+        made.assert_right()
+        made.assert_counted()
+        assert list(dict.fromkeys(trying)) == [2, 3, None]
+
+    def test_in_vain(self):
+        """It is dropped as others are."""
+        made = lanes()
+        made.add((700, 1.0), alone=True)
+        made.scheduler.cancel(0)
+        made.tick()
+        made.assert_failed(0, dropped=True)
+        assert made.engine.calls == []
 
 
 class TestCallersThatGo:

@@ -7,7 +7,7 @@ import socket
 import subprocess
 import sys
 import threading
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 import numpy as np
 import pytest
@@ -24,9 +24,10 @@ from service.pool import Pool
 from service.settings import Settings
 
 DEADLY = 1e6  # a network that is given this takes its process down
+HANGING = 1e5  # with this it never comes to an end
 # A worker in a process of its own, whose engine is that of ONNX Runtime but for that.
 SCRIPT = f"""
-import os, socket, sys
+import os, socket, sys, time
 import numpy as np
 from service.onnx_engine import OnnxEngine
 from service.settings import Settings
@@ -41,6 +42,8 @@ class Deadly(OnnxEngine):
     def step(self, frames, lengths, state):
         if np.abs(frames).max() >= {DEADLY}:
             os._exit(1)
+        if np.abs(frames).max() >= {HANGING}:
+            time.sleep(600)
         return super().step(frames, lengths, state)
 
 jobs, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
@@ -69,7 +72,12 @@ class Mortals:
                 cwd=ROOT,
             )
         self.processes.append(made)
-        return Launched(jobs[0], control[0], made.wait)
+
+        def wait(seconds):  # as that of multiprocessing: it raises nothing
+            with suppress(subprocess.TimeoutExpired):
+                made.wait(seconds)
+
+        return Launched(jobs[0], control[0], wait, made.kill)
 
 
 @asynccontextmanager
@@ -125,8 +133,8 @@ def deadly():
 @pytest.mark.anyio
 class TestJobs:
     async def test_one_dies(self, bundles, caplog):
-        """When a worker dies its jobs fail as our mistake, those of the other are
-        answered, and another worker takes its place."""
+        """When a worker dies all that it had is computed by others, but for what it
+        died of, and others take the places of those that died of it."""
         metrics, start = Metrics(), Mortals()
         async with pooled(start, metrics) as made:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
@@ -140,17 +148,19 @@ class TestJobs:
                 *(request.future for request in requests), return_exceptions=True
             )
             failed = [isinstance(one, errors.InternalError) for one in told]
-            assert failed[2]
+            assert failed == [False, False, True, False]
             assert "died" in str(told[2].__cause__)
-            assert sum(failed) in (1, 2)  # its worker's other one may be done
-            await until(lambda: made.size == 2, "another takes its place")
+            for frames, request in zip(asked, requests, strict=True):
+                if frames is not asked[2]:
+                    await model.assert_right(request, frames)
+            await until(lambda: made.size == 2, "others take their places")
             assert made.alive
-            assert len(start.processes) == 3
+            assert len(start.processes) == 4  # once among others, once alone
             for _ in range(6):
                 frames = random_frames(rng, 20)
                 await model.assert_right(model.admission.submit([frames]), frames)
             text = metrics.text().decode()
-            assert value(text, "unrolled_worker_deaths_total") == 1
+            assert value(text, "unrolled_worker_deaths_total") == 2
             assert value(text, "unrolled_waiting_steps", model="walks") == 0
         assert "a worker died" in caplog.messages
 
@@ -160,10 +170,9 @@ class TestJobs:
         metrics, start = Metrics(), Mortals()
         async with pooled(start, metrics) as made:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
-            for _ in range(2):
-                request = model.admission.submit([deadly()])
-                with pytest.raises(errors.InternalError):
-                    await request.future
+            request = model.admission.submit([deadly()])
+            with pytest.raises(errors.InternalError):
+                await request.future
             if not made.size:
                 with pytest.raises(errors.NotReady) as caught:
                     model.admission.submit([deadly()])
@@ -172,6 +181,56 @@ class TestJobs:
             await until(lambda: made.size == 2, "others take their places")
             frames = random_frames(np.random.default_rng(0), 20)
             await model.assert_right(model.admission.submit([frames]), frames)
+
+    async def test_hangs(self, bundles, caplog):
+        """A worker that is in one call for too long is replaced, what else it had is
+        answered, and what it hung on fails."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics, stall_seconds=1) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            hanging = model.admission.submit([np.full((3, 3), HANGING, np.float32)])
+            rng = np.random.default_rng(0)
+            asked = [random_frames(rng, 20) for _ in range(6)]
+            requests = [model.admission.submit([frames]) for frames in asked]
+            for frames, request in zip(asked, requests, strict=True):
+                await model.assert_right(request, frames)
+            with pytest.raises(errors.InternalError):
+                await hanging.future
+            await until(lambda: made.size == 2, "others take their places")
+            assert caplog.messages.count("a worker hangs") == 2
+            text = metrics.text().decode()
+            assert value(text, "unrolled_waiting_steps", model="walks") == 0
+
+    async def test_idle_does_not_hang(self, bundles, caplog):
+        """One that has nothing to say because it has nothing to do stays."""
+        metrics, start = Metrics(), Mortals()
+        async with pooled(start, metrics, stall_seconds=0.2) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            await asyncio.sleep(1)
+            frames = random_frames(np.random.default_rng(0), 20)
+            await model.assert_right(model.admission.submit([frames]), frames)
+            assert len(start.processes) == 2
+        assert "a worker hangs" not in caplog.messages
+
+    async def test_no_worker_for_a_while(self, bundles):
+        """What was given away waits for the next worker where none is left, and can
+        be cancelled meanwhile."""
+        metrics, start = Metrics(), Late()
+        async with pooled(start, metrics) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            frames = random_frames(np.random.default_rng(0), 5000)
+            stays, goes = (model.admission.submit([frames]) for _ in range(2))
+            await sent()
+            for process in start.processes:
+                process.kill()
+            await until(lambda: not made.size, "none is left")
+            goes.future.cancel()
+            await sent()
+            start.goes_on.set()
+            await model.assert_right(stays, frames)
+            await until(lambda: made.size == 2, "others take their places")
+            text = metrics.text().decode()
+            assert value(text, "unrolled_waiting_steps", model="walks") == 0
 
     async def test_again_and_again(self, bundles):
         """However often workers die, each time others take their places, and no
@@ -184,7 +243,7 @@ class TestJobs:
                 with pytest.raises(errors.InternalError):
                     await request.future
                 await until(lambda: made.size == 2, "another takes its place")
-                assert len(start.processes) == 2 + turn
+                assert len(start.processes) == 2 + 2 * turn
                 alive = [one for one in start.processes if one.poll() is None]
                 assert len(alive) == 2
 
@@ -217,7 +276,7 @@ class Reluctant(Mortals):
         self.refusals = times
 
     def __call__(self, settings):
-        if len(self.processes) == 2 and self.refusals:
+        if len(self.processes) >= 2 and self.refusals:
             self.refusals -= 1
             raise BlockingIOError(11, "Resource temporarily unavailable")
         return super().__call__(settings)
@@ -291,10 +350,11 @@ class TestServed:
                 assert response.json()["type"] == "urn:unrolled:error:internal-error"
                 assert "died" not in response.text
                 assert made.http.get("/livez").status_code == 200
+                wait(lambda: made.registry._pool.size, "one is replaced")
                 body = {"sequences": [[[1, 2, 3]]]}
                 assert made.http.post("/classify", json=body).status_code == 200
                 name = "unrolled_worker_deaths_total"
-                assert value(made.metrics(), name) == turn
+                assert value(made.metrics(), name) == 2 * turn
                 wait(lambda: made.registry._pool.size == 2, "it is replaced")
 
     def test_goes_on(self, bundles):

@@ -23,6 +23,8 @@ VALUES = {
     "engine": ("tensorflow", "tensorflow"),
     "precision": ("int8", "int8"),
     "workers": ("3", 3),
+    "request_seconds": ("1.5", 1.5),
+    "stall_seconds": ("1.5", 1.5),
     "max_connections": ("1", 1),
     "header_seconds": ("1.5", 1.5),
     "body_seconds": ("1.5", 1.5),

@@ -9,8 +9,8 @@ from starlette.types import Receive, Scope
 
 from model import bundle
 
-from .. import bodies, schemas
-from ..bodies import Callers
+from .. import bodies, callers, schemas
+from ..callers import Callers
 from ..catalogue import Catalogue, Model
 from ..errors import NotFound
 from ..predictor import Predictor
@@ -25,16 +25,17 @@ class Prediction:
     around an endpoint costs as much as to parse the body."""
 
     def __init__(
-        self, predictor: Predictor, callers: Callers, settings: Settings, task: str
+        self, predictor: Predictor, waiting: Callers, settings: Settings, task: str
     ):
         self.path, self._task = f"/{task}", task
-        self._predictor, self._callers = predictor, callers
+        self._predictor, self._callers = predictor, waiting
         self._limit = settings.max_body_bytes
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
+        asked = callers.asked(scope)
         body = await bodies.read(scope, receive, self._limit, JSON)
-        with self._callers.waiting(receive):
-            answer, timing = await self._predictor.predict(body, self._task)
+        with self._callers.waiting(receive, asked) as until:
+            answer, timing = await self._predictor.predict(body, self._task, until)
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer)),
@@ -45,9 +46,9 @@ class Prediction:
 
 def predictions(predictor: Predictor, settings: Settings) -> dict[str, Direct]:
     """The paths whose POST goes past the framework."""
-    callers = Callers()
+    waiting = Callers(settings.request_seconds)
     made = [
-        Prediction(predictor, callers, settings, task) for task in ("classify", "label")
+        Prediction(predictor, waiting, settings, task) for task in ("classify", "label")
     ]
     return {one.path: one for one in made}
 

@@ -1,10 +1,10 @@
 """The Open Inference Protocol v2 over HTTP, with extensions of Triton's."""
 
-import asyncio
+import math
 import time
 
 from .. import errors, inference, triton
-from ..bodies import Callers
+from ..callers import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
 from ..errors import InvalidRequest
@@ -47,7 +47,7 @@ class OpenInference:
         self._elsewhere, self._sessions = elsewhere, sessions
         self._schedules = schedules
         self._settings, self._version = settings, version
-        self._limits, self._callers = settings.limits, Callers()
+        self._limits, self._callers = settings.limits, Callers(settings.request_seconds)
 
     def paths(self) -> Paths:
         made = Paths(self._settings.max_body_bytes)
@@ -128,21 +128,19 @@ class OpenInference:
             self._limits,
         )
         read = time.perf_counter() - begun
-        with self._callers.waiting(call.receive):
-            try:
-                async with asyncio.timeout(_timeout(asked)):
-                    model, request = await self._compute(call, model, asked)
-            except TimeoutError:
-                raise errors.DeadlineExceeded("no answer in that time") from None
+        asked_for = min(call.until, begun + _timeout(asked))
+        with self._callers.waiting(call.receive, asked_for) as until:
+            model, request = await self._compute(call, model, asked, until)
             return await self._write(call, model, asked, request, read)
 
     async def _compute(
-        self, call: Call, model: Model, asked: Inference
+        self, call: Call, model: Model, asked: Inference, until: float
     ) -> tuple[Model, Request]:
         """What has been computed, and by which model: a sequence keeps its own."""
         key, start, end = _sequence(asked)
         if key is None:
-            return model, await self._predictor.compute(model, asked.sequences)
+            given = asked.sequences
+            return model, await self._predictor.compute(model, given, until=until)
         self._registry.check_streamable(model)
         if len(asked.sequences) > 1:
             raise InvalidRequest("a request of a sequence must have batch size 1")
@@ -154,7 +152,7 @@ class OpenInference:
             if frames.shape[1] != takes:  # that of the version it began with
                 raise InvalidRequest(f"this sequence has {takes} features a step")
             request = await self._predictor.compute(
-                session.model, [frames], [before.packed], keep=True
+                session.model, [frames], [before.packed], until=until, keep=True
             )
             session.state = before.after(len(frames), request.states[0])
             return session.model, request
@@ -185,13 +183,13 @@ class OpenInference:
             raise errors.UnknownModel(told) from None
 
 
-def _timeout(asked: Inference) -> float | None:
+def _timeout(asked: Inference) -> float:
     """Seconds; the parameter has microseconds."""
     given = asked.parameters.get("timeout", 0)
     if type(given) is not int or not 0 <= given <= LONGEST_TIMEOUT:
         told = f"must be microseconds, at most {LONGEST_TIMEOUT}"
         raise wrong("parameters.timeout", told)
-    return given / 1e6 or None
+    return given / 1e6 or math.inf
 
 
 def _sequence(asked: Inference) -> tuple[int | str | None, bool, bool]:

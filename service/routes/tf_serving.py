@@ -5,7 +5,7 @@ from typing import Any
 
 from .. import errors, instances
 from .. import reader as readers
-from ..bodies import Callers
+from ..callers import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
 from ..instances import PROBABILITIES, SERVING, STEP
@@ -35,7 +35,7 @@ class TfServing:
     ):
         self._registry, self._predictor = registry, predictor
         self._reader, self._elsewhere = reader, elsewhere
-        self._settings, self._callers = settings, Callers()
+        self._settings, self._callers = settings, Callers(settings.request_seconds)
 
     def paths(self) -> Paths:
         made = Paths(self._settings.max_body_bytes, ignore_case=True)
@@ -90,9 +90,10 @@ class TfServing:
         else:
             asked = await self._elsewhere.run(readers.read_instances, *given)
         read = time.perf_counter() - begun
-        with self._callers.waiting(call.receive):
+        with self._callers.waiting(call.receive, call.until) as until:
+            states = asked.states or None
             request = await self._predictor.compute(
-                model, asked.sequences, asked.states or None, keep=asked.step
+                model, asked.sequences, states, until=until, keep=asked.step
             )
         answers = request.future.result()
         answered = time.perf_counter()
@@ -119,8 +120,8 @@ class TfServing:
             self._settings.limits,
         )
         read = time.perf_counter() - begun
-        with self._callers.waiting(call.receive):
-            request = await self._predictor.compute(model, sequences)
+        with self._callers.waiting(call.receive, call.until) as until:
+            request = await self._predictor.compute(model, sequences, until=until)
         answers = request.future.result()
         answered = time.perf_counter()
         text = instances.encode_classes(model.metadata, answers)

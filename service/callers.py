@@ -1,0 +1,135 @@
+"""Those who wait for an answer: until when, and whether they still do."""
+
+import asyncio
+import time
+from typing import Any
+
+from starlette.requests import ClientDisconnect
+from starlette.types import Message, Receive, Scope
+
+from .errors import DeadlineExceeded, InvalidHeader
+from .requests import header
+
+HEADER = "X-Request-Timeout-Ms"
+LONGEST_MS = 86_400_000
+# Most answers are there sooner; to watch a connection costs as much as to answer it.
+PATIENCE_SECONDS = 0.05
+
+
+def asked(scope: Scope) -> float:
+    """The moment (of `time.perf_counter`) at which a caller wants to wait no longer, by
+    its header, which counts from the request's head; infinite where it says nothing.
+
+    Raises:
+        InvalidHeader: it is no whole number of milliseconds.
+    """
+    given = header(scope, b"x-request-timeout-ms")
+    if given is None:
+        return float("inf")
+    if not (given.isascii() and given.isdigit() and len(given) < 10):
+        given = "0"
+    if not 0 < int(given) <= LONGEST_MS:
+        told = f"{HEADER} must be a number of milliseconds, 1 to {LONGEST_MS}"
+        raise InvalidHeader(told)
+    begun: float = scope["state"]["begun"]
+    return begun + int(given) / 1000
+
+
+class Callers:
+    """What is done for one that goes, or whose time is up, is cancelled."""
+
+    def __init__(self, seconds: float):
+        """
+        Args:
+            seconds: that a request has, once its body is there.
+        """
+        self._seconds = seconds
+        self._waiting: dict[Waiting, None] = {}  # the oldest first
+        self._timer: asyncio.TimerHandle | None = None
+
+    def waiting(self, receive: Receive, until: float) -> "Waiting":
+        """A context, of the moment by which there must be an answer: then, or when the
+        caller goes, the current task is cancelled.
+
+        Raises:
+            ClientDisconnect, DeadlineExceeded: at its end.
+        """
+        return Waiting(self, receive, min(until, time.perf_counter() + self._seconds))
+
+    def add(self, one: "Waiting") -> None:
+        self._waiting[one] = None
+        if self._timer is None:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
+
+    def discard(self, one: "Waiting") -> None:
+        self._waiting.pop(one, None)
+
+    def _look(self) -> None:
+        self._timer = None
+        loop = asyncio.get_running_loop()
+        now = loop.time()
+        for one in list(self._waiting):
+            if one.since + PATIENCE_SECONDS > now:
+                self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
+                return
+            self.discard(one)
+            one.watch()
+
+
+class Waiting:
+    """One of them."""
+
+    def __init__(self, callers: Callers, receive: Receive, until: float):
+        self._callers, self._receive, self._until = callers, receive, until
+        self._gone: asyncio.Future[Message] | None = None
+        self._timer: asyncio.TimerHandle | None = None
+        self._over = False
+        self._why: Exception | None = None  # it was cancelled
+
+    def __enter__(self) -> float:
+        task = asyncio.current_task()
+        assert task is not None
+        self._task, self.since = task, asyncio.get_running_loop().time()
+        if self._until - time.perf_counter() < PATIENCE_SECONDS:
+            self._limit()
+        self._callers.add(self)
+        return self._until
+
+    def watch(self) -> None:
+        # The body has been read: what comes next can only be the end.
+        self._gone = asyncio.ensure_future(self._receive())
+        self._gone.add_done_callback(self._end)
+        if self._timer is None:
+            self._limit()
+
+    def _limit(self) -> None:
+        left = max(0.0, self._until - time.perf_counter())
+        self._timer = asyncio.get_running_loop().call_later(left, self._late)
+
+    def _end(self, ended: "asyncio.Future[Message]") -> None:
+        # Also when it goes in the very moment in which it is answered.
+        if not ended.cancelled():
+            self._cancel(ClientDisconnect())
+
+    def _late(self) -> None:
+        self._cancel(DeadlineExceeded("no answer in that time"))
+
+    def _cancel(self, why: Exception) -> None:
+        if not self._over and self._why is None:
+            self._why = why
+            self._task.cancel()
+
+    def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
+        self._callers.discard(self)
+        self._over = True
+        if self._timer is not None:
+            self._timer.cancel()
+        if self._gone is not None:
+            self._gone.cancel()
+        if (
+            self._why is not None
+            and kind is asyncio.CancelledError
+            and not self._task.uncancel()
+        ):
+            raise self._why from None

@@ -1,0 +1,52 @@
+"""Jobs that were given away, and those whose worker died of one of them.
+
+No other request is to pay for a network that takes its process down: what a dead
+worker had is computed again, each job alone, so that the next death has one culprit.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from .messages import Answered, Failed, Job
+
+if TYPE_CHECKING:
+    from .link import Link
+
+MOST_DEATHS = 3  # that a job may share in
+
+Done = Callable[[Answered | Failed], None]
+
+
+@dataclass(slots=True, eq=False)
+class Ticket:
+    """A job, who has it, and who is told what became of it."""
+
+    job: Job
+    done: Done
+    link: "Link | None" = None  # None: it waits for a worker
+    deaths: int = field(default=0)
+
+    def fail(self, reason: str) -> None:
+        self.done(Failed(self.job.number, reason))
+
+
+def survivors(tickets: list[Ticket], trying: int) -> list[Ticket]:
+    """Those that are to be computed again, alone; the others are told that they
+    failed.
+
+    Args:
+        trying: the job that was computed alone when the worker died; another number
+            where it was none of these: then each of them may be the culprit.
+    """
+    known = any(ticket.job.number == trying for ticket in tickets)
+    left = []
+    for ticket in tickets:
+        ticket.link = None
+        ticket.deaths += not known
+        if ticket.job.number == trying or ticket.deaths >= MOST_DEATHS:
+            ticket.fail("the worker died")
+        else:
+            ticket.job.alone = True
+            left.append(ticket)
+    return left
