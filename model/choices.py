@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from . import bundle as bundles
-from . import config, datasets, readers
+from . import config, datasets, operators, readers
 from .bundle import Bundle, BundleError
 from .config import Config, ConfigError
 from .dataset import PARTS, Dataset
@@ -95,7 +95,7 @@ def judged(
 
 
 def bundle(path: Path) -> Bundle:
-    """The one bundle at a path, verified.
+    """The one bundle at a path, verified, with a network that can only compute.
 
     Raises:
         BundleError: none there, several, or a broken one.
@@ -106,4 +106,6 @@ def bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path}: {'several bundles: ' + names if found else 'no bundle'}"
         )
-    return bundles.read(found[0])
+    verified = bundles.read(found[0])
+    operators.check(verified)
+    return verified

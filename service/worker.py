@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from model import bundle
+from model import bundle, operators
 from model.bundle import Bundle, Metadata
 
 from . import cost, engine, gentle, logs
@@ -139,6 +139,7 @@ class Worker:
             found = bundle.read(Path(wanted.folder))
             if wanted.digest not in ("", found.digest):
                 raise bundle.BundleError(f"{wanted.folder}: has been replaced")
+            operators.check(found)
             engines = self._engines
             if wanted.gently:
                 engines = {
