@@ -57,9 +57,9 @@ bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/
 
 lock: .venv/ready ## resolve the dependencies of pyproject.toml anew
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check uv
-	$(COMPILE) pyproject.toml --extra train --group dev -o requirements/dev.lock
-	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.lock -o requirements/full.lock
-	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/slim.lock
+	$(COMPILE) pyproject.toml --extra train --extra signing --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra tensorflow --extra signing -c requirements/dev.lock -o requirements/full.lock
+	$(COMPILE) pyproject.toml --extra signing -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 
 clean: ## remove what was set up and cached

@@ -136,7 +136,7 @@ class Worker:
         if wanted.gently:
             gentle.lower_priority()
         try:
-            found = bundle.read(Path(wanted.folder))
+            found = bundle.read(Path(wanted.folder), self._settings.keys)
             if wanted.digest not in ("", found.digest):
                 raise bundle.BundleError(f"{wanted.folder}: has been replaced")
             operators.check(found)
