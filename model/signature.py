@@ -15,6 +15,7 @@ from typing import Any
 
 MISSING = "signatures need the package cryptography: pip install 'unrolled[signing]'"
 PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
+LENGTH = 64  # of a signature, in bytes
 
 
 class SignatureError(ValueError):
@@ -73,7 +74,8 @@ def verify(text: bytes, signature: Path, keys: Path) -> None:
     """
     known = public_keys(keys)
     try:
-        given = signature.read_bytes()
+        with signature.open("rb") as file:
+            given = file.read(LENGTH + 1)
     except OSError as error:
         raise SignatureError(f"{signature}: not signed ({error.strerror})") from None
     if not any(_signed(text, given, key) for key in known):

@@ -64,6 +64,7 @@ OBJECTS = frozenset({"user_object", "variable", "bare_concrete_function"})
 USER_OBJECTS = frozenset(
     {"_generic_user_object", "signature_map", "trackable_list_wrapper"}
 )
+NUMBERS = frozenset({1, 9})  # float32; int64, of an unused seed
 MAIN_OP = "saved_model_main_op"
 
 
@@ -172,6 +173,8 @@ def _check_objects(graph: Any) -> None:
             raise ValueError(f"an object of the kind {kind} is not allowed")
         if kind == "user_object" and node.user_object.identifier not in USER_OBJECTS:
             raise ValueError(f"object {node.user_object.identifier} is not allowed")
+        if kind == "variable" and node.variable.dtype not in NUMBERS:
+            raise ValueError("a weight that holds no numbers")
         own = (node.registered_name, node.registered_saver, node.slots, node.saveables)
         if any(own) or node.HasField("serialized"):
             raise ValueError("an object with a way of its own to be saved")

@@ -92,7 +92,7 @@ TENSORFLOW = {
         "user_object": (4, "UserObject/kind"),
         "asset": (5, "Any/kind"),
         "function": (6, "Any/kind"),
-        "variable": (7, "Any/kind"),
+        "variable": (7, "Variable/kind"),
         "bare_concrete_function": (8, "BareFunction/kind"),
         "constant": (9, "Any/kind"),
         "resource": (10, "Any/kind"),
@@ -102,6 +102,7 @@ TENSORFLOW = {
         "serialized": (14, "Any"),
         "registered_saver": (16, "string"),
     },
+    "Variable": {"dtype": (1, "int32")},
     "UserObject": {"identifier": (1, "string")},
     "BareFunction": {"name": (1, "string")},
 }
