@@ -81,9 +81,9 @@ sbom: .venv-audit/ready ## CycloneDX lists of what the images install: dist/*.cd
 	done
 
 lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
-	$(COMPILE) pyproject.toml --extra train --group dev -o requirements/dev.lock
-	$(COMPILE) pyproject.toml --extra tensorflow -c requirements/dev.lock -o requirements/full.lock
-	$(COMPILE) pyproject.toml -c requirements/dev.lock -o requirements/slim.lock
+	$(COMPILE) pyproject.toml --extra train --extra signing --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra tensorflow --extra signing -c requirements/dev.lock -o requirements/full.lock
+	$(COMPILE) pyproject.toml --extra signing -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 	$(COMPILE) --group audit -o requirements/audit.lock
 

@@ -1,4 +1,4 @@
-"""The commands: datasets, train, evaluate, export, inspect."""
+"""The commands: datasets, train, evaluate, export, inspect, keygen, sign."""
 
 import contextlib
 import sys
@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from . import choices, config, flags, quiet
+from . import choices, config, flags, quiet, signature
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -37,17 +37,6 @@ Int8 = Annotated[
     ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder of the bundles.")]
-FORMATS = """
-files of your own, by their ending:
-  .jsonl    {"frames": [[0.1, 0.2], [0.3, 0.4]], "label": "a"}   one class a sequence
-            {"frames": [[0.1, 0.2], [0.3, 0.4]], "labels": ["a", "b"]}   one a step
-            "split": "train" | "validation" | "test" may be added
-  .csv      a row a step: columns sequence, label, perhaps step and split;
-  .parquet  every other column is a feature
-  .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps];
-            perhaps classes, features, split (0 train, 1 validation, 2 test)
-  .ts       the UEA/UCR archive's format
-"""
 
 
 @app.command()
@@ -56,7 +45,7 @@ def datasets() -> None:
     from . import console, datasets
 
     console.console.print(console.datasets_table(datasets.BUILTIN.values()))
-    console.console.print(FORMATS, markup=False)
+    console.console.print(console.FORMATS, markup=False)
 
 
 @app.command()
@@ -199,7 +188,7 @@ def evaluate(
 
 @app.command()
 def inspect(path: Folder) -> None:
-    """Verify a bundle's files and show what it is.
+    """Verify a bundle's files, and that its networks only compute; show what it is.
 
     Example: `python -m model inspect bundles/digits`
     """
@@ -208,6 +197,29 @@ def inspect(path: Folder) -> None:
 
         found = choices.bundle(path)
         console.console.print(console.bundle_table(found))
+
+
+@app.command()
+def keygen(
+    file: Annotated[Path, typer.Argument(help="Where to write the private key.")],
+) -> None:
+    """Make a key that signs bundles; what the service takes is in FILE.pub."""
+    with _refusing():
+        public = signature.generate(file)
+        typer.echo(f"{file} signs; UNROLLED_BUNDLE_KEYS={public} asks for it")
+
+
+@app.command()
+def sign(
+    path: Folder,
+    key: Annotated[Path, typer.Option(help="File of the private key.")],
+) -> None:
+    """Verify a bundle as `inspect` does, and sign it.
+
+    Example: `python -m model sign bundles/digits --key my.pem`
+    """
+    with _refusing():
+        typer.echo(f"signed: {choices.sign(path, key)}")
 
 
 @contextlib.contextmanager

@@ -9,8 +9,9 @@
         report/           plots, metrics.json and the card
         bundle.json       `Metadata`; written last, so a folder without it is
                           no bundle
+        bundle.sig        its signature, where somebody has signed it
 
-`bundle.json` holds the SHA-256 of every other file; `read` compares them all. A
+`bundle.json` holds the SHA-256 of every file above it; `read` compares them all. A
 bundle is written to a temporary folder and renamed into place: whole or not at
 all. This module imports no TensorFlow; the service needs nothing else of `model`.
 """
@@ -28,11 +29,13 @@ from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
+from . import signature
 from .golden import Golden
 
 FORMAT: Literal[1] = 1
 EXTRA = Path("assets.extra")
 MARKER = EXTRA / "bundle.json"
+SIGNATURE = EXTRA / "bundle.sig"
 NETWORK = EXTRA / "network.onnx"
 INT8 = EXTRA / "network.int8.onnx"
 GOLDEN = EXTRA / "golden.npz"
@@ -148,16 +151,23 @@ class Bundle:
         return Golden.load(self.folder / GOLDEN)
 
 
-def read(folder: Path) -> Bundle:
+def read(folder: Path, keys: Path | None = None) -> Bundle:
     """Read and verify a bundle.
 
+    Args:
+        keys: a file of public keys; one of them must have signed it.
+
     Raises:
-        BundleError: no bundle, an unknown format, or a file that is missing,
-            unexpected or changed; it is named.
+        BundleError: no bundle, an unknown format, no signature of these keys, or a
+            file that is missing, unexpected or changed; it is named.
     """
     try:
         text = (folder / MARKER).read_bytes()
+        if keys is not None:
+            signature.verify(text, folder / SIGNATURE, keys)
         metadata = Metadata.model_validate_json(text)
+    except signature.SignatureError as error:
+        raise BundleError(str(error)) from None
     except OSError as error:
         raise BundleError(f"{folder}: no {MARKER} ({error.strerror})") from None
     except ValidationError as error:
@@ -194,7 +204,9 @@ def versions(folder: Path) -> list[int]:
     """The version numbers in the folder of a name, lowest first."""
     if not folder.is_dir():
         return []
-    names = (path.name for path in folder.iterdir() if _folder(path))
+    # Also a link that leads nowhere, so that reading it says what is wrong.
+    found = (path for path in folder.iterdir() if path.is_dir() or path.is_symlink())
+    names = (path.name for path in found)
     return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
 
 
@@ -213,11 +225,6 @@ def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
-def _folder(path: Path) -> bool:
-    """Also a link that leads nowhere, so that reading it says what is wrong."""
-    return path.is_dir() or path.is_symlink()
-
-
 def seal(folder: Path, metadata: Metadata) -> Metadata:
     """Write `bundle.json` with the digests of all files that lie in `folder`."""
     files = {name: _sha256(folder / name) for name in sorted(_files(folder))}
@@ -229,8 +236,9 @@ def seal(folder: Path, metadata: Metadata) -> Metadata:
 
 
 def _files(folder: Path) -> Iterator[str]:
+    apart = (folder / MARKER, folder / SIGNATURE)
     for path in folder.rglob("*"):
-        if (path.is_symlink() or not path.is_dir()) and path != folder / MARKER:
+        if (path.is_symlink() or not path.is_dir()) and path not in apart:
             yield path.relative_to(folder).as_posix()
 
 

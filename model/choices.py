@@ -1,10 +1,11 @@
 """From the words of a command line to settings, data, and bundles."""
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
 from . import bundle as bundles
-from . import config, datasets, readers
+from . import config, datasets, operators, readers, signature
 from .bundle import Bundle, BundleError
 from .config import Config, ConfigError
 from .dataset import PARTS, Dataset
@@ -95,7 +96,7 @@ def judged(
 
 
 def bundle(path: Path) -> Bundle:
-    """The one bundle at a path, verified.
+    """The one bundle at a path, verified, with a network that can only compute.
 
     Raises:
         BundleError: none there, several, or a broken one.
@@ -106,4 +107,22 @@ def bundle(path: Path) -> Bundle:
         raise BundleError(
             f"{path}: {'several bundles: ' + names if found else 'no bundle'}"
         )
-    return bundles.read(found[0])
+    verified = bundles.read(found[0])
+    operators.check(verified)
+    return verified
+
+
+def sign(path: Path, key: Path) -> Path:
+    """Sign the one bundle at a path; the file of its signature.
+
+    Raises:
+        BundleError: as `bundle` does.
+        SignatureError: the file holds no private key.
+    """
+    found = bundle(path)
+    text = (found.folder / bundles.MARKER).read_bytes()
+    if hashlib.sha256(text).hexdigest() != found.digest:
+        raise BundleError(f"{found.folder}: has been replaced")
+    file = found.folder / bundles.SIGNATURE
+    file.write_bytes(signature.sign(text, key))
+    return file

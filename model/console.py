@@ -19,6 +19,17 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 # What is shown may hold names from a user's file: they are no markup.
 console = Console(highlight=False, markup=False, emoji=False)
+FORMATS = """
+files of your own, by their ending:
+  .jsonl    {"frames": [[0.1, 0.2], [0.3, 0.4]], "label": "a"}   one class a sequence
+            {"frames": [[0.1, 0.2], [0.3, 0.4]], "labels": ["a", "b"]}   one a step
+            "split": "train" | "validation" | "test" may be added
+  .csv      a row a step: columns sequence, label, perhaps step and split;
+  .parquet  every other column is a feature
+  .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps];
+            perhaps classes, features, split (0 train, 1 validation, 2 test)
+  .ts       the UEA/UCR archive's format
+"""
 if not console.is_terminal:
     console.width = 120  # as wide, wherever it goes
 

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from . import bundle, calibration, reload
+from . import bundle, calibration, contents, reload
 from .dataset import Dataset, unite_features
 
 BATCH = 128
@@ -60,7 +60,8 @@ def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
     if not len(dataset):
         raise ValueError("no such part in the data")
     dataset = dataset.reclass(metadata.classes)
-    step = reload.saved_model(found.folder)
+    with contents.saved_model(found) as folder:
+        step = reload.saved_model(folder)
 
     def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         begin = np.zeros((len(lengths), metadata.state_size), np.float32)

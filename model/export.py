@@ -11,7 +11,7 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from . import bundle, evaluation, onnx_graph, quantise, reload
+from . import bundle, evaluation, onnx_graph, operators, quantise, reload
 from .bundle import Metadata
 from .dataset import Dataset
 from .golden import Golden, Step
@@ -45,6 +45,7 @@ def export(
 
     Raises:
         ExportError: a format differs by more than `bundle.TOLERANCE`.
+        BundleError: a format holds what no service would load.
         QuantisationError: int8 weights change too much.
     """
     name = describe("1").name
@@ -67,6 +68,7 @@ def export(
         (folder / bundle.REPORT).mkdir()
         report(folder / bundle.REPORT, metadata)
         bundle.seal(folder, metadata)
+        operators.check(bundle.read(folder))
     return root / name / version
 
 

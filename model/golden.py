@@ -1,7 +1,8 @@
 """Answers that every engine must reproduce before it may serve."""
 
+import zipfile
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Self
 
@@ -9,6 +10,8 @@ import numpy as np
 
 # frames [B, T, F], lengths [B], state [B, S] -> probabilities, state [B, S]
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
+
+MOST_BYTES = 2**28  # unpacked: a few sequences are far less
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,6 +60,18 @@ class Golden:
 
     @classmethod
     def load(cls, path: Path) -> Self:
+        """Reads numbers only, never a pickled object, and no more than `MOST_BYTES`.
+
+        Raises:
+            ValueError: it is no such file.
+        """
+        names = {f"{field.name}.npy" for field in fields(cls)}
+        with zipfile.ZipFile(path) as archive:
+            members = archive.infolist()
+        if {member.filename for member in members} != names:
+            raise ValueError(f"{path}: holds other arrays than {sorted(names)}")
+        if sum(member.file_size for member in members) > MOST_BYTES:
+            raise ValueError(f"{path}: holds more than {MOST_BYTES} bytes")
         with np.load(path, allow_pickle=False) as arrays:
             return cls(**{name: arrays[name] for name in arrays.files})
 

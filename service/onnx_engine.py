@@ -3,6 +3,7 @@
 import numpy as np
 import onnxruntime
 
+from model import contents
 from model.bundle import INT8, NETWORK, Bundle
 
 
@@ -25,8 +26,10 @@ class OnnxEngine:
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
+        # Its own format, which nobody has checked, is not looked for.
+        options.add_session_config_entry("session.load_model_format", "ONNX")
         self._session = onnxruntime.InferenceSession(
-            str(bundle.folder / (INT8 if quantised else NETWORK)),
+            contents.of(bundle, (INT8 if quantised else NETWORK).as_posix()),
             options,
             providers=["CPUExecutionProvider"],
         )

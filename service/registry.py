@@ -194,7 +194,7 @@ class Registry(Catalogue):
     def _stock(self, shelf: Shelf) -> Stock:
         if shelf.name not in self._stocks:
             load, tell = partial(self._load, shelf), partial(self._tell, shelf)
-            self._stocks[shelf.name] = Stock(load, tell)
+            self._stocks[shelf.name] = Stock(load, tell, self._settings.keys)
         return self._stocks[shelf.name]
 
     def _tell(self, shelf: Shelf, path: Path, reason: str | None) -> None:

@@ -33,6 +33,11 @@ class Settings(BaseSettings):
     host: str = Field("127.0.0.1", description="Address to listen on.")
     port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
     bundles: Path = Field(SHIPPED, description="Folder of bundles, or one bundle.")
+    bundle_keys: str = Field(
+        "",
+        description="PEM file of public keys; each bundle must be signed by one of them."
+        " None: signatures are not asked for.",
+    )
     keep_versions: int = Field(
         1,
         ge=0,
@@ -157,6 +162,11 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Least severe log lines to write."
     )
+
+    @property
+    def keys(self) -> Path | None:
+        """Of those who may sign bundles."""
+        return Path(self.bundle_keys) if self.bundle_keys else None
 
     @property
     def limits(self) -> Limits:

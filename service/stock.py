@@ -32,14 +32,16 @@ class Stock:
         self,
         load: Callable[[Bundle], Model],
         broken: Callable[[Path, str | None], None],
+        keys: Path | None = None,
     ):
         """
         Args:
             load: has every worker load a bundle.
             broken: told what can't be loaded and why, or (None) that it can again.
+            keys: as `bundle.read` takes them.
         """
         self.unloaded = False  # until it is asked for again
-        self._load, self._broken = load, broken
+        self._load, self._broken, self._keys = load, broken, keys
         self._held: dict[Path, Held] = {}
         self._failed: dict[Path, Hashable] = {}
         self._killed: set[Path] = set()  # a worker, when they were loaded
@@ -127,7 +129,7 @@ class Stock:
         if not at_once and (not settled or tried == stamp):
             return False
         try:
-            found = bundle.read(folder)
+            found = bundle.read(folder, self._keys)
             self._check(shelf, found)
             if held is not None and held.model.digest == found.digest:
                 held.stamp = stamp  # touched, but the same

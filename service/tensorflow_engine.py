@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model import quiet
+from model import contents, quiet
 from model.bundle import Bundle
 
 with quiet.imports():
@@ -20,7 +20,8 @@ class TensorFlowEngine:
     def __init__(self, bundle: Bundle):
         _set_threads()
         # Kept: the signature holds the variables only weakly.
-        self._loaded = tf.saved_model.load(str(bundle.folder))
+        with contents.saved_model(bundle) as folder:
+            self._loaded = tf.saved_model.load(str(folder))
         self._stepped = bundle.metadata.state_size > 0
         name = "step" if self._stepped else "serving_default"
         self._signature = self._loaded.signatures[name]

@@ -6,16 +6,24 @@ worker had is computed again, each job alone, so that the next death has one cul
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import Protocol
 
-from .messages import Answered, Failed, Job
-
-if TYPE_CHECKING:
-    from .link import Link
+from .messages import Answered, Cancel, Failed, Job
 
 MOST_DEATHS = 3  # that a job may share in
 
 Done = Callable[[Answered | Failed], None]
+
+
+class Holder(Protocol):
+    """Who has jobs."""
+
+    @property
+    def tickets(self) -> "dict[int, Ticket]":
+        """By the job's number."""
+        ...
+
+    def send(self, message: Cancel) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -24,7 +32,7 @@ class Ticket:
 
     job: Job
     done: Done
-    link: "Link | None" = None  # None: it waits for a worker
+    link: Holder | None = None  # None: it waits for a worker
     deaths: int = field(default=0)
 
     def fail(self, reason: str) -> None:

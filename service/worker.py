@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 
-from model import bundle
+from model import bundle, operators
 from model.bundle import Bundle, Metadata
 
 from . import cost, engine, gentle, logs
@@ -149,9 +149,10 @@ class Worker:
         if wanted.gently:
             gentle.lower_priority()
         try:
-            found = bundle.read(Path(wanted.folder))
+            found = bundle.read(Path(wanted.folder), self._settings.keys)
             if wanted.digest not in ("", found.digest):
                 raise bundle.BundleError(f"{wanted.folder}: has been replaced")
+            operators.check(found)
             engines = self._engines
             if wanted.gently:
                 engines = {

@@ -18,6 +18,7 @@ ENGINES = {
 # Each may import what stands before it, never what stands after.
 ORDER = [
     {"service.settings", "service.errors", "service.metrics", "model.bundle"},
+    {"model.operators", "model.contents"},
     {"service.frames", "service.state_tokens"},
     {"service.engine", "service.tensorflow_engine", "service.onnx_engine"},
     {"service.cost", "service.work"},
@@ -112,9 +113,12 @@ def test_model_knows_no_service(module):
 @pytest.mark.parametrize("module", of("service"))
 class TestService:
     def test_takes_only_the_contract(self, module):
-        """Serving takes from `model` only the bundle, and quiet imports."""
+        """Serving takes from `model` only the bundle, its files' contents and what
+        may be in them, and quiet imports."""
         taken = {n for n in GRAPH[module] if f"{n}.".startswith("model.")}
-        assert taken <= {"model.bundle", "model.quiet"}
+        assert taken <= {
+            *("model.bundle", "model.contents", "model.operators", "model.quiet")
+        }
 
     def test_no_tensorflow(self, module):
         """Only the engine of a library imports it; nothing imports what only training
@@ -124,7 +128,7 @@ class TestService:
         assert heavy == ENGINES.get(module, set())
 
     def test_one_way(self, module):
-        """Imports go one way: settings, errors, metrics, bundle <- frames, state_tokens
+        """Imports go one way: settings, errors, metrics, bundle <- operators <- frames, state_tokens
         <- engine <- cost <- lanes <- tick <- scheduler <- worker <- launch <- workers <- pool <-
         admission <- catalogue <- loader <- stock <- registry <- predictor <- streams <- routes <- app <-
         __main__."""
@@ -170,7 +174,7 @@ def test_light_imports():
     engine's library nor what only training needs."""
     script = (
         "import sys\n"
-        "import model.bundle, service.__main__, service.app, service.client\n"
+        "import model.bundle, model.operators, service.__main__, service.app, service.client\n"
         "print(*{name.partition('.')[0] for name in sys.modules})\n"
     )
     result = subprocess.run(

@@ -17,6 +17,7 @@ VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("0", 0),
     "bundles": ("/some/where", Path("/some/where")),
+    "bundle_keys": ("/some/keys.pem", "/some/keys.pem"),
     "skip_broken": ("true", True),
     "default_classify": ("digits", "digits"),
     "default_label": ("letters", "letters"),

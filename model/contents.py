@@ -1,0 +1,44 @@
+"""The files of a bundle as bytes that are known to be those of its digests.
+
+`bundle.read` compares every file; an engine that then opened one by its name could be
+given another, put there in between. So engines are given bytes that were compared
+after they were read, or files that are nobody else's.
+"""
+
+import hashlib
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from .bundle import EXTRA, MARKER, Bundle, BundleError
+
+
+def of(found: Bundle, name: str) -> bytes:
+    """A file's bytes.
+
+    Raises:
+        BundleError: they are not those that `bundle.json` has the digest of.
+    """
+    path = found.folder / name
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
+    if hashlib.sha256(data).hexdigest() != found.metadata.files.get(name):
+        raise BundleError(f"{path}: SHA-256 differs from {MARKER}")
+    return data
+
+
+@contextmanager
+def saved_model(found: Bundle) -> Iterator[Path]:
+    """A folder with the SavedModel, private and gone afterwards: TensorFlow takes no
+    bytes. It reads all of it while it loads."""
+    with tempfile.TemporaryDirectory(prefix="unrolled-") as temporary:
+        folder = Path(temporary)
+        for name in found.metadata.files:
+            path = folder / name
+            if not Path(name).is_relative_to(EXTRA):
+                path.parent.mkdir(exist_ok=True)
+                path.write_bytes(of(found, name))
+        yield folder
