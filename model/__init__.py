@@ -1,1 +1,6 @@
 """From sequences in files to a trained, calibrated and exported network."""
+
+import os
+
+# ONNX Runtime (1.29 and later) else tells its maker about every model that it loads.
+os.environ["ORT_DISABLE_TELEMETRY"] = "1"

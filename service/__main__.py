@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from .settings import PREFIX, Settings, SettingsError, load
+from .settings import API_KEY, PREFIX, Settings, SettingsError, load
 
 BROKEN = 3  # exit code: a bundle that must be served can't be
 
@@ -23,6 +23,9 @@ app = typer.Typer(
     " probabilities move.",
 )
 Url = Annotated[str, typer.Option(help="Where the service is.")]
+Key = Annotated[
+    str | None, typer.Option(envvar=API_KEY, help="Key that the service wants.")
+]
 File = Annotated[
     Path,
     typer.Argument(
@@ -113,19 +116,45 @@ def settings() -> None:
 
 
 @app.command()
+def key(
+    name: Annotated[str, typer.Argument(help="Whose it is; stands in the log.")] = "",
+) -> None:
+    """Make a key for callers, and what `UNROLLED_API_KEYS` must have for it.
+
+    A new key is added to the setting after a comma, then handed out; the old one is
+    removed when nobody uses it any more.
+    """
+    import hashlib
+    import secrets
+
+    made = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(made.encode()).hexdigest()
+    typer.echo(f"key (for its caller only): {made}")
+    typer.echo(f"{PREFIX}API_KEYS={name + ':' if name else ''}{digest}")
+
+
+@app.command()
 def classify(
-    file: File, model: ModelName = None, top_k: TopK = None, url: Url = AT
+    file: File,
+    model: ModelName = None,
+    top_k: TopK = None,
+    url: Url = AT,
+    key: Key = None,
 ) -> None:
     """Print the class of each sequence of FILE, a JSON object a line."""
-    _ask(file, url, "classify", model, top_k)
+    _ask(file, url, key, "classify", model, top_k)
 
 
 @app.command()
 def label(
-    file: File, model: ModelName = None, top_k: TopK = None, url: Url = AT
+    file: File,
+    model: ModelName = None,
+    top_k: TopK = None,
+    url: Url = AT,
+    key: Key = None,
 ) -> None:
     """Print the classes of the steps of each sequence of FILE, a JSON object a line."""
-    _ask(file, url, "label", model, top_k)
+    _ask(file, url, key, "label", model, top_k)
 
 
 @app.command()
@@ -136,6 +165,7 @@ def stream(
         float, typer.Option(min=0.01, help="Steps a second, of a file.")
     ] = 10,
     url: Url = AT,
+    key: Key = None,
 ) -> None:
     """Send FILE step by step, and show how the probabilities move.
 
@@ -153,7 +183,7 @@ def stream(
         given, named = None, None
         if str(file) != "-":
             given, named, _ = sequences.read(file)
-        live.run(url, given, model or named, rate)
+        live.run(url, given, model or named, rate, _headers(key))
     except (*failures, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -162,14 +192,14 @@ def stream(
 
 
 @app.command()
-def health(url: Url = AT) -> None:
+def health(url: Url = AT, key: Key = None) -> None:
     """Say whether the service is ready; exit code 1 when it is not."""
     import httpx
 
     from .client import Client, RequestError
 
     try:
-        with Client(url, timeout=5) as client:
+        with Client(url, timeout=5, headers=_headers(key)) as client:
             reasons = client.ready()
     except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
         reasons = [str(error)]
@@ -177,7 +207,18 @@ def health(url: Url = AT) -> None:
     raise typer.Exit(1 if reasons else 0)
 
 
-def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) -> None:
+def _headers(key: str | None) -> dict[str, str]:
+    return {"X-API-Key": key} if key else {}
+
+
+def _ask(
+    file: Path,
+    url: str,
+    key: str | None,
+    task: str,
+    model: str | None,
+    top_k: int | None,
+) -> None:
     import httpx
     import orjson
 
@@ -186,7 +227,7 @@ def _ask(file: Path, url: str, task: str, model: str | None, top_k: int | None) 
 
     try:
         frames, named, k = sequences.read(file)
-        with Client(url) as client:
+        with Client(url, headers=_headers(key)) as client:
             call = client.classify if task == "classify" else client.label
             answer = call(frames, model=model or named, top_k=top_k or k)
     except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:

@@ -12,8 +12,9 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from . import errors, examples, launch
+from . import errors, examples, launch, origins
 from .dialect import refusal, refusing
+from .gate import Gate
 from .launch import Launch
 from .metrics import Metrics
 from .pool import Pool
@@ -58,19 +59,26 @@ class Service:
         dialects: Mapping[str, Requests],
         metrics: Metrics,
         registry: Registry,
+        settings: Settings,
+        check: Callable[[Scope], None],
     ):
         """
         Args:
             dialects: by the first part of their paths.
+            check: as `Requests` takes it.
         """
         self.api, self.registry, self.metrics = api, registry, metrics
         self.drain, self.stopping = stream.streams.stop, registry.drain
         self._direct, self._stream_path = direct, stream.path
-        self._front = Requests(api, metrics, direct)
-        self._stream_front = Requests(stream, metrics, {})
+        self._front = Requests(api, metrics, direct, check=check)
+        self._stream_front = Requests(stream, metrics, {}, check=check)
         self._dialects = dialects
+        self._shared = origins.shared(self._dispatch, settings)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        return self._shared(scope, receive, send)
+
+    def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
             return self._stream_front(scope, receive, send)
         if scope["type"] == "http":
@@ -139,9 +147,10 @@ def _wired(
     )
     app.include_router(native.router(registry))
     app.include_router(stream.router())
-    app.include_router(probes.router(registry, metrics))
+    app.include_router(probes.router(registry, metrics if settings.metrics else None))
     app.add_exception_handler(HTTPException, _refuse)
-    app.add_middleware(Requests, metrics=metrics, direct={})
+    check = Gate(settings).check
+    app.add_middleware(Requests, metrics=metrics, direct={}, check=check)
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     direct = native.predictions(predictor, settings)
     sessions = Sessions(settings, metrics)
@@ -156,14 +165,16 @@ def _wired(
     )
     nothing = errors.NotFound("there is nothing at this path")
     dialects = {
-        "v1": Requests(refusing(malformed), metrics, v1, refusal),
-        "v2": Requests(refusing(nothing), metrics, v2, refusal),
+        "v1": Requests(refusing(malformed), metrics, v1, refusal, check=check),
+        "v2": Requests(refusing(nothing), metrics, v2, refusal, check=check),
     }
     stream_route = StreamRoute(streams, settings)
-    return Service(app, direct, stream_route, dialects, metrics, registry)
+    return Service(
+        app, direct, stream_route, dialects, metrics, registry, settings, check
+    )
 
 
-def _refuse(request: Request, error: Exception) -> NoReturn:
+async def _refuse(request: Request, error: Exception) -> NoReturn:
     """What the framework refuses by itself, told as every other refusal."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})

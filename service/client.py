@@ -44,7 +44,7 @@ class Client:
     def __init__(
         self, url: str = "http://127.0.0.1:8000", timeout: float = 30, **options: Any
     ):
-        """`timeout` in seconds; `options` go to `httpx.Client`."""
+        """`timeout` in seconds; `options`, such as `headers={"X-API-Key": key}`, are httpx'."""
         self._http = httpx.Client(base_url=url, timeout=timeout, **options)
         self._timeout, self._headers = timeout, options.get("headers")
 
@@ -134,7 +134,7 @@ class AsyncClient:
     def __init__(
         self, url: str = "http://127.0.0.1:8000", timeout: float = 30, **options: Any
     ):
-        """`timeout` in seconds; `options` go to `httpx.AsyncClient`."""
+        """`timeout` in seconds; `options` as those of `Client`."""
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, **options)
         self._timeout, self._headers = timeout, options.get("headers")
 

@@ -59,6 +59,8 @@ def decoded(
         InvalidJson, InvalidRequest: as `decode`.
     """
     try:
+        if not text.isascii():
+            text.decode()  # also of members that are passed over
         return decoder.decode(text)
     except msgspec.ValidationError as error:
         message, _, path = str(error).partition(" - at `$")
@@ -124,10 +126,10 @@ def checked(
     for name, sequence in zip(names, sequences, strict=True):
         array = frames.array(sequence, features)
         if array is None:
-            for at, message in frames.faults(sequence, features):
-                count += 1
-                if count - len(wrong) <= MAX_ERRORS:
-                    told.append(FieldError(f"{name}{at}", message))
+            found, first = frames.faults(sequence, features, MAX_ERRORS)
+            count += found
+            left = MAX_ERRORS + len(wrong) - len(told)
+            told += [FieldError(f"{name}{at}", why) for at, why in first[:left]]
         else:
             results.append(array)
     if told:

@@ -1,5 +1,6 @@
 """gzip and deflate (RFC 1952, RFC 1950): bodies in, within a limit, and answers out."""
 
+import asyncio
 import zlib
 
 from starlette.types import Message, Receive
@@ -56,7 +57,9 @@ class Inflating:
             BadEncoding: as `inflate`.
         """
         given = self._stream.unconsumed_tail
-        if not (given or self._full):
+        if given or self._full:
+            await asyncio.sleep(0)  # a little may become very much: others have turns
+        else:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return message

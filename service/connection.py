@@ -162,6 +162,8 @@ class Connection(HttpToolsProtocol):
             self._alarm.set(UNREAD_SECONDS)
 
     def handle_websocket_upgrade(self) -> None:
+        if self._deaf:
+            return
         self._deaf = True
         if not self._answered:
             # Sent behind a request that has no answer yet, which would never hear of
@@ -173,7 +175,8 @@ class Connection(HttpToolsProtocol):
         super().handle_websocket_upgrade()
 
     def send_400_response(self, msg: str) -> None:
-        self._refuse(errors.MalformedHttp("the request is no HTTP/1.1"))
+        if not self._deaf:  # it has been refused already
+            self._refuse(errors.MalformedHttp("the request is no HTTP/1.1"))
 
     def pause_writing(self) -> None:
         super().pause_writing()

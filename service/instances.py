@@ -14,7 +14,7 @@ import orjson
 
 from model.bundle import Metadata
 
-from . import codec
+from . import codec, quick
 from .errors import TooLarge
 from .settings import Limits, Settings
 from .tensors import wrong
@@ -171,6 +171,8 @@ def decode_examples(
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the member at fault.
     """
+    of = limits.limits if isinstance(limits, Settings) else limits
+    quick.check_size(body, quick.lists(body), 1, of)
     given = codec.decoded(_classify, body, inner=Example)
     if given.signature_name not in (SERVING, ""):
         raise wrong("signature_name", f"must be {SERVING}")

@@ -10,7 +10,7 @@ from multiprocessing import forkserver
 from typing import TYPE_CHECKING
 
 from .messages import Channel, Load, Loaded
-from .settings import Settings
+from .settings import SECRETS, Settings
 
 if TYPE_CHECKING:
     from .engine import Engines  # what a worker needs is not imported here
@@ -74,7 +74,7 @@ def _work(jobs: socket.socket, control: socket.socket, settings: str) -> None:
 def process(settings: Settings) -> Launched:
     """A worker in a process of its own."""
     jobs, control = socket.socketpair(), socket.socketpair()
-    told = settings.model_dump_json(exclude={"state_key"})  # nothing for a worker
+    told = settings.model_dump_json(exclude=set(SECRETS))
     with jobs[1], control[1]:
         made = _context.Process(
             target=_work,

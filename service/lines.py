@@ -8,6 +8,7 @@ from starlette.types import Message, Receive
 from .errors import BadEncoding, ServiceError, TooLarge
 
 DISCARD_SECONDS = 1.0
+MOST_VAIN = 64 * 2**20  # bytes without a message: of a few, compressed, come so many
 
 
 class Lines:
@@ -16,13 +17,14 @@ class Lines:
     def __init__(self, receive: Receive, limit: int):
         self._receive, self._limit = receive, limit
         self._buffer = bytearray()
-        self._looked = 0  # so far there is no line break
+        self._at = self._looked = 0  # what is cut off already; without a line break
+        self._vain = 0  # bytes since the last line
         self._skips = self._ended = False
         self._primed: asyncio.Future[Message] | None = None
 
     async def following(self) -> bytes | ServiceError | None:
-        """The next that is not empty; an error in the place of one over the limit;
-        None after the last.
+        """The next that is not empty; an error in the place of one over the limit, or
+        of all where there is none for long; None after the last.
 
         Raises:
             ClientDisconnect: the caller has gone.
@@ -35,28 +37,37 @@ class Lines:
                 try:
                     await self._more()
                 except BadEncoding as error:  # nothing can come after it
-                    self._ended = True
-                    return error
+                    return self._end(error)
+                if self._vain > MOST_VAIN:
+                    return self._end(TooLarge(f"no message in {MOST_VAIN} bytes"))
             elif self._skips or len(line) > self._limit:
-                self._skips = False
+                self._skips, self._vain = False, 0
                 return TooLarge(f"at most {self._limit} bytes in a message")
             elif line.strip():
+                self._vain = 0
                 return line
+
+    def _end(self, error: ServiceError) -> ServiceError:
+        self._buffer.clear()
+        self._at = self._looked = 0
+        self._ended, self._skips = True, False
+        return error
 
     def _cut(self) -> bytes | None:
         """The line that is whole."""
         end = self._buffer.find(b"\n", self._looked)
-        if end < 0 and self._ended and (self._buffer or self._skips):
+        left = len(self._buffer) > self._at
+        if end < 0 and self._ended and (left or self._skips):
             end = len(self._buffer)
         if end < 0:
-            self._looked = len(self._buffer)
+            del self._buffer[: self._at]
+            self._at, self._looked = 0, len(self._buffer)
             if self._looked > self._limit:
                 self._skips, self._looked = True, 0
                 self._buffer.clear()
             return None
-        line = bytes(self._buffer[:end])
-        del self._buffer[: end + 1]
-        self._looked = 0
+        line = bytes(self._buffer[self._at : end])
+        self._at = self._looked = min(end + 1, len(self._buffer))
         return line
 
     async def _more(self) -> None:
@@ -64,7 +75,10 @@ class Lines:
         message = await (reading or self._receive())
         if message["type"] == "http.disconnect":
             raise ClientDisconnect
-        self._buffer += message.get("body", b"")
+        part = message.get("body", b"")
+        self._vain += len(part)
+        # At a line's begin: many that are empty are passed over at once.
+        self._buffer += part if self._buffer or self._skips else part.lstrip(b"\n")
         self._ended = not message.get("more_body", False)
 
     async def prime(self) -> None:
@@ -79,6 +93,7 @@ class Lines:
             async with asyncio.timeout(DISCARD_SECONDS):
                 while not self._ended:
                     self._buffer.clear()
+                    self._at = self._looked = 0
                     await self._more()
         except (TimeoutError, BadEncoding):
             pass

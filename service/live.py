@@ -124,7 +124,11 @@ def show(
 
 
 def run(
-    url: str, sequences: list[np.ndarray] | None, name: str | None, rate: float
+    url: str,
+    sequences: list[np.ndarray] | None,
+    name: str | None,
+    rate: float,
+    headers: dict[str, str],
 ) -> None:
     """Stream sequences step by step, so many a second, or (None) what standard input
     brings.
@@ -133,7 +137,7 @@ def run(
         ReadError: a line that holds no frames, or no model for them.
         RequestError, StreamLost, OSError: as `Stream.send`.
     """
-    with Client(url) as client:
+    with Client(url, headers=headers) as client:
         given: list[Iterator[np.ndarray]]
         if sequences is None:
             lines = steps(sys.stdin)

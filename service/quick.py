@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 import simdjson
 
-from .settings import Settings
+from .errors import TooLarge
+from .settings import Limits, Settings
 
 LARGE = 1e38
 MEMBERS = frozenset({"sequences", "model", "top_k", "states", "return_state"})
@@ -92,7 +93,29 @@ _UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 
 def lists(body: bytes) -> int:
     """How many `[` there are in a body."""
-    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord("[")))
+    return _count(body, b"[")
+
+
+def check_size(body: bytes, lists: int, fewest: int, limits: Limits) -> None:
+    """Refuse what must be over a limit before it is parsed into objects.
+
+    Args:
+        lists: how many `[` there are: those without numbers cost a parser most.
+        fewest: features of a step, at least.
+
+    Raises:
+        TooLarge: it holds more than it may.
+    """
+    most = limits.max_cells
+    if lists > 2 + limits.max_sequences + most // fewest:
+        raise TooLarge(f"more steps than could hold at most {most} numbers")
+    # Each number has a comma before it but for the first of its list.
+    if _count(body, b",") - lists - limits.max_sequences - len(MEMBERS) > most:
+        raise TooLarge(f"at most {most} numbers in a request")
+
+
+def _count(body: bytes, sign: bytes) -> int:
+    return int(np.count_nonzero(np.frombuffer(body, np.uint8) == ord(sign)))
 
 
 def _read(members: Any, lists: int, settings: Settings) -> Asked | None:

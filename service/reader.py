@@ -15,10 +15,8 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from pydantic import SecretStr
-
 from . import codec, instances, quick, stream_codec
-from .errors import InternalError, TooLarge
+from .errors import InternalError
 from .instances import Instances
 from .quick import Asked
 from .settings import Settings
@@ -36,6 +34,7 @@ class Reader:
 
     def __init__(self, settings: Settings):
         self._settings, self._most = settings, settings.max_sequences
+        self._limits = settings.limits
         self._parser = quick.Parser(settings)
 
     def read(self, body: bytes, features: dict[str | None, int]) -> Asked:
@@ -48,7 +47,8 @@ class Reader:
             InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
         """
         lists = quick.lists(body)
-        self._check_size(lists, min(features.values(), default=1))
+        fewest = min(features.values(), default=1)
+        quick.check_size(body, lists, fewest, self._limits)
         asked = self._parser.read(body, lists)
         if asked is not None:
             width = features.get(asked.model)
@@ -69,7 +69,7 @@ class Reader:
             InvalidJson, InvalidRequest, TooLarge: as `instances` has it.
         """
         lists = quick.lists(body)
-        self._check_size(lists, features)
+        quick.check_size(body, lists, features, self._limits)
         plain = self._parser.rows(body, lists)
         if plain is not None and plain[1] and plain[1][0].shape[1] == features:
             name, sequences = plain
@@ -86,16 +86,8 @@ class Reader:
         plain = self._parser.frames(message)
         if plain is not None and plain[0].shape[1] == features:
             return Sent(plain[0], return_state=plain[1])
-        self._check_size(quick.lists(message), features)
+        quick.check_size(message, quick.lists(message), features, self._limits)
         return stream_codec.decode(message, features, self._settings)
-
-    def _check_size(self, lists: int, fewest: int) -> None:
-        """Refuse what must be over a limit before it is parsed: lists without
-        numbers cost a parser most."""
-        steps = self._settings.max_cells // fewest
-        if lists > 2 + self._settings.max_sequences + steps:
-            limit = f"{self._settings.max_cells} numbers in a request"
-            raise TooLarge(f"more steps than could hold at most {limit}")
 
 
 class Elsewhere:
@@ -103,7 +95,7 @@ class Elsewhere:
 
     def __init__(self, settings: Settings):
         # Its process parses what strangers send: no secret is there.
-        self._settings = settings.model_copy(update={"state_key": SecretStr("")})
+        self._settings = settings.without_secrets()
         self._process = self._made()
 
     async def run(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:

@@ -60,13 +60,16 @@ class Requests:
         metrics: Metrics,
         direct: Directs,
         told: Callable[[ServiceError, str], Told] = problem,
+        *,
+        check: Callable[[Scope], None],
     ):
         """
         Args:
+            check: raises what a request is to be refused with, before all else.
             told: what a refusal looks like; it is given the request's id too.
         """
         self._app, self._metrics, self._direct = app, metrics, direct
-        self._told = told
+        self._told, self._check = told, check
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in _KINDS:
@@ -91,6 +94,7 @@ class Requests:
             await send(message)
 
         try:
+            self._check(scope)
             direct = self._direct.get(scope["path"])
             if direct is not None:
                 scope["route"] = direct
@@ -146,8 +150,10 @@ class Requests:
             "duration_ms": round(1000 * seconds, 2),
             "bytes_in": _length(scope),
             "bytes_out": size,
-            **scope.get("state", {}).get("log", {}),
+            **scope["state"].get("log", {}),
         }
+        if "key" in scope["state"]:
+            extra["key"] = scope["state"]["key"]
         log.log(level, "request", extra=extra)
 
 

@@ -111,6 +111,8 @@ def make(app: Service, settings: Settings) -> Server:
             ws_max_size=settings.stream_message_bytes,
             # Costs more time than messages take, and memory for each stream.
             ws_per_message_deflate=False,
+            ssl_certfile=settings.tls_certificate or None,
+            ssl_keyfile=settings.tls_key or None,
             timeout_keep_alive=settings.keep_alive_seconds,
         ),
         crowd,

@@ -5,11 +5,16 @@ import os
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self
 
-from pydantic import Field, SecretStr, ValidationError, field_validator, model_validator
+from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
+from . import values
+from .values import ApiKeys, Origins, StateKey
+
 PREFIX = "UNROLLED_"
-SHORTEST_KEY = 16
+API_KEY = f"{PREFIX}API_KEY"  # of a client: no setting of the service
+# For the serving process alone, and what makes sense only beside that.
+SECRETS = ("state_key", "api_keys", "rate_per_key", "tls_certificate", "tls_key")
 SHIPPED = Path(__file__).parent.parent / "bundles"
 
 
@@ -132,7 +137,7 @@ class Settings(BaseSettings):
     grace_seconds: int = Field(
         20, ge=0, description="Then, for requests under way to be answered."
     )
-    state_key: SecretStr = Field(
+    state_key: StateKey = Field(
         SecretStr(""),
         description="Signs state tokens; the same in all replicas. After a comma: older"
         " keys, still accepted. None: a random one.",
@@ -155,6 +160,26 @@ class Settings(BaseSettings):
         pattern=r"^[A-Za-z0-9._ -]{1,64}$",
         description="Name at /v2; some clients of Triton look for triton.",
     )
+    api_keys: ApiKeys = Field(
+        SecretStr(""),
+        description="Keys that requests must have: NAME:SHA256, after a comma more; see"
+        " `python -m service key`. None: all may ask.",
+    )
+    rate_per_key: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Requests a second with one key; 0: any number.",
+    )
+    cors_origins: Origins = Field(
+        "",
+        description="Web pages that may ask: https://example.org, after a comma more.",
+    )
+    tls_certificate: str = Field(
+        "", description="PEM file of the chain; with it HTTPS is spoken."
+    )
+    tls_key: str = Field("", description="PEM file of the certificate's key.")
+    metrics: bool = Field(True, description="Serve /metrics.")
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Log lines; auto: text on a terminal, else json."
@@ -168,27 +193,26 @@ class Settings(BaseSettings):
         """Of those who may sign bundles."""
         return Path(self.bundle_keys) if self.bundle_keys else None
 
+    def without_secrets(self) -> Self:
+        """For a process that needs none: as they are but for `SECRETS`."""
+        fields = type(self).model_fields
+        return self.model_copy(update={name: fields[name].default for name in SECRETS})
+
     @property
     def limits(self) -> Limits:
         """For a process that must not know the rest."""
         return Limits(self.max_sequences, self.max_steps, self.max_cells)
 
-    @field_validator("state_key")
-    @classmethod
-    def _long_enough(cls, given: SecretStr) -> SecretStr:
-        keys = given.get_secret_value()
-        if keys and min(len(key.strip()) for key in keys.split(",")) < SHORTEST_KEY:
-            raise ValueError(f"each key must have {SHORTEST_KEY} characters or more")
-        try:
-            keys.encode()
-        except UnicodeEncodeError:
-            raise ValueError("must be text in UTF-8") from None
-        return given
-
     @model_validator(mode="after")
     def _whole(self) -> Self:
         if self.queue_steps < self.max_steps:
             raise ValueError(f"{PREFIX}QUEUE_STEPS must be at least {PREFIX}MAX_STEPS")
+        if bool(self.tls_certificate) != bool(self.tls_key):
+            raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
+        if self.rate_per_key and not values.digests(self.api_keys):
+            raise ValueError(f"{PREFIX}RATE_PER_KEY needs {PREFIX}API_KEYS")
+        if self.tls_certificate:
+            values.check_chain(self.tls_certificate, self.tls_key)
         return self
 
 
@@ -199,6 +223,7 @@ def load(**flags: Any) -> Settings:
         SettingsError: names each variable at fault.
     """
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
+    known |= {API_KEY}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             near = difflib.get_close_matches(name.upper(), known, n=1)

@@ -211,6 +211,18 @@ class TestMalformed:
         form of every other refusal, and its connection closed."""
         assert_told(said(limited.url, request_bytes), 400, "malformed-http")
 
+    @pytest.mark.parametrize(
+        "request_bytes",
+        [
+            b"GET / HTTP/1.1\r\n\r\ngarbage HTTP/1.1\r\nHost: a\r\n\r\n",
+            b"GET /stream HTTP/1.1\r\nConnection: upgrade\r\nUpgrade: websocket\r\n\r\n",
+        ],
+    )
+    def test_refused_once(self, limited, caplog, request_bytes):
+        """What comes behind a refusal changes nothing, nor what it wanted to be."""
+        assert_told(said(limited.url, request_bytes), 400, "malformed-http")
+        assert not [r for r in caplog.records if r.exc_info]
+
     def test_behind_a_good_one(self, limited):
         """What came before it is answered."""
         answer = said(limited.url, POST + BODY + b"GARBAGE\r\n\r\n")

@@ -359,13 +359,6 @@ class TestBodies:
         assert "inflated" in assert_refused(response, 413)
         assert_answers(http)
 
-    def test_own_api(self, http, path, body, coding):
-        """The service's own API takes plain bodies only."""
-        for own in ("/classify", "/label"):
-            response = self.post(http, own, CODINGS[coding](body), coding)
-            assert response.status_code == 415
-            assert response.headers["content-type"] == "application/problem+json"
-
 
 def test_two_codings(server):
     """A second header doesn't make a body another one."""

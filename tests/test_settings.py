@@ -10,8 +10,9 @@ from typer.testing import CliRunner
 
 from service import __main__ as main
 from service import settings
-from service.settings import PREFIX, SHIPPED, Settings, SettingsError
+from service.settings import PREFIX, SECRETS, SHIPPED, Settings, SettingsError
 
+DIGEST = 64 * "a"
 # Of each setting a value that isn't its default: as text, and as it is then.
 VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
@@ -26,6 +27,9 @@ VALUES = {
     "workers": ("3", 3),
     "request_seconds": ("1.5", 1.5),
     "stall_seconds": ("1.5", 1.5),
+    "api_keys": (f"me:{DIGEST}", SecretStr(f"me:{DIGEST}")),
+    "cors_origins": ("https://example.org", "https://example.org"),
+    "metrics": ("false", False),
     "max_connections": ("1", 1),
     "header_seconds": ("1.5", 1.5),
     "body_seconds": ("1.5", 1.5),
@@ -79,6 +83,9 @@ WRONG = [
         for text in (" ", "0123456789abcde", ",", "0123456789abcdef,", " " * 20)
     ),
     ("state_key", "0123456789abcdef,0123456789abcde"),
+    *(("api_keys", text) for text in ("me", DIGEST[1:], f"a b:{DIGEST}", f"{DIGEST},")),
+    ("api_keys", f"me:{DIGEST},me:{DIGEST}"),
+    *(("cors_origins", text) for text in ("example.org", "https://a/b", "null")),
     *(("max_streams", text) for text in ("-1", "many", "1.5", "")),
     *(("stream_idle_seconds", text) for text in ("0", "-1", "nan", "soon", "")),
     *(("keep_versions", text) for text in ("-1", "all", "1.5")),
@@ -89,7 +96,9 @@ WRONG = [
     *(("log_format", text) for text in ("xml", "JSON", "")),
     *(("log_level", text) for text in ("loud", "INFO", "10")),
 ]
-SWITCHES = ("skip_broken", "admin", "docs")  # flags without a value
+# These make sense with others only: see `TestTogether`.
+TOGETHER = {"rate_per_key", "tls_certificate", "tls_key"}
+SWITCHES = ("skip_broken", "admin", "docs", "metrics")  # flags without a value
 
 
 def variable(name):
@@ -113,7 +122,7 @@ def run(monkeypatch, *arguments):
 
 def test_table_is_whole():
     """The tests here know every setting."""
-    assert set(VALUES) == set(Settings.model_fields)
+    assert set(VALUES) | TOGETHER == set(Settings.model_fields)
     for name, (_, expected) in VALUES.items():
         assert Settings.model_fields[name].default != expected
 
@@ -156,14 +165,15 @@ class TestEach:
         assert getattr(settings.load(), name) == expected
 
     def test_told_to_a_worker(self, monkeypatch, name):
-        """Each reaches a worker as it is, in JSON, but for the key."""
+        """Each reaches a worker as it is, in JSON, but for the secrets."""
         text, _ = VALUES[name]
         monkeypatch.setenv(variable(name), text)
         loaded = settings.load()
-        told = loaded.model_dump_json(exclude={"state_key"})
+        told = loaded.model_dump_json(exclude=set(SECRETS))
         monkeypatch.delenv(variable(name))
         read = Settings.model_validate_json(told)
-        assert read == loaded.model_copy(update={"state_key": SecretStr("")})
+        assert read == loaded.without_secrets()
+        assert read == loaded or name in SECRETS
 
     def test_help(self, name):
         """Each stands in `serve --help` with its meaning and its default."""

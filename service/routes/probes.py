@@ -10,7 +10,7 @@ from ..metrics import Metrics
 from ..registry import Registry
 
 
-def router(registry: Registry, metrics: Metrics) -> APIRouter:
+def router(registry: Registry, metrics: Metrics | None) -> APIRouter:
     """The routes, over the parts that they ask."""
     api = APIRouter(tags=["health"])
     failing: dict[int | str, dict[str, Any]] = {503: {"description": "Not now; why."}}
@@ -39,6 +39,9 @@ def router(registry: Registry, metrics: Metrics) -> APIRouter:
             return JSONResponse({"status": "ready", "models": list(registry.models)})
         content = {"status": "not ready", "reasons": registry.reasons()}
         return JSONResponse(content, 503, {"Retry-After": "1"})
+
+    if metrics is None:
+        return api
 
     @api.get("/metrics", response_class=Response)
     async def read_metrics() -> Response:

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from .. import bodies, schemas
+from .. import bodies, origins, schemas
 from ..compression import Inflating
 from ..connection import CONNECTION, Connection
 from ..errors import NotFound
@@ -47,14 +47,16 @@ class StreamRoute:
 
     def __init__(self, streams: Streams, settings: Settings):
         self.streams = streams
-        self._limit = settings.stream_message_bytes
+        self._limit, self._settings = settings.stream_message_bytes, settings
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         web_socket = scope["type"] == "websocket"
         if scope["path"] != self.path:
             raise NotFound("there is no WebSocket at this path")
         scope["route"] = self
-        if not web_socket:
+        if web_socket:
+            origins.check_socket(scope, self._settings)
+        else:
             head = bodies.told(scope)
             head.check(*KINDS)
             if head.coding:

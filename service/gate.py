@@ -1,0 +1,81 @@
+"""Who may ask: by a key, as often as a key may."""
+
+import hashlib
+import hmac
+import math
+import time
+
+from starlette.types import Scope
+
+from . import values
+from .errors import RateLimited, Unauthorized
+from .settings import Settings
+
+# Probes need no key; all else does, whatever it is and wherever it was found.
+OPEN = frozenset(
+    {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+)
+CHALLENGE = {"WWW-Authenticate": "Bearer"}
+BEARER = b"bearer "
+
+
+class Key:
+    """One of those that may ask, and the requests that it has left (a token bucket)."""
+
+    def __init__(self, name: str, digest: bytes, rate: float):
+        self.name, self.digest = name, digest
+        self._rate, self._most = rate, max(1.0, rate)
+        self._left, self._since = self._most, time.monotonic()
+
+    def take(self) -> None:
+        """Use up a request.
+
+        Raises:
+            RateLimited: none is left; with the seconds until there is one.
+        """
+        if not self._rate:
+            return
+        now = time.monotonic()
+        left = self._left + (now - self._since) * self._rate
+        self._left, self._since = min(left, self._most), now
+        if self._left < 1:
+            seconds = math.ceil((1 - self._left) / self._rate)
+            told = f"at most {self._rate:g} requests a second with this key"
+            raise RateLimited(told, headers={"Retry-After": str(seconds)})
+        self._left -= 1
+
+
+class Gate:
+    """Lets requests with a key in; without any key in the settings, all of them."""
+
+    def __init__(self, settings: Settings):
+        self._keys = [
+            Key(name, digest, settings.rate_per_key)
+            for name, digest in values.digests(settings.api_keys).items()
+        ]
+
+    def check(self, scope: Scope) -> None:
+        """That a request may come in; its key's name goes into its log line.
+
+        Raises:
+            Unauthorized: it has no key, or a wrong one, or several.
+            RateLimited: as `Key.take`.
+        """
+        if not self._keys or scope["path"] in OPEN:
+            return
+        given = set()
+        for name, value in scope["headers"]:
+            if name == b"x-api-key":
+                given.add(value.strip())
+            elif name == b"authorization" and value[:7].lower() == BEARER:
+                given.add(value[7:].strip())
+        if len(given) != 1:
+            told = "Authorization: Bearer KEY, or X-API-Key, must have one key"
+            raise Unauthorized(told, headers=CHALLENGE)
+        digest = hashlib.sha256(given.pop()).digest()
+        # All are compared, in a time that says nothing of which are alike.
+        fitting = [k for k in self._keys if hmac.compare_digest(k.digest, digest)]
+        if not fitting:
+            raise Unauthorized("this key is not known here", headers=CHALLENGE)
+        scope["state"]["key"] = fitting[0].name
+        fitting[0].take()

@@ -1,0 +1,69 @@
+"""Settings that are more than a number or a word: checked, and taken apart."""
+
+import re
+from typing import Annotated
+
+from pydantic import AfterValidator, SecretStr
+
+SHORTEST_KEY = 16
+DIGEST = r"([A-Za-z0-9._-]{1,64}:)?[0-9A-Fa-f]{64}"
+ORIGIN = r"https?://[^/\s,]+|\*"
+
+
+def parts(given: str) -> list[str]:
+    """What stands between commas."""
+    return [part.strip() for part in given.split(",")] if given else []
+
+
+def digests(given: SecretStr) -> dict[str, bytes]:
+    """SHA-256 of the keys that may ask, by name."""
+    split = [part.rpartition(":") for part in parts(given.get_secret_value())]
+    return {
+        name or f"key{number}": bytes.fromhex(digest)
+        for number, (name, _, digest) in enumerate(split, 1)
+    }
+
+
+def _digests(given: SecretStr) -> SecretStr:
+    if not all(re.fullmatch(DIGEST, one) for one in parts(given.get_secret_value())):
+        raise ValueError("must be NAME:SHA256 (64 hexadecimal digits), ...")
+    if len(digests(given)) < len(parts(given.get_secret_value())):
+        raise ValueError("must have different names")
+    return given
+
+
+def _origins(given: str) -> str:
+    if not all(re.fullmatch(ORIGIN, one) for one in parts(given)):
+        raise ValueError("must be origins such as https://example.org, or *")
+    return given
+
+
+def _long_enough(given: SecretStr) -> SecretStr:
+    keys = given.get_secret_value()
+    if keys and min(map(len, parts(keys))) < SHORTEST_KEY:
+        raise ValueError(f"each key must have {SHORTEST_KEY} characters or more")
+    try:
+        keys.encode()
+    except UnicodeEncodeError:
+        raise ValueError("must be text in UTF-8") from None
+    return given
+
+
+def check_chain(certificate: str, key: str) -> None:
+    """That TLS can be spoken with these files.
+
+    Raises:
+        ValueError: why not.
+    """
+    import ssl  # only where it is wanted
+
+    try:
+        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+    except OSError as error:  # also what is wrong with their contents
+        told = error.strerror or type(error).__name__
+        raise ValueError(f"TLS_CERTIFICATE, TLS_KEY: {told}") from None
+
+
+ApiKeys = Annotated[SecretStr, AfterValidator(_digests)]
+Origins = Annotated[str, AfterValidator(_origins)]
+StateKey = Annotated[SecretStr, AfterValidator(_long_enough)]
