@@ -2,6 +2,7 @@
 
 import hashlib
 import hmac
+import logging
 import math
 import time
 
@@ -11,10 +12,13 @@ from . import values
 from .errors import RateLimited, Unauthorized
 from .settings import Settings
 
+log = logging.getLogger(__name__)
+
 # Probes need no key; all else does, whatever it is and wherever it was found.
 OPEN = frozenset(
     {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
+LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 BEARER = b"bearer "
 
@@ -53,6 +57,10 @@ class Gate:
             Key(name, digest, settings.rate_per_key)
             for name, digest in values.digests(settings.api_keys).items()
         ]
+        if not self._keys and settings.host not in LOCAL:
+            log.warning(
+                "UNROLLED_API_KEYS is not set: whoever reaches the port may ask"
+            )
 
     def check(self, scope: Scope) -> None:
         """That a request may come in; its key's name goes into its log line.
