@@ -34,5 +34,5 @@ def test_onnx_runtime_is_silent(module, tmp_path):
         text=True,
         timeout=60,
     )
-    assert (result.stdout, result.stderr) == ("[]\n", "")
+    assert (result.returncode, result.stdout) == (0, "[]\n"), result.stderr
     assert not list(tmp_path.rglob("onnxruntime.db"))
