@@ -148,24 +148,36 @@ class Admission:
         """Drop what was given, if it is not computed yet."""
         self._pool.cancel(given)
 
-    def check_room(self) -> None:
+    def check_room(self, until: float = math.inf) -> None:
         """That another request can be admitted now, whatever it is.
 
         Raises:
             Overloaded, NotReady: as `submit`.
         """
-        self._check(1, time.perf_counter() + self._seconds)
+        self._check(1, until)
+
+    def overload(self, steps: int, until: float) -> errors.Overloaded | None:
+        """Why so many more steps are not admitted now, if they aren't."""
+        waiting = self._queue.steps
+        if not waiting:
+            return None
+        seconds = self._backlog.seconds
+        left = min(until - time.perf_counter(), self._seconds)
+        if waiting + steps <= self._limit and seconds <= SHARE * left:
+            return None
+        # Not all at the same moment: they would be refused again.
+        again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
+        return errors.Overloaded(
+            f"{waiting} steps wait for {self._metadata.name}; try again in {again} s",
+            headers={"Retry-After": str(again)},
+        )
 
     def _check(self, steps: int, until: float) -> None:
         self._pool.check(self._model)
-        waiting = self._queue.steps
-        if not waiting:
-            return
-        seconds = self._backlog.seconds
-        left = until - time.perf_counter()
-        patient = min(left, SHARE * self._seconds)
-        if waiting + steps > self._limit or seconds > patient:
-            raise self._overloaded(seconds)
+        refusal = self.overload(steps, until)
+        if refusal is not None:
+            self._backlog.refused = time.perf_counter()
+            raise refusal
 
     def _admit(self, steps: int, until: float) -> None:
         self._check(steps, until)
@@ -185,15 +197,6 @@ class Admission:
         metrics.execute_seconds.observe(tick.seconds)
         metrics.useful.value += tick.useful
         metrics.padding.value += tick.rows * tick.steps - tick.useful
-
-    def _overloaded(self, seconds: float) -> errors.Overloaded:
-        # Not all at the same moment: they would be refused again.
-        again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
-        return errors.Overloaded(
-            f"{self._queue.steps} steps wait for {self._metadata.name};"
-            f" try again in {again} s",
-            headers={"Retry-After": str(again)},
-        )
 
 
 def _failure(path: str, told: Failed) -> errors.ServiceError:

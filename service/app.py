@@ -29,6 +29,7 @@ from .routes.stream import StreamRoute
 from .routes.tf_serving import TfServing
 from .sessions import Sessions
 from .settings import Settings
+from .shedding import Shedding
 from .streams import Streams
 from .triton import Schedules
 
@@ -61,14 +62,17 @@ class Service:
         registry: Registry,
         settings: Settings,
         check: Callable[[Scope], None],
+        shed: Callable[[bytes], bytes | None],
     ):
         """
         Args:
             dialects: by the first part of their paths.
             check: as `Requests` takes it.
+            shed: as `Crowd` takes it.
         """
         self.api, self.registry, self.metrics = api, registry, metrics
         self.drain, self.stopping = stream.streams.stop, registry.drain
+        self.shed = shed
         self._direct, self._stream_path = direct, stream.path
         self._front = Requests(api, metrics, direct, check=check)
         self._stream_front = Requests(stream, metrics, {}, check=check)
@@ -169,8 +173,9 @@ def _wired(
         "v2": Requests(refusing(nothing), metrics, v2, refusal, check=check),
     }
     stream_route = StreamRoute(streams, settings)
+    shed = Shedding(registry, pool.backlog, metrics).answer
     return Service(
-        app, direct, stream_route, dialects, metrics, registry, settings, check
+        app, direct, stream_route, dialects, metrics, registry, settings, check, shed
     )
 
 

@@ -5,6 +5,8 @@ at once, rather than computed for nobody (Nygard, *Release It!*; Beyer et al., *
 Reliability Engineering*, chapter 21).
 """
 
+import math
+
 FORGET = 0.995  # of the fastest call, with each one after it
 LEARN = 0.1  # of what the newest answer tells
 LEAST_SECONDS = 0.05  # a forecast that is worth comparing
@@ -34,6 +36,7 @@ class Backlog:
     def __init__(self) -> None:
         self.queues: dict[int, Queue] = {}  # by model
         self.workers = 0
+        self.refused = -math.inf  # when a request last was, of `time.perf_counter`
         # How much longer it really takes than the engine's calls alone: others have
         # the machine's cores too, and what is between the calls takes time.
         self._stretch = 1.0

@@ -41,8 +41,6 @@ class Connection(HttpToolsProtocol):
         self._deaf = self._patient = self._stopping = False
         self._alarm = Alarm(self.loop, self._late)
 
-    # What the application may say, by the extension; then the crowd, and the server.
-
     def abort(self) -> None:
         self.transport.abort()
 
@@ -82,11 +80,23 @@ class Connection(HttpToolsProtocol):
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
-        if not self._deaf:
+        if not self._deaf and not self._shed(data):
             # Its first bytes are of a head, whose end is perhaps not among them.
             size, heads = len(data) if self._part is not BODY else 0, self._begun
             super().data_received(data)
             self._watch(size if self._begun <= heads + 1 else 0)
+
+    def _shed(self, data: bytes) -> bool:
+        """Whether that was a request which is answered already."""
+        if self._part is not WHOLE or not self._answered or self._crowd.draining:
+            return False
+        answer = self._crowd.shed(data)
+        if answer is None:
+            return False
+        self._unset_keepalive_if_required()
+        self._alarm.set(self._crowd.idle_seconds)
+        self.transport.write(answer)
+        return True
 
     def _watch(self, size: int) -> None:
         """Limits, after so many bytes of a head, if its end was not among them."""
@@ -96,7 +106,7 @@ class Connection(HttpToolsProtocol):
         if self._part is HEAD:
             self._blind_bytes += size
         if max(self._blind_bytes, self._head_bytes) > crowd.head_bytes:
-            self._refuse(self._too_long())
+            self._refuse(crowd.too_long())
         elif self._alarm.is_set or self._patient:
             return
         elif self._part is BODY:
@@ -128,7 +138,10 @@ class Connection(HttpToolsProtocol):
     def on_headers_complete(self) -> None:
         if self._deaf:
             return
-        fault = self._fault()
+        self._head_bytes += len(self.url)
+        version = self.parser.get_http_version()
+        size, fields = self._head_bytes, len(self.headers)
+        fault = self._crowd.fault(size, fields, self._hosts, version)
         if fault is not None:
             self._refuse(fault)
             return
@@ -203,25 +216,6 @@ class Connection(HttpToolsProtocol):
         else:
             late = f"the request's {self._part} did not come in time"
             self._refuse(errors.RequestTimeout(late))
-
-    def _fault(self) -> ServiceError | None:
-        """What is wrong with a head that is whole."""
-        self._head_bytes += len(self.url)
-        version = self.parser.get_http_version()
-        crowd = self._crowd
-        if self._head_bytes > crowd.head_bytes or len(self.headers) > crowd.heads:
-            return self._too_long()
-        if version not in ("1.0", "1.1"):
-            return errors.MalformedHttp("only HTTP/1.1 and HTTP/1.0 are spoken")
-        if self._hosts != 1 and version == "1.1":
-            told = "there must be one Host header, a name or an address"
-            return errors.MalformedHttp(told)
-        return None
-
-    def _too_long(self) -> ServiceError:
-        crowd = self._crowd
-        limits = f"at most {crowd.head_bytes} bytes and {crowd.heads} fields"
-        return errors.HeadTooLarge(f"{limits} in a request's head")
 
     def _refuse(self, error: ServiceError) -> None:
         """Answer below the application, and hear nothing more."""

@@ -2,6 +2,7 @@
 
 import logging
 import random
+from collections.abc import Callable
 from typing import Protocol
 
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
@@ -24,11 +25,22 @@ class Member(Protocol):
 class Crowd:
     """What connections have in common: their limits, and who waits for its client."""
 
-    def __init__(self, settings: Settings, metrics: Metrics):
+    def __init__(
+        self,
+        settings: Settings,
+        metrics: Metrics,
+        shed: Callable[[bytes], bytes | None],
+    ):
+        """
+        Args:
+            shed: answers what need not be looked at; see `Shedding.answer`.
+        """
         self.head_seconds = settings.header_seconds
         self.body_seconds = settings.body_seconds
         self.head_bytes = settings.max_header_bytes
         self.heads = settings.max_headers
+        self.idle_seconds = settings.keep_alive_seconds
+        self.shed = shed
         self.draining = False  # no connection is to be kept for another request
         self.limit, self._metrics = settings.max_connections, metrics
         # The one whose client is awaited for longest first: idle, or in the midst of
@@ -53,6 +65,23 @@ class Crowd:
     def heard(self, member: Member) -> None:
         """It has said all, or has gone."""
         self._awaited.pop(member, None)
+
+    def fault(
+        self, size: int, fields: int, hosts: int, version: str
+    ) -> errors.ServiceError | None:
+        """What is wrong with a head of so many bytes, fields and Host headers."""
+        if size > self.head_bytes or fields > self.heads:
+            return self.too_long()
+        if version not in ("1.0", "1.1"):
+            return errors.MalformedHttp("only HTTP/1.1 and HTTP/1.0 are spoken")
+        if hosts != 1 and version == "1.1":
+            told = "there must be one Host header, a name or an address"
+            return errors.MalformedHttp(told)
+        return None
+
+    def too_long(self) -> errors.ServiceError:
+        limits = f"at most {self.head_bytes} bytes and {self.heads} fields"
+        return errors.HeadTooLarge(f"{limits} in a request's head")
 
     def refusal(self, error: errors.ServiceError) -> bytes:
         """The answer of a connection itself, below all that is logged and counted

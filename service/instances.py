@@ -172,7 +172,7 @@ def decode_examples(
         InvalidJson, InvalidRequest, TooLarge: names the member at fault.
     """
     of = limits.limits if isinstance(limits, Settings) else limits
-    quick.check_size(body, quick.lists(body), 1, of)
+    quick.check_size(body, quick.lists(body), features, of)
     given = codec.decoded(_classify, body, inner=Example)
     if given.signature_name not in (SERVING, ""):
         raise wrong("signature_name", f"must be {SERVING}")

@@ -106,12 +106,13 @@ class Pool:
             self._loop.call_soon_threadsafe(self._unload, model)
 
     def check(self, model: int) -> None:
-        """That there is a worker which has a model.
+        """That there is a worker which has a model, or will be soon.
 
         Raises:
-            NotReady: none is left; one is being started.
+            NotReady: there isn't.
         """
-        if not any(model in link.models for link in self._links):
+        has = any(model in link.models for link in self._links)
+        if not has and not (self._tasks and self.workers.wants(model)):
             told = "the workers are being started"
             raise errors.NotReady(told, headers={"Retry-After": "1"})
 

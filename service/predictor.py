@@ -40,7 +40,7 @@ class Predictor:
             CancelledError: the caller has gone; what waits is dropped.
         """
         begun = time.perf_counter()
-        self._check_room(body, task)
+        self._check_room(body, task, until)
         model, asked = await self._read(body, task)
         before = self._states(model, asked)
         packed = [state.packed for state in before]
@@ -90,13 +90,13 @@ class Predictor:
             raise
         return request
 
-    def _check_room(self, body: bytes, task: str) -> None:
+    def _check_room(self, body: bytes, task: str, until: float) -> None:
         """That it is worth while to parse: under overload most is refused, and the
         time for it would be the workers'."""
         if NAMES not in body:
             model = self._catalogue.default(task)
             if model is not None:
-                model.admission.check_room()
+                model.admission.check_room(until)
 
     async def _read(self, body: bytes, task: str) -> tuple[Model, Asked]:
         for _ in range(READS):

@@ -109,8 +109,11 @@ def check_size(body: bytes, lists: int, fewest: int, limits: Limits) -> None:
     most = limits.max_cells
     if lists > 2 + limits.max_sequences + most // fewest:
         raise TooLarge(f"more steps than could hold at most {most} numbers")
-    # Each number has a comma before it but for the first of its list.
-    if _count(body, b",") - lists - limits.max_sequences - len(MEMBERS) > most:
+    # Each number has a comma before it but for the first of its list; so has each list.
+    others = limits.max_sequences + len(MEMBERS)
+    after = body.count(b"],")
+    between = after if after + others >= lists else lists  # "] ," is JSON too
+    if _count(body, b",") - between - others > most:
         raise TooLarge(f"at most {most} numbers in a request")
 
 

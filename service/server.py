@@ -93,7 +93,7 @@ def _allow_files(wanted: int) -> None:
 
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
-    crowd = Crowd(settings, app.metrics)
+    crowd = Crowd(settings, app.metrics, app.shed)
     return Server(
         app,
         uvicorn.Config(

@@ -57,6 +57,10 @@ class Workers:
             time.sleep(WAIT_SECONDS)  # all have died: others will come
         raise BundleError("the service stops")
 
+    def wants(self, model: int) -> bool:
+        """Whether new ones load a model."""
+        return model in self._wanted
+
     def forget(self, model: int) -> None:
         """New ones need not load a model."""
         self._wanted.pop(model, None)
