@@ -1,5 +1,6 @@
 """Every row: importing this fills `ROWS`."""
 
+from . import corpus
 from .rows import ROWS
 
-__all__ = ["ROWS"]
+__all__ = ["ROWS", "corpus"]
