@@ -1,6 +1,6 @@
 """Every row: importing this fills `ROWS`."""
 
-from . import corpus
+from . import corpus, fuzz
 from .rows import ROWS
 
-__all__ = ["ROWS", "corpus"]
+__all__ = ["ROWS", "corpus", "fuzz"]

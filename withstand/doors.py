@@ -23,6 +23,8 @@ class Visit(Protocol):
 
     def ask(self, body: bytes) -> Answer: ...
 
+    def close(self) -> None: ...
+
 
 @dataclass(frozen=True, slots=True)
 class Door:
