@@ -1,6 +1,23 @@
 """Every row: importing this fills `ROWS`."""
 
-from . import corpus, fuzz
+from . import (
+    amplification,
+    compressed,
+    corpus,
+    fuzz,
+    limits,
+    nesting,
+    shapes,
+)
 from .rows import ROWS
 
-__all__ = ["ROWS", "corpus", "fuzz"]
+__all__ = [
+    "ROWS",
+    "amplification",
+    "compressed",
+    "corpus",
+    "fuzz",
+    "limits",
+    "nesting",
+    "shapes",
+]
