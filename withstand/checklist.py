@@ -8,6 +8,7 @@ from . import (
     limits,
     nesting,
     shapes,
+    sockets,
 )
 from .rows import ROWS
 
@@ -20,4 +21,5 @@ __all__ = [
     "limits",
     "nesting",
     "shapes",
+    "sockets",
 ]
