@@ -2,9 +2,11 @@
 
 from . import (
     amplification,
+    answers,
     compressed,
     corpus,
     fuzz,
+    leaks,
     limits,
     nesting,
     shapes,
@@ -15,9 +17,11 @@ from .rows import ROWS
 __all__ = [
     "ROWS",
     "amplification",
+    "answers",
     "compressed",
     "corpus",
     "fuzz",
+    "leaks",
     "limits",
     "nesting",
     "shapes",
