@@ -9,6 +9,7 @@ from . import (
     leaks,
     limits,
     nesting,
+    secrecy,
     shapes,
     sockets,
 )
@@ -24,6 +25,7 @@ __all__ = [
     "leaks",
     "limits",
     "nesting",
+    "secrecy",
     "shapes",
     "sockets",
 ]
