@@ -13,6 +13,7 @@ from . import (
     secrecy,
     shapes,
     sockets,
+    tallies,
 )
 from .rows import ROWS
 
@@ -30,4 +31,5 @@ __all__ = [
     "secrecy",
     "shapes",
     "sockets",
+    "tallies",
 ]
