@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from .compressed import broken
 from .corpus import visited
-from .doors import DOORS, HTTP, Door
+from .doors import DOORS, HTTP, STREAMS, Door
 from .nesting import nested
 from .requests import every
 from .service import Service
@@ -40,14 +40,18 @@ class Seen(NamedTuple):
     """An answer, and what was asked: in which way, where."""
 
     method: str
-    path: str  # without its query
+    path: str  # without its query; empty: it is of none
     where: str
     dialect: bool
     answer: Answer
 
 
-def seen(service: Service, amount: int) -> Iterator[Seen]:
-    """All of them; of the malformed bodies `amount` at each door, and as many heads."""
+def seen(service: Service, amount: int, *, heads: bool = True) -> Iterator[Seen]:
+    """All of them; of the malformed bodies `amount` at each door.
+
+    Args:
+        heads: also what comes of bytes that are no request.
+    """
     port = service.port
     for door, case, answer in visited(port, amount):
         yield _of(door, case.name, answer)
@@ -84,6 +88,8 @@ def seen(service: Service, amount: int) -> Iterator[Seen]:
             path = target.partition("?")[0]
             dialect = path.startswith(("/v1/", "/v2/"))
             yield Seen(method, path, f"{method} {target}", dialect, answer)
+    if not heads:
+        return
     # Some wait for a time to be over: all at once.
     raws = [*every(), *mutated(amount)]
     with ThreadPoolExecutor(AT_A_TIME) as pool:
@@ -94,5 +100,6 @@ def seen(service: Service, amount: int) -> Iterator[Seen]:
 
 
 def _of(door: Door, name: str, answer: Answer) -> Seen:
-    path = door.path.partition("?")[0]
+    # What a stream tells is no status of a path's.
+    path = "" if door in STREAMS else door.path
     return Seen("POST", path, f"{door.name}, {name}", door.dialect, answer)
