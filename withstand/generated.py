@@ -13,7 +13,8 @@ from .service import ROOT, serving
 SECONDS = 420
 SEED = 1
 FEWEST = 100  # requests; fewer mean that it didn't look
-CONFIG = Path(__file__).with_name("schemathesis.toml")
+HERE = Path(__file__).parent
+FILES = ("schemathesis.toml", "ndjson.py")  # which it reads where it runs
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
 
@@ -34,13 +35,15 @@ def generated(tally: Tally, amount: int) -> None:
         return
     with tempfile.TemporaryDirectory() as folder, serving(tally) as service:
         report = Path(folder) / "report.json"
+        for name in FILES:  # it leaves files of its own there, and would heed them
+            shutil.copy(HERE / name, folder)
         ended = subprocess.run(
             [
-                command, "--config-file", CONFIG, "run", f"{service.url}/openapi.json", "--mode", "all",
+                command, "run", f"{service.url}/openapi.json", "--mode", "all",
                 "--max-examples", str(amount), "--seed", str(SEED), "--request-timeout", "10", "--no-color",
                 "--continue-on-failure", "--no-shrink", "--report-json-path", report,
             ],
-            cwd=ROOT,
+            cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
