@@ -7,7 +7,7 @@ from .rows import Tally, row
 from .service import ROOT, SECRETS, serving
 
 LEAKS = (
-    *SECRETS, str(ROOT), "/usr/", "/app", "/home", "/tmp", "/etc", "tensorflow", "msgspec", "numpy", "orjson",
+    *SECRETS, str(ROOT), "/usr/", "/app", "/home", "/etc", "tensorflow", "msgspec", "numpy", "orjson",
     "simdjson", "httptools", "onnx", "starlette", "fastapi", "uvicorn", "pydantic", "zlib", "object at 0x",
     ".py", "service.", "Exception", "__", "site-packages", "python",
 )  # fmt: skip
