@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from .compressed import broken
+from .bombs import broken
 from .corpus import visited
 from .doors import DOORS, HTTP, STREAMS, Door
 from .nesting import nested

@@ -3,8 +3,9 @@
 import gzip
 import time
 import zlib
-from collections.abc import Iterator
 
+from . import inflated
+from .bombs import WINDOWS, bomb, broken
 from .doors import HTTP, refusal
 from .memory import watched
 from .rows import Tally, row
@@ -14,37 +15,6 @@ from .wire import Wire
 GROWS = 32  # MiB
 PEAK = 64  # MiB: a body of the limit is there as it came, and inflated
 QUICK = 2.0  # seconds for a bomb
-WINDOWS = {"gzip": 31, "deflate": 15}
-
-
-def bomb(coding: str, sent: int) -> bytes:
-    """About so many bytes, which inflate a thousandfold; of one block, repeated, since
-    to compress gigabytes takes a minute."""
-    made = zlib.compressobj(9, zlib.DEFLATED, WINDOWS[coding])
-    head = made.compress(b" " * MIB) + made.flush(zlib.Z_FULL_FLUSH)
-    block = made.compress(b" " * MIB) + made.flush(zlib.Z_FULL_FLUSH)
-    return head + block * (sent // len(block))
-
-
-def broken(coding: str, good: bytes) -> Iterator[tuple[str, bytes]]:
-    """What is no such stream, or not all of one, or more than one."""
-    pack = gzip.compress if coding == "gzip" else zlib.compress
-    packed = bytearray(pack(good))
-    yield "nothing", b""
-    yield "plain", good
-    yield "a byte", bytes(packed[:1])
-    yield "half", bytes(packed[: len(packed) // 2])
-    yield "all but one", bytes(packed[:-1])
-    yield "more", bytes(packed) + b"x"
-    yield "another coding", gzip.compress(good) if coding != "gzip" else zlib.compress(good)  # fmt: skip
-    yield "raw", zlib.compress(good, wbits=-15)
-    packed[len(packed) // 2] ^= 0x55
-    yield "damaged", bytes(packed)
-    packed = bytearray(pack(good))
-    packed[-2] ^= 1
-    yield "damaged check", bytes(packed)
-    yield "once more", pack(pack(good))
-    yield "half a bomb's members", pack(b" ") * 65 if coding == "gzip" else b"\x78\x9c"
 
 
 @row("A6", "Compressed bodies, and bombs", full=100, fast=10)
@@ -100,3 +70,4 @@ def compressed(tally: Tally, amount: int) -> None:
         tally.figure("bombs' peak MiB", memory.risen)
         tally.check(memory.grown < GROWS, f"bombs: grown by {memory.grown:.1f} MiB")
         tally.check(memory.risen < PEAK, f"bombs: a peak of {memory.risen:.1f} MiB")
+        inflated.streams(tally, service, bombs=amount > 10)

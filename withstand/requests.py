@@ -36,6 +36,26 @@ def bad(name: str, data: bytes, *statuses: int, close: bool = True) -> Raw:
     return Raw(name, data, frozenset(statuses or (400,)), close)
 
 
+UPGRADES = {
+    "no host": (),
+    "two hosts": (b"Host: here", b"Host: there"),
+    "a bad host": (b"Host: a/b",),
+    "a long head": (b"Host: here", b"A: " + b"b" * 17_000),
+    "many fields": (b"Host: here", *[b"A: b"] * 200),
+}
+
+
+def ask_for(*fields: bytes) -> bytes:
+    """A WebSocket."""
+    upgrade = (
+        b"Connection: Upgrade",
+        b"Upgrade: websocket",
+        b"Sec-WebSocket-Version: 13",
+    )
+    key = b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+    return get(*fields, *upgrade, key, target=b"/stream?model=digits")
+
+
 def smuggled() -> Iterator[Raw]:
     """Where a body ends must never be a matter of opinion."""
     chunks = b"11\r\n" + BODY + b"\r\n0\r\n\r\n"
@@ -155,11 +175,11 @@ def lines() -> Iterator[Raw]:
     yield bad("zeros", bytes(1000))
     yield bad("every byte", bytes(range(256)) * 4)
     yield bad("an answer", b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n")
-    ask = (
-        b"GET /stream?model=digits HTTP/1.1\r\n%bConnection: Upgrade\r\nUpgrade: websocket\r\n"
-        % HOST
-    )
-    yield bad("an upgrade without a key", ask + b"\r\n", 400, 426)
+    keyless = get(b"Host: here", b"Connection: Upgrade", b"Upgrade: websocket")
+    yield bad("an upgrade without a key", keyless, 200, 400, 426)
+    for name, fields in UPGRADES.items():
+        statuses = (400,) if "host" in name else (431,)
+        yield bad(f"an upgrade of {name}", ask_for(*fields), *statuses)
     h2c = get(
         b"Host: here",
         b"Connection: Upgrade, HTTP2-Settings",
