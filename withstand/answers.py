@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
 from .bombs import broken
-from .corpus import visited
+from .corpus import headers, visited
 from .doors import DOORS, HTTP, STREAMS, Door
 from .nesting import nested
 from .requests import every
@@ -32,8 +32,6 @@ NOWHERE = (
     ("POST", "/stream?model=digits&top_k=0"), ("POST", "/stream?model=digits&top_k=a"), ("POST", "/stream?a=b"),
     ("POST", "/stream?model=digits&model=letters"), ("POST", "/stream?model=digits&a=%ff"),
 )  # fmt: skip
-KINDS = ("text/plain", "application/octet-stream", "multipart/form-data", "a", "\x85")
-TIMEOUTS = ("0", "-1", "1.5", "a", "86400001", "9" * 400, "")
 
 
 class Seen(NamedTuple):
@@ -73,12 +71,9 @@ def seen(service: Service, amount: int, *, heads: bool = True) -> Iterator[Seen]
             bomb = gzip.compress(bytes(9 * 2**20))
             given = {"Content-Encoding": "gzip"}
             yield _of(door, "bomb", wire.request("POST", door.path, bomb, given))
-            for header, values in (("Content-Type", KINDS), ("X-Request-Timeout-Ms", TIMEOUTS)):  # fmt: skip
-                for value in values:
-                    answer = wire.request(
-                        "POST", door.path, door.good(), {header: value}
-                    )
-                    yield _of(door, f"{header} {value:.10}", answer)
+            for header, value, _ in headers(door):
+                answer = wire.request("POST", door.path, door.good(), {header: value})
+                yield _of(door, f"{header} {value:.10}", answer)
         infer = next(door for door in HTTP if door.name == "infer")
         for one in tensors():
             answer = wire.request("POST", infer.path, one.body, one.headers)

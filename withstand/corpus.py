@@ -3,10 +3,10 @@
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from .doors import DOORS, STREAMS, Door, refusal
+from .doors import DOORS, HTTP, STREAMS, Door, refusal
 from .rows import Tally, row
 from .service import serving
-from .wire import Answer
+from .wire import Answer, Wire
 
 
 class Case(NamedTuple):
@@ -17,6 +17,21 @@ class Case(NamedTuple):
     status: int
 
 
+KINDS = ("text/plain", "application/octet-stream", "multipart/form-data", "a", "\x85")
+TIMEOUTS = (
+    "0",
+    "-1",
+    "1.5",
+    "a",
+    "86400001",
+    "9" * 400,
+    "",
+    "1e3",
+    "+5",
+    "0x10",
+    "1 2",
+    "\xb2",
+)
 # In the place of a number: what is no JSON, and JSON that is no number of a model.
 NO_NUMBERS = (
     b"NaN", b"Infinity", b"-Infinity", b"01", b"-01", b"1.", b".5", b"+1", b"-",
@@ -148,6 +163,15 @@ def twice(door: Door) -> bytes:
     return member(good, name, b"[]")
 
 
+def headers(door: Door) -> Iterator[tuple[str, str, int]]:
+    """A header of a good body, its value, and the status."""
+    for value in KINDS:
+        yield "Content-Type", value, 200 if door.dialect else 415
+    for value in TIMEOUTS:
+        yield "X-Request-Timeout-Ms", value, 400
+    yield "X-Request-Timeout-Ms", "86400000", 200
+
+
 def visited(port: int, amount: int) -> Iterator[tuple[Door, Case, Answer]]:
     """Every case's answer, `amount` evenly chosen of each door."""
     for door in DOORS:
@@ -174,4 +198,14 @@ def malformed(tally: Tally, amount: int) -> None:
             tally.check(answer.status == wanted, told)
             if answer.status != 200:
                 refusal(tally, where, answer, dialect=door.dialect)
+        with Wire(service.port) as wire:
+            for door in HTTP:
+                for name, value, status in headers(door):
+                    count += 1
+                    answer = wire.request("POST", door.path, door.good(), {name: value})
+                    where = f"{door.name}, {name} {value:.20}"
+                    told = f"{where}: {answer.status}, not {status}: {answer.text:.90}"
+                    tally.check(answer.status == status, told)
+                    if answer.status != 200:
+                        refusal(tally, where, answer, dialect=door.dialect)
         tally.figure("cases", count)

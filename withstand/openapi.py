@@ -69,6 +69,7 @@ def documented(tally: Tally, amount: int) -> None:
                     checked.add((method, pattern.pattern, one.answer.status))
                     where = f"{one.where}, {method} {one.path}"
                     _fits(tally, where, one.answer, operation, parsed)
+        tally.check(len(checked) >= 12, f"only {len(checked)} statuses were seen")
         tally.figure("statuses seen where they are declared", len(checked))
 
 
