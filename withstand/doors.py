@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -131,11 +131,15 @@ class _Socket:
         self._url = f"ws://127.0.0.1:{port}{door.path}"
         self._seconds = seconds
         self._socket: web_sockets.ClientConnection | None = None
+        self._held = ExitStack()
 
     def ask(self, body: bytes) -> Answer:
         if self._socket is None:
-            self._socket = web_sockets.connect(
-                self._url, max_size=None, compression=None, proxy=None
+            self._held = ExitStack()
+            self._socket = self._held.enter_context(
+                web_sockets.connect(
+                    self._url, max_size=None, compression=None, proxy=None
+                )
             )
         try:
             self._socket.send(body)
@@ -150,8 +154,7 @@ class _Socket:
         return told or Answer(200, {}, line)
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._held.close()
         self._socket = None
 
 

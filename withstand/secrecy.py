@@ -119,10 +119,9 @@ def _streams(tally: Tally, service: Service, payload: str, key: str) -> None:
                 socket.send(body)
                 line = str(socket.recv(5))
                 tally.check(MARK not in line, f"a stream tells {line[:100]}")
-        web_sockets.connect(
-            url + quote(payload, safe=""), additional_headers=auth, proxy=None
-        ).close()
-        tally.check(False, "a stream of no model is open")
+        nobody = url + quote(payload, safe="")
+        with web_sockets.connect(nobody, additional_headers=auth, proxy=None):
+            tally.check(False, "a stream of no model is open")
     except websockets.exceptions.InvalidStatus as error:
         body = (error.response.body or b"").decode()
         tally.check(MARK not in body, f"a handshake is refused with {body[:100]}")
