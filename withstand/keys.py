@@ -30,7 +30,7 @@ TRICKS = (
 OTHER_TRICKS = (
     "/V1/models/digits:predict", "/v1/models/digits:PREDICT", "//v1/models/digits:predict", "/v1//models/digits:predict",
     "/v1/models/digits%3apredict", "/v2/models/digits/infer/", "/v2/health/live/../../models/digits/infer",
-    "/v2/health/ready/infer", "/V2/models/digits/infer", "/v2/health%2flive", "/v2/health/live/x", "/v2/models/health/live",
+    "/v2/health/ready/infer", "/V2/models/digits/infer", "/v2/health/live/x", "/v2/models/health/live",
 )  # fmt: skip
 HOSTS = ("here/livez?", "here/livez#", "livez", "here:80/livez", "")
 
