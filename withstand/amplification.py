@@ -1,16 +1,17 @@
 """Large bodies in which everything is wrong."""
 
 import json
-import statistics
-import time
+import os
+from contextlib import suppress
+from pathlib import Path
 
 from .doors import HTTP, Door, refusal
 from .rows import Tally, row
-from .service import serving
+from .service import Service, serving
 
 MOST_ERRORS = 20
 BYTES = 8 * 2**20
-QUICK = 0.3  # seconds
+QUICK = 0.3  # seconds of computing
 CELL = b"1e39"  # JSON, and no float32
 
 
@@ -36,12 +37,10 @@ def amplified(tally: Tally, amount: int) -> None:
     with serving(tally) as service:
         for door in HTTP:
             body, count = wrong(door, 1_600_000 if amount > 5 else 300_000)
-            took = []
+            begun = computed(service)
             with door.visit(service.port, 10) as visit:
                 for _ in range(amount):
-                    begun = time.monotonic()
                     answer = visit.ask(body)
-                    took.append(time.monotonic() - begun)
                     told = f"{door.name}: {answer.status} {answer.text:.100}"
                     tally.check(answer.status == door.wanted(422), told)
                     refusal(tally, told, answer, dialect=door.dialect)
@@ -54,7 +53,17 @@ def amplified(tally: Tally, amount: int) -> None:
                     tally.check(listed == MOST_ERRORS, f"{told}: {listed} told")
                     said = problem["error_count"]
                     tally.check(said == count, f"{told}: {said} of {count}")
-            median = statistics.median(took)
-            tally.figure(f"{door.name} {len(body) / 2**20:.1f} MiB, ms", 1000 * median)
+            each = (computed(service) - begun) / amount
+            tally.figure(f"{door.name} {len(body) / 2**20:.1f} MiB, ms", 1000 * each)
             if amount > 5:  # in the default tests no time is asserted
-                tally.check(median < QUICK, f"{door.name}: {median:.2f} s")
+                tally.check(each < QUICK, f"{door.name}: {each:.2f} s")
+
+
+def computed(service: Service) -> float:
+    """Seconds that its processes have computed: others on the machine don't count."""
+    ticks = 0
+    for pid in service.family():
+        with suppress(OSError):  # it has just ended
+            fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+            ticks += int(fields[11]) + int(fields[12])
+    return ticks / os.sysconf("SC_CLK_TCK")
