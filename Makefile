@@ -1,6 +1,6 @@
 # `make serve`, `make test`: each sets up .venv from the hash lock first, once.
 # `make audit`, `licences`, `sbom`, `lock`: so with .venv-audit, where what is looked at
-# isn't mixed with what looks.
+# isn't mixed with what looks; and `make withstand` with .venv-withstand beside .venv.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -19,7 +19,8 @@ help: ## show this list
 
 .venv/ready: requirements/dev.lock
 .venv-audit/ready: requirements/audit.lock
-.venv/ready .venv-audit/ready:
+.venv-withstand/ready: requirements/withstand.lock
+.venv/ready .venv-audit/ready .venv-withstand/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -36,7 +37,7 @@ slow: .venv/ready ## the tests that take minutes: memory, answers under load
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m bench.serve.invariance
 
-withstand: .venv/ready ## attacks, faults, overload, shutdown: the whole checklist
+withstand: .venv/ready .venv-withstand/ready ## attacks, faults, overload, shutdown: the whole checklist
 	$(BIN)/python -m withstand
 
 check: .venv/ready ## format, lint and types
@@ -85,7 +86,8 @@ lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
 	$(COMPILE) pyproject.toml --extra tensorflow --extra signing -c requirements/dev.lock -o requirements/full.lock
 	$(COMPILE) pyproject.toml --extra signing -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
+	$(COMPILE) --group withstand -o requirements/withstand.lock
 	$(COMPILE) --group audit -o requirements/audit.lock
 
 clean: ## remove what was set up and cached
-	rm -rf .venv .venv-audit dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit .venv-withstand dist .pytest_cache .mypy_cache .ruff_cache
