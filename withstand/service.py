@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -134,16 +134,31 @@ def free_port() -> int:
         return int(listening.getsockname()[1])
 
 
-def launch(folder: Path, **settings: Any) -> Service:
-    """Start it, and wait for nothing. Settings without their prefix, small letters."""
+def launch(
+    folder: Path,
+    module: str = "service",
+    injected: Mapping[str, object] | None = None,
+    **settings: Any,
+) -> Service:
+    """Start it, and wait for nothing. Settings without their prefix, small letters.
+
+    Args:
+        module: `withstand.sabotage` is the same service with faults built in;
+        injected: which of them, by their variables.
+    """
     port, log = free_port(), folder / "log"
+    if "port" in settings:
+        port = int(settings.pop("port"))
     given = {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
     given = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"} | given
+
+    given = {
+        k: v for k, v in given.items() if k[9:].lower() in Settings.model_fields
     with log.open("wb") as file:
         process = subprocess.Popen(
-            [sys.executable, "-m", "service", "serve", "--port", str(port)],
+            [sys.executable, "-m", module, "serve", "--port", str(port)],
             cwd=ROOT,
-            env=os.environ | given,
+            env=os.environ | given | {k: str(v) for k, v in (injected or {}).items()},
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -152,9 +167,14 @@ def launch(folder: Path, **settings: Any) -> Service:
 
 
 @contextmanager
-def serving(tally: Tally, **settings: Any) -> Iterator[Service]:
+def serving(tally: Tally, *, told: bool = False, **settings: Any) -> Iterator[Service]:
     """A service that is ready; afterwards it must be as well as before: alive within
-    a second, the same process, no descriptor or thread more, no traceback logged."""
+    a second, the same process, no descriptor or thread more, no traceback logged.
+
+    Args:
+        told: a fault is injected whose traceback stands rightly in the log.
+        settings: as `launch` takes them.
+    """
     with tempfile.TemporaryDirectory() as folder:
         made = launch(Path(folder), **settings)
         try:
@@ -166,12 +186,12 @@ def serving(tally: Tally, **settings: Any) -> Iterator[Service]:
                 time.sleep(0.05)
             made.before = made.counts()
             yield made
-            _well(tally, made)
+            _well(tally, made, told)
         finally:
             made.stop()
 
 
-def _well(tally: Tally, service: Service) -> None:
+def _well(tally: Tally, service: Service, told: bool) -> None:
     tally.check(service.process.poll() is None, "the service has ended")
     tally.check(service.lives(), "/livez does not answer 200 within a second")
     end = time.monotonic() + 5  # what is being closed
@@ -183,7 +203,7 @@ def _well(tally: Tally, service: Service) -> None:
         time.sleep(0.1)
     tally.check(max(more.values()) <= LEAKED, f"more than before: {more}")
     text = service.log.read_text()
-    tally.check("Traceback" not in text, f"a traceback: {text[-250:]}")
+    tally.check(told or "Traceback" not in text, f"a traceback: {text[-250:]}")
 
 
 def silent(body: str) -> bool:
