@@ -1,6 +1,8 @@
 """Every row: importing this fills `ROWS`."""
 
+from . import callers as callers
 from . import crosstalk as crosstalk
+from . import deadlines as deadlines
 from . import isolation as isolation
 from .rows import ROWS
 

@@ -151,9 +151,8 @@ def launch(
         port = int(settings.pop("port"))
     given = {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
     given = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"} | given
+    from service.settings import Settings  # TEMPORARY
 
-    given = {
-        k: v for k, v in given.items() if k[9:].lower() in Settings.model_fields
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "serve", "--port", str(port)],

@@ -1,0 +1,52 @@
+"""A caller's deadline: refused in time, and not computed."""
+
+import asyncio
+import time
+
+from . import questions
+from .congestion import LONG, NETWORK, ONE_LANE, PART, congested, settled, useful
+from .rows import Tally, row
+from .service import serving
+from .volley import fire
+
+DEADLINE_MS = 50
+SLACK_MS = 50
+FILLERS = 2  # requests before them
+EVERY = 0.0025  # seconds from one request to the next
+HEADER = f"X-Request-Timeout-Ms: {DEADLINE_MS}\r\n".encode()
+
+
+@row("B5", "deadline of 50 ms behind a full queue", full=200, fast=100)
+def refused_in_time(tally: Tally, amount: int) -> None:
+    asked = questions.some(NETWORK, 20)
+    requests = [_hurried(asked[n % len(asked)].bytes) for n in range(amount)]
+    with serving(tally, request_seconds=60, **ONE_LANE) as service:
+        asyncio.run(_row(tally, service, requests))
+
+
+async def _row(tally: Tally, service, requests: list[bytes]) -> None:
+    before = useful(service)
+    begun = time.monotonic()
+    async with congested(service, FILLERS) as fillers:
+        replies = await fire(service.port, requests, every=EVERY)
+    tally.check(
+        [one.status for one in fillers] == [200] * FILLERS, f"the queue: {fillers}"
+    )
+    tally.check(await settled(service), "steps wait for ever")
+    seconds = [reply.seconds for reply in replies]
+    for reply in replies:
+        took = f"{reply.status} after {1000 * reply.seconds:.0f} ms"
+        fine = reply.status in (503, 504)
+        tally.check(fine and 1000 * reply.seconds <= DEADLINE_MS + SLACK_MS, took)
+    computed = await asyncio.to_thread(useful, service) - before
+    more = computed - FILLERS * PART * LONG
+    tally.check(more == 0, f"{more} steps of refused requests were computed")
+    tally.figure("slowest refusal ms", 1000 * max(seconds))
+    tally.figure("504", sum(reply.status == 504 for reply in replies))
+    tally.figure("seconds of work before them", time.monotonic() - begun)
+
+
+def _hurried(request: bytes) -> bytes:
+    """A request with the header that shortens its deadline."""
+    line, end, rest = request.partition(b"\r\n")
+    return line + end + HEADER + rest
