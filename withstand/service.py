@@ -55,6 +55,14 @@ class Service:
         except httpx.HTTPError:
             return False
 
+    def wait(self) -> None:
+        """Return when it is ready."""
+        end = time.monotonic() + START_SECONDS
+        while not self.ready():
+            if self.process.poll() is not None or time.monotonic() > end:
+                raise RuntimeError(f"not ready: {self.log.read_text()[-300:]}")
+            time.sleep(0.05)
+
     def metrics(self) -> dict[str, float]:
         """Every sample of /metrics, by its name with its labels as they are written."""
         lines = self.get("/metrics").text.splitlines()
@@ -151,8 +159,6 @@ def launch(
         port = int(settings.pop("port"))
     given = {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
     given = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"} | given
-    from service.settings import Settings  # TEMPORARY
-
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "serve", "--port", str(port)],
@@ -166,6 +172,19 @@ def launch(
 
 
 @contextmanager
+def started(**settings: Any) -> Iterator[Service]:
+    """A service that is ready, and ended with the block where it still runs."""
+    with tempfile.TemporaryDirectory() as folder:
+        made = launch(Path(folder), **settings)
+        try:
+            made.wait()
+            made.before = made.counts()
+            yield made
+        finally:
+            made.stop()
+
+
+@contextmanager
 def serving(tally: Tally, *, told: bool = False, **settings: Any) -> Iterator[Service]:
     """A service that is ready; afterwards it must be as well as before: alive within
     a second, the same process, no descriptor or thread more, no traceback logged.
@@ -174,20 +193,9 @@ def serving(tally: Tally, *, told: bool = False, **settings: Any) -> Iterator[Se
         told: a fault is injected whose traceback stands rightly in the log.
         settings: as `launch` takes them.
     """
-    with tempfile.TemporaryDirectory() as folder:
-        made = launch(Path(folder), **settings)
-        try:
-            end = time.monotonic() + START_SECONDS
-            while not made.ready():
-                ended = made.process.poll() is not None
-                if ended or time.monotonic() > end:
-                    raise RuntimeError(f"not ready: {made.log.read_text()[-300:]}")
-                time.sleep(0.05)
-            made.before = made.counts()
-            yield made
-            _well(tally, made, told)
-        finally:
-            made.stop()
+    with started(**settings) as made:
+        yield made
+        _well(tally, made, told)
 
 
 def _well(tally: Tally, service: Service, told: bool) -> None:
