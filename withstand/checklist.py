@@ -1,10 +1,13 @@
 """Every row: importing this fills `ROWS`."""
 
 from . import callers as callers
+from . import crash as crash
 from . import crosstalk as crosstalk
 from . import deadlines as deadlines
 from . import isolation as isolation
+from . import refusals as refusals
 from . import shutdown as shutdown
+from . import startup as startup
 from .rows import ROWS
 
 __all__ = ["ROWS"]
