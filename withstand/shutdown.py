@@ -1,6 +1,7 @@
 """Told to stop: whoever is being served is served, and then it ends with 0."""
 
 import asyncio
+import contextlib
 import itertools
 import json
 import signal
@@ -12,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import httpx
+from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import connect
 
 from . import questions, sabotage
@@ -203,8 +205,13 @@ class _Streams:
         self.endings["web socket"] = "cut off"
         with connect(url, compression=None) as socket:
             for _ in range(300):
-                socket.send(self._message)
-                ending = json.loads(socket.recv(5)).get("end")
+                # It may end before this message, and then stands in front of nothing.
+                with contextlib.suppress(ConnectionClosed):
+                    socket.send(self._message)
+                try:
+                    ending = json.loads(socket.recv(5)).get("end")
+                except ConnectionClosed:
+                    return
                 if ending:
                     self.endings["web socket"] = ending
                     return
