@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow withstand check train bench bench-streams bench-versions bench-wire bench-train audit licences sbom lock clean
+.PHONY: help serve test slow withstand soak check train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -39,6 +39,10 @@ slow: .venv/ready ## the tests that take minutes: memory, answers under load
 withstand: .venv/ready ## attacks, faults, overload, shutdown: the whole checklist
 	$(BIN)/python -m withstand
 
+MINUTES ?= 30
+soak: .venv/ready ## callers of all kinds for MINUTES=30, and a plot of the memory: soak.png
+	$(BIN)/python -m withstand.soak --minutes $(MINUTES) --plot soak.png
+
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -60,6 +64,11 @@ bench-versions: .venv/ready ## latency while versions change, beside none (two m
 
 bench-wire: .venv/ready ## the protocols beside each other (two minutes)
 	$(BIN)/python -m bench.wire
+
+bench-overload: .venv/ready ## goodput at 0.5 to 10 times the most, beside FastAPI (ten minutes)
+	$(BIN)/python -m bench.overload --json overload.json --plot overload.png
+
+overload: bench-overload
 
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py

@@ -5,6 +5,7 @@ from . import crash as crash
 from . import crosstalk as crosstalk
 from . import deadlines as deadlines
 from . import isolation as isolation
+from . import memory as memory
 from . import overload as overload
 from . import refusals as refusals
 from . import shutdown as shutdown
