@@ -40,8 +40,9 @@ withstand: .venv/ready ## attacks, faults, overload, shutdown: the whole checkli
 	$(BIN)/python -m withstand
 
 MINUTES ?= 30
-soak: .venv/ready ## callers of all kinds for MINUTES=30, and a plot of the memory: soak.png
-	$(BIN)/python -m withstand.soak --minutes $(MINUTES) --plot soak.png
+soak: .venv/ready ## callers of all kinds for MINUTES=30, memory in runs/soak.png
+	@mkdir -p runs
+	$(BIN)/python -m withstand.soak --minutes $(MINUTES) --plot runs/soak.png
 
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -66,7 +67,8 @@ bench-wire: .venv/ready ## the protocols beside each other (two minutes)
 	$(BIN)/python -m bench.wire
 
 bench-overload: .venv/ready ## goodput at 0.5 to 10 times the most, beside FastAPI (ten minutes)
-	$(BIN)/python -m bench.overload --json overload.json --plot overload.png
+	@mkdir -p runs
+	$(BIN)/python -m bench.overload --json runs/overload.json --plot runs/overload.png
 
 overload: bench-overload
 

@@ -23,7 +23,7 @@ def plot(soak: Soak, file: Path) -> None:
     memory.axvspan(half, minutes[-1], alpha=0.1, label="what the rule looks at")
     memory.set_ylabel("memory (MiB, proportional set size)")
     memory.set_ylim(0)
-    memory.legend(loc="center left")
+    memory.legend(loc="lower left", ncols=2)
     memory.grid(alpha=0.3)
     middles = [minute + 0.5 for minute in range(len(soak.p99))]
     time.plot(middles, soak.p99, "o-", label="p99")

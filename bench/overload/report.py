@@ -89,7 +89,8 @@ def plot(runs: list[Run], most: dict[str, float], file: Path) -> None:
             )
         end = max(run.result["goodput"] for run in own)
         low = min(run.result["offered"] for run in own)
-        axis.plot([low, end], [low, end], "k--", lw=1, label="all that is offered")
+        perfect = [low * (end / low) ** (n / 50) for n in range(51)]
+        axis.plot(perfect, perfect, "k--", lw=1, label="all that is offered")
         axis.set_xscale("log")
         axis.set_ylim(0)
         axis.set_xlabel("offered (requests a second, logarithmic)")
