@@ -41,10 +41,11 @@ class Probe:
     def _ask(self) -> None:
         while not self._ended.wait(EVERY):
             begun = time.perf_counter()
-            self.statuses.append(self._status())
+            self.statuses.append(self.status())
             self.slowest = max(self.slowest, time.perf_counter() - begun)
 
-    def _status(self) -> int:
+    def status(self) -> int:
+        """Asked once."""
         connection = http.client.HTTPConnection(
             "127.0.0.1", self._port, timeout=TIMEOUT
         )

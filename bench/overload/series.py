@@ -21,6 +21,7 @@ CONNECTIONS = 2_000
 CLIENTS = 32  # of the closed loop
 CALM = 0.5  # of R, after the overload
 CALM_SECONDS = 8
+CALM_LIMIT = 60  # seconds until what an overload left behind is over
 BACK = 2.0  # times the p99 from before is as good as before
 FLOOR_MS = 20  # below which it is good in any case
 
@@ -128,8 +129,18 @@ def runs(
         )
         goodput = result["goodput"]
         tell(f"{target.name}: {factor:g} R = {spec.rate:.0f}/s: {goodput:.0f} good")
-        time.sleep(1)
+        _calm(target)
     return made
+
+
+def _calm(target: Target) -> None:
+    """Return when nothing waits in it any more, as far as a prober can tell."""
+    end, quick = time.monotonic() + CALM_LIMIT, 0
+    while quick < 5 and time.monotonic() < end:
+        time.sleep(0.2)
+        begun = time.monotonic()
+        fine = Probe(target.port, target.live).status() == 200
+        quick = quick + 1 if fine and time.monotonic() < begun + 0.1 else 0
 
 
 def _recovery(windows: list[dict], calm: dict | None) -> float | None:
