@@ -57,13 +57,32 @@ def _network(edit: Callable[[Any], None]) -> Change:
         network = onnx.load(str(path))
         edit(network)
         path.write_bytes(network.SerializeToString())
-        marker = folder / EXTRA / "bundle.json"
-        about = json.loads(marker.read_text())
-        digest = hashlib.sha256(path.read_bytes()).hexdigest()
-        about["files"][f"{EXTRA}/network.onnx"] = digest
-        marker.write_text(json.dumps(about))
+        _sign(folder, f"{EXTRA}/network.onnx")
 
     return change
+
+
+def hostile(before: bytes, after: bytes) -> Case:
+    """A SavedModel in which an operator of as many letters is another: one that
+    reads files, or runs what it likes."""
+
+    def change(folder: Path) -> None:
+        path = folder / "saved_model.pb"
+        data = path.read_bytes()
+        assert before in data
+        path.write_bytes(data.replace(before, after))
+        _sign(folder, "saved_model.pb")
+
+    name = after.decode()
+    return Case(f"an operator {name}", BROKEN, name, change)
+
+
+def _sign(folder: Path, file: str) -> None:
+    """Have a bundle hold the digest of a file as it is now."""
+    marker = folder / EXTRA / "bundle.json"
+    about = json.loads(marker.read_text())
+    about["files"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    marker.write_text(json.dumps(about))
 
 
 def _renamed(network: Any) -> None:
@@ -122,7 +141,15 @@ CASES = [
         _network(_renamed),
         {"engine": "onnx"},
     ),
-    Case("an unknown operator", BROKEN, "onnx", _network(_unknown), {"engine": "onnx"}),
+    Case(
+        "an unknown operator",
+        BROKEN,
+        "NoSuchOperator",
+        _network(_unknown),
+        {"engine": "onnx"},
+    ),
+    hostile(b"Identity", b"ReadFile"),
+    hostile(b"MatMul", b"PyFunc"),
     *(setting(name, 0) for name in ("max_body_bytes", "max_steps", "queue_steps")),
     *(setting(name, -1) for name in ("max_sequences", "max_cells", "workers")),
     *(setting(name, 0) for name in ("header_seconds", "body_seconds", "max_headers")),
