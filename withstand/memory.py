@@ -33,7 +33,7 @@ def steady(tally: Tally, amount: int) -> None:
     tally.faults += [f"{n} x {told}" for told, n in soak.faults.items()]
 
 
-@row("D3", "the same with 1 KiB lost of each request: it must be seen", full=2)
+@row("D3", "the same with 1 KiB lost of each request: it must be seen", full=4)
 def lost(tally: Tally, amount: int) -> None:
     with serving(tally, **leaking(LEAK_BYTES)) as service:
         soak = soaked(service, amount)
@@ -41,6 +41,9 @@ def lost(tally: Tally, amount: int) -> None:
     seen = verdict(soak)
     told = [name for name, (value, allowed) in seen.items() if value > allowed]
     tally.check("slope MiB/min" in told, f"a leak goes unseen: {seen}")
+    leak = 60 * soak.rate * LEAK_BYTES / 2**20
+    tally.check(seen["slope MiB/min"][0] > leak / 2, f"{leak:.0f} MiB/min: {seen}")
+    tally.figure("lost MiB/min", leak)
 
 
 def _tell(tally: Tally, soak: Soak) -> None:
