@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow withstand check train bench bench-streams bench-versions bench-wire bench-train audit licences sbom lock clean
+.PHONY: help serve test slow withstand soak check train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -40,6 +40,11 @@ slow: .venv/ready ## the tests that take minutes: memory, answers under load
 withstand: .venv/ready .venv-withstand/ready ## attacks, faults, overload, shutdown: the whole checklist
 	$(BIN)/python -m withstand
 
+MINUTES ?= 30
+soak: .venv/ready ## callers of all kinds for MINUTES=30, memory in runs/soak.png
+	@mkdir -p runs
+	$(BIN)/python -m withstand.soak --minutes $(MINUTES) --plot runs/soak.png
+
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
@@ -61,6 +66,12 @@ bench-versions: .venv/ready ## latency while versions change, beside none (two m
 
 bench-wire: .venv/ready ## the protocols beside each other (two minutes)
 	$(BIN)/python -m bench.wire
+
+bench-overload: .venv/ready ## goodput at 0.5 to 10 times the most, beside FastAPI (ten minutes)
+	@mkdir -p runs
+	$(BIN)/python -m bench.overload --json runs/overload.json --plot runs/overload.png
+
+overload: bench-overload
 
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
 	$(BIN)/python bench/train.py

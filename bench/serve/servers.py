@@ -86,25 +86,29 @@ class Server:
         if self._process is None:
             return
         self.resume()
-        family = _family(self._process.pid)
+        members = family(self._process.pid)
         self._process.terminate()
         try:
             self._process.wait(15)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in family[1:]:  # whom it left behind
+        for pid in members[1:]:  # whom it left behind
             _send(pid, signal.SIGKILL)
         self._process = None
         self._log.close()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def cpu_seconds(self) -> float:
         """Used so far by all its processes that are there."""
-        return sum(_cpu_seconds(pid) for pid in _family(self._process.pid))
+        return sum(_cpu_seconds(pid) for pid in family(self._process.pid))
 
     def _signal(self, number: signal.Signals) -> None:
-        for pid in _family(self._process.pid):
+        for pid in family(self._process.pid):
             _send(pid, number)
 
 
@@ -127,7 +131,7 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def _family(pid: int) -> list[int]:
+def family(pid: int) -> list[int]:
     """A process and all that descend from it; some lead sessions of their own."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):

@@ -1,0 +1,42 @@
+"""Memory of a server, while it is measured."""
+
+import threading
+from pathlib import Path
+from typing import Self
+
+from bench.serve.servers import family
+
+
+def mib(pid: int) -> float:
+    """Of a process and all that descend from it; what they share counts once."""
+    total = 0
+    for one in family(pid):
+        try:
+            text = Path(f"/proc/{one}/smaps_rollup").read_text()
+            total += int(text.partition("Pss:")[2].split()[0])
+        except (OSError, IndexError, ValueError):
+            continue  # it has just ended
+    return total / 1024
+
+
+class Memory:
+    """Before, at most, and after; each half second for as long as the block lasts."""
+
+    def __init__(self, pid: int):
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._look, daemon=True)
+        self.before = self.most = self.after = mib(pid)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join(5)
+        self.after = mib(self._pid)
+
+    def _look(self) -> None:
+        while not self._ended.wait(0.5):
+            self.most = max(self.most, mib(self._pid))

@@ -1,0 +1,173 @@
+"""Callers of all kinds, at a steady rate, for as long as it takes.
+
+What they keep does not grow: counts, and of each minute how many answers took how
+long.
+"""
+
+import asyncio
+import random
+import time
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass, field
+
+import numpy as np
+from websockets.asyncio.client import connect
+from websockets.exceptions import WebSocketException
+
+from bench.serve.connection import Broken
+
+from . import mixture
+from .questions import EXACT
+from .traffic import Caller
+
+CLIENTS = 48
+PATIENCE = 30.0
+COMPARED = 10  # of so many answers one is
+BINS = np.geomspace(1e-4, 60, 500)  # seconds
+MOST_MINUTES = 24 * 60
+
+
+@dataclass(slots=True)
+class Book:
+    """What was seen."""
+
+    counts: Counter = field(default_factory=Counter)
+    faults: Counter = field(default_factory=Counter)  # by what they were
+    minutes: list[np.ndarray] = field(default_factory=list)  # answers by duration
+    begun: float = field(default_factory=time.monotonic)
+
+    def took(self, seconds: float) -> None:
+        minute = int((time.monotonic() - self.begun) / 60)
+        while len(self.minutes) <= min(minute, MOST_MINUTES):
+            self.minutes.append(np.zeros(len(BINS) + 1, np.int64))
+        self.minutes[-1][np.searchsorted(BINS, seconds)] += 1
+
+    def fault(self, told: str) -> None:
+        if told in self.faults or len(self.faults) < 20:
+            self.faults[told] += 1
+        self.counts["faults"] += 1
+
+    def percentile(self, minute: int, rank: float) -> float:
+        """Milliseconds, by the upper end of a bin."""
+        sums = self.minutes[minute].cumsum()
+        if not sums[-1]:
+            return 0.0
+        place = int(np.searchsorted(sums, rank / 100 * sums[-1]))
+        return 1000 * float(BINS[min(place, len(BINS) - 1)])
+
+
+class Visitors:
+    """They come until told to end."""
+
+    def __init__(self, port: int, rate: float = 0):
+        """
+        Args:
+            rate: visits a second; 0: each comes again when it has its answer.
+        """
+        self._port, self._rate = port, rate
+        self._good, self._bad = mixture.good(), mixture.bad()
+        self._streams = mixture.streams()
+        self.book = Book()
+        self.ended = False
+
+    async def run(self) -> None:
+        self.book.begun = time.monotonic()
+        await asyncio.gather(*(self._visit(seed) for seed in range(CLIENTS)))
+
+    async def _visit(self, seed: int) -> None:
+        draw = random.Random(seed)
+        connection: Caller | None = None
+        due = time.monotonic()
+        while not self.ended:
+            if self._rate:
+                due += draw.expovariate(self._rate / CLIENTS)
+                # It does not make up for what it missed, else it would come in crowds.
+                due = max(due, time.monotonic() - 1)
+                while (left := due - time.monotonic()) > 0 and not self.ended:
+                    await asyncio.sleep(min(left, 0.5))
+            what = draw.random() * 100
+            if what < mixture.GOOD + mixture.BAD:
+                kind = self._good if what < mixture.GOOD else self._bad
+                connection = await self._ask(connection, draw.choice(kind))
+            elif what < mixture.GOOD + mixture.BAD + mixture.CANCELLED:
+                await self._cancel(draw)
+            elif what < 96:
+                await self._web_socket(draw.choice(self._streams))
+            else:
+                await self._lines(draw.choice(self._streams))
+        if connection is not None:
+            connection.abort()
+
+    async def _ask(
+        self, connection: Caller | None, asked: mixture.Asked
+    ) -> Caller | None:
+        book, begun = self.book, time.monotonic()
+        book.counts[asked.kind] += 1
+        try:
+            if connection is None or connection.transport.is_closing():
+                connection = await Caller.open(self._port)
+            async with asyncio.timeout(PATIENCE):
+                status, body = await connection.ask(asked.request)
+        except (OSError, Broken, TimeoutError) as error:
+            book.fault(f"{asked.kind}: {type(error).__name__}")
+            if connection is not None:
+                connection.abort()
+            await asyncio.sleep(0.05)
+            return None
+        if asked.kind == "native":
+            book.took(time.monotonic() - begun)
+        if status not in asked.statuses:
+            book.fault(f"{asked.kind}: {status} {body[:80]!r}")
+        elif asked.question and book.counts[asked.kind] % COMPARED == 0:
+            book.counts["compared"] += 1
+            if asked.question.difference(body) > EXACT:
+                book.fault("a wrong answer")
+        if connection.closing:
+            connection.abort()
+            return None
+        return connection
+
+    async def _cancel(self, draw: random.Random) -> None:
+        """Ask, and go before the answer."""
+        self.book.counts["cancelled"] += 1
+        with suppress(OSError):
+            connection = await Caller.open(self._port)
+            connection.answered = lambda *_: None
+            connection.send(draw.choice(self._good).request)
+            await asyncio.sleep(0.005 * draw.random())
+            connection.abort()
+
+    async def _web_socket(self, messages: list[bytes]) -> None:
+        self.book.counts["web sockets"] += 1
+        url = f"ws://127.0.0.1:{self._port}/stream?model={mixture.STREAMED}&top_k=1"
+        try:
+            async with (
+                asyncio.timeout(PATIENCE),
+                connect(url, compression=None) as socket,
+            ):
+                for message in messages:
+                    await socket.send(message.decode())
+                    answer = await socket.recv()
+                if '"done"' not in str(answer):
+                    self.book.fault(f"web socket: {answer[:80]!r}")
+        except (OSError, TimeoutError, WebSocketException) as error:
+            self.book.fault(f"web socket: {type(error).__name__}")
+
+    async def _lines(self, messages: list[bytes]) -> None:
+        self.book.counts["JSON lines"] += 1
+        body = b"\n".join(messages) + b"\n"
+        head = (
+            f"POST /stream?model={mixture.STREAMED}&top_k=1 HTTP/1.1\r\nHost: x\r\n"
+            f"Content-Type: application/x-ndjson\r\nContent-Length: {len(body)}\r\n\r\n"
+        )
+        try:
+            async with asyncio.timeout(PATIENCE):
+                reader, writer = await asyncio.open_connection("127.0.0.1", self._port)
+                writer.write(head.encode() + body)
+                answer = await reader.read()
+                writer.close()
+            if b'"done"' not in answer:
+                self.book.fault(f"JSON lines: {answer[-80:]!r}")
+        except (OSError, TimeoutError) as error:
+            self.book.fault(f"JSON lines: {type(error).__name__}")
