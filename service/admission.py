@@ -12,6 +12,7 @@ import numpy as np
 from model.bundle import Metadata
 
 from . import errors
+from .backlog import Queue
 from .link import Request
 from .messages import Answered, Failed, Job, Ticked
 from .metrics import Metrics
@@ -39,8 +40,7 @@ class Admission:
         self._limit, self._seconds = settings.queue_steps, settings.request_seconds
         self.metrics = metrics.of_model(metadata.name, metadata.version)
         self.statistics = Statistics()
-        self._backlog = pool.backlog
-        self._queue = pool.backlog.queue(model)
+        self.queue = Queue()
         pool.ticked[model] = self._ticked
 
     def submit(
@@ -66,13 +66,11 @@ class Admission:
         """
         self._admit(sum(map(len, sequences)), until)
         request = Request(len(sequences), len(self._metadata.classes))
-        forecast = self._backlog.seconds
 
         def done(place: int, told: Answered | Failed) -> None:
             if isinstance(told, Answered):
                 if request.give(place, told, label=self._labels):
                     self.metrics.queue_seconds.observe(request.begun - request.since)
-                    self._backlog.answered(forecast, request.ended - request.since)
             elif told.dropped:
                 self.metrics.dropped.inc()
                 request.fail(errors.DeadlineExceeded("no answer in that time"))
@@ -158,17 +156,17 @@ class Admission:
 
     def overload(self, steps: int, until: float) -> errors.Overloaded | None:
         """Why so many more steps are not admitted now, if they aren't."""
-        waiting = self._queue.steps
+        waiting = self.queue.waiting
         if not waiting:
             return None
-        seconds = self._backlog.seconds
+        seconds = self.queue.seconds(self._pool.size)
         left = min(until - time.perf_counter(), self._seconds)
         if waiting + steps <= self._limit and seconds <= SHARE * left:
             return None
         # Not all at the same moment: they would be refused again.
         again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
         return errors.Overloaded(
-            f"{waiting} steps wait for {self._metadata.name}; try again in {again} s",
+            f"{waiting:.0f} steps wait for {self._metadata.name}; try again in {again} s",
             headers={"Retry-After": str(again)},
         )
 
@@ -176,21 +174,21 @@ class Admission:
         self._pool.check(self._model)
         refusal = self.overload(steps, until)
         if refusal is not None:
-            self._backlog.refused = time.perf_counter()
+            self.queue.refused = time.perf_counter()
             raise refusal
 
     def _admit(self, steps: int, until: float) -> None:
         self._check(steps, until)
-        self._queue.steps += steps
+        self.queue.add(steps)
         self.metrics.waiting_steps.value += steps
 
     def _ticked(self, tick: Ticked) -> None:
         metrics = self.metrics
-        self._queue.steps -= tick.settled
+        self.queue.add(-tick.settled)
         metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
-        self._queue.computed(tick.useful, tick.seconds)
+        self.queue.computed(tick.useful, tick.seconds)
         self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)

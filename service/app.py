@@ -173,7 +173,7 @@ def _wired(
         "v2": Requests(refusing(nothing), metrics, v2, refusal, check=check),
     }
     stream_route = StreamRoute(streams, settings)
-    shed = Shedding(registry, pool.backlog, metrics).answer
+    shed = Shedding(registry, metrics).answer
     return Service(
         app, direct, stream_route, dialects, metrics, registry, settings, check, shed
     )

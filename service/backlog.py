@@ -1,16 +1,19 @@
-"""The steps that wait for the workers, and the time that they will take.
+"""The steps that wait, and the time that they will take.
 
 Overload is told early: a request that would wait for longer than it may is refused
-at once, rather than computed for nobody (Nygard, *Release It!*; Beyer et al., *Site
-Reliability Engineering*, chapter 21).
+at once, rather than computed for nobody (Beyer et al., *Site Reliability
+Engineering*, chapter 21). What the engine can do at its best says little about a
+machine that has other work too, so what counts is how fast a queue that is never
+empty has really become shorter of late.
 """
 
+import asyncio
 import math
+import time
 
-FORGET = 0.995  # of the fastest call, with each one after it
-LEARN = 0.1  # of what the newest answer tells
-LEAST_SECONDS = 0.05  # a forecast that is worth comparing
-MOST = 10.0  # times that a forecast may be wrong
+WINDOW_SECONDS = 0.2
+NEWEST_BODY = 0.05  # what the newest body says
+NEWEST = 0.5  # what the newest window counts against all before
 
 
 class Queue:
@@ -18,42 +21,53 @@ class Queue:
 
     def __init__(self) -> None:
         self.steps = 0  # admitted and not yet computed
-        self.rate = 0.0  # steps a second of one worker, at its best of late
+        self.refused = -math.inf  # when a request last was, of `time.perf_counter`
+        self._promised = 0.0  # steps of requests that were let in, and not read yet
+        self._bytes = 200.0  # of a body, for each step
+        self._best = 0.0  # steps a second, of one worker's call
+        self._rate = 0.0  # of all workers, while they had enough to do
+        self._since = time.perf_counter()
+        self._computed = 0
+        self._always = False  # since then there was enough to do
+
+    def add(self, steps: int) -> None:
+        self.steps += steps
+
+    def promise(self, size: int) -> None:
+        """A request whose body has so many bytes is let in; it will be read before
+        others come. Many may come at a time, and each would find the same room."""
+        if not self._promised:
+            asyncio.get_running_loop().call_soon(self._forget)
+        self._promised += max(1.0, size / self._bytes)
+
+    def read(self, size: int, steps: int) -> None:
+        """A body of so many bytes had so many steps."""
+        self._bytes += NEWEST_BODY * (size / max(steps, 1) - self._bytes)
+
+    def _forget(self) -> None:
+        self._promised = 0.0
+
+    @property
+    def waiting(self) -> float:
+        """Steps, also those that were promised."""
+        return self.steps + self._promised
 
     def computed(self, steps: int, seconds: float) -> None:
-        """An engine call took so long for so many."""
-        self.rate = max(steps / max(seconds, 1e-9), FORGET * self.rate)
-
-    @property
-    def seconds(self) -> float:
-        """Of one worker, for all; 0 while none has computed any."""
-        return self.steps / self.rate if self.rate else 0.0
-
-
-class Backlog:
-    """All models'; they share the workers."""
-
-    def __init__(self) -> None:
-        self.queues: dict[int, Queue] = {}  # by model
-        self.workers = 0
-        self.refused = -math.inf  # when a request last was, of `time.perf_counter`
-        # How much longer it really takes than the engine's calls alone: others have
-        # the machine's cores too, and what is between the calls takes time.
-        self._stretch = 1.0
-
-    def queue(self, model: int) -> Queue:
-        return self.queues.setdefault(model, Queue())
-
-    @property
-    def seconds(self) -> float:
-        """Until all is computed, so far as can be told."""
-        waiting = sum(queue.seconds for queue in self.queues.values())
-        return self._stretch * waiting / max(self.workers, 1)
-
-    def answered(self, forecast: float, seconds: float) -> None:
-        """What was to take so long took so long."""
-        if forecast < LEAST_SECONDS:
+        """A worker's call took so long for so many."""
+        self._best = max(self._best, steps / max(seconds, 1e-9))
+        self._computed += steps
+        if self.steps <= steps:  # hardly more was there
+            self._always = False
+        now = time.perf_counter()
+        spent = now - self._since
+        if spent < WINDOW_SECONDS:
             return
-        wrong = min(max(seconds / forecast, 1 / MOST), MOST)
-        self._stretch *= 1 + LEARN * (wrong - 1)
-        self._stretch = min(max(self._stretch, 1 / MOST), MOST)
+        if self._always:
+            rate = self._computed / spent
+            self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
+        self._since, self._computed, self._always = now, 0, True
+
+    def seconds(self, workers: int) -> float:
+        """Until all is computed, so far as can be told: 0 where nothing ever was."""
+        rate = self._rate or self._best * max(workers, 1)
+        return self.waiting / rate if rate else 0.0

@@ -7,12 +7,14 @@ from typing import Any
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive, Scope
 
+from .connection import CONNECTION, Connection
 from .errors import DeadlineExceeded, InvalidHeader
 from .requests import header
 
 HEADER = "X-Request-Timeout-Ms"
 LONGEST_MS = 86_400_000
-# Most answers are there sooner; to watch a connection costs as much as to answer it.
+LOOK_SECONDS = 0.02  # between looks
+# Most answers are there sooner; to watch by ASGI costs as much as to answer.
 PATIENCE_SECONDS = 0.05
 
 
@@ -44,44 +46,54 @@ class Callers:
             seconds: that a request has, once its body is there.
         """
         self._seconds = seconds
-        self._waiting: dict[Waiting, None] = {}  # the oldest first
+        self._waiting: dict[Waiting, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def waiting(self, receive: Receive, until: float) -> "Waiting":
+    def waiting(self, scope: Scope, receive: Receive, until: float) -> "Waiting":
         """A context, of the moment by which there must be an answer: then, or when the
         caller goes, the current task is cancelled.
 
         Raises:
             ClientDisconnect, DeadlineExceeded: at its end.
         """
-        return Waiting(self, receive, min(until, time.perf_counter() + self._seconds))
+        until = min(until, time.perf_counter() + self._seconds)
+        connection = scope.get("extensions", {}).get(CONNECTION)
+        return Waiting(self, connection, receive, until)
 
     def add(self, one: "Waiting") -> None:
         self._waiting[one] = None
         if self._timer is None:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
+            self._again()
 
     def discard(self, one: "Waiting") -> None:
         self._waiting.pop(one, None)
 
-    def _look(self) -> None:
-        self._timer = None
+    def _again(self) -> None:
         loop = asyncio.get_running_loop()
-        now = loop.time()
+        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+
+    def _look(self) -> None:
+        """All of them, now and then: a timer for each would cost more."""
+        self._timer = None
+        now = time.perf_counter()
         for one in list(self._waiting):
-            if one.since + PATIENCE_SECONDS > now:
-                self._timer = loop.call_later(PATIENCE_SECONDS, self._look)
-                return
-            self.discard(one)
-            one.watch()
+            one.look(now)
+        if self._waiting:
+            self._again()
 
 
 class Waiting:
     """One of them."""
 
-    def __init__(self, callers: Callers, receive: Receive, until: float):
+    def __init__(
+        self,
+        callers: Callers,
+        connection: Connection | None,
+        receive: Receive,
+        until: float,
+    ):
         self._callers, self._receive, self._until = callers, receive, until
+        self._connection = connection
         self._gone: asyncio.Future[Message] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._over = False
@@ -90,27 +102,36 @@ class Waiting:
     def __enter__(self) -> float:
         task = asyncio.current_task()
         assert task is not None
-        self._task, self.since = task, asyncio.get_running_loop().time()
-        if self._until - time.perf_counter() < PATIENCE_SECONDS:
-            self._limit()
+        self._task, self._since = task, time.perf_counter()
+        left = self._until - self._since
+        if left < LOOK_SECONDS:
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(left, 0), self._late)
+        if self._connection is not None:
+            self._connection.lost = self._left
         self._callers.add(self)
         return self._until
 
-    def watch(self) -> None:
-        # The body has been read: what comes next can only be the end.
-        self._gone = asyncio.ensure_future(self._receive())
-        self._gone.add_done_callback(self._end)
-        if self._timer is None:
-            self._limit()
-
-    def _limit(self) -> None:
-        left = max(0.0, self._until - time.perf_counter())
-        self._timer = asyncio.get_running_loop().call_later(left, self._late)
+    def look(self, now: float) -> None:
+        """See whether its time is up, and whether it is still there."""
+        if now >= self._until:
+            self._late()
+        elif (
+            self._connection is None
+            and self._gone is None
+            and now > self._since + PATIENCE_SECONDS
+        ):
+            # The body has been read: what comes next can only be the end.
+            self._gone = asyncio.ensure_future(self._receive())
+            self._gone.add_done_callback(self._end)
 
     def _end(self, ended: "asyncio.Future[Message]") -> None:
         # Also when it goes in the very moment in which it is answered.
         if not ended.cancelled():
-            self._cancel(ClientDisconnect())
+            self._left()
+
+    def _left(self) -> None:
+        self._cancel(ClientDisconnect())
 
     def _late(self) -> None:
         self._cancel(DeadlineExceeded("no answer in that time"))
@@ -123,6 +144,8 @@ class Waiting:
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
         self._callers.discard(self)
         self._over = True
+        if self._connection is not None:
+            self._connection.lost = None
         if self._timer is not None:
             self._timer.cancel()
         if self._gone is not None:

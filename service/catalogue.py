@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from model.bundle import Bundle, Metadata
 
-from . import errors
+from . import errors, quick
 from .admission import Admission
 from .messages import Loaded
 from .repository import DEFAULT, LATEST
@@ -109,6 +109,15 @@ class Catalogue:
                 [errors.FieldError("model", f"is for the task {other}, not {task}")],
             )
         return model
+
+    def glimpsed(self, body: bytes, task: str) -> Model | None:
+        """The model that a request's body is for, as far as can be told without
+        parsing it."""
+        name = quick.glimpse(body)
+        if name is None:
+            return self.default(task)
+        model = self._meant.get(name)
+        return model if model and model.metadata.task == task else None
 
     def streamable(self, task: str | None = None) -> list[str]:
         """The names of those whose state can be carried, of a task or of both."""

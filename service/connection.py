@@ -8,6 +8,7 @@ answer that is not read an end (RFC 9110, 15.5.9; RFC 6585, 5).
 
 import asyncio
 import re
+from collections.abc import Callable
 from typing import Any
 
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
@@ -40,6 +41,7 @@ class Connection(HttpToolsProtocol):
         self._begun = 0  # requests
         self._deaf = self._patient = self._stopping = False
         self._alarm = Alarm(self.loop, self._late)
+        self.lost: Callable[[], None] | None = None  # called when the client goes
 
     def abort(self) -> None:
         self.transport.abort()
@@ -78,6 +80,8 @@ class Connection(HttpToolsProtocol):
         self._crowd.heard(self)
         self._alarm.cancel()
         super().connection_lost(exc)
+        if self.lost is not None:
+            self.lost()
 
     def data_received(self, data: bytes) -> None:
         if not self._deaf and not self._shed(data):

@@ -11,7 +11,6 @@ from collections.abc import Callable
 from model.bundle import BundleError
 
 from . import errors, launch
-from .backlog import Backlog
 from .launch import Launch, Launched
 from .link import Link
 from .messages import (
@@ -47,7 +46,6 @@ class Pool:
     ):
         self.ticked: dict[int, Callable[[Ticked], None]] = {}  # by model
         self.workers = Workers(settings, start)
-        self.backlog = Backlog()
         self._metrics = metrics
         self._links: list[Link] = []
         self._numbers = itertools.count()
@@ -154,7 +152,6 @@ class Pool:
 
     def _unload(self, model: int) -> None:
         self.ticked.pop(model, None)
-        self.backlog.queues.pop(model, None)
         self._unloaded.add(model)
         for link in self._links:
             self._drop(link, model)
@@ -171,7 +168,6 @@ class Pool:
         sock = launched.jobs.dup()
         await self._loop.create_unix_connection(lambda: link, sock=sock)
         self._links.append(link)
-        self.backlog.workers = len(self._links)
         for model in launched.models & self._unloaded:
             self._drop(link, model)  # it could not be told before
         self._watch(link, launched)
@@ -206,7 +202,6 @@ class Pool:
     def _lost(self, link: Link, launched: Launched) -> None:
         """A worker has died: its jobs fail, and another takes its place."""
         self._links.remove(link)
-        self.backlog.workers = len(self._links)
         if self.workers.closed:
             return
         self._since = time.monotonic()

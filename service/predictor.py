@@ -16,7 +16,6 @@ from .state_tokens import State
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
-NAMES = b'"model"'  # in a body that perhaps names one
 READS = 3  # a version with other features may take another's place meanwhile
 
 
@@ -42,6 +41,8 @@ class Predictor:
         begun = time.perf_counter()
         self._check_room(body, task, until)
         model, asked = await self._read(body, task)
+        steps = list(map(len, asked.sequences))
+        model.admission.queue.read(len(body), sum(steps))
         before = self._states(model, asked)
         packed = [state.packed for state in before]
         request = await self.compute(
@@ -51,7 +52,6 @@ class Predictor:
         answered = time.perf_counter()
         members: list[dict[str, Any]] = []
         if asked.return_state:
-            steps = map(len, asked.sequences)
             members = [
                 {"steps": state.steps, "state": model.tokens.sign(state)}
                 for state in map(State.after, before, steps, request.states)
@@ -93,10 +93,9 @@ class Predictor:
     def _check_room(self, body: bytes, task: str, until: float) -> None:
         """That it is worth while to parse: under overload most is refused, and the
         time for it would be the workers'."""
-        if NAMES not in body:
-            model = self._catalogue.default(task)
-            if model is not None:
-                model.admission.check_room(until)
+        model = self._catalogue.glimpsed(body, task)
+        if model is not None:
+            model.admission.check_room(until)
 
     async def _read(self, body: bytes, task: str) -> tuple[Model, Asked]:
         for _ in range(READS):

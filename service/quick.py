@@ -6,6 +6,7 @@ made of any. Where anything is not exactly plain, this gives up, and `codec` fin
 out what it is and says so.
 """
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,6 +16,7 @@ import simdjson
 from .errors import TooLarge
 from .settings import Limits, Settings
 
+NAMED = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
 LARGE = 1e38
 MEMBERS = frozenset({"sequences", "model", "top_k", "states", "return_state"})
 
@@ -94,6 +96,16 @@ _UNEXPECTED = (ValueError, TypeError, AttributeError, LookupError, RuntimeError)
 def lists(body: bytes) -> int:
     """How many `[` there are in a body."""
     return _count(body, b"[")
+
+
+def glimpse(body: bytes) -> str | None:
+    """The model that a body names, as far as can be told without parsing it; None: it
+    names none; empty: who knows."""
+    at = body.rfind(b'"model"')
+    if at < 0:
+        return None
+    found = NAMED.match(body, at)
+    return found[1].decode("latin-1") if found else ""
 
 
 def check_size(body: bytes, lists: int, fewest: int, limits: Limits) -> None:

@@ -11,7 +11,6 @@ import logging
 import random
 import time
 
-from .backlog import Backlog
 from .catalogue import TASKS, Catalogue
 from .errors import MEDIA_TYPE, Overloaded
 from .metrics import Metrics
@@ -27,14 +26,13 @@ TIMEOUT = b"x-request-timeout-ms"
 ODD = frozenset(
     {b"connection", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"}
 )
-NAMES = b'"model"'  # in a body that perhaps names one
 
 
 class Shedding:
     """Answers what needs no thought."""
 
-    def __init__(self, catalogue: Catalogue, backlog: Backlog, metrics: Metrics):
-        self._catalogue, self._backlog = catalogue, backlog
+    def __init__(self, catalogue: Catalogue, metrics: Metrics):
+        self._catalogue = catalogue
         self._refused = metrics.refused.labels(Overloaded.slug)
         self._answered = {
             task: metrics.requests.labels("POST", f"/{task}", "503") for task in TASKS
@@ -48,22 +46,21 @@ class Shedding:
         Args:
             data: what came over a connection that is idle.
         """
-        begun = time.perf_counter()
-        if begun > self._backlog.refused + LASTS_SECONDS:
-            return None
         task = HEADS.get(data[: data.find(b"\n", 0, 64) + 1])
         if task is None:
             return None
-        model = self._catalogue.default(task)
-        if model is None:
+        begun = time.perf_counter()
+        model = self._catalogue.glimpsed(data, task)
+        if model is None or begun > model.admission.queue.refused + LASTS_SECONDS:
             return None
         left = _milliseconds(data)
         if left is None:
             return None
         refusal = model.admission.overload(1, begun + left / 1000)
         if refusal is None:
+            model.admission.queue.promise(len(data))
             return None
-        self._backlog.refused = begun
+        model.admission.queue.refused = begun
         self._refused.inc()
         self._answered[task].observe(time.perf_counter() - begun)
         self._tell()
@@ -84,10 +81,10 @@ def _milliseconds(data: bytes) -> float | None:
     """The time that a plain request gives (infinite where it says nothing); None: it
     is not plain, or not whole."""
     end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD)
-    if end < 0 or NAMES in data:
+    if end < 0:
         return None
     _, *lines = data[:end].lower().split(b"\r\n")
-    headers = dict(line.partition(b":")[::2] for line in lines)
+    headers = dict(line.partition(b":")[::2] for line in lines if b":" in line)
     if len(headers) < len(lines) or not ODD.isdisjoint(headers):
         return None
     length = headers.get(b"content-length", b"").strip()

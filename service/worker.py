@@ -7,6 +7,7 @@ A network that takes its process down takes only this one.
 
 import contextlib
 import logging
+import os
 import signal
 import socket
 import threading
@@ -42,6 +43,9 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
+# Who reads requests goes first where all cores are at work: it refuses what is too
+# much, and answers probes.
+NICE = 5
 FIGURES_SECONDS = 0.02  # that figures about ticks may wait
 WARM_LENGTHS = (1, 16, 128)
 
@@ -197,6 +201,8 @@ def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
     """The process. It ends when the one that started it does."""
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
+    with contextlib.suppress(AttributeError, OSError):  # not on this system
+        os.nice(NICE)
     parsed = Settings.model_validate_json(settings)
     logs.setup(parsed.log_format, parsed.log_level)
     Worker(jobs, control, parsed).run()

@@ -1,66 +1,78 @@
 """How long what waits will take: told well enough to refuse what would come too late."""
 
+import anyio
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from service.backlog import MOST, Backlog
-
-
-def made(workers=2):
-    backlog = Backlog()
-    backlog.workers = workers
-    return backlog
+from service import backlog as module
+from service.backlog import WINDOW_SECONDS, Queue
 
 
-def test_sum():
-    """It is that of all models, on all workers."""
-    backlog = made()
-    for model, rate in enumerate((100.0, 1000.0)):
-        backlog.queue(model).computed(int(rate), 1.0)
-        backlog.queue(model).steps = 500
-    assert backlog.seconds == pytest.approx((5 + 0.5) / 2)
+@pytest.fixture
+def clock(monkeypatch):
+    now = [100.0]
+    monkeypatch.setattr(module.time, "perf_counter", lambda: now[0])
+    return now
 
 
-def test_unknown():
-    """What no worker has computed yet, nobody knows."""
-    backlog = made()
-    backlog.queue(1).steps = 500
-    assert backlog.seconds == 0
+def work(queue, clock, seconds, rate, *, left=True):
+    """Computes at that rate; where not so much is left, all that there is."""
+    step = WINDOW_SECONDS / 4
+    for _ in range(round(seconds / step)):
+        clock[0] += step
+        steps = int(rate * step)
+        if not left:
+            queue.steps = 0
+        queue.computed(steps, step / 2)
 
 
-def test_best_of_late():
-    """Small calls, which are slower, don't make it forget what the workers can do;
-    long since it does."""
-    queue = made().queue(1)
-    queue.computed(1000, 1.0)
-    for _ in range(20):
-        queue.computed(10, 1.0)
-    assert queue.rate > 800
-    for _ in range(2000):
-        queue.computed(10, 1.0)
-    assert queue.rate == pytest.approx(10)
+def test_unknown(clock):
+    """What nothing was ever computed of, nobody knows."""
+    queue = Queue()
+    queue.add(500)
+    assert queue.seconds(2) == 0
 
 
-@pytest.mark.parametrize("really", [0.3, 1, 4])
-def test_learns(really):
-    """Where all takes so many times longer, that is soon what it tells."""
-    backlog = made()
-    queue = backlog.queue(1)
-    queue.computed(1000, 1.0)
-    queue.steps = 2000
-    for _ in range(200):
-        backlog.answered(backlog.seconds, really * 1.0)
-    assert backlog.seconds == pytest.approx(really, rel=0.05)
+def test_at_best(clock):
+    """Before there was enough to do, it is what the workers' calls allow."""
+    queue = Queue()
+    queue.add(1000)
+    queue.computed(500, 1.0)
+    queue.computed(10, 1.0)
+    assert queue.seconds(2) == pytest.approx(1.0)
 
 
-@given(st.lists(st.tuples(st.floats(0, 1e6), st.floats(0, 1e6))))
-def test_bounds(told):
-    """Whatever it is told, it is never wrong by more than what is thought possible."""
-    backlog = made(1)
-    queue = backlog.queue(1)
-    queue.computed(1000, 1.0)
-    queue.steps = 1000
-    for forecast, seconds in told:
-        backlog.answered(forecast, seconds)
-    assert 1 / MOST <= backlog.seconds <= MOST
+def test_as_it_was(clock):
+    """Then it is what really became of it, however fast the calls are; a machine that
+    becomes slower or faster is known by its work."""
+    queue = Queue()
+    queue.add(1_000_000)
+    for rate in (10_000, 1_000, 20_000):
+        work(queue, clock, 4, rate)
+        assert queue.seconds(2) == pytest.approx(1_000_000 / rate, rel=0.05)
+
+
+def test_little_to_do(clock):
+    """Times in which there was little to do say nothing about what can be done."""
+    queue = Queue()
+    queue.add(1_000_000)
+    work(queue, clock, 4, 10_000)
+    work(queue, clock, 4, 100, left=False)
+    queue.steps = 10_000
+    assert queue.seconds(2) == pytest.approx(1, rel=0.05)
+
+
+def test_promised():
+    """What was let in counts at once, by its bytes, until it has been read."""
+
+    async def promised():
+        queue = Queue()
+        for _ in range(200):
+            queue.read(1000, 10)
+        queue.add(5)
+        queue.promise(2000)
+        queue.promise(1000)
+        assert queue.waiting == pytest.approx(35, rel=0.01)
+        await anyio.sleep(0)
+        assert queue.waiting == 5
+
+    anyio.run(promised)

@@ -32,7 +32,7 @@ class Served:
         self.task = asyncio.create_task(self._serve())
 
     async def _serve(self):
-        with self._callers.waiting(self.caller.receive, self.until):
+        with self._callers.waiting({}, self.caller.receive, self.until):
             try:
                 answer = await self.answer
             except asyncio.CancelledError:

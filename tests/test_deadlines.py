@@ -83,7 +83,7 @@ def test_late(gated, path):
     )
     assert Gated.calls == calls + 1
     dropped = "unrolled_dropped_sequences_total"
-    assert value(gated.metrics(), dropped, **labels) == 1
+    wait(lambda: value(gated.metrics(), dropped, **labels) == 1, "it was dropped")
 
 
 @pytest.mark.parametrize("path", PATHS)
@@ -121,15 +121,14 @@ def test_would_be_late(gated):
     time after which to come again."""
     assert ask(gated, "/classify").status_code == 200
     (model,) = gated.registry.models.values()
-    backlog = gated.registry._pool.backlog
-    queue = backlog.queue(model.number)
-    queue.rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
+    queue = model.admission.queue
+    queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
     response = ask(gated, "/classify")
     assert response.status_code == 503
     assert int(response.headers["Retry-After"]) >= 10
-    queue.rate = 25.0  # four: less than half of those that requests have
+    queue._rate = 25.0  # four: less than half of those that requests have
     assert ask(gated, "/classify").status_code == 200
-    queue.rate = 25.0
+    queue._rate = 25.0
     response = ask(gated, "/classify", **{"X-Request-Timeout-Ms": "1000"})
     assert response.status_code == 503
     queue.steps -= 100

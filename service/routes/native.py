@@ -34,7 +34,7 @@ class Prediction:
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
         asked = callers.asked(scope)
         body = await bodies.read(scope, receive, self._limit, JSON)
-        with self._callers.waiting(receive, asked) as until:
+        with self._callers.waiting(scope, receive, asked) as until:
             answer, timing = await self._predictor.predict(body, self._task, until)
         headers = [
             (b"content-type", b"application/json"),

@@ -129,7 +129,7 @@ class OpenInference:
         )
         read = time.perf_counter() - begun
         asked_for = min(call.until, begun + _timeout(asked))
-        with self._callers.waiting(call.receive, asked_for) as until:
+        with self._callers.waiting(call.scope, call.receive, asked_for) as until:
             model, request = await self._compute(call, model, asked, until)
             return await self._write(call, model, asked, request, read)
 

@@ -90,7 +90,7 @@ class TfServing:
         else:
             asked = await self._elsewhere.run(readers.read_instances, *given)
         read = time.perf_counter() - begun
-        with self._callers.waiting(call.receive, call.until) as until:
+        with self._callers.waiting(call.scope, call.receive, call.until) as until:
             states = asked.states or None
             request = await self._predictor.compute(
                 model, asked.sequences, states, until=until, keep=asked.step
@@ -120,7 +120,7 @@ class TfServing:
             self._settings.limits,
         )
         read = time.perf_counter() - begun
-        with self._callers.waiting(call.receive, call.until) as until:
+        with self._callers.waiting(call.scope, call.receive, call.until) as until:
             request = await self._predictor.compute(model, sequences, until=until)
         answers = request.future.result()
         answered = time.perf_counter()
