@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
@@ -131,6 +132,9 @@ def _wired(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
+        # What is compressed waits for two threads, not for one of each of many.
+        aside = ThreadPoolExecutor(2, "aside")
+        asyncio.get_running_loop().set_default_executor(aside)
         await pool.attach()
         elsewhere.start()  # what large bodies need
         registry.start()  # in the background: the port opens at once

@@ -7,6 +7,7 @@ import logging
 import operator
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 from model.bundle import BundleError
 
@@ -52,6 +53,8 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloaded: set[int] = set()
         self._orphans: list[Ticket] = []  # without a worker
+        # One after another: they load the same files.
+        self._starter = ThreadPoolExecutor(1, "starter")
         self._stall, self._since = settings.stall_seconds, time.monotonic()
 
     def start(self) -> None:
@@ -220,12 +223,13 @@ class Pool:
             self._give(ticket)
 
     async def _replace(self, dead: Launched) -> None:
-        await asyncio.to_thread(dead.wait, END_SECONDS)
+        aside = self._loop.run_in_executor
+        await aside(self._starter, dead.wait, END_SECONDS)
         while not self.workers.closed:
             await asyncio.sleep(AGAIN_SECONDS)
             begun = time.perf_counter()
             try:
-                launched = await asyncio.to_thread(self.workers.start_loaded)
+                launched = await aside(self._starter, self.workers.start_loaded)
             except (BundleError, OSError) as error:
                 log.error("a new worker died", extra={"reason": str(error)})
                 continue

@@ -171,6 +171,10 @@ class Model(Summary):
     plots: list[str]
 
 
+# Of the connection, the key, or the service, whatever is asked.
+ANYWHERE = (400, 401, 408, 429, 431, 500, 503)
+
+
 def operation(task: str) -> dict[str, Any]:
     """The OpenAPI part of the route of a task; its body is read by hand, so
     FastAPI can't know it."""
@@ -181,7 +185,7 @@ def operation(task: str) -> dict[str, Any]:
         "operation_id": task,
         "tags": ["predictions"],
         "responses": {200: {"model": answer}}
-        | problems(400, 404, 409, 413, 415, 422, 503),
+        | problems(404, 409, 413, 415, 422, 504, *ANYWHERE),
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 
@@ -205,7 +209,7 @@ def stream() -> dict[str, Any]:
         "operation_id": "stream",
         "tags": ["predictions"],
         "responses": {200: {"description": "A line for each line.", "content": told}}
-        | problems(404, 415, 422, 503),
+        | problems(404, 415, 422, *ANYWHERE),
         "openapi_extra": {
             "parameters": parameters,
             "requestBody": {"required": True, "content": sent},
