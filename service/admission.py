@@ -152,7 +152,11 @@ class Admission:
         Raises:
             Overloaded, NotReady: as `submit`.
         """
-        self._check(1, until)
+        try:
+            self._check(1, until)
+        except errors.ServiceError:
+            self.statistics.failed(0.0)
+            raise
 
     def overload(self, steps: int, until: float) -> errors.Overloaded | None:
         """Why so many more steps are not admitted now, if they aren't."""

@@ -34,9 +34,7 @@ class Shedding:
     def __init__(self, catalogue: Catalogue, metrics: Metrics):
         self._catalogue = catalogue
         self._refused = metrics.refused.labels(Overloaded.slug)
-        self._answered = {
-            task: metrics.requests.labels("POST", f"/{task}", "503") for task in TASKS
-        }
+        self._requests = metrics.requests
         self._count = 0  # since the last line of the log
         self._timer: asyncio.TimerHandle | None = None
 
@@ -62,7 +60,9 @@ class Shedding:
             return None
         model.admission.queue.refused = begun
         self._refused.inc()
-        self._answered[task].observe(time.perf_counter() - begun)
+        model.admission.statistics.failed(0.0)
+        answered = self._requests.labels("POST", f"/{task}", "503")
+        answered.observe(time.perf_counter() - begun)
         self._tell()
         return _written(refusal)
 

@@ -46,7 +46,10 @@ def port(copy):
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     log = (copy / "serve.log").open("w")
-    process = subprocess.Popen(command, cwd=copy, stdout=log, stderr=log)
+    environment = os.environ | {"UNROLLED_DRAIN_SECONDS": "0"}
+    process = subprocess.Popen(
+        command, cwd=copy, stdout=log, stderr=log, env=environment
+    )
     try:
         ready = [sys.executable, "-m", "service", "health", "--url"]
         for _ in range(120):

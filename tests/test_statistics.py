@@ -262,7 +262,7 @@ class TestServed:
             )
             filled.start()
             admission = service.registry.get("made").admission
-            wait(lambda: admission._steps == 100, "as much waits as may")
+            wait(lambda: admission.queue.steps == 100, "as much waits as may")
             counts = Counts(service)
             response = service.http.post(path, json=body)
             assert response.status_code == 503

@@ -131,7 +131,7 @@ class TestUnderWay:
             before = made.registry.get("made").admission
             with Asking(made.url, path, body) as asked, holding(*made.engines):
                 asked.start()
-                wait(lambda: before._steps == 1, "it is with a worker")
+                wait(lambda: before.queue.steps == 1, "it is with a worker")
                 made.put(2)
                 wait(lambda: made.about()["version"] == "2", "the new one is served")
                 made.wait_gone("made@1")
@@ -307,7 +307,7 @@ class TestWorkers:
             with Asking(made.url, "/classify", GOOD) as asked, holding(survivor):
                 asked.start()
                 busy = made.registry.get("made").admission
-                wait(lambda: busy._steps == 1, "the one that has both is busy")
+                wait(lambda: busy.queue.steps == 1, "the one that has both is busy")
                 talk.say({"frames": [[7]]})
                 made.look()
             assert "probabilities" in talk.hear()

@@ -71,7 +71,8 @@ def leak(size: int) -> None:
     Service.__call__ = leaking
 
 
-sabotage(engine.ENGINES)
+if __name__ in ("__main__", "__mp_main__"):  # as what is started, and in its workers
+    sabotage(engine.ENGINES)
 if __name__ == "__main__":
     if size := int(os.environ.get(LEAK_BYTES, 0)):
         leak(size)
