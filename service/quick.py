@@ -108,24 +108,27 @@ def glimpse(body: bytes) -> str | None:
     return found[1].decode("latin-1") if found else ""
 
 
-def check_size(body: bytes, lists: int, fewest: int, limits: Limits) -> None:
+def check_size(
+    body: bytes, lists: int, fewest: int, limits: Limits, others: int = 0
+) -> None:
     """Refuse what must be over a limit before it is parsed into objects.
 
     Args:
         lists: how many `[` there are: those without numbers cost a parser most.
         fewest: features of a step, at least.
+        others: commas that may be there besides, for each sequence.
 
     Raises:
         TooLarge: it holds more than it may.
     """
-    most = limits.max_cells
-    if lists > 2 + limits.max_sequences + most // fewest:
+    most, sequences = limits.max_cells, limits.max_sequences
+    if lists > 2 + sequences + most // fewest:
         raise TooLarge(f"more steps than could hold at most {most} numbers")
-    # Each number has a comma before it but for the first of its list; so has each list.
-    others = limits.max_sequences + len(MEMBERS)
+    # A list of numbers has a comma less than numbers; lists have commas between them.
     after = body.count(b"],")
-    between = after if after + others >= lists else lists  # "] ," is JSON too
-    if _count(body, b",") - between - others > most:
+    slack = sequences * (2 + others) + len(MEMBERS)
+    between = after if after + slack >= lists else lists  # "] ," is JSON too
+    if _count(body, b",") - between + lists - slack > most:
         raise TooLarge(f"at most {most} numbers in a request")
 
 

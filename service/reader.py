@@ -69,7 +69,8 @@ class Reader:
             InvalidJson, InvalidRequest, TooLarge: as `instances` has it.
         """
         lists = quick.lists(body)
-        quick.check_size(body, lists, features, self._limits)
+        others = state_size + 4  # a row may have a state, a length, and their names
+        quick.check_size(body, lists, features, self._limits, others)
         plain = self._parser.rows(body, lists)
         if plain is not None and plain[1] and plain[1][0].shape[1] == features:
             name, sequences = plain

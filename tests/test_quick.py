@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service import codec, quick, stream_codec
-from service.errors import ServiceError
-from service.settings import Settings
+from service.errors import ServiceError, TooLarge
+from service.settings import Limits, Settings
 from service.stream_codec import Sent
 
 LIMITS = Settings(max_sequences=6, max_steps=40, max_cells=300, queue_steps=100)
@@ -508,3 +508,35 @@ def test_kept_arrays():
 def test_lists(body):
     """The lists of a body are counted by their brackets."""
     assert quick.lists(body) == body.count(b"[")
+
+
+class TestSize:
+    """What is over the limit is seen before it is parsed; nothing else is refused."""
+
+    LIMITS = Limits(max_sequences=3, max_steps=1000, max_cells=60)
+
+    def check(self, body, others=0):
+        quick.check_size(body, quick.lists(body), 2, self.LIMITS, others)
+
+    @given(
+        st.lists(st.integers(1, 10), min_size=1, max_size=3),
+        st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
+        st.booleans(),
+    )
+    def test_within(self, steps, separators, stated):
+        """However it is written."""
+        body = {"sequences": [[[0.5, 1]] * count for count in steps], "model": "a"}
+        if stated:
+            body |= {"states": [None] * len(steps), "return_state": True, "top_k": 1}
+        self.check(json.dumps(body, separators=separators).encode())
+        rows = [{"frames": [[0, 1]] * n, "lengths": n, "state": [0] * 5} for n in steps]
+        text = json.dumps({"instances": rows}, separators=separators)
+        self.check(text.encode(), 5 + 4)
+
+    @pytest.mark.parametrize("steps", [50, 1000])
+    def test_over(self, steps):
+        """Whether the numbers or the lists are too many."""
+        for frame in ([0.5, 1], [1] * 4, []):
+            body = json.dumps({"sequences": [[frame] * steps]}).encode()
+            with pytest.raises(TooLarge):
+                self.check(body)
