@@ -12,7 +12,9 @@ import math
 import time
 
 WINDOW_SECONDS = 0.2
+LONGEST_SECONDS = 1.0  # of a window: else a worker hung, or all were dead
 NEWEST_BODY = 0.05  # what the newest body says
+FORGET = 0.999  # of the fastest call, with each one after it
 NEWEST = 0.5  # what the newest window counts against all before
 
 
@@ -54,7 +56,7 @@ class Queue:
 
     def computed(self, steps: int, seconds: float) -> None:
         """A worker's call took so long for so many."""
-        self._best = max(self._best, steps / max(seconds, 1e-9))
+        self._best = max(FORGET * self._best, steps / max(seconds, 1e-9))
         self._computed += steps
         if self.steps <= steps:  # hardly more was there
             self._always = False
@@ -62,9 +64,11 @@ class Queue:
         spent = now - self._since
         if spent < WINDOW_SECONDS:
             return
-        if self._always:
+        if self._always and spent < LONGEST_SECONDS:
             rate = self._computed / spent
             self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
+        else:
+            self._rate = 0.0  # what it is able to is not known any more
         self._since, self._computed, self._always = now, 0, True
 
     def seconds(self, workers: int) -> float:

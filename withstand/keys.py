@@ -82,7 +82,7 @@ def _request(
     return head + fields + b"\r\n" + body
 
 
-@row("E3", "Who has no key gets nothing", full=1_000, fast=1_000)
+@row("E3", "Who has no key gets nothing", full=1_000, fast=10)
 def keys(tally: Tally, amount: int) -> None:
     """Without a right key everything but health is 401, in each endpoint's form, whatever
     way it is asked; nothing is computed. Each key of a rotation opens everything; who
