@@ -157,7 +157,8 @@ def _wired(
     app.include_router(stream.router())
     app.include_router(probes.router(registry, metrics if settings.metrics else None))
     app.add_exception_handler(HTTPException, _refuse)
-    check = Gate(settings).check
+    gate = Gate(settings)
+    check = gate.check
     app.add_middleware(Requests, metrics=metrics, direct={}, check=check)
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     direct = native.predictions(predictor, settings)
@@ -177,7 +178,7 @@ def _wired(
         "v2": Requests(refusing(nothing), metrics, v2, refusal, check=check),
     }
     stream_route = StreamRoute(streams, settings)
-    shed = Shedding(registry, metrics).answer
+    shed = Shedding(registry, gate, metrics).answer
     return Service(
         app, direct, stream_route, dialects, metrics, registry, settings, check, shed
     )

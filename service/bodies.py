@@ -2,6 +2,7 @@
 
 import asyncio
 from dataclasses import dataclass
+from weakref import WeakKeyDictionary
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
@@ -11,6 +12,11 @@ from .errors import TooLarge, UnsupportedMedia
 
 # curl -d and many small clients say a form when they mean nothing.
 MEANINGLESS = ("application/x-www-form-urlencoded", "")
+
+
+SLOTS = 16  # bodies that were compressed, until they are answered
+_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
+_slots = WeakKeyDictionary()
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,6 +81,10 @@ async def read(scope: Scope, receive: Receive, limit: int, *kinds: str) -> bytes
     body = await _read(receive, limit, head.length)
     if not head.coding:
         return body
+    # Of a few bytes come very many: only so many are there at a time.
+    slots = _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(SLOTS))
+    await slots.acquire()
+    scope["state"].setdefault("ends", []).append(slots.release)
     # In a thread, which does not hold the interpreter meanwhile.
     return await asyncio.to_thread(compression.inflate, body, head.coding, limit)
 

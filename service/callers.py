@@ -103,12 +103,14 @@ class Waiting:
         task = asyncio.current_task()
         assert task is not None
         self._task, self._since = task, time.perf_counter()
+        if self._connection is not None:
+            if self._connection.transport.is_closing():  # while its body was read
+                raise ClientDisconnect
+            self._connection.lost = self._left
         left = self._until - self._since
         if left < LOOK_SECONDS:
             loop = asyncio.get_running_loop()
             self._timer = loop.call_later(max(left, 0), self._late)
-        if self._connection is not None:
-            self._connection.lost = self._left
         self._callers.add(self)
         return self._until
 

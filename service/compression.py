@@ -46,9 +46,11 @@ class Inflating:
     """A body as it comes, for what takes its parts one after another."""
 
     def __init__(self, receive: Receive, coding: str):
-        self._receive = receive
+        self._receive, self._coding = receive, coding
         self._stream = zlib.decompressobj(WINDOWS[coding])
-        self._more = self._full = False  # to be read; to be inflated
+        self._members = 1
+        self._rest = b""  # still to be inflated
+        self._more = self._full = False  # to be read; of what was inflated
 
     async def __call__(self) -> Message:
         """The next message, no longer than `PART` bytes.
@@ -56,24 +58,36 @@ class Inflating:
         Raises:
             BadEncoding: as `inflate`.
         """
-        given = self._stream.unconsumed_tail
-        if given or self._full:
+        if self._rest or self._full:
             await asyncio.sleep(0)  # a little may become very much: others have turns
         else:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return message
-            given = message.get("body", b"")
+            self._rest = message.get("body", b"")
             self._more = message.get("more_body", False)
-        try:
-            body = self._stream.decompress(given, PART)
-        except zlib.error:
-            raise BadEncoding("the body is not compressed as it says") from None
-        self._full = len(body) == PART
-        more = self._more or self._full or bool(self._stream.unconsumed_tail)
+        body = self._inflated()
+        more = self._more or self._full or bool(self._rest)
         if not more and not self._stream.eof:
-            raise BadEncoding("the body ends within what is compressed")
+            raise BadEncoding(f"the body ends within its {self._coding}")
         return {"type": "http.request", "body": body, "more_body": more}
+
+    def _inflated(self) -> bytes:
+        stream = self._stream
+        if stream.eof:
+            if not self._rest:
+                return b""
+            self._members += 1
+            if self._coding != "gzip" or self._members > MOST_MEMBERS:
+                raise BadEncoding(f"the body goes on after its {self._coding}")
+            stream = self._stream = zlib.decompressobj(WINDOWS[self._coding])
+        try:
+            body = stream.decompress(self._rest, PART)
+        except zlib.error:
+            raise BadEncoding(f"the body is not {self._coding}") from None
+        self._rest = stream.unused_data if stream.eof else stream.unconsumed_tail
+        self._full = len(body) == PART and not stream.eof
+        return body
 
 
 def deflate(answer: bytes, coding: str) -> bytes:

@@ -7,7 +7,6 @@ answer that is not read an end (RFC 9110, 15.5.9; RFC 6585, 5).
 """
 
 import asyncio
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -18,10 +17,9 @@ from .alarm import Alarm
 from .crowd import Crowd
 from .errors import ServiceError
 from .gathered import Gathered, Reading
+from .heads import HOST, without_h2c
 
 CONNECTION = "unrolled.connection"  # ASGI extension: the `Connection`
-# Of RFC 9110, 7.2: a name or an address, and perhaps a port.
-HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%-]*)(:[0-9]*)?")
 HEAD, BODY, WHOLE = "head", "body", "whole"  # how far a request is
 UNREAD_SECONDS = 5.0  # for the rest of a body that was answered without it
 LINGER_SECONDS = 0.5  # for a client to read a refusal before it is cut off
@@ -53,7 +51,7 @@ class Connection(HttpToolsProtocol):
         self._crowd.heard(self)
 
     def make_room(self) -> None:
-        self.transport.close()
+        self.transport.abort()  # over TLS a close would wait for the other side's
 
     def shutdown(self) -> None:
         under_way = self._part is BODY and not (self._answered or self._patient)
@@ -65,10 +63,9 @@ class Connection(HttpToolsProtocol):
         else:
             super().shutdown()
 
-    # What uvicorn's calls, or is called for.
-
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        super().connection_made(Gathered(transport))
+        self._gathered = Gathered(transport)
+        super().connection_made(self._gathered)
         self._reading = Reading(transport)
         if not self._crowd.has_room(len(self.connections)):
             self._refuse(errors.TooManyConnections("too many connections are open"))
@@ -84,6 +81,8 @@ class Connection(HttpToolsProtocol):
             self.lost()
 
     def data_received(self, data: bytes) -> None:
+        if self._part is not BODY:
+            data = without_h2c(data)
         if not self._deaf and not self._shed(data):
             # Its first bytes are of a head, whose end is perhaps not among them.
             size, heads = len(data) if self._part is not BODY else 0, self._begun
@@ -92,12 +91,15 @@ class Connection(HttpToolsProtocol):
 
     def _shed(self, data: bytes) -> bool:
         """Whether that was a request which is answered already."""
-        if self._part is not WHOLE or not self._answered or self._crowd.draining:
+        idle = self._part is WHOLE and self._answered and not self.flow.write_paused
+        if not idle or self._crowd.draining:
             return False
         answer = self._crowd.shed(data)
         if answer is None:
             return False
         self._unset_keepalive_if_required()
+        self._crowd.heard(self)
+        self._crowd.awaits(self)
         self._alarm.set(self._crowd.idle_seconds)
         self.transport.write(answer)
         return True
@@ -122,6 +124,7 @@ class Connection(HttpToolsProtocol):
         if self._deaf:
             return
         super().on_message_begin()
+        self._alarm.clear()
         self._part, self._patient = HEAD, False
         self._begun += 1
         self._head_bytes = self._blind_bytes = self._hosts = 0
@@ -166,6 +169,8 @@ class Connection(HttpToolsProtocol):
         self._alarm.clear()
         self._crowd.heard(self)
         super().on_message_complete()
+        if self._answered:  # before it was whole
+            self._crowd.awaits(self)
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -204,8 +209,6 @@ class Connection(HttpToolsProtocol):
         super().resume_writing()
         self._reading.goes_on()
 
-    # Time, and its end.
-
     @property
     def _answered(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
@@ -226,7 +229,7 @@ class Connection(HttpToolsProtocol):
         self._deaf = True
         self._crowd.heard(self)
         if not self._answered:
-            if self._part is not BODY:
+            if self._part is not BODY or self.cycle.scope is not self.scope:
                 return  # behind another request, whose answer comes first
             self.cycle.disconnected = True
             self.cycle.message_event.set()
@@ -238,8 +241,7 @@ class Connection(HttpToolsProtocol):
                 return
         self.transport.write(self._crowd.refusal(error))
         # With bytes unread a close would be a reset, and the answer lost.
-        if isinstance(self.transport, Gathered):
-            self.transport.flush()
+        self._gathered.flush()
         if not self.transport.is_closing() and self.transport.can_write_eof():
             self.transport.write_eof()
             self._alarm.set(LINGER_SECONDS)

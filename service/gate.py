@@ -5,6 +5,7 @@ import hmac
 import logging
 import math
 import time
+from collections.abc import Mapping
 
 from starlette.types import Scope
 
@@ -21,6 +22,7 @@ OPEN = frozenset(
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 BEARER = b"bearer "
+KEY_HEADERS = (b"x-api-key", b"authorization")
 
 
 class Key:
@@ -80,10 +82,23 @@ class Gate:
         if len(given) != 1:
             told = "Authorization: Bearer KEY, or X-API-Key, must have one key"
             raise Unauthorized(told, headers=CHALLENGE)
-        digest = hashlib.sha256(given.pop()).digest()
+        key = self._known(given.pop())
+        if key is None:
+            raise Unauthorized("this key is not known here", headers=CHALLENGE)
+        scope["state"]["key"] = key.name
+        key.take()
+
+    def opens(self, headers: Mapping[bytes, bytes]) -> bool:
+        """Whether a request with these headers may come in, of which it has each once;
+        it counts against no rate."""
+        given = [headers[name] for name in KEY_HEADERS if name in headers]
+        if not self._keys or len(given) != 1:
+            return not self._keys
+        bare = given[0][7:] if given[0][:7].lower() == BEARER else given[0]
+        return self._known(bare.strip()) is not None
+
+    def _known(self, given: bytes) -> Key | None:
+        digest = hashlib.sha256(given).digest()
         # All are compared, in a time that says nothing of which are alike.
         fitting = [k for k in self._keys if hmac.compare_digest(k.digest, digest)]
-        if not fitting:
-            raise Unauthorized("this key is not known here", headers=CHALLENGE)
-        scope["state"]["key"] = fitting[0].name
-        fitting[0].take()
+        return fitting[0] if fitting else None

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import itertools
 import logging
+import math
 import operator
 import time
 from collections.abc import Callable
@@ -53,7 +54,6 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloaded: set[int] = set()
         self._orphans: list[Ticket] = []  # without a worker
-        # One after another: they load the same files.
         self._starter = ThreadPoolExecutor(1, "starter")
         self._stall, self._since = settings.stall_seconds, time.monotonic()
 
@@ -176,18 +176,26 @@ class Pool:
         self._watch(link, launched)
         orphans, self._orphans = self._orphans, []
         for ticket in orphans:
-            self._give(ticket)
+            job = ticket.job
+            if job.until > time.perf_counter() and self.workers.wants(job.model):
+                self._give(ticket)
+            else:
+                self._tell(Ticked(job.model, 0, 0, 0, 0.0, job.steps))
+                ticket.done(Failed(job.number, "no worker in time", dropped=True))
 
-    def _watch(self, link: Link, launched: Launched) -> None:
+    def _watch(self, link: Link, launched: Launched, due: float = math.inf) -> None:
         """Kill a worker that has work and says nothing."""
         if link not in self._links:
             return
+        seconds = self._stall / LOOKS
+        if time.monotonic() > due + seconds:  # all stood still, not only that one
+            link.heard = time.monotonic()
         if link.tickets and time.monotonic() > link.heard + self._stall:
             log.error("a worker hangs", extra={"jobs": len(link.tickets)})
             launched.kill()
         else:
-            seconds = self._stall / LOOKS
-            self._loop.call_later(seconds, self._watch, link, launched)
+            due = time.monotonic() + seconds
+            self._loop.call_later(seconds, self._watch, link, launched, due)
 
     def _receive(self, link: Link, message: FromWorker) -> None:
         if isinstance(message, Ticked):
@@ -203,7 +211,7 @@ class Pool:
             self.ticked[tick.model](tick)
 
     def _lost(self, link: Link, launched: Launched) -> None:
-        """A worker has died: its jobs fail, and another takes its place."""
+        """A worker has died: another takes its place."""
         self._links.remove(link)
         if self.workers.closed:
             return
@@ -230,10 +238,10 @@ class Pool:
             begun = time.perf_counter()
             try:
                 launched = await aside(self._starter, self.workers.start_loaded)
-            except (BundleError, OSError) as error:
+                await self._attach(launched)
+            except Exception as error:  # whatever it is: it is tried again
                 log.error("a new worker died", extra={"reason": str(error)})
                 continue
-            await self._attach(launched)
             seconds = round(time.perf_counter() - begun, 2)
             log.info("a new worker serves", extra={"seconds": seconds})
             return

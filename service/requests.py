@@ -113,6 +113,8 @@ class Requests:
                 raise  # too late for another answer
             await self.refuse(known(error, request_id), request_id, answer)
         finally:
+            for end in scope["state"].get("ends", ()):
+                end()
             self._record(scope, request_id, status, size, time.perf_counter() - begun)
 
     async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:

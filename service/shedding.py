@@ -13,6 +13,7 @@ import time
 
 from .catalogue import TASKS, Catalogue
 from .errors import MEDIA_TYPE, Overloaded
+from .gate import Gate
 from .metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -25,14 +26,15 @@ TIMEOUT = b"x-request-timeout-ms"
 # With one of these in its head a request is not plain.
 ODD = frozenset(
     {b"connection", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"}
+    | {b"origin", b"x-request-id"}
 )
 
 
 class Shedding:
     """Answers what needs no thought."""
 
-    def __init__(self, catalogue: Catalogue, metrics: Metrics):
-        self._catalogue = catalogue
+    def __init__(self, catalogue: Catalogue, gate: Gate, metrics: Metrics):
+        self._catalogue, self._gate = catalogue, gate
         self._refused = metrics.refused.labels(Overloaded.slug)
         self._requests = metrics.requests
         self._count = 0  # since the last line of the log
@@ -51,7 +53,10 @@ class Shedding:
         model = self._catalogue.glimpsed(data, task)
         if model is None or begun > model.admission.queue.refused + LASTS_SECONDS:
             return None
-        left = _milliseconds(data)
+        headers = _headers(data)
+        if headers is None or not self._gate.opens(headers):
+            return None
+        left = _milliseconds(headers)
         if left is None:
             return None
         refusal = model.admission.overload(1, begun + left / 1000)
@@ -77,25 +82,31 @@ class Shedding:
         self._count, self._timer = 0, None
 
 
-def _milliseconds(data: bytes) -> float | None:
-    """The time that a plain request gives (infinite where it says nothing); None: it
-    is not plain, or not whole."""
+def _headers(data: bytes) -> dict[bytes, bytes] | None:
+    """The fields of a plain request; None: it is not plain, or not whole."""
     end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD)
     if end < 0:
         return None
-    _, *lines = data[:end].lower().split(b"\r\n")
-    headers = dict(line.partition(b":")[::2] for line in lines if b":" in line)
+    headers = {}
+    _, *lines = data[:end].split(b"\r\n")
+    for line in lines:
+        name, colon, value = line.partition(b":")
+        if colon:
+            headers[name.lower()] = value.strip()
     if len(headers) < len(lines) or not ODD.isdisjoint(headers):
         return None
-    length = headers.get(b"content-length", b"").strip()
+    length = headers.get(b"content-length", b"")
     if b"host" not in headers or not length.isdigit() or len(length) > 9:
         return None
-    if int(length) != len(data) - end - 4:
-        return None
+    return headers if int(length) == len(data) - end - 4 else None
+
+
+def _milliseconds(headers: dict[bytes, bytes]) -> float | None:
+    """The time that a request gives (infinite where it says nothing); None: who
+    knows."""
     given = headers.get(TIMEOUT)
     if given is None:
         return float("inf")
-    given = given.strip()
     return int(given) if given.isdigit() and len(given) < 9 else None
 
 

@@ -80,6 +80,7 @@ class Workers:
                     raise BundleError("the service stops")
             except BundleError:
                 launched.hang_up()
+                launched.wait(END_SECONDS)  # else nobody would
                 raise
             self.all.append(launched)
         return launched

@@ -21,6 +21,7 @@ class Caller:
         pairs = {name.replace("_", "-"): text for name, text in headers.items()}
         self.scope = {
             "type": "http",
+            "state": {},
             "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
         }
         self.asked = 0  # how often it was waited for
@@ -156,6 +157,29 @@ class TestInflates:
             more = message["more_body"]
         assert b"".join(read) == whole
         assert max(map(len, read)) <= compression.PART
+
+    async def test_members(self):
+        """Several members of gzip are one body; after the last one, and after deflate,
+        nothing may come, however much of it."""
+
+        async def read(coding, *parts):
+            inflating, read, more = Inflating(Caller(*parts).receive, coding), b"", True
+            while more:
+                message = await inflating()
+                read += message["body"]
+                more = message["more_body"]
+            return read
+
+        one, two = gzip.compress(b"a" * 100_000), gzip.compress(b"b")
+        assert await read("gzip", one + two) == b"a" * 100_000 + b"b"
+        assert await read("gzip", one, two[:5], two[5:]) == b"a" * 100_000 + b"b"
+        for coding, parts in (
+            ("gzip", [one, b"x" * 65536]),
+            ("gzip", [two * 65]),
+            ("deflate", [zlib.compress(b"a"), zlib.compress(b"a")]),
+        ):
+            with pytest.raises(BadEncoding):
+                await read(coding, *parts)
 
     @pytest.mark.parametrize("body", [b"x", b"", gzip.compress(b"x")[:-1]])
     async def test_is_none(self, body):

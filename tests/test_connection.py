@@ -229,8 +229,48 @@ class TestMalformed:
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.count(b"HTTP/1.1") == 1
 
+    @pytest.mark.parametrize(
+        "second",
+        [
+            b"GET http://x HTTP/1.1\r\nHost: x\r\n\r\n",
+            b"CONNECT x:1 HTTP/1.1\r\nHost: x\r\n\r\n",
+        ],
+    )
+    def test_first_of_two(self, limited, second):
+        """A request is answered, and not with the refusal of the one behind it."""
+        answer = said(limited.url, POST + BODY + second)
+        assert answer.startswith(b"HTTP/1.1 200")
+
+    def test_wants_http2(self, limited):
+        """The wish to go on in HTTP/2, with which some clients begin, is passed over:
+        the request is answered, and so is the next one."""
+        wish = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
+        request = POST.replace(HEAD, HEAD + wish + b"HTTP2-Settings: AA\r\n") + BODY
+        with connected(limited.url) as made:
+            for _ in range(2):
+                made.sendall(request)
+                assert made.recv(65536).startswith(b"HTTP/1.1 200")
+
 
 class TestNumber:
+    def test_answered_early(self, bundles):
+        """One whose request was answered before its body was whole can be displaced
+        like every other that is idle."""
+        settings = Settings(port=0, bundles=bundles / "walks", max_connections=2)
+        early = b"POST /nothing HTTP/1.1\r\n" + HEAD + b"Content-Length: 1\r\n\r\n"
+        with running(settings) as made:
+            made.http.close()
+            with connected(made.url) as first, connected(made.url) as second:
+                for one in (first, second):
+                    one.sendall(early)
+                    assert one.recv(65536).startswith(b"HTTP/1.1 404")
+                    one.sendall(b"x")
+                time.sleep(0.1)
+                for _ in range(3):
+                    with connected(made.url) as other:
+                        other.sendall(ALIVE)
+                        assert other.recv(65536).startswith(b"HTTP/1.1 200")
+
     def test_longest_idle_goes(self, bundles):
         """One more than may be open takes the place of the one that has been idle for
         longest; where all are at work it is refused, and told so."""

@@ -97,7 +97,8 @@ def test_refused(full, body):
         (request(PLAIN, "Expect: 100-continue"), 503),
         (request(PLAIN, "Content-Encoding: gzip"), 400),
         (request(PLAIN, "X-Request-Timeout-Ms: soon"), 400),
-        (request(PLAIN, "X-Request-Timeout-Ms: 5000"), 503),
+        (request(PLAIN, "X-Request-ID: mine"), 503),
+        (request(PLAIN, "Origin: https://example.org"), 503),
         (request(PLAIN, method="PUT"), 405),
         (request(PLAIN, path="/livez", method="GET"), 200),
         (request(PLAIN, path="/label"), 404),
@@ -113,6 +114,7 @@ def test_others(full, data, status):
     made, *_ = full
     (told, _), *_ = ask(made, data)[0]
     assert told == status
+    assert not any(full[2][-1:])
 
 
 def test_in_pieces(full):
