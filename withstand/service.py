@@ -96,13 +96,13 @@ class Service:
         return found
 
     def rss(self, pid: int | None = None) -> float:
-        """Memory in MiB, of one process or all; what they share counts once for each
-        (PSS where the kernel tells it)."""
+        """Memory in MiB, of one process or all; what they share counts once. Only
+        what is no file's: pages of libraries are shared with whoever else runs."""
         total = 0
         for one in [pid] if pid else self.family():
             try:
                 text = Path(f"/proc/{one}/smaps_rollup").read_text()
-                total += int(text.partition("Pss:")[2].split()[0])
+                total += int(text.partition("Pss_Anon:")[2].split()[0])
             except (OSError, IndexError, ValueError):
                 continue  # it has just ended
         return total / 1024

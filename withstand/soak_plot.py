@@ -21,7 +21,7 @@ def plot(soak: Soak, file: Path) -> None:
     memory.plot(minutes, soak.serving, label="the serving process")
     half = minutes[len(minutes) // 2]
     memory.axvspan(half, minutes[-1], alpha=0.1, label="what the rule looks at")
-    memory.set_ylabel("memory (MiB, proportional set size)")
+    memory.set_ylabel("memory (MiB, anonymous, proportional)")
     memory.set_ylim(0)
     memory.legend(loc="lower left", ncols=2)
     memory.grid(alpha=0.3)

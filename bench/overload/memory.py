@@ -13,7 +13,7 @@ def mib(pid: int) -> float:
     for one in family(pid):
         try:
             text = Path(f"/proc/{one}/smaps_rollup").read_text()
-            total += int(text.partition("Pss:")[2].split()[0])
+            total += int(text.partition("Pss_Anon:")[2].split()[0])
         except (OSError, IndexError, ValueError):
             continue  # it has just ended
     return total / 1024
