@@ -31,6 +31,7 @@ class Queue:
         self._since = time.perf_counter()
         self._computed = 0
         self._always = False  # since then there was enough to do
+        self._idle = False  # before, there was not
 
     def add(self, steps: int) -> None:
         self.steps += steps
@@ -68,7 +69,8 @@ class Queue:
             rate = self._computed / spent
             self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
         else:
-            self._rate = 0.0  # what it is able to is not known any more
+            self._rate = 0.0 if self._idle else self._rate  # for long not known
+        self._idle = not self._always
         self._since, self._computed, self._always = now, 0, True
 
     def seconds(self, workers: int) -> float:

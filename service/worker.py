@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 
 # Who reads requests goes first where all cores are at work: it refuses what is too
 # much, and answers probes.
-NICE = 5
+NICE = 10
 FIGURES_SECONDS = 0.02  # that figures about ticks may wait
 WARM_LENGTHS = (1, 16, 128)
 
