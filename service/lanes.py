@@ -38,7 +38,7 @@ class Lanes:
 
     def __init__(self, rows: int, cost: Cost):
         self._rows, self._cost = rows, cost
-        self._share = rows // 2  # of lanes, for long ones where others wait
+        self._share = max(1, rows // 2)  # of lanes, for long ones where others wait
         self._under_way: list[Work] = []
         self._short: deque[Work] = deque()  # those that wait
         self._long: deque[Work] = deque()

@@ -122,12 +122,12 @@ def check_size(
         TooLarge: it holds more than it may.
     """
     most, sequences = limits.max_cells, limits.max_sequences
-    if lists > 2 + sequences + most // fewest:
+    if lists > 2 + 2 * sequences + most // fewest:
         raise TooLarge(f"more steps than could hold at most {most} numbers")
     # A list of numbers has a comma less than numbers; lists have commas between them.
     after = body.count(b"],")
     slack = sequences * (2 + others) + len(MEMBERS)
-    between = after if after + slack >= lists else lists  # "] ," is JSON too
+    between = after + slack if after + slack >= lists else lists  # "] ," is JSON too
     if _count(body, b",") - between + lists - slack > most:
         raise TooLarge(f"at most {most} numbers in a request")
 
