@@ -71,10 +71,8 @@ class Admission:
             if isinstance(told, Answered):
                 if request.give(place, told, label=self._labels):
                     self.metrics.queue_seconds.observe(request.begun - request.since)
-            elif told.dropped:
-                self.metrics.dropped.inc()
-                request.fail(errors.DeadlineExceeded("no answer in that time"))
             else:
+                self.metrics.dropped.inc(told.dropped)
                 request.fail(_failure(f"sequences[{place}]", told))
 
         given = []

@@ -12,8 +12,6 @@ from .errors import TooLarge, UnsupportedMedia
 
 # curl -d and many small clients say a form when they mean nothing.
 MEANINGLESS = ("application/x-www-form-urlencoded", "")
-
-
 SLOTS = 16  # bodies that were compressed, until they are answered
 _slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
 _slots = WeakKeyDictionary()

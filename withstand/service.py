@@ -16,6 +16,9 @@ from typing import Any
 
 import httpx
 
+from bench.overload.memory import mib
+from bench.serve.servers import family
+
 from .rows import Tally
 
 ROOT = Path(__file__).parent.parent
@@ -83,29 +86,11 @@ class Service:
 
     def family(self) -> list[int]:
         """Its processes."""
-        children: dict[int, list[int]] = {}
-        for path in Path("/proc").glob("[0-9]*/stat"):
-            try:
-                fields = path.read_text().rpartition(")")[2].split()
-            except OSError:
-                continue
-            children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-        found = [self.process.pid]
-        for pid in found:
-            found += children.get(pid, [])
-        return found
+        return family(self.process.pid)
 
     def rss(self, pid: int | None = None) -> float:
-        """Memory in MiB, of one process or all; what they share counts once. Only
-        what is no file's: pages of libraries are shared with whoever else runs."""
-        total = 0
-        for one in [pid] if pid else self.family():
-            try:
-                text = Path(f"/proc/{one}/smaps_rollup").read_text()
-                total += int(text.partition("Pss_Anon:")[2].split()[0])
-            except (OSError, IndexError, ValueError):
-                continue  # it has just ended
-        return total / 1024
+        """Memory in MiB, of one process or all; see `mib`."""
+        return mib(*([pid] if pid else self.family()))
 
     def settled_rss(self, seconds: float = 5) -> float:
         """Memory in MiB, when it has not moved for a second or so."""

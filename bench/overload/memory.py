@@ -7,10 +7,11 @@ from typing import Self
 from bench.serve.servers import family
 
 
-def mib(pid: int) -> float:
-    """Of a process and all that descend from it; what they share counts once."""
+def mib(*pids: int) -> float:
+    """Of these processes; what they share counts once. Only what is no file's: pages
+    of libraries are shared with whoever else runs."""
     total = 0
-    for one in family(pid):
+    for one in pids:
         try:
             text = Path(f"/proc/{one}/smaps_rollup").read_text()
             total += int(text.partition("Pss_Anon:")[2].split()[0])
@@ -26,7 +27,7 @@ class Memory:
         self._pid = pid
         self._ended = threading.Event()
         self._thread = threading.Thread(target=self._look, daemon=True)
-        self.before = self.most = self.after = mib(pid)
+        self.before = self.most = self.after = mib(*family(pid))
 
     def __enter__(self) -> Self:
         self._thread.start()
@@ -35,8 +36,8 @@ class Memory:
     def __exit__(self, *error: object) -> None:
         self._ended.set()
         self._thread.join(5)
-        self.after = mib(self._pid)
+        self.after = mib(*family(self._pid))
 
     def _look(self) -> None:
         while not self._ended.wait(0.5):
-            self.most = max(self.most, mib(self._pid))
+            self.most = max(self.most, mib(*family(self._pid)))
