@@ -161,10 +161,10 @@ class Admission:
         waiting = self.queue.waiting
         if not waiting:
             return None
-        seconds = self.queue.seconds(self._pool.size)
         left = min(until - time.perf_counter(), self._seconds)
-        if waiting + steps <= self._limit and seconds <= SHARE * left:
+        if waiting + steps <= self._limit and not self.queue.late(SHARE * left):
             return None
+        seconds = self.queue.seconds(self._pool.size)
         # Not all at the same moment: they would be refused again.
         again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
         return errors.Overloaded(
@@ -190,7 +190,7 @@ class Admission:
         metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
-        self.queue.computed(tick.useful, tick.seconds)
+        self.queue.computed(tick.useful, tick.seconds, tick.rows)
         self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)

@@ -15,6 +15,7 @@ WINDOW_SECONDS = 0.2
 LONGEST_SECONDS = 1.0  # of a window: else a worker hung, or all were dead
 NEWEST_BODY = 0.05  # what the newest body says
 FORGET = 0.999  # of the fastest call, with each one after it
+ENOUGH_ROWS = 8  # in a call, of which it is seen what many take
 NEWEST = 0.5  # what the newest window counts against all before
 
 
@@ -30,10 +31,10 @@ class Queue:
         self._rate = 0.0  # of all workers, while they had enough to do
         self._since = time.perf_counter()
         self._computed = 0
-        self._always = False  # since then there was enough to do
-        self._idle = False  # before, there was not
 
     def add(self, steps: int) -> None:
+        if self.steps <= 0 < steps:  # it was empty: what it is able to is not known
+            self._rate, self._since, self._computed = 0.0, time.perf_counter(), 0
         self.steps += steps
 
     def promise(self, size: int) -> None:
@@ -55,25 +56,25 @@ class Queue:
         """Steps, also those that were promised."""
         return self.steps + self._promised
 
-    def computed(self, steps: int, seconds: float) -> None:
-        """A worker's call took so long for so many."""
+    def computed(self, steps: int, seconds: float, rows: int) -> None:
+        """A worker's call took so long for so many, of so many sequences."""
         self._best = max(FORGET * self._best, steps / max(seconds, 1e-9))
         self._computed += steps
-        if self.steps <= steps:  # hardly more was there
-            self._always = False
         now = time.perf_counter()
         spent = now - self._since
-        if spent < WINDOW_SECONDS:
-            return
-        if self._always and spent < LONGEST_SECONDS:
+        if rows < ENOUGH_ROWS or spent > LONGEST_SECONDS:
+            self._since, self._computed = now, 0  # that says nothing
+        elif spent > WINDOW_SECONDS:
             rate = self._computed / spent
             self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
-        else:
-            self._rate = 0.0 if self._idle else self._rate  # for long not known
-        self._idle = not self._always
-        self._since, self._computed, self._always = now, 0, True
+            self._since, self._computed = now, 0
+
+    def late(self, seconds: float) -> bool:
+        """Whether it will certainly take longer to compute all. While it is not known
+        what the workers are able to, nothing is."""
+        return self._rate > 0 and self.waiting / self._rate > seconds
 
     def seconds(self, workers: int) -> float:
-        """Until all is computed, so far as can be told: 0 where nothing ever was."""
+        """Until all is computed, as far as can be told: 0 where nothing ever was."""
         rate = self._rate or self._best * max(workers, 1)
         return self.waiting / rate if rate else 0.0

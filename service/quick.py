@@ -122,7 +122,8 @@ def check_size(
         TooLarge: it holds more than it may.
     """
     most, sequences = limits.max_cells, limits.max_sequences
-    if lists > 2 + 2 * sequences + most // fewest:
+    each = 2 if others else 1  # a row of others may have a list besides
+    if lists > 2 + each * sequences + most // fewest:
         raise TooLarge(f"more steps than could hold at most {most} numbers")
     # A list of numbers has a comma less than numbers; lists have commas between them.
     after = body.count(b"],")

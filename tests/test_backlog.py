@@ -14,31 +14,31 @@ def clock(monkeypatch):
     return now
 
 
-def work(queue, clock, seconds, rate, *, left=True):
-    """Computes at that rate; where not so much is left, all that there is."""
+def work(queue, clock, seconds, rate, rows=64):
+    """Computes at that rate."""
     step = WINDOW_SECONDS / 4
     for _ in range(round(seconds / step)):
         clock[0] += step
-        steps = int(rate * step)
-        if not left:
-            queue.steps = 0
-        queue.computed(steps, step / 2)
+        queue.computed(int(rate * step), step / 2, rows)
 
 
 def test_unknown(clock):
-    """What nothing was ever computed of, nobody knows."""
+    """What nothing was ever computed of, nobody knows, and nothing is refused for."""
     queue = Queue()
     queue.add(500)
     assert queue.seconds(2) == 0
+    assert not queue.late(0.001)
 
 
 def test_at_best(clock):
-    """Before there was enough to do, it is what the workers' calls allow."""
+    """Before there was enough to do, it is told what the workers' calls allow, and
+    nothing is refused for that."""
     queue = Queue()
     queue.add(1000)
-    queue.computed(500, 1.0)
-    queue.computed(10, 1.0)
+    queue.computed(500, 1.0, 1)
+    queue.computed(10, 1.0, 1)
     assert queue.seconds(2) == pytest.approx(1.0, rel=0.01)
+    assert not queue.late(0.001)
 
 
 def test_as_it_was(clock):
@@ -49,17 +49,30 @@ def test_as_it_was(clock):
     for rate in (10_000, 1_000, 20_000):
         work(queue, clock, 4, rate)
         assert queue.seconds(2) == pytest.approx(1_000_000 / rate, rel=0.05)
+        assert queue.late(900_000 / rate)
+        assert not queue.late(1_100_000 / rate)
 
 
-def test_little_to_do(clock):
-    """Times in which there was little to do say nothing about what can be done: it is
-    told by the calls again."""
+@pytest.mark.parametrize("pause", [0.01, 0.5, 60])
+def test_empty(clock, pause):
+    """Time in which there was nothing to do does not count as work: of a few steps
+    before and after it, nothing is refused."""
     queue = Queue()
     queue.add(1_000_000)
     work(queue, clock, 4, 10_000)
-    work(queue, clock, 4, 100, left=False)
-    queue.steps = 10_000
-    assert queue.seconds(1) < 1
+    queue.add(-1_000_000)
+    clock[0] += pause
+    queue.add(1_000)
+    queue.computed(20, 0.001, 20)
+    assert not queue.late(0.001)
+
+
+def test_few_rows(clock):
+    """What one sequence takes says nothing about many."""
+    queue = Queue()
+    queue.add(1_000_000)
+    work(queue, clock, 4, 100, rows=1)
+    assert not queue.late(0.001)
 
 
 def test_stall(clock):
@@ -69,9 +82,8 @@ def test_stall(clock):
     queue.add(1_000_000)
     work(queue, clock, 4, 10_000)
     clock[0] += 30
-    queue.computed(10, 0.001)
-    queue.steps = 10_000
-    assert queue.seconds(1) < 1
+    queue.computed(10, 0.001, 64)
+    assert not queue.late(101)
 
 
 def test_promised():
