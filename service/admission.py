@@ -162,7 +162,8 @@ class Admission:
         if not waiting:
             return None
         left = min(until - time.perf_counter(), self._seconds)
-        if waiting + steps <= self._limit and not self.queue.late(SHARE * left):
+        late = self.queue.late(SHARE * left, self._pool.size)
+        if waiting + steps <= self._limit and not late:
             return None
         seconds = self.queue.seconds(self._pool.size)
         # Not all at the same moment: they would be refused again.
@@ -190,7 +191,7 @@ class Admission:
         metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
-        self.queue.computed(tick.useful, tick.seconds, tick.rows)
+        self.queue.computed(tick.useful, tick.rows, tick.seconds, tick.spent)
         self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)

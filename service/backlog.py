@@ -2,17 +2,16 @@
 
 Overload is told early: a request that would wait for longer than it may is refused
 at once, rather than computed for nobody (Beyer et al., *Site Reliability
-Engineering*, chapter 21). What the engine can do at its best says little about a
-machine that has other work too, so what counts is how fast a queue that is never
-empty has really become shorter of late.
+Engineering*, chapter 21). What a call of the engine takes says too little about it,
+and what this process sees of the clock too much, since it may stand still itself: so
+the workers tell what time they spend while jobs wait there, between their calls too.
 """
 
 import asyncio
 import math
-import time
 
-WINDOW_SECONDS = 0.2
-LONGEST_SECONDS = 1.0  # of a window: else a worker hung, or all were dead
+WINDOW_SECONDS = 0.4  # of workers' time
+LONGEST_SECONDS = 1.0  # of a call: else the machine stood still
 NEWEST_BODY = 0.05  # what the newest body says
 FORGET = 0.999  # of the fastest call, with each one after it
 ENOUGH_ROWS = 8  # in a call, of which it is seen what many take
@@ -28,13 +27,12 @@ class Queue:
         self._promised = 0.0  # steps of requests that were let in, and not read yet
         self._bytes = 200.0  # of a body, for each step
         self._best = 0.0  # steps a second, of one worker's call
-        self._rate = 0.0  # of all workers, while they had enough to do
-        self._since = time.perf_counter()
-        self._computed = 0
+        self._rate = 0.0  # of one worker, while it had enough to do
+        self._computed, self._spent = 0, 0.0  # in this window: steps, seconds
 
     def add(self, steps: int) -> None:
         if self.steps <= 0 < steps:  # it was empty: what it is able to is not known
-            self._rate, self._since, self._computed = 0.0, time.perf_counter(), 0
+            self._rate, self._computed, self._spent = 0.0, 0, 0.0
         self.steps += steps
 
     def promise(self, size: int) -> None:
@@ -56,25 +54,29 @@ class Queue:
         """Steps, also those that were promised."""
         return self.steps + self._promised
 
-    def computed(self, steps: int, seconds: float, rows: int) -> None:
-        """A worker's call took so long for so many, of so many sequences."""
+    def computed(self, steps: int, rows: int, seconds: float, spent: float) -> None:
+        """A worker's call was for so many steps, of so many sequences.
+
+        Args:
+            seconds: that it took.
+            spent: since the worker's last one, if jobs have waited since.
+        """
         self._best = max(FORGET * self._best, steps / max(seconds, 1e-9))
         self._computed += steps
-        now = time.perf_counter()
-        spent = now - self._since
+        self._spent += spent
         if rows < ENOUGH_ROWS or spent > LONGEST_SECONDS:
-            self._since, self._computed = now, 0  # that says nothing
-        elif spent > WINDOW_SECONDS:
-            rate = self._computed / spent
+            self._computed, self._spent = 0, 0.0  # that says nothing
+        elif self._spent > WINDOW_SECONDS:
+            rate = self._computed / self._spent
             self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
-            self._since, self._computed = now, 0
+            self._computed, self._spent = 0, 0.0
 
-    def late(self, seconds: float) -> bool:
+    def late(self, seconds: float, workers: int) -> bool:
         """Whether it will certainly take longer to compute all. While it is not known
         what the workers are able to, nothing is."""
-        return self._rate > 0 and self.waiting / self._rate > seconds
+        return self._rate > 0 and self.seconds(workers) > seconds
 
     def seconds(self, workers: int) -> float:
         """Until all is computed, as far as can be told: 0 where nothing ever was."""
-        rate = self._rate or self._best * max(workers, 1)
+        rate = (self._rate or self._best) * max(workers, 1)
         return self.waiting / rate if rate else 0.0

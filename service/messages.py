@@ -95,6 +95,7 @@ class Ticked(msgspec.Struct, tag=True, array_like=True):
     useful: int
     seconds: float
     settled: int
+    spent: float = 0.0  # since the last call, if jobs have waited since
 
 
 ToWorker = Load | Unload | Job | Cancel

@@ -55,6 +55,7 @@ class Scheduler:
         self._works: dict[int, Work] = {}
         self._alone: deque[Work] = deque()
         self._begin = np.zeros(metadata.state_size, np.float32)
+        self._since: float | None = None  # the last call's end, if jobs wait since
 
     @property
     def busy(self) -> bool:
@@ -116,8 +117,10 @@ class Scheduler:
         elif batch.works and batch.works[0].left:
             self._alone.appendleft(batch.works[0])
         size = (len(batch.works), batch.steps, useful)
+        spent = ended - (self._since or begun)
+        self._since = ended if self.busy else None
         # First: who has an answer is not counted as waiting.
-        return [Ticked(self._model, *size, ended - begun, settled), *told]
+        return [Ticked(self._model, *size, ended - begun, settled, spent), *told]
 
     def _lonely(self) -> Batch:
         work = self._alone.popleft()

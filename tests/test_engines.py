@@ -130,7 +130,7 @@ def test_no_shape_is_traced(bundles, name):
     rng = np.random.default_rng(0)
     for rows, steps in rng.integers(1, 40, (100, 2)).tolist():
         step(rows, steps)
-    assert set(context.context().list_function_names()) == before
+    assert not set(context.context().list_function_names()) - before
 
     # What the names would show: a function that is traced for each shape.
     traced = tf.function(lambda frames: frames * 2)

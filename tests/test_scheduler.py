@@ -441,3 +441,25 @@ class TestFaults:
         made.add((3, 1.0))
         made.run()
         assert "RuntimeError" in made.told[0].reason
+
+
+def test_time_spent(kind, monkeypatch):
+    """The time between two calls counts while jobs wait, and not when none did."""
+    now = [100.0]
+    monkeypatch.setattr(scheduler.time, "perf_counter", lambda: now[0])
+    made = Scene(kind=kind, batch_rows=1)
+
+    def takes(call, answer):
+        now[0] += 1
+
+    made.engine.hook = takes
+    made.add((3, 1.0), (3, 2.0))
+    for _ in range(2):
+        now[0] += 10
+        made.tick()
+    made.add((3, 3.0))
+    now[0] += 10
+    made.tick()
+    assert not made.scheduler.busy
+    assert [tick.seconds for tick in made.ticks] == [1, 1, 1]
+    assert [tick.spent for tick in made.ticks] == [1, 11, 1]
