@@ -226,6 +226,7 @@ class Registry(Catalogue):
             {name: one.models for name, one in zip(names, held, strict=True)},
             {name: one.labels for name, one in zip(names, held, strict=True)},
         )
+        self._retell()  # now: what is meant is not broken
         for model in gone:
             self._loader.retire(model)
 
