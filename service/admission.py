@@ -69,6 +69,7 @@ class Admission:
 
         def done(place: int, told: Answered | Failed) -> None:
             if isinstance(told, Answered):
+                self.queue.heard(time.perf_counter() - told.ended)
                 if request.give(place, told, label=self._labels):
                     self.metrics.queue_seconds.observe(request.begun - request.since)
             else:
@@ -162,6 +163,8 @@ class Admission:
         if not waiting:
             return None
         left = min(until - time.perf_counter(), self._seconds)
+        # Where this process is slow, what came was read as late as answers are written.
+        left -= 2 * self.queue.lag
         late = self.queue.late(SHARE * left, self._pool.size)
         if waiting + steps <= self._limit and not late:
             return None

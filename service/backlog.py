@@ -15,6 +15,7 @@ LONGEST_SECONDS = 1.0  # of a call: else the machine stood still
 NEWEST_BODY = 0.05  # what the newest body says
 FORGET = 0.999  # of the fastest call, with each one after it
 ENOUGH_ROWS = 8  # in a call, of which it is seen what many take
+NEWEST_LAG = 0.05  # what the newest answer says of how late it is heard
 NEWEST = 0.5  # what the newest window counts against all before
 
 
@@ -24,6 +25,7 @@ class Queue:
     def __init__(self) -> None:
         self.steps = 0  # admitted and not yet computed
         self.refused = -math.inf  # when a request last was, of `time.perf_counter`
+        self.lag = 0.0  # seconds, from a worker's answer until it is heard of here
         self._promised = 0.0  # steps of requests that were let in, and not read yet
         self._bytes = 200.0  # of a body, for each step
         self._best = 0.0  # steps a second, of one worker's call
@@ -70,6 +72,10 @@ class Queue:
             rate = self._computed / self._spent
             self._rate += (rate - self._rate) * (NEWEST if self._rate else 1)
             self._computed, self._spent = 0, 0.0
+
+    def heard(self, seconds: float) -> None:
+        """An answer was heard so long after it had been computed."""
+        self.lag += NEWEST_LAG * (seconds - self.lag)
 
     def late(self, seconds: float, workers: int) -> bool:
         """Whether it will certainly take longer to compute all. While it is not known

@@ -22,6 +22,7 @@ log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 2.0  # for streams to end
 SPARE_FILES = 200  # descriptors for all that is no connection
+DOORS = 16
 
 
 class Server(uvicorn.Server):
@@ -58,6 +59,29 @@ class Server(uvicorn.Server):
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         _allow_files(self._crowd.limit + SPARE_FILES)
         super().run(sockets)
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        """Listen, with so many doors to the same queue of connections.
+
+        libuv takes one connection in each turn of the loop. Under overload a turn
+        takes long, and the queue would overflow: clients, and probes, would wait for
+        their first packet's second try.
+        """
+        await super().startup(sockets)
+        config, loop = self.config, asyncio.get_running_loop()
+        protocol = partial(
+            config.http_protocol_class,  # type: ignore[call-arg]
+            config=config,
+            server_state=self.server_state,
+            app_state=self.lifespan.state,
+        )
+        for door in [sock for one in self.servers for sock in one.sockets]:
+            for _ in range(DOORS - 1):
+                same = socket.socket(fileno=os.dup(door.fileno()))
+                server = await loop.create_server(
+                    protocol, sock=same, ssl=config.ssl, backlog=config.backlog
+                )
+                self.servers.append(server)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ready = self._app.registry.ready

@@ -1,10 +1,10 @@
 """A connection within its limits: time, size, number, and a stop."""
 
+import contextlib
 import gzip
 import json
 import socket
 import time
-from contextlib import contextmanager
 
 import httpx
 import numpy as np
@@ -33,7 +33,7 @@ def limited(bundles):
         yield made
 
 
-@contextmanager
+@contextlib.contextmanager
 def connected(url):
     parsed = httpx.URL(url)
     with socket.create_connection((parsed.host, parsed.port), SECONDS) as made:
@@ -327,7 +327,7 @@ def test_hardly_read(bundles, monkeypatch):
         wait(lambda: not made.server.server_state.tasks, "it is cut off")
 
 
-@contextmanager
+@contextlib.contextmanager
 def half_sent(bundles):
     """A service, and a connection over which half a body has come."""
     settings = Settings(port=0, bundles=bundles / "walks")
@@ -364,3 +364,26 @@ class TestStops:
             wait(lambda: not made.server.servers[0].sockets, "the port is closed")
             half.sendall(BODY[5:])
             assert heard(half).startswith(b"HTTP/1.1 200")
+
+
+def test_many_come_in_one_turn(bundles):
+    """However long a turn of the loop takes, many connections are taken in it."""
+    count, turns = 160, []
+    with running(Settings(port=0, bundles=bundles / "walks", workers=1)) as made:
+        loop = made.server.servers[0].get_loop()
+
+        def turn():
+            if len(made.server.server_state.connections) < count:
+                turns.append(time.sleep(0.01))
+                loop.call_soon(turn)
+
+        parsed = httpx.URL(made.url)
+        with contextlib.ExitStack() as stack:
+            for _ in range(count):
+                client = stack.enter_context(socket.socket())
+                client.setblocking(False)
+                client.connect_ex((parsed.host, parsed.port))
+            loop.call_soon_threadsafe(turn)
+            connections = made.server.server_state.connections
+            wait(lambda: len(connections) >= count, "all are taken")
+    assert len(turns) < count / 4
