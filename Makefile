@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow withstand soak check train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
+.PHONY: help serve test slow withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -49,6 +49,9 @@ check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+screenshots: .venv/ready ## pictures of the playground for docs/playground (needs Chromium)
+	PYTHONPATH=.:tests $(BIN)/python tests/screenshots.py
 
 train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	for preset in $(PRESETS); do \

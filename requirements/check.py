@@ -128,7 +128,9 @@ def table(rows: list[tuple[str, str, str]]) -> str:
         "# Licences\n\nOf all that `requirements/full.lock` can install (of which the "
         "slim image has a part), as the packages say it\nthemselves or, where they do "
         "not, as their licence files do (`requirements/licences.toml`). Made by `make "
-        f"licences`.\n\n| package | version | licence |\n| --- | --- | --- |\n{lines}"
+        "licences`.\n\nThe playground brings uPlot 1.6.32 along, under the MIT licence "
+        "(`service/playground/vendor/uPlot.LICENSE`).\n\n| package | version | licence |\n"
+        f"| --- | --- | --- |\n{lines}"
     )
 
 

@@ -13,7 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from . import errors, examples, launch, origins
+from . import errors, examples, launch, origins, page
 from .dialect import refusal, refusing
 from .gate import Gate
 from .launch import Launch
@@ -155,7 +155,10 @@ def _wired(
     )
     app.include_router(native.router(registry))
     app.include_router(stream.router())
-    app.include_router(probes.router(registry, metrics if settings.metrics else None))
+    figures = metrics if settings.metrics else None
+    app.include_router(probes.router(registry, figures, playground=settings.playground))
+    if settings.playground:
+        app.mount(page.PATH, page.Files())
     app.add_exception_handler(HTTPException, _refuse)
     gate = Gate(settings)
     check = gate.check
@@ -180,7 +183,15 @@ def _wired(
     stream_route = StreamRoute(streams, settings)
     shed = Shedding(registry, gate, metrics).answer
     return Service(
-        app, direct, stream_route, dialects, metrics, registry, settings, check, shed
+        app,
+        direct,
+        stream_route,
+        dialects,
+        metrics,
+        registry,
+        settings,
+        check,
+        shed,
     )
 
 

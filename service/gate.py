@@ -15,10 +15,12 @@ from .settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Probes need no key; all else does, whatever it is and wherever it was found.
+# Probes need no key, nor does the page that asks for one; all else does, whatever it
+# is and wherever it was found.
 OPEN = frozenset(
-    {"/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
+    {"/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
+PAGE = "/playground/"
 LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 BEARER = b"bearer "
@@ -71,7 +73,8 @@ class Gate:
             Unauthorized: it has no key, or a wrong one, or several.
             RateLimited: as `Key.take`.
         """
-        if not self._keys or scope["path"] in OPEN:
+        path = scope["path"]
+        if not self._keys or path in OPEN or path.startswith(PAGE):
             return
         given = set()
         for name, value in scope["headers"]:

@@ -181,6 +181,7 @@ class Settings(BaseSettings):
     tls_key: str = Field("", description="PEM file of the certificate's key.")
     metrics: bool = Field(True, description="Serve /metrics.")
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
+    playground: bool = Field(True, description="Serve the page at / to browsers.")
     log_format: Literal["auto", "json", "text"] = Field(
         "auto", description="Log lines; auto: text on a terminal, else json."
     )

@@ -58,9 +58,9 @@ class Started:
 
 
 @contextmanager
-def serving(folder, *flags, **variables):
+def serving(folder, *flags, port=None, **variables):
     """`python -m service serve` as a process that lives, until the block ends."""
-    port, output = free_port(), folder / "log"
+    port, output = port or free_port(), folder / "log"
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     with output.open("w") as file:
         process = subprocess.Popen(

@@ -54,6 +54,7 @@ VALUES = {
     "admin": ("true", True),
     "server_name": ("triton", "triton"),
     "docs": ("false", False),
+    "playground": ("false", False),
     "log_format": ("text", "text"),
     "log_level": ("debug", "debug"),
 }
@@ -98,7 +99,13 @@ WRONG = [
 ]
 # These make sense with others only: see `TestTogether`.
 TOGETHER = {"rate_per_key", "tls_certificate", "tls_key"}
-SWITCHES = ("skip_broken", "admin", "docs", "metrics")  # flags without a value
+SWITCHES = (
+    "skip_broken",
+    "admin",
+    "docs",
+    "metrics",
+    "playground",
+)  # flags without a value
 
 
 def variable(name):

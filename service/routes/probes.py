@@ -4,14 +4,22 @@ from typing import Any
 
 from fastapi import APIRouter, Response
 from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
 from starlette.responses import JSONResponse
 
+from .. import page
 from ..metrics import Metrics
 from ..registry import Registry
 
 
-def router(registry: Registry, metrics: Metrics | None) -> APIRouter:
-    """The routes, over the parts that they ask."""
+def router(
+    registry: Registry, metrics: Metrics | None, *, playground: bool
+) -> APIRouter:
+    """The routes, over the parts that they ask.
+
+    Args:
+        playground: answer browsers at `/` with it.
+    """
     api = APIRouter(tags=["health"])
     failing: dict[int | str, dict[str, Any]] = {503: {"description": "Not now; why."}}
 
@@ -24,8 +32,11 @@ def router(registry: Registry, metrics: Metrics | None) -> APIRouter:
         return JSONResponse({"status": "no worker lives"}, 503)
 
     @api.get("/", responses=failing)
-    async def root() -> JSONResponse:
-        """What is here; as `/livez`, for clients of KServe's V1."""
+    async def root(request: Request) -> Response:
+        """What is here; as `/livez`, for clients of KServe's V1. Browsers get the
+        playground."""
+        if playground and page.wanted(request):
+            return page.page()
         if registry.alive:
             return JSONResponse(
                 {"status": "alive", "name": "unrolled", "docs": "/docs"}

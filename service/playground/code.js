@@ -1,0 +1,83 @@
+// The `curl` and the Python that would get the same answer.
+
+import { base, key } from "./api.js";
+import { fill, make } from "./dom.js";
+
+const SHORT = 300; // characters of a body that are shown, and not put into a file
+
+/**
+ * Show how to ask for an answer.
+ *
+ * @param {string} path such as "classify"
+ * @param {{model: string, sequences: number[][][]}} body
+ * @param {boolean} stream also show how to read it step by step
+ */
+export function code(box, path, body, stream = false) {
+  const text = JSON.stringify(body);
+  const blob = new Blob([text], { type: "application/json" });
+  const open = box.querySelector("details")?.open;
+  URL.revokeObjectURL(box.querySelector("a")?.href);
+  fill(
+    box,
+    make(
+      "details",
+      open ? { open: "" } : {},
+      make("summary", {}, "Ask for it yourself"),
+      make(
+        "p",
+        {},
+        make("a", { href: URL.createObjectURL(blob), download: "request.json" }, "request.json"),
+        ` is the request of this answer (${text.length.toLocaleString("en")} bytes).`,
+      ),
+      snippet("curl", curl(path, text)),
+      snippet("Python", python(path, body.model)),
+      stream ? snippet("Python, step by step", streamed(body.model)) : null,
+    ),
+  );
+}
+
+function snippet(name, text) {
+  const copy = (event) => {
+    navigator.clipboard?.writeText(text);
+    event.target.textContent = "Copied";
+  };
+  return make(
+    "figure",
+    {},
+    make("figcaption", {}, name, make("button", { onclick: copy, type: "button" }, "Copy")),
+    make("pre", { tabindex: "0" }, make("code", {}, text)),
+  );
+}
+
+function curl(path, text) {
+  const data = text.length > SHORT ? "@request.json" : `'${text.replaceAll("'", "'\\''")}'`;
+  const header = key() ? ' -H "X-API-Key: $UNROLLED_API_KEY"' : "";
+  return `curl -s${header} ${base}${path} -d ${data}`;
+}
+
+const head = (using) => `\
+import json
+${key() ? "import os\n" : ""}from pathlib import Path
+
+from service.client import Client
+
+sequences = json.loads(Path("request.json").read_text())["sequences"]
+${key() ? 'key = {"X-API-Key": os.environ["UNROLLED_API_KEY"]}\n' : ""}${using}`;
+
+const client = () => `Client("${base.href.replace(/\/$/, "")}"${key() ? ", headers=key" : ""})`;
+
+const python = (path, model) =>
+  head(`\
+with ${client()} as client:
+    answer = client.${path}(sequences, model=${JSON.stringify(model)})
+for prediction in answer.predictions:
+    print(prediction.label${path === "label" ? "s" : ", prediction.probability"})
+`);
+
+const streamed = (model) =>
+  head(`\
+with ${client()} as client, client.stream(${JSON.stringify(model)}) as stream:
+    for frame in sequences[0]:
+        answer = stream.send([frame])
+        print(answer.steps, answer.label or answer.labels)
+`);

@@ -1,0 +1,56 @@
+// A heat map: a row of the sequence downwards, a class across, the darker the likelier.
+
+import { best, draw, fill } from "./dom.js";
+
+const CELL = 12;
+
+/** The step from which on the likeliest class no longer changed, counted from 1. */
+export function decided(history) {
+  const end = best(history.at(-1));
+  let step = history.length;
+  while (step > 1 && best(history[step - 2]) === end) step--;
+  return step;
+}
+
+/** Probabilities of classes after each of a number of steps. */
+export class Heat {
+  #cells;
+  #mark;
+
+  constructor(svg, classes, steps) {
+    const [width, height] = [classes.length * CELL, steps * CELL];
+    svg.setAttribute("viewBox", `0 0 ${width} ${height}`);
+    this.svg = svg;
+    this.classes = classes;
+    this.#cells = Array.from({ length: steps }, (_, step) =>
+      classes.map((_, place) =>
+        draw("rect", {
+          x: place * CELL,
+          y: step * CELL,
+          width: CELL - 1,
+          height: CELL - 1,
+          class: "cell",
+        }),
+      ),
+    );
+    this.#mark = draw("line", { x1: 0, x2: width, class: "mark" });
+    fill(svg, ...this.#cells, this.#mark);
+    this.show([]);
+  }
+
+  /** Show what was believed after each step so far; `step` (from 1) is marked. */
+  show(history, step = 0) {
+    this.#cells.forEach((row, at) => {
+      row.forEach((cell, place) => {
+        cell.style.fillOpacity = history[at]?.[place] ?? 0;
+      });
+    });
+    this.#mark.setAttribute("y1", step * CELL - 0.5);
+    this.#mark.setAttribute("y2", step * CELL - 0.5);
+    this.#mark.style.visibility = step ? "visible" : "hidden";
+    const told = history.length
+      ? `after row ${history.length} the likeliest class is ${this.classes[best(history.at(-1))]}`
+      : "nothing read yet";
+    this.svg.setAttribute("aria-label", `Heat map, classes by rows: ${told}`);
+  }
+}

@@ -1,0 +1,77 @@
+// The page: its tabs, what the service says of itself, and a panel for each kind of use.
+
+import { ask, health, look, state } from "./api.js";
+import * as digit from "./digit.js";
+import { find } from "./dom.js";
+import * as live from "./live.js";
+import * as models from "./models.js";
+import { refusal } from "./refusal.js";
+import * as samples from "./samples.js";
+import * as sequence from "./sequence.js";
+import * as word from "./word.js";
+
+const tabs = [...document.querySelectorAll("[role=tab]")];
+let started = false;
+
+function choose(id, focus) {
+  for (const tab of tabs) {
+    const chosen = tab.getAttribute("aria-controls") === id;
+    tab.setAttribute("aria-selected", chosen);
+    tab.tabIndex = chosen ? 0 : -1;
+    find(tab.getAttribute("aria-controls")).hidden = !chosen;
+    if (chosen && focus) tab.focus();
+  }
+  history.replaceState(null, "", `#${id}`);
+  if (started && id === "models") models.show();
+}
+
+tabs.forEach((tab, at) => {
+  tab.onclick = () => choose(tab.getAttribute("aria-controls"));
+  tab.onkeydown = ({ key: pressed }) => {
+    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: tabs.length - 1 }[pressed];
+    if (to == null) return;
+    const next = tabs[(to + tabs.length) % tabs.length];
+    choose(next.getAttribute("aria-controls"), true);
+  };
+});
+
+function told() {
+  const words = {
+    ready: "ready",
+    starting: "starting: its models are being loaded",
+    away: "not reachable; looking for it",
+  };
+  find("status").textContent = `The service is ${words[state]}`;
+  find("status").dataset.state = state;
+}
+
+for (const kind of ["ready", "starting", "away"]) health.addEventListener(kind, told);
+health.addEventListener("ready", start);
+
+/** Fill the panels, once the models are known. */
+async function start() {
+  if (started) return;
+  refusal(find("error"));
+  try {
+    const [{ models: all }, known] = await Promise.all([ask("models"), samples.load()]);
+    started = true;
+    panel("digit", all.find(digit.fits), (model) => digit.start(model, known.digits));
+    const readers = all.filter(word.fits);
+    panel("word", readers[0], () => word.start(readers, known.words));
+    panel("sequence", all[0], () => sequence.start(all, Object.values(known).flat()));
+    live.watch();
+    if (!find("models").hidden) models.show();
+  } catch (error) {
+    refusal(find("error"), error, start);
+  }
+}
+
+/** Start a panel if there is a model for it; else say so in its place. */
+function panel(id, model, begin) {
+  find(id).classList.toggle("without", !model);
+  if (model) begin(model);
+}
+
+const asked = location.hash.slice(1);
+choose(tabs.some((tab) => tab.getAttribute("aria-controls") === asked) ? asked : "digit");
+look();

@@ -1,0 +1,91 @@
+// A card for each model in service: what it is, how it was trained, and how well it does.
+
+import { ask, base, key } from "./api.js";
+import { fill, find, make } from "./dom.js";
+import { refusal } from "./refusal.js";
+
+const PLOTS = {
+  "history.png": "Cost and error by epoch",
+  "confusion.png": "True class against predicted class",
+  "reliability.png": "Confidence against accuracy, before and after calibration",
+  "length.png": "Accuracy by length of the sequence",
+};
+
+export async function show() {
+  refusal(find("models-error"));
+  try {
+    const { models, broken } = await ask("models");
+    const cards = await Promise.all(models.map(({ name }) => ask(`models/${name}`).then(card)));
+    const faults = Object.entries(broken).map(([name, reason]) =>
+      make("article", { class: "card" }, make("h3", {}, `${name}: broken`), make("p", {}, reason)),
+    );
+    fill(find("models-cards"), cards, faults);
+  } catch (error) {
+    refusal(find("models-error"), error, show);
+  }
+}
+
+async function card(model) {
+  const { training, bidirectional, cell, layers, hidden } = model;
+  const direction = bidirectional ? "both directions" : "forward, can be streamed";
+  const facts = {
+    network: `${cell.toUpperCase()}, ${layers} × ${hidden}, ${direction}`,
+    takes: `${model.feature_count} numbers a step; sequences of up to ${model.longest_trained} steps were seen`,
+    engine: `${model.engine}, ${model.precision} (${model.engine_reason})`,
+    versions: model.versions.join(", "),
+    trained: `${training.created} on ${training.source}, best of ${training.epochs} epochs: ${training.best_epoch}; seed ${training.seed}`,
+  };
+  return make(
+    "article",
+    { class: "card" },
+    make("h3", {}, `${model.name} `, make("small", {}, `version ${model.version} · ${model.task}`)),
+    make("dl", {}, Object.entries(facts).map(fact)),
+    errors(training.parts),
+    make("div", { class: "plots" }, await Promise.all(model.plots.map((path) => image(model, path)))),
+    list(`${model.classes.length} classes`, model.classes),
+    list(`${model.features.length} features`, model.features),
+    make("p", { class: "quiet digest" }, `bundle ${model.digest}`),
+  );
+}
+
+const fact = ([name, value]) => [make("dt", {}, name), make("dd", {}, value)];
+
+function list(title, names) {
+  return make("details", {}, make("summary", {}, title), make("p", {}, names.join(", ")));
+}
+
+function errors(parts) {
+  const cell = (value) => make("td", {}, value == null ? "–" : `${value.toFixed(2)} %`);
+  const head = ["part", "sequences", "error", "calibration error"];
+  return make(
+    "table",
+    {},
+    make("thead", {}, make("tr", {}, head.map((name) => make("th", { scope: "col" }, name)))),
+    make(
+      "tbody",
+      {},
+      Object.entries(parts).map(([name, { count, error, calibration_error }]) =>
+        make(
+          "tr",
+          {},
+          make("th", { scope: "row" }, name),
+          make("td", {}, count.toLocaleString("en")),
+          cell(error),
+          cell(calibration_error),
+        ),
+      ),
+    ),
+  );
+}
+
+/** A plot of the report; with a key it has to be asked for, since `img` sends none. */
+async function image(model, path) {
+  const file = path.split("/").at(-1);
+  let src = new URL(path.slice(1), base).href;
+  if (key()) {
+    const answer = await fetch(src, { headers: { "X-API-Key": key() } });
+    src = URL.createObjectURL(await answer.blob());
+  }
+  const alt = `${model.name}: ${PLOTS[file] ?? file}`;
+  return make("a", { href: src }, make("img", { src, alt, loading: "lazy" }));
+}

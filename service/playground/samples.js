@@ -1,0 +1,27 @@
+// Sequences of the test parts, made by examples/samples.py.
+
+const SIDE = 28; // of a digit
+const LETTER = 128; // pixels
+
+/** Lists of {label, frames}, by the name of the data they are of. */
+export async function load() {
+  const answer = await fetch(new URL("samples.json", import.meta.url));
+  const { digits, words, vowels } = await answer.json();
+  return {
+    digits: digits.map(({ label, pixels }) => {
+      return { label, frames: parted(bytes(pixels).map((one) => one / 255), SIDE) };
+    }),
+    words: words.map(({ label, letters }) => {
+      const bits = bytes(letters).flatMap((one) => [...one.toString(2).padStart(8, "0")]);
+      return { label, frames: parted(bits.map(Number), LETTER) };
+    }),
+    vowels,
+  };
+}
+
+const bytes = (text) => Array.from(atob(text), (character) => character.charCodeAt(0));
+
+function parted(values, size) {
+  const count = values.length / size;
+  return Array.from({ length: count }, (_, at) => values.slice(at * size, (at + 1) * size));
+}

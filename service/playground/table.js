@@ -1,0 +1,83 @@
+// Sequences from what a person drops or pastes: CSV, JSON or JSON lines.
+
+import { Problem } from "./api.js";
+
+const BESIDE = ["sequence", "step", "label", "split"]; // columns that are no features
+
+/**
+ * @param {string} text
+ * @param {string[]} features of the model, by which a header's columns are ordered
+ * @returns {{name: string, frames: number[][]}[]}
+ * @throws {Problem} it holds none; says where it is at fault
+ */
+export function sequences(text, features) {
+  const trimmed = text.replace(/^\uFEFF/, "").trim();
+  if (!trimmed) throw fault("There is nothing in it.");
+  const found = /^[[{]/.test(trimmed) ? fromJson(trimmed) : fromCsv(trimmed, features);
+  if (!found.length) throw fault("It holds no sequences.");
+  return found;
+}
+
+function fromJson(text) {
+  let values;
+  try {
+    values = [JSON.parse(text)];
+  } catch (error) {
+    const lines = text.split("\n").filter((line) => line.trim());
+    if (lines.length === 1) throw fault(`It is no JSON: ${error.message}`);
+    values = lines.map((line, at) => {
+      try {
+        return JSON.parse(line);
+      } catch {
+        throw fault(`Line ${at + 1} is no JSON.`);
+      }
+    });
+    if (values.every((value) => Array.isArray(value) && depth(value) === 1)) values = [values];
+  }
+  const all = values.flatMap((value) => {
+    const inner = value.sequences ?? value.frames ?? value.instances ?? value;
+    if (depth(inner) === 1) return [inner.map((number) => [number])]; // of one feature
+    if (depth(inner) === 2) return [inner];
+    if (depth(inner) === 3) return inner;
+    throw fault("Expected steps, each a list of numbers; or sequences of them.");
+  });
+  return all.map((frames, at) => ({ name: `sequence ${at + 1}`, frames }));
+}
+
+const fault = (title) => new Problem(0, { title });
+
+const depth = (value) => (Array.isArray(value) ? 1 + depth(value[0]) : 0);
+
+function fromCsv(text, features) {
+  const lines = text.split(/\r?\n/).map((line, at) => ({ line, number: at + 1 }));
+  const filled = lines.filter(({ line }) => line.trim());
+  const sign = [";", "\t", ","].find((one) => filled[0].line.includes(one)) ?? ",";
+  const rows = filled.map(({ line, number }) => {
+    const cells = line.split(sign).map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
+    return { cells, number };
+  });
+  const headed = rows[0].cells.some((cell) => Number.isNaN(Number(cell)));
+  const header = headed ? rows.shift().cells : rows[0].cells.map(() => "");
+  const named = features.every((name) => header.includes(name));
+  const columns = named
+    ? features.map((name) => header.indexOf(name))
+    : header.map((_, at) => at).filter((at) => !BESIDE.includes(header[at]));
+  const group = header.indexOf("sequence");
+  const groups = new Map();
+  for (const { cells, number } of rows) {
+    if (cells.length !== header.length) {
+      throw fault(`Line ${number} has ${cells.length} cells, the first ${header.length}.`);
+    }
+    const frame = columns.map((at) => {
+      const value = cells[at] === "" ? NaN : Number(cells[at]);
+      if (Number.isNaN(value)) {
+        throw fault(`Line ${number}: “${cells[at]}” is no number (column ${at + 1}).`);
+      }
+      return value;
+    });
+    const name = group < 0 ? "sequence 1" : cells[group];
+    if (!groups.has(name)) groups.set(name, []);
+    groups.get(name).push(frame);
+  }
+  return [...groups].map(([name, frames]) => ({ name, frames }));
+}
