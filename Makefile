@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
+.PHONY: help serve test slow browser withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -36,6 +36,9 @@ test: .venv/ready ## run the default test suite
 slow: .venv/ready ## the tests that take minutes: memory, answers under load
 	$(BIN)/python -m pytest -m slow
 	$(BIN)/python -m bench.serve.invariance
+
+browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)
+	$(BIN)/python -m pytest -m browser
 
 withstand: .venv/ready .venv-withstand/ready ## attacks, faults, overload, shutdown: the whole checklist
 	$(BIN)/python -m withstand

@@ -6,6 +6,7 @@ from rich import progress
 from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemainingColumn
 
 from .console import console
+from .palette import MAIN
 
 if TYPE_CHECKING:
     from .runs import Epoch
@@ -43,7 +44,7 @@ class Bars(Progress):
             return
         self.bar = progress.Progress(
             TextColumn(f"epoch {epoch:3}/{self.epochs}"),
-            BarColumn(),
+            BarColumn(complete_style=MAIN, finished_style=MAIN),
             MofNCompleteColumn(),
             TextColumn(
                 "cost {task.fields[cost]:.4f}  error {task.fields[error]:.2f} %"

@@ -42,10 +42,9 @@ from PIL import Image
 from . import calibration, card
 from .bundle import Metadata
 from .evaluation import Figures
+from .palette import ABSENT, MAIN, OTHER, QUIET
 from .runs import Epoch
 
-# Okabe and Ito's colours, which colour-blind readers can tell apart.
-MAIN, OTHER, QUIET, ABSENT = "#0072B2", "#D55E00", "#767676", "#E4E4E4"
 SHARES = LinearSegmentedColormap.from_list(
     "shares", ["#FFFFFF", MAIN, "#00263D"]
 ).with_extremes(bad=ABSENT)

@@ -43,9 +43,13 @@ examples.load_profile("ours")
 def pytest_collection_modifyitems(config, items):
     """Leave out what takes minutes, unless `-m` asks for it."""
     if not config.getoption("markexpr"):
-        slow = [item for item in items if item.get_closest_marker("slow")]
-        config.hook.pytest_deselected(items=slow)
-        items[:] = [item for item in items if item not in slow]
+        long = {
+            item
+            for item in items
+            if item.get_closest_marker("slow") or item.get_closest_marker("browser")
+        }
+        config.hook.pytest_deselected(items=list(long))
+        items[:] = [item for item in items if item not in long]
 
 
 def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:

@@ -17,6 +17,8 @@ from strokes import digits, letter
 from service.settings import Settings
 
 BUNDLES = ROOT / "bundles"
+pytestmark = pytest.mark.browser
+
 GONE = (
     "ERR_CONNECTION",
     "WebSocket",
@@ -387,6 +389,18 @@ class TestService:
             until(page, "digit", "It is a 7")
             go(page, "models")
             page.locator(".card img").nth(3).wait_for()
+
+    def test_no_web_socket(self, browser, service):
+        """Where a proxy lets no WebSocket through, each row is a request."""
+        broken = (
+            "window.WebSocket = class {"
+            " constructor() { setTimeout(() => this.onclose()); } }"
+        )
+        with opened(browser, "about:blank") as page:
+            page.add_init_script(broken)
+            page.goto(service.url)
+            page.locator("#digit-samples button").nth(14).click()
+            until(page, "digit", "It is a 7")
 
     def test_starts_late(self, browser, tmp_path):
         """Opened while the models are still loading, it waits for them."""

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from conftest import ROOT, running
 
-from model import dataset, datasets, report
+from model import dataset, datasets, palette
 from service import live
 from service.page import FOLDER
 from service.settings import Settings
@@ -86,8 +86,8 @@ def test_library_is_licensed():
 def test_palette():
     """The page, the reports and the terminal have the same colours."""
     style = (FOLDER / "style.css").read_text()
-    assert report.MAIN == live.LIKELIEST
-    for colour in (report.MAIN, report.OTHER):
+    assert palette.MAIN == live.LIKELIEST
+    for colour in (palette.MAIN, palette.OTHER):
         assert colour.lower() in style
 
 
