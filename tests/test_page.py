@@ -195,6 +195,16 @@ class TestWord:
             differing = sum(a != b for a, b in zip(live, both, strict=True))
             assert page.locator("#word-table .context").count() == 2 * differing
 
+    def test_sample_again(self, page):
+        """To take letters back changes no sample."""
+        go(page, "word")
+        sample = page.locator("#word-samples button").first
+        for _ in range(2):
+            sample.click()
+            until(page, "word", f"letters reads “{sample.inner_text()}”")
+            page.locator("#word-back").click()
+            page.locator("#word-back").click()
+
     def test_keys(self, page):
         """Enter takes the next letter, Backspace takes one back."""
         go(page, "word")
@@ -280,6 +290,46 @@ class TestSequence:
         page.locator("#sequence-after").click()
         page.get_by_text("b: 2 of 2").wait_for()
         assert page.locator("#sequence-after").is_disabled()
+
+    def test_another_model(self, browser, service):
+        """What was given is read anew for another model: its columns by their names."""
+        with opened(browser, service.url, complains=["422"]) as page:
+            self.read_with_two(page)
+
+    def read_with_two(self, page):
+        go(page, "sequence")
+        names = [f"cepstrum {n}" for n in range(1, 13)]
+        lines = [
+            ",".join(["label", *names]),
+            *(",".join(map(str, ['"a, b"', *f])) for f in VOWEL),
+        ]
+        page.locator("#sequence-text").fill("\n".join(lines))
+        self.choose(page, "digits")
+        page.locator("#sequence-read").click()
+        page.locator("#sequence-error", has_text="has 12 features").first.wait_for()
+        self.choose(page, "vowels")
+        until(page, "sequence", "vowels says 3")
+        assert page.locator("#sequence-error").is_hidden()
+
+    @pytest.mark.parametrize(
+        ("text", "features", "frames"),
+        [
+            ("[1, 2, 3]", ["a", "b", "c"], [[1, 2, 3]]),
+            ("[1, 2, 3]", ["a"], [[1], [2], [3]]),
+            ("0,1\n5,6", ["0", "1"], [[5, 6]]),
+            ("1,0\n5,6", ["0", "1"], [[6, 5]]),
+            ('"a, b",c\n5,6', ["c", "a, b"], [[6, 5]]),
+            ("\ufeff1;2\r\n3;4\r\n", ["a", "b"], [[1, 2], [3, 4]]),
+            ("step,a\n1,7\n2,8", ["x"], [[7], [8]]),
+        ],
+    )
+    def test_read(self, page, text, features, frames):
+        read = page.evaluate(
+            "([text, features]) => import('/playground/table.js')"
+            ".then((table) => table.sequences(text, features))",
+            [text, features],
+        )
+        assert [one["frames"] for one in read] == [frames]
 
     @pytest.mark.parametrize(
         ("text", "told"),

@@ -16,7 +16,7 @@ from .service import Service, serving
 from .sockets import METHODS, ROUTES
 from .wire import Answer, Closed, Malformed, Wire
 
-OPEN = ("/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
+OPEN = ("/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready")
 RATE = 5
 GOOD = HTTP[0].good()
 # Ways to /classify that what checks keys may read otherwise than what answers.

@@ -21,7 +21,9 @@ export class Problem extends Error {
 }
 
 export const key = () => sessionStorage.getItem(KEY) ?? "";
-export const setKey = (value) => sessionStorage.setItem(KEY, value);
+/** Keep a key, without what no header can hold. */
+export const setKey = (value) =>
+  sessionStorage.setItem(KEY, value.replace(/[^\x21-\x7e]/g, ""));
 
 /** The answer, JSON as a value and all else as text; a POST where there is a body. */
 export async function ask(path, body) {
@@ -36,11 +38,11 @@ export async function ask(path, body) {
   } catch {
     throw away();
   }
-  failures = 0;
   const kind = answer.headers.get("Content-Type") ?? "";
   const value = kind.includes("json") ? await answer.json() : await answer.text();
   if (answer.ok) return value;
-  const told = typeof value === "object" ? value : { title: answer.statusText };
+  const title = answer.statusText || `Refused with status ${answer.status}`; // by a proxy
+  const told = typeof value === "object" ? value : { title };
   throw new Problem(answer.status, told);
 }
 

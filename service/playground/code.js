@@ -37,9 +37,13 @@ export function code(box, path, body, stream = false) {
 }
 
 function snippet(name, text) {
-  const copy = (event) => {
-    navigator.clipboard?.writeText(text);
-    event.target.textContent = "Copied";
+  const copy = async ({ target }) => {
+    try {
+      await navigator.clipboard.writeText(text); // there is none without HTTPS
+      target.textContent = "Copied";
+    } catch {
+      getSelection().selectAllChildren(target.closest("figure").querySelector("pre"));
+    }
   };
   return make(
     "figure",

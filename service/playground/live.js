@@ -40,7 +40,7 @@ function look(now) {
   if (x.length > KEPT) x.shift();
   for (const [id, { title, of }] of Object.entries(CHARTS)) {
     const values = kept[id];
-    values.push(of((name, labels) => sum(now, name, labels) - sum(last, name, labels), now.at - last.at, now));
+    values.push(of((name, labels) => Math.max(0, sum(now, name, labels) - sum(last, name, labels)), now.at - last.at, now));
     if (values.length > KEPT) values.shift();
     const series = Object.keys(values.at(-1)).map((name) => ({
       name,

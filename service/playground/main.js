@@ -12,6 +12,7 @@ import * as word from "./word.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 let started = false;
+let starting = false;
 
 function choose(id, focus) {
   for (const tab of tabs) {
@@ -50,7 +51,8 @@ health.addEventListener("ready", start);
 
 /** Fill the panels, once the models are known. */
 async function start() {
-  if (started) return;
+  if (started || starting) return;
+  starting = true;
   refusal(find("error"));
   try {
     const [{ models: all }, known] = await Promise.all([ask("models"), samples.load()]);
@@ -63,6 +65,8 @@ async function start() {
     if (!find("models").hidden) models.show();
   } catch (error) {
     refusal(find("error"), error, start);
+  } finally {
+    starting = false;
   }
 }
 

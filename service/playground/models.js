@@ -11,17 +11,30 @@ const PLOTS = {
   "length.png": "Accuracy by length of the sequence",
 };
 
+const pictures = []; // URLs of those that were asked for with a key
+
 export async function show() {
   refusal(find("models-error"));
+  for (const url of pictures.splice(0)) URL.revokeObjectURL(url);
   try {
     const { models, broken } = await ask("models");
-    const cards = await Promise.all(models.map(({ name }) => ask(`models/${name}`).then(card)));
+    const cards = await Promise.all(models.map(({ name }) => one(name)));
     const faults = Object.entries(broken).map(([name, reason]) =>
       make("article", { class: "card" }, make("h3", {}, `${name}: broken`), make("p", {}, reason)),
     );
     fill(find("models-cards"), cards, faults);
   } catch (error) {
     refusal(find("models-error"), error, show);
+  }
+}
+
+/** A model's card; none, where it has gone meanwhile. */
+async function one(name) {
+  try {
+    return await card(await ask(`models/${name}`));
+  } catch (error) {
+    if (error.status === 404) return null;
+    throw error;
   }
 }
 
@@ -84,7 +97,9 @@ async function image(model, path) {
   let src = new URL(path.slice(1), base).href;
   if (key()) {
     const answer = await fetch(src, { headers: { "X-API-Key": key() } });
+    if (!answer.ok) return null;
     src = URL.createObjectURL(await answer.blob());
+    pictures.push(src);
   }
   const alt = `${model.name}: ${PLOTS[file] ?? file}`;
   return make("a", { href: src }, make("img", { src, alt, loading: "lazy" }));

@@ -4,9 +4,12 @@
 
 import { Problem, ask, away, base, key, look, state } from "./api.js";
 
+const TOO_LARGE = 1009; // RFC 6455, 7.4.1
+
 export class Reading {
   #socket; // a promise of one that is open
   #token = null;
+  #turn = {}; // the sequence that is read: an older one's answer may come late
   #plain = false; // no WebSocket comes through
 
   constructor(model) {
@@ -23,6 +26,7 @@ export class Reading {
    */
   async step(frames, first) {
     if (key() || this.#plain) return this.#request(frames, first);
+    if (!first && !this.#socket) throw away(); // what was read so far is lost
     this.#socket ??= this.#open();
     let socket;
     try {
@@ -32,7 +36,7 @@ export class Reading {
       await look();
       if (state !== "ready") throw away();
       this.#plain = true;
-      return this.#request(frames, first);
+      return this.#request(frames, true);
     }
     return new Promise((resolve, reject) => {
       socket.waiting.push({ resolve, reject });
@@ -41,15 +45,31 @@ export class Reading {
   }
 
   async close() {
-    (await this.#socket)?.close();
+    const socket = await this.#socket?.catch(() => undefined);
+    socket?.close();
   }
 
   async #request(frames, first) {
+    if (first) this.#turn = {};
+    const turn = this.#turn;
     const body = { model: this.model.name, sequences: [frames], return_state: true };
     body.states = [first ? null : this.#token];
-    const [prediction] = (await ask(this.model.task, body)).predictions;
-    this.#token = prediction.state;
+    const [prediction] = (await this.#patiently(body)).predictions;
+    if (turn === this.#turn) this.#token = prediction.state;
     return prediction;
+  }
+
+  /** The answer; where the service allows so many requests only, in its time. */
+  async #patiently(body) {
+    for (;;) {
+      try {
+        return await ask(this.model.task, body);
+      } catch (error) {
+        if (error.status !== 429) throw error;
+        const seconds = error.told.retry_after ?? 1;
+        await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
+      }
+    }
   }
 
   #open() {
@@ -66,8 +86,9 @@ export class Reading {
     };
     return new Promise((resolve, reject) => {
       socket.onopen = () => resolve(socket);
-      socket.onclose = () => {
+      socket.onclose = ({ code } = {}) => {
         reject(); // nothing, if it was open
+        if (code === TOO_LARGE) this.#plain = true;
         this.#socket = undefined;
         for (const one of socket.waiting.splice(0)) one.reject(away());
       };

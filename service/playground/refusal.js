@@ -42,7 +42,7 @@ function keyForm(again) {
   const input = make("input", { type: "password", autocomplete: "off", id: "key" });
   const given = (event) => {
     event.preventDefault();
-    setKey(input.value.trim());
+    setKey(input.value);
     again();
   };
   return make(

@@ -6,15 +6,17 @@ import { fill, find, make, percent } from "./dom.js";
 import { plot, ribbon } from "./plot.js";
 import { Reading } from "./reading.js";
 import { refusal } from "./refusal.js";
-import { sequences } from "./table.js";
+import { csvLine, sequences } from "./table.js";
 
 const LINES = 8; // features, and classes, that are drawn
+const SHOWN = 100_000; // characters of a file, in the text area
 const POINTS = 200; // of the probabilities along a sequence
-const PREFIX_STEPS = 20_000; // in all prefixes that are asked for
+const PREFIX_NUMBERS = 200_000; // in all beginnings that are asked for
 
 export function start(models, samples) {
   const choice = find("sequence-model");
   let features = []; // of the model
+  let text = ""; // as it was given, for another model too
   let found = [];
   let at = 0;
   let failed = false;
@@ -36,9 +38,10 @@ export function start(models, samples) {
   const zone = find("sequence");
   zone.addEventListener("dragover", (event) => event.preventDefault());
   zone.addEventListener("drop", (event) => {
-    event.preventDefault();
     const [dropped] = event.dataTransfer.files;
-    if (dropped) file(dropped);
+    if (!dropped) return; // text, for the text area
+    event.preventDefault();
+    file(dropped);
   });
   health.addEventListener("ready", () => failed && found.length && show(at));
   chosen();
@@ -49,23 +52,40 @@ export function start(models, samples) {
     find("sequence-takes").textContent =
       `${name} takes steps of ${feature_count} numbers, and answers ${what} of ${classes.length}.`;
     find("sequence-sample").hidden = !fitting().length;
+    features = [];
+    let told;
     try {
-      ({ features } = await ask(`models/${name}`));
+      told = await ask(`models/${name}`);
     } catch (error) {
-      return fail(error, chosen);
+      return name === choice.value && fail(error, chosen);
     }
-    const lines = [features.join(","), features.map(() => 0).join(",")].join("\n");
+    if (name !== choice.value) return; // another was chosen meanwhile
+    ({ features } = told);
+    const lines = [csvLine(features), features.map(() => 0).join(",")].join("\n");
     const template = new Blob([`${lines}\n`], { type: "text/csv" });
+    URL.revokeObjectURL(find("sequence-template").href);
     find("sequence-template").href = URL.createObjectURL(template);
-    if (found.length) show(at);
+    if (text) given(text);
   }
 
   async function file(chosenFile) {
     find("sequence-text").value = "";
-    given(await chosenFile.text());
+    let read;
+    try {
+      read = await chosenFile.text();
+    } catch (error) {
+      return fail(error);
+    }
+    find("sequence-file").value = ""; // so that the same can be chosen again
+    if (read.length < SHOWN) find("sequence-text").value = read;
+    given(read);
   }
 
-  function given(text) {
+  function given(fresh) {
+    run++;
+    text = fresh;
+    found = [];
+    if (!features.length) return; // as soon as they are known
     try {
       found = sequences(text, features);
     } catch (error) {
@@ -91,15 +111,16 @@ export function start(models, samples) {
     find("sequence-before").disabled = at === 0;
     find("sequence-after").disabled = at === found.length - 1;
     try {
-      const [prediction] = (await ask(asked.task, body)).predictions;
+      const { predictions, classes } = await ask(asked.task, body);
+      const [prediction] = predictions;
       const along = asked.task === "label" ? whole(prediction) : await prefixes(asked, frames);
       if (mine !== run) return;
       refusal(find("sequence-error"));
       find("sequence-answer").hidden = false;
       say(asked, prediction, along);
-      lines(asked, frames, along);
+      lines({ ...asked, classes }, frames, along); // classes as they are by now
       const strip = find("sequence-ribbon");
-      if (asked.task === "label") ribbon(strip, prediction.labels, asked.classes);
+      if (asked.task === "label") ribbon(strip, prediction.labels, classes);
       else fill(strip);
       code(find("sequence-code"), asked.task, body, asked.streamable);
     } catch (error) {
@@ -133,7 +154,8 @@ const whole = ({ probabilities }) => ({
 
 /** What the model believes along a sequence: streamed, or asked of its beginnings. */
 async function prefixes(model, frames) {
-  const most = model.streamable ? POINTS : Math.max(1, PREFIX_STEPS / frames.length);
+  const numbers = frames.length * frames[0].length;
+  const most = model.streamable ? POINTS : Math.max(1, PREFIX_NUMBERS / numbers);
   const size = Math.ceil(frames.length / Math.min(POINTS, most));
   const steps = [];
   for (let end = size; end < frames.length; end += size) steps.push(end);
@@ -145,11 +167,14 @@ async function prefixes(model, frames) {
   }
   const reading = new Reading(model);
   const probabilities = [];
-  for (const [place, end] of steps.entries()) {
-    const answer = await reading.step(frames.slice(steps[place - 1] ?? 0, end), place === 0);
-    probabilities.push(answer.probabilities);
+  try {
+    for (const [place, end] of steps.entries()) {
+      const answer = await reading.step(frames.slice(steps[place - 1] ?? 0, end), place === 0);
+      probabilities.push(answer.probabilities);
+    }
+  } finally {
+    reading.close();
   }
-  reading.close();
   return { steps, probabilities };
 }
 

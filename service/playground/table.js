@@ -11,20 +11,20 @@ const BESIDE = ["sequence", "step", "label", "split"]; // columns that are no fe
  * @throws {Problem} it holds none; says where it is at fault
  */
 export function sequences(text, features) {
-  const trimmed = text.replace(/^\uFEFF/, "").trim();
-  if (!trimmed) throw fault("There is nothing in it.");
-  const found = /^[[{]/.test(trimmed) ? fromJson(trimmed) : fromCsv(trimmed, features);
+  const plain = text.replace(/^\uFEFF/, "");
+  if (!plain.trim()) throw fault("There is nothing in it.");
+  const found = /^\s*[[{]/.test(plain) ? fromJson(plain, features) : fromCsv(plain, features);
   if (!found.length) throw fault("It holds no sequences.");
   return found;
 }
 
-function fromJson(text) {
+function fromJson(text, features) {
   let values;
   try {
     values = [JSON.parse(text)];
   } catch (error) {
     const lines = text.split("\n").filter((line) => line.trim());
-    if (lines.length === 1) throw fault(`It is no JSON: ${error.message}`);
+    if (lines.length === 1 || lines[0].trim().length < 2) throw fault(`It is no JSON: ${error.message}`);
     values = lines.map((line, at) => {
       try {
         return JSON.parse(line);
@@ -36,7 +36,7 @@ function fromJson(text) {
   }
   const all = values.flatMap((value) => {
     const inner = value.sequences ?? value.frames ?? value.instances ?? value;
-    if (depth(inner) === 1) return [inner.map((number) => [number])]; // of one feature
+    if (depth(inner) === 1) return [features.length > 1 ? [inner] : inner.map((one) => [one])];
     if (depth(inner) === 2) return [inner];
     if (depth(inner) === 3) return inner;
     throw fault("Expected steps, each a list of numbers; or sequences of them.");
@@ -53,10 +53,10 @@ function fromCsv(text, features) {
   const filled = lines.filter(({ line }) => line.trim());
   const sign = [";", "\t", ","].find((one) => filled[0].line.includes(one)) ?? ",";
   const rows = filled.map(({ line, number }) => {
-    const cells = line.split(sign).map((cell) => cell.trim().replace(/^"(.*)"$/, "$1"));
-    return { cells, number };
+    return { cells: cellsOf(line, sign), number };
   });
-  const headed = rows[0].cells.some((cell) => Number.isNaN(Number(cell)));
+  const listed = features.every((name) => rows[0].cells.includes(name));
+  const headed = listed || rows[0].cells.some((cell) => Number.isNaN(Number(cell)));
   const header = headed ? rows.shift().cells : rows[0].cells.map(() => "");
   const named = features.every((name) => header.includes(name));
   const columns = named
@@ -81,3 +81,19 @@ function fromCsv(text, features) {
   }
   return [...groups].map(([name, frames]) => ({ name, frames }));
 }
+
+/** A line's cells; what is between quotes may hold the sign, and "" for a quote. */
+function cellsOf(line, sign) {
+  const cells = [""];
+  let quoted = false;
+  for (const character of line) {
+    if (character === '"') quoted = !quoted;
+    if (character === sign && !quoted) cells.push("");
+    else cells[cells.length - 1] += character;
+  }
+  return cells.map((cell) => cell.trim().replace(/^"(.*)"$/, "$1").replaceAll('""', '"'));
+}
+
+/** Cells as a line of CSV. */
+export const csvLine = (cells) =>
+  cells.map((cell) => (/[",]/.test(cell) ? `"${cell.replaceAll('"', '""')}"` : cell)).join(",");

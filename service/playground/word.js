@@ -26,7 +26,7 @@ export function start(models, samples) {
 
   find("word-next").onclick = keep;
   find("word-back").onclick = () => {
-    if (pad.empty) letters.pop();
+    if (pad.empty) letters = letters.slice(0, -1);
     pad.clear();
     changed();
   };
