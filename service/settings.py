@@ -149,6 +149,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="Until a stream that sends nothing is closed.",
     )
+    stream_seconds: float = Field(
+        0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Until a stream must go on over another connection; 0: never.",
+    )
     stream_message_bytes: int = Field(
         2**20, ge=1, description="Longest message of a stream in bytes."
     )

@@ -45,7 +45,8 @@ class Stream:
         self.messages = 0
         self.faults = 0  # messages that were the caller's fault, in a row
         self.computes = False
-        self.since = time.monotonic()  # its caller was last heard, or answered
+        self.opened = time.monotonic()
+        self.since = self.opened  # its caller was last heard, or answered
         # How it is told why it must end: by what talks with its caller.
         self.end: Callable[[str], None] = lambda reason: None
         self._reader, self._elsewhere, self._metrics = reader, elsewhere, metrics

@@ -1,6 +1,7 @@
 """The streams that are open, and their limits."""
 
 import asyncio
+import math
 import re
 import time
 from urllib.parse import parse_qsl
@@ -11,9 +12,9 @@ from .metrics import Metrics
 from .reader import Elsewhere, Reader
 from .settings import Settings
 from .stream import Stream
-from .talks import IDLE, STOPPING
+from .talks import AGED, IDLE, STOPPING
 
-LOOK_SECONDS = 1.0  # between looks for idle streams, at most
+LOOK_SECONDS = 1.0  # between looks for those that must end, at most
 
 
 class Streams:
@@ -90,14 +91,17 @@ class Streams:
         return model, int(top_k) if top_k else None
 
     def _look(self) -> None:
-        """End those that have been idle for too long, now and then."""
-        limit = self._settings.stream_idle_seconds
-        before = time.monotonic() - limit
+        """End those that have been idle or open for too long, now and then."""
+        idle = self._settings.stream_idle_seconds
+        age = self._settings.stream_seconds or math.inf
+        now = time.monotonic()
         for stream in list(self._open):
-            if not stream.computes and stream.since < before:
+            if not stream.computes and stream.since < now - idle:
                 stream.end(IDLE)
+            elif stream.opened < now - age:
+                stream.end(AGED)
         self._timer = None
         if self._open:
             loop = asyncio.get_running_loop()
-            delay = min(LOOK_SECONDS, limit / 4)
+            delay = min(LOOK_SECONDS, idle / 4, age / 4)
             self._timer = loop.call_later(delay, self._look)

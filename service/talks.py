@@ -10,8 +10,8 @@ from typing import Protocol
 
 from .stream import Message, Stream
 
-# Why it ended. Of the first four the caller is told.
-DONE, IDLE, STOPPING, FAULTY = "done", "idle", "stopping", "faulty"
+# Why it ended. Of the first five the caller is told.
+DONE, IDLE, AGED, STOPPING, FAULTY = "done", "idle", "aged", "stopping", "faulty"
 GONE, UNREAD = "gone", "unread"
 END_SECONDS = 1.0  # for a caller to read that it ends
 MOST_FAULTS = 100  # messages at fault in a row

@@ -855,6 +855,14 @@ def idle(tmp_path_factory):
         yield made
 
 
+@pytest.fixture(scope="module")
+def ageing(tmp_path_factory):
+    """The service, whose streams must go on over other connections soon."""
+    folder = tmp_path_factory.mktemp("ageing") / "bundles"
+    with counting(folder, stream_seconds=0.3) as made:
+        yield made
+
+
 @pytest.mark.parametrize("kind", TALKS)
 class TestGone:
     def test_dropped(self, opened, counted, kind):
@@ -1225,3 +1233,26 @@ def test_bytes(running_server, kind, logged):
         answer = talk.ask([[1, 2, 3]] * 50)
         talk.end()
     assert logged(talk).bytes_out > len(json.dumps(answer)) / 2
+
+
+class TestAged:
+    @pytest.mark.parametrize("kind", TALKS)
+    def test_told(self, ageing, kind, logged):
+        """A stream that never rests is told that it ends, between two answers, with a
+        token that goes on."""
+        with kind(ageing.url, "model=made") as talk:
+            stream, last = Counted(talk, 7), {}
+            while "end" not in last:
+                message, rows = stream.message(1)
+                with suppress(ConnectionClosed, OSError):
+                    talk.say(message)
+                last = talk.hear()
+                if "end" not in last:
+                    stream.assert_right(last, rows, stream.steps)
+        assert last["end"] == "aged"
+        wait_closed(ageing, "made")
+        assert logged(talk).ended == "aged"
+        with kind(ageing.url, "model=made") as talk:
+            later = Counted(talk, 7)
+            later.steps = last["steps"]
+            later.ask(2, state=last["state"])

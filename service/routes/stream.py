@@ -17,6 +17,7 @@ from ..settings import Settings
 from ..stream import Stream
 from ..streams import Streams
 from ..talks import (
+    AGED,
     DONE,
     END_SECONDS,
     FAULTY,
@@ -37,7 +38,7 @@ HEADERS = [
     (b"connection", b"close"),  # the rest of a body is nobody's request
 ]
 # Of RFC 6455 and its registry: normal, violates a policy, service restart.
-CODES = {DONE: 1000, IDLE: 1000, FAULTY: 1008, STOPPING: 1012}
+CODES = {DONE: 1000, IDLE: 1000, FAULTY: 1008, AGED: 1012, STOPPING: 1012}
 
 
 class StreamRoute:
@@ -98,7 +99,7 @@ class StreamRoute:
             await send({"type": "websocket.accept"})
 
         await receive()  # that it wants to connect
-        socket: WebSocket | None = scope["extensions"].get(DIRECT)
+        socket: WebSocket | None = scope.get("extensions", {}).get(DIRECT)
         if socket is None:  # another server than ours
             ended = await AsgiTalk(stream, begin, following, tell).run()
         else:
