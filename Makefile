@@ -12,19 +12,20 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow browser withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
+.PHONY: help serve test slow browser ray withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
 
 .venv/ready: requirements/dev.lock
+.venv-ray/ready: requirements/dev.lock requirements/ray.lock
 .venv-audit/ready: requirements/audit.lock
 .venv-withstand/ready: requirements/withstand.lock
-.venv/ready .venv-audit/ready .venv-withstand/ready:
+.venv/ready .venv-audit/ready .venv-ray/ready .venv-withstand/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
-		--require-hashes --requirement $<
+		--require-hashes $(addprefix --requirement ,$^)
 	@touch $@
 
 serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
@@ -39,6 +40,12 @@ slow: .venv/ready ## the tests that take minutes: memory, answers under load
 
 browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)
 	$(BIN)/python -m pytest -m browser
+
+BEHIND := $(addprefix tests/test_,api.py client.py dialect_errors.py kserve_client.py \
+	open_inference.py stream_routes.py tf_serving.py triton_client.py)
+ray: .venv-ray/ready ## the service on a Ray cluster of two nodes, and its API behind Ray (fifteen minutes)
+	.venv-ray/bin/python -m pytest -m ray
+	.venv-ray/bin/python -m pytest --behind ray $(BEHIND)
 
 withstand: .venv/ready .venv-withstand/ready ## attacks, faults, overload, shutdown: the whole checklist
 	$(BIN)/python -m withstand
@@ -102,9 +109,10 @@ lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
 	$(COMPILE) pyproject.toml --extra train --extra signing --group dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra tensorflow --extra signing -c requirements/dev.lock -o requirements/full.lock
 	$(COMPILE) pyproject.toml --extra signing -c requirements/dev.lock -o requirements/slim.lock
+	$(COMPILE) pyproject.toml --extra ray --extra signing -c requirements/dev.lock -o requirements/ray.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 	$(COMPILE) --group withstand -o requirements/withstand.lock
 	$(COMPILE) --group audit -o requirements/audit.lock
 
 clean: ## remove what was set up and cached
-	rm -rf .venv .venv-audit .venv-withstand dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit .venv-ray .venv-withstand dist .pytest_cache .mypy_cache .ruff_cache

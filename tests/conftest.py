@@ -40,16 +40,31 @@ examples.register_profile(
 examples.load_profile("ours")
 
 
+def pytest_addoption(parser):
+    parser.addoption(
+        "--behind",
+        choices=["ray"],
+        help="What the shared server is reached through, in place of nothing.",
+    )
+
+
 def pytest_collection_modifyitems(config, items):
     """Leave out what takes minutes, unless `-m` asks for it."""
     if not config.getoption("markexpr"):
         long = {
             item
             for item in items
-            if item.get_closest_marker("slow") or item.get_closest_marker("browser")
+            if any(map(item.get_closest_marker, ("slow", "browser", "ray")))
         }
-        config.hook.pytest_deselected(items=list(long))
-        items[:] = [item for item in items if item not in long]
+        _leave_out(config, items, long)
+    if config.getoption("--behind"):
+        own = {item for item in items if item.get_closest_marker("direct")}
+        _leave_out(config, items, own)
+
+
+def _leave_out(config, items, others):
+    config.hook.pytest_deselected(items=list(others))
+    items[:] = [item for item in items if item not in others]
 
 
 def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
@@ -325,10 +340,19 @@ def _no_settings_from_outside():
 
 
 @pytest.fixture(scope="session")
-def running_server(bundles) -> Iterator[Running]:
+def running_server(bundles, tmp_path_factory, request) -> Iterator[Running]:
     """The service with the bundles and the engines of its choice, ready."""
-    settings = Settings(port=0, bundles=bundles, default_label="tags")
-    with running(settings) as made:
+    wanted = {"bundles": bundles, "default_label": "tags"}
+    if request.config.getoption("--behind") == "ray":
+        import ray_fixtures
+
+        with (
+            ray_fixtures.behind(tmp_path_factory.mktemp("ray"), **wanted) as url,
+            httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as http,
+        ):
+            yield Running(url, None, None, http)
+        return
+    with running(Settings(port=0, **wanted)) as made:
         yield made
 
 

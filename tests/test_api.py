@@ -381,6 +381,7 @@ class TestRequestId:
         if response.is_error:
             assert response.json()["request_id"] == given
 
+    @pytest.mark.direct
     @pytest.mark.parametrize("given", ODD_IDS)
     def test_replaced(self, http, given):
         """Any other is replaced, and doesn't come back anywhere."""

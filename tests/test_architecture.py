@@ -10,10 +10,12 @@ from conftest import ROOT
 
 LONGEST = 250
 HEAVY = {"tensorflow", "keras", "onnx", "matplotlib"}
-# Imported by the engine that needs it, when that is chosen.
+# Imported by who needs it, when that is chosen.
 ENGINES = {
     "service.tensorflow_engine": {"tensorflow"},
     "service.onnx_engine": {"onnxruntime"},
+    "service.ray": {"ray"},
+    "service.mirror": {"pyarrow"},
 }
 # Each may import what stands before it, never what stands after.
 ORDER = [
@@ -40,6 +42,7 @@ ORDER = [
     {"service.streams"},
     {"service.routes"},
     {"service.app"},
+    {"service.ray"},
     {"service.__main__"},
 ]
 

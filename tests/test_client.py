@@ -13,6 +13,7 @@ from conftest import random_frames
 
 from service import answers
 from service.client import AsyncClient, Client, RequestError
+from service.requests import ID
 
 FRAMES = random_frames(np.random.default_rng(0), 4)
 
@@ -190,7 +191,7 @@ class TestRefused:
         assert error.title
         assert error.detail
         assert error.retry_after is None
-        assert len(error.request_id) == 16
+        assert ID.fullmatch(error.request_id)
         assert error.errors[0]["path"] == "sequences[1][0]"
         assert "422" in str(error)
         assert "sequences[1][0]: has 2 features" in str(error)

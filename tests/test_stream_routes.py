@@ -51,6 +51,7 @@ from service import launch
 from service.engine import ENGINES
 from service.errors import TooLarge
 from service.lines import Lines
+from service.requests import ID
 from service.settings import Settings
 from service.web_socket import WebSocket
 
@@ -221,6 +222,7 @@ HANDSHAKES = [
 
 
 class TestPaths:
+    @pytest.mark.direct
     @pytest.mark.parametrize("headers", HANDSHAKES)
     def test_bad_handshake(self, server, headers, caplog):
         """What is no handshake of a WebSocket is refused as such, as every other
@@ -232,6 +234,7 @@ class TestPaths:
         assert CANARY not in body.decode()
         assert {record.levelname for record in caplog.records} <= {"DEBUG", "INFO"}
 
+    @pytest.mark.direct
     def test_posted_handshake(self, server):
         """So is one with another method."""
         request = upgrade("/stream?model=walks").replace(b"GET", b"POST", 1)
@@ -331,7 +334,7 @@ class TestPaths:
         """A WebSocket's handshake has the stream's id; compression, which costs more
         time than it saves, is not agreed on."""
         with Web(server, "model=walks", compression="deflate") as talk:
-            assert len(talk.headers["x-request-id"]) == 16
+            assert ID.fullmatch(talk.headers["x-request-id"])
             assert "sec-websocket-extensions" not in talk.headers
             assert talk.ask([[1, 2, 3]])["steps"] == 1
 

@@ -1,0 +1,154 @@
+"""A folder of bundles as it lies in an object store, kept as a folder here.
+
+Only whole bundles are taken over: what is being written there is left until it is.
+"""
+
+import logging
+import os
+import re
+import shutil
+import tempfile
+import threading
+from pathlib import Path
+
+from model import bundle
+from model.bundle import BundleError
+
+from .repository import LABELS
+
+log = logging.getLogger(__name__)
+
+URI = re.compile(r"[a-z][a-z0-9+.-]+://")
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
+END_SECONDS = 10
+
+Stamp = frozenset[tuple[str, int, int]]  # files: path, time, size
+
+
+def elsewhere(place: str) -> bool:
+    """It is no folder of this machine."""
+    return bool(URI.match(place))
+
+
+class Mirror:
+    """The copy, and what is there of each version.
+
+    bundles/NAME/1/  2/  ...    and labels.json, as `repository` has them
+    """
+
+    def __init__(self, source: str):
+        """
+        Args:
+            source: `s3://bucket/bundles`, `gs://...`, or what else Arrow knows.
+
+        Raises:
+            ValueError, OSError: it can't be understood, or reached.
+        """
+        from pyarrow.fs import FileSystem
+
+        self._there, self._root = FileSystem.from_uri(source)
+        self._source = source
+        self.folder = Path(tempfile.mkdtemp(prefix="bundles-"))
+        self._copied: dict[str, Stamp] = {}  # by NAME/VERSION or NAME/labels.json
+        self._stop = threading.Event()
+        self._thread: threading.Thread | None = None
+
+    def start(self, seconds: float) -> None:
+        """Copy everything, and look for changes every so many seconds (0: never).
+
+        Raises:
+            BundleError, OSError: there is none, or not all can be copied.
+        """
+        self.look()
+        if not self._copied:
+            raise BundleError(f"{self._source}: no bundle found")
+        if seconds:
+            work = threading.Thread(target=self._run, args=(seconds,), daemon=True)
+            self._thread = work
+            work.start()
+
+    def close(self) -> None:
+        """Look no more, and remove the copy."""
+        self._stop.set()
+        if self._thread is not None:
+            self._thread.join(END_SECONDS)
+        shutil.rmtree(self.folder, ignore_errors=True)
+
+    def look(self) -> None:
+        """Take over what has come, changed or gone.
+
+        Raises:
+            BundleError, OSError: of what could not be copied; the rest was.
+        """
+        faults: list[Exception] = []
+        found = self._found()
+        for place in self._copied.keys() - found.keys():
+            self._remove(self.folder / place)
+            del self._copied[place]
+        for place, stamp in sorted(found.items()):
+            if self._copied.get(place) != stamp:
+                try:
+                    self._copy(place)
+                    self._copied[place] = stamp
+                except (BundleError, OSError) as error:
+                    faults.append(error)
+        if faults:
+            raise faults[0]
+
+    def _run(self, seconds: float) -> None:
+        told = ""
+        while not self._stop.wait(seconds):
+            reason = ""
+            try:
+                self.look()
+            except (OSError, ValueError) as error:
+                reason = str(error)
+            if reason and reason != told:
+                log.warning("not taken over", extra={"reason": reason})
+            told = reason
+
+    def _found(self) -> dict[str, Stamp]:
+        from pyarrow.fs import FileSelector, FileType
+
+        files: dict[str, set[tuple[str, int, int]]] = {}
+        for info in self._there.get_file_info(FileSelector(self._root, recursive=True)):
+            parts = info.path[len(self._root) :].strip("/").split("/")
+            if info.type != FileType.File or len(parts) < 2:
+                continue
+            if VERSION.fullmatch(parts[1]) or parts[1:] == [LABELS]:
+                about = (info.path, info.mtime_ns or 0, info.size or 0)
+                files.setdefault("/".join(parts[:2]), set()).add(about)
+        return {place: frozenset(stamp) for place, stamp in files.items()}
+
+    def _copy(self, place: str) -> None:
+        """Whole or not at all."""
+        from pyarrow import fs
+
+        to = self.folder / place
+        to.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=".", dir=to.parent)) / to.name
+        try:
+            fs.copy_files(
+                f"{self._root.rstrip('/')}/{place}",
+                str(temporary),
+                source_filesystem=self._there,
+                destination_filesystem=fs.LocalFileSystem(),
+            )
+            if temporary.is_dir():
+                bundle.read(temporary)
+                self._remove(to)
+            os.replace(temporary, to)
+        except BundleError as error:
+            told = str(error).replace(str(temporary), f"{self._source}/{place}")
+            raise BundleError(told) from None
+        finally:
+            shutil.rmtree(temporary.parent, ignore_errors=True)
+
+    @staticmethod
+    def _remove(path: Path) -> None:
+        """At once: nobody is to see half of it."""
+        if path.is_dir():
+            with tempfile.TemporaryDirectory(prefix=".", dir=path.parent) as away:
+                os.replace(path, Path(away) / path.name)
+        else:
+            path.unlink(missing_ok=True)

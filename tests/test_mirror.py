@@ -1,0 +1,117 @@
+"""Bundles of an object store: taken over whole, or not at all."""
+
+import json
+import shutil
+
+import pytest
+from conftest import copy_bundle, wait
+
+from model import bundle
+from model.bundle import BundleError
+from service import mirror, repository
+from service.mirror import Mirror
+
+pytest.importorskip("pyarrow")
+
+
+@pytest.fixture
+def there(bundles, tmp_path):
+    """What Arrow takes for an object store, with two bundles."""
+    folder = tmp_path / "there"
+    for name in ("walks", "tags"):
+        shutil.copytree(bundles / name, folder / name)
+    return folder
+
+
+@pytest.fixture
+def made(there):
+    made = Mirror(there.as_uri())
+    yield made
+    made.close()
+    assert not made.folder.exists()
+
+
+def served(made):
+    """Name, version -> digest of what lies in the copy; all of it is whole."""
+    return {
+        (shelf.name, number): bundle.read(folder).digest
+        for shelf in repository.scan(made.folder)
+        for number, folder in shelf.versions.items()
+    }
+
+
+def changed(made, before):
+    """Whether the first version of walks is another now."""
+    try:
+        return served(made)["walks", 1] != before["walks", 1]
+    except (BundleError, KeyError):  # it changes while it is read
+        return False
+
+
+def test_copied(there, made, bundles):
+    """All of it, and nothing else."""
+    (there / "walks" / "labels.json").write_text('{"stable": 1}')
+    (there / "README").write_text("no bundle")
+    made.start(0)
+    assert served(made) == {
+        (name, 1): bundle.read(bundles / name / "1").digest
+        for name in ("walks", "tags")
+    }
+    assert repository.labels(made.folder / "walks") == {"stable": 1}
+    assert {path.name for path in made.folder.iterdir()} == {"walks", "tags"}
+
+
+def test_followed(there, made, bundles):
+    """What comes, changes and goes there comes, changes and goes here."""
+    made.start(0.05)
+    copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
+    wait(lambda: ("walks", 2) in served(made), "it has come")
+    before = served(made)
+    shutil.rmtree(there / "walks" / "1")
+    copy_bundle(bundles / "walks" / "1", there / "walks" / "1", temperature=2.0)
+    wait(lambda: changed(made, before), "it has changed")
+    shutil.rmtree(there / "walks" / "2")
+    wait(lambda: ("walks", 2) not in served(made), "it has gone")
+    labels = there / "tags" / "labels.json"
+    labels.write_text('{"stable": 1}')
+    wait(lambda: repository.labels(made.folder / "tags"), "labels have come")
+
+
+def test_half(there, made, bundles):
+    """A bundle that is being written is left until it is whole; the others are not."""
+    copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
+    marker = there / "walks" / "2" / bundle.MARKER
+    text = marker.read_text()
+    marker.unlink()
+    with pytest.raises(BundleError, match=r"there/walks/2: no assets\.extra"):
+        made.look()
+    assert served(made).keys() == {("walks", 1), ("tags", 1)}
+    files = json.loads(text)["files"]
+    marker.write_text(text.replace(files["saved_model.pb"], 64 * "0"))
+    with pytest.raises(BundleError, match=r"2/saved_model\.pb: SHA-256 differs"):
+        made.look()
+    assert served(made).keys() == {("walks", 1), ("tags", 1)}
+    marker.write_text(text)
+    made.look()
+    assert ("walks", 2) in served(made)
+
+
+def test_nothing(tmp_path):
+    """No bundle at the start is an error that says where."""
+    (tmp_path / "empty").mkdir()
+    made = Mirror((tmp_path / "empty").as_uri())
+    try:
+        with pytest.raises(BundleError, match="empty: no bundle found"):
+            made.start(0)
+    finally:
+        made.close()
+
+
+@pytest.mark.parametrize("place", ["s3://bucket/a", "gs://bucket", "file:///a/b"])
+def test_elsewhere(place):
+    assert mirror.elsewhere(place)
+
+
+@pytest.mark.parametrize("place", ["", "/a/b", "bundles", "C:/bundles", "a:b"])
+def test_here(place):
+    assert not mirror.elsewhere(place)
