@@ -2,9 +2,8 @@
 
 import inspect
 import sys
-from dataclasses import asdict
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -27,7 +26,7 @@ Key = Annotated[
     str | None, typer.Option(envvar=API_KEY, help="Key that the service wants.")
 ]
 File = Annotated[
-    Path,
+    str,
     typer.Argument(
         help="Sequences: .json (a request, or frames [T, F]), .jsonl"
         ' (`{"frames": ...}` a line), .csv (a row a step) or .npy ([T, F]); - is'
@@ -36,7 +35,19 @@ File = Annotated[
     ),
 ]
 ModelName = Annotated[str | None, typer.Option(help="Which model.")]
-TopK = Annotated[int | None, typer.Option(help="Only so many classes.")]
+TopK = Annotated[int | None, typer.Option(help="Only so many classes.", min=1)]
+Engine = Annotated[
+    Literal["service", "ray"],
+    typer.Option(help="Who computes; ray: .jsonl or .parquet, also at s3://..."),
+]
+To = Annotated[
+    str | None,
+    typer.Option(help="Of ray: folder for the answers. [default: FILE.TASK]"),
+]
+Bundles = Annotated[
+    str | None,
+    typer.Option(help="Of ray: folder of bundles. [default: the setting's]"),
+]
 AT = "http://127.0.0.1:8000"
 
 
@@ -140,9 +151,12 @@ def classify(
     top_k: TopK = None,
     url: Url = AT,
     key: Key = None,
+    engine: Engine = "service",
+    to: To = None,
+    bundles: Bundles = None,
 ) -> None:
     """Print the class of each sequence of FILE, a JSON object a line."""
-    _ask(file, url, key, "classify", model, top_k)
+    _predict("classify", file, model, top_k, url, _headers(key), engine, to, bundles)
 
 
 @app.command()
@@ -152,9 +166,17 @@ def label(
     top_k: TopK = None,
     url: Url = AT,
     key: Key = None,
+    engine: Engine = "service",
+    to: To = None,
+    bundles: Bundles = None,
 ) -> None:
-    """Print the classes of the steps of each sequence of FILE, a JSON object a line."""
-    _ask(file, url, key, "label", model, top_k)
+    """Print the classes of the steps of each sequence of FILE, a JSON object a line.
+
+    With `--engine ray` a file of millions of sequences is computed on a Ray cluster (or
+    on the cores of this machine), and the lines go into a folder. Whatever ends that, the
+    same command goes on where it was.
+    """
+    _predict("label", file, model, top_k, url, _headers(key), engine, to, bundles)
 
 
 @app.command()
@@ -181,8 +203,8 @@ def stream(
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
     try:
         given, named = None, None
-        if str(file) != "-":
-            given, named, _ = sequences.read(file)
+        if file != "-":
+            given, named, _ = sequences.read(Path(file))
         live.run(url, given, model or named, rate, _headers(key))
     except (*failures, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
@@ -211,32 +233,10 @@ def _headers(key: str | None) -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _ask(
-    file: Path,
-    url: str,
-    key: str | None,
-    task: str,
-    model: str | None,
-    top_k: int | None,
-) -> None:
-    import httpx
-    import orjson
+def _predict(*given: Any) -> None:
+    from . import command
 
-    from . import sequences
-    from .client import Client, RequestError
-
-    try:
-        frames, named, k = sequences.read(file)
-        with Client(url, headers=_headers(key)) as client:
-            call = client.classify if task == "classify" else client.label
-            answer = call(frames, model=model or named, top_k=top_k or k)
-    except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
-    for prediction in answer.predictions:
-        told = {k: v for k, v in asdict(prediction).items() if v is not None}
-        line = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
-        sys.stdout.write(line.decode() + "\n")
+    command.predict(*given)
 
 
 if __name__ == "__main__":

@@ -16,6 +16,9 @@ ENGINES = {
     "service.onnx_engine": {"onnxruntime"},
     "service.ray": {"ray"},
     "service.mirror": {"pyarrow"},
+    "service.shards": {"pyarrow"},
+    "service.job": {"pyarrow"},
+    "service.bulk": {"ray"},
 }
 # Each may import what stands before it, never what stands after.
 ORDER = [

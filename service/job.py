@@ -1,0 +1,99 @@
+"""What a run over a file is to compute, and the folder that its answers go to.
+
+FOLDER/job.json          what is computed of what
+FOLDER/00000000.jsonl    the answers of the first shard, a JSON object a line
+FOLDER/00000001.jsonl    ...
+
+A shard's answers come into being at once, when all of them are there. So whatever ends a
+run, the next computes what is missing, and nothing twice.
+"""
+
+import json
+import os
+import uuid
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pyarrow.fs import FileSelector, FileType, LocalFileSystem
+
+from . import shards
+
+JOB = "job.json"
+
+
+class BulkError(ValueError):
+    """A job that can't be begun, or gone on with; the text says why."""
+
+
+@dataclass(frozen=True)
+class Job:
+    """What is asked for; two that are equal give the same answers."""
+
+    file: str
+    size: int
+    modified: int  # nanoseconds
+    shards: int
+    task: str
+    model: str
+    version: str
+    digest: str
+    engine: str
+    precision: str
+    top_k: int | None
+
+
+class Folder:
+    """Where the answers go."""
+
+    def __init__(self, where: str):
+        self.where = where
+        self._system, self._path = shards.place(where)
+
+    def begin(self, job: Job) -> list[int]:
+        """The shards that are still to be computed.
+
+        Raises:
+            BulkError: it holds the answers of another job.
+        """
+        self._system.create_dir(self._path, recursive=True)
+        found = {info.base_name: info for info in self._files()}
+        if JOB in found:
+            with self._system.open_input_file(found[JOB].path) as file:
+                before = json.loads(file.read())
+            now = asdict(job)
+            told = [f"{k} {before.get(k)}, not {now[k]}" for k in now]
+            other = [
+                t for k, t in zip(now, told, strict=True) if before.get(k) != now[k]
+            ]
+            if other:
+                raise BulkError(f"{self.where}: is of another job: {'; '.join(other)}")
+        elif found:
+            raise BulkError(f"{self.where}: is not empty, and of no job")
+        else:
+            self.write(JOB, json.dumps(asdict(job), indent=1).encode() + b"\n")
+        for name, info in found.items():
+            if name.startswith("."):  # of a run that was cut off
+                self._system.delete_file(info.path)
+        return [n for n in range(job.shards) if name_of(n) not in found]
+
+    def write(self, name: str, text: bytes) -> None:
+        """A file, all at once."""
+        to = f"{self._path}/{name}"
+        local = isinstance(self._system, LocalFileSystem)
+        # An object is there when it has been written to its end, and not before.
+        draft = f"{self._path}/.{name}.{uuid.uuid4().hex}" if local else to
+        with self._system.open_output_stream(draft) as file:
+            file.write(text)
+        if local:
+            os.replace(draft, to)
+
+    def _files(self) -> Iterator[Any]:
+        for info in self._system.get_file_info(FileSelector(self._path)):
+            if info.type == FileType.File:
+                yield info
+
+
+def name_of(number: int) -> str:
+    """Of a shard's file."""
+    return f"{number:08}.jsonl"

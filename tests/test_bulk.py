@@ -1,0 +1,283 @@
+"""Files in shards, their answers, and the folder that these go to."""
+
+import importlib.util
+import json
+
+import numpy as np
+import pytest
+from conftest import random_frames
+from hypothesis import given
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from model.bundle import BundleError
+from service import __main__ as main
+from service import shards
+from service.scorer import Scorer
+from service.settings import Settings
+from service.shards import Row
+
+pa = pytest.importorskip("pyarrow")
+from pyarrow import parquet  # noqa: E402
+
+from service.job import BulkError, Folder, Job, name_of  # noqa: E402
+
+JOB = Job("many.jsonl", 9, 1, 3, "label", "tags", "1", "d1", "auto", "float32", None)
+CLOSE = {"rtol": 0, "atol": 1e-5}
+KINDS = {
+    "list": pa.list_(pa.list_(pa.float32())),
+    "double": pa.list_(pa.list_(pa.float64())),
+    "large": pa.large_list(pa.large_list(pa.float32())),
+    "fixed": pa.list_(pa.list_(pa.float32(), 3)),
+    "integer": pa.list_(pa.list_(pa.int64())),
+}
+
+
+def rows(file, features=3):
+    """What each shard of a file holds."""
+    found = shards.of(str(file))
+    return [
+        [found.row(one, features) for one in found.read(number)]
+        for number in range(found.count)
+    ]
+
+
+class TestLines:
+    @given(
+        lengths=st.lists(st.integers(1, 60), max_size=40),
+        size=st.integers(1, 200),
+        ending=st.booleans(),
+        breaks=st.sampled_from([b"\n", b"\r\n", b"\n\n"]),
+    )
+    def test_each_once(self, tmp_path_factory, lengths, size, ending, breaks):
+        """Whatever the size of shards, each line is in exactly one, in its place."""
+        file = tmp_path_factory.mktemp("lines") / "some.jsonl"
+        lines = [b"%d" % place + b"x" * length for place, length in enumerate(lengths)]
+        file.write_bytes(breaks.join(lines) + (breaks if ending and lines else b""))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(shards, "BYTES", size)
+            found = shards.of(str(file))
+            assert found.count == -(-file.stat().st_size // size)
+            told = [line for n in range(found.count) for line in found.read(n)]
+        assert [line.rstrip(b"\r") for line in told] == lines
+
+    def test_rows(self, tmp_path):
+        """Frames and ids; what else a line has, such as labels, is passed over."""
+        frames = random_frames(np.random.default_rng(1), 4)
+        given = [
+            {"frames": frames.tolist()},
+            {"id": "a", "frames": frames.tolist(), "labels": ["x"]},
+            {"frames": [[1, 2, 3]], "id": 7},
+        ]
+        file = tmp_path / "some.ndjson"
+        file.write_text("".join(json.dumps(one) + "\n" for one in given))
+        ((first, second, third),) = rows(file)
+        assert (first.id, second.id, third.id) == (None, "a", 7)
+        np.testing.assert_array_equal(first.frames, frames)
+        np.testing.assert_array_equal(second.frames, frames)
+        np.testing.assert_array_equal(third.frames, [[1, 2, 3]])
+        assert third.frames.dtype == np.float32
+
+    @pytest.mark.parametrize(
+        ("line", "reason"),
+        [
+            ("{", "truncated"),
+            ("[1]", "line Expected `object`, got `array`"),
+            ('{"id": 1}', "line Object missing required field `frames`"),
+            ('{"frames": []}', "frames must have at least one step"),
+            ('{"frames": [[1, 2]]}', "frames[0] has 2 features, the model takes 3"),
+            ('{"frames": [[1, 2, 1e39]]}', "frames[0][2] must be finite in float32"),
+            ('{"frames": [[1, 2, "3"]]}', "frames[0][2] Expected `float`, got `str`"),
+            ('{"frames": [[1, 2, NaN]]}', "malformed"),
+            ('{"frames": [[1, 2, 3]], "id": [1]}', "id Expected"),
+            (b'{"frames": [[1, 2, 3]], "id": "\xff"}', "utf-8"),
+        ],
+    )
+    def test_fault(self, tmp_path, line, reason):
+        """A line at fault is told, and costs no other its answer."""
+        text = line if isinstance(line, bytes) else line.encode()
+        file = tmp_path / "some.jsonl"
+        file.write_bytes(text + b'\n{"frames": [[1, 2, 3]]}\n')
+        ((bad, good),) = rows(file)
+        assert bad.frames is None
+        assert reason in bad.reason
+        assert good.frames is not None
+
+
+class TestParquet:
+    @pytest.mark.parametrize("kind", KINDS)
+    def test_rows(self, tmp_path, kind):
+        """A row a sequence, a shard a row group, whatever lists and numbers there
+        are."""
+        rng = np.random.default_rng(2)
+        frames = [rng.integers(-9, 9, (n, 3)) for n in (4, 1, 7, 2, 3)]
+        column = pa.array([one.tolist() for one in frames], KINDS[kind])
+        table = pa.table(
+            {"frames": column, "id": ["a", "b", "c", "d", "e"], "y": [1] * 5}
+        )
+        file = tmp_path / "some.parquet"
+        parquet.write_table(table, file, row_group_size=2)
+        told = rows(file)
+        assert [len(shard) for shard in told] == [2, 2, 1]
+        every = [row for shard in told for row in shard]
+        assert [row.id for row in every] == ["a", "b", "c", "d", "e"]
+        for row, right in zip(every, frames, strict=True):
+            np.testing.assert_array_equal(row.frames, right)
+            assert row.frames.dtype == np.float32
+
+    def test_faults(self, tmp_path):
+        """So is one that is no sequence of such steps."""
+        given = [
+            None,
+            [],
+            [[1, 2], [1, 2, 3]],
+            [[]],
+            [[1, 2]],
+            [[1, 2, None]],
+            [[1, 2, 1e39]],
+        ]
+        given.append([[1, 2, 3]])
+        file = tmp_path / "some.parquet"
+        parquet.write_table(
+            pa.table({"frames": pa.array(given, KINDS["double"])}), file
+        )
+        (told,) = rows(file)
+        assert [row.frames is None for row in told] == [True] * 7 + [False]
+        assert {row.id for row in told} == {None}
+        assert [row.reason for row in told][:7] == [
+            *["frames must be steps of as many numbers each"] * 4,
+            "frames has 2 features, the model takes 3",
+            *["frames must be finite in float32"] * 2,
+        ]
+
+    @pytest.mark.parametrize(
+        ("columns", "reason"),
+        [
+            ({"frame": [1]}, r"no column frames; there are \['frame'\]"),
+            (None, "Parquet magic bytes not found|Parquet file size is"),
+        ],
+    )
+    def test_refused(self, tmp_path, columns, reason):
+        file = tmp_path / "some.parquet"
+        if columns:
+            parquet.write_table(pa.table(columns), file)
+        else:
+            file.write_bytes(b"no such file")
+        with pytest.raises(ValueError, match=reason):
+            shards.of(str(file))
+
+
+@pytest.mark.parametrize("name", ["some.csv", "some", "some.jsonl.gz"])
+def test_formats(tmp_path, name):
+    (tmp_path / name).write_text("1,2")
+    with pytest.raises(ValueError, match=r"known are \.jsonl, \.ndjson, \.parquet"):
+        shards.of(str(tmp_path / name))
+
+
+def test_no_file(tmp_path):
+    for name in ("nowhere.jsonl", "."):
+        with pytest.raises(FileNotFoundError, match="no such file"):
+            shards.of(str(tmp_path / name))
+
+
+@pytest.mark.parametrize("top_k", [None, 2])
+@pytest.mark.parametrize("name", ["walks", "tags", "both"])
+def test_scored(bundles, running_server, name, top_k):
+    """A line is the prediction that the service gives, in the order of the rows, with
+    the row's id; a fault is told in its place."""
+    rng = np.random.default_rng(3)
+    lengths = [5, 900, 1, 40, 3, 3, 2_500, 17]
+    frames = [random_frames(rng, length) for length in lengths]
+    given = [Row(place, one) for place, one in enumerate(frames)]
+    given[2:2] = [Row("bad", None, "frames is missing"), Row(None, frames[0])]
+    scored = Scorer(bundles / name / "1", Settings(), top_k).score(given)
+    lines = [json.loads(line) for line in scored.text.splitlines()]
+    assert (scored.sequences, scored.refused) == (10, 1)
+    assert scored.steps == sum(lengths) + 5
+    assert [line.get("id") for line in lines] == [0, 1, "bad", None, 2, 3, 4, 5, 6, 7]
+    assert lines.pop(2) == {"id": "bad", "error": "frames is missing"}
+    frames[2:2] = [frames[0]]
+    body = {
+        "model": name,
+        "sequences": [one.tolist() for one in frames],
+        "top_k": top_k,
+    }
+    task = "classify" if name == "walks" else "label"
+    right = running_server.http.post(f"/{task}", json=body).json()["predictions"]
+    for line, prediction in zip(lines, right, strict=True):
+        line.pop("id", None)
+        assert line.keys() == prediction.keys()
+        for member in ("label", "labels"):
+            assert line.get(member) == prediction.get(member)
+        if top_k is None:
+            np.testing.assert_allclose(
+                line["probabilities"], prediction["probabilities"], **CLOSE
+            )
+
+
+def test_scored_elsewhere(bundles):
+    """A bundle that was replaced since the job began is not taken."""
+    with pytest.raises(BundleError, match="is another bundle"):
+        Scorer(bundles / "walks" / "1", Settings(), None, "0" * 64)
+
+
+class TestFolder:
+    def test_resumed(self, tmp_path):
+        """What is there is not computed again; what was cut off is removed."""
+        folder = Folder(str(tmp_path / "answers"))
+        assert folder.begin(JOB) == [0, 1, 2]
+        folder.write(name_of(1), b"one\n")
+        cut_off = tmp_path / "answers" / f".{name_of(2)}.1f"
+        cut_off.write_bytes(b"ha")
+        assert folder.begin(JOB) == [0, 2]
+        assert not cut_off.exists()
+        names = {path.name for path in (tmp_path / "answers").iterdir()}
+        assert names == {"job.json", "00000001.jsonl"}
+        assert (tmp_path / "answers" / "00000001.jsonl").read_bytes() == b"one\n"
+
+    @pytest.mark.parametrize(
+        ("change", "reason"),
+        [
+            ({"digest": "d2"}, "is of another job: digest d1, not d2"),
+            ({"top_k": 2, "size": 8}, "size 9, not 8; top_k None, not 2"),
+        ],
+    )
+    def test_another_job(self, tmp_path, change, reason):
+        """Answers of two jobs never lie in one folder."""
+        folder = Folder(str(tmp_path))
+        folder.begin(JOB)
+        other = Job(**vars(JOB) | change)
+        with pytest.raises(BulkError, match=reason):
+            folder.begin(other)
+
+    def test_not_empty(self, tmp_path):
+        """Nor do they get among files of others."""
+        (tmp_path / "mine.txt").touch()
+        with pytest.raises(BulkError, match="is not empty, and of no job"):
+            Folder(str(tmp_path)).begin(JOB)
+
+    def test_elsewhere(self, tmp_path):
+        """An object store will do."""
+        folder = Folder((tmp_path / "answers").as_uri())
+        folder.begin(JOB)
+        folder.write(name_of(0), b"one\n")
+        assert folder.begin(JOB) == [1, 2]
+
+
+class TestCommand:
+    def run(self, *arguments):
+        return CliRunner().invoke(main.app, [*map(str, arguments)])
+
+    def test_only_with_ray(self, tmp_path):
+        made = self.run("classify", "a.json", "--to", tmp_path)
+        assert made.exit_code == 2
+        assert "--to and --bundles go with --engine ray" in made.output
+
+    def test_without_ray(self, tmp_path):
+        """It says what is missing, and leaves nothing behind."""
+        if importlib.util.find_spec("ray"):
+            pytest.skip("Ray is installed")
+        made = self.run("label", tmp_path / "a.jsonl", "--engine", "ray")
+        assert made.exit_code == 1
+        assert "ray is not installed: the extra ray" in made.output
+        assert not list(tmp_path.iterdir())
