@@ -3,8 +3,11 @@ what a replica takes along when it dies is no more than what it was at."""
 
 import asyncio
 import contextlib
+import json
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -12,7 +15,7 @@ from collections import Counter
 import httpx
 import numpy as np
 import pytest
-from conftest import copy_bundle, random_frames, wait
+from conftest import ROOT, copy_bundle, random_frames, wait
 from ray_fixtures import SECONDS, cluster, deployed, needs_ray
 
 from service.client import Client, RequestError
@@ -218,3 +221,52 @@ def test_object_store(ray, bundles, tmp_path):
         assert version() == "1"
         copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
         wait(lambda: version() == "2", "the new version is served")
+
+
+def test_bulk(ray, bundles, tmp_path):
+    """A file is computed on both nodes; what a killed run had written stands, and the
+    next computes the rest."""
+    rng = np.random.default_rng(9)
+    file, to = tmp_path / "many.jsonl", tmp_path / "answers"
+    with file.open("w") as out:
+        for number in range(3_000):
+            frames = random_frames(rng, int(rng.integers(300, 700)))
+            out.write(json.dumps({"id": number, "frames": frames.tolist()}) + "\n")
+    flags = [
+        "--engine",
+        "ray",
+        "--model",
+        "walks",
+        "--bundles",
+        str(bundles),
+        "--to",
+        to,
+    ]
+    command = [sys.executable, "-m", "service", "classify", file, *flags]
+    options = {
+        "env": ray.environment | {"RAY_ADDRESS": ray.address},
+        "cwd": ROOT,
+        "stdout": subprocess.PIPE,
+    }
+
+    def written():
+        return {path.name: path.stat().st_mtime_ns for path in to.glob("0*.jsonl")}
+
+    with subprocess.Popen(command, **options) as first:
+        wait(written, "a shard is there", SECONDS)
+        first.kill()
+    time.sleep(2)  # for actors without a driver to end
+    before = written()
+    second = subprocess.run(command, timeout=SECONDS, check=True, **options)
+    told = json.loads(second.stdout)
+    assert 0 < len(before) < told["shards"]
+    assert told["computed"] == told["shards"] - len(before)
+    after = written()
+    assert {name: after[name] for name in before} == before
+    lines = [
+        json.loads(line)
+        for path in sorted(to.glob("0*.jsonl"))
+        for line in path.read_text().splitlines()
+    ]
+    assert [line["id"] for line in lines] == list(range(3_000))
+    assert not any("error" in line for line in lines)
