@@ -1,0 +1,119 @@
+"""What Ray's proxy costs: the bare service and a replica of it on Ray Serve, by turns.
+
+    python -m bench.ray
+
+Both have the same network and as many workers; both are asked the same sequences of 100
+steps by one connection, then by 32. Needs the extra `ray`.
+"""
+
+import argparse
+import json
+import os
+import statistics
+import sys
+from dataclasses import replace
+
+import numpy as np
+
+from bench.serve import machine, networks, workloads
+from bench.serve.compared import _ours
+from bench.serve.loops import Spec
+from bench.serve.servers import Server, free_port
+from bench.wire import native, run
+
+FORM = "/classify, JSON"
+CONNECTIONS = (1, 32)
+
+
+def serve(port: int, bundles: str) -> None:
+    """The service as one replica, on a Ray of its own; until it is stopped."""
+    import ray
+    from ray import serve as serving
+
+    from service.ray import build
+
+    cores = len(os.sched_getaffinity(0))
+    ray.init(num_cpus=cores, include_dashboard=False)
+    serving.start(http_options={"host": "127.0.0.1", "port": port})
+    args = {"bundles": bundles, "workers": str(cores), "log_level": "warning"}
+    serving.run(build(args), blocking=True)
+
+
+def servers(name: str) -> list[Server]:
+    folder = networks.folder(networks.CACHE)
+    port = free_port()
+    command = [sys.executable, "-m", "bench.ray", "--serve", str(port)]
+    command += ["--bundles", str(folder / "bundles" / name)]
+    environment = {"PYTHONPATH": str(networks.ROOT), "RAY_ADDRESS": "local"}
+    on_ray = Server(
+        "on Ray",
+        command,
+        port,
+        "/readyz",
+        environment=environment,
+        folder=networks.ROOT,
+    )
+    return [_ours(folder, name, "Unrolled float32"), on_ray]
+
+
+def compare(name: str, options: argparse.Namespace) -> None:
+    pool = workloads.load(networks.folder(networks.CACHE), name, "W1")
+    with np.load(pool.folder / "answers.npz") as file:
+        right = file["answers"]
+    sequences = [frames.astype(np.float32) for frames in workloads.sequences("W1")]
+    requests = [native(frames, name) for frames in sequences]
+    both = servers(name)
+    rates: dict[tuple[str, int], list[float]] = {}
+    try:
+        for server in both:
+            server.start()
+            server.wait()
+        for turn in range(options.turns):
+            for connections in CONNECTIONS:
+                for server in both:
+                    spec = Spec(
+                        port=server.port,
+                        path="",
+                        folder="",
+                        seconds=options.seconds,
+                        connections=connections,
+                    )
+                    one = run(replace(spec, seed=turn), FORM, requests, right)
+                    rates.setdefault((server.name, connections), []).append(one)
+    finally:
+        for server in both:
+            server.stop()
+    print(f"\n{name}: requests a second, and milliseconds of each")
+    for connections in CONNECTIONS:
+        bare, on_ray = (
+            statistics.median(rates[server.name, connections]) for server in both
+        )
+        print(
+            f"{connections:3} connections: bare {bare:7.0f} ({1e3 * connections / bare:5.1f} ms)"
+            f"  on Ray {on_ray:7.0f} ({1e3 * connections / on_ray:5.1f} ms)"
+            f"  {bare / on_ray:5.2f}x"
+        )
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        prog="python -m bench.ray",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("--networks", nargs="+", default=["lstm", "small"])
+    parser.add_argument("--seconds", type=float, default=4)
+    parser.add_argument("--turns", type=int, default=3)
+    parser.add_argument("--serve", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--bundles", help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.serve:
+        serve(options.serve, options.bundles)
+        return
+    print(json.dumps(machine.describe()))
+    for name in options.networks:
+        compare(name, options)
+
+
+if __name__ == "__main__":
+    main()
