@@ -1,8 +1,9 @@
-"""What Ray's proxy costs: the bare service and a replica of it on Ray Serve, by turns.
+"""What Ray costs: the bare service and a replica of it on Ray Serve, by turns; behind
+Ray's own proxy, and behind HAProxy, which Ray brings along.
 
     python -m bench.ray
 
-Both have the same network and as many workers; both are asked the same sequences of 100
+All have the same network and as many workers; all are asked the same sequences of 100
 steps by one connection, then by 32. Needs the extra `ray`.
 """
 
@@ -23,6 +24,8 @@ from bench.wire import native, run
 
 FORM = "/classify, JSON"
 CONNECTIONS = (1, 32)
+HAPROXY = {"RAY_SERVE_THROUGHPUT_OPTIMIZED": "1", "RAY_SERVE_ENABLE_HA_PROXY": "1"}
+PROXIES = {"Ray's proxy": {}, "Ray's HAProxy": HAPROXY}
 
 
 def serve(port: int, bundles: str) -> None:
@@ -39,30 +42,29 @@ def serve(port: int, bundles: str) -> None:
     serving.run(build(args), blocking=True)
 
 
-def servers(name: str) -> list[Server]:
-    folder = networks.folder(networks.CACHE)
+def on_ray(name: str, proxy: str) -> Server:
     port = free_port()
     command = [sys.executable, "-m", "bench.ray", "--serve", str(port)]
-    command += ["--bundles", str(folder / "bundles" / name)]
+    command += ["--bundles", str(networks.folder(networks.CACHE) / "bundles" / name)]
     environment = {"PYTHONPATH": str(networks.ROOT), "RAY_ADDRESS": "local"}
-    on_ray = Server(
-        "on Ray",
+    return Server(
+        proxy,
         command,
         port,
         "/readyz",
-        environment=environment,
+        environment=environment | PROXIES[proxy],
         folder=networks.ROOT,
     )
-    return [_ours(folder, name, "Unrolled float32"), on_ray]
 
 
-def compare(name: str, options: argparse.Namespace) -> None:
-    pool = workloads.load(networks.folder(networks.CACHE), name, "W1")
+def compare(name: str, proxy: str, options: argparse.Namespace) -> None:
+    folder = networks.folder(networks.CACHE)
+    pool = workloads.load(folder, name, "W1")
     with np.load(pool.folder / "answers.npz") as file:
         right = file["answers"]
     sequences = [frames.astype(np.float32) for frames in workloads.sequences("W1")]
     requests = [native(frames, name) for frames in sequences]
-    both = servers(name)
+    both = [_ours(folder, name, "Unrolled float32"), on_ray(name, proxy)]
     rates: dict[tuple[str, int], list[float]] = {}
     try:
         for server in both:
@@ -83,15 +85,16 @@ def compare(name: str, options: argparse.Namespace) -> None:
     finally:
         for server in both:
             server.stop()
-    print(f"\n{name}: requests a second, and milliseconds of each")
     for connections in CONNECTIONS:
-        bare, on_ray = (
+        bare, on = (
             statistics.median(rates[server.name, connections]) for server in both
         )
         print(
-            f"{connections:3} connections: bare {bare:7.0f} ({1e3 * connections / bare:5.1f} ms)"
-            f"  on Ray {on_ray:7.0f} ({1e3 * connections / on_ray:5.1f} ms)"
-            f"  {bare / on_ray:5.2f}x"
+            f"{name:6}{connections:3} connections: bare {bare:6.0f} a second"
+            f" ({1e3 * connections / bare:5.1f} ms)"
+            f"  {proxy:13} {on:6.0f} ({1e3 * connections / on:5.1f} ms)"
+            f"  {bare / on:5.2f}x",
+            flush=True,
         )
 
 
@@ -112,7 +115,8 @@ def main() -> None:
         return
     print(json.dumps(machine.describe()))
     for name in options.networks:
-        compare(name, options)
+        for proxy in PROXIES:
+            compare(name, proxy, options)
 
 
 if __name__ == "__main__":
