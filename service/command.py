@@ -90,7 +90,7 @@ def compute(
 
         settings = load().without_secrets()
         # As other machines find them.
-        file, to = map(shards.whole, (file, to or f"{file}.{task}"))
+        file, to = map(shards.whole, (file, to or _beside(file, task)))
         bundles = shards.whole(bundles or str(settings.bundles))
         job, todo = bulk.prepare(
             file, to, task, model=model, top_k=top_k, bundles=bundles, settings=settings
@@ -113,6 +113,12 @@ def compute(
     typer.echo(orjson.dumps(told).decode())
     if done.figures["refused"]:
         typer.echo(f"{done.figures['refused']} lines are errors", err=True)
+
+
+def _beside(file: str, task: str) -> str:
+    """The folder for the answers; of `s3://...` without touching what follows a `?`."""
+    path, mark, rest = file.partition("?") if "://" in file else (file, "", "")
+    return f"{path}.{task}{mark}{rest}"
 
 
 class Done:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from model.bundle import BundleError
 from service import __main__ as main
-from service import shards
+from service import command, shards
 from service.scorer import Scorer
 from service.settings import Settings
 from service.shards import Row
@@ -262,6 +262,19 @@ class TestFolder:
         folder.begin(JOB)
         folder.write(name_of(0), b"one\n")
         assert folder.begin(JOB) == [1, 2]
+
+
+@pytest.mark.parametrize(
+    ("file", "folder"),
+    [
+        ("a/b.jsonl", "a/b.jsonl.label"),
+        ("what?.jsonl", "what?.jsonl.label"),
+        ("s3://a/b.jsonl?region=x", "s3://a/b.jsonl.label?region=x"),
+    ],
+)
+def test_beside(file, folder):
+    """Where the answers go, unless another place is named."""
+    assert command._beside(file, "label") == folder
 
 
 class TestCommand:
