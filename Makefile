@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow browser ray withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-train audit licences sbom lock clean
+.PHONY: help serve test slow browser ray withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -83,6 +83,10 @@ bench-wire: .venv/ready ## the protocols beside each other (two minutes)
 bench-overload: .venv/ready ## goodput at 0.5 to 10 times the most, beside FastAPI (ten minutes)
 	@mkdir -p runs
 	$(BIN)/python -m bench.overload --json runs/overload.json --plot runs/overload.png
+
+bench-ray: .venv-ray/ready ## what Ray costs, and a million sequences on it (fifteen minutes)
+	.venv-ray/bin/python -m bench.ray
+	.venv-ray/bin/python -m bench.bulk
 
 overload: bench-overload
 
