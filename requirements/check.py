@@ -13,7 +13,7 @@ from datetime import UTC, date, datetime, timedelta
 from pathlib import Path
 
 HERE = Path(__file__).parent
-LOCKS = ("slim", "full", "dev")
+LOCKS = ("slim", "full", "ray", "dev")
 LONGEST = timedelta(days=180)  # for ever is no waiver
 TABLE = HERE.parent / "docs" / "licences.md"
 UNKNOWN = "UNKNOWN"

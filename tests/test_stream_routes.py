@@ -330,6 +330,7 @@ class TestPaths:
             talk.end()
             assert talk.connection.recv(1) == b""
 
+    @pytest.mark.direct
     def test_handshake(self, server):
         """A WebSocket's handshake has the stream's id; compression, which costs more
         time than it saves, is not agreed on."""

@@ -30,7 +30,7 @@ def folder(tmp_path):
     """Made-up locks and rules."""
     (tmp_path / "waivers.toml").touch()
     (tmp_path / "licences.toml").write_text(RULES)
-    for name in ("slim", "full", "dev"):
+    for name in ("slim", "full", "ray", "dev"):
         (tmp_path / f"{name}.lock").write_text(FULL)
     return tmp_path
 
