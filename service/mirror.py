@@ -15,6 +15,7 @@ from model import bundle
 from model.bundle import BundleError
 
 from .repository import LABELS
+from .settings import PREFIX
 
 log = logging.getLogger(__name__)
 
@@ -28,6 +29,17 @@ Stamp = frozenset[tuple[str, int, int]]  # files: path, time, size
 def elsewhere(place: str) -> bool:
     """It is no folder of this machine."""
     return bool(URI.match(place))
+
+
+def setting() -> str:
+    """The setting `bundles` of the environment, where that is elsewhere."""
+    given = os.environ.get(f"{PREFIX}BUNDLES", "")
+    return given if elsewhere(given) else ""
+
+
+def shown(place: str) -> str:
+    """A place without the key that may stand before its host."""
+    return re.sub(r"//[^/@]*@", "//", place)
 
 
 class Mirror:
@@ -47,9 +59,11 @@ class Mirror:
         from pyarrow.fs import FileSystem
 
         self._there, self._root = FileSystem.from_uri(source)
-        self._source = source
+        self._source = shown(source)
         self.folder = Path(tempfile.mkdtemp(prefix="bundles-"))
-        self._copied: dict[str, Stamp] = {}  # by NAME/VERSION or NAME/labels.json
+        # By NAME/VERSION or NAME/labels.json; and of those that are no bundle yet.
+        self._copied: dict[str, Stamp] = {}
+        self._broken: dict[str, Stamp] = {}
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -57,11 +71,16 @@ class Mirror:
         """Copy everything, and look for changes every so many seconds (0: never).
 
         Raises:
-            BundleError, OSError: there is none, or not all can be copied.
+            BundleError, OSError: there is none that can be copied.
         """
-        self.look()
+        try:
+            self.look()
+        except (OSError, BundleError) as error:
+            if not self._copied:
+                raise
+            log.warning("not taken over", extra={"reason": str(error)})
         if not self._copied:
-            raise BundleError(f"{self._source}: no bundle found")
+            raise BundleError(f"{self._source}: no NAME/VERSION with a bundle found")
         if seconds:
             work = threading.Thread(target=self._run, args=(seconds,), daemon=True)
             self._thread = work
@@ -86,12 +105,18 @@ class Mirror:
             self._remove(self.folder / place)
             del self._copied[place]
         for place, stamp in sorted(found.items()):
-            if self._copied.get(place) != stamp:
-                try:
-                    self._copy(place)
-                    self._copied[place] = stamp
-                except (BundleError, OSError) as error:
-                    faults.append(error)
+            if self._stop.is_set():
+                return
+            if stamp in (self._copied.get(place), self._broken.get(place)):
+                continue
+            try:
+                self._copy(place)
+                self._copied[place] = stamp
+            except BundleError as error:
+                self._broken[place] = stamp  # until there is more of it
+                faults.append(error)
+            except OSError as error:
+                faults.append(error)
         if faults:
             raise faults[0]
 
@@ -101,11 +126,12 @@ class Mirror:
             reason = ""
             try:
                 self.look()
-            except (OSError, ValueError) as error:
+            except Exception as error:  # whatever it is: it is tried again
                 reason = str(error)
             if reason and reason != told:
                 log.warning("not taken over", extra={"reason": reason})
             told = reason
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     def _found(self) -> dict[str, Stamp]:
         from pyarrow.fs import FileSelector, FileType
@@ -115,6 +141,8 @@ class Mirror:
             parts = info.path[len(self._root) :].strip("/").split("/")
             if info.type != FileType.File or len(parts) < 2:
                 continue
+            if {".", ".."} & {*parts} or not re.match(bundle.NAME, parts[0]):
+                continue  # an object may be called anything
             if VERSION.fullmatch(parts[1]) or parts[1:] == [LABELS]:
                 about = (info.path, info.mtime_ns or 0, info.size or 0)
                 files.setdefault("/".join(parts[:2]), set()).add(about)

@@ -50,7 +50,11 @@ class Unrolled:
             changes["bundles"] = settings.SHIPPED  # as they lie on this node
         if source:
             self._mirror = Mirror(source)
-            self._mirror.start(given.reload_seconds)
+            try:
+                self._mirror.start(given.reload_seconds)
+            except BaseException:
+                self._mirror.close()
+                raise
             changes["bundles"] = self._mirror.folder
         self._settings = given.model_copy(update=changes)
 
@@ -99,12 +103,13 @@ def build(args: dict[str, Any]) -> Application:
     Raises:
         SettingsError: one is unknown, out of bounds, or Ray's affair.
     """
+    args = {name.lower(): value for name, value in args.items()}
     apart = ", ".join(sorted(APART & args.keys()))
     if apart:
         raise SettingsError(f"{apart}: of Ray's proxy; see http_options")
-    source = str(args.get("bundles", ""))
+    source = str(args.get("bundles") or mirror.setting())
     if mirror.elsewhere(source):
-        args = {name: value for name, value in args.items() if name != "bundles"}
+        args["bundles"] = settings.SHIPPED  # in the place of what is no path
     else:
         source = ""
     given = settings.load(**args)

@@ -2,9 +2,10 @@
 
 import json
 import shutil
+import threading
 
 import pytest
-from conftest import copy_bundle, wait
+from conftest import SECONDS, copy_bundle, wait
 
 from model import bundle
 from model.bundle import BundleError
@@ -101,10 +102,54 @@ def test_nothing(tmp_path):
     (tmp_path / "empty").mkdir()
     made = Mirror((tmp_path / "empty").as_uri())
     try:
-        with pytest.raises(BundleError, match="empty: no bundle found"):
+        with pytest.raises(BundleError, match="empty: no NAME/VERSION with a bundle"):
             made.start(0)
     finally:
         made.close()
+
+
+def test_half_at_the_start(there, made, bundles):
+    """What is being written while a replica starts keeps it from nothing, and is not
+    fetched again before there is more of it."""
+    copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
+    (there / "walks" / "2" / bundle.MARKER).unlink()
+    made.start(0)
+    assert served(made).keys() == {("walks", 1), ("tags", 1)}
+    made.look()  # raises nothing
+
+
+def test_odd_names(there, made):
+    """Objects whose names are none of bundles are left alone."""
+    for name in ("UPPER", ".hidden"):
+        shutil.copytree(there / "walks", there / name)
+    made.start(0)
+    assert served(made).keys() == {("walks", 1), ("tags", 1)}
+
+
+def test_closed_while_it_copies(there, made, monkeypatch):
+    """Nothing is left of a copy that is under way when it is closed."""
+    monkeypatch.setattr(mirror, "END_SECONDS", 0.1)
+    begun, go, copy = threading.Event(), threading.Event(), made._copy
+
+    def slowly(place):
+        begun.set()
+        assert go.wait(SECONDS)
+        copy(place)
+
+    made.start(0.05)
+    monkeypatch.setattr(made, "_copy", slowly)
+    (there / "walks" / "labels.json").write_text('{"stable": 1}')
+    assert begun.wait(SECONDS)
+    made.close()
+    go.set()
+    made._thread.join(SECONDS)
+    assert not made.folder.exists()
+
+
+def test_shown():
+    """A key that stands in an address is not."""
+    assert mirror.shown("s3://me:secret@bucket/a") == "s3://bucket/a"
+    assert mirror.shown("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a", "gs://bucket", "file:///a/b"])
