@@ -11,14 +11,12 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from model import bundle
-from model.bundle import Bundle, BundleError
-
-from . import mirror, shards
+from . import mirror, selection, shards
 from .job import BulkError, Folder, Job, name_of
-from .mirror import Mirror
 from .scorer import Scored, Scorer
 from .settings import Settings
+
+RETRIES = 3  # of a shard whose actor dies of it
 
 
 class Scoring:
@@ -26,9 +24,11 @@ class Scoring:
 
     def __init__(self, file: str, to: str, job: Job, bundles: str, settings: Settings):
         self._shards, self._folder = shards.of(file), Folder(to)
-        with _Bundles(bundles) as root:
-            folder = choose(root, job.task, f"{job.model}@{job.version}").folder
+        with selection.Bundles(bundles) as root:
+            name = f"{job.model}@{job.version}"
+            folder = selection.choose(root, job.task, name, settings).folder
             self._scorer = Scorer(folder, settings, job.top_k, job.digest)
+        self._file, self._stamp = file, (job.size, job.modified)
         self._features = self._scorer.metadata.input.features
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
@@ -36,55 +36,12 @@ class Scoring:
         given = self._shards.read(number)
         rows = [self._shards.row(one, self._features) for one in given]
         scored: Scored = self._scorer.score(rows)
+        if shards.stamp(self._file) != self._stamp:
+            raise BulkError(f"{mirror.shown(self._file)}: has changed since")
         self._folder.write(name_of(number), scored.text)
         done = scored._asdict()
         del done["text"]
         return {"shard": number} | done
-
-
-class _Bundles:
-    """The folder of bundles, or a copy of what is elsewhere."""
-
-    def __init__(self, where: str):
-        self._mirror = Mirror(where) if mirror.elsewhere(where) else None
-        self._folder = Path(where)
-
-    def __enter__(self) -> Path:
-        if self._mirror is None:
-            return self._folder
-        try:
-            self._mirror.start(0)
-        except BaseException:
-            self._mirror.close()
-            raise
-        return self._mirror.folder
-
-    def __exit__(self, *_: object) -> None:
-        if self._mirror is not None:
-            self._mirror.close()
-
-
-def choose(root: Path, task: str, name: str | None) -> Bundle:
-    """The bundle of that name, or `NAME@VERSION`; else the first of the task.
-
-    Raises:
-        BundleError: there is none, or it is broken or of the other task.
-    """
-    wanted, _, version = (name or "").partition("@")
-    known = []
-    for newest in bundle.find(root):
-        found = bundle.read(newest)
-        if version and found.metadata.version != version:
-            other = newest.with_name(version)
-            if not (other / bundle.MARKER).exists():
-                continue
-            found = bundle.read(other)
-        metadata = found.metadata
-        known.append(f"{metadata.name} ({metadata.task})")
-        if metadata.task == task and wanted in ("", metadata.name):
-            return found
-    there = ", ".join(known) or "none"
-    raise BundleError(f"{root}: no bundle {name or ''} for {task}; there are: {there}")
 
 
 def prepare(
@@ -102,15 +59,13 @@ def prepare(
     Raises:
         BulkError, BundleError, ValueError, OSError: it can't be begun.
     """
-    with _Bundles(bundles) as root:
-        chosen = choose(root, task, model)
-    count = shards.of(file).count
-    system, path = shards.place(file)
-    about = system.get_file_info(path)
+    with selection.Bundles(bundles) as root:
+        chosen = selection.choose(root, task, model, settings)
+    about, count = shards.stamp(file), shards.of(file).count
     job = Job(
-        Path(path).name,
-        about.size,
-        about.mtime_ns or 0,
+        Path(shards.place(file)[1]).name,
+        *about,
+        shards.BYTES,
         count,
         task,
         chosen.metadata.name,
@@ -139,24 +94,26 @@ def run(
     here = Path(__file__).parent
     code = {"py_modules": [str(here), str(here.parent / "model")]}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
-    ray.init(log_to_driver=False, logging_level="ERROR", runtime_env=code)
-    logging.getLogger("ray.data").setLevel("ERROR")
-    DataContext.get_current().enable_progress_bars = False
-    cores = int(ray.cluster_resources().get("CPU", 1))
-    size = max(1, min(cores, len(todo)))
-    rows = ray.data.from_items(
-        [{"shard": n} for n in todo], override_num_blocks=len(todo)
-    )
-    done = rows.map(
-        Scoring,
-        fn_constructor_args=given,
-        compute=ActorPoolStrategy(size=size),
-        num_cpus=1,
-    )
     try:
+        ray.init(log_to_driver=False, logging_level="ERROR", runtime_env=code)
+        logging.getLogger("ray.data").setLevel("ERROR")
+        DataContext.get_current().enable_progress_bars = False
+        cores = int(ray.cluster_resources().get("CPU", 1))
+        rows = ray.data.from_items(
+            [{"shard": n} for n in todo], override_num_blocks=len(todo)
+        )
+        done = rows.map(
+            Scoring,
+            fn_constructor_args=given,
+            compute=ActorPoolStrategy(size=max(1, min(cores, len(todo)))),
+            num_cpus=1,
+            max_restarts=RETRIES,
+            max_task_retries=RETRIES,
+        )
         for row in done.iter_rows():
             told(Scored(b"", row["sequences"], row["steps"], row["refused"]))
-    except ray.exceptions.RayError as error:
-        raise BulkError(str(error).strip().splitlines()[-1]) from None
+    except (ray.exceptions.RayError, RuntimeError) as error:
+        lines = str(error).strip().splitlines()
+        raise BulkError(lines[-1] if lines else type(error).__name__) from None
     finally:
         ray.shutdown()

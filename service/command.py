@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from . import mirror
 from .settings import load
 
 if TYPE_CHECKING:
@@ -91,7 +92,11 @@ def compute(
         settings = load().without_secrets()
         # As other machines find them.
         file, to = map(shards.whole, (file, to or _beside(file, task)))
-        bundles = shards.whole(bundles or str(settings.bundles))
+        bundles = bundles or mirror.setting() or str(settings.bundles)
+        bundles = shards.whole(bundles)
+        if settings.bundle_keys:
+            keys = shards.whole(settings.bundle_keys)
+            settings = settings.model_copy(update={"bundle_keys": keys})
         job, todo = bulk.prepare(
             file, to, task, model=model, top_k=top_k, bundles=bundles, settings=settings
         )
@@ -109,7 +114,7 @@ def compute(
         raise typer.Exit(STOPPED) from None
     told = {"model": f"{job.model}@{job.version}", "shards": job.shards}
     seconds = {"seconds": round(time.monotonic() - begun, 1)}
-    told |= {"computed": len(todo)} | done.figures | seconds | {"to": to}
+    told |= {"computed": len(todo)} | done.figures | seconds | {"to": mirror.shown(to)}
     typer.echo(orjson.dumps(told).decode())
     if done.figures["refused"]:
         typer.echo(f"{done.figures['refused']} lines are errors", err=True)

@@ -10,16 +10,19 @@ run, the next computes what is missing, and nothing twice.
 
 import json
 import os
+import time
 import uuid
 from collections.abc import Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
-from . import shards
+from . import mirror, shards
 
 JOB = "job.json"
+DRAFT_SECONDS = 3600.0  # after which nobody writes a file any more
 
 
 class BulkError(ValueError):
@@ -33,6 +36,7 @@ class Job:
     file: str
     size: int
     modified: int  # nanoseconds
+    bytes: int  # of a shard of lines
     shards: int
     task: str
     model: str
@@ -47,7 +51,7 @@ class Folder:
     """Where the answers go."""
 
     def __init__(self, where: str):
-        self.where = where
+        self.where = mirror.shown(where)
         self._system, self._path = shards.place(where)
 
     def begin(self, job: Job) -> list[int]:
@@ -58,35 +62,59 @@ class Folder:
         """
         self._system.create_dir(self._path, recursive=True)
         found = {info.base_name: info for info in self._files()}
-        if JOB in found:
-            with self._system.open_input_file(found[JOB].path) as file:
-                before = json.loads(file.read())
-            now = asdict(job)
-            told = [f"{k} {before.get(k)}, not {now[k]}" for k in now]
-            other = [
-                t for k, t in zip(now, told, strict=True) if before.get(k) != now[k]
-            ]
-            if other:
-                raise BulkError(f"{self.where}: is of another job: {'; '.join(other)}")
-        elif found:
-            raise BulkError(f"{self.where}: is not empty, and of no job")
-        else:
-            self.write(JOB, json.dumps(asdict(job), indent=1).encode() + b"\n")
+        if JOB not in found:
+            if any(not name.startswith(".") for name in found):
+                raise BulkError(f"{self.where}: is not empty, and of no job")
+            with suppress(FileExistsError):  # another run was faster
+                text = json.dumps(asdict(job), indent=1).encode() + b"\n"
+                self.write(JOB, text, replace=False)
+        self._check(job)
+        long_ago = time.time() - DRAFT_SECONDS
         for name, info in found.items():
-            if name.startswith("."):  # of a run that was cut off
+            # Of a run that was cut off; a younger one may be of a run that goes on.
+            if name.startswith(".") and info.mtime.timestamp() < long_ago:
                 self._system.delete_file(info.path)
         return [n for n in range(job.shards) if name_of(n) not in found]
 
-    def write(self, name: str, text: bytes) -> None:
-        """A file, all at once."""
+    def _check(self, job: Job) -> None:
+        with self._system.open_input_file(f"{self._path}/{JOB}") as file:
+            text = file.read()
+        try:
+            before = json.loads(text)
+        except ValueError:
+            before = None
+        if not isinstance(before, dict):
+            raise BulkError(f"{self.where}/{JOB}: is no description of a job")
+        now = asdict(job)
+        other = [k for k in now if before.get(k) != now[k]]
+        if other:
+            told = "; ".join(f"{k} {before.get(k)}, not {now[k]}" for k in other)
+            raise BulkError(f"{self.where}: is of another job: {told}")
+
+    def write(self, name: str, text: bytes, *, replace: bool = True) -> None:
+        """A file, all at once.
+
+        Raises:
+            FileExistsError: it is there, and not to be replaced.
+        """
         to = f"{self._path}/{name}"
         local = isinstance(self._system, LocalFileSystem)
         # An object is there when it has been written to its end, and not before.
         draft = f"{self._path}/.{name}.{uuid.uuid4().hex}" if local else to
         with self._system.open_output_stream(draft) as file:
             file.write(text)
-        if local:
+        if local and replace:
             os.replace(draft, to)
+        elif local:
+            try:
+                os.link(draft, to)
+            except FileExistsError:
+                raise
+            except OSError:  # a file system without links
+                os.replace(draft, to)
+            finally:
+                with suppress(FileNotFoundError):
+                    os.remove(draft)
 
     def _files(self) -> Iterator[Any]:
         for info in self._system.get_file_info(FileSelector(self._path)):

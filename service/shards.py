@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import msgspec
 import numpy as np
 import pyarrow as pa
-from pyarrow import parquet
+from pyarrow import parquet, types
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
 from . import codec, mirror
@@ -68,9 +68,27 @@ def place(where: str) -> tuple[FileSystem, str]:
         ValueError, OSError: it can't be understood, or reached.
     """
     if mirror.elsewhere(where):
-        system, path = FileSystem.from_uri(where)
+        try:
+            system, path = FileSystem.from_uri(where)
+        except (pa.ArrowException, ImportError) as error:
+            raise ValueError(f"{mirror.shown(where)}: {error}") from None
         return system, path
     return LocalFileSystem(), whole(where)
+
+
+def stamp(where: str) -> tuple[int, int]:
+    """Size and time of a file: what changes when it does.
+
+    Raises:
+        ValueError, OSError: no such file.
+    """
+    system, path = place(where)
+    about = system.get_file_info(path)
+    if about.type != FileType.File:
+        raise FileNotFoundError(
+            f"{mirror.shown(where)}: no such file, as seen from here"
+        )
+    return about.size, about.mtime_ns or 0
 
 
 def of(where: str) -> Shards:
@@ -79,17 +97,18 @@ def of(where: str) -> Shards:
     Raises:
         ValueError, OSError: no such file, or another format.
     """
+    size, _ = stamp(where)
     system, path = place(where)
-    about = system.get_file_info(path)
-    if about.type != FileType.File:
-        raise FileNotFoundError(f"{where}: no such file, as seen from here")
     suffix = Path(path).suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        return Lines(system, path, about.size)
+        return Lines(system, path, size)
     if suffix == ".parquet":
-        return Groups(system, path)
+        try:
+            return Groups(system, path)
+        except pa.ArrowException as error:
+            raise ValueError(f"{path}: {error}") from None
     known = ".jsonl, .ndjson, .parquet"
-    raise ValueError(f"{where}: of {suffix or 'no'} format; known are {known}")
+    raise ValueError(f"{path}: of {suffix or 'no'} format; known are {known}")
 
 
 class Lines:
@@ -111,8 +130,12 @@ class Lines:
             end = stop
             while end < self._size and not data.endswith(b"\n"):
                 more = file.read_at(BYTES, end)
+                if not more:
+                    raise OSError(f"{self._path}: has become shorter")
                 cut = more.find(b"\n") + 1 or len(more)
                 data, end = data + more[:cut], end + cut
+        if not start:
+            data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
         for line in data[begin:].split(b"\n"):
             if line.strip():
                 yield line
@@ -121,6 +144,8 @@ class Lines:
         name = None
         try:
             line = codec.decoded(_decoder, given, "line")
+            if isinstance(line.id, int) and not -(2**63) <= line.id < 2**64:
+                return Row(None, None, "id must be of at most 64 bits")
             name = line.id
             (frames,) = codec.checked(["frames"], [line.frames], features, ANY)
         except ServiceError as error:
@@ -134,21 +159,28 @@ class Groups:
     def __init__(self, system: FileSystem, path: str):
         self._system, self._path = system, path
         with system.open_input_file(path) as file:
-            try:
-                opened = parquet.ParquetFile(file)
-            except pa.ArrowInvalid as error:
-                raise ValueError(f"{path}: {error}") from None
+            opened = parquet.ParquetFile(file)
             self.count: int = opened.num_row_groups
-            names = set(opened.schema_arrow.names)
-        if "frames" not in names:
-            raise ValueError(f"{path}: no column frames; there are {sorted(names)}")
-        self._columns = ["frames", *{"id"} & names]
+            schema = opened.schema_arrow
+        if schema.names.count("frames") != 1:
+            names = ", ".join(schema.names)
+            raise ValueError(f"{path}: no column frames, or two; there are: {names}")
+        cells = _inner(_inner(schema.field("frames").type))
+        if cells is None or not (types.is_integer(cells) or types.is_floating(cells)):
+            raise ValueError(f"{path}: frames must be lists of lists of numbers")
+        self._columns = ["frames"]
+        if schema.names.count("id") == 1:
+            self._columns.append("id")
+            kind = schema.field("id").type
+            kind = kind.value_type if types.is_dictionary(kind) else kind
+            if not (types.is_integer(kind) or kind in (pa.string(), pa.large_string())):
+                raise ValueError(f"{path}: id must be text or whole numbers")
 
     def read(self, number: int) -> Iterator[tuple[Any, np.ndarray | None]]:
         with self._system.open_input_file(self._path) as file:
             opened = parquet.ParquetFile(file)
             table = opened.read_row_group(number, columns=self._columns)
-        frames = table["frames"].cast(NESTED).combine_chunks()
+        frames = table["frames"].cast(NESTED, safe=False).combine_chunks()
         ids = table["id"].to_pylist() if "id" in table.column_names else None
         steps = frames.offsets.to_numpy()  # [N + 1]
         inner = frames.values
@@ -173,6 +205,12 @@ class Groups:
         if not np.isfinite(made).all():
             return Row(name, None, "frames must be finite in float32")
         return Row(name, made)
+
+
+def _inner(kind: Any) -> Any:
+    """Of what a list is; None of what is none."""
+    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
+    return kind.value_type if kind is not None and any(f(kind) for f in lists) else None
 
 
 _decoder = msgspec.json.Decoder(Line)

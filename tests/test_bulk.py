@@ -2,17 +2,19 @@
 
 import importlib.util
 import json
+import os
+import shutil
 
 import numpy as np
 import pytest
-from conftest import random_frames
+from conftest import copy_bundle, random_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from model.bundle import BundleError
 from service import __main__ as main
-from service import command, shards
+from service import command, selection, shards
 from service.scorer import Scorer
 from service.settings import Settings
 from service.shards import Row
@@ -22,7 +24,7 @@ from pyarrow import parquet  # noqa: E402
 
 from service.job import BulkError, Folder, Job, name_of  # noqa: E402
 
-JOB = Job("many.jsonl", 9, 1, 3, "label", "tags", "1", "d1", "auto", "float32", None)
+JOB = Job("many.jsonl", 9, 1, 4, 3, "label", "tags", "1", "d1", "auto", "float32", None)
 CLOSE = {"rtol": 0, "atol": 1e-5}
 KINDS = {
     "list": pa.list_(pa.list_(pa.float32())),
@@ -90,6 +92,8 @@ class TestLines:
             ('{"frames": [[1, 2, "3"]]}', "frames[0][2] Expected `float`, got `str`"),
             ('{"frames": [[1, 2, NaN]]}', "malformed"),
             ('{"frames": [[1, 2, 3]], "id": [1]}', "id Expected"),
+            ('{"frames": [[1, 2, 3]], "id": 18446744073709551616}', "at most 64 bits"),
+            ('{"frames": [[1, 2, 3]], "id": -9223372036854775809}', "at most 64 bits"),
             (b'{"frames": [[1, 2, 3]], "id": "\xff"}', "utf-8"),
         ],
     )
@@ -102,6 +106,23 @@ class TestLines:
         assert bad.frames is None
         assert reason in bad.reason
         assert good.frames is not None
+
+    def test_mark(self, tmp_path):
+        """What editors of another system put before the first line is no fault."""
+        file = tmp_path / "some.jsonl"
+        file.write_bytes(b'\xef\xbb\xbf{"frames": [[1, 2, 3]]}')
+        ((row,),) = rows(file)
+        assert row.frames is not None
+
+    def test_shorter(self, tmp_path, monkeypatch):
+        """A file that shrinks while it is read is an error, not a wait."""
+        monkeypatch.setattr(shards, "BYTES", 100)
+        file = tmp_path / "some.jsonl"
+        file.write_bytes(b"x" * 99 + b"\n" + b"y" * 150)
+        found = shards.of(str(file))
+        file.write_bytes(b"x" * 99 + b"\n" + b"y" * 20)
+        with pytest.raises(OSError, match="has become shorter"):
+            list(found.read(1))
 
 
 class TestParquet:
@@ -153,7 +174,10 @@ class TestParquet:
     @pytest.mark.parametrize(
         ("columns", "reason"),
         [
-            ({"frame": [1]}, r"no column frames; there are \['frame'\]"),
+            ({"frame": [1]}, r"no column frames, or two; there are: frame"),
+            ({"frames": [[1.0]]}, "must be lists of lists of numbers"),
+            ({"frames": [[["1"]]]}, "must be lists of lists of numbers"),
+            ({"frames": [[[1]]], "id": [b"a"]}, "id must be text or whole numbers"),
             (None, "Parquet magic bytes not found|Parquet file size is"),
         ],
     )
@@ -221,14 +245,78 @@ def test_scored_elsewhere(bundles):
         Scorer(bundles / "walks" / "1", Settings(), None, "0" * 64)
 
 
+class TestChosen:
+    """The bundle that the service would take."""
+
+    @pytest.fixture
+    def root(self, bundles, tmp_path):
+        for name in ("walks", "tags", "both"):
+            shutil.copytree(bundles / name, tmp_path / name)
+        copy_bundle(bundles / "tags" / "1", tmp_path / "tags" / "2", version="2")
+        return tmp_path
+
+    def chosen(self, root, name, task="label", **settings):
+        found = selection.choose(root, task, name, Settings(**settings)).metadata
+        return f"{found.name}@{found.version}"
+
+    def test_named(self, root):
+        assert self.chosen(root, "tags") == "tags@2"
+        assert self.chosen(root, "tags@1") == "tags@1"
+        assert self.chosen(root, "tags@latest") == "tags@2"
+        assert self.chosen(root, "both") == "both@1"
+
+    def test_labelled(self, root):
+        (root / "tags" / "labels.json").write_text('{"default": 1, "canary": 2}')
+        assert self.chosen(root, "tags") == "tags@1"
+        assert self.chosen(root, "tags@canary") == "tags@2"
+        assert self.chosen(root, "tags@latest") == "tags@2"
+
+    def test_default(self, root):
+        assert self.chosen(root, None) == "both@1"
+        assert self.chosen(root, None, default_label="tags@1") == "tags@1"
+        assert self.chosen(root, None, "classify") == "walks@1"
+
+    def test_one(self, root):
+        """A folder may also be one bundle."""
+        shutil.move(root / "tags" / "1", root / "alone")
+        for name in (None, "tags", "tags@1"):
+            assert self.chosen(root / "alone", name) == "tags@1"
+
+    @pytest.mark.parametrize(
+        ("name", "task"),
+        [
+            ("nobody", "label"),
+            ("tags@3", "label"),
+            ("tags", "classify"),
+            ("tags@x", "label"),
+        ],
+    )
+    def test_none(self, root, name, task):
+        with pytest.raises(
+            BundleError, match=f"no bundle {name} for {task}; there are"
+        ):
+            self.chosen(root, name, task)
+
+    def test_broken(self, root):
+        """A broken bundle keeps nobody from the others, and is told to who wants it."""
+        (root / "both" / "1" / "saved_model.pb").write_bytes(b"none")
+        assert self.chosen(root, "tags") == "tags@2"
+        with pytest.raises(BundleError, match=r"both/1/saved_model\.pb: SHA-256 differs"):
+            self.chosen(root, "both")
+
+
 class TestFolder:
     def test_resumed(self, tmp_path):
-        """What is there is not computed again; what was cut off is removed."""
+        """What is there is not computed again; what was cut off is removed, unless
+        it may be of a run that goes on."""
         folder = Folder(str(tmp_path / "answers"))
         assert folder.begin(JOB) == [0, 1, 2]
         folder.write(name_of(1), b"one\n")
         cut_off = tmp_path / "answers" / f".{name_of(2)}.1f"
         cut_off.write_bytes(b"ha")
+        assert folder.begin(JOB) == [0, 2]
+        assert cut_off.exists()
+        os.utime(cut_off, (0, 0))
         assert folder.begin(JOB) == [0, 2]
         assert not cut_off.exists()
         names = {path.name for path in (tmp_path / "answers").iterdir()}
@@ -249,6 +337,32 @@ class TestFolder:
         other = Job(**vars(JOB) | change)
         with pytest.raises(BulkError, match=reason):
             folder.begin(other)
+
+    def test_two_at_once(self, tmp_path, monkeypatch):
+        """Nor where both find it empty."""
+        first, second = Folder(str(tmp_path)), Folder(str(tmp_path))
+        write = Folder.write
+
+        def faster(self, *given, **options):
+            monkeypatch.setattr(Folder, "write", write)
+            second.begin(Job(**vars(JOB) | {"digest": "d2"}))
+            self.write(*given, **options)
+
+        monkeypatch.setattr(Folder, "write", faster)
+        with pytest.raises(BulkError, match="of another job: digest d2, not d1"):
+            first.begin(JOB)
+        assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
+
+    def test_killed_at_once(self, tmp_path):
+        """A run that did not even write its job is gone on with."""
+        (tmp_path / ".job.json.1f").touch()
+        assert Folder(str(tmp_path)).begin(JOB) == [0, 1, 2]
+
+    @pytest.mark.parametrize("text", ["", "[]", "{"])
+    def test_no_job(self, tmp_path, text):
+        (tmp_path / "job.json").write_text(text)
+        with pytest.raises(BulkError, match=r"job\.json: is no description of a job"):
+            Folder(str(tmp_path)).begin(JOB)
 
     def test_not_empty(self, tmp_path):
         """Nor do they get among files of others."""
