@@ -301,7 +301,9 @@ class TestChosen:
         """A broken bundle keeps nobody from the others, and is told to who wants it."""
         (root / "both" / "1" / "saved_model.pb").write_bytes(b"none")
         assert self.chosen(root, "tags") == "tags@2"
-        with pytest.raises(BundleError, match=r"both/1/saved_model\.pb: SHA-256 differs"):
+        with pytest.raises(
+            BundleError, match=r"both/1/saved_model\.pb: SHA-256 differs"
+        ):
             self.chosen(root, "both")
 
 
