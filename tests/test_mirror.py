@@ -41,6 +41,13 @@ def served(made):
     }
 
 
+def names(made):
+    """Names and versions of what lies in the copy, also while that changes."""
+    return {
+        (s.name, number) for s in repository.scan(made.folder) for number in s.versions
+    }
+
+
 def changed(made, before):
     """Whether the first version of walks is another now."""
     try:
@@ -65,14 +72,15 @@ def test_copied(there, made, bundles):
 def test_followed(there, made, bundles):
     """What comes, changes and goes there comes, changes and goes here."""
     made.start(0.05)
-    copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
-    wait(lambda: ("walks", 2) in served(made), "it has come")
+    written = copy_bundle(bundles / "walks" / "1", there.parent / "new", version="2")
+    written.rename(there / "walks" / "2")
+    wait(lambda: ("walks", 2) in names(made), "it has come")
     before = served(made)
     shutil.rmtree(there / "walks" / "1")
     copy_bundle(bundles / "walks" / "1", there / "walks" / "1", temperature=2.0)
     wait(lambda: changed(made, before), "it has changed")
     shutil.rmtree(there / "walks" / "2")
-    wait(lambda: ("walks", 2) not in served(made), "it has gone")
+    wait(lambda: ("walks", 2) not in names(made), "it has gone")
     labels = there / "tags" / "labels.json"
     labels.write_text('{"stable": 1}')
     wait(lambda: repository.labels(made.folder / "tags"), "labels have come")
