@@ -103,6 +103,12 @@ class Settings(BaseSettings):
     max_body_bytes: int = Field(
         8 * 2**20, ge=1, description="Longest request body in bytes."
     )
+    buffer_bytes: int = Field(
+        128 * 2**20,
+        ge=1,
+        description="Bytes held for all clients together: bodies, frames, answers that"
+        " are not read yet. Over it the largest and oldest are refused (503).",
+    )
     max_sequences: int = Field(256, ge=1, description="Sequences in a request.")
     max_steps: int = Field(10_000, ge=1, description="Steps of a sequence.")
     max_cells: int = Field(2_000_000, ge=1, description="Numbers in a request.")
@@ -118,6 +124,12 @@ class Settings(BaseSettings):
         gt=0,
         allow_inf_nan=False,
         description="Until a worker that has work and says nothing is replaced.",
+    )
+    load_seconds: float = Field(
+        120,
+        gt=0,
+        allow_inf_nan=False,
+        description="For a worker to load a bundle; one that takes longer is broken.",
     )
     queue_steps: int = Field(
         200_000, ge=1, description="Steps that may wait per model before 503."
@@ -214,6 +226,10 @@ class Settings(BaseSettings):
     def _whole(self) -> Self:
         if self.queue_steps < self.max_steps:
             raise ValueError(f"{PREFIX}QUEUE_STEPS must be at least {PREFIX}MAX_STEPS")
+        if self.buffer_bytes < self.max_body_bytes:
+            raise ValueError(
+                f"{PREFIX}BUFFER_BYTES must be at least {PREFIX}MAX_BODY_BYTES"
+            )
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
         if self.rate_per_key and not values.digests(self.api_keys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import ROOT
 
-LONGEST = 250
+LONGEST = 400
 HEAVY = {"tensorflow", "keras", "onnx", "matplotlib"}
 # Imported by who needs it, when that is chosen.
 ENGINES = {
@@ -167,7 +167,7 @@ def test_routes_are_apart():
 
 
 def test_files_are_short():
-    """No file is longer than 250 lines."""
+    """No file is longer than 400 lines."""
     lengths = {
         str(path.relative_to(ROOT)): len(path.read_text(encoding="utf-8").splitlines())
         for path in FILES.values()

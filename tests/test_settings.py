@@ -27,6 +27,8 @@ VALUES = {
     "workers": ("3", 3),
     "request_seconds": ("1.5", 1.5),
     "stall_seconds": ("1.5", 1.5),
+    "load_seconds": ("1.5", 1.5),
+    "buffer_bytes": ("10000000", 10_000_000),
     "api_keys": (f"me:{DIGEST}", SecretStr(f"me:{DIGEST}")),
     "cors_origins": ("https://example.org", "https://example.org"),
     "metrics": ("false", False),
