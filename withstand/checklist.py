@@ -17,6 +17,7 @@ from . import (  # noqa: F401 (each puts its rows there)
     nesting,
     openapi,
     overload,
+    refusal_memory,
     refusals,
     secrecy,
     shapes,
