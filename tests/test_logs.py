@@ -1,16 +1,26 @@
-"""What is logged of requests: one record each, and nothing that a caller sent."""
+"""What is logged of requests: one record each, and nothing that a caller sent; and
+that the log stops nothing, whatever becomes of it."""
 
+import errno
+import fcntl
 import io
 import json
 import logging
+import os
 import re
+import resource
+import select
+import signal
 import socket
+import subprocess
 import sys
 import threading
+from contextlib import closing, contextmanager
 
 import httpx
 import pytest
-from conftest import SECONDS, OnnxEngine, running, send, value, wait
+from conftest import ROOT, SECONDS, OnnxEngine, running, send, value, wait
+from process_fixtures import Started, environment, free_port
 
 from service import logs
 from service.settings import Settings
@@ -315,7 +325,8 @@ class TestInjection:
 
 
 def record(message, **extras):
-    made = logging.makeLogRecord({"msg": message, "levelname": "ERROR", "name": "x"})
+    level = {"levelno": logging.ERROR, "levelname": "ERROR"}
+    made = logging.makeLogRecord({"msg": message, "name": "x", **level})
     vars(made).update(extras)
     return made
 
@@ -378,6 +389,7 @@ class TestFormats:
             logs.setup(form, "warning")
             logging.getLogger("service").info("not this")
             logging.getLogger("service").warning("hello", extra={"model": "walks"})
+            logging.getLogger().handlers[0].flush()
         finally:
             root.handlers[:] = kept
             root.setLevel(level)
@@ -388,3 +400,221 @@ class TestFormats:
             assert json.loads(line)["model"] == "walks"
         else:
             assert re.fullmatch(r"\d\d:\d\d:\d\d warning hello  model=walks", line)
+
+
+@contextmanager
+def serving_into(descriptor, bundles, folder):
+    """A `serve` process that is ready, with that as its standard output."""
+    port, errors = free_port(), folder / "errors"
+    flags = ("--port", str(port), "--bundles", str(bundles / "walks"), "--workers", "1")
+    with errors.open("w") as file:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "service", "serve", *flags],
+            cwd=ROOT,
+            env=environment(),
+            stdout=descriptor,
+            stderr=file,
+        )
+    try:
+        made = Started(process, f"http://127.0.0.1:{port}", errors)
+        wait(lambda: made.answers("/readyz"), "it is ready")
+        yield made
+    finally:
+        process.kill()
+        process.wait(SECONDS)
+
+
+def ask_often(made, count=300):
+    """Ask for so much that its lines fill any pipe; all is answered."""
+    with httpx.Client(base_url=made.url, timeout=10) as http:
+        for _ in range(count):
+            body = {"sequences": [[[1, 2, 3]]]}
+            assert http.post("/classify", json=body).status_code == 200
+
+
+def small_pipe():
+    """The ends of a pipe that takes few bytes."""
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, fcntl.F_SETPIPE_SZ, logs.BLOCK)
+    return open(reading, "rb", buffering=0), open(writing, "w")
+
+
+class TestOutput:
+    """The log's file fails or stands still."""
+
+    @pytest.mark.parametrize("output", ["unread", "closed", "full"])
+    def test_takes_nothing(self, bundles, tmp_path, output):
+        """A pipe that nobody reads, one whose reader is gone, a full disk: every
+        request is answered, and the process ends when it is told to."""
+        reading, writing = small_pipe()
+        if output == "closed":
+            reading.close()
+        elif output == "full":
+            writing.close()
+            writing = open("/dev/full", "w")  # noqa: SIM115
+        with (
+            closing(reading),
+            writing,
+            serving_into(writing, bundles, tmp_path) as made,
+        ):
+            ask_often(made)
+            assert made.answers("/livez")
+            made.process.send_signal(signal.SIGTERM)
+            assert made.process.wait(SECONDS / 4) == 0
+        for word in ("Traceback", "Fatal", "Logging error"):
+            assert word not in made.output.read_text()
+
+    def test_has_room_again(self, bundles, tmp_path):
+        """What is logged while a file can't grow is written once it can, each line
+        whole."""
+        log = tmp_path / "log"
+        with log.open("w") as file, serving_into(file, bundles, tmp_path) as made:
+            number, kind = made.process.pid, resource.RLIMIT_FSIZE
+            soft, hard = resource.prlimit(number, kind)
+            full = log.stat().st_size + 100
+            resource.prlimit(number, kind, (full, hard))
+            ask_often(made)
+            wait(lambda: log.stat().st_size == full, "a line is cut off")
+            resource.prlimit(number, kind, (soft, hard))
+            made.process.send_signal(signal.SIGTERM)
+            assert made.process.wait(SECONDS) == 0
+        records = [json.loads(line) for line in log.read_text().splitlines()]
+        assert [record.get("route") for record in records].count("/classify") == 300
+
+
+class TestLines:
+    @pytest.fixture
+    def made(self):
+        """Lines into a full pipe, and its other end."""
+        reading, writing = small_pipe()
+        os.set_blocking(writing.fileno(), False)  # it refuses, where others wait
+        os.write(writing.fileno(), b" " * (logs.BLOCK - 1) + b"\n")
+        handler = logs.Lines(writing, limit=20_000)
+        handler.setFormatter(logs.JsonFormatter())
+        with reading, writing:
+            yield handler, reading
+            handler.close()
+
+    def read(self, reading, last):
+        """The records up to that message."""
+        text = b""
+        while f'"{last}"'.encode() not in text or not text.endswith(b"\n"):
+            text += reading.read(65536)
+        return [json.loads(line) for line in text.decode().splitlines() if line.strip()]
+
+    def test_dropped(self, made):
+        """More lines than may wait are dropped; those that aren't come in their
+        order, and a record tells how many are missing where they are."""
+        handler, reading = made
+        for number in range(300):
+            handler.handle(record(number))
+        handler.handle(record("long", text="x" * 30_000))
+        records = self.read(reading, "log lines were dropped")
+        *kept, told = records
+        assert [entry["message"] for entry in kept] == [
+            str(n) for n in range(len(kept))
+        ]
+        assert len(kept) > 100
+        assert told["lines"] == 301 - len(kept)
+        assert told["level"] == "warning"
+        # And lines longer than a pipe takes at once.
+        handler.handle(record("long", text="x" * 15_000))
+        handler.handle(record("last"))
+        assert [r["message"] for r in self.read(reading, "last")] == ["long", "last"]
+
+    @pytest.mark.parametrize(
+        ("fault", "said"),
+        [
+            (OSError(errno.ENOSPC, "No space left on device"), []),
+            (ValueError("I/O operation on closed file"), []),
+            (MemoryError(), ["the log's writer failed; another goes on"]),
+        ],
+        ids=["full", "closed", "unexpected"],
+    )
+    def test_fault(self, tmp_path, monkeypatch, fault, said):
+        """A write that fails loses no line; where the thread ends of it, another is
+        started and a record says so."""
+        write, faults = os.write, [fault] * 3
+
+        def failing(descriptor, data):
+            if descriptor == file.fileno() and faults:
+                raise faults.pop()
+            return write(descriptor, data)
+
+        monkeypatch.setattr(os, "write", failing)
+        with (tmp_path / "log").open("w") as file:
+            handler = logs.Lines(file)
+            handler.setFormatter(logs.JsonFormatter())
+            for number in range(3):  # a thread that has ended is seen by the next
+                handler.handle(record(number))
+                wait(lambda left=3 - number: len(faults) < left, "it is tried")
+                wait(lambda: not said or handler._writer is None, "the thread ended")
+            handler.handle(record(3))
+            handler.close()
+        lines = (tmp_path / "log").read_text().splitlines()
+        messages = [json.loads(line)["message"] for line in lines]
+        assert [m for m in messages if m.isdigit()] == ["0", "1", "2", "3"]
+        assert [m for m in messages if not m.isdigit()] == said * 3
+
+    def test_without_a_form(self, capsys):
+        """A record that can't be formatted is told of in the log, and nowhere else."""
+        file = Lines()
+        handler = logs.Lines(file)
+        handler.setFormatter(logs.JsonFormatter())
+        handler.handle(record("%d steps", args=("no number",)))
+        handler.close()
+        (entry,) = file.records()
+        assert entry["message"] == "a log record could not be formatted"
+        assert "TypeError" in entry["exception"]
+        assert capsys.readouterr() == ("", "")
+
+    @pytest.mark.parametrize(
+        "child",
+        [
+            "if not os.fork():\n log.info('child')\n logging.shutdown()\n os._exit(0)",
+            # As workers are: with the module imported where they are forked from.
+            "import multiprocessing\n"
+            "context = multiprocessing.get_context('forkserver')\n"
+            "context.set_forkserver_preload(['service.logs'])\n"
+            "code = 'from service import logs; import logging;'\n"
+            'code += \'logs.setup("json", "info"); logging.info("child")\'\n'
+            "child = context.Process(target=exec, args=(code,))\n"
+            "child.start(); child.join()",
+        ],
+        ids=["fork", "worker"],
+    )
+    def test_processes(self, child):
+        """Each process writes its own lines, once, to the last."""
+        script = (
+            "import logging, os\nfrom service import logs\n"
+            "logs.setup('json', 'info')\nlog = logging.getLogger()\n"
+            f"log.info('before')\n{child}\nlog.info('after')\n"
+        )
+        result = self.python(script, stdout=subprocess.PIPE)
+        text = result.communicate(timeout=SECONDS)[0]
+        messages = [json.loads(line)["message"] for line in text.splitlines()]
+        assert sorted(messages) == ["after", "before", "child"]
+
+    def test_shut_down_by_a_signal(self):
+        """Shut down in a signal's handler, which may interrupt whoever logs, it ends
+        though nobody reads."""
+        script = (
+            "import logging, os, signal\nfrom service import logs\n"
+            "def stop(*_):\n logging.shutdown()\n os._exit(7)\n"
+            "signal.signal(signal.SIGTERM, stop)\nlogs.setup('json', 'info')\n"
+            "while True:\n logging.info('again')\n"
+        )
+        reading, writing = small_pipe()
+        with reading, writing:
+            process = self.python(script, stdout=writing)
+            try:
+                wait(lambda: not select.select([], [writing], [], 0)[1], "it is full")
+                process.send_signal(signal.SIGTERM)
+                assert process.wait(SECONDS / 4) == 7
+            finally:
+                process.kill()
+                process.wait(SECONDS)
+
+    def python(self, script, **given):
+        command = [sys.executable, "-W", "ignore", "-c", script]
+        return subprocess.Popen(command, cwd=ROOT, **given)
