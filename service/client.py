@@ -5,11 +5,13 @@
 '7'
 
 A sequence is anything like [T, F]: an array or nested lists. Both classes raise
-`RequestError` for a refusal of the service, and httpx's own errors where there
-was no answer at all.
+`RequestError` for a refusal of the service, and for a redirect, which is not
+followed; `InvalidAnswer`, which is one, for an answer that is not the service's; and
+httpx's own errors where there was no answer at all.
 """
 
 from collections.abc import Sequence
+from functools import partial
 from types import TracebackType
 from typing import Any, Self
 
@@ -18,13 +20,8 @@ import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
-from .answers import (
-    Classifications,
-    Labellings,
-    RequestError,
-    classifications,
-    labellings,
-)
+from . import answers
+from .answers import Classifications, InvalidAnswer, Labellings, RequestError
 from .client_stream import AsyncStream, Stream
 from .conversation import StreamLost
 
@@ -32,6 +29,7 @@ __all__ = [
     "AsyncClient",
     "AsyncStream",
     "Client",
+    "InvalidAnswer",
     "RequestError",
     "Stream",
     "StreamLost",
@@ -44,8 +42,16 @@ class Client:
     def __init__(
         self, url: str = "http://127.0.0.1:8000", timeout: float = 30, **options: Any
     ):
-        """`timeout` in seconds; `options`, such as `headers={"X-API-Key": key}`, are httpx'."""
+        """`timeout` in seconds; `options`, such as `headers={"X-API-Key": key}`, are httpx'.
+
+        With `follow_redirects=True` requests, not streams, go where they are sent;
+        headers and cookies go to the origin of `url` only.
+        """
         self._http = httpx.Client(base_url=url, timeout=timeout, **options)
+        hooks = self._http.event_hooks
+        hooks["request"].append(partial(_keep, self._http.base_url))
+        if not self._http.follow_redirects:
+            hooks["response"].append(_stay)
         self._timeout, self._headers = timeout, options.get("headers")
 
     def classify(
@@ -64,7 +70,7 @@ class Client:
             return_state: have a token with each prediction, as its `state`.
         """
         body = _body(sequences, model, top_k, states, return_state)
-        return classifications(self._post("/classify", body))
+        return answers.classifications(*self._post("/classify", body))
 
     def label(
         self,
@@ -77,7 +83,7 @@ class Client:
     ) -> Labellings:
         """One class for each step of each sequence."""
         body = _body(sequences, model, top_k, states, return_state)
-        return labellings(self._post("/label", body))
+        return answers.labellings(*self._post("/label", body))
 
     def stream(
         self,
@@ -106,15 +112,14 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
-        models: list[dict[str, Any]] = _json(self._http.get("/models"))["models"]
-        return models
+        return answers.models(*_content(self._http.get("/models")))
 
     def ready(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
         return _reasons(self._http.get("/readyz"))
 
-    def _post(self, path: str, body: bytes) -> Any:
-        return _json(self._http.post(path, content=body, headers=_HEADERS))
+    def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
+        return _content(self._http.post(path, content=body, headers=_HEADERS))
 
     def close(self) -> None:
         self._http.close()
@@ -136,6 +141,10 @@ class AsyncClient:
     ):
         """`timeout` in seconds; `options` as those of `Client`."""
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, **options)
+        hooks = self._http.event_hooks
+        hooks["request"].append(partial(_keep_async, self._http.base_url))
+        if not self._http.follow_redirects:
+            hooks["response"].append(_stay_async)
         self._timeout, self._headers = timeout, options.get("headers")
 
     async def classify(
@@ -149,7 +158,7 @@ class AsyncClient:
     ) -> Classifications:
         """One class for each sequence."""
         body = _body(sequences, model, top_k, states, return_state)
-        return classifications(await self._post("/classify", body))
+        return answers.classifications(*await self._post("/classify", body))
 
     async def label(
         self,
@@ -162,7 +171,7 @@ class AsyncClient:
     ) -> Labellings:
         """One class for each step of each sequence."""
         body = _body(sequences, model, top_k, states, return_state)
-        return labellings(await self._post("/label", body))
+        return answers.labellings(*await self._post("/label", body))
 
     def stream(
         self,
@@ -180,16 +189,14 @@ class AsyncClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """Every model in service."""
-        response = await self._http.get("/models")
-        models: list[dict[str, Any]] = _json(response)["models"]
-        return models
+        return answers.models(*_content(await self._http.get("/models")))
 
     async def ready(self) -> list[str]:
         """Why the service is not ready; empty when it is."""
         return _reasons(await self._http.get("/readyz"))
 
-    async def _post(self, path: str, body: bytes) -> Any:
-        return _json(await self._http.post(path, content=body, headers=_HEADERS))
+    async def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
+        return _content(await self._http.post(path, content=body, headers=_HEADERS))
 
     async def close(self) -> None:
         await self._http.aclose()
@@ -228,23 +235,61 @@ def _body(
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _json(response: httpx.Response) -> Any:
-    if response.is_error:
-        try:
-            problem = response.json()
-        except ValueError:
-            problem = None
-        title = response.reason_phrase
-        raise RequestError(response.status_code, problem, response.headers, title)
-    return orjson.loads(response.content)
+def _content(response: httpx.Response) -> tuple[bytes, int]:
+    """An answer and its status.
+
+    Raises:
+        RequestError: it is a refusal, or a redirect.
+    """
+    status = response.status_code
+    if not response.is_success:
+        problem = answers.problem(response.content)
+        raise RequestError(status, problem, response.headers, response.reason_phrase)
+    return response.content, status
 
 
 def _reasons(response: httpx.Response) -> list[str]:
     if response.status_code == 503:
-        try:
-            reasons: list[str] = response.json()["reasons"]
-        except (ValueError, TypeError, KeyError):
-            reasons = ["not ready"]
-        return reasons
-    _json(response)
+        return answers.reasons(response.content, 503)
+    answers.ready(*_content(response))
     return []
+
+
+# Headers that another origin may have: those that httpx makes.
+_ANYBODY = {
+    "accept",
+    "accept-encoding",
+    "connection",
+    "content-length",
+    "content-type",
+    "host",
+    "transfer-encoding",
+    "user-agent",
+}
+
+
+def _keep(home: httpx.URL, request: httpx.Request) -> None:
+    """Of what a redirect sends to another origin, httpx leaves out `Authorization`:
+    here it is all that the caller gave, for any header may have a key."""
+    to = request.url
+    if (to.scheme, to.host, to.port) != (home.scheme, home.host, home.port):
+        for name in set(request.headers) - _ANYBODY:
+            del request.headers[name]
+
+
+async def _keep_async(home: httpx.URL, request: httpx.Request) -> None:
+    _keep(home, request)
+
+
+def _stay(response: httpx.Response) -> None:
+    """Raise of a redirect before httpx makes a request of it, which fails in other
+    ways where that leads nowhere."""
+    if response.has_redirect_location:
+        response.read()
+        _content(response)
+
+
+async def _stay_async(response: httpx.Response) -> None:
+    if response.has_redirect_location:
+        await response.aread()
+        _content(response)

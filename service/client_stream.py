@@ -13,12 +13,41 @@ from typing import Any, Self
 import websockets.asyncio.client
 import websockets.sync.client
 from numpy.typing import ArrayLike
-from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    WebSocketException,
+)
 
-from .answers import RequestError
+from .answers import InvalidAnswer, RequestError
 from .conversation import Answer, Conversation, closed, refused, waits
 
-LOST = (ConnectionClosed, InvalidMessage, EOFError, OSError)
+LOST = (WebSocketException, EOFError, OSError)
+
+
+# What comes of a handshake is raised as ours: of its own errors websockets would
+# follow a redirect, and take the caller's headers, its key among them, along.
+
+
+class _Connection(websockets.sync.client.ClientConnection):
+    def handshake(self, *arguments: Any, **options: Any) -> None:
+        try:
+            super().handshake(*arguments, **options)
+        except InvalidHandshake as error:
+            raise refused(error) from None
+
+
+class _AsyncConnection(websockets.asyncio.client.ClientConnection):
+    async def handshake(self, *arguments: Any, **options: Any) -> None:
+        try:
+            await super().handshake(*arguments, **options)
+        except InvalidHandshake as error:
+            raise refused(error) from None
+
+
+def _breaks(error: BaseException) -> bool:
+    """Whether what else comes over the connection may be the answer to something else."""
+    return not isinstance(error, RequestError) or isinstance(error, InvalidAnswer)
 
 
 class _Caller:
@@ -51,7 +80,11 @@ class Stream(_Caller):
         """The class so far, or those of these frames [t, F].
 
         Raises:
-            RequestError: the service can't take it; the stream goes on.
+            RequestError: the service can't take it, and the stream goes on; or the
+                stream can't be opened. A redirect is not followed: it is such an
+                error, too, and says where it leads.
+            InvalidAnswer: what answered is not the service; nothing was taken, and
+                the next message goes over another connection.
             StreamLost: the connection broke, and there is no token to go on from.
             TimeoutError, OSError: no answer, or no connection.
         """
@@ -73,10 +106,9 @@ class Stream(_Caller):
         with self._one:
             try:
                 return self._ask_on(frames, return_state)
-            except RequestError:
-                raise
-            except BaseException:
-                self.close()  # its answer must not pass for that of the next
+            except BaseException as error:
+                if _breaks(error):
+                    self.close()  # its answer must not pass for that of the next
                 raise
 
     def _ask_on(self, frames: ArrayLike | None, return_state: bool) -> Answer | None:
@@ -90,10 +122,10 @@ class Stream(_Caller):
                     self._connection.send(self._talk.say(frames, return_state))
                 text = self._connection.recv(self._talk.timeout)
                 answer = self._talk.hear(text)
-            except InvalidStatus as error:
-                if error.response.status_code != 503:
-                    raise refused(error) from None
-                failure = refused(error)
+            except RequestError as error:
+                if self._open is not None or error.status != 503:
+                    raise
+                failure = error  # no place, or not ready yet
             except TimeoutError:
                 raise
             except LOST as error:
@@ -111,7 +143,9 @@ class Stream(_Caller):
     def _connect(self) -> None:
         stack, talk = ExitStack(), self._talk
         talk.begin()
-        connected = websockets.sync.client.connect(talk.address, **talk.options)
+        connected = websockets.sync.client.connect(
+            talk.address, create_connection=_Connection, **talk.options
+        )
         self._connection = stack.enter_context(connected)
         self._open, talk.begun = stack, True
 
@@ -151,11 +185,9 @@ class AsyncStream(_Caller):
         async with self._one:
             try:
                 return await self._ask_on(frames, return_state)
-            except RequestError:
-                raise
-            except BaseException:
+            except BaseException as error:
                 # Without a goodbye: who is cancelled must not wait for another.
-                if self._open is not None:
+                if self._open is not None and _breaks(error):
                     self._connection.transport.abort()
                     self._open = None
                 raise
@@ -174,10 +206,10 @@ class AsyncStream(_Caller):
                 async with asyncio.timeout(self._talk.timeout):
                     text = await self._connection.recv()
                 answer = self._talk.hear(text)
-            except InvalidStatus as error:
-                if error.response.status_code != 503:
-                    raise refused(error) from None
-                failure = refused(error)
+            except RequestError as error:
+                if self._open is not None or error.status != 503:
+                    raise
+                failure = error  # no place, or not ready yet
             except TimeoutError:
                 raise
             except LOST as error:
@@ -195,7 +227,9 @@ class AsyncStream(_Caller):
     async def _connect(self) -> None:
         stack, talk = AsyncExitStack(), self._talk
         talk.begin()
-        connected = websockets.asyncio.client.connect(talk.address, **talk.options)
+        connected = websockets.asyncio.client.connect(
+            talk.address, create_connection=_AsyncConnection, **talk.options
+        )
         self._connection = await stack.enter_async_context(connected)
         self._open, talk.begun = stack, True
 

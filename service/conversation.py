@@ -5,31 +5,46 @@ goes on from it; a message that was not answered is sent again.
 """
 
 from collections.abc import Iterator, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import httpx
 import numpy as np
 import orjson
 from numpy.typing import ArrayLike
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import (
+    ConnectionClosed,
+    InvalidHandshake,
+    InvalidMessage,
+    InvalidStatus,
+)
 
 from .answers import (
     Classification,
+    InvalidAnswer,
     Labelling,
     RequestError,
-    classification,
-    labelling,
+    parsed,
+    problem,
+    typed,
 )
 
 AGAIN = 8  # attempts to go on; the waits before them double
 FIRST_WAIT = 0.1  # seconds
 FAULTS = {1007: 422, 1009: 413}  # of RFC 6455: no text, too long
+THEIRS = {1002, 1007}  # codes with which we close: no frame, no text
+SWITCHED = 101  # HTTP's status of a stream that is open
+TITLE = "The message can't be taken"
 
 Answer = Classification | Labelling
 
 
 class StreamLost(Exception):
     """The connection broke, and there was no token to go on from."""
+
+
+class _End(TypedDict):
+    steps: int
+    state: str | None
 
 
 class Conversation:
@@ -89,20 +104,36 @@ class Conversation:
 
         Raises:
             RequestError: a message was at fault; the stream goes on.
+            InvalidAnswer: it is no answer; what comes after it can't be trusted.
         """
-        told = orjson.loads(text)
+        told = typed(parsed(text, SWITCHED), dict[str, Any], SWITCHED)
         if "error" in told:
-            problem = told["error"]
-            raise RequestError(problem["status"], problem, {}, problem["title"])
+            raise _fault(told["error"])
         if "end" in told:
+            end = typed(told, _End, SWITCHED)
             # Where it has taken nothing over this connection, ours is the token.
-            if not self._fresh or told["state"] is not None:
-                self.steps, self.state, self._exact = told["steps"], told["state"], True
+            if not self._fresh or end["state"] is not None:
+                self.steps, self.state, self._exact = end["steps"], end["state"], True
             return None
-        self.steps = told["steps"]
-        self.state, self._exact = told.get("state", self.state), "state" in told
-        self._fresh = False
-        return classification(told) if "label" in told else labelling(told)
+        answer: Answer
+        if "label" in told:
+            answer = typed(told, Classification, SWITCHED)
+        else:
+            answer = typed(told, Labelling, SWITCHED)
+        if answer.steps is None:
+            raise InvalidAnswer(SWITCHED, "Expected `steps`")
+        self.steps, self._fresh = answer.steps, False
+        self._exact = answer.state is not None
+        self.state = answer.state or self.state
+        return answer
+
+
+def _fault(error: Any) -> RequestError:
+    """What the service says of a message."""
+    status = error.get("status") if isinstance(error, dict) else None
+    if type(status) is int and 400 <= status < 600:
+        return RequestError(status, error, {}, TITLE)
+    return InvalidAnswer(SWITCHED, "Expected `status` - at `$.error`")
 
 
 def waits() -> Iterator[float]:
@@ -112,23 +143,28 @@ def waits() -> Iterator[float]:
         yield FIRST_WAIT * 2**attempt
 
 
-def refused(error: InvalidStatus) -> RequestError:
-    """The refusal of a handshake."""
+def refused(error: InvalidHandshake) -> Exception:
+    """What is raised of a handshake that failed."""
+    if isinstance(error, InvalidMessage):
+        return error  # no HTTP
+    if not isinstance(error, InvalidStatus):
+        return InvalidAnswer(SWITCHED, f"no WebSocket: {error}")
     response = error.response
-    try:
-        problem = orjson.loads(bytes(response.body or b""))
-    except ValueError:
-        problem = None
+    if response.status_code < 300:
+        return InvalidAnswer(response.status_code, "no WebSocket was opened")
     headers = {name.lower(): value for name, value in response.headers.raw_items()}
-    title = response.reason_phrase
-    return RequestError(response.status_code, problem, headers, title)
+    told = problem(bytes(response.body or b""))
+    return RequestError(response.status_code, told, headers, response.reason_phrase)
 
 
 def closed(error: Exception) -> Exception:
-    """Why a connection ended, where that was the fault of what was sent."""
-    if isinstance(error, ConnectionClosed) and error.rcvd is not None:
-        status = FAULTS.get(error.rcvd.code)
-        if status is not None:
-            problem = {"detail": error.rcvd.reason}
-            return RequestError(status, problem, {}, "The message can't be taken")
-    return error
+    """What is raised of a connection that broke: whose fault it was, or an OSError."""
+    if isinstance(error, ConnectionClosed):
+        sent, received = error.sent, error.rcvd
+        if sent is not None and not error.rcvd_then_sent:  # ours was first
+            if sent.code in THEIRS:
+                return InvalidAnswer(SWITCHED, sent.reason)
+        elif received is not None and received.code in FAULTS:
+            told = {"detail": received.reason}
+            return RequestError(FAULTS[received.code], told, {}, TITLE)
+    return error if isinstance(error, OSError) else ConnectionError(str(error))

@@ -14,8 +14,9 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from .answers import InvalidAnswer, Labelling
 from .client import Client, Stream
-from .conversation import Answer
+from .conversation import SWITCHED, Answer
 from .sequences import ReadError
 
 LIKELIEST, OTHER, QUIET = "#0072B2", "#767676", "dim"  # as in the reports' plots
@@ -71,10 +72,17 @@ class Chart:
         self._labels: list[str] = []
 
     def draw(self, answer: Answer) -> Group:
-        """What is shown after an answer."""
-        last = np.atleast_2d(np.asarray(answer.probabilities))[-1]
-        if self._model["task"] == "label":
-            self._labels += answer.labels  # type: ignore[union-attr]
+        """What is shown after an answer.
+
+        Raises:
+            InvalidAnswer: it has not a probability for each class.
+        """
+        given = answer.probabilities
+        if given is None or given.shape[-1] != len(self._model["classes"]):
+            raise InvalidAnswer(SWITCHED, "Expected a probability for each class")
+        last = np.atleast_2d(given)[-1]
+        if isinstance(answer, Labelling):
+            self._labels += answer.labels
         rows = max(3, min(MOST_BARS, self._console.height - EDGE))
         shown = np.sort(np.argsort(-last, kind="stable")[:rows])
         table = Table.grid(padding=(0, 1))
@@ -107,6 +115,7 @@ def show(
 
     Raises:
         RequestError, StreamLost, OSError: as `Stream.send`.
+        InvalidAnswer: it can't be drawn.
     """
     console = Console(file=out, highlight=False, markup=False)
     if not console.is_terminal:

@@ -3,16 +3,18 @@
 import inspect
 import json
 import socket
+import socketserver
 import threading
+from contextlib import ExitStack, contextmanager
 
 import anyio
 import httpx
 import numpy as np
 import pytest
-from conftest import random_frames
+from conftest import SECONDS, random_frames
 
 from service import answers
-from service.client import AsyncClient, Client, RequestError
+from service.client import AsyncClient, Client, InvalidAnswer, RequestError
 from service.requests import ID
 
 FRAMES = random_frames(np.random.default_rng(0), 4)
@@ -330,6 +332,242 @@ class TestSent:
         assert self.sent(kind, task, **options) == options
         assert self.sent(kind, task, states=(None, None)) == {"states": [None, None]}
         assert self.sent(kind, task, states=[]) == {"states": []}
+
+
+class Raw(socketserver.ThreadingTCPServer):
+    """A real server that answers every request with the same bytes."""
+
+    daemon_threads = True
+
+    def __init__(self, raw):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.raw, self.asked = raw, []
+        self.url = f"http://127.0.0.1:{self.server_address[1]}"
+
+
+class Handler(socketserver.StreamRequestHandler):
+    """Reads one request, keeps its head in lower case, and answers."""
+
+    timeout = SECONDS
+
+    def handle(self):
+        head = b"".join(iter(self.rfile.readline, b"\r\n")).decode().lower()
+        _, _, length = head.partition("content-length:")
+        self.rfile.read(int(length.split()[0]) if length else 0)
+        self.server.asked.append(head)
+        self.wfile.write(self.server.raw)
+
+
+@contextmanager
+def serving(raw):
+    """Such a server, until the block ends."""
+    with Raw(raw) as server:
+        thread = threading.Thread(target=server.serve_forever, args=(0.01,))
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.shutdown()
+            thread.join(SECONDS)
+
+
+def response(status, body=b"", **headers):
+    """The bytes of a response."""
+    headers |= {"Content-Length": len(body), "Connection": "close"}
+    lines = (f"{name.replace('_', '-')}: {text}\r\n" for name, text in headers.items())
+    return f"HTTP/1.1 {status} Said\r\n{''.join(lines)}\r\n".encode() + body
+
+
+def answer_with(prediction):
+    """An answer of either method whose one prediction is that."""
+    whole = {
+        "model": "m",
+        "version": "1",
+        "classes": ["a"],
+        "predictions": [prediction],
+    }
+    return json.dumps(whole).encode()
+
+
+def raised(kind, raw, ask):
+    """The RequestError of a call that is answered with those bytes."""
+    with (
+        serving(raw) as server,
+        kind(server.url, timeout=SECONDS) as client,
+        pytest.raises(RequestError) as caught,
+    ):
+        ask(client)
+    assert isinstance(caught.value.title, str)
+    assert str(caught.value).startswith(f"{caught.value.status} ")
+    return caught.value
+
+
+ASKED = {
+    "classify": lambda client: client.classify([FRAMES]),
+    "label": lambda client: client.label([FRAMES]),
+    "models": lambda client: client.models(),
+    "ready": lambda client: client.ready(),
+}
+GOOD = {"label": "a", "probability": 1.0, "probabilities": [1.0]}
+GOOD |= {"labels": ["a"]}
+DIGITS = "9" * 5000
+NO_ANSWERS = [
+    pytest.param(b"", id="empty"),
+    pytest.param(b"<h1>Welcome</h1>", id="html"),
+    pytest.param(b"\xff\xfe", id="binary"),
+    pytest.param(b"[" * 100_000, id="deep"),
+    pytest.param(DIGITS.encode(), id="long-number"),
+    pytest.param(b"[]", id="list"),
+    pytest.param(b"null", id="null"),
+    pytest.param(b"{}", id="no-members"),
+    pytest.param(b'{"predictions": [], "models": [{}]}', id="few-members"),
+    pytest.param(b'{"predictions": 5, "models": 5, "status": 5}', id="numbers"),
+    pytest.param(answer_with(5), id="prediction-number"),
+    pytest.param(answer_with({}), id="prediction-empty"),
+    pytest.param(answer_with(GOOD | {"label": 5, "labels": 5}), id="label-number"),
+    pytest.param(answer_with(GOOD | {"probabilities": "no"}), id="probabilities-text"),
+    pytest.param(answer_with(GOOD | {"probabilities": [None]}), id="probability-null"),
+    pytest.param(answer_with(GOOD | {"probabilities": [[1], [1, 2]]}), id="ragged"),
+    pytest.param(answer_with(GOOD | {"probabilities": [[[1]]]}), id="axes"),
+    pytest.param(answer_with(GOOD | {"probabilities": None}), id="no-probabilities"),
+    pytest.param(answer_with(GOOD | {"top": [5]}), id="top-number"),
+]
+PROBLEMS = [
+    pytest.param({"errors": [{}]}, id="errors-empty"),
+    pytest.param({"errors": [{"path": "x"}, {"message": "y"}, 5]}, id="errors-half"),
+    pytest.param({"errors": [{"path": 5, "message": ["y"]}]}, id="errors-numbers"),
+    pytest.param({"errors": 5}, id="errors-number"),
+    pytest.param({"errors": {"path": "x", "message": "y"}}, id="errors-object"),
+    pytest.param(
+        {"title": 5, "detail": [], "type": {}, "request_id": 3, "retry_after": [1]},
+        id="other-types",
+    ),
+    pytest.param({"retry_after": DIGITS}, id="retry-after-digits"),
+    pytest.param({"retry_after": 1e300}, id="retry-after-float"),
+    pytest.param({"retry_after": True}, id="retry-after-true"),
+    pytest.param({"retry_after": -1}, id="retry-after-negative"),
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestNotTheService:
+    @pytest.mark.parametrize("body", NO_ANSWERS)
+    def test_no_answer(self, kind, body):
+        """A 200 that is no answer of the service's raises InvalidAnswer with that
+        status, and says what is wrong with it."""
+        for ask in ASKED.values():
+            error = raised(kind, response(200, body), ask)
+            assert isinstance(error, InvalidAnswer)
+            assert error.status == 200
+            assert error.detail
+
+    @pytest.mark.parametrize("status", [204, 300, 304, 308])
+    def test_without_a_body(self, kind, status):
+        """Whatever else a server says without a body is a RequestError, too."""
+        for ask in ASKED.values():
+            assert raised(kind, response(status), ask).status == status
+
+    @pytest.mark.parametrize("problem", PROBLEMS)
+    def test_problem(self, kind, problem):
+        """Problem details whose members are not as documented count as if they were
+        not there."""
+        body = json.dumps(problem).encode()
+        error = raised(kind, response(422, body), ASKED["classify"])
+        assert (error.status, error.title, error.detail) == (422, "Said", "")
+        assert (error.type, error.request_id) == ("about:blank", "")
+        assert (error.errors, error.retry_after) == ([], None)
+
+    @pytest.mark.parametrize(
+        "body", [b"[" * 100_000, b'{"retry_after": %s}' % DIGITS.encode()]
+    )
+    def test_no_problem(self, kind, body):
+        """So do those that no parser reads."""
+        error = raised(kind, response(500, body), ASKED["models"])
+        assert (error.status, error.retry_after) == (500, None)
+
+    @pytest.mark.parametrize(
+        ("header", "seconds"),
+        [(DIGITS, None), ("Wed, 21 Oct 2026 07:28:00 GMT", 3), ("7", 7)],
+        ids=["digits", "date", "seconds"],
+    )
+    def test_retry_after(self, kind, header, seconds):
+        """A Retry-After that is a date, or no time that could be waited for, leaves
+        the body's."""
+        member = b'{"retry_after": 3}' if seconds else b"{}"
+        raw = response(503, member, Retry_After=header)
+        assert raised(kind, raw, ASKED["label"]).retry_after == seconds
+
+    def test_shown(self, kind):
+        """The text of an error is one line that a terminal can show, however much the
+        server says."""
+        problem = {"title": "a\nb\x1b[2J", "detail": "x" * 10**6}
+        body = json.dumps(problem).encode()
+        error = raised(kind, response(400, body), ASKED["classify"])
+        assert str(error).isprintable()
+        assert len(str(error)) < 2000
+        assert error.title == problem["title"]
+        assert error.detail == problem["detail"]
+
+
+SECRETS = {
+    "headers": {"X-API-Key": "s3cret", "X-Other": "s3cret"},
+    "cookies": {"key": "s3cret"},
+}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+class TestRedirects:
+    @pytest.mark.parametrize("status", [302, 307])
+    def test_not_followed(self, kind, status):
+        """A redirect is not followed; the error says where it leads."""
+        with serving(response(200, b"{}")) as other:
+            raw = response(status, Location=f"{other.url}/there")
+            for ask in ASKED.values():
+                error = raised(kind, raw, ask)
+                assert error.status == status
+                assert f"{other.url}/there" in str(error)
+            assert other.asked == []
+
+    @pytest.mark.parametrize(
+        "location", ["mailto:x", "http://[::1", "http://xn--/", "//", "\xff", ""]
+    )
+    def test_leads_nowhere(self, kind, location):
+        """Nor is one whose Location is no address."""
+        error = raised(kind, response(302, Location=location), ASKED["models"])
+        assert error.status == 302
+
+    @pytest.mark.parametrize("status", [302, 307])
+    def test_to_another_origin(self, kind, status):
+        """With httpx' `follow_redirects` the caller's headers and cookies, a key in
+        whatever header above all, are not sent to another origin."""
+        options = {"timeout": SECONDS, "follow_redirects": True, **SECRETS}
+        with ExitStack() as stack:
+            other = stack.enter_context(serving(response(200, b"{}")))
+            redirect = response(status, Location=f"{other.url}/there")
+            first = stack.enter_context(serving(redirect))
+            client = stack.enter_context(kind(first.url, **options))
+            for ask in ASKED.values():
+                with pytest.raises(InvalidAnswer):
+                    ask(client)
+        assert len(first.asked) == len(other.asked) == len(ASKED)
+        assert all(head.count("s3cret") == 3 for head in first.asked)
+        assert not any("s3cret" in head for head in other.asked)
+        assert all(f"host: {other.url[7:]}" in head for head in other.asked)
+
+    def test_to_the_same_origin(self, kind):
+        """They are sent where it leads to the same origin."""
+
+        def answer(request):
+            asked.append(request.headers.get("X-API-Key"))
+            if request.url.path == "/models":
+                return httpx.Response(307, headers={"Location": "/there"})
+            return httpx.Response(200, json={"models": []})
+
+        asked, transport = [], httpx.MockTransport(answer)
+        options = {"headers": {"X-API-Key": "s3cret"}, "follow_redirects": True}
+        with kind(transport=transport, **options) as client:
+            assert client.models() == []
+        assert asked == ["s3cret"] * 2
 
 
 @pytest.fixture

@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from service import __main__ as main
 from service import conversation, live
-from service.answers import Classification, Labelling
+from service.answers import Choice, Classification, InvalidAnswer, Labelling
 from service.client import Client
 from service.sequences import ReadError
 from service.settings import Settings
@@ -295,6 +295,13 @@ class TestChart:
         *_, last = drawn(WORDS, [answer])
         assert last.endswith("6789")
         assert len(last) <= 80
+
+    def test_other_answer(self):
+        """An answer that has not a probability for each class is not the service's."""
+        top = Classification("run", 1, None, [Choice("run", 1)], 1)
+        for answer in (classified(0.5, 0.5), classified(0.2, 0.2, 0.2, 0.4), top):
+            with pytest.raises(InvalidAnswer):
+                drawn(WALKS, [answer])
 
 
 FILES = [

@@ -3,7 +3,10 @@ goes on by itself."""
 
 import concurrent.futures
 import inspect
-from contextlib import ExitStack
+import json
+import socket
+import threading
+from contextlib import ExitStack, contextmanager, suppress
 
 import anyio
 import anyio.from_thread
@@ -24,12 +27,17 @@ from stream_fixtures import (
     wait_closed,
     wait_entered,
 )
+from websockets.datastructures import Headers
+from websockets.exceptions import ConnectionClosed
+from websockets.http11 import Response
+from websockets.sync.server import serve
 
 from service import answers, conversation, launch
 from service.client import (
     AsyncClient,
     AsyncStream,
     Client,
+    InvalidAnswer,
     RequestError,
     Stream,
     StreamLost,
@@ -590,6 +598,243 @@ class TestGoesOn:
                 stream.send(np.zeros((1000, 1)))
             assert proxy.accepted <= 2
             assert_counts(stream.send(part(1, 2)), 2)
+
+
+@contextmanager
+def answering(handler, **options):
+    """The address of a real server that opens WebSockets, and the heads that it got."""
+    heads = []
+
+    def keep(connection, request):
+        heads.append(request.headers)
+        return process(connection, request) if process else None
+
+    process = options.pop("process", None)
+    options |= {"process_request": keep, "compression": None, "close_timeout": 1}
+    with serve(handler, "127.0.0.1", 0, **options) as server:
+        thread = threading.Thread(target=server.serve_forever)
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.socket.getsockname()[1]}", heads
+        finally:
+            server.shutdown()
+            thread.join(SECONDS)
+
+
+def parrot(*said):
+    """Answers the first message with those of them, and no other."""
+
+    def handler(connection):
+        for place, _ in enumerate(connection):
+            for message in () if place else said:
+                connection.send(message)
+
+    return handler
+
+
+def refusing(status, body=b"", **headers):
+    """Answers each handshake so."""
+
+    def process(connection, request):
+        lines = {name.replace("_", "-"): text for name, text in headers.items()}
+        lines["Content-Length"] = str(len(body))
+        return Response(status, "Said", Headers(lines), body)
+
+    return process
+
+
+def object_with(**members):
+    return json.dumps(members)
+
+
+def error_with(**members):
+    return object_with(error=members, steps=0)
+
+
+GOOD = {"steps": 1, "label": "a", "probability": 1.0, "probabilities": [1.0]}
+DIGITS = "9" * 5000
+NO_ANSWERS = [
+    pytest.param("", id="empty"),
+    pytest.param("<h1>Welcome</h1>", id="html"),
+    pytest.param(b"\xff\xfe", id="binary"),
+    pytest.param("[" * 100_000, id="deep"),
+    pytest.param(DIGITS, id="long-number"),
+    pytest.param("[]", id="list"),
+    pytest.param("5", id="number"),
+    pytest.param("{}", id="no-members"),
+    pytest.param(object_with(label="a", probability=1, probabilities=[1]), id="steps"),
+    pytest.param(object_with(**GOOD | {"steps": "1"}), id="steps-text"),
+    pytest.param(object_with(**GOOD | {"label": 5}), id="label-number"),
+    pytest.param(object_with(**GOOD | {"probabilities": "no"}), id="probabilities"),
+    pytest.param(object_with(**GOOD | {"state": 5}), id="state-number"),
+    pytest.param(object_with(steps=1, labels=["a"], probabilities=[1]), id="axes"),
+    pytest.param(object_with(end="done"), id="end-without-steps"),
+    pytest.param(object_with(end="done", steps=1, state=5), id="end-with-a-number"),
+    pytest.param(object_with(error="no"), id="error-text"),
+    pytest.param(error_with(), id="error-empty"),
+    pytest.param(error_with(status="422", title="x"), id="error-status-text"),
+    pytest.param(error_with(status=10**9, title="x"), id="error-status-large"),
+]
+
+
+class TestNotTheService:
+    @pytest.mark.parametrize("said", NO_ANSWERS)
+    def test_no_answer(self, kind, said):
+        """A message that is none of the service's raises InvalidAnswer, which says
+        what is wrong with it, and nothing was taken."""
+        with answering(parrot(said)) as (url, _):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(InvalidAnswer) as caught:
+                stream.send([[1]])
+            assert caught.value.status == 101
+            assert caught.value.detail
+            assert (stream.steps, stream.state) == (0, None)
+
+    def test_what_comes_next(self, kind):
+        """What comes after it passes for no other message's answer: the stream goes
+        on over another connection."""
+        with answering(parrot("no", object_with(**GOOD))) as (url, heads):
+            stream = kind.stream(kind.client(url), "made")
+            for connections in (1, 2):
+                with pytest.raises(InvalidAnswer):
+                    stream.send([[1]])
+                assert len(heads) == connections
+
+    def test_problem(self, kind):
+        """Problem details whose members are not as documented count as if they were
+        not there."""
+        problem = {"status": 422, "title": 5, "detail": [], "errors": [{}, 5]}
+        with answering(parrot(error_with(**problem, retry_after=DIGITS))) as (url, _):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(RequestError) as caught:
+                stream.send([[1]])
+        error = caught.value
+        assert not isinstance(error, InvalidAnswer)
+        assert (error.status, error.detail) == (422, "")
+        assert error.title
+        assert (error.errors, error.retry_after) == ([], None)
+
+    @pytest.mark.parametrize(
+        ("status", "body"),
+        [
+            (304, b""),
+            (404, b"no"),
+            (404, b"[" * 100_000),
+            (503, b'{"errors": [{}], "title": 5}'),
+        ],
+        ids=["redirect", "text", "deep", "problem"],
+    )
+    def test_handshake(self, kind, status, body):
+        """So it is with a refusal of the handshake, whatever its body."""
+        process = refusing(status, body, Retry_After=DIGITS)
+        with answering(parrot(), process=process) as (url, _):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(RequestError) as caught:
+                stream.send([[1]])
+        assert (caught.value.status, caught.value.title) == (status, "Said")
+        assert (caught.value.errors, caught.value.retry_after) == ([], None)
+
+    @pytest.mark.parametrize("status", [200, 204])
+    def test_no_stream(self, kind, status):
+        """A handshake that is answered like a request raises InvalidAnswer."""
+        with answering(parrot(), process=refusing(status)) as (url, _):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(InvalidAnswer) as caught:
+                stream.send([[1]])
+        assert caught.value.status == status
+
+    @pytest.mark.parametrize(
+        ("raw", "error"),
+        [
+            (b"HTTP/1.1 101 Said\r\nUpgrade: none\r\n\r\n", InvalidAnswer),
+            (b"HTTP/1.1 101 Said\r\nUpgrade: websocket\r\n\r\n", InvalidAnswer),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", OSError),
+            (b"", OSError),
+        ],
+        ids=["upgrade", "accept", "ssh", "nothing"],
+    )
+    def test_no_handshake(self, kind, raw, error):
+        """A server that speaks something else raises InvalidAnswer, or an OSError
+        where it is no HTTP."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+            thread = threading.Thread(target=answer_once, args=(listening, raw))
+            thread.start()
+            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+            stream = kind.stream(kind.client(url, timeout=5), "made")
+            with pytest.raises(error):
+                stream.send([[1]])
+            thread.join(SECONDS)
+
+    @pytest.mark.parametrize("frame", [b"\x81\x01\xff", b"\x8f\x00"])
+    def test_no_message(self, kind, frame):
+        """Text that is no UTF-8, or a frame that is none of WebSocket's, raises
+        InvalidAnswer."""
+
+        def handler(connection):
+            connection.recv()
+            connection.socket.sendall(frame)
+            with suppress(ConnectionClosed):
+                connection.recv(SECONDS)
+
+        with answering(handler) as (url, heads):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(InvalidAnswer) as caught:
+                stream.send([[1]])
+            assert caught.value.status == 101
+            assert len(heads) == 1
+
+    def test_cut(self, kind):
+        """A connection that breaks each time raises an OSError."""
+
+        def handler(connection):
+            connection.recv()
+            connection.socket.shutdown(socket.SHUT_RDWR)
+
+        with answering(handler) as (url, heads):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(OSError, match="close frame"):
+                stream.send([[1]])
+            assert len(heads) == 1 + conversation.AGAIN
+
+
+class TestRedirects:
+    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
+    def test_to_another_origin(self, kind, status):
+        """A redirect is not followed: no other server gets the caller's headers, and
+        the error says where it leads."""
+        with answering(parrot()) as (elsewhere, got):
+            there = elsewhere.replace("http", "ws", 1) + "/stream"
+            process = refusing(status, Location=there)
+            with answering(parrot(), process=process) as (url, heads):
+                client = kind.client(url, headers={"X-API-Key": "s3cret"})
+                stream = kind.stream(client, "made")
+                with pytest.raises(RequestError) as caught:
+                    stream.send([[1]])
+            assert [head["X-API-Key"] for head in heads] == ["s3cret"]
+            assert got == []
+        assert caught.value.status == status
+        assert there in str(caught.value)
+
+    @pytest.mark.parametrize("location", ["/there", "http://[::1", "mailto:x"])
+    def test_elsewhere(self, kind, location):
+        """Nor is one on the same server followed, or one that leads nowhere."""
+        process = refusing(307, Location=location)
+        with answering(parrot(), process=process) as (url, heads):
+            stream = kind.stream(kind.client(url), "made")
+            with pytest.raises(RequestError) as caught:
+                stream.send([[1]])
+            assert len(heads) == 1
+        assert caught.value.status == 307
+        assert location in caught.value.detail
+
+
+def answer_once(listening, raw):
+    """Take one connection, read its request, and answer with those bytes."""
+    with listening.accept()[0] as connection, connection.makefile("rb") as file:
+        for line in file:
+            if line == b"\r\n":
+                break
+        connection.sendall(raw)
 
 
 class TestTimeout:
