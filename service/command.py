@@ -56,18 +56,26 @@ def ask(
     model: str | None,
     top_k: int | None,
 ) -> None:
-    """Print a line for each sequence of the file."""
+    """Print a line for each sequence of the file.
+
+    Raises:
+        typer.Exit: after a line that says why there is no answer, with exit code 1.
+    """
     import httpx
 
     from . import sequences
     from .client import Client, RequestError
 
+    failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError)
     try:
         frames, named, k = sequences.read(file)
         with Client(url, headers=headers) as client:
             call = client.classify if task == "classify" else client.label
             answer = call(frames, model=model or named, top_k=top_k or k)
-    except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
+    except MemoryError:  # as a body it takes several times as much
+        typer.echo(f"error: {file}: {sequences.NO_MEMORY}", err=True)
+        raise typer.Exit(1) from None
+    except (*failures, orjson.JSONEncodeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     for prediction in answer.predictions:

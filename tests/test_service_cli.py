@@ -1,10 +1,12 @@
 """The commands, as processes and against a running service."""
 
 import concurrent.futures
+import io
 import json
 import os
 import signal
 import socket
+import struct
 import subprocess
 import sys
 
@@ -29,6 +31,7 @@ from service.client import Client
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()
 KEY = "a key of the tests"
+GIB = 2**30
 
 
 @pytest.fixture(scope="module")
@@ -287,6 +290,29 @@ def write(tmp_path):
     return write
 
 
+def npy(shape, kind, size):
+    """A file of NumPy's whose header says that, with so many bytes of data."""
+    members = f"{{'descr': '{kind}', 'fortran_order': False, 'shape': {shape}}}\n"
+    head = members.encode()
+    return b"\x93NUMPY\x02\x00" + struct.pack("<I", len(head)) + head + bytes(size)
+
+
+def pickled():
+    """One with an object that would end this process, were it made."""
+
+    class Bomb:
+        def __reduce__(self):
+            return os._exit, (9,)
+
+    file = io.BytesIO()
+    np.save(file, np.array([[Bomb()]], object), allow_pickle=True)
+    return file.getvalue()
+
+
+def request(**members):
+    return json.dumps({"sequences": [FIRST]} | members)
+
+
 CSV = "".join(",".join(map(str, frame)) + "\n" for frame in FIRST)
 LINES = "".join(json.dumps({"frames": frames}) + "\n" for frames in (FIRST, FIRST[:2]))
 GOOD = [
@@ -299,6 +325,7 @@ GOOD = [
     pytest.param("a.csv", CSV.replace("\n", "\r\n"), [5], id="csv-of-windows"),
     pytest.param("a.npy", FRAMES, [5], id="npy"),
     pytest.param("a.npy", FRAMES.astype(np.float64), [5], id="npy-float64"),
+    pytest.param("a.npy", np.asfortranarray(FRAMES), [5], id="npy-fortran"),
 ]
 BAD = [
     pytest.param("a.json", "", id="json-empty"),
@@ -314,7 +341,6 @@ BAD = [
     pytest.param("a.json", b"\xff\xfe", id="json-binary"),
     pytest.param("a.jsonl", "[1]\n", id="json-lines-list"),
     pytest.param("a.jsonl", '{"frame": []}\n', id="json-lines-other-key"),
-    pytest.param("a.jsonl", "\n", id="json-lines-empty"),
     pytest.param("a.csv", "", id="csv-empty"),
     pytest.param("a.csv", "1,2,3\n1,2\n", id="csv-ragged"),
     pytest.param("a.csv", "1,2,3\n1,x,3\n", id="csv-word"),
@@ -325,7 +351,32 @@ BAD = [
     pytest.param("a.npy", b"PK\x03\x04", id="npy-that-is-a-zip"),
     pytest.param("a.npy", np.zeros(3), id="npy-one-axis"),
     pytest.param("a.npy", np.zeros((2, 3), "U1"), id="npy-of-text"),
-    pytest.param("a.npy", np.zeros((2, 2)), id="other-features"),
+    pytest.param("a.npy", np.zeros((2, 3), complex), id="npy-complex"),
+    pytest.param("a.npy", np.zeros((2, 0)), id="npy-no-features"),
+    pytest.param("a.npy", npy((2, 3), "<f4", 23), id="npy-one-byte-short"),
+    pytest.param("a.npy", npy((2, 3), "<f4", 25), id="npy-one-byte-long"),
+    pytest.param("a.npy", npy((10**9, 10**6), "<f4", 9), id="npy-huge"),
+    pytest.param("a.npy", npy((0, 2**70), "<f4", 9), id="npy-huge-and-empty"),
+    pytest.param("a.npy", npy((2**32, 2**32), "<f4", 0), id="npy-overflow"),
+    pytest.param("a.npy", npy((-2, -3), "<f4", 24), id="npy-negative"),
+    pytest.param("a.npy", npy((2, 3), "V0", 0), id="npy-of-nothing"),
+    pytest.param("a.npy", npy((2, 3), "|O", 24), id="npy-of-objects"),
+    pytest.param("a.npy", npy("(" * 5000, "<f4", 24), id="npy-deep"),
+    pytest.param("a.npy", npy("-" * 5000 + "1", "<f4", 24), id="npy-deep-signs"),
+    pytest.param("a.npy", npy("'" * 3, "<f4", 24), id="npy-open-text"),
+    pytest.param("a.npy", npy("'\\z'", "<f4", 24), id="npy-odd-escape"),
+    pytest.param("a.npy", npy(" " * 20_000, "<f4", 24), id="npy-long-header"),
+    pytest.param("a.npy", npy((2, 3), "<f4", 24)[:40], id="npy-half-a-header"),
+    pytest.param("a.npy", b"\x93NUMPY\x09\x00v\x00{}", id="npy-of-later"),
+    pytest.param("a.npy", pickled(), id="npy-pickled"),
+    pytest.param("a.json", f"[[{'9' * 400}, 2, 3]]", id="json-400-digits"),
+    pytest.param("a.json", f"[[{'9' * 5000}, 2, 3]]", id="json-5000-digits"),
+    pytest.param("a.json", "[" * 900 + "]" * 900, id="json-deep-but-read"),
+    pytest.param("a.jsonl", '{"frames": ' + "[" * 100_000, id="json-lines-deep"),
+    pytest.param("a.json", request(model=5), id="json-model-number"),
+    pytest.param("a.json", request(model="\ud800"), id="json-model-no-text"),
+    pytest.param("a.json", request(top_k=[1]), id="json-top-k-list"),
+    pytest.param("a.json", request(top_k=10**30), id="json-top-k-large"),
 ]
 
 
@@ -368,8 +419,46 @@ class TestAsk:
         assert isinstance(result.exception, SystemExit), repr(result.exception)
         assert result.exit_code == 1
         assert result.stdout == ""
-        assert result.stderr.startswith("error: ")
+        assert result.stderr.startswith(f"error: {path}: ")
         assert len(result.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize(
+        ("name", "content"),
+        [
+            pytest.param("a.npy", np.zeros((2, 2)), id="features"),
+            pytest.param("a.jsonl", "\n", id="none"),
+        ],
+    )
+    def test_refused_file(self, server, write, name, content):
+        """So is one that the service refuses."""
+        result = invoke("classify", write(name, content), "--url", server)
+        assert result.exit_code == 1
+        assert result.stderr.startswith("error: 422 ")
+        assert len(result.stderr.splitlines()) == 1
+
+    @pytest.mark.parametrize("name", ["a.json", "a.npy"])
+    def test_large_file(self, tmp_path, name):
+        """So is one for which there is not the memory, without a traceback."""
+        path = tmp_path / name
+        path.write_bytes(npy((2**32, 1), "<f4", 0) if name == "a.npy" else b"")
+        os.truncate(path, path.stat().st_size + 16 * GIB)
+        script = (
+            "import resource\n"
+            f"resource.setrlimit(resource.RLIMIT_AS, ({3 * GIB // 2},) * 2)\n"
+            "from service.__main__ import app\n"
+            f"app(['classify', {str(path)!r}])\n"
+        )
+        result = subprocess.run(
+            [sys.executable, "-c", script],
+            cwd=ROOT,
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+            capture_output=True,
+            text=True,
+            timeout=SECONDS,
+        )
+        assert (result.returncode, result.stdout) == (1, "")
+        (line,) = result.stderr.splitlines()
+        assert line.startswith(f"error: {path}: ")
 
     @pytest.mark.parametrize("name", ["none.json", "none.csv", "none.npy", "."])
     def test_no_file(self, server, tmp_path, name):
