@@ -36,17 +36,21 @@ class Exchange(asyncio.Protocol):
         head = answer.partition(b"\r\n\r\n")[0].lower()
         opened = answer.startswith(b"HTTP/1.1 101")
         if opened and frame:
-            answer += await self._send(frame, _frame)
+            answer += await self.tell(frame)
         if opened or not head or CLOSES in head or CHUNKED in head:
             self.usable = False
         return answer
+
+    async def tell(self, frame: bytes) -> bytes:
+        """The first frame that a WebSocket answers."""
+        return await self._send(frame, _frame)
 
     def _send(self, data: bytes, whole: Callable[[bytes], bool]) -> Awaitable[bytes]:
         self._waits = asyncio.get_running_loop().create_future()
         self._whole = whole
         if self.closed:
             self._end()
-        elif data:
+        else:
             self.transport.write(data)
         return self._waits
 

@@ -9,6 +9,7 @@ import signal
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -23,9 +24,9 @@ from .refused import Refused
 from .rows import Tally, row
 from .service import Service
 
-PADDING = 12 * 1024  # bytes of a head, of 16 KiB that it may have
 FIRST = 5_000  # after so many the memory is looked at first
-GROWS = 8.0  # MiB
+GROWS, HIDES = 8.0, 16.0  # MiB; what others may hide in
+BUSY = b" steps wait for "  # refused for another reason, in whatever form
 CLIENTS, SLOW_CLIENTS, STOPPED_CLIENTS = 48, 500, 60
 SECONDS = 60.0  # for one entry
 PATIENCE = 10.0  # for one answer
@@ -44,13 +45,13 @@ def checked(setup: Setup, entries: list[Refused]) -> list[tuple[bool, str]]:
     head and with a long one."""
 
     async def twice(port: int, chosen: list[Refused]) -> list[tuple[bool, str]]:
-        sent = [(one, size) for one in chosen for size in (0, PADDING)]
+        sent = [(one, sent) for one in chosen for sent in (one.request, one.padded)]
         fast = [await _once(port, *given) for given in sent if not given[0].slow]
         slow = [_once(port, *given) for given in sent if given[0].slow]
         return fast + await asyncio.gather(*slow)
 
     found = []
-    for service, stage in staged(setup):
+    for service, stage in staged(setup, {one.at for one in entries}):
         chosen = [one for one in entries if one.at == stage]
         if stage == refusal_table.STOPPING:
             found += uvloop.run(_stopped(service, chosen, 1)).judged
@@ -59,16 +60,16 @@ def checked(setup: Setup, entries: list[Refused]) -> list[tuple[bool, str]]:
     return found
 
 
-async def _once(port: int, one: Refused, padding: int) -> tuple[bool, str]:
+async def _once(port: int, one: Refused, sent: bytes) -> tuple[bool, str]:
     exchange = await Exchange.open(port)
     try:
         async with asyncio.timeout(PATIENCE):
-            answer = await exchange.ask(one.bytes(padding), one.frame)
+            answer = await exchange.ask(sent, one.frame)
     except TimeoutError:
         answer = b"nothing"
     finally:
         exchange.close()
-    return one.fits(answer), f"{one.name}, {padding} B: {answer[:150]!r}"
+    return one.fits(answer), f"{one.name}, {len(sent)} B: {answer[:150]!r}"
 
 
 @row("A10", "Every way to be refused, in every protocol", full=1, fast=1)
@@ -112,7 +113,7 @@ class Hammer:
         await asyncio.gather(*(self._client() for _ in range(min(amount, clients))))
 
     async def _client(self) -> None:
-        request, exchange = self.entry.bytes(PADDING), None
+        request, exchange = self.entry.padded, None
         async with asyncio.timeout(max(SECONDS, PATIENCE) + PATIENCE):
             while self.left > 0 and time.monotonic() < self.until:
                 self.left -= 1
@@ -124,15 +125,18 @@ class Hammer:
                 answer = await exchange.ask(request, self.entry.frame)
                 if not answer and not fresh:  # closed because it was idle
                     continue
-                self.count += 1
-                if not self.entry.fits(answer) and self.wrong is None:
-                    self.wrong = answer[:150]
+                if self.entry.fits(answer):
+                    self.count += 1
+                elif BUSY not in answer and self.wrong is None:
+                    self.wrong = answer
             if exchange is not None:
                 exchange.close()
 
     @property
     def judged(self) -> list[tuple[bool, str]]:
-        return [(self.wrong is None, f"{self.entry.name}: {self.wrong!r}")]
+        return [
+            (self.wrong is None, f"{self.entry.name}: {(self.wrong or b'')[-200:]!r}")
+        ]
 
 
 def hammered(service: Service, entry: Refused, amount: int) -> Seen:
@@ -165,7 +169,7 @@ async def _stopped(service: Service, entries: list[Refused], amount: int) -> See
     for one in halves:
         for _ in range(min(amount, STOPPED_CLIENTS)):
             exchange = await Exchange.open(service.port)
-            waiting.append((one, asyncio.create_task(exchange.ask(one.bytes(PADDING)))))
+            waiting.append((one, asyncio.create_task(exchange.ask(one.padded))))
     await asyncio.sleep(0.2)
     service.process.send_signal(signal.SIGTERM)
     await asyncio.sleep(0.2)
@@ -173,7 +177,7 @@ async def _stopped(service: Service, entries: list[Refused], amount: int) -> See
     for one in entries:
         tried = 0
         while not one.slow and tried < amount and time.monotonic() < end:
-            judged.append(await _once(service.port, one, PADDING))
+            judged.append(await _once(service.port, one, one.padded))
             tried += 1
     grown = service.rss(service.process.pid) - before
     async with asyncio.timeout(PATIENCE):
@@ -189,15 +193,32 @@ def tried(amount: int, only: str = "") -> Iterator[tuple[Refused, Seen]]:
     entries = [one for one in refusal_table.table() if only in one.name]
     for setup in SETUPS:
         names = [stage.name for stage in setup.stages]
-        if not any(one.at in names for one in entries):
-            continue
-        for service, stage in staged(setup):
-            chosen = [one for one in entries if one.at == stage]
-            if chosen and stage == refusal_table.STOPPING:
-                yield chosen[0], uvloop.run(_stopped(service, chosen, amount))
-                continue
+        left = {one.name: one for one in entries if one.at in names}
+        while left:  # a new service, where the last one has grown
+            before = len(left)
+            with closing(_until_grown(setup, left, amount)) as seen:
+                yield from seen
+            assert len(left) < before
+
+
+def _until_grown(
+    setup: Setup, left: dict[str, Refused], amount: int
+) -> Iterator[tuple[Refused, Seen]]:
+    """Entries, each of which is taken from what is left; no more after one that has
+    left so much memory behind that others could hide theirs there."""
+    for service, stage in staged(setup, {one.at for one in left.values()}):
+        begun = service.rss(service.process.pid)
+        chosen = [one for one in left.values() if one.at == stage]
+        if stage == refusal_table.STOPPING:
+            seen = uvloop.run(_stopped(service, chosen, amount))
             for one in chosen:
-                yield one, hammered(service, one, amount)
+                del left[one.name]
+            yield chosen[0], seen
+            return
+        for one in chosen:
+            yield left.pop(one.name), hammered(service, one, amount)
+            if service.rss(service.process.pid) > begun + HIDES:
+                return
 
 
 @row("D4", "60,000 of every refusal, with heads of 12 KB: memory", full=60_000)

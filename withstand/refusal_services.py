@@ -7,7 +7,7 @@ import signal
 import socket
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,13 +15,13 @@ from typing import Any
 
 from . import questions, sabotage
 from . import refusal_table as table
-from .doors import STREAMS
-from .exchange import frame
-from .refused import handshake
+from .exchange import frame, whole
+from .refused import handshake, http
 from .service import START_SECONDS, Service, launch
 from .wire import Closed
 
 CONNECTIONS = 300  # of the one that is to be crowded
+QUEUE_STEPS = 1000  # of the one that is to be full
 HOUR = 3600
 SABOTAGED = "withstand.sabotage"
 
@@ -58,14 +58,20 @@ def _tell_to_stop(service: Service, held: ExitStack) -> None:
 
 
 def _fill(service: Service, held: ExitStack) -> None:
-    """Have an engine wait for ever, with as many steps as may wait."""
-    for door, name in ((STREAMS[1], "digits"), (STREAMS[1], "letters-live")):
-        features = questions.alone(name).metadata.input.features
-        step = door.frame(b"%d" % sabotage.HANGS, features)
-        message = b'{"frames": [%b]}' % b",".join([step] * table.STEPS)
-        _stream(service, held, name).sendall(frame(message))
+    """Have an engine wait for ever, with as many steps as may wait: those of a stream,
+    which a stop waits for, and those of a request."""
+    for name in ("digits", "letters-live"):
+        network = questions.alone(name).metadata
+        step = b",".join([b"%d" % sabotage.HANGS] * network.input.features)
+        sequence = b"[%b]" % b",".join([b"[%b]" % step] * table.STEPS)
+        _stream(service, held, name).sendall(frame(b'{"frames": %b}' % sequence))
+        rest = [sequence] * (QUEUE_STEPS // table.STEPS - 1)
+        body = b'{"model": "%b", "sequences": [%b]}'
+        body %= (name.encode(), b",".join(rest))
+        made = held.enter_context(socket.create_connection(_address(service), 5))
+        made.sendall(http("POST", f"/{network.task}", body))
     end = time.monotonic() + 5
-    while service.metric("unrolled_waiting_steps") < 2 * table.STEPS:
+    while service.metric("unrolled_waiting_steps") < 2 * QUEUE_STEPS:
         if time.monotonic() > end:
             raise RuntimeError("the queues are not full")
         time.sleep(0.02)
@@ -81,13 +87,18 @@ def _crowd(service: Service, held: ExitStack) -> None:
 
 def _stream(service: Service, held: ExitStack, name: str) -> socket.socket:
     """A WebSocket that stays open as long as the stage."""
-    address = "127.0.0.1", service.port
-    made = held.enter_context(socket.create_connection(address, 5))
+    made = held.enter_context(socket.create_connection(_address(service), 5))
     made.sendall(handshake(f"/stream?model={name}"))
-    answer = made.recv(4096)
+    answer = b""
+    while not whole(answer) and (part := made.recv(4096)):
+        answer += part
     if not answer.startswith(b"HTTP/1.1 101"):
         raise Closed(answer[:80].decode("latin-1"))
     return made
+
+
+def _address(service: Service) -> tuple[str, int]:
+    return "127.0.0.1", service.port
 
 
 _LIMITS = {
@@ -101,7 +112,7 @@ _FAILS = {
     "workers": 1,
     "state_key": table.STATE_KEY,
     "max_steps": table.STEPS,
-    "queue_steps": table.STEPS,
+    "queue_steps": QUEUE_STEPS,
     "max_connections": CONNECTIONS,
     "request_seconds": HOUR,
     "stall_seconds": HOUR,
@@ -160,10 +171,12 @@ SETUPS = [
 ]  # fmt: skip
 
 
-def staged(setup: Setup) -> Iterator[tuple[Service, str]]:
-    """Its service at each of its stages."""
+def staged(setup: Setup, wanted: Container[str]) -> Iterator[tuple[Service, str]]:
+    """Its service at each of its stages that is wanted."""
     with served(setup) as service, ExitStack() as until_end:
         for stage in setup.stages:
+            if stage.name not in wanted and not stage.stays:
+                continue
             with ExitStack() as held:
                 stage.prepare(service, until_end if stage.stays else held)
                 yield service, stage.name

@@ -11,7 +11,8 @@ SOCKET = (
     b"Connection: Upgrade", b"Upgrade: websocket", b"Sec-WebSocket-Version: 13",
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
 )  # fmt: skip
-FIELD = 4096  # bytes of each header that only makes a head longer
+FIELD = b"X-Padding: ".ljust(4094, b"a")  # makes a head longer
+PADDING = (FIELD,) * 3  # about 12 KB; it may have 16 KiB
 KINDS = {"lines": b"application/x-ndjson"}
 
 
@@ -27,13 +28,12 @@ class Refused:
     frame: bytes = b""  # of a WebSocket, once it is open
     slow: bool = False  # only after the time that a request has
 
-    def bytes(self, padding: int = 0) -> bytes:
-        """The request, with headers of so many bytes more where it has some."""
+    @property
+    def padded(self) -> bytes:
+        """The request with a long head, where it has one."""
         line, end, rest = self.request.partition(b"\r\n")
-        if not end:
-            return self.request
-        field = b"X-Padding: %b\r\n" % (b"a" * (FIELD - 13))
-        return line + end + field * (padding // FIELD) + rest
+        fields = b"".join(field + end for field in PADDING) if end else b""
+        return line + end + fields + rest
 
     def fits(self, answer: bytes) -> bool:
         """Whether it is refused as it says."""

@@ -57,6 +57,7 @@ class Traffic:
         rate: questions a second, of all together, at random times; 0: each client
             asks when it has its answer.
         count: questions of each client; 0: without end.
+        fields: lines of the head, for all of them.
     """
 
     def __init__(
@@ -66,10 +67,11 @@ class Traffic:
         clients: int = 32,
         rate: float = 0,
         count: int = 0,
+        fields: bytes = b"",
     ):
         self._port, self._rate, self._clients = port, rate, clients
         self._count = count
-        self._requests = [(one, one.bytes) for one in questions]
+        self._requests = [(one, headed(one.bytes, fields)) for one in questions]
         self._places = itertools.cycle(range(len(questions)))
         self._ended = False
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
@@ -143,9 +145,17 @@ class Traffic:
         return connection
 
 
-def saturation(port: int, questions: list[Question], seconds: float = 2) -> float:
+def headed(request: bytes, fields: bytes) -> bytes:
+    """A request with more lines in its head."""
+    line, end, rest = request.partition(b"\r\n")
+    return line + end + fields + rest
+
+
+def saturation(
+    port: int, questions: list[Question], seconds: float = 2, fields: bytes = b""
+) -> float:
     """What is answered a second, when 32 clients ask as fast as they can."""
-    with Traffic(port, questions) as traffic:
+    with Traffic(port, questions, fields=fields) as traffic:
         time.sleep(0.5)
         begun = time.monotonic()
         time.sleep(seconds)
