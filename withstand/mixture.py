@@ -10,13 +10,16 @@ import numpy as np
 from bench import wire
 from bench.serve.connection import request
 
-from . import questions
+from . import questions, refusal_table
 from .questions import Question
+from .refused import Refused
 
 NETWORKS = ("digits", "letters", "letters-live", "vowels")
 STREAMED = "letters-live"
 # Of a hundred: the rest is streams.
 GOOD, BAD, CANCELLED = 80, 8, 4
+OTHERS = 0.3  # of the bad ones; the rest is of the table
+PADDED = 0.2  # of those in the table have long heads
 FORMS = {"native": 50, "gzip": 16, "v1": 17, "v2 binary": 17}  # of a hundred good ones
 LONGEST, LONG = 120, 2000  # steps; one of a hundred is long
 DISTINCT = 400
@@ -87,6 +90,15 @@ def bad() -> list[Asked]:
     broken = _with("Content-Encoding: gzip", "/classify", packed)
     made.append(Asked("bad", broken, frozenset({400})))
     return made
+
+
+def refused() -> list[Refused]:
+    """All that a service refuses as it is, at once."""
+    return [
+        one
+        for one in refusal_table.table()
+        if one.at == refusal_table.OPEN and not one.slow
+    ]
 
 
 def streams(seed: int = 0, count: int = 20) -> list[list[bytes]]:

@@ -18,7 +18,9 @@ from websockets.exceptions import WebSocketException
 from bench.serve.connection import Broken
 
 from . import mixture
+from .exchange import Exchange
 from .questions import EXACT
+from .refused import Refused
 from .traffic import Caller
 
 CLIENTS = 48
@@ -67,6 +69,7 @@ class Visitors:
         """
         self._port, self._rate = port, rate
         self._good, self._bad = mixture.good(), mixture.bad()
+        self._refused = mixture.refused()
         self._streams = mixture.streams()
         self.book = Book()
         self.ended = False
@@ -78,6 +81,7 @@ class Visitors:
     async def _visit(self, seed: int) -> None:
         draw = random.Random(seed)
         connection: Caller | None = None
+        exchange: Exchange | None = None
         due = time.monotonic()
         while not self.ended:
             if self._rate:
@@ -87,8 +91,11 @@ class Visitors:
                 while (left := due - time.monotonic()) > 0 and not self.ended:
                     await asyncio.sleep(min(left, 0.5))
             what = draw.random() * 100
-            if what < mixture.GOOD + mixture.BAD:
-                kind = self._good if what < mixture.GOOD else self._bad
+            if what < mixture.BAD * (1 - mixture.OTHERS):
+                one, padded = draw.choice(self._refused), draw.random() < mixture.PADDED
+                exchange = await self._refuse(exchange, one, padded)
+            elif what < mixture.GOOD + mixture.BAD:
+                kind = self._bad if what < mixture.BAD else self._good
                 connection = await self._ask(connection, draw.choice(kind))
             elif what < mixture.GOOD + mixture.BAD + mixture.CANCELLED:
                 await self._cancel(draw)
@@ -98,6 +105,32 @@ class Visitors:
                 await self._lines(draw.choice(self._streams))
         if connection is not None:
             connection.abort()
+        if exchange is not None:
+            exchange.close()
+
+    async def _refuse(
+        self, exchange: Exchange | None, one: Refused, padded: bool
+    ) -> Exchange | None:
+        """Be refused; the connection to go on with."""
+        self.book.counts["bad"] += 1
+        sent, answer = one.padded if padded else one.request, b""
+        for _ in range(2):  # it may have been idle for too long
+            fresh = exchange is None or not exchange.usable
+            try:
+                async with asyncio.timeout(PATIENCE):
+                    if exchange is None or fresh:
+                        exchange = await Exchange.open(self._port)
+                    answer = await exchange.ask(sent, one.frame)
+            except (OSError, TimeoutError) as error:
+                answer = type(error).__name__.encode()
+            if answer or fresh:
+                break
+        if not one.fits(answer):
+            self.book.fault(f"{one.name}: {answer[:80]!r}")
+        if exchange is not None and not exchange.usable:
+            exchange.close()
+            return None
+        return exchange
 
     async def _ask(
         self, connection: Caller | None, asked: mixture.Asked
