@@ -65,7 +65,12 @@ class Batches:
             lengths [B], targets [B] or [B, T].
         """
         tensors = self._tensors
-        rows = tf.ragged.constant(self._rows(seed), tf.int64, ragged_rank=1)
+        batches = self._rows(seed)
+        flat = np.concatenate([*batches, np.empty(0, np.int64)])
+        sizes = np.array([len(rows) for rows in batches], np.int64)
+        # Not `tf.ragged.constant`: it goes through the rows one by one, as Python's.
+        with tf.device("CPU:0"):
+            rows = tf.RaggedTensor.from_row_lengths(flat, sizes)
         data = tf.data.Dataset.from_tensor_slices(rows).enumerate()
         data = data.map(lambda index, rows: (index, self._gather(rows, *tensors)))
         data = data.map(lambda index, batch: self._changed(index, batch, seed))

@@ -82,6 +82,21 @@ class TestBatches:
             assert order(read(batches, other)) != order(first)
 
 
+@pytest.mark.parametrize("size", [1, 7, 41, 100])
+@pytest.mark.parametrize("seed", [SEED, None], ids=["shuffled", "in-order"])
+def test_as_cut(data, size, seed):
+    """Batches come one by one as the order was cut into them, the shorter one too."""
+    batches = pipeline.Batches(data, size)
+    cut = tf.ragged.constant(batches._rows(seed), tf.int64, ragged_rank=1)
+    assert [rows.tolist() for rows, *_ in read(batches, seed)] == cut.to_list()
+
+
+@pytest.mark.parametrize("seed", [SEED, None], ids=["shuffled", "in-order"])
+def test_nothing(data, seed):
+    """Of no sequences there are no batches."""
+    assert read(pipeline.Batches(data.part("test"), 7), seed) == []
+
+
 def test_pads_to_the_longest(data):
     """A batch is as long as its longest sequence, no step more."""
     for _, frames, lengths, _ in read(pipeline.Batches(data, 7)):
