@@ -20,16 +20,17 @@ import hashlib
 import os
 import re
 import shutil
-import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from . import signature
+from . import files, signature
+from .files import BundleError as BundleError
+from .golden import MOST_BYTES as MOST_GOLDEN
 from .golden import Golden
 
 FORMAT: Literal[1] = 1
@@ -42,10 +43,11 @@ GOLDEN = EXTRA / "golden.npz"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
-
-
-class BundleError(ValueError):
-    """A folder that is no whole, unchanged bundle; the text says what is wrong."""
+MOST_MARKER = 4 * 2**20  # bytes of `bundle.json`: parsed where requests are answered
+MOST_ENTRIES = 1_000  # files and folders of a bundle
+MOST_BYTES = 2**32  # of all its files: they are read whole before it is served
+MOST_LISTED = 10_000  # names beside each other, and versions of one
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
 class _Part(BaseModel):
@@ -147,8 +149,44 @@ class Bundle:
     metadata: Metadata
     digest: str  # SHA-256 of `bundle.json`, and by it of everything
 
-    def golden(self) -> Golden:
-        return Golden.load(self.folder / GOLDEN)
+    def content(self, name: str, most: int = MOST_BYTES) -> bytes:
+        """Returns the bytes of a file.
+
+        Raises:
+            BundleError: it can't be read, is larger than `most` bytes, or is not what
+                `bundle.json` has the digest of.
+        """
+        path, expected = self.folder / name, self.metadata.files.get(name)
+        if expected is None:
+            raise BundleError(f"{path}: is not listed in {MARKER}")
+        try:
+            data = files.read(path, most)
+        except OSError as error:
+            raise BundleError(f"{path}: {error.strerror}") from None
+        if hashlib.sha256(data).hexdigest() != expected:
+            raise BundleError(f"{path}: SHA-256 differs from {MARKER}")
+        return data
+
+    def golden(self, most: int | None = None) -> Golden:
+        """Returns the golden answers.
+
+        Args:
+            most: bytes of them, packed or not; else as many as any bundle may have.
+
+        Raises:
+            BundleError: as `content` does; or they are no answers of this network.
+        """
+        path, metadata = self.folder / GOLDEN, self.metadata
+        data = self.content(GOLDEN.as_posix(), most or MOST_GOLDEN)
+        try:
+            found = Golden.read(data, most)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from None
+        sizes = [a.shape[-1] for a in (found.frames, found.probabilities, found.state)]
+        features, classes = metadata.input.features, len(metadata.classes)
+        if sizes != [features, classes, metadata.state_size]:
+            raise BundleError(f"{path}: holds answers of another network")
+        return found
 
 
 def read(folder: Path, keys: Path | None = None) -> Bundle:
@@ -161,8 +199,9 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         BundleError: no bundle, an unknown format, no signature of these keys, or a
             file that is missing, unexpected or changed; it is named.
     """
+    there = _listed(folder)
     try:
-        text = (folder / MARKER).read_bytes()
+        text = files.read(folder / MARKER, MOST_MARKER)
         if keys is not None:
             signature.verify(text, folder / SIGNATURE, keys)
         metadata = Metadata.model_validate_json(text)
@@ -174,7 +213,6 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise BundleError(f"{folder / MARKER}: {key}: {first['msg']}") from None
-    there = set(_files(folder))
     for name in sorted(there ^ set(metadata.files)):
         trouble = "unexpected file" if name in there else "missing file"
         raise BundleError(f"{folder / name}: {trouble}")
@@ -188,63 +226,133 @@ def find(root: Path) -> list[Path]:
     """The newest version's folder of each bundle under `root`, by name.
 
     `root` may also be one bundle, or the folder of its versions. A newest version
-    without `bundle.json` is listed too, so that reading it says what is wrong.
+    without `bundle.json` is listed too, so that reading it says what is wrong; so is
+    the folder of a name that can't be listed.
+
+    Raises:
+        OSError: `root` can't be listed.
     """
-    if (root / "saved_model.pb").exists() or (root / MARKER).exists():
+    if is_bundle(root):
         return [root]
-    if not root.is_dir():
-        return []
-    names = sorted(path for path in root.iterdir() if versions(path))
-    if not names and versions(root):  # A name may be a number, too.
-        return [root / str(versions(root)[-1])]
-    return [path / str(versions(path)[-1]) for path in names]
+    return [
+        folder / str(there[-1]) if there else folder
+        for folder, there in names(root).items()
+    ]
+
+
+def is_bundle(folder: Path) -> bool:
+    """Whether it is one, whole or not, and no folder of them."""
+    return any(os.path.exists(folder / part) for part in ("saved_model.pb", MARKER))
+
+
+def names(root: Path) -> dict[Path, list[int]]:
+    """The folders of all names under `root` with their versions, lowest first; `root`
+    may also be that of one name.
+
+    A folder that can't be listed is no name's (as `lost+found`), unless it is called
+    like a bundle: then it has no versions, and reading it says what is wrong.
+
+    Raises:
+        OSError: `root` can't be listed.
+    """
+    try:
+        entries = files.listed(root, MOST_LISTED)
+    except (FileNotFoundError, NotADirectoryError):
+        return {}
+    found: dict[Path, list[int]] = {}
+    for folder in sorted(root / entry.name for entry in entries):
+        try:
+            there = versions(folder)
+        except OSError:
+            if re.fullmatch(NAME, folder.name):
+                found[folder] = []
+        else:
+            if there:
+                found[folder] = there
+    if not any(found.values()) and (own := versions(root)):
+        return {root: own}  # a name may be a number, too
+    return found
 
 
 def versions(folder: Path) -> list[int]:
-    """The version numbers in the folder of a name, lowest first."""
-    if not folder.is_dir():
+    """The version numbers in the folder of a name, lowest first.
+
+    Raises:
+        OSError: it can't be listed.
+    """
+    try:
+        entries = files.listed(folder, MOST_LISTED)
+    except (FileNotFoundError, NotADirectoryError):
         return []
+    there = (entry for entry in entries if VERSION.fullmatch(entry.name))
     # Also a link that leads nowhere, so that reading it says what is wrong.
-    found = (path for path in folder.iterdir() if path.is_dir() or path.is_symlink())
-    names = (path.name for path in found)
-    return sorted(int(name) for name in names if re.fullmatch(r"[1-9][0-9]{0,8}", name))
+    found = (e.name for e in there if e.is_symlink() or e.is_dir(follow_symlinks=False))
+    return sorted(map(int, found))
 
 
 @contextmanager
 def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
     """A temporary folder that becomes the next version of `name` when all went
-    well, and is gone otherwise. Yields the folder and the version's number."""
+    well, and is gone otherwise. Yields the folder and the version's number, which
+    nobody else is given meanwhile.
+
+    Raises:
+        BundleError: no number is left.
+    """
     (root / name).mkdir(parents=True, exist_ok=True)
-    version = str(max(versions(root / name), default=0) + 1)
-    temporary = Path(tempfile.mkdtemp(prefix=".", dir=root / name))
+    temporary, version = _reserve(root / name)
     try:
         yield temporary, version
         temporary.chmod(0o755)
         os.rename(temporary, root / name / version)
-    finally:
+    except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
+        raise
+
+
+def _reserve(folder: Path) -> tuple[Path, str]:
+    """Make the temporary folder of the next version. To make it is to reserve the
+    number, for other machines too; one whose writer was killed stays reserved."""
+    number = max(versions(folder), default=0)
+    while VERSION.fullmatch(version := str(number := number + 1)):
+        temporary = folder / f".{version}"
+        with suppress(FileExistsError):  # somebody writes it, or has begun to
+            temporary.mkdir(0o700)
+            if not os.path.lexists(folder / version):
+                return temporary, version
+            temporary.rmdir()  # published since we looked
+    raise BundleError(f"{folder}: no version number is left")
 
 
 def seal(folder: Path, metadata: Metadata) -> Metadata:
     """Write `bundle.json` with the digests of all files that lie in `folder`."""
-    files = {name: _sha256(folder / name) for name in sorted(_files(folder))}
-    sealed = metadata.model_copy(update={"files": files})
+    there = sorted(_listed(folder))
+    digests = {name: _sha256(folder / name) for name in there}
+    sealed = metadata.model_copy(update={"files": digests})
     (folder / MARKER).write_text(
         sealed.model_dump_json(indent=1) + "\n", encoding="utf-8"
     )
     return sealed
 
 
-def _files(folder: Path) -> Iterator[str]:
-    apart = (folder / MARKER, folder / SIGNATURE)
-    for path in folder.rglob("*"):
-        if (path.is_symlink() or not path.is_dir()) and path not in apart:
-            yield path.relative_to(folder).as_posix()
+def _listed(folder: Path) -> set[str]:
+    """The paths of all files that `bundle.json` has to name."""
+    found, size = set(), 0
+    try:
+        for name, entry in files.walk(folder, MOST_ENTRIES):
+            if not entry.is_dir(follow_symlinks=False):
+                found.add(name)
+                with suppress(OSError):  # a link that leads nowhere
+                    size += entry.stat().st_size
+    except OSError as error:
+        raise BundleError(f"{error.filename}: {error.strerror}") from None
+    if size > MOST_BYTES:
+        raise BundleError(f"{folder}: has more than {MOST_BYTES:,} bytes")
+    return found - {MARKER.as_posix(), SIGNATURE.as_posix()}
 
 
 def _sha256(path: Path) -> str:
     try:
-        with path.open("rb") as file:
-            return hashlib.file_digest(file, "sha256").hexdigest()
+        return files.digest(path, MOST_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None

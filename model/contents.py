@@ -5,29 +5,22 @@ given another, put there in between. So engines are given bytes that were compar
 after they were read, or files that are nobody else's.
 """
 
-import hashlib
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from .bundle import EXTRA, MARKER, Bundle, BundleError
+from .bundle import EXTRA, MOST_BYTES, Bundle
 
 
-def of(found: Bundle, name: str) -> bytes:
+def of(found: Bundle, name: str, most: int = MOST_BYTES) -> bytes:
     """A file's bytes.
 
     Raises:
-        BundleError: they are not those that `bundle.json` has the digest of.
+        BundleError: they are not those that `bundle.json` has the digest of, or more
+            than `most`.
     """
-    path = found.folder / name
-    try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise BundleError(f"{path}: {error.strerror}") from None
-    if hashlib.sha256(data).hexdigest() != found.metadata.files.get(name):
-        raise BundleError(f"{path}: SHA-256 differs from {MARKER}")
-    return data
+    return found.content(name, most)
 
 
 @contextmanager

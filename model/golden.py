@@ -1,5 +1,7 @@
 """Answers that every engine must reproduce before it may serve."""
 
+import io
+import math
 import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, fields
@@ -7,11 +9,15 @@ from pathlib import Path
 from typing import Self
 
 import numpy as np
+from numpy.lib import format as npy
 
 # frames [B, T, F], lengths [B], state [B, S] -> probabilities, state [B, S]
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-MOST_BYTES = 2**28  # unpacked: a few sequences are far less
+MOST_BYTES = 2**26  # unpacked: a few sequences are far less
+ENTRY = b"PK\1\2"  # begins each member's entry in the archive's directory
+MOST_MEMBERS = 64  # of the archive: 4 are meant; packed bytes may look like one
+KINDS = {"frames": "f", "lengths": "iu", "probabilities": "f", "state": "f"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,6 +56,11 @@ class Golden:
         return float(np.nan_to_num(max(gaps), nan=np.inf))
 
     def save(self, path: Path) -> None:
+        """Write a file.
+
+        Raises:
+            ValueError: `read` would not take it.
+        """
         np.savez_compressed(
             path,
             frames=self.frames,
@@ -57,23 +68,71 @@ class Golden:
             probabilities=self.probabilities,
             state=self.state,
         )
+        self.read(path.read_bytes())
 
     @classmethod
-    def load(cls, path: Path) -> Self:
-        """Reads numbers only, never a pickled object, and no more than `MOST_BYTES`.
+    def read(cls, data: bytes, most: int | None = None) -> Self:
+        """Returns what a file holds: numbers only, never a pickled object.
+
+        Args:
+            data: of the file.
+            most: bytes, packed or not; else `MOST_BYTES`.
 
         Raises:
-            ValueError: it is no such file.
+            ValueError: it is no such file, or its arrays don't fit each other.
         """
-        names = {f"{field.name}.npy" for field in fields(cls)}
-        with zipfile.ZipFile(path) as archive:
-            members = archive.infolist()
-        if {member.filename for member in members} != names:
-            raise ValueError(f"{path}: holds other arrays than {sorted(names)}")
-        if sum(member.file_size for member in members) > MOST_BYTES:
-            raise ValueError(f"{path}: holds more than {MOST_BYTES} bytes")
-        with np.load(path, allow_pickle=False) as arrays:
-            return cls(**{name: arrays[name] for name in arrays.files})
+        most = most or MOST_BYTES
+        # Each member costs memory before one is looked at.
+        if len(data) > most or data.count(ENTRY) > MOST_MEMBERS:
+            raise ValueError(f"holds more than {most} bytes or {MOST_MEMBERS} members")
+        try:
+            with zipfile.ZipFile(io.BytesIO(data)) as archive:
+                arrays = _arrays(archive, [field.name for field in fields(cls)], most)
+        except ValueError:
+            raise
+        except Exception as error:  # whatever a stranger's file makes of its reader
+            raise ValueError(f"can't be read: {error}") from None
+        found = cls(**arrays)
+        found._check()
+        return found
+
+    def _check(self) -> None:
+        rows, steps, _ = self.frames.shape if self.frames.ndim == 3 else (0, 0, 0)
+        shapes = [self.lengths.shape, self.probabilities.shape[:-1], self.state.shape]
+        fit = shapes[0] == (rows,) and shapes[1] in ((rows,), (rows, steps))
+        if not (rows and fit and shapes[2][:-1] == (rows,)):
+            raise ValueError("its arrays don't fit each other")
+        if self.lengths.min() < 1 or self.lengths.max() > steps:
+            raise ValueError(f"has lengths that are not from 1 to {steps}")
+
+
+def _arrays(
+    archive: zipfile.ZipFile, names: list[str], most: int
+) -> dict[str, np.ndarray]:
+    members = archive.infolist()
+    expected = sorted(f"{name}.npy" for name in names)
+    if sorted(member.filename for member in members) != expected:
+        raise ValueError(f"holds other arrays than {expected}")
+    if sum(member.file_size for member in members) > most:
+        raise ValueError(f"holds more than {most} bytes")
+    return {name: _array(archive, archive.getinfo(f"{name}.npy")) for name in names}
+
+
+def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """One array. NumPy's own reader would make room for whatever the header says."""
+    if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
+        raise ValueError(f"{member.filename}: is packed in another way than NumPy's")
+    with archive.open(member) as file:
+        if npy.read_magic(file) != (1, 0):
+            raise ValueError(f"{member.filename}: is of another version than 1.0")
+        shape, by_columns, kind = npy.read_array_header_1_0(file)
+        if kind.kind not in KINDS[member.filename.removesuffix(".npy")]:
+            told = f"{member.filename}: holds {kind}, not numbers (allow_pickle=False)"
+            raise ValueError(told)
+        data = file.read(member.file_size)  # no more than that is unpacked
+    if math.prod(shape) * kind.itemsize != len(data):
+        raise ValueError(f"{member.filename}: is not as long as its shape says")
+    return np.frombuffer(data, kind).reshape(shape, order="F" if by_columns else "C")
 
 
 def _in_two(step: Step) -> Step:

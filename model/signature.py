@@ -13,9 +13,11 @@ import re
 from pathlib import Path
 from typing import Any
 
+from . import files
+
 MISSING = "signatures need the package cryptography: pip install 'unrolled[signing]'"
 PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
-LENGTH = 64  # of a signature, in bytes
+MOST = 64 * 2**10  # bytes of a signature's file; a signature has 64
 
 
 class SignatureError(ValueError):
@@ -71,11 +73,11 @@ def verify(text: bytes, signature: Path, keys: Path) -> None:
 
     Raises:
         SignatureError: says which file is missing or wrong.
+        BundleError: the signature's is no regular file, or too large.
     """
     known = public_keys(keys)
     try:
-        with signature.open("rb") as file:
-            given = file.read(LENGTH + 1)
+        given = files.read(signature, MOST)
     except OSError as error:
         raise SignatureError(f"{signature}: not signed ({error.strerror})") from None
     if not any(_signed(text, given, key) for key in known):

@@ -8,6 +8,8 @@ from .repository import LABELS
 
 log = logging.getLogger(__name__)
 
+LONGEST = 1_000  # characters of a reason: it may quote what a stranger wrote
+
 
 class Faults:
     """Of all bundles, by name: `NAME` where nothing of it is served, else
@@ -60,4 +62,5 @@ class Faults:
 
 
 def _line(reason: str) -> str:
-    return " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
+    line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
+    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"

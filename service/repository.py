@@ -6,18 +6,20 @@ bundles/NAME/labels.json    {"stable": 1, "canary": 2}, where there is one
 
 import re
 from collections.abc import Hashable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
 import msgspec
 
-from model import bundle
+from model import bundle, files
 from model.bundle import BundleError
 
 LABELS = "labels.json"
 DEFAULT, LATEST = "default", "latest"
 LABEL = re.compile(r"[a-z][a-z0-9_-]{0,31}")
 MOST_LABELS = 64
+MOST_BYTES = 64 * 2**10  # of the file of labels
 
 _decoder = msgspec.json.Decoder(dict[str, int])
 
@@ -28,11 +30,15 @@ class Shelf:
 
     name: str  # of their folder
     versions: dict[int, Path]  # 0: one bundle, whatever its folder is called
+    hidden: bool = False  # their folder can't be listed, and stands for a bundle
 
     @property
     def folder(self) -> Path | None:
         """That holds the versions and their labels; None of one bundle."""
-        return None if 0 in self.versions else next(iter(self.versions.values())).parent
+        one = next(iter(self.versions.values()))
+        if 0 in self.versions:
+            return one if self.hidden else None
+        return one.parent
 
     def number(self, folder: Path) -> int:
         """The version that a folder is called by; 0 of one bundle."""
@@ -48,13 +54,20 @@ class Shelf:
 def scan(root: Path) -> list[Shelf]:
     """Every name in the folder; it may also be one bundle, or that of its versions.
 
+    What can't be listed below it fails nothing: where it has the name of a bundle, it
+    is found as a broken one, and the others are served.
+
     Raises:
-        OSError: it can't be read.
+        OSError: the folder itself can't be listed.
     """
-    found = bundle.find(root)
-    if found == [root]:
-        return [Shelf(root.absolute().parent.name, {0: root})]
-    return [_shelf(newest.parent) for newest in found]
+    if bundle.is_bundle(root):
+        return [Shelf(_shown(root.absolute().parent), {0: root})]
+    return [
+        Shelf(_shown(folder), {number: folder / str(number) for number in there})
+        if there
+        else Shelf(_shown(folder), {0: folder}, hidden=True)
+        for folder, there in bundle.names(root).items()
+    ]
 
 
 def labels(folder: Path) -> dict[str, int]:
@@ -65,14 +78,19 @@ def labels(folder: Path) -> dict[str, int]:
     """
     path = folder / LABELS
     try:
-        given = _decoder.decode(path.read_bytes())
+        given = _decoder.decode(files.read(path, MOST_BYTES))
     except FileNotFoundError:
         return {}
-    except (OSError, msgspec.DecodeError, UnicodeDecodeError) as error:
+    except OSError as error:
+        raise BundleError(f"{path}: {error.strerror}") from None
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise BundleError(f"{path}: {error}") from None
     if len(given) > MOST_LABELS:
         raise BundleError(f"{path}: has more than {MOST_LABELS} labels")
-    there = bundle.versions(folder)
+    try:
+        there = bundle.versions(folder)
+    except OSError as error:
+        raise BundleError(f"{folder}: {error.strerror}") from None
     for label, version in given.items():
         if label == LATEST or not LABEL.fullmatch(label):
             raise BundleError(f"{path}: {label!r} can't be a label ({LABEL.pattern})")
@@ -82,16 +100,21 @@ def labels(folder: Path) -> dict[str, int]:
 
 
 def stamp(folder: Path) -> Hashable:
-    """Changes when a file of a bundle does, is added or taken away."""
+    """Changes when a file of a bundle does, is added or taken away; and when one that
+    can't be read is given other rights."""
     found = []
-    for path in sorted(folder.rglob("*")):
-        try:
-            about = path.stat()
-        except OSError:  # gone meanwhile, or a link that leads nowhere
-            continue
-        found.append((str(path), about.st_mtime_ns, about.st_size, about.st_ino))
-    return tuple(found)
+    try:
+        for name, entry in files.walk(folder, bundle.MOST_ENTRIES):
+            with suppress(OSError):  # gone meanwhile, or a link that leads nowhere
+                about = entry.stat()
+                owner = (about.st_mode, about.st_uid, about.st_gid)
+                content = (about.st_mtime_ns, about.st_size, about.st_ino)
+                found.append((name, *content, *owner))
+    except (OSError, BundleError) as error:  # reading it will say the same
+        return str(error)
+    return tuple(sorted(found))
 
 
-def _shelf(folder: Path) -> Shelf:
-    return Shelf(folder.name, {n: folder / str(n) for n in bundle.versions(folder)})
+def _shown(folder: Path) -> str:
+    """Its name; what is no text in it as escapes, so that it can be told."""
+    return folder.name.encode("utf-8", "backslashreplace").decode()

@@ -312,10 +312,10 @@ class TestBroken:
         """Whatever the disk does while bundles are looked for: it ends with a
         reason, not in loading for ever."""
 
-        def find(root):
+        def names(root):
             raise PermissionError(13, "Permission denied", str(root))
 
-        monkeypatch.setattr(bundle, "find", find)
+        monkeypatch.setattr(bundle, "names", names)
         with loaded(root) as (registry, calls, _):
             assert calls == [False]
             (reason,) = registry.reasons()
@@ -586,6 +586,9 @@ class TestServed:
             assert not registry.ready
             assert registry.reasons() == ["stopping"]
             assert registry.alive
+            for ask in (registry.load, registry.unload):
+                with pytest.raises(errors.Stopping):
+                    ask("walks")
 
     def test_stop_while_loading(self, root):
         """A stop while bundles load ends the loading, also of the one under way."""

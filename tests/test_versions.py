@@ -52,7 +52,7 @@ def put(root, version, *, weights=None, name="made", at=None, features=1, spoil=
     made = root.parent / f"new-{next(_numbers)}"
     write_bundle(made)
     weights = version if weights is None else weights
-    golden = Golden.load(made / bundle.GOLDEN)
+    golden = Golden.read((made / bundle.GOLDEN).read_bytes())
     right = golden.probabilities + np.float32(weights)
     frames = golden.frames.repeat(features, 2)
     Golden(frames, golden.lengths, right, golden.state).save(made / bundle.GOLDEN)
@@ -414,7 +414,7 @@ def flip(path):
 
 def bend(folder):
     """Golden answers that its engine does not give, with fitting digests."""
-    golden = Golden.load(folder / bundle.GOLDEN)
+    golden = Golden.read((folder / bundle.GOLDEN).read_bytes())
     wrong = golden.probabilities + np.float32(1)
     Golden(golden.frames, golden.lengths, wrong, golden.state).save(
         folder / bundle.GOLDEN

@@ -1,13 +1,15 @@
 """The service's own API: classify, label, and the models."""
 
-import mimetypes
+import asyncio
+import re
 from pathlib import PurePosixPath
 from typing import Any
 
 from fastapi import APIRouter, Response
 from starlette.types import Receive, Scope
 
-from model import bundle
+from model import bundle, contents
+from model.bundle import BundleError
 
 from .. import bodies, callers, schemas
 from ..callers import Callers
@@ -18,6 +20,14 @@ from ..requests import Direct, Headers
 from ..settings import Settings
 
 JSON = "application/json"
+REPORTS = {".png": "image/png", ".md": "text/markdown; charset=utf-8", ".json": JSON}
+REPORT = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+REPORT_BYTES = 16 * 2**20
+# Whoever wrote a bundle is not to act in the name of our pages.
+POLICY = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
 
 
 class Prediction:
@@ -107,11 +117,13 @@ def router(catalogue: Catalogue) -> APIRouter:
         for path in _report(found):
             if path.name == file:
                 try:
-                    content = (found.bundle.folder / path).read_bytes()
-                except OSError:  # removed meanwhile
+                    content = await asyncio.to_thread(
+                        contents.of, found.bundle, str(path), REPORT_BYTES
+                    )
+                except BundleError:  # removed or changed since it was loaded
                     break
-                kind = mimetypes.guess_type(file)[0] or "text/plain"
-                return Response(content, media_type=kind)
+                kind = REPORTS[path.suffix]
+                return Response(content, media_type=kind, headers=POLICY)
         raise NotFound("the model's report has no such file")
 
     return api
@@ -143,4 +155,11 @@ def _summary(model: Model, catalogue: Catalogue) -> dict[str, Any]:
 
 def _report(model: Model) -> list[PurePosixPath]:
     paths = map(PurePosixPath, sorted(model.metadata.files))
-    return [path for path in paths if path.parent == PurePosixPath(bundle.REPORT)]
+    folder = PurePosixPath(bundle.REPORT)
+    return [
+        path
+        for path in paths
+        if path.parent == folder
+        and path.suffix in REPORTS
+        and REPORT.fullmatch(path.name)
+    ]
