@@ -19,6 +19,8 @@ from .traffic import headed
 from .under_attack import FIELD, NETWORK, Attack, attacked, settings
 
 LARGE_STEPS = 700  # whose body has more than 64 KiB
+# What these attackers have computed takes its turns with what the others have.
+TURNS_MS = 1000.0
 SEQUENCE = "an honest sequence"
 
 
@@ -64,7 +66,7 @@ def texts(tally: Tally, factor: int) -> None:
 
 @row("M3", "attack: long answers of streams, unread", full=10)
 def unread_streams(tally: Tally, factor: int) -> None:
-    _run(tally, factor, Attack("unread_streams", 80, 40))
+    _run(tally, factor, Attack("unread_streams", 80, 60, worse_ms=TURNS_MS))
 
 
 @row("M4", "attack: 7 of 8 MiB of a body, and nothing more", full=10)
@@ -84,7 +86,7 @@ def handshakes(tally: Tally, factor: int) -> None:
 
 @row("M7", "attack: idle WebSockets after a message of 1 MiB", full=10)
 def idle_sockets(tally: Tally, factor: int) -> None:
-    _run(tally, factor, Attack("idle_sockets", 60, 20))
+    _run(tally, factor, Attack("idle_sockets", 60, 60, worse_ms=TURNS_MS))
 
 
 @row("M8", "attack: a frame of a WebSocket in single bytes", full=10)
@@ -94,7 +96,8 @@ def single_bytes(tally: Tally, factor: int) -> None:
 
 @row("M9", "attack: large answers, read at 12 KB/s; others ask in gzip", full=10)
 def slow_readers(tally: Tally, factor: int) -> None:
-    _run(tally, factor, Attack("slow_readers", 16, 40, asked=packed()))
+    attack = Attack("slow_readers", 16, 60, asked=packed(), worse_ms=TURNS_MS)
+    _run(tally, factor, attack)
 
 
 @row("M10", "attack: large bodies, all wrong; others send good ones", full=10)

@@ -131,7 +131,7 @@ SETUPS = [
     ),
     Setup(
         (Stage(table.LIMITED),),
-        {"cors_origins": "https://here.example", "request_seconds": 0.0001, "workers": 1}
+        {"cors_origins": "https://here.example", "request_seconds": 1e-6, "workers": 1}
         | _LIMITS,
     ),
     Setup(
