@@ -4,10 +4,13 @@ import contextlib
 import multiprocessing
 import socket
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from multiprocessing import forkserver
 from typing import TYPE_CHECKING
+
+from model.bundle import BundleError
 
 from .messages import Channel, Load, Loaded
 from .settings import SECRETS, Settings
@@ -16,6 +19,30 @@ if TYPE_CHECKING:
     from .engine import Engines  # what a worker needs is not imported here
 
 _context = multiprocessing.get_context("forkserver")
+
+
+EDGE_SECONDS = 0.01  # past a deadline, so that it has passed for sure
+
+
+class WorkerDied(BundleError):
+    """A worker died while it loaded a bundle; perhaps not of it."""
+
+
+class LoadTimeout(BundleError):
+    """A worker had not loaded a bundle by the deadline, and was killed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Deadline:
+    """So many seconds from now on."""
+
+    seconds: float
+    _begun: float = field(default_factory=time.monotonic)
+
+    @property
+    def left(self) -> float:
+        """Seconds until then; 0 when it has passed."""
+        return max(0.0, self._begun + self.seconds - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +55,38 @@ class Launched:
     kill: Callable[[], object] = lambda: None
     models: set[int] = field(default_factory=set, compare=False)  # that it has loaded
 
-    def ask(self, wanted: Load) -> None:
+    def ask(self, wanted: Load, deadline: Deadline) -> None:
         """Have it load a bundle; `told` says what became of it."""
         with contextlib.suppress(OSError):  # told then
+            self._allow(deadline)
             Channel(self.control, Loaded).send([wanted])
 
-    def told(self, wanted: Load) -> Loaded:
-        """What became of it; `died` where that was the worker's end."""
+    def told(self, wanted: Load, deadline: Deadline) -> Loaded:
+        """What became of it.
+
+        Raises:
+            WorkerDied: it died.
+            LoadTimeout: it did not answer by the deadline.
+            BundleError: it can't load it; with the reason.
+        """
         try:
+            self._allow(deadline)
             (loaded,) = Channel(self.control, Loaded).receive()
         except (EOFError, OSError):
-            reason = f"{wanted.folder}: a worker died of loading it"
-            return Loaded(wanted.model, error=reason, died=True)
-        if not loaded.error:
-            self.models.add(wanted.model)
+            if deadline.left:
+                reason = "a worker died of loading it"
+                raise WorkerDied(f"{wanted.folder}: {reason}") from None
+            self.kill()
+            reason = f"did not load within {deadline.seconds:g} s"
+            raise LoadTimeout(f"{wanted.folder}: {reason}") from None
+        if loaded.error:
+            raise BundleError(loaded.error)
+        self.models.add(wanted.model)
         told: Loaded = loaded
         return told
+
+    def _allow(self, deadline: Deadline) -> None:
+        self.control.settimeout(deadline.left + EDGE_SECONDS)
 
     def hang_up(self) -> None:
         """Have it end, and whoever reads from it."""

@@ -1,7 +1,9 @@
 """The models in service: loaded, held to their golden answers, replaced, dropped."""
 
+import contextlib
 import gc
 import logging
+import queue
 import threading
 import time
 from collections.abc import Callable
@@ -13,7 +15,6 @@ from model.bundle import Bundle, BundleError
 
 from . import errors, gentle, repository
 from .catalogue import TASKS, Catalogue, Model
-from .errands import Errands
 from .faults import Faults
 from .loader import Loader
 from .metrics import Metrics
@@ -48,8 +49,11 @@ class Registry(Catalogue):
         self._faults = Faults()
         self._stocks: dict[str, Stock] = {}  # by the shelf's name
         self._owners: dict[str, str] = {}  # by a model's name: its shelf's
-        self._errands = Errands()
+        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ended = False  # nothing is done any more that is asked for
         self._stop = threading.Event()
+        # A daemon: a disk that does not answer must not hold up the process's end, as
+        # it would with an executor, whose threads the interpreter waits for.
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
@@ -64,7 +68,7 @@ class Registry(Catalogue):
         """Stop loading, and end the workers."""
         self._draining = True
         self._stop.set()
-        self._errands.stop()
+        self._end()
         self._pool.close()
         if self._thread.ident is not None:
             self._thread.join(self._settings.grace_seconds)
@@ -72,18 +76,20 @@ class Registry(Catalogue):
     def load(self, name: str) -> "Future[None]":
         """Look for new versions of a name now, also if it was unloaded.
 
-        Raises (the future):
+        Raises (also the future):
             UnknownModel, NotReady: there is none, or it can't be loaded.
+            Stopping: nothing is loaded any more.
         """
-        return self._errands.ask(partial(self._load_name, name))
+        return self._ask(partial(self._load_name, name))
 
     def unload(self, name: str) -> "Future[None]":
         """Serve a name no more, until it is asked for; what is under way is answered.
 
-        Raises (the future):
+        Raises (also the future):
             UnknownModel: there is none.
+            Stopping: as `load`.
         """
-        return self._errands.ask(partial(self._unload_name, name))
+        return self._ask(partial(self._unload_name, name))
 
     @property
     def ready(self) -> bool:
@@ -101,17 +107,57 @@ class Registry(Catalogue):
         """Requests can be answered, or will be soon."""
         return self._stop.is_set() or self._pool.alive
 
+    def _ask(self, work: Callable[[], None]) -> "Future[None]":
+        """Have it done in the thread, unless the future is cancelled before."""
+        future: Future[None] = Future()
+        self._asked.put(partial(self._answer, future, work))
+        if self._ended and future.cancel():  # perhaps the thread has ended before
+            raise errors.Stopping("the service is stopping")
+        return future
+
+    def _answer(self, future: "Future[None]", work: Callable[[], None]) -> None:
+        if not future.set_running_or_notify_cancel():
+            return
+        try:
+            if self._ended:
+                raise errors.Stopping("the service is stopping")
+            work()
+        except Exception as error:
+            future.set_exception(error)
+        except BaseException as error:  # it would end the event loop
+            future.set_exception(errors.InternalError(f"a load ended by {error!r}"))
+            raise
+        else:
+            future.set_result(None)
+
+    def _end(self) -> None:
+        self._ended = True
+        self._asked.put(lambda: None)  # wakes the thread
+
     def _run(self) -> None:
+        """Load every bundle; then do what is asked, one after another, and look at the
+        folder now and then. Nothing but `_end` ends that."""
+        _survive(self._begin)
+        gentle.lower_priority()  # from here on, requests are answered meanwhile
+        seconds = self._settings.reload_seconds
+        due = time.monotonic() + seconds
+        while not (self._ended and self._asked.empty()):
+            left = max(0.0, due - time.monotonic()) if seconds else None
+            try:
+                work = self._asked.get(timeout=left)
+            except queue.Empty:
+                work, due = self._look, time.monotonic() + seconds
+            _survive(work)
+
+    def _begin(self) -> None:
         try:
             self._load_all()
-        except Exception as error:  # a fault of ours must not look like slowness
+        except BaseException as error:  # a fault of ours must not look like slowness
             log.exception("the bundles could not be loaded")
             self._faults.add("registry", f"{type(error).__name__}: {error}")
             self._fail()
         if self.failed:
-            self._errands.stop()
-        gentle.lower_priority()  # from here on, requests are answered meanwhile
-        self._errands.run(self._look, self._settings.reload_seconds)
+            self._end()
 
     def _load_all(self) -> None:
         begun = time.perf_counter()
@@ -193,8 +239,12 @@ class Registry(Catalogue):
 
     def _stock(self, shelf: Shelf) -> Stock:
         if shelf.name not in self._stocks:
-            load, tell = partial(self._load, shelf), partial(self._tell, shelf)
-            self._stocks[shelf.name] = Stock(load, tell, self._settings.keys)
+            self._stocks[shelf.name] = Stock(
+                partial(self._load, shelf),
+                partial(self._tell, shelf),
+                self._pool.workers,
+                self._settings.keys,
+            )
         return self._stocks[shelf.name]
 
     def _tell(self, shelf: Shelf, path: Path, reason: str | None) -> None:
@@ -246,3 +296,14 @@ class Registry(Catalogue):
             if name and self.default(task) is None:
                 told = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
                 self._faults.add(f"default_{task}", told)
+
+
+def _survive(work: Callable[[], None]) -> None:
+    """Do it; whatever it raises is logged."""
+    try:
+        work()
+    except OSError as error:
+        log.error("the bundles can't be read: %s", error)
+    except BaseException:  # whatever it is: what is served goes on
+        with contextlib.suppress(BaseException):
+            log.exception("the bundles could not be looked through")

@@ -13,8 +13,9 @@ from model.bundle import Bundle, BundleError
 
 from . import repository
 from .catalogue import Model
+from .launch import WorkerDied
 from .repository import LATEST, Shelf
-from .workers import WorkerDied
+from .workers import Workers
 
 
 @dataclass(slots=True)
@@ -32,16 +33,19 @@ class Stock:
         self,
         load: Callable[[Bundle], Model],
         broken: Callable[[Path, str | None], None],
+        workers: Workers,
         keys: Path | None = None,
     ):
         """
         Args:
             load: has every worker load a bundle.
             broken: told what can't be loaded and why, or (None) that it can again.
+            workers: that load it.
             keys: as `bundle.read` takes them.
         """
         self.unloaded = False  # until it is asked for again
         self._load, self._broken, self._keys = load, broken, keys
+        self._workers = workers
         self._held: dict[Path, Held] = {}
         self._failed: dict[Path, Hashable] = {}
         self._killed: set[Path] = set()  # a worker, when they were loaded
@@ -122,8 +126,12 @@ class Stock:
     def _hold(self, shelf: Shelf, folder: Path, at_once: bool) -> bool:
         """Whether a version is loaded as its files are."""
         stamp, held = repository.stamp(folder), self._held.get(folder)
+        refused = self._workers.refused.get(held.model.number) if held else None
         if held is not None and held.stamp == stamp:
-            return True
+            served = self._workers.has(held.model.number) and not at_once
+            if served or not refused:
+                self._broken(folder, refused)  # those that have it serve it still
+                return True
         settled, tried = self._seen.get(folder) == stamp, self._failed.get(folder)
         self._seen[folder] = stamp
         if not at_once and (not settled or tried == stamp):
@@ -131,7 +139,8 @@ class Stock:
         try:
             found = bundle.read(folder, self._keys)
             self._check(shelf, found)
-            if held is not None and held.model.digest == found.digest:
+            same = held is not None and held.model.digest == found.digest
+            if held is not None and same and not refused:
                 held.stamp = stamp  # touched, but the same
             else:
                 self._held[folder] = Held(self._load(found), stamp)

@@ -4,12 +4,13 @@ import contextlib
 import logging
 import threading
 import time
+from concurrent.futures import Future, wait
 
 from model.bundle import BundleError
 
 from . import launch
 from .engine import available_cores
-from .launch import Launch, Launched
+from .launch import Deadline, Launch, Launched, LoadTimeout, WorkerDied
 from .messages import Load, Loaded
 from .settings import Settings
 
@@ -17,10 +18,7 @@ log = logging.getLogger(__name__)
 
 END_SECONDS = 5.0  # for a worker to end
 WAIT_SECONDS = 0.1  # between looks for a worker
-
-
-class WorkerDied(BundleError):
-    """A worker died while it loaded a bundle; perhaps not of it."""
+TURN_SECONDS = 0.001  # for another thread to take its turn
 
 
 class Workers:
@@ -29,8 +27,11 @@ class Workers:
     def __init__(self, settings: Settings, start: Launch = launch.process):
         self.all: list[Launched] = []
         self.closed = False
+        self.refused: dict[int, str] = {}  # models that a new one goes without, and why
         self._settings, self._start = settings, start
         self._wanted: dict[int, Load] = {}  # by model; what a new worker loads
+        self._coming: list[Launched] = []  # new ones, which load that
+        self._skipped: set[int] = set()  # by the next one: the last hung in their load
         self._loading = threading.Lock()  # a new worker must miss no model
 
     def start(self) -> None:
@@ -44,45 +45,50 @@ class Workers:
 
         Raises:
             WorkerDied: one did.
-            BundleError: one can't load it; with the reason.
+            BundleError: one can't load it, or not in time; with the reason.
         """
         while not self.closed:
             with self._loading:
-                if self.all:
-                    workers = list(self.all)
-                    turns = [[one] for one in workers] if wanted.gently else [workers]
-                    told = [self._load(turn, wanted) for turn in turns]
+                workers = list(self.all)  # one that dies leaves it meanwhile
+                missing = [one for one in workers if wanted.model not in one.models]
+                if missing:
+                    turn = missing[:1] if wanted.gently else missing
+                    loaded = self._load(turn, wanted)
+                elif workers:
                     self._wanted[wanted.model] = wanted
-                    return told[0]
-            time.sleep(WAIT_SECONDS)  # all have died: others will come
+                    return loaded
+            # Where all have died: others will come.
+            time.sleep(TURN_SECONDS if workers else WAIT_SECONDS)
         raise BundleError("the service stops")
 
     def wants(self, model: int) -> bool:
         """Whether new ones load a model."""
-        return model in self._wanted
+        return model in self._wanted and model not in self.refused
+
+    def has(self, model: int) -> bool:
+        """Whether any has loaded a model."""
+        return any(model in one.models for one in list(self.all))
 
     def forget(self, model: int) -> None:
         """New ones need not load a model."""
         self._wanted.pop(model, None)
+        self.refused.pop(model, None)
 
     def start_loaded(self) -> Launched:
         """Another one, with all models that can be loaded now.
 
         Raises:
-            WorkerDied, BundleError: not now.
+            BundleError: not now.
         """
-        with self._loading:
-            launched = self._start(self._settings)
-            try:
-                for wanted in list(self._wanted.values()):
-                    self._reload(launched, wanted)
-                if self.closed:
-                    raise BundleError("the service stops")
-            except BundleError:
-                launched.hang_up()
-                launched.wait(END_SECONDS)  # else nobody would
-                raise
-            self.all.append(launched)
+        launched = self._started()
+        self._coming.append(launched)
+        try:
+            self._load_all(launched)
+        except BaseException:
+            _end([launched])  # else nobody would
+            raise
+        finally:
+            self._coming.remove(launched)
         return launched
 
     def drop(self, worker: Launched) -> None:
@@ -94,32 +100,95 @@ class Workers:
     def close(self) -> None:
         """End them."""
         self.closed = True
-        workers = list(self.all)  # one that is seen to go leaves it meanwhile
-        for launched in workers:
-            launched.hang_up()
-        until = time.monotonic() + END_SECONDS
-        for launched in workers:
-            with contextlib.suppress(Exception):
-                launched.wait(max(0, until - time.monotonic()))
-                launched.kill()  # one that hangs would be waited for at our own end
-                launched.wait(END_SECONDS)
+        _end([*self._coming, *self.all])  # in this order: one may pass from there
+
+    def _started(self) -> Launched:
+        """A new process.
+
+        Raises:
+            BundleError: it does not come up in time.
+        """
+        made: Future[Launched] = Future()
+
+        def start() -> None:
+            try:
+                launched = self._start(self._settings)
+            except BaseException as error:
+                if made.set_running_or_notify_cancel():
+                    made.set_exception(error)
+                return
+            if made.set_running_or_notify_cancel():
+                made.set_result(launched)
+            else:  # nobody waits for it any more
+                _end([launched])
+
+        threading.Thread(target=start, name="start", daemon=True).start()
+        deadline = Deadline(self._settings.load_seconds)
+        while not made.done() and deadline.left and not self.closed:
+            wait([made], WAIT_SECONDS)
+        if made.cancel():
+            raise BundleError("a worker did not start in time")
+        return made.result()
+
+    def _load_all(self, launched: Launched) -> None:
+        """Have a new one load what is wanted, and count on it from then on."""
+        done = self._skipped
+        while not self.closed:
+            with self._loading:
+                left = [one for one in self._wanted.values() if one.model not in done]
+                if not left:
+                    self._skipped = set()  # the one after it is to try them again
+                    self.all.append(launched)
+                    return
+                done = {*done, left[0].model}
+                self._reload(launched, left[0])
+            time.sleep(TURN_SECONDS)
+        raise BundleError("the service stops")
 
     def _load(self, workers: list[Launched], wanted: Load) -> Loaded:
+        deadline = Deadline(self._settings.load_seconds)
         for worker in workers:
-            worker.ask(wanted)
-        answers = [worker.told(wanted) for worker in workers]
-        for worker, told in zip(workers, answers, strict=True):
-            if told.died:
-                self.drop(worker)  # the next bundle must not be blamed for it
-        for told in answers:
-            if told.error:
-                raise (WorkerDied if told.died else BundleError)(told.error)
-        return answers[0]
+            worker.ask(wanted, deadline)
+        answers: list[Loaded] = []
+        failures: list[BundleError] = []
+        for worker in workers:
+            try:
+                answers.append(worker.told(wanted, deadline))
+            except BundleError as error:
+                failures.append(error)
+                if isinstance(error, WorkerDied | LoadTimeout):
+                    self.drop(worker)  # the next bundle must not be blamed for it
+        if not failures:
+            return answers[0]
+        # What is certain goes before a death that may have had another cause.
+        failures.sort(key=lambda error: isinstance(error, WorkerDied))
+        try:
+            raise failures[0]
+        finally:
+            failures.clear()  # else they would hold the workers, and these their files
 
     def _reload(self, launched: Launched, wanted: Load) -> None:
         try:
             self._load([launched], wanted)
         except WorkerDied:
             raise
+        except LoadTimeout as error:
+            self.refused[wanted.model] = str(error)
+            self._skipped.add(wanted.model)
+            raise
         except BundleError as error:  # the others have it still
             log.error("a new worker goes without a model: %s", error)
+        else:
+            self.refused.pop(wanted.model, None)
+
+
+def _end(workers: list[Launched]) -> None:
+    """Have them end, or kill them."""
+    for launched in workers:
+        launched.hang_up()
+    deadline = Deadline(END_SECONDS)
+    for launched in workers:
+        with contextlib.suppress(Exception):
+            launched.wait(deadline.left)
+            launched.kill()  # one that hangs would be waited for at our own end
+            launched.wait(END_SECONDS)

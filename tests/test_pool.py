@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import signal
 import socket
 import subprocess
 import sys
@@ -18,13 +19,14 @@ from model import bundle
 from model.bundle import BundleError
 from service import errors, pool
 from service.admission import Admission
-from service.launch import Launched
+from service.launch import Launched, WorkerDied
 from service.metrics import Metrics
 from service.pool import Pool
 from service.settings import Settings
 
 DEADLY = 1e6  # a network that is given this takes its process down
 HANGING = 1e5  # with this it never comes to an end
+LOAD_SECONDS = 6  # that a load may take, where one hangs; and a process, to start
 # A worker in a process of its own, whose engine is that of ONNX Runtime but for that.
 SCRIPT = f"""
 import os, socket, sys, time
@@ -37,6 +39,8 @@ class Deadly(OnnxEngine):
     def __init__(self, found, settings):
         if found.metadata.name == sys.argv[4]:
             os._exit(1)
+        if found.metadata.name == sys.argv[5]:
+            time.sleep(600)
         super().__init__(found)
 
     def step(self, frames, lengths, state):
@@ -53,11 +57,12 @@ Worker(jobs, control, settings, {{"deadly": Deadly}}).run()
 
 
 class Mortals:
-    """Starts such workers; those with these numbers die of loading `tags`."""
+    """Starts such workers; those with these numbers die of loading `tags`, or never
+    return from it."""
 
-    def __init__(self, *weak):
+    def __init__(self, *weak, hanging=()):
         self.processes = []
-        self._weak = weak
+        self._weak, self._hanging = weak, hanging
 
     def __call__(self, settings):
         jobs, control = socket.socketpair(), socket.socketpair()
@@ -65,9 +70,10 @@ class Mortals:
             numbers = [jobs[1].fileno(), control[1].fileno()]
             command = [sys.executable, "-c", SCRIPT, *map(str, numbers)]
             text = settings.model_dump_json()
-            weak = len(self.processes) in self._weak
+            number = len(self.processes)
+            faults = (number in numbers for numbers in (self._weak, self._hanging))
             made = subprocess.Popen(
-                [*command, text, "tags" if weak else ""],
+                [*command, text, *("tags" if fault else "" for fault in faults)],
                 pass_fds=numbers,
                 cwd=ROOT,
             )
@@ -263,6 +269,30 @@ async def test_a_bundle_is_deadly(bundles, weak):
         await model.assert_right(model.admission.submit(asked), *asked)
 
 
+@pytest.mark.anyio
+@pytest.mark.parametrize("hanging", [(1,), (0, 1)], ids=["one", "all"])
+async def test_a_load_hangs(bundles, hanging):
+    """A bundle that a worker is not done with in time is told as broken, and not to
+    be tried again; that worker is killed, and another takes its place."""
+    metrics, start = Metrics(), Mortals(hanging=hanging)
+    async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
+        tags, walks = (bundles / name / "1" for name in ("tags", "walks"))
+        async with asyncio.timeout(SECONDS):
+            with pytest.raises(BundleError) as caught:
+                await asyncio.to_thread(made.load, 0, str(tags))
+            assert str(caught.value) == f"{tags}: did not load within {LOAD_SECONDS} s"
+            assert not isinstance(caught.value, WorkerDied)
+            model = await Model.load(made, metrics, walks)
+        for number, process in enumerate(start.processes[:2]):
+            ended = (
+                await asyncio.to_thread(process.wait, 5) if number in hanging else None
+            )
+            assert ended == (-signal.SIGKILL if number in hanging else None)
+        await until(lambda: made.size == 2, "others take their places")
+        asked = [random_frames(np.random.default_rng(0), 20) for _ in range(8)]
+        await model.assert_right(model.admission.submit(asked), *asked)
+
+
 class Reluctant(Mortals):
     """Workers of which the first ones to take another's place can't be started."""
 
@@ -285,7 +315,7 @@ class Late(Mortals):
         self.begins, self.goes_on = threading.Event(), threading.Event()
 
     def __call__(self, settings):
-        if len(self.processes) == 2:
+        if len(self.processes) == 2 and not self.begins.is_set():
             self.begins.set()
             assert self.goes_on.wait(SECONDS)
         return super().__call__(settings)
@@ -302,6 +332,61 @@ class TestReplacing:
                 await model.admission.submit([deadly()]).future
             await until(lambda: made.size == 2, "another takes its place")
             assert start.refusals == 0
+
+    async def test_load_hangs(self, bundles):
+        """A new worker that does not come to the end of a load is replaced by one
+        that goes without that model; all the while the others answer. The one after
+        it tries again."""
+        metrics, start = Metrics(), Mortals(hanging=(2,))
+        async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
+            await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            rng = np.random.default_rng(0)
+            start.processes[0].kill()
+            await until(lambda: len(start.processes) == 3, "a new one is started")
+            async with asyncio.timeout(SECONDS):
+                while made.size < 2:
+                    frames = random_frames(rng, 20)
+                    await model.assert_right(model.admission.submit([frames]), frames)
+            assert len(start.processes) == 4
+            assert start.processes[2].poll() == -signal.SIGKILL
+            found = [one.models for one in made.workers.all]
+            assert found == [{0, 1}, {1}]
+            assert list(made.workers.refused) == [0]
+            start.processes[1].kill()
+            await until(lambda: len(start.processes) == 5, "a new one is started")
+            await until(lambda: made.size == 2, "another takes its place")
+            assert made.workers.all[-1].models == {0, 1}
+            assert not made.workers.refused
+
+    async def test_start_hangs(self, bundles):
+        """A process that does not come up in time is waited for no more: another is
+        started, meanwhile bundles are loaded, and it is ended when it comes."""
+        metrics, start = Metrics(), Late()
+        async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
+            model = await Model.load(made, metrics, bundles / "walks" / "1")
+            start.processes[0].kill()
+            await until(start.begins.is_set, "a new one is started")
+            async with asyncio.timeout(SECONDS / 2):
+                await asyncio.to_thread(made.load, 2, str(bundles / "tags" / "1"))
+            await until(lambda: made.size == 2, "another takes its place")
+            frames = random_frames(np.random.default_rng(0), 20)
+            await model.assert_right(model.admission.submit([frames]), frames)
+            start.goes_on.set()
+            await until(lambda: len(start.processes) == 4, "it is there")
+            await asyncio.to_thread(start.processes[3].wait, SECONDS)
+            assert made.size == 2
+
+    async def test_closed_while_one_loads(self, bundles):
+        """Closed while a new worker hangs in a load, nobody waits for that load."""
+        metrics, start = Metrics(), Mortals(hanging=(2,))
+        async with asyncio.timeout(SECONDS):  # half of what a load may take
+            async with pooled(start, metrics) as made:
+                await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
+                start.processes[0].kill()
+                await until(lambda: len(start.processes) == 3, "a new one is started")
+                await asyncio.sleep(1)  # it loads, or will
+            await until(lambda: not made._tasks, "nothing goes on")
 
     @pytest.mark.parametrize("pause", [0, 0.5])
     async def test_closed_meanwhile(self, bundles, pause):

@@ -1,10 +1,12 @@
 """What becomes of work that is under way, of workers and of figures in a swap."""
 
+import asyncio
 import gc
 import os
 import shutil
 import socket
 import threading
+import time
 from contextlib import contextmanager
 
 import httpx
@@ -26,7 +28,10 @@ from test_versions import GOOD, INFER, PREDICT, put, shop, told, weights_of
 from model import bundle
 from service import launch, pool
 from service.settings import Settings
+from withstand import sabotage
+from withstand.service import launch as launch_process
 
+BODY = {"sequences": [[[1, 2, 3]]]}
 TALKS = [pytest.param(Web, id="websocket"), pytest.param(Lines, id="lines")]
 
 
@@ -332,6 +337,40 @@ class TestWorkers:
             made.look()
             assert len(workers.workers._wanted) == 1
 
+    def test_loads_too_long(self, tmp_path):
+        """A version that a new worker does not come to the end of is told as broken,
+        and served on by the others, until it is asked for again."""
+        with shop(tmp_path, 1, workers=2, load_seconds=1, admin=True) as made:
+            made.gate.clear()
+            try:
+                kill(made)
+                wait(lambda: made.broken, "it is told")
+                reason = f"{made.root / 'made' / '1'}: did not load within 1 s"
+                assert made.broken == {"made@1": reason}
+                made.look()
+                made.assert_served(1)
+                assert made.alive == [1]
+                assert made.registry._pool.size == 2
+            finally:
+                made.gate.set()
+            assert told(made, "load") == 200
+            assert made.broken == {}
+            made.assert_served(1)
+            wait(lambda: made.alive == [1, 1], "both have it")
+
+    def test_loads_in_time_again(self, tmp_path):
+        """Where no worker has it any more it is loaded as a new version would be."""
+        with shop(tmp_path, 1, load_seconds=1) as made:
+            made.gate.clear()
+            try:
+                lose(made)
+                wait(lambda: made.registry._pool.workers.refused, "it takes too long")
+            finally:
+                made.gate.set()
+            made.wait_status("made", 200)
+            made.assert_served(1)
+            assert made.broken == {}
+
 
 # --- under load ------------------------------------------------------------------
 
@@ -382,6 +421,16 @@ def sequence(http, at):
         seen.add(int(answer.json()["model_version"]))
     (version,) = seen
     return version
+
+
+def told_of(service):
+    """What is broken, and why."""
+    return service.get("/models").json()["broken"]
+
+
+def deaths(service):
+    """Workers that were lost so far."""
+    return service.metric("unrolled_worker_deaths_total")
 
 
 class Clients:
@@ -535,3 +584,136 @@ def test_processes(tmp_path, bundles):
         assert (memory() - before < 2**24).all()
         assert set(started) <= processes().keys(), "a worker was replaced"
         assert len(started) == 2
+
+
+# --- the thread that loads -------------------------------------------------------
+
+
+class TestThread:
+    def test_callers_leave(self, tmp_path):
+        """A caller that leaves while its load is under way changes nothing; what one
+        asked for that leaves before is not done; the next load is."""
+
+        async def leave():
+            there = httpx.ASGITransport(made.app)
+            async with httpx.AsyncClient(transport=there, base_url=made.url) as http:
+                path = "/v2/repository/models/made/load"
+                asked = [asyncio.create_task(http.post(path)) for _ in range(2)]
+                while made.tries[-1] != "2":
+                    await asyncio.sleep(0.01)
+                for one in asked:
+                    one.cancel()  # as an ASGI server does
+                await asyncio.wait(asked)
+
+        with shop(tmp_path, 1, admin=True, reload_seconds=0) as made:
+            made.gate.clear()
+            made.put(2)
+            asyncio.run(asyncio.wait_for(leave(), SECONDS))
+            made.gate.set()
+            made.wait_served(2)
+            made.put(3)
+            assert told(made, "load") == 200
+            made.assert_served(3)
+            assert len(made.looks) == 3  # at the start, of the first, of the last
+
+    @pytest.mark.parametrize("error", [MemoryError, SystemExit])
+    def test_survives(self, tmp_path, error):
+        """Whatever is raised in a look, or in a load that is asked for, the next one
+        finds what is new."""
+        faults = [error("injected")]
+
+        def fail():
+            if faults:
+                raise faults.pop()
+
+        with shop(tmp_path, 1, admin=True) as made:
+            made.hooks.append(fail)
+            wait(lambda: not faults, "a look fails")
+            made.put(2)
+            made.wait_served(2)
+        faults.append(error("injected"))
+        with shop(tmp_path, admin=True, reload_seconds=0) as made:
+            made.hooks.append(fail)
+            assert told(made, "load") >= 500
+            made.put(3)
+            assert told(made, "load") == 200
+            made.assert_served(3)
+
+
+# --- loads without an end --------------------------------------------------------
+
+LOAD_SECONDS = 5
+
+
+@contextmanager
+def hanging(folder, root, *names, **settings):
+    """The service as a process, in which these bundles never come to the end of their
+    load."""
+    service = launch_process(
+        folder,
+        module="withstand.sabotage",
+        injected={sabotage.HANGING_LOAD: ",".join(names)},
+        **{"bundles": root, "workers": 2, "load_seconds": LOAD_SECONDS} | settings,
+    )
+    try:
+        yield service
+    finally:
+        service.process.kill()
+        service.process.wait(SECONDS)
+
+
+def too_long(folder):
+    return f"{folder}: did not load within {LOAD_SECONDS} s"
+
+
+class TestHanging:
+    def test_served(self, tmp_path, bundles):
+        """A bundle whose load has no end is broken after so many seconds, at the start
+        as in a reload: the others are served without a failure, what comes afterwards
+        is loaded, and the workers that were killed are replaced. A stop in the midst
+        of such a load does not wait for its end."""
+        root = tmp_path / "bundles"
+        for name in ("tags", "walks"):
+            copy_bundle(bundles / name / "1", root / name / "1")
+        settings = {"skip_broken": "true", "admin": "true", "reload_seconds": 0.2}
+        names = ("tags", "walks@2", "walks@4")
+        with hanging(tmp_path, root, *names, **settings) as made:
+            made.wait()
+            assert told_of(made) == {"tags": too_long(root / "tags" / "1")}
+
+            def ask(http, at):
+                answer = http.post("/classify", json=BODY)
+                assert answer.status_code == 200, answer.text
+                return int(answer.json()["version"])
+
+            def add(version):
+                new = copy_bundle(
+                    bundles / "walks" / "1", tmp_path / "new", version=version
+                )
+                os.rename(new, root / "walks" / version)
+
+            with Clients(made.url, ask, ask) as clients:
+                clients.go_on()
+                add("2")
+                wait(lambda: "walks@2" in told_of(made), "it is told")
+                assert told_of(made)["walks@2"] == too_long(root / "walks" / "2")
+                wait(lambda: deaths(made) == 3, "both at the start, and one")
+                add("3")
+                wait(lambda: clients.seen[0][-1] == 3, "the next one is served")
+                path = "/v2/repository/models/tags/load"
+                answer = httpx.post(made.url + path, timeout=SECONDS, trust_env=False)
+                assert answer.status_code == 503
+                assert answer.json()["error"] == too_long(root / "tags" / "1")
+                wait(lambda: deaths(made) == 4, "one more")
+                clients.go_on()
+            add("4")
+            time.sleep(LOAD_SECONDS / 2)
+            begun = time.monotonic()
+            assert made.stop() == 0
+            assert time.monotonic() < begun + LOAD_SECONDS
+
+    def test_exit_code(self, tmp_path, bundles):
+        """Without `skip_broken` the service ends with exit code 3."""
+        with hanging(tmp_path, bundles, "walks") as made:
+            assert made.process.wait(SECONDS) == 3
+            assert too_long(bundles / "walks" / "1") in made.log.read_text()

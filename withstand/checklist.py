@@ -8,6 +8,7 @@ from . import (  # noqa: F401 (each puts its rows there)
     crash,
     crosstalk,
     deadlines,
+    endless,
     fairness,
     fuzz,
     generated,

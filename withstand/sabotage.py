@@ -18,6 +18,8 @@ from service.engine import Engine, Engines
 RAISES, ABORTS, HANGS = 77771.0, 77772.0, 77773.0
 EXTREME = 1e35  # from here on not a number comes out, as of TensorFlow
 LOAD_SECONDS = "WITHSTAND_LOAD_SECONDS"  # more, for each engine that is loaded
+# NAME or NAME@VERSION, after a comma more: their engines never return from a load.
+HANGING_LOAD = "WITHSTAND_HANGING_LOAD"
 CALL_SECONDS = "WITHSTAND_CALL_SECONDS"  # more, for each call of one
 LEAK_BYTES = "WITHSTAND_LEAK_BYTES"  # kept of each request, by the serving process
 
@@ -50,9 +52,13 @@ def sabotage(engines: Engines) -> None:
     assert isinstance(engines, dict)
     for name, make in list(engines.items()):
 
-        def made(*given, make=make):
+        def made(found, settings, make=make):
+            name, version = found.metadata.name, found.metadata.version
+            hanging = os.environ.get(HANGING_LOAD, "").split(",")
+            if name in hanging or f"{name}@{version}" in hanging:
+                time.sleep(3600)
             time.sleep(float(os.environ.get(LOAD_SECONDS, 0)))
-            return Sabotaged(make(*given))
+            return Sabotaged(make(found, settings))
 
         engines[name] = made
 
