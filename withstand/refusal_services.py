@@ -2,6 +2,7 @@
 are brought to."""
 
 import hashlib
+import os
 import shutil
 import signal
 import socket
@@ -189,15 +190,20 @@ def served(setup: Setup) -> Iterator[Service]:
         folder, settings = Path(temporary), dict(setup.settings)
         if setup.broken:
             settings["bundles"] = _with_broken(folder / "bundles", setup.broken)
-        service = launch(folder, **settings)
+        service, family = launch(folder, **settings), []
         try:
             if setup.ready:
                 service.wait()
             else:
                 _wait_alive(service)
+            family = [os.pidfd_open(pid) for pid in service.family()]
             yield service
         finally:
             service.stop(5)
+            for process in family:  # an engine that waits for ever keeps its worker
+                with suppress(ProcessLookupError):
+                    signal.pidfd_send_signal(process, signal.SIGKILL)
+                os.close(process)
 
 
 def _with_broken(folder: Path, name: str) -> Path:

@@ -74,6 +74,8 @@ class Watch:
                 begun = time.monotonic()
                 made = _alive(self.service.port, made)
                 self.livez.append(1000 * (time.monotonic() - begun))
+            if made is not None:
+                made.close()
 
         threads = [threading.Thread(target=one, daemon=True) for one in (look, probe)]
         for one in threads:
