@@ -21,6 +21,7 @@ from .settings import Settings
 from .statistics import Statistics
 from .tickets import Ticket
 
+NOBODY = ("", 0)  # one caller, where it isn't told who
 SHARE = 0.5  # of the time that requests have, for what waits before a new one
 
 
@@ -48,6 +49,7 @@ class Admission:
         sequences: list[np.ndarray],
         states: list[bytes] | None = None,
         *,
+        caller: tuple[str, int] = NOBODY,
         until: float = math.inf,
         keep: bool = False,
     ) -> Request:
@@ -57,6 +59,7 @@ class Admission:
 
         Args:
             states: [S] float32 of each to go on from; empty where it begins.
+            caller: between whom turns are fair; see `FairQueue`.
             until: by when it must be computed, of `time.perf_counter`.
             keep: put their new states into the request's `states`.
 
@@ -64,7 +67,8 @@ class Admission:
             Overloaded: too much waits; with the seconds to wait.
             NotReady: no worker is left.
         """
-        self._admit(sum(map(len, sequences)), until)
+        steps = sum(map(len, sequences))
+        self._admit(steps, until, caller)
         request = Request(len(sequences), len(self._metadata.classes))
 
         def done(place: int, told: Answered | Failed) -> None:
@@ -76,15 +80,17 @@ class Admission:
                 self.metrics.dropped.inc(told.dropped)
                 request.fail(_failure(f"sequences[{place}]", told))
 
-        given = []
+        given, whole = [], not self._metadata.state_size
         for place, frames in enumerate(sequences):
             state = states[place] if states else b""
             data = frames.tobytes()
-            job = Job(0, self._model, len(frames), data, state, keep, until)
-            given.append(self._pool.submit(job, partial(done, place)))
+            job = self._job(len(frames), data, state, keep, until, caller)
+            ticket = self._pool.submit(job, partial(done, place), uninterruptible=whole)
+            given.append(ticket)
             self.metrics.sequence_steps.observe(len(frames))
 
         def ended(future: "asyncio.Future[list[np.ndarray]]") -> None:
+            self.queue.charge(_waiter(caller), -steps)
             if future.cancelled() or future.exception() is not None:
                 for one in given:
                     self.cancel(one)
@@ -97,11 +103,13 @@ class Admission:
         frames: np.ndarray,
         state: bytes,
         done: Callable[[Answered | Failed], None],
+        caller: tuple[str, int] = NOBODY,
     ) -> Ticket:
         """Take a sequence on by frames [t, F] float32, from a state [S] float32.
 
         Args:
             done: called with what `answer` takes.
+            caller: as `submit` takes it.
 
         Returns:
             What `cancel` takes.
@@ -110,10 +118,37 @@ class Admission:
             Overloaded, NotReady: as `submit`.
         """
         until = time.perf_counter() + self._seconds
-        self._admit(len(frames), until)
-        data = frames.tobytes()
-        job = Job(0, self._model, len(frames), data, state, True, until)
-        return self._pool.submit(job, done)
+        steps = len(frames)
+        self._admit(steps, until, caller)
+
+        def ended(told: Answered | Failed) -> None:
+            self.queue.charge(_waiter(caller), -steps)
+            done(told)
+
+        job = self._job(steps, frames.tobytes(), state, True, until, caller)
+        return self._pool.submit(job, ended)
+
+    def _job(
+        self,
+        steps: int,
+        frames: bytes,
+        state: bytes,
+        keep: bool,
+        until: float,
+        caller: tuple[str, int],
+    ) -> Job:
+        owner, connection = caller
+        return Job(
+            0,
+            self._model,
+            steps,
+            frames,
+            state,
+            keep,
+            until,
+            owner=owner,
+            connection=connection,
+        )
 
     def answer(self, told: Answered | Failed, steps: int) -> np.ndarray:
         """The probabilities [C] or [t, C] of so many steps.
@@ -145,30 +180,37 @@ class Admission:
         """Drop what was given, if it is not computed yet."""
         self._pool.cancel(given)
 
-    def check_room(self, until: float = math.inf) -> None:
+    def check_room(
+        self, until: float = math.inf, caller: tuple[str, int] = NOBODY
+    ) -> None:
         """That another request can be admitted now, whatever it is.
 
         Raises:
             Overloaded, NotReady: as `submit`.
         """
         try:
-            self._check(1, until)
+            self._check(1, until, caller)
         except errors.ServiceError:
             self.statistics.failed(0.0)
             raise
 
-    def overload(self, steps: int, until: float) -> errors.Overloaded | None:
+    def overload(
+        self, steps: int, until: float, caller: tuple[str, int] = NOBODY
+    ) -> errors.Overloaded | None:
         """Why so many more steps are not admitted now, if they aren't."""
-        waiting = self.queue.waiting
+        queue, workers, waiter = self.queue, self._pool.size, _waiter(caller)
+        waiting = queue.waiting
         if not waiting:
             return None
         left = min(until - time.perf_counter(), self._seconds)
         # Where this process is slow, what came was read as late as answers are written.
-        left -= 2 * self.queue.lag
-        late = self.queue.late(SHARE * left, self._pool.size)
-        if waiting + steps <= self._limit and not late:
+        left -= 2 * queue.lag
+        before = queue.before(waiter, steps)
+        # A caller may have as many steps as are left free: there is room for another.
+        free = self._limit - waiting - steps - queue.of(waiter)
+        if free >= 0 and not queue.late(before, SHARE * left, workers):
             return None
-        seconds = self.queue.seconds(self._pool.size)
+        seconds = queue.seconds(waiting, workers)
         # Not all at the same moment: they would be refused again.
         again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
         return errors.Overloaded(
@@ -176,16 +218,20 @@ class Admission:
             headers={"Retry-After": str(again)},
         )
 
-    def _check(self, steps: int, until: float) -> None:
+    def _check(self, steps: int, until: float, caller: tuple[str, int]) -> None:
         self._pool.check(self._model)
-        refusal = self.overload(steps, until)
+        refusal = self.overload(steps, until, caller)
         if refusal is not None:
             self.queue.refused = time.perf_counter()
-            raise refusal
+            try:
+                raise refusal
+            finally:
+                del refusal  # else it would hold this frame, which holds it
 
-    def _admit(self, steps: int, until: float) -> None:
-        self._check(steps, until)
+    def _admit(self, steps: int, until: float, caller: tuple[str, int]) -> None:
+        self._check(steps, until, caller)
         self.queue.add(steps)
+        self.queue.charge(_waiter(caller), steps)
         self.metrics.waiting_steps.value += steps
 
     def _ticked(self, tick: Ticked) -> None:
@@ -201,6 +247,11 @@ class Admission:
         metrics.execute_seconds.observe(tick.seconds)
         metrics.useful.value += tick.useful
         metrics.padding.value += tick.rows * tick.steps - tick.useful
+
+
+def _waiter(caller: tuple[str, int]) -> str | int:
+    """Whose steps count together: those of an API key's owner, else of a connection."""
+    return caller[0] or caller[1]
 
 
 def _failure(path: str, told: Failed) -> errors.ServiceError:

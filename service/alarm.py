@@ -34,6 +34,11 @@ class Alarm:
             self._timer.cancel()
             self._timer = None
 
+    def close(self) -> None:
+        """Let go of the timer, and of whom to call."""
+        self.cancel()
+        self._due, self._ring = math.inf, _nothing
+
     def _look(self) -> None:
         self._timer = None
         if self._loop.time() >= self._due:
@@ -41,3 +46,7 @@ class Alarm:
             self._ring()
         elif self.is_set:
             self._timer = self._loop.call_at(self._due, self._look)
+
+
+def _nothing() -> None:
+    pass

@@ -7,6 +7,7 @@ from contextlib import asynccontextmanager
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
+from anyio import to_thread
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
@@ -14,9 +15,11 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from . import errors, examples, launch, origins, page
+from .bodies import Bodies
 from .dialect import refusal, refusing
 from .gate import Gate
 from .launch import Launch
+from .memory_budget import MemoryBudget
 from .metrics import Metrics
 from .pool import Pool
 from .predictor import Predictor
@@ -43,6 +46,8 @@ Serving are answered at `/v2` and `/v1`.
 """
 
 
+THREADS = 2
+NOTHING = "there is nothing at this path"
 _VERSIONED = ("/v", "/V")
 
 
@@ -63,20 +68,23 @@ class Service:
         registry: Registry,
         settings: Settings,
         check: Callable[[Scope], None],
-        shed: Callable[[bytes], bytes | None],
+        shed: Callable[[bytes, int], bytes | None],
+        budget: MemoryBudget,
     ):
         """
         Args:
             dialects: by the first part of their paths.
             check: as `Requests` takes it.
             shed: as `Crowd` takes it.
+            budget: of the bytes held for all callers.
         """
         self.api, self.registry, self.metrics = api, registry, metrics
+        self.budget = budget
         self.drain, self.stopping = stream.streams.stop, registry.drain
         self.shed = shed
         self._direct, self._stream_path = direct, stream.path
-        self._front = Requests(api, metrics, direct, check=check)
-        self._stream_front = Requests(stream, metrics, {}, check=check)
+        self._front = Requests(api, metrics, direct, check=check, budget=budget)
+        self._stream_front = Requests(stream, metrics, {}, check=check, budget=budget)
         self._dialects = dialects
         self._shared = origins.shared(self._dispatch, settings)
 
@@ -132,9 +140,11 @@ def _wired(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # What is compressed waits for two threads, not for one of each of many.
-        aside = ThreadPoolExecutor(2, "aside")
+        # What is compressed, and what the framework reads of files, waits for few
+        # threads, not for one of each of many: each keeps some memory.
+        aside = ThreadPoolExecutor(THREADS, "aside")
         asyncio.get_running_loop().set_default_executor(aside)
+        to_thread.current_default_thread_limiter().total_tokens = THREADS
         await pool.attach()
         elsewhere.start()  # what large bodies need
         registry.start()  # in the background: the port opens at once
@@ -162,23 +172,24 @@ def _wired(
     app.add_exception_handler(HTTPException, _refuse)
     gate = Gate(settings)
     check = gate.check
-    app.add_middleware(Requests, metrics=metrics, direct={}, check=check)
+    budget = MemoryBudget(settings.buffer_bytes, metrics)
+    around: dict[str, Any] = {"check": check, "budget": budget}
+    app.add_middleware(Requests, metrics=metrics, direct={}, **around)
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
-    direct = native.predictions(predictor, settings)
+    bodies = Bodies(settings.max_body_bytes)
+    direct = native.predictions(predictor, bodies, settings)
     sessions = Sessions(settings, metrics)
-    v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths()
+    v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths(bodies)
     schedules = Schedules(settings.stream_idle_seconds)
     v2 = OpenInference(
         registry, predictor, elsewhere, sessions, schedules, settings, _version()
-    ).paths()
+    ).paths(bodies)
     ModelRepository(registry, schedules, settings).add(v2)
-    malformed = errors.InvalidRequest(
-        "Malformed request: there is nothing at this path"
-    )
-    nothing = errors.NotFound("there is nothing at this path")
+    malformed = refusing(errors.InvalidRequest, f"Malformed request: {NOTHING}")
+    nothing = refusing(errors.NotFound, NOTHING)
     dialects = {
-        "v1": Requests(refusing(malformed), metrics, v1, refusal, check=check),
-        "v2": Requests(refusing(nothing), metrics, v2, refusal, check=check),
+        "v1": Requests(malformed, metrics, v1, refusal, **around),
+        "v2": Requests(nothing, metrics, v2, refusal, **around),
     }
     stream_route = StreamRoute(streams, settings)
     shed = Shedding(registry, gate, metrics).answer
@@ -192,6 +203,7 @@ def _wired(
         settings,
         check,
         shed,
+        budget,
     )
 
 
@@ -200,7 +212,7 @@ async def _refuse(request: Request, error: Exception) -> NoReturn:
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})
     if status == 404:
-        raise errors.NotFound("there is nothing at this path", headers=headers)
+        raise errors.NotFound(NOTHING, headers=headers)
     if status == 405:
         allowed = headers.get("Allow") or headers.get("allow", "another")
         raise errors.MethodNotAllowed(f"use {allowed}", headers=headers)

@@ -18,6 +18,10 @@ ENOUGH_ROWS = 8  # in a call, of which it is seen what many take
 NEWEST_LAG = 0.05  # what the newest answer says of how late it is heard
 NEWEST = 0.5  # what the newest window counts against all before
 
+ITEM_STEPS = 500  # of a caller's turn: a sequence's, seldom more
+
+Waiter = str | int  # the owner of an API key, or else a connection
+
 
 class Queue:
     """One model's."""
@@ -31,6 +35,7 @@ class Queue:
         self._best = 0.0  # steps a second, of one worker's call
         self._rate = 0.0  # of one worker, while it had enough to do
         self._computed, self._spent = 0, 0.0  # in this window: steps, seconds
+        self._callers: dict[Waiter, int] = {}  # steps that wait
 
     def add(self, steps: int) -> None:
         if self.steps <= 0 < steps:  # it was empty: what it is able to is not known
@@ -77,12 +82,37 @@ class Queue:
         """An answer was heard so long after it had been computed."""
         self.lag += NEWEST_LAG * (seconds - self.lag)
 
-    def late(self, seconds: float, workers: int) -> bool:
-        """Whether it will certainly take longer to compute all. While it is not known
-        what the workers are able to, nothing is."""
-        return self._rate > 0 and self.seconds(workers) > seconds
+    def late(self, steps: float, seconds: float, workers: int) -> bool:
+        """Whether it will certainly take longer to compute so many steps. While it is
+        not known what the workers are able to, nothing is."""
+        return self._rate > 0 and self.seconds(steps, workers) > seconds
 
-    def seconds(self, workers: int) -> float:
-        """Until all is computed, as far as can be told: 0 where nothing ever was."""
+    def seconds(self, steps: float, workers: int) -> float:
+        """Until so many steps are computed, as far as can be told: 0 where nothing ever
+        was."""
         rate = (self._rate or self._best) * max(workers, 1)
-        return self.waiting / rate if rate else 0.0
+        return steps / rate if rate else 0.0
+
+    def charge(self, caller: Waiter, steps: int) -> None:
+        """So many more steps of a caller wait, or fewer; nobody's are not told apart."""
+        if not caller:
+            return
+        waiting = self._callers.get(caller, 0) + steps
+        if waiting > 0:
+            self._callers[caller] = waiting
+        else:
+            self._callers.pop(caller, None)
+
+    def of(self, caller: Waiter) -> int:
+        """Steps of a caller that wait."""
+        return self._callers.get(caller, 0)
+
+    def before(self, caller: Waiter, steps: int) -> float:
+        """Steps that are computed before new ones of a caller are done: workers take
+        callers in fair turns, so that of another no more come first than of this one,
+        or than a sequence has."""
+        if not caller:
+            return self.waiting
+        own = self.of(caller) + steps
+        others = len(self._callers)
+        return min(self.waiting, own + others * max(own, ITEM_STEPS))

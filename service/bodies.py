@@ -1,20 +1,21 @@
 """Read a request's body within limits."""
 
 import asyncio
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from weakref import WeakKeyDictionary
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from . import compression
+from .caller import Caller, of
 from .errors import TooLarge, UnsupportedMedia
+from .fair_turns import FairTurns
 
 # curl -d and many small clients say a form when they mean nothing.
 MEANINGLESS = ("application/x-www-form-urlencoded", "")
-SLOTS = 16  # bodies that were compressed, until they are answered
-_slots: WeakKeyDictionary[asyncio.AbstractEventLoop, asyncio.Semaphore]
-_slots = WeakKeyDictionary()
+THREADS = 2  # that inflate: as many bodies as may become long at a time
+SHORT = 64 * 1024  # bytes that are inflated at once, in less than a millisecond
 
 
 @dataclass(frozen=True, slots=True)
@@ -60,34 +61,76 @@ def told(scope: Scope) -> Told:
     return Told(kind.decode("latin-1"), named, length)
 
 
-async def read(scope: Scope, receive: Receive, limit: int, *kinds: str) -> bytes:
-    """A body, inflated where it is compressed.
+class Bodies:
+    """Reads bodies, each counted for its caller."""
 
-    Args:
-        limit: bytes that it may have, before and after.
-        kinds: that it may be of; none: its media type says nothing.
+    def __init__(self, limit: int):
+        """
+        Args:
+            limit: bytes that a body may have, before and after it is inflated.
+        """
+        self._limit = limit
+        self._turns: FairTurns[int] = FairTurns(range(THREADS))
 
-    Raises:
-        UnsupportedMedia: another kind, or compressed in another way.
-        TooLarge: over the limit; nothing more is read, or inflated, then.
-        BadEncoding: it can't be inflated.
-        ClientDisconnect: the caller went before the body was whole.
-    """
-    head = told(scope)
-    if kinds:
-        head.check(*kinds)
-    body = await _read(receive, limit, head.length)
-    if not head.coding:
+    async def read(
+        self, scope: Scope, receive: Receive, *kinds: str
+    ) -> Callable[[], Awaitable[bytes]]:
+        """A whole body; what is returned inflates it, where it is compressed. That may
+        have to wait, which must not be longer than the caller does.
+
+        Args:
+            kinds: that it may be of; none: its media type says nothing.
+
+        Raises:
+            UnsupportedMedia: another kind, or compressed in another way.
+            TooLarge: over the limit; nothing more is read then.
+            BufferFull: no room for it.
+            ClientDisconnect: the caller went before the body was whole.
+        """
+        head = told(scope)
+        if kinds:
+            head.check(*kinds)
+        caller = of(scope)
+        parts = [await _read(receive, self._limit, head.length, caller)]
+
+        async def body() -> bytes:
+            """The body, once.
+
+            Raises:
+                TooLarge: over the limit; nothing more is inflated then.
+                BadEncoding: it can't be inflated.
+                BufferFull: no room for it.
+            """
+            whole = parts.pop()
+            if not head.coding:
+                return whole
+            return await self._inflated(whole, head.coding, caller)
+
         return body
-    # Of a few bytes come very many: only so many are there at a time.
-    slots = _slots.setdefault(asyncio.get_running_loop(), asyncio.Semaphore(SLOTS))
-    await slots.acquire()
-    scope["state"].setdefault("ends", []).append(slots.release)
-    # In a thread, which does not hold the interpreter meanwhile.
-    return await asyncio.to_thread(compression.inflate, body, head.coding, limit)
+
+    async def _inflated(self, body: bytes, coding: str, caller: Caller) -> bytes:
+        if len(body) <= SHORT:
+            try:
+                inflated = compression.inflate(body, coding, min(SHORT, self._limit))
+                caller.hold.resize(len(inflated))
+                return inflated
+            except TooLarge:
+                if self._limit <= SHORT:
+                    raise
+        place = await self._turns.take(caller.turn, self._limit)
+        try:
+            # Of a few bytes come very many: there is room for all before it is known.
+            caller.hold.resize(len(body) + self._limit)
+            # In a thread, which does not hold the interpreter meanwhile.
+            work = asyncio.to_thread(compression.inflate, body, coding, self._limit)
+            inflated = await asyncio.shield(work)
+        finally:
+            self._turns.give_back(place)
+        caller.hold.resize(len(inflated))
+        return inflated
 
 
-async def _read(receive: Receive, limit: int, length: bytes) -> bytes:
+async def _read(receive: Receive, limit: int, length: bytes, caller: Caller) -> bytes:
     too_large = f"at most {limit} bytes in a body"
     if length.isdigit() and int(length[:20]) > limit:
         raise TooLarge(too_large)
@@ -100,6 +143,7 @@ async def _read(receive: Receive, limit: int, length: bytes) -> bytes:
         size += len(part)
         if size > limit:
             raise TooLarge(too_large)
+        caller.hold.at_least(size)  # our own server has counted it already
         parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -107,12 +107,24 @@ class Waiting:
             if self._connection.transport.is_closing():  # while its body was read
                 raise ClientDisconnect
             self._connection.lost = self._left
-        left = self._until - self._since
-        if left < LOOK_SECONDS:
-            loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(left, 0), self._late)
+        self._watch()
         self._callers.add(self)
         return self._until
+
+    def sooner(self, until: float) -> float:
+        """Wait no longer than until then; until when it is now."""
+        if until < self._until:
+            self._until = until
+            self._watch()
+        return self._until
+
+    def _watch(self) -> None:
+        left = self._until - time.perf_counter()
+        if left < LOOK_SECONDS:
+            if self._timer is not None:
+                self._timer.cancel()
+            loop = asyncio.get_running_loop()
+            self._timer = loop.call_later(max(left, 0), self._late)
 
     def look(self, now: float) -> None:
         """See whether its time is up, and whether it is still there."""
@@ -152,9 +164,13 @@ class Waiting:
             self._timer.cancel()
         if self._gone is not None:
             self._gone.cancel()
+        why, self._why = self._why, None
         if (
-            self._why is not None
+            why is not None
             and kind is asyncio.CancelledError
             and not self._task.uncancel()
         ):
-            raise self._why from None
+            try:
+                raise why from None
+            finally:
+                del why  # else it would hold this frame, which holds it

@@ -18,6 +18,10 @@ from . import frames
 from .errors import MAX_ERRORS, FieldError, InvalidJson, InvalidRequest, TooLarge
 from .settings import Limits, Settings
 
+DIGITS = 16  # bytes of a number in JSON
+LABEL_BYTES = 48  # of a class's name, with the names of members
+ANSWER_BYTES = 32 * 2**20
+
 
 class Body(msgspec.Struct, forbid_unknown_fields=True):
     """What `POST /classify` and `POST /label` take."""
@@ -135,6 +139,27 @@ def checked(
     if told:
         raise InvalidRequest("the model can't take this", told, error_count=count)
     return results
+
+
+def check_answer(
+    metadata: Metadata, sequences: int, steps: int, top_k: int | None = None
+) -> None:
+    """That an answer to so many sequences, and steps in all, is not too long: it is
+    larger than its request where a network has many classes.
+
+    Raises:
+        TooLarge: it is.
+    """
+    rows = steps if metadata.task == "label" else sequences
+    classes = len(metadata.classes)
+    if top_k is None:
+        row = DIGITS * classes + LABEL_BYTES
+    else:
+        row = (DIGITS + LABEL_BYTES) * min(top_k, classes)
+    if rows * row > ANSWER_BYTES:
+        most = ANSWER_BYTES // row
+        unit = "steps" if metadata.task == "label" else "sequences"
+        raise TooLarge(f"the answer would be too long; at most {most} {unit}")
 
 
 def encode(

@@ -53,7 +53,8 @@ class Inflating:
         self._more = self._full = False  # to be read; of what was inflated
 
     async def __call__(self) -> Message:
-        """The next message, no longer than `PART` bytes.
+        """The next message, no longer than `PART` bytes; `pending` are those that are
+        still to be inflated.
 
         Raises:
             BadEncoding: as `inflate`.
@@ -70,7 +71,9 @@ class Inflating:
         more = self._more or self._full or bool(self._rest)
         if not more and not self._stream.eof:
             raise BadEncoding(f"the body ends within its {self._coding}")
-        return {"type": "http.request", "body": body, "more_body": more}
+        pending = len(self._rest)
+        message = {"type": "http.request", "body": body, "more_body": more}
+        return message | {"pending": pending}
 
     def _inflated(self) -> bytes:
         stream = self._stream

@@ -7,9 +7,12 @@ answer that is not read an end (RFC 9110, 15.5.9; RFC 6585, 5).
 """
 
 import asyncio
+import logging
+from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from . import errors
@@ -18,12 +21,22 @@ from .crowd import Crowd
 from .errors import ServiceError
 from .gathered import Gathered, Reading
 from .heads import HOST, without_h2c
+from .memory_budget import ACCOUNT, Hold
+
+log = logging.getLogger(__name__)
 
 CONNECTION = "unrolled.connection"  # ASGI extension: the `Connection`
 HEAD, BODY, WHOLE = "head", "body", "whole"  # how far a request is
-UNREAD_SECONDS = 5.0  # for the rest of a body that was answered without it
-LINGER_SECONDS = 0.5  # for a client to read a refusal before it is cut off
+# What is still sent after an answer is read and thrown away, up to these limits: a
+# close on unread bytes is a reset, and the client may lose the answer.
+LINGER_SECONDS, SILENT_SECONDS, LINGER_BYTES = 30.0, 5.0, 64 * 2**20
+MAX_PIPELINED = 2  # requests that wait for the answer to an earlier one
+PIPELINED_BYTES = 4096  # that each of them takes besides its head
 STOP_SECONDS = 2.0  # for the rest of a request, when the service stops
+
+
+class _Enough(Exception):
+    """Stops the parser: nothing more is heard."""
 
 
 class Connection(HttpToolsProtocol):
@@ -35,10 +48,15 @@ class Connection(HttpToolsProtocol):
         self._part = WHOLE
         self._head_bytes = 0  # of the head that comes, as far as it was parsed
         self._blind_bytes = 0  # as far as it came
+        self._body_came = False  # among what was parsed last
         self._hosts = 0
         self._begun = 0  # requests
-        self._deaf = self._patient = self._stopping = False
+        self._deaf = self._patient = self._stopping = self._lingers = False
+        self._discarded, self._discards_until = 0, 0.0
         self._alarm = Alarm(self.loop, self._late)
+        self.account = crowd.budget.account(self.evict)
+        self._hold = Hold(self.account)  # of the request that comes
+        self._holds: deque[Hold] = deque()  # of those without an answer, in order
         self.lost: Callable[[], None] | None = None  # called when the client goes
 
     def abort(self) -> None:
@@ -53,9 +71,23 @@ class Connection(HttpToolsProtocol):
     def make_room(self) -> None:
         self.transport.abort()  # over TLS a close would wait for the other side's
 
+    def evict(self) -> bool:
+        """Closes the connection where it waits for its client; returns whether it did."""
+        comes = self._part is not WHOLE and not self._answered
+        if not (comes or self.flow.write_paused):
+            return False
+        if comes and not (self._patient or self._deaf or len(self._holds) > 1):
+            told = "too many bytes are held for requests"
+            self._refuse(errors.BufferFull(told, headers={"Retry-After": "1"}))
+        else:
+            self.transport.abort()
+        return True
+
     def shutdown(self) -> None:
         under_way = self._part is BODY and not (self._answered or self._patient)
-        if under_way or self._part is HEAD or not self._begun:
+        if self._lingers or (self._part is BODY and self._answered):
+            self.transport.abort()
+        elif under_way or self._part is HEAD or not self._begun:
             self._stopping = True  # a moment for what is about to come
             if under_way:
                 self.cycle.keep_alive = False
@@ -64,9 +96,9 @@ class Connection(HttpToolsProtocol):
             super().shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._gathered = Gathered(transport)
+        self._gathered = Gathered(transport, self.account, self._linger)
         super().connection_made(self._gathered)
-        self._reading = Reading(transport)
+        self._reading = Reading(transport, self.account)
         if not self._crowd.has_room(len(self.connections)):
             self._refuse(errors.TooManyConnections("too many connections are open"))
             return
@@ -74,27 +106,56 @@ class Connection(HttpToolsProtocol):
         self._alarm.set(self._crowd.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
-        self._crowd.heard(self)
-        self._alarm.cancel()
         super().connection_lost(exc)
+        self.account.close()
+        self._detach()
         if self.lost is not None:
             self.lost()
 
+    def _detach(self) -> None:
+        """Let go of all that leads back here, so that what this holds is freed now and
+        not when the garbage collector comes to it."""
+        self._crowd.heard(self)
+        self._alarm.close()
+        self._reading.goes_on()
+        self._unset_keepalive_if_required()
+        self._gathered.lingers = _never
+        self.pipeline.clear()
+        while self._holds:
+            self._holds.popleft().release()
+        self.parser = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
+
     def data_received(self, data: bytes) -> None:
+        if self._deaf:
+            self._discard(len(data))
+            return
         if self._part is not BODY:
             data = without_h2c(data)
-        if not self._deaf and not self._shed(data):
-            # Its first bytes are of a head, whose end is perhaps not among them.
-            size, heads = len(data) if self._part is not BODY else 0, self._begun
-            super().data_received(data)
-            self._watch(size if self._begun <= heads + 1 else 0)
+        if self._shed(data):
+            return
+        # They are of a head whose end is perhaps not among them, or of trailers.
+        size, heads = len(data), self._begun
+        self._body_came = False
+        self._unset_keepalive_if_required()
+        try:
+            self.parser.feed_data(data)
+        except httptools.HttpParserUpgrade:
+            if self._should_upgrade():
+                self.handle_websocket_upgrade()
+        except httptools.HttpParserError as error:
+            if not isinstance(error.__context__, _EXPECTED):
+                log.error("a callback of the parser failed", exc_info=error)
+            self.send_400_response("")
+        if self._body_came:
+            self._blind_bytes = size = 0
+        self._watch(size if self._begun <= heads + 1 else 0)
 
     def _shed(self, data: bytes) -> bool:
         """Whether that was a request which is answered already."""
         idle = self._part is WHOLE and self._answered and not self.flow.write_paused
         if not idle or self._crowd.draining:
             return False
-        answer = self._crowd.shed(data)
+        answer = self._crowd.shed(data, self.account.number)
         if answer is None:
             return False
         self._unset_keepalive_if_required()
@@ -105,11 +166,12 @@ class Connection(HttpToolsProtocol):
         return True
 
     def _watch(self, size: int) -> None:
-        """Limits, after so many bytes of a head, if its end was not among them."""
+        """Limits, after so many bytes of a head, if its end was not among them, or
+        behind a body's last chunk: of trailers, or of a chunk's extension."""
         crowd = self._crowd
         if self._deaf:
             return
-        if self._part is HEAD:
+        if self._part is not WHOLE:
             self._blind_bytes += size
         if max(self._blind_bytes, self._head_bytes) > crowd.head_bytes:
             self._refuse(crowd.too_long())
@@ -122,14 +184,15 @@ class Connection(HttpToolsProtocol):
 
     def on_message_begin(self) -> None:
         if self._deaf:
-            return
+            raise _Enough
         super().on_message_begin()
         self._alarm.clear()
         self._part, self._patient = HEAD, False
         self._begun += 1
         self._head_bytes = self._blind_bytes = self._hosts = 0
-        extensions: dict[str, Any] = {CONNECTION: self}
+        extensions: dict[str, Any] = {CONNECTION: self, ACCOUNT: self.account}
         self.scope["extensions"] = extensions
+        self._hold = self.scope["state"]["hold"] = Hold(self.account)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
@@ -152,15 +215,39 @@ class Connection(HttpToolsProtocol):
         if fault is not None:
             self._refuse(fault)
             return
-        self._part = BODY
+        if not self._answered:
+            if len(self._holds) > MAX_PIPELINED:
+                self._deaf = True
+                self.cycle.keep_alive = False  # of the last that is answered
+                raise _Enough
+            size += PIPELINED_BYTES
+        self._part, self._body_came = BODY, True
+        self._blind_bytes = 0
         self._alarm.clear()
+        if not self._holds_more(size):
+            return
+        self._holds.append(self._hold)
         super().on_headers_complete()
         if self._crowd.draining and not self._answered:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        if not self._deaf:
+        self._body_came = True
+        if self._deaf:
+            return
+        if self._answered:
+            self._discard(len(body))
+        elif self._holds_more(len(body)):
             super().on_body(body)
+
+    def _holds_more(self, size: int) -> bool:
+        """Whether there is room for more bytes of the request; else it is refused."""
+        try:
+            self._hold.resize(self._hold.size + size)
+        except errors.BufferFull as error:
+            if not self._deaf:  # by its own eviction
+                self._refuse(error)
+        return not self._deaf
 
     def on_message_complete(self) -> None:
         if self._deaf:
@@ -174,14 +261,47 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self.pipeline or self.transport.is_closing():
+        if self._holds:
+            self._holds.popleft().release()
+        if self._holds or self.transport.is_closing():
             return
         if self._deaf:  # what came after can't be understood
-            self.transport.close()
+            if not self._lingers:
+                self.transport.close()
             return
         self._crowd.awaits(self)
         if self._part is BODY:
-            self._alarm.set(UNREAD_SECONDS)
+            self._begin_to_discard()
+
+    def _begin_to_discard(self) -> None:
+        self._discarded = 0
+        self._discards_until = self.loop.time() + LINGER_SECONDS
+        self._alarm.set(SILENT_SECONDS)
+        self.flow.resume_reading()
+
+    def _discard(self, size: int) -> None:
+        """Throw away what comes behind an answer, within limits."""
+        if self._deaf and not self._lingers:
+            self.flow.pause_reading()  # until what came before is answered
+            return
+        self._discarded += size
+        late = self.loop.time() > self._discards_until
+        if late or self._discarded > LINGER_BYTES:
+            self.transport.abort()
+        else:
+            self._alarm.set(SILENT_SECONDS)
+
+    def _linger(self) -> bool:
+        """Called before the connection is closed: whether its client still sends, so
+        that what it was told can be lost (RFC 9112, 9.6). It is closed later then."""
+        if self._lingers or (self._part is not BODY and not self._deaf):
+            return False
+        self._deaf = self._lingers = True
+        if self.transport.can_write_eof():  # not over TLS
+            self.transport.write_eof()
+        self._crowd.lingers(self)
+        self._begin_to_discard()
+        return True
 
     def handle_websocket_upgrade(self) -> None:
         if self._deaf:
@@ -192,9 +312,8 @@ class Connection(HttpToolsProtocol):
             # its connection again.
             self.cycle.keep_alive = False
             return
-        self._alarm.clear()
-        self._crowd.heard(self)
         super().handle_websocket_upgrade()
+        self._detach()
 
     def send_400_response(self, msg: str) -> None:
         if not self._deaf:  # it has been refused already
@@ -202,8 +321,7 @@ class Connection(HttpToolsProtocol):
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        if not self._patient:
-            self._reading.stopped()
+        self._reading.stopped(patient=self._patient)
 
     def resume_writing(self) -> None:
         super().resume_writing()
@@ -214,9 +332,9 @@ class Connection(HttpToolsProtocol):
         return self.cycle is None or self.cycle.response_complete
 
     def _late(self) -> None:
-        if self._deaf:
+        if self._deaf or (self._part is BODY and self._answered):
             self.transport.abort()
-        elif self._part is WHOLE or (self._part is BODY and self._answered):
+        elif self._part is WHOLE:
             self.transport.close()  # nothing was asked
         elif self._stopping:
             self._refuse(errors.Stopping("the service is stopping"))
@@ -233,17 +351,21 @@ class Connection(HttpToolsProtocol):
                 return  # behind another request, whose answer comes first
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if self.pipeline:
+            if len(self._holds) > 1:  # others are answered first
+                self.pipeline.popleft()
+                self._holds.pop().release()
                 return
+            self._holds.popleft().release()
             self.scope["state"]["refused"] = error.status
             if self.cycle.response_started:
                 self.transport.abort()
                 return
         self.transport.write(self._crowd.refusal(error))
-        # With bytes unread a close would be a reset, and the answer lost.
-        self._gathered.flush()
-        if not self.transport.is_closing() and self.transport.can_write_eof():
-            self.transport.write_eof()
-            self._alarm.set(LINGER_SECONDS)
-        else:
-            self.transport.close()
+        self.transport.close()
+
+
+_EXPECTED = (_Enough, httptools.HttpParserError, type(None))
+
+
+def _never() -> bool:
+    return False

@@ -8,6 +8,7 @@ from typing import Protocol
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from . import errors
+from .memory_budget import MemoryBudget
 from .metrics import Metrics
 from .settings import Settings
 
@@ -29,10 +30,12 @@ class Crowd:
         self,
         settings: Settings,
         metrics: Metrics,
-        shed: Callable[[bytes], bytes | None],
+        shed: Callable[[bytes, int], bytes | None],
+        budget: MemoryBudget,
     ):
         """
         Args:
+            budget: of the bytes held for all connections.
             shed: answers what need not be looked at; see `Shedding.answer`.
         """
         self.head_seconds = settings.header_seconds
@@ -40,23 +43,37 @@ class Crowd:
         self.head_bytes = settings.max_header_bytes
         self.heads = settings.max_headers
         self.idle_seconds = settings.keep_alive_seconds
-        self.shed = shed
+        self.shed, self.budget = shed, budget
         self.draining = False  # no connection is to be kept for another request
         self.limit, self._metrics = settings.max_connections, metrics
         # The one whose client is awaited for longest first: idle, or in the midst of
         # a request that does not come on.
         self._awaited: dict[Member, None] = {}
+        self._lingering: dict[Member, None] = {}
 
     def has_room(self, connections: int) -> bool:
         """Whether one more may stay, with so many there; makes room if it can."""
         if connections <= self.limit:
             return True
+        active = connections - len(self._lingering)
+        if self._lingering:  # they have been answered
+            self._evict(self._lingering)
+        if active <= self.limit:
+            return True
         if not self._awaited:
             return False
-        longest = next(iter(self._awaited))
-        del self._awaited[longest]
-        longest.make_room()
+        self._evict(self._awaited)
         return True
+
+    def _evict(self, members: dict[Member, None]) -> None:
+        longest = next(iter(members))
+        del members[longest]
+        longest.make_room()
+
+    def lingers(self, member: Member) -> None:
+        """It is closed as soon as its client has heard why."""
+        self._awaited.pop(member, None)
+        self._lingering[member] = None
 
     def awaits(self, member: Member) -> None:
         """A client has the word, for as long as it may."""
@@ -65,6 +82,7 @@ class Crowd:
     def heard(self, member: Member) -> None:
         """It has said all, or has gone."""
         self._awaited.pop(member, None)
+        self._lingering.pop(member, None)
 
     def fault(
         self, size: int, fields: int, hosts: int, version: str

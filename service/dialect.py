@@ -13,7 +13,9 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from . import bodies, callers, compression
+from . import callers, compression
+from .bodies import Bodies
+from .caller import Caller, of
 from .errors import MAX_ERRORS, MethodNotAllowed, ServiceError
 from .reader import INLINE_BYTES
 from .requests import Headers, Told, header
@@ -42,7 +44,7 @@ class Call:
 
     scope: Scope
     receive: Receive
-    limit: int  # bytes of its body
+    bodies: Bodies
     until: float  # when its caller waits no longer; infinite where it doesn't say
     named: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -56,14 +58,17 @@ class Call:
     def header(self, name: bytes) -> str | None:
         return header(self.scope, name)
 
-    async def body(self) -> bytes:
-        """The body, inflated where it is compressed; its media type says nothing.
+    @property
+    def caller(self) -> Caller:
+        return of(self.scope)
+
+    async def body(self) -> Callable[[], Awaitable[bytes]]:
+        """As `Bodies.read`; its media type says nothing.
 
         Raises:
-            UnsupportedMedia: compressed in another way.
-            BadEncoding, TooLarge, ClientDisconnect: it can't be read.
+            UnsupportedMedia, TooLarge, BufferFull, ClientDisconnect: as there.
         """
-        return await bodies.read(self.scope, self.receive, self.limit)
+        return await self.bodies.read(self.scope, self.receive)
 
 
 Handler = Callable[[Call], Awaitable[Reply]]
@@ -76,7 +81,7 @@ class Path:
         self,
         path: str,
         pattern: str,
-        limit: int,
+        bodies: Bodies,
         ignore_case: bool,
         **handlers: Handler,
     ):
@@ -85,7 +90,7 @@ class Path:
             path: as logs and metrics name it.
             handlers: by method, in small letters.
         """
-        self.path, self._limit = path, limit
+        self.path, self._bodies = path, bodies
         self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
         self._handlers = {method.upper(): one for method, one in handlers.items()}
 
@@ -97,7 +102,7 @@ class Path:
         matched = self.pattern.fullmatch(scope["path"])
         assert matched is not None
         call = Call(
-            scope, receive, self._limit, callers.asked(scope), matched.groupdict()
+            scope, receive, self._bodies, callers.asked(scope), matched.groupdict()
         )
         return await _compressed(call, await handler(call))
 
@@ -105,12 +110,12 @@ class Path:
 class Paths:
     """All of a dialect's, tried in turn."""
 
-    def __init__(self, limit: int, *, ignore_case: bool = False):
-        self._limit, self._ignore_case = limit, ignore_case
+    def __init__(self, bodies: Bodies, *, ignore_case: bool = False):
+        self._bodies, self._ignore_case = bodies, ignore_case
         self._paths: list[Path] = []
 
     def add(self, path: str, pattern: str, **handlers: Handler) -> None:
-        made = Path(path, pattern, self._limit, self._ignore_case, **handlers)
+        made = Path(path, pattern, self._bodies, self._ignore_case, **handlers)
         self._paths.append(made)
 
     def get(self, path: str) -> Path | None:
@@ -129,11 +134,14 @@ def refusal(error: ServiceError, _: str) -> Told:
     return status, JSON, orjson.dumps({"error": text})
 
 
-def refusing(error: ServiceError) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
+def refusing(
+    error: type[ServiceError], detail: str
+) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """What answers where no path matches."""
 
     async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        raise error
+        # Each time another one: an exception keeps what it has passed through.
+        raise error(detail)
 
     return refuse
 
@@ -150,6 +158,7 @@ async def _compressed(call: Call, answer: Reply) -> tuple[Headers, bytes]:
             body = compression.deflate(body, coding)
         else:
             body = await asyncio.to_thread(compression.deflate, body, coding)
+        call.caller.hold.resize(len(body))
         headers.append((b"content-encoding", coding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     return headers, body

@@ -23,6 +23,7 @@ ServiceError
 ├── InternalError      500  our mistake; the log has it under the request's id
 ├── NotReady           503  still loading, or the model could not be loaded
 ├── Overloaded         503  too much waits already
+├── BufferFull         503  too many bytes are held for requests
 ├── TooManyConnections 503  as many are open as may be
 ├── TooManyStreams     503  as many are open as may be
 ├── Stopping           503  told to stop
@@ -169,6 +170,10 @@ class NotReady(ServiceError):
 
 class Overloaded(ServiceError):
     status, slug, title = 503, "overloaded", "Too much work is waiting"
+
+
+class BufferFull(ServiceError):
+    status, slug, title = 503, "buffer-full", "Too many bytes are held"
 
 
 class TooManyConnections(ServiceError):

@@ -30,13 +30,17 @@ KEY_HEADERS = (b"x-api-key", b"authorization")
 class Key:
     """One of those that may ask, and the requests that it has left (a token bucket)."""
 
-    def __init__(self, name: str, digest: bytes, rate: float):
-        self.name, self.digest = name, digest
+    def __init__(self, name: str, digest: bytes, rate: float, *, shares: bool = False):
+        """
+        Args:
+            shares: there are other keys.
+        """
+        self.name, self.digest, self.shares = name, digest, shares
         self._rate, self._most = rate, max(1.0, rate)
         self._left, self._since = self._most, time.monotonic()
 
     def take(self) -> None:
-        """Use up a request.
+        """Use up a request, or a message of a stream.
 
         Raises:
             RateLimited: none is left; with the seconds until there is one.
@@ -48,7 +52,7 @@ class Key:
         self._left, self._since = min(left, self._most), now
         if self._left < 1:
             seconds = math.ceil((1 - self._left) / self._rate)
-            told = f"at most {self._rate:g} requests a second with this key"
+            told = f"at most {self._rate:g} requests and messages of streams a second with this key"
             raise RateLimited(told, headers={"Retry-After": str(seconds)})
         self._left -= 1
 
@@ -57,9 +61,10 @@ class Gate:
     """Lets requests with a key in; without any key in the settings, all of them."""
 
     def __init__(self, settings: Settings):
+        digests = values.digests(settings.api_keys)
         self._keys = [
-            Key(name, digest, settings.rate_per_key)
-            for name, digest in values.digests(settings.api_keys).items()
+            Key(name, digest, settings.rate_per_key, shares=len(digests) > 1)
+            for name, digest in digests.items()
         ]
         if not self._keys and settings.host not in LOCAL:
             log.warning(
@@ -67,7 +72,7 @@ class Gate:
             )
 
     def check(self, scope: Scope) -> None:
-        """That a request may come in; its key's name goes into its log line.
+        """That a request may come in; its key goes into its state.
 
         Raises:
             Unauthorized: it has no key, or a wrong one, or several.
@@ -88,17 +93,20 @@ class Gate:
         key = self._known(given.pop())
         if key is None:
             raise Unauthorized("this key is not known here", headers=CHALLENGE)
-        scope["state"]["key"] = key.name
+        scope["state"]["key"] = key
         key.take()
 
-    def opens(self, headers: Mapping[bytes, bytes]) -> bool:
-        """Whether a request with these headers may come in, of which it has each once;
-        it counts against no rate."""
+    def share(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """As `Caller.share`, of a request with these headers, of which it has each
+        once; None: it may not come in. It counts against no rate."""
         given = [headers[name] for name in KEY_HEADERS if name in headers]
-        if not self._keys or len(given) != 1:
-            return not self._keys
+        if not self._keys:
+            return ""
+        if len(given) != 1:
+            return None
         bare = given[0][7:] if given[0][:7].lower() == BEARER else given[0]
-        return self._known(bare.strip()) is not None
+        key = self._known(bare.strip())
+        return None if key is None else key.name if key.shares else ""
 
     def _known(self, given: bytes) -> Key | None:
         digest = hashlib.sha256(given).digest()

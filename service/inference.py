@@ -15,11 +15,12 @@ import orjson
 from model.bundle import Metadata
 
 from . import codec, tensors
-from .errors import InvalidRequest
+from .errors import InvalidRequest, TooLarge
 from .settings import Limits
 from .tensors import Input, wrong
 
 PROBABILITIES = "probabilities"
+TEXT_BYTES = 128  # of a class as text, while it is written
 
 
 class Output(msgspec.Struct):
@@ -84,6 +85,26 @@ def decode(
     parameters = head.parameters or {}
     wanted = _wanted(head.outputs or [], parameters)
     return Inference(sequences, padded.shape[1], wanted, head.id or "", parameters)
+
+
+def answer_bytes(metadata: Metadata, sequences: int, asked: Inference) -> int:
+    """Bytes of an answer, about: padded as the request is."""
+    rows = sequences * (asked.steps if metadata.task == "label" else 1)
+    wanted, classes = asked.wanted, len(metadata.classes)
+    if wanted.top:
+        return rows * min(wanted.top, classes) * TEXT_BYTES
+    return rows * classes * (4 if wanted.binary else codec.DIGITS)
+
+
+def check_answer(metadata: Metadata, asked: Inference) -> None:
+    """That an answer is not too long.
+
+    Raises:
+        TooLarge: it would be: of a few short sequences, padded to a long shape, too.
+    """
+    if answer_bytes(metadata, len(asked.sequences), asked) > codec.ANSWER_BYTES:
+        told = f"the answer, padded as the request is, would have over {codec.ANSWER_BYTES} bytes"
+        raise TooLarge(told)
 
 
 def encode(

@@ -4,6 +4,7 @@ A request records a dozen of them. The client library's own instruments take som
 five times as long (0.5 microseconds against 0.1), since they do the work at once.
 """
 
+from array import array
 from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
@@ -26,7 +27,9 @@ class Samples:
         self._bounds = np.array(bounds, float)
         self._counts = np.zeros(len(bounds) + 1, int)
         self._sum = 0.0
-        self._kept: list[float] = []
+        # Not objects of their own, which would keep the memory around them from being
+        # given back to the system.
+        self._kept = array("d")
 
     def observe(self, value: float) -> None:
         self._kept.append(value)
@@ -41,8 +44,8 @@ class Samples:
         return list(zip(bounds, counts, strict=True)), self._sum
 
     def _settle(self) -> None:
-        values = np.array(self._kept, float)
-        self._kept.clear()
+        values = np.array(self._kept)
+        del self._kept[:]
         places = np.searchsorted(self._bounds, values)
         self._counts += np.bincount(places, minlength=len(self._counts))
         self._sum += float(values.sum())

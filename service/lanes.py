@@ -7,11 +7,13 @@ that wait, steps them together by one chunk, and puts back what has not ended.
 """
 
 import time
-from collections import deque
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from operator import attrgetter
 
 from .cost import Cost
+from .fair_queue import Caller, FairQueue
+from .shares import Shares
 from .work import Work
 
 # A newcomer waits for half a tick on average: a short one where a lane or two run,
@@ -40,42 +42,119 @@ class Lanes:
         self._rows, self._cost = rows, cost
         self._share = max(1, rows // 2)  # of lanes, for long ones where others wait
         self._under_way: list[Work] = []
-        self._short: deque[Work] = deque()  # those that wait
-        self._long: deque[Work] = deque()
+        self._shares = Shares()  # of the lanes
+        self._short: FairQueue[Work] = FairQueue()  # those that wait
+        self._long: FairQueue[Work] = FairQueue()
 
     def __len__(self) -> int:
         return len(self._under_way) + len(self._short) + len(self._long)
 
     def add(self, work: Work) -> None:
-        (self._long if work.left > LONG_STEPS else self._short).append(work)
+        if len(self._under_way) < self._rows and not (self._short or self._long):
+            self._under_way.append(work)
+            self._shares.add(work.caller)
+        else:
+            self._queue(work).push(work.caller, work, work.left)
 
     def put_back(self, batch: Batch) -> None:
         """A batch has been stepped; keep those of its works that have steps left."""
-        self._under_way = [work for work in batch.works if work.left]
+        for work in batch.works:
+            if work.at < work.steps:
+                self._under_way.append(work)
+            else:
+                self._shares.add(work.caller, -1)
 
     def take(self) -> Batch:
-        """The lanes under way, then the oldest that wait while there is room."""
+        """The lanes under way, then those that wait while there is room; where all
+        lanes are taken, some make room for callers that have fewer."""
         now = time.perf_counter()
-        works = [work for work in self._under_way if not work.in_vain(now)]
-        dropped = [work for work in self._under_way if work.in_vain(now)]
-        self._under_way = []
-        long = [work for work in works if work.left > LONG_STEPS]
-        if self._short and len(works) == self._rows and len(long) > self._share:
-            # Long ones stop for others, and go on from where they are.
-            stopped = set(long[self._share :])
-            works = [work for work in works if work not in stopped]
-            self._long.extendleft(reversed(long[self._share :]))
-            del long[self._share :]
-        longs = len(long)
-        while len(works) < self._rows and (self._short or self._long):
-            is_long = self._long and (longs < self._share or not self._short)
-            work = (self._long if is_long else self._short).popleft()
-            if work.in_vain(now):
-                dropped.append(work)
-                continue
-            works.append(work)
-            longs += bool(is_long)
+        works, self._under_way = self._under_way, []
+        dropped = [work for work in works if work.in_vain(now)]
+        for work in dropped:
+            works.remove(work)
+            self._shares.add(work.caller, -1)
+        if self._short or self._long:
+            self._admit(works, dropped, now)
         return Batch(works, chunk([work.left for work in works], self._cost), dropped)
+
+    def _admit(self, works: list[Work], dropped: list[Work], now: float) -> None:
+        """Give lanes to those that wait."""
+        longs = sum(map(_long, works))
+        if self._short and len(works) == self._rows and longs > self._share:
+            # Long ones stop for others, and go on from where they are.
+            for work in reversed([w for w in works if _long(w)][self._share :]):
+                self._stop(works, work)
+            longs = self._share
+        while len(works) < self._rows:
+            found = self._next(longs, dropped, now)
+            if found is None:
+                return
+            works.append(found)
+            self._shares.add(found.caller)
+            longs += _long(found)
+        if self._short or self._long:
+            self._exchange(works, dropped, now)
+
+    def _queue(self, work: Work) -> FairQueue[Work]:
+        return self._long if _long(work) else self._short
+
+    def _stop(self, works: list[Work], work: Work) -> None:
+        """Let a lane wait again: it keeps its state, and goes on before other works
+        of its caller."""
+        works.remove(work)
+        self._shares.add(work.caller, -1)
+        queue = self._queue(work)
+        queue.push_front(work.caller, work, work.left, charged=work.charged)
+
+    def _next(
+        self,
+        longs: int,
+        dropped: list[Work],
+        now: float,
+        passed: Container[str | Caller] = (),
+    ) -> Work | None:
+        """The next that waits: a long one while those have less than their share of
+        the lanes, or nothing else waits.
+
+        Args:
+            longs: lanes that they have.
+            passed: owners and callers that are passed over.
+        """
+        may = longs < self._share or not self._short
+        for queue in (self._long, self._short) if may else (self._short,):
+            while queue:
+                try:
+                    work = queue.pop(passed)
+                except IndexError:  # all are passed over
+                    break
+                work.charged = True
+                if not work.in_vain(now):
+                    return work
+                dropped.append(work)
+                queue.refund(work.caller, work.left)
+        return None
+
+    def _exchange(self, works: list[Work], dropped: list[Work], now: float) -> None:
+        """Give lanes of callers that have many to others who wait and have few. None
+        goes back and forth: who gave it has more still."""
+        while True:
+            longs = sum(map(_long, works))
+            found = self._next(longs, dropped, now, self._shares)
+            if found is None:
+                return
+            giver = self._shares.giver(found.caller)
+            lanes = [work for work in reversed(works) if work.caller == giver]
+            lane = max(lanes, key=attrgetter("left"))  # who would keep it for longest
+            if _long(found) and not _long(lane) and longs >= self._share:
+                self._queue(found).push_front(found.caller, found, found.left)
+                return
+            self._stop(works, lane)
+            works.append(found)
+            self._shares.add(found.caller)
+
+
+def _long(work: Work) -> bool:
+    return work.steps - work.at > LONG_STEPS
 
 
 def chunk(left: Sequence[int], cost: Cost) -> int:

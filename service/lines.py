@@ -5,7 +5,8 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from .errors import BadEncoding, ServiceError, TooLarge
+from .errors import BadEncoding, BufferFull, ServiceError, TooLarge
+from .memory_budget import Hold
 
 DISCARD_SECONDS = 1.0
 MOST_VAIN = 64 * 2**20  # bytes without a message: of a few, compressed, come so many
@@ -14,8 +15,12 @@ MOST_VAIN = 64 * 2**20  # bytes without a message: of a few, compressed, come so
 class Lines:
     """Of one body."""
 
-    def __init__(self, receive: Receive, limit: int):
-        self._receive, self._limit = receive, limit
+    def __init__(self, receive: Receive, limit: int, hold: Hold):
+        """
+        Args:
+            hold: counts what is read and not handed on.
+        """
+        self._receive, self._limit, self._hold = receive, limit, hold
         self._buffer = bytearray()
         self._at = self._looked = 0  # what is cut off already; without a line break
         self._vain = 0  # bytes since the last line
@@ -36,7 +41,7 @@ class Lines:
                     return None
                 try:
                     await self._more()
-                except BadEncoding as error:  # nothing can come after it
+                except (BadEncoding, BufferFull) as error:  # the last that is said
                     return self._end(error)
                 if self._vain > MOST_VAIN:
                     return self._end(TooLarge(f"no message in {MOST_VAIN} bytes"))
@@ -79,6 +84,8 @@ class Lines:
         self._vain += len(part)
         # At a line's begin: many that are empty are passed over at once.
         self._buffer += part if self._buffer or self._skips else part.lstrip(b"\n")
+        # What comes is counted by the connection, until it is here.
+        self._hold.resize(len(self._buffer) - self._at + message.get("pending", 0))
         self._ended = not message.get("more_body", False)
 
     async def prime(self) -> None:
@@ -95,5 +102,5 @@ class Lines:
                     self._buffer.clear()
                     self._at = self._looked = 0
                     await self._more()
-        except (TimeoutError, BadEncoding):
+        except (TimeoutError, BadEncoding, BufferFull):
             pass

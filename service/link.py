@@ -69,6 +69,7 @@ class Link(asyncio.Protocol):
         self.left = 0  # steps that the worker has not computed yet
         self.steps: dict[int, int] = {}  # the same by model
         self.tickets: dict[int, Ticket] = {}  # by the job's number
+        self.blocking = 0  # jobs that let it do nothing else for long
         self.trying = -1  # the job that is computed alone, or was
         self.heard = time.monotonic()  # when it last said something, or was idle
         self.models = models
@@ -91,7 +92,14 @@ class Link(asyncio.Protocol):
         if not self.tickets:
             self.heard = time.monotonic()
         self.tickets[number] = ticket
+        self.blocking += ticket.blocking
         self.send(job)
+
+    def take(self, number: int) -> Ticket:
+        """A job is done, or is not to be done any more."""
+        ticket = self.tickets.pop(number)
+        self.blocking -= ticket.blocking
+        return ticket
 
     def send(self, message: Told) -> None:
         """Send it together with what else is sent in this turn of the loop."""

@@ -4,15 +4,18 @@ Lists of messages in MessagePack, each list behind its length in 4 bytes. Arrays
 travel as their bytes, float32.
 """
 
+import itertools
 import math
 import socket
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import TypeVar
 
 import msgspec
 
 LENGTH = 4
 CHUNK = 256 * 1024
+MUCH = 64 * 1024  # bytes read at once, after which there may be more
+MOST_CHUNKS = 16  # read before what they hold is looked at
 
 
 class Load(msgspec.Struct, tag=True, array_like=True):
@@ -52,6 +55,8 @@ class Job(msgspec.Struct, tag=True, array_like=True):
     keep: bool = False  # the new state is wanted
     until: float = math.inf  # when nobody waits for it any more (seconds, monotonic)
     alone: bool = False  # a worker died that had it: no other is to share its call
+    owner: str = ""  # of the API key that it was asked with
+    connection: int = 0  # over which it was asked
 
 
 class Trying(msgspec.Struct, tag=True, array_like=True):
@@ -105,8 +110,8 @@ T = TypeVar("T")
 _encoder = msgspec.msgpack.Encoder()
 
 
-def encode(messages: list[T]) -> bytearray:
-    """A list of messages, ready to be sent."""
+def encode(messages: Sequence[T]) -> bytearray:
+    """Messages, ready to be sent."""
     buffer = bytearray(LENGTH)
     _encoder.encode_into(messages, buffer, LENGTH)
     buffer[:LENGTH] = (len(buffer) - LENGTH).to_bytes(LENGTH, "little")
@@ -154,16 +159,19 @@ class Channel:
         Raises:
             EOFError: the other side has gone.
         """
-        flags = 0 if wait else socket.MSG_DONTWAIT
-        while True:
+        messages: list = []  # type: ignore[type-arg]
+        for chunks in itertools.count(1):
             try:
-                data = self._socket.recv(CHUNK, flags)
+                data = self._socket.recv(CHUNK, 0 if wait else socket.MSG_DONTWAIT)
             except BlockingIOError:
-                return []
+                break
             except OSError as error:
-                raise EOFError from error
-            if not data:
+                if not messages:
+                    raise EOFError from error
+                break
+            if not data and not messages:
                 raise EOFError
-            messages = [m for part in self._incoming.feed(data) for m in part]
-            if messages or not wait:
-                return messages
+            messages += [m for part in self._incoming.feed(data) for m in part]
+            if messages if wait else len(data) < MUCH or chunks == MOST_CHUNKS:
+                break
+        return messages

@@ -104,6 +104,16 @@ class Metrics:
             "Sequences that are kept under an id (`sequence_id` of /v2).",
             registry=registry,
         )
+        self.buffered_bytes = Gauge(
+            "unrolled_buffered_bytes",
+            "Bytes held for clients: bodies, frames, answers that are not read yet.",
+            registry=registry,
+        )
+        self.evictions = Counter(
+            "unrolled_evicted_connections",
+            "Connections closed since too many bytes were held.",
+            registry=registry,
+        )
         self.stream_seconds = Distribution(
             "unrolled_stream_message_seconds",
             "Time from a stream's message to its answer.",

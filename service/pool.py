@@ -36,6 +36,8 @@ log = logging.getLogger(__name__)
 
 AGAIN_SECONDS = 1.0  # until one that died is replaced
 SOON_SECONDS = 60.0  # without any, after which there won't be one soon
+RECENT_SECONDS = 5.0  # for which a model that was asked is taken to be in use
+CALL_STEPS = 1_000  # more in one engine call hold up all others of its worker for long
 LOOKS = 4  # in the time after which a worker that says nothing hangs
 
 
@@ -54,6 +56,9 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloaded: set[int] = set()
         self._orphans: list[Ticket] = []  # without a worker
+        self._asked: dict[
+            int, float
+        ] = {}  # by model, when a job last came that is short
         self._starter = ThreadPoolExecutor(1, "starter")
         self._stall, self._since = settings.stall_seconds, time.monotonic()
 
@@ -117,16 +122,20 @@ class Pool:
             told = "the workers are being started"
             raise errors.NotReady(told, headers={"Retry-After": "1"})
 
-    def submit(self, job: Job, done: Done) -> Ticket:
+    def submit(self, job: Job, done: Done, *, uninterruptible: bool = False) -> Ticket:
         """Give a job to a worker; there must be one (see `check`).
 
         Args:
             done: called with what became of it.
+            uninterruptible: one engine call is needed for all of its steps.
 
         Returns:
             What `cancel` takes.
         """
-        ticket = Ticket(job, done)
+        blocking = uninterruptible and job.steps > CALL_STEPS
+        ticket = Ticket(job, done, blocking=blocking)
+        if not blocking:
+            self._asked[job.model] = time.monotonic()
         self._give(ticket)
         return ticket
 
@@ -145,9 +154,26 @@ class Pool:
         model = ticket.job.model
         able = [link for link in self._links if model in link.models]
         if able:
-            min(able, key=_left).give(ticket, next(self._numbers))
+            link = min(self._open(ticket, able), key=_left)
+            link.give(ticket, next(self._numbers))
         else:
             self._orphans.append(ticket)  # another worker is being started
+
+    def _open(self, ticket: Ticket, able: list[Link]) -> list[Link]:
+        """Those of some workers that a job may go to: where it isn't held up for long
+        by others, and doesn't hold up other models' jobs in all of them."""
+        free = [link for link in able if not link.blocking]
+        if not ticket.blocking:
+            return free or able
+        since = time.monotonic() - RECENT_SECONDS
+        others = any(
+            asked > since
+            for model, asked in self._asked.items()
+            if model != ticket.job.model
+        )
+        if others and len(free) <= 1:
+            return [link for link in able if link.blocking] or able
+        return able
 
     def close(self) -> None:
         """End the workers; not on the event loop."""
@@ -155,6 +181,7 @@ class Pool:
 
     def _unload(self, model: int) -> None:
         self.ticked.pop(model, None)
+        self._asked.pop(model, None)
         self._unloaded.add(model)
         for link in self._links:
             self._drop(link, model)
@@ -202,7 +229,7 @@ class Pool:
             link.add(message.model, -message.settled)
             self._tell(message)
         elif isinstance(message, Answered | Failed):
-            link.tickets.pop(message.number).done(message)
+            link.take(message.number).done(message)
         elif isinstance(message, Trying):
             link.trying = message.number
 

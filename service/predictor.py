@@ -1,11 +1,15 @@
 """A request's bytes in, its answer's bytes out."""
 
 import time
-from typing import Any
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
+from model.bundle import Metadata
+
 from . import codec, reader
+from .caller import Caller
 from .catalogue import Catalogue, Model
 from .errors import DeadlineExceeded, NotReady
 from .link import Request
@@ -16,6 +20,8 @@ from .state_tokens import State
 # Of the W3C's Server Timing; milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 AGAIN = {"Retry-After": "1"}
+P = ParamSpec("P")
+T = TypeVar("T")
 READS = 3  # a version with other features may take another's place meanwhile
 
 
@@ -26,7 +32,7 @@ class Predictor:
         self._catalogue, self._reader, self._elsewhere = catalogue, reader, elsewhere
 
     async def predict(
-        self, body: bytes, task: str, until: float
+        self, body: bytes, task: str, caller: Caller, until: float
     ) -> tuple[bytes, bytes]:
         """The JSON answer to a JSON request, and where its time went, as the header
         `Server-Timing` has it.
@@ -39,24 +45,27 @@ class Predictor:
             CancelledError: the caller has gone; what waits is dropped.
         """
         begun = time.perf_counter()
-        self._check_room(body, task, until)
-        model, asked = await self._read(body, task)
+        self._check_room(body, task, caller, until)
+        model, asked = await self._read(body, task, caller)
         steps = list(map(len, asked.sequences))
         model.admission.queue.read(len(body), sum(steps))
-        before = self._states(model, asked)
+        del body  # frames are held in its place
+        before = self._states(model, asked, caller)
         packed = [state.packed for state in before]
+        codec.check_answer(model.metadata, len(steps), sum(steps), asked.top_k)
         request = await self.compute(
-            model, asked.sequences, packed, until=until, keep=asked.return_state
+            model, asked.sequences, packed, caller, until=until, keep=asked.return_state
         )
         answers = request.future.result()
         answered = time.perf_counter()
         members: list[dict[str, Any]] = []
         if asked.return_state:
+            sign, owner = model.tokens.sign, caller.owner
             members = [
-                {"steps": state.steps, "state": model.tokens.sign(state)}
+                {"steps": state.steps, "state": sign(state, owner)}
                 for state in map(State.after, before, steps, request.states)
             ]
-        text = await self._write(model, answers, asked.top_k, members)
+        text = await self._write(model, answers, asked.top_k, members, caller)
         written = time.perf_counter() - answered
         spent = model.admission.answered(request, request.since - begun, written)
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
@@ -65,7 +74,8 @@ class Predictor:
         self,
         model: Model,
         sequences: list[np.ndarray],
-        states: list[bytes] | None = None,
+        states: list[bytes] | None,
+        caller: Caller,
         *,
         until: float,
         keep: bool = False,
@@ -80,42 +90,64 @@ class Predictor:
         """
         begun = time.perf_counter()
         admission = model.admission
+        request: Request | None = None
         try:
-            request = admission.submit(sequences, states, until=until, keep=keep)
+            caller.hold.resize(_held(model.metadata, sequences))
+            turn = caller.turn
+            request = admission.submit(
+                sequences, states, caller=turn, until=until, keep=keep
+            )
             await request.future
             if time.perf_counter() > until:
                 raise DeadlineExceeded("no answer in that time")
         except BaseException:
+            request = None  # else its failure would hold this frame, which holds it
             admission.statistics.failed(time.perf_counter() - begun)
             raise
         return request
 
-    def _check_room(self, body: bytes, task: str, until: float) -> None:
+    async def read(
+        self,
+        body: bytes,
+        caller: Caller,
+        here: Callable[P, T],
+        there: Callable[P, T],
+        *given: P.args,
+        **more: P.kwargs,
+    ) -> T:
+        """What a body says: read `here` where it is small, else in another process by
+        a function of a module (`there`)."""
+        if len(body) <= INLINE_BYTES:
+            return here(*given, **more)
+        return await self._elsewhere.run(caller.turn, len(body), there, *given, **more)
+
+    def _check_room(self, body: bytes, task: str, caller: Caller, until: float) -> None:
         """That it is worth while to parse: under overload most is refused, and the
         time for it would be the workers'."""
         model = self._catalogue.glimpsed(body, task)
         if model is not None:
-            model.admission.check_room(until)
+            model.admission.check_room(until, caller.turn)
 
-    async def _read(self, body: bytes, task: str) -> tuple[Model, Asked]:
+    async def _read(
+        self, body: bytes, task: str, caller: Caller
+    ) -> tuple[Model, Asked]:
         for _ in range(READS):
             features = self._catalogue.features[task]
-            if len(body) <= INLINE_BYTES:
-                asked = self._reader.read(body, features)
-            else:
-                asked = await self._elsewhere.run(reader.read, body, features)
+            asked = await self.read(
+                body, caller, self._reader.read, reader.read, body, features
+            )
             model = self._catalogue.choose(asked.model, task)
             wanted = model.metadata.input.features
             if asked.sequences and asked.sequences[0].shape[1] == wanted:
                 return model, asked
         raise NotReady("the model came while the request was read", headers=AGAIN)
 
-    def _states(self, model: Model, asked: Asked) -> list[State]:
+    def _states(self, model: Model, asked: Asked, caller: Caller) -> list[State]:
         """Where the sequences go on from."""
         tokens = asked.states or [None] * len(asked.sequences)
         if asked.return_state or any(token is not None for token in tokens):
             self._catalogue.check_streamable(model)
-        return model.tokens.verify_all(tokens)
+        return model.tokens.verify_all(tokens, caller.owner)
 
     async def _write(
         self,
@@ -123,8 +155,20 @@ class Predictor:
         answers: list[np.ndarray],
         top_k: int | None,
         members: list[dict[str, Any]],
+        caller: Caller,
     ) -> bytes:
         size = DIGITS * sum(answer.size for answer in answers)
         size += sum(len(member["state"]) for member in members)
         given = (model.metadata, answers, top_k, members)
-        return await self._elsewhere.sized(size, codec.encode, *given)
+        text = await self._elsewhere.sized(caller.turn, size, codec.encode, *given)
+        caller.hold.resize(len(text))
+        return text
+
+
+def _held(metadata: Metadata, sequences: list[np.ndarray]) -> int:
+    """Bytes that a request takes while it is computed: its frames, twice (here and on
+    the way to a worker), and its probabilities."""
+    frames = sum(sequence.nbytes for sequence in sequences)
+    label = metadata.task == "label"
+    rows = sum(map(len, sequences)) if label else len(sequences)
+    return 2 * frames + 4 * rows * len(metadata.classes)

@@ -1,29 +1,33 @@
-"""Requests' bodies to arrays: small ones at once, large ones in another process.
+"""Requests' bodies to arrays: small ones at once, large ones in other processes.
 
 To parse a body of a megabyte takes milliseconds, in which an event loop could answer
 nobody; nor could it while another thread of its interpreter parses.
 """
 
 import asyncio
+import contextlib
 import multiprocessing
 import os
 import signal
 import threading
 from collections.abc import Callable
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from . import codec, instances, quick, stream_codec
+from . import codec, instances, malloc, quick, stream_codec
+from .codec import DIGITS as DIGITS
+from .engine import available_cores
 from .errors import InternalError
+from .fair_turns import FairTurns
 from .instances import Instances
 from .quick import Asked
 from .settings import Settings
 from .stream_codec import Sent
 
+LEAST_PROCESSES = 2
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
-DIGITS = 16  # bytes of a number in JSON
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -92,31 +96,66 @@ class Reader:
 
 
 class Elsewhere:
-    """A process for what would hold up the event loop."""
+    """Processes for what would hold up the event loop: one a core, two at least, so that
+    a body which takes long to refuse doesn't hold up others' bodies. Callers get fair
+    turns."""
 
     def __init__(self, settings: Settings):
-        # Its process parses what strangers send: no secret is there.
+        # They parse what strangers send: no secret is there.
         self._settings = settings.without_secrets()
-        self._process = self._made()
+        self._processes = [
+            self._made() for _ in range(max(LEAST_PROCESSES, available_cores()))
+        ]
+        self._turns = FairTurns(range(len(self._processes)))
 
-    async def run(self, work: Callable[P, T], *given: P.args, **more: P.kwargs) -> T:
-        """What `work` gives; it is of a module, not made here.
+    async def run(
+        self,
+        caller: tuple[str, int],
+        size: int,
+        work: Callable[P, T],
+        *given: P.args,
+        **more: P.kwargs,
+    ) -> T:
+        """Returns what `work` returns; it must be a function of a module.
+
+        Args:
+            caller: as `FairTurns.take`.
+            size: of the work, in bytes of JSON.
 
         Raises:
             Exception: what `work` raises.
-            InternalError: the process has died; there is another.
+            InternalError: the process died of it; there is another.
         """
+        place = await self._turns.take(caller, size)
         loop = asyncio.get_running_loop()
-        process = self._process
+
+        def free(_: object) -> None:
+            with contextlib.suppress(RuntimeError):  # the loop has ended
+                loop.call_soon_threadsafe(self._turns.give_back, place)
+
         try:
-            return await loop.run_in_executor(process, partial(work, *given, **more))
+            future = self._submit(place, partial(work, *given, **more))
+        except BaseException:
+            self._turns.give_back(place)
+            raise
+        # Not when the caller stops waiting: the process is at work until then.
+        future.add_done_callback(free)
+        answer = asyncio.wrap_future(future)
+        del future
+        try:
+            return await answer
         except BrokenProcessPool as error:
-            if self._process is process:
-                self._process = self._made()
             raise InternalError("the body could not be worked on") from error
+        finally:
+            del answer  # else what it raises would hold this frame, which holds it
 
     async def sized(
-        self, size: int, work: Callable[P, T], *given: P.args, **more: P.kwargs
+        self,
+        caller: tuple[str, int],
+        size: int,
+        work: Callable[P, T],
+        *given: P.args,
+        **more: P.kwargs,
     ) -> T:
         """The same; at once and here, where so many bytes take no time.
 
@@ -125,15 +164,24 @@ class Elsewhere:
         """
         if size <= INLINE_BYTES:
             return work(*given, **more)
-        return await self.run(work, *given, **more)
+        return await self.run(caller, size, work, *given, **more)
 
     def start(self) -> None:
-        """Start the process, without waiting for it."""
-        self._process.submit(int)
+        """Start the processes, without waiting for them."""
+        for process in self._processes:
+            process.submit(int)
 
     def close(self) -> None:
-        """End it; not on the event loop."""
-        self._process.shutdown(cancel_futures=True)
+        """End them; not on the event loop."""
+        for process in self._processes:
+            process.shutdown(cancel_futures=True)
+
+    def _submit(self, place: int, work: Callable[[], T]) -> "Future[T]":
+        try:
+            return self._processes[place].submit(work)
+        except BrokenProcessPool:  # it died of the last one, or since
+            self._processes[place] = self._made()
+            return self._processes[place].submit(work)
 
     def _made(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
@@ -149,6 +197,7 @@ _reader: Reader
 
 def _begin(settings: Settings) -> None:
     global _reader
+    malloc.configure()
     _reader = Reader(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # told to all; that one decides

@@ -13,7 +13,9 @@ from typing import Any, Protocol
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from .caller import Caller, identify
 from .errors import MEDIA_TYPE, InternalError, ServiceError
+from .memory_budget import MemoryBudget
 from .metrics import Metrics
 
 log = logging.getLogger("service.request")
@@ -62,14 +64,16 @@ class Requests:
         told: Callable[[ServiceError, str], Told] = problem,
         *,
         check: Callable[[Scope], None],
+        budget: MemoryBudget,
     ):
         """
         Args:
             check: raises what a request is to be refused with, before all else.
+            budget: of what is held for callers.
             told: what a refusal looks like; it is given the request's id too.
         """
         self._app, self._metrics, self._direct = app, metrics, direct
-        self._told, self._check = told, check
+        self._told, self._check, self._budget = told, check, budget
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in _KINDS:
@@ -79,6 +83,7 @@ class Requests:
         request_id = _request_id(scope)
         scope.setdefault("state", {}).update(request_id=request_id, begun=begun)
         status, size = 0, 0
+        caller: Caller | None = None
 
         async def answer(message: Message) -> None:
             nonlocal status, size
@@ -95,6 +100,7 @@ class Requests:
 
         try:
             self._check(scope)
+            scope["state"]["caller"] = caller = identify(scope, self._budget)
             direct = self._direct.get(scope["path"])
             if direct is not None:
                 scope["route"] = direct
@@ -113,8 +119,8 @@ class Requests:
                 raise  # too late for another answer
             await self.refuse(known(error, request_id), request_id, answer)
         finally:
-            for end in scope["state"].get("ends", ()):
-                end()
+            if caller is not None:
+                caller.hold.release()
             self._record(scope, request_id, status, size, time.perf_counter() - begun)
 
     async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:
@@ -155,7 +161,7 @@ class Requests:
             **scope["state"].get("log", {}),
         }
         if "key" in scope["state"]:
-            extra["key"] = scope["state"]["key"]
+            extra["key"] = scope["state"]["key"].name
         log.log(level, "request", extra=extra)
 
 

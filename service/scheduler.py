@@ -17,11 +17,12 @@ from model.bundle import Metadata
 from . import tick
 from .cost import Cost
 from .engine import Engine
+from .fair_queue import Caller
 from .lanes import Batch, Lanes
 from .messages import Answered, Failed, FromWorker, Ticked
 from .settings import Settings
 from .whole import Whole
-from .work import Work
+from .work import NOBODY, Work
 
 log = logging.getLogger(__name__)
 
@@ -75,6 +76,7 @@ class Scheduler:
         until: float = math.inf,
         keep: bool = False,
         alone: bool = False,
+        caller: Caller = NOBODY,
     ) -> None:
         """Take on a sequence [T, F], from a state [S] where it goes on.
 
@@ -82,9 +84,11 @@ class Scheduler:
             until: when it is to be dropped, of `time.perf_counter`.
             keep: tell its new state with the answer.
             alone: step it with no other.
+            caller: for whom; callers get equal shares.
         """
         begin = self._begin if state is None else state
-        self._works[number] = work = Work(number, frames, begin, until=until, keep=keep)
+        work = Work(number, frames, begin, until=until, keep=keep, caller=caller)
+        self._works[number] = work
         (self._alone.append if alone else self._queue.add)(work)
 
     def cancel(self, number: int) -> None:

@@ -12,6 +12,7 @@ from types import FrameType
 
 import uvicorn
 
+from . import malloc
 from .app import Service
 from .connection import Connection
 from .crowd import Crowd
@@ -57,6 +58,7 @@ class Server(uvicorn.Server):
         # comes: its caches cost more than the moment that the request waits.
         with contextlib.suppress(OSError, AttributeError):  # not on this system
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
+        malloc.configure()
         _allow_files(self._crowd.limit + SPARE_FILES)
         super().run(sockets)
 
@@ -117,7 +119,7 @@ def _allow_files(wanted: int) -> None:
 
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
-    crowd = Crowd(settings, app.metrics, app.shed)
+    crowd = Crowd(settings, app.metrics, app.shed, app.budget)
     return Server(
         app,
         uvicorn.Config(

@@ -11,8 +11,9 @@ from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
 
 from .catalogue import Model
-from .errors import InvalidRequest, Overloaded, TooManyStreams
+from .errors import InvalidRequest, Overloaded
 from .metrics import Metrics
+from .owner_quota import OwnerQuota
 from .settings import Settings
 from .state_tokens import BEGIN, State
 
@@ -23,8 +24,8 @@ MOST_WAITING = 64  # requests of one id
 class Session:
     """One of them."""
 
-    def __init__(self, model: Model):
-        self.model = model
+    def __init__(self, model: Model, share: str):
+        self.model, self.share = model, share
         self.state: State | None = None  # None: it hasn't begun, or has ended
         self.since = time.monotonic()  # it was last used
         self.waiting = 0  # requests
@@ -35,7 +36,7 @@ class Sessions:
     """All of them, and their limits."""
 
     def __init__(self, settings: Settings, metrics: Metrics):
-        self._most = settings.max_streams
+        self._quota = OwnerQuota(settings.max_streams, "sequences are kept")
         self._idle = settings.stream_idle_seconds
         self._kept: dict[Hashable, Session] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -43,19 +44,27 @@ class Sessions:
 
     @asynccontextmanager
     async def turn(
-        self, key: Hashable, model: Model, *, start: bool, end: bool
+        self,
+        key: Hashable,
+        model: Model,
+        *,
+        start: bool,
+        end: bool,
+        share: str = "",
     ) -> AsyncIterator[Session]:
         """A session with its state, to be replaced by the next one.
 
         Args:
+            key: of the sequence: the owner of the API key, the model, and the id.
+            share: as `OwnerQuota.take`, of one that starts.
             model: of a session that starts; one that goes on keeps its own.
 
         Raises:
             InvalidRequest: there is none to go on with, and it doesn't start.
-            TooManyStreams: as many are kept as may be.
+            TooManyStreams: as many are kept as may be, in all or of this owner.
             Overloaded: too many of its requests wait.
         """
-        session = self._find(key, model, start)
+        session = self._find(key, model, start, share)
         if session.waiting >= MOST_WAITING:
             told = f"{MOST_WAITING} requests of this sequence wait"
             raise Overloaded(told, headers={"Retry-After": "1"})
@@ -79,28 +88,31 @@ class Sessions:
             session.waiting -= 1
             session.since = time.monotonic()
             if session.state is None and not session.waiting:
-                self._kept.pop(key, None)
+                self._forget(key)
 
-    def _find(self, key: Hashable, model: Model, start: bool) -> Session:
+    def _find(self, key: Hashable, model: Model, start: bool, share: str) -> Session:
         session = self._kept.get(key)
         if session is not None:
             return session
         if not start:
             raise _missing()
-        if len(self._kept) >= self._most:
-            told = f"at most {self._most} sequences are kept at a time"
-            raise TooManyStreams(told, headers={"Retry-After": "10"})
-        session = self._kept[key] = Session(model)
+        self._quota.take(share)
+        session = self._kept[key] = Session(model, share)
         if self._timer is None:
             self._look()
         return session
+
+    def _forget(self, key: Hashable) -> None:
+        session = self._kept.pop(key, None)
+        if session is not None:
+            self._quota.give_back(session.share)
 
     def _look(self) -> None:
         """Forget those that have been idle for too long, now and then."""
         before = time.monotonic() - self._idle
         for key, session in list(self._kept.items()):
             if not session.waiting and session.since < before:
-                del self._kept[key]
+                self._forget(key)
         self._timer = None
         if self._kept:
             loop = asyncio.get_running_loop()

@@ -154,7 +154,12 @@ class Settings(BaseSettings):
         description="Signs state tokens; the same in all replicas. After a comma: older"
         " keys, still accepted. None: a random one.",
     )
-    max_streams: int = Field(2_000, ge=0, description="Streams open at a time.")
+    max_streams: int = Field(
+        2_000,
+        ge=0,
+        description="Streams open at a time. Of several API keys, one may have as many as"
+        " are left free.",
+    )
     stream_idle_seconds: float = Field(
         300,
         gt=0,
@@ -187,7 +192,8 @@ class Settings(BaseSettings):
         0,
         ge=0,
         allow_inf_nan=False,
-        description="Requests a second with one key; 0: any number.",
+        description="Requests, and messages of streams, a second with one key; 0: any"
+        " number.",
     )
     cors_origins: Origins = Field(
         "",

@@ -40,11 +40,12 @@ class Shedding:
         self._count = 0  # since the last line of the log
         self._timer: asyncio.TimerHandle | None = None
 
-    def answer(self, data: bytes) -> bytes | None:
+    def answer(self, data: bytes, connection: int) -> bytes | None:
         """The refusal of a whole plain request that would be refused; else None.
 
         Args:
             data: what came over a connection that is idle.
+            connection: the number of that.
         """
         task = HEADS.get(data[: data.find(b"\n", 0, 64) + 1])
         if task is None:
@@ -54,12 +55,13 @@ class Shedding:
         if model is None or begun > model.admission.queue.refused + LASTS_SECONDS:
             return None
         headers = _headers(data)
-        if headers is None or not self._gate.opens(headers):
+        share = None if headers is None else self._gate.share(headers)
+        if headers is None or share is None:
             return None
         left = _milliseconds(headers)
         if left is None:
             return None
-        refusal = model.admission.overload(1, begun + left / 1000)
+        refusal = model.admission.overload(1, begun + left / 1000, (share, connection))
         if refusal is None:
             model.admission.queue.promise(len(data))
             return None

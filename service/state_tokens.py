@@ -7,7 +7,8 @@ token is base64url of
     | length of the name 1 | name | state 4 * S (float32) | HMAC-SHA256 32
 
 in bytes (little-endian), so all tokens of a model have one length. The HMAC
-(RFC 2104) covers all that stands before it.
+(RFC 2104) covers all that stands before it. Where API keys are set, its key depends on
+the owner of the caller's: no other owner can go on from the token.
 """
 
 import binascii
@@ -80,8 +81,12 @@ class Tokens:
         self._digest = bytes.fromhex(digest)
         self._size = 4 * metadata.state_size
 
-    def sign(self, state: State) -> str:
-        """The token of a state."""
+    def sign(self, state: State, owner: str = "") -> str:
+        """The token of a state.
+
+        Args:
+            owner: of the API key that may go on from it; empty where there are none.
+        """
         name = self._metadata.name.encode()
         head = HEAD.pack(
             FORMAT,
@@ -93,11 +98,11 @@ class Tokens:
             len(name),
         )
         content = head + name + state.packed
-        mac = hmac.digest(self._keys.signing, content, "sha256")
+        mac = hmac.digest(_bound(self._keys.signing, owner), content, "sha256")
         encoded = binascii.b2a_base64(content + mac, newline=False)
         return encoded.translate(_URL, b"=").decode()
 
-    def verify_all(self, tokens: list[str | None]) -> list[State]:
+    def verify_all(self, tokens: list[str | None], owner: str = "") -> list[State]:
         """The states of a request's tokens; the beginning where there is none.
 
         Raises:
@@ -109,7 +114,7 @@ class Tokens:
                 if token is None:
                     states.append(BEGIN)
                 else:
-                    states.append(self.verify(token, f"states[{place}]"))
+                    states.append(self.verify(token, f"states[{place}]", owner))
             except (InvalidState, StateConflict) as error:
                 wrong.append(error)
         if wrong:
@@ -118,23 +123,25 @@ class Tokens:
             raise type(first)(first.detail, faults)
         return states
 
-    def verify(self, token: str, path: str = "state") -> State:
+    def verify(self, token: str, path: str = "state", owner: str = "") -> State:
         """The state of a token.
 
         Args:
             path: of the field that holds it.
+            owner: of the caller's API key.
 
         Raises:
-            InvalidState: no token, changed, or signed with another key.
+            InvalidState: no token, changed, signed with another key, or given to
+                another owner.
             StateConflict: of another model, version, bundle or precision.
         """
         try:
-            return self._open(token)
+            return self._open(token, owner)
         except (InvalidState, StateConflict) as error:
             fault = FieldError(path, error.detail)
             raise type(error)(f"{path} {error.detail}", [fault]) from None
 
-    def _open(self, token: str) -> State:
+    def _open(self, token: str, owner: str) -> State:
         data = _decode(token)
         if len(data) <= HEAD.size + MAC:
             raise InvalidState("is no state token")
@@ -144,9 +151,10 @@ class Tokens:
         if key not in self._keys.by_id:
             raise InvalidState("is signed with another key, or has been changed")
         content = data[:-MAC]
-        mac = hmac.digest(self._keys.by_id[key], content, "sha256")
+        mac = hmac.digest(_bound(self._keys.by_id[key], owner), content, "sha256")
         if not hmac.compare_digest(mac, data[-MAC:]):
-            raise InvalidState("has been changed")
+            other = ", or is of another API key" if owner else ""
+            raise InvalidState(f"has been changed{other}")
         # From here on it is what a service with this key has written.
         name = content[HEAD.size : HEAD.size + length].decode()
         metadata = self._metadata
@@ -169,6 +177,13 @@ class Tokens:
 def _id(key: bytes) -> bytes:
     """Tells keys apart, and nothing about them."""
     return hashlib.sha256(b"unrolled state key " + key).digest()[:4]
+
+
+def _bound(key: bytes, owner: str) -> bytes:
+    """The key of an owner's tokens."""
+    if not owner:
+        return key
+    return hmac.digest(key, b"unrolled owner " + owner.encode(), "sha256")
 
 
 def _decode(token: str) -> bytes:

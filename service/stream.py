@@ -11,9 +11,11 @@ from typing import Any
 
 import msgspec
 
-from . import reader, stream_codec
+from . import codec, reader, stream_codec
+from .caller import Caller
 from .catalogue import Model
 from .errors import ServiceError
+from .memory_budget import Hold
 from .messages import Answered, Failed
 from .metrics import Metrics
 from .reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
@@ -21,6 +23,8 @@ from .requests import known
 from .state_tokens import BEGIN, State
 from .stream_codec import Sent
 
+UNCOUNTED_BYTES = 4096  # a shorter message is not counted: it takes little
+IDLE = Sent(None)  # no message is under way
 Message = bytes | ServiceError  # an error in the place of one that can't be read
 Done = Callable[[bytes, bool], None]
 
@@ -36,11 +40,13 @@ class Stream:
         model: Model,
         top_k: int | None,
         stream_id: str,
+        caller: Caller,
         reader: Reader,
         elsewhere: Elsewhere,
         metrics: Metrics,
     ):
         self.model, self.top_k, self.id = model, top_k, stream_id
+        self.caller = caller
         self.state = BEGIN
         self.messages = 0
         self.faults = 0  # messages that were the caller's fault, in a row
@@ -48,17 +54,18 @@ class Stream:
         self.opened = time.monotonic()
         self.since = self.opened  # its caller was last heard, or answered
         # How it is told why it must end: by what talks with its caller.
-        self.end: Callable[[str], None] = lambda reason: None
+        self.end: Callable[[str], None] = _nothing
         self._reader, self._elsewhere, self._metrics = reader, elsewhere, metrics
         self._features = model.metadata.input.features
         self._closed = False
         # Of the message under way:
         self._done: Done
         self._begun = 0.0
-        self._sent: Sent
+        self._sent = IDLE
         self._before = BEGIN
         self._task: asyncio.Task[None] | None = None
         self._given: Any = None
+        self._hold = Hold(caller.account)
 
     async def answer(self, message: Message) -> tuple[bytes, bool]:
         """A message's answer (there may be none), and whether it was the last."""
@@ -81,9 +88,14 @@ class Stream:
         self.messages += 1
         self.computes, self._begun = True, time.perf_counter()
         self._done = done
+        if isinstance(message, ServiceError):
+            self._refuse(message)
+            return
         try:
-            if isinstance(message, ServiceError):
-                raise message
+            if self.caller.key is not None:
+                self.caller.key.take()
+            if len(message) > UNCOUNTED_BYTES:
+                self._hold.resize(len(message))
             if len(message) > INLINE_BYTES:
                 self._later(self._read_elsewhere(message))
             else:
@@ -94,6 +106,8 @@ class Stream:
     def close(self) -> None:
         """Its caller has gone: drop what is under way."""
         self._closed = True
+        self.end = _nothing
+        self._hold.release()
         if self._task is not None:
             self._task.cancel()
         if self._given is not None:
@@ -102,21 +116,29 @@ class Stream:
 
     def last(self, reason: str) -> bytes:
         """The line that tells its caller why it ends."""
-        token = self.model.tokens.sign(self.state) if self.state.packed else None
+        token = self._token(self.state) if self.state.packed else None
         return stream_codec.end(reason, self.state.steps, token)
+
+    def _token(self, state: State) -> str:
+        return self.model.tokens.sign(state, self.caller.owner)
 
     def _compute(self, sent: Sent) -> None:
         state = self.state
         if sent.state is None:
             state = BEGIN
         elif sent.state is not msgspec.UNSET:
-            state = self.model.tokens.verify(sent.state)
+            state = self.model.tokens.verify(sent.state, owner=self.caller.owner)
         self._sent, self._before = sent, state
         if sent.frames is None:
             self._tell(b"", state)
             return
-        admission = self.model.admission
-        self._given = admission.advance(sent.frames, state.packed, self._computed)
+        codec.check_answer(self.model.metadata, 1, len(sent.frames), self.top_k)
+        size = self._hold.size
+        if size:  # a long message: its frames are kept until they are computed
+            self._hold.resize(size + 2 * sent.frames.nbytes)
+        self._given = self.model.admission.advance(
+            sent.frames, state.packed, self._computed, self.caller.turn
+        )
 
     def _computed(self, told: Answered | Failed) -> None:
         self._given = None
@@ -127,10 +149,11 @@ class Stream:
             steps = len(sent.frames)  # type: ignore[arg-type]
             answer = model.admission.answer(told, steps)
             after = self._before.after(steps, told.state)  # type: ignore[union-attr]
-            token = model.tokens.sign(after) if sent.return_state else None
+            token = self._token(after) if sent.return_state else None
             given = (model.metadata, answer, after.steps, self.top_k, token)
-            if answer.size * DIGITS > INLINE_BYTES:
-                self._later(self._write_elsewhere(after, *given))
+            size = answer.size * DIGITS
+            if size > INLINE_BYTES:
+                self._later(self._write_elsewhere(size, after, *given))
             else:
                 self._tell(stream_codec.answer(*given), after)
         except Exception as error:
@@ -139,13 +162,16 @@ class Stream:
     async def _read_elsewhere(self, message: bytes) -> None:
         try:
             read = reader.read_message
-            self._compute(await self._elsewhere.run(read, message, self._features))
+            turn, size = self.caller.turn, len(message)
+            sent = await self._elsewhere.run(turn, size, read, message, self._features)
+            self._compute(sent)
         except Exception as error:
             self._refuse(error)
 
-    async def _write_elsewhere(self, after: State, *given: Any) -> None:
+    async def _write_elsewhere(self, size: int, after: State, *given: Any) -> None:
         try:
-            line = await self._elsewhere.run(stream_codec.answer, *given)
+            write, turn = stream_codec.answer, self.caller.turn
+            line = await self._elsewhere.run(turn, size, write, *given)
             self._tell(line, after)
         except Exception as error:
             self._refuse(error)
@@ -162,6 +188,9 @@ class Stream:
 
     def _answer(self, line: bytes, ends: bool) -> None:
         self.computes, self.since = False, time.monotonic()
+        # One that waits for its caller keeps its state, and nothing of a message.
+        self._sent, self._before, self._task = IDLE, BEGIN, None
+        self._hold.release()
         self._done(line, ends)
 
     def _refuse(self, error: Exception) -> None:
@@ -170,3 +199,7 @@ class Stream:
         self.faults += refusal.status < 500
         self._metrics.refused.labels(refusal.slug).inc()
         self._answer(stream_codec.refusal(refusal, self.state.steps, self.id), False)
+
+
+def _nothing(reason: str) -> None:
+    pass

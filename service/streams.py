@@ -6,9 +6,11 @@ import re
 import time
 from urllib.parse import parse_qsl
 
+from .caller import Caller
 from .catalogue import Catalogue, Model
-from .errors import FieldError, InvalidRequest, Stopping, TooManyStreams
+from .errors import FieldError, InvalidRequest, Stopping
 from .metrics import Metrics
+from .owner_quota import OwnerQuota
 from .reader import Elsewhere, Reader
 from .settings import Settings
 from .stream import Stream
@@ -32,10 +34,11 @@ class Streams:
         self._parts = reader, elsewhere, metrics
         self._opened = metrics.open_streams
         self._open: set[Stream] = set()
+        self._quota = OwnerQuota(settings.max_streams, "streams are open")
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
-    def open(self, query: bytes, stream_id: str) -> Stream:
+    def open(self, query: bytes, stream_id: str, caller: Caller) -> Stream:
         """A new stream, as the query of its address has it; to be closed.
 
         Raises:
@@ -46,10 +49,8 @@ class Streams:
         if self._stopping:
             raise Stopping("the service is stopping", headers={"Retry-After": "1"})
         model, top_k = self._chosen(query)
-        if len(self._open) >= self._settings.max_streams:
-            limit = f"at most {self._settings.max_streams} streams are open at a time"
-            raise TooManyStreams(limit, headers={"Retry-After": "10"})
-        stream = Stream(model, top_k, stream_id, *self._parts)
+        self._quota.take(caller.share)
+        stream = Stream(model, top_k, stream_id, caller, *self._parts)
         self._open.add(stream)
         self._opened.labels(model.metadata.name).inc()
         if self._timer is None:
@@ -60,6 +61,7 @@ class Streams:
         """It has ended, in whatever way."""
         self._opened.labels(stream.model.metadata.name).dec()
         self._open.discard(stream)
+        self._quota.give_back(stream.caller.share)
         stream.close()
 
     async def stop(self, seconds: float) -> None:

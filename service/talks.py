@@ -101,12 +101,20 @@ class AsgiTalk:
 class Socket(Protocol):
     """A connection whose messages go past ASGI."""
 
-    clogged: bool  # what was told is not read
+    @property
+    def clogged(self) -> bool:
+        """What was told is not read."""
+        ...
+
+    @property
+    def buffered(self) -> bool:
+        """Something has come and was not handed on."""
+        ...
 
     def tell(self, line: bytes) -> None: ...
 
-    def pause(self, wanted: bool) -> None:
-        """Read no more for now, or again."""
+    def read_on(self) -> None:
+        """Hand on what has come, and read more where there is room for it."""
         ...
 
     def abort(self) -> None: ...
@@ -114,23 +122,35 @@ class Socket(Protocol):
 
 class DirectTalk:
     """By callbacks of the connection. A message that comes while another is computed,
-    or while the caller does not read, waits, and no more are read meanwhile."""
+    or while the caller does not read, stays with the connection, and no more are read
+    meanwhile."""
 
     def __init__(self, stream: Stream, socket: Socket):
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
+        self.computes = False
         self._stream, self._socket = stream, socket
-        self._waiting: deque[bytes] = deque()
-        self._computes = self._turns = False
+        self._waiting: deque[bytes] = deque()  # came before this was there
+        self._turns = False
         self._reason = ""  # why it must end
         stream.end = self.end
 
+    @property
+    def full(self) -> bool:
+        """No message can be taken now."""
+        return (
+            self.computes or self._turns or self._socket.clogged or bool(self._reason)
+        )
+
     def take(self, message: bytes) -> None:
         """A message has come."""
-        if not self.ended.done():
+        if self.ended.done():
+            return
+        if self.full:
             self._waiting.append(message)
-            if not self._turns:
-                self._turn()
+        else:
+            self.computes = True
+            self._stream.take(message, self._answered)
 
     def freed(self) -> None:
         """What was told has been read."""
@@ -160,24 +180,24 @@ class DirectTalk:
     def _turn(self) -> None:
         """Whatever can be done now: the next message, or the end."""
         self._turns = False
-        waiting, socket = self._waiting, self._socket
-        if waiting and not (self._computes or self._reason or socket.clogged):
-            self._computes = True
-            self._stream.take(waiting.popleft(), self._answered)
-        socket.pause(bool(waiting) or socket.clogged)
-        if self._reason and not (self._computes or socket.clogged or self.ended.done()):
-            socket.tell(self._stream.last(self._reason))
+        if self._waiting and not self.full:
+            self.take(self._waiting.popleft())
+        if not self._waiting:
+            self._socket.read_on()
+        clogged = self._socket.clogged
+        if self._reason and not (self.computes or clogged or self.ended.done()):
+            self._socket.tell(self._stream.last(self._reason))
             self._finish(self._reason)
 
     def _answered(self, line: bytes, ends: bool) -> None:
-        self._computes = False
+        self.computes = False
         if line:
             self._socket.tell(line)
         if ends:
             self._reason = self._reason or DONE
         if self._stream.faults >= MOST_FAULTS:
             self._reason = self._reason or FAULTY
-        if self._waiting or self._reason:
+        if self._waiting or self._reason or self._socket.buffered:
             # Not now: many in a row may be answered without a moment for others.
             self._turns = True
             self._loop.call_soon(self._turn)
@@ -186,3 +206,5 @@ class DirectTalk:
         if not self.ended.done():
             self._waiting.clear()
             self.ended.set_result(reason)
+            if reason != GONE:
+                self._socket.read_on()

@@ -34,6 +34,7 @@ class Ticket:
     done: Done
     link: Holder | None = None  # None: it waits for a worker
     deaths: int = field(default=0)
+    blocking: bool = False  # its worker does nothing else for long
 
     def fail(self, reason: str) -> None:
         self.done(Failed(self.job.number, reason))

@@ -23,13 +23,15 @@ from websockets.frames import (  # type: ignore[attr-defined]
 )
 from websockets.http11 import Request
 
-from .errors import MEDIA_TYPE, BadHandshake
-from .gathered import Closing, Gathered
+from .errors import MEDIA_TYPE, BadHandshake, BufferFull
+from .gathered import Closing, Gathered, Reading
+from .memory_budget import ACCOUNT, Account, Hold
 from .talks import STOPPING, DirectTalk
 
 DIRECT = "unrolled.direct"  # ASGI extension: `WebSocket.listen` past ASGI
 FIN, MASKED, SIZE = 0x80, 0x80, 0x7F  # of RFC 6455, section 5.2
 CONTINUATION, TEXT, BINARY = 0x0, 0x1, 0x2
+OPCODE, CONTROL = 0x0F, 0x8
 MOST_FRAGMENTS = 1024
 PLAIN = frozenset({FIN | TEXT, FIN | BINARY})  # whole, and without extensions
 
@@ -37,12 +39,18 @@ PLAIN = frozenset({FIN | TEXT, FIN | BINARY})  # whole, and without extensions
 class WebSocket(WebSocketsSansIOProtocol):
     """A connection."""
 
+    account: Account
     clogged = False
     told_bytes = 0
     _talk: DirectTalk | None = None
-    _foreign = False  # something is wrong with it: the library says what
+    _foreign = False  # the library hears all that comes from now on
     _fragments = 0  # so far, of a message in several
-    _rest = b""
+    _fragment_bytes = 0
+    _needed = 2  # bytes, until a frame can be whole
+
+    def __init__(self, *args: Any, **named: Any):
+        super().__init__(*args, **named)
+        self._buffer = bytearray()  # what can't be handed on yet
 
     def listen(self, talk: DirectTalk) -> None:
         """Hand all messages to `talk` from now on."""
@@ -55,7 +63,7 @@ class WebSocket(WebSocketsSansIOProtocol):
                 talk.take(data or b"")
             else:
                 talk.lost()
-        self.pause(False)
+        self.read_on()
 
     def tell(self, line: bytes) -> None:
         """Write a text message."""
@@ -63,49 +71,99 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.told_bytes += len(line)
             self.transport.write(b"".join((_head(len(line)), line)))
 
-    def pause(self, wanted: bool) -> None:
-        if wanted is not self.read_paused and not self.transport.is_closing():
-            self.read_paused = wanted
-            if wanted:
-                self.transport.pause_reading()
-            else:
-                self.transport.resume_reading()
+    @property
+    def buffered(self) -> bool:
+        """Something has come and was not handed on."""
+        return bool(self._buffer)
+
+    def read_on(self) -> None:
+        """Hand on what has come, and read more where there is room for it."""
+        if self._buffer:
+            buffer, self._buffer = self._buffer, bytearray()
+            self._hear(buffer)
+        self._count()
 
     def abort(self) -> None:
         self.transport.abort()
 
+    def evict(self) -> bool:
+        """Closes the connection where it waits for its client; returns whether it did."""
+        if self._talk is not None and self._talk.computes and not self.clogged:
+            return False
+        self.transport.abort()
+        return True
+
     def data_received(self, data: bytes) -> None:
-        talk = self._talk
-        if talk is None or self._foreign:
+        if self._talk is None:
             super().data_received(data)
             if self.conn.handshake_exc is not None and not self.handshake_initiated:
                 self._refuse("the request is no handshake of a WebSocket")
             return
-        data = self._rest + data if self._rest else data
+        if not self._buffer:
+            self._hear(data)
+        else:
+            self._buffer += data  # a copy of it all for each part would be quadratic
+            if len(self._buffer) >= self._needed:
+                self.read_on()
+                return
+        self._count()
+
+    def _count(self) -> None:
+        """Have what is buffered counted, and pause where more can't be handed on."""
+        talk = self._talk
+        assert talk is not None
+        try:
+            self._hold.resize(len(self._buffer) + self._fragment_bytes)
+        except BufferFull as error:
+            self._fail(CloseCode.TRY_AGAIN_LATER, error.detail)
+        ended = talk.ended.done()
+        pause = not ended and (self.clogged or (talk.full and bool(self._buffer)))
+        if pause is not self.read_paused and not self.transport.is_closing():
+            self.read_paused = pause
+            if pause:
+                self.transport.pause_reading()
+            else:
+                self.transport.resume_reading()
+
+    def _hear(self, data: bytes | bytearray) -> None:
+        """Hand on the frames that are whole, as long as there is room; keep the rest."""
+        talk = self._talk
+        assert talk is not None
         start, end = 0, len(data)
-        while end - start >= 2:
+        self._needed = 2
+        while end > start:
+            if self._foreign or talk.ended.done():
+                super().data_received(bytes(data[start:]))
+                return
+            if end - start < 2:
+                break
+            # A close is heard also while a message before it is computed.
+            if talk.full and (self.clogged or data[start] & OPCODE < CONTROL):
+                break
             first, size, head = data[start], data[start + 1] & SIZE, 2
             if size > 125:
                 head = 4 if size == 126 else 10
                 if end - start < head:
+                    self._needed = head
                     break
                 size = int.from_bytes(data[start + 2 : start + head])
             if not data[start + 1] & MASKED or size > self.config.ws_max_size:
                 self._foreign = True
-                super().data_received(data[start:])
-                return
+                continue
             stop = start + head + 4 + size
             if stop > end:
+                self._needed = stop - start
                 break
             if first in PLAIN and not self._fragments:
                 mask = data[start + head : start + head + 4]
                 self._take(first, apply_mask(data[start + head + 4 : stop], mask))
             else:
-                self._leave(first, data[start:stop])
+                self._leave(first, bytes(data[start:stop]))
             if self.close_sent or self.transport.is_closing():
                 return
             start = stop
-        self._rest = data[start:]
+        if start < end:
+            self._buffer += data[start:]
 
     def _take(self, first: int, message: bytes) -> None:
         if first == FIN | TEXT and not message.isascii():
@@ -126,6 +184,9 @@ class WebSocket(WebSocketsSansIOProtocol):
         """A frame that is for the library."""
         if first & ~FIN in (TEXT, BINARY, CONTINUATION):
             self._fragments = 0 if first & FIN else self._fragments + 1
+            self._fragment_bytes += len(frame)
+            if not self._fragments:
+                self._fragment_bytes = 0
         if self._fragments > MOST_FRAGMENTS:  # each costs memory, whatever its size
             self._fail(CloseCode.MESSAGE_TOO_BIG, "too many fragments")
             return
@@ -134,26 +195,42 @@ class WebSocket(WebSocketsSansIOProtocol):
     # What uvicorn's calls, or is called for.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, Gathered)
         # Of a stream's writes there is rarely more than one to gather.
-        if isinstance(transport, Gathered):
-            transport.flush()
-            transport = Closing(transport.plain)
-        super().connection_made(transport)
+        transport.flush()
+        self.account = transport.account
+        self.account.evict = self.evict
+        self._hold = Hold(self.account)
+        self._reading = Reading(transport.plain, self.account)
+        super().connection_made(Closing(transport.plain, self.account))
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
+        self.account.close()
+        self._reading.cancel()
         if self._talk is not None:
             self._talk.lost()
+            self._talk = None
+        # What leads back here: freed now, and not when the garbage collector comes.
+        self._buffer.clear()
+        self.conn.parser.close()
+        self.conn.events.clear()
+        for error in (self.conn.handshake_exc, self.conn.parser_exc):
+            if error is not None:  # leads to the frames that it passed through
+                error.__traceback__ = error.__context__ = error.__cause__ = None
+        self.scope = self.request = self.response = None  # type: ignore[assignment]
 
     def pause_writing(self) -> None:
         super().pause_writing()
         self.clogged = True
+        self._reading.stopped(patient=True)
         if self._talk is not None:
-            self.pause(True)  # the pings of one who doesn't read are answered, too
+            self._count()  # the pings of one who doesn't read are answered, too
 
     def resume_writing(self) -> None:
         super().resume_writing()
         self.clogged = False
+        self._reading.goes_on()
         if self._talk is not None:
             self._talk.freed()
 
@@ -200,8 +277,11 @@ class WebSocket(WebSocketsSansIOProtocol):
             self.transport.abort()
 
     async def run_asgi(self) -> None:
-        extensions: dict[str, Any] = self.scope["extensions"]
-        extensions[DIRECT] = self
+        scope: Any = self.scope
+        if scope is None:  # lost before it began
+            return
+        extensions: dict[str, Any] = scope["extensions"]
+        extensions |= {DIRECT: self, ACCOUNT: self.account}
         await super().run_asgi()
 
     async def send(self, message: ASGISendEvent) -> None:

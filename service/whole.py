@@ -1,14 +1,15 @@
 """Batching of whole sequences, for networks that read them in both directions.
 
-Rows are padded to the longest, so the oldest sequence that waits is stepped with
-those of the nearest lengths, under a budget of padded steps.
+Rows are padded to the longest, so the sequence whose turn it is is stepped with those
+of the nearest lengths, under a budget of padded steps.
 """
 
 import bisect
 import math
 import time
-from collections import deque
+from functools import partial
 
+from .fair_queue import FairQueue
 from .lanes import Batch
 from .work import Work
 
@@ -20,35 +21,45 @@ class Whole:
 
     def __init__(self, rows: int, steps: int):
         self._rows, self._steps = rows, steps
-        self._waiting: deque[Work] = deque()
+        self._waiting: FairQueue[Work] = FairQueue()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
     def add(self, work: Work) -> None:
-        self._waiting.append(work)
+        self._waiting.push(work.caller, work, work.steps)
 
     def put_back(self, batch: Batch) -> None:
         """A batch has been stepped, all of it."""
 
     def take(self) -> Batch:
-        """The oldest that waits and its neighbours in length."""
-        there: list[Work] = []
-        dropped: list[Work] = []
-        now = time.perf_counter()
-        while self._waiting and len(there) < WINDOW:
-            work = self._waiting.popleft()
-            (dropped if work.in_vain(now) else there).append(work)
-        if not there:
-            return Batch([], 0, dropped)
-        order = sorted(range(len(there)), key=lambda place: there[place].steps)
+        """The next that waits and its neighbours in length."""
+        batch = Batch([], 0)
+        choose = partial(self._choose, batch, time.perf_counter())
+        while self._waiting and not batch.works:
+            self._waiting.select(WINDOW, choose)
+        return batch
+
+    def _choose(self, batch: Batch, now: float, there: list[Work]) -> dict[int, int]:
+        """The places of those that are put into the batch, and what each costs; and
+        of those that are dropped, which cost nothing."""
+        taken = {place: 0 for place, work in enumerate(there) if work.in_vain(now)}
+        batch.dropped += [there[place] for place in taken]
+        order = [place for place in range(len(there)) if place not in taken]
+        if not order:
+            return taken
+        next_one = order[0]
+        order.sort(key=lambda place: there[place].steps)
         lengths = [there[place].steps for place in order]
-        first = order.index(0, bisect.bisect_left(lengths, there[0].steps))
+        first = order.index(
+            next_one, bisect.bisect_left(lengths, there[next_one].steps)
+        )
         start, stop = self._around(lengths, first)
-        chosen = set(order[start:stop])
-        rest = [work for place, work in enumerate(there) if place not in chosen]
-        self._waiting.extendleft(reversed(rest))
-        return Batch([there[place] for place in chosen], lengths[stop - 1], dropped)
+        batch.steps = lengths[stop - 1]
+        for place in order[start:stop]:
+            batch.works.append(there[place])
+            taken[place] = there[place].steps
+        return taken
 
     def _around(self, lengths: list[int], place: int) -> tuple[int, int]:
         """The slice of the sorted `lengths` about `place` that is batched: grown

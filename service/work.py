@@ -4,6 +4,10 @@ import math
 
 import numpy as np
 
+from .fair_queue import Caller
+
+NOBODY: Caller = ("", 0)
+
 
 class Work:
     """One sequence, and how far it is."""
@@ -11,6 +15,8 @@ class Work:
     __slots__ = (
         "at",
         "begun",
+        "caller",
+        "charged",
         "frames",
         "keep",
         "number",
@@ -30,12 +36,15 @@ class Work:
         *,
         until: float = math.inf,
         keep: bool = False,
+        caller: Caller = NOBODY,
     ):
         self.number = number
         self.frames = frames  # [T, F]
         self.state = state  # [S] after the first `at` steps
         self.until = until  # of `time.perf_counter`
         self.keep = keep  # its last state is wanted
+        self.caller = caller  # with whose other works it shares
+        self.charged = False  # its caller was, for all its steps that were left
         self.steps = len(frames)
         self.at = 0
         self.begun = 0.0  # its first step

@@ -22,7 +22,7 @@ import numpy as np
 from model import bundle, operators
 from model.bundle import Bundle, Metadata
 
-from . import cost, engine, gentle, logs
+from . import cost, engine, gentle, logs, malloc
 from .engine import Engine, Engines
 from .gentle import Gentle
 from .messages import (
@@ -118,6 +118,7 @@ class Worker:
                 until=message.until,
                 keep=message.keep,
                 alone=message.alone,
+                caller=(message.owner, message.connection),
             )
         elif isinstance(message, Cancel):
             for scheduler in self._schedulers.values():
@@ -203,6 +204,7 @@ def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
     with contextlib.suppress(AttributeError, OSError):  # not on this system
         os.nice(NICE)
+    malloc.configure()
     parsed = Settings.model_validate_json(settings)
     logs.setup(parsed.log_format, parsed.log_level)
     Worker(jobs, control, parsed).run()

@@ -23,6 +23,9 @@ from model.bundle import Bundle, Metadata
 from service import app as application
 from service import launch, onnx_engine
 from service import server as servers
+from service.caller import Caller
+from service.memory_budget import Hold, MemoryBudget
+from service.metrics import Metrics
 from service.settings import PREFIX, Settings
 
 ROOT = Path(__file__).parent.parent
@@ -128,6 +131,12 @@ def value(exposition: str, name: str, **labels: str) -> float:
         if series == name and wanted <= set(inner.rstrip("}").split(",")):
             return float(number)
     return 0.0
+
+
+def nobody() -> Caller:
+    """A caller of no connection and no key, for whom nothing is too much."""
+    account = MemoryBudget(2**40, Metrics()).account()
+    return Caller(account, Hold(account))
 
 
 def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:

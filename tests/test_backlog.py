@@ -3,7 +3,7 @@
 import anyio
 import pytest
 
-from service.backlog import WINDOW_SECONDS, Queue
+from service.backlog import ITEM_STEPS, WINDOW_SECONDS, Queue
 
 
 def work(queue, seconds, rate, rows=64):
@@ -17,8 +17,8 @@ def test_unknown():
     """What nothing was ever computed of, nobody knows, and nothing is refused for."""
     queue = Queue()
     queue.add(500)
-    assert queue.seconds(2) == 0
-    assert not queue.late(0.001, 2)
+    assert queue.seconds(queue.waiting, 2) == 0
+    assert not queue.late(queue.waiting, 0.001, 2)
 
 
 def test_at_best():
@@ -28,8 +28,8 @@ def test_at_best():
     queue.add(1000)
     queue.computed(500, 1, 1.0, 1.0)
     queue.computed(10, 1, 1.0, 1.0)
-    assert queue.seconds(2) == pytest.approx(1.0, rel=0.01)
-    assert not queue.late(0.001, 2)
+    assert queue.seconds(queue.waiting, 2) == pytest.approx(1.0, rel=0.01)
+    assert not queue.late(queue.waiting, 0.001, 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -41,9 +41,9 @@ def test_as_it_was(workers):
     for rate in (10_000, 1_000, 20_000):
         work(queue, 4, rate)
         seconds = 1_000_000 / (rate * workers)
-        assert queue.seconds(workers) == pytest.approx(seconds, rel=0.05)
-        assert queue.late(0.9 * seconds, workers)
-        assert not queue.late(1.1 * seconds, workers)
+        assert queue.seconds(queue.waiting, workers) == pytest.approx(seconds, rel=0.05)
+        assert queue.late(queue.waiting, 0.9 * seconds, workers)
+        assert not queue.late(queue.waiting, 1.1 * seconds, workers)
 
 
 def test_empty():
@@ -55,7 +55,7 @@ def test_empty():
     queue.add(-1_000_000)
     queue.add(1_000)
     queue.computed(20, 20, 0.001, 0.001)
-    assert not queue.late(0.001, 2)
+    assert not queue.late(queue.waiting, 0.001, 2)
 
 
 def test_few_rows():
@@ -63,7 +63,7 @@ def test_few_rows():
     queue = Queue()
     queue.add(1_000_000)
     work(queue, 4, 100, rows=1)
-    assert not queue.late(0.001, 2)
+    assert not queue.late(queue.waiting, 0.001, 2)
 
 
 def test_stall():
@@ -73,7 +73,21 @@ def test_stall():
     queue.add(1_000_000)
     work(queue, 4, 10_000)
     queue.computed(10, 64, 30.0, 30.0)
-    assert not queue.late(101, 1)
+    assert not queue.late(queue.waiting, 101, 1)
+
+
+def test_fair_turns():
+    """A caller waits for its own steps, and of each other's for no more than for its
+    own or a sequence's: workers take callers in turns."""
+    queue = Queue()
+    for caller in (1, 2):
+        queue.add(50_000)
+        queue.charge(caller, 50_000)
+    assert queue.before(3, 10) == 10 + 2 * ITEM_STEPS
+    assert queue.before(1, 10) == 100_000  # it has most of them itself
+    assert queue.before(0, 10) == 100_000  # who knows
+    queue.charge(1, -50_000)
+    assert queue.before(3, 10) == 10 + ITEM_STEPS
 
 
 def test_promised():

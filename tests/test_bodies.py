@@ -5,9 +5,11 @@ import gzip
 import zlib
 
 import pytest
+from conftest import nobody
 from starlette.requests import ClientDisconnect
 
-from service import bodies, compression
+from service import compression
+from service.bodies import Bodies
 from service.compression import Inflating
 from service.errors import BadEncoding, TooLarge, UnsupportedMedia
 
@@ -21,7 +23,7 @@ class Caller:
         pairs = {name.replace("_", "-"): text for name, text in headers.items()}
         self.scope = {
             "type": "http",
-            "state": {},
+            "state": {"caller": nobody()},
             "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
         }
         self.asked = 0  # how often it was waited for
@@ -41,7 +43,8 @@ class Caller:
         return {"type": "http.disconnect"}
 
     async def read(self, limit=100):
-        return await bodies.read(self.scope, self.receive, limit, "application/json")
+        read = Bodies(limit).read
+        return await (await read(self.scope, self.receive, "application/json"))()
 
 
 class TestRead:
@@ -88,7 +91,7 @@ class TestRead:
             return message | {"more_body": True}
 
         with pytest.raises(ClientDisconnect):
-            await bodies.read(caller.scope, cut, 100)
+            await Bodies(100).read(caller.scope, cut)
 
     @pytest.mark.parametrize(
         "kind",

@@ -3,6 +3,7 @@
 import contextlib
 import gzip
 import json
+import select
 import socket
 import time
 
@@ -117,7 +118,7 @@ class TestTime:
 
     def test_unread_body(self, limited, monkeypatch):
         """The rest of a body that was answered without it is waited for a moment."""
-        monkeypatch.setattr(connection, "UNREAD_SECONDS", 0.2)
+        monkeypatch.setattr(connection, "SILENT_SECONDS", 0.2)
         begun = b"POST /nowhere HTTP/1.1\r\n" + HEAD + b"Content-Length: 9\r\n\r\nab"
         assert said(limited.url, begun).startswith(b"HTTP/1.1 404")
 
@@ -184,6 +185,22 @@ class TestSize:
         assert b"from-a-trailer" not in answer
         long = b"X: " + b"a" * LIMIT + b"\r\n" + b"Y: b"
         assert_told(said(limited.url, CHUNKED, chunks + long), 431, "head-too-large")
+
+    @pytest.mark.parametrize(
+        "part",
+        [b"0\r\nX: " + b"a" * 100, b"1;" + b"a" * 100, b"0\r\n" + b"X: a\r\n" * 20],
+        ids=["value", "extension", "fields"],
+    )
+    def test_endless_trailers(self, limited, part):
+        """What comes behind a body's last chunk, or within the line of one, has the
+        limit that a head has."""
+        with connected(limited.url) as made, contextlib.suppress(ConnectionError):
+            made.sendall(CHUNKED + part)
+            for _ in range(100):
+                made.sendall(part[-100:] if b"0\r\nX: a" not in part else part[3:])
+                if made in select.select([made], [], [], 0.01)[0]:
+                    break
+            assert_told(heard(made), 431, "head-too-large")
 
 
 class TestMalformed:

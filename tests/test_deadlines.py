@@ -124,6 +124,7 @@ def test_would_be_late(gated):
     (model,) = gated.registry.models.values()
     queue = model.admission.queue
     queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
+    queue.charge(-1, 100)  # of another caller
     response = ask(gated, "/classify")
     assert response.status_code == 503
     assert int(response.headers["Retry-After"]) >= 10

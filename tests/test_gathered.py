@@ -14,7 +14,10 @@ from pool_fixtures import until
 
 from service import gathered as module
 from service.gathered import Closing, Gathered
+from service.memory_budget import MemoryBudget
+from service.metrics import Metrics
 
+ACCOUNT = MemoryBudget(2**30, Metrics()).account()
 KINDS = [Closing, Gathered]
 LOOPS = [
     pytest.param(asyncio.new_event_loop, id="asyncio"),
@@ -47,6 +50,9 @@ class Kept(asyncio.Transport):
     def is_closing(self):
         return self.closed
 
+    def set_write_buffer_limits(self, high=None, low=None):
+        pass
+
     def get_write_buffer_size(self):
         self.looks += 1
         return self.unread.pop(0) if self.unread else 0
@@ -59,7 +65,7 @@ def test_by_turns(parts):
 
     async def write():
         kept = Kept()
-        gathered = Gathered(kept)
+        gathered = Gathered(kept, ACCOUNT)
         for some in parts:
             for part in some:
                 gathered.write(part)
@@ -76,7 +82,7 @@ class TestTransport:
     async def test_as_it_was(self):
         """What is sent is what was written, whatever becomes of the caller's buffer."""
         kept = Kept()
-        gathered = Gathered(kept)
+        gathered = Gathered(kept, ACCOUNT)
         buffer = bytearray(b"abc")
         gathered.write(buffer)
         gathered.write(memoryview(buffer)[1:])
@@ -87,7 +93,7 @@ class TestTransport:
     async def test_close(self):
         """To close it sends what was written before, and nothing twice."""
         kept = Kept()
-        gathered = Gathered(kept)
+        gathered = Gathered(kept, ACCOUNT)
         gathered.write(b"last")
         gathered.close()
         await asyncio.sleep(0)
@@ -98,7 +104,7 @@ class TestTransport:
     async def test_all_else(self, kind):
         """All else is what the transport itself says."""
         kept = Kept()
-        made = kind(kept)
+        made = kind(kept, ACCOUNT)
         assert made.get_extra_info("peername") == ("here", 1)
         assert not made.is_closing()
         made.close()
@@ -111,7 +117,7 @@ class TestTransport:
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-        gathered = Gathered(transport)
+        gathered = Gathered(transport, ACCOUNT)
         parts = [bytes([number % 256]) * 5000 for number in range(300)]
         theirs.setblocking(False)
 
@@ -167,7 +173,7 @@ class TestCutOff:
         kept = Kept(*left)
 
         async def close():
-            made = kind(kept)
+            made = kind(kept, ACCOUNT)
             made.close()
             assert kept.closed
             await turns(3 * len(left) + 20)
@@ -195,7 +201,7 @@ class TestCutOff:
         async def close():
             made = asyncio.get_running_loop()
             plain, _ = await made.create_connection(Protocol, sock=ours)
-            transport = kind(plain)
+            transport = kind(plain, ACCOUNT)
             transport.write(b"x" * 2**22)
             await asyncio.sleep(0)
             assert plain.get_write_buffer_size() > 0
@@ -218,7 +224,7 @@ class TestCutOff:
         async def close():
             made = asyncio.get_running_loop()
             plain, _ = await made.create_connection(asyncio.Protocol, sock=ours)
-            transport = kind(plain)
+            transport = kind(plain, ACCOUNT)
             transport.write(b"x" * 2**22)
             transport.close()
             size = 0
@@ -245,7 +251,7 @@ class TestCutOff:
             made = asyncio.get_running_loop()
             made.set_exception_handler(lambda _, context: failures.append(context))
             plain, _ = await made.create_connection(Protocol, sock=ours)
-            transport = kind(plain)
+            transport = kind(plain, ACCOUNT)
             theirs.close()
             await until(lambda: lost, "it is gone")
             transport.close()

@@ -1,6 +1,7 @@
 """Lanes: sequences that join and leave a running batch between chunks."""
 
 import math
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -139,6 +140,109 @@ class TestLongOnes:
             assert sum(first < 20 for first in firsts) >= 2
         assert sum(first >= 20 for first in firsts) == 2
         made.run().assert_right()
+
+
+class TestShares:
+    """Of the lanes, between callers."""
+
+    @pytest.mark.parametrize("task", TASKS)
+    @pytest.mark.parametrize("length", [400, LONG])
+    def test_newcomer(self, task, length):
+        """Where one caller has all lanes and more that waits, the sequence of another
+        is in the next call, and all have their right answers."""
+        made = lanes(task, batch_rows=8)
+        made.add(*((length, float(n)) for n in range(1, 17)), caller=("", 1))
+        made.run(ticks=3)
+        for turn in range(3):
+            made.add((2, 20.0 + turn), caller=("", 2))
+            made.tick()
+            assert 20.0 + turn in made.engine.calls[-1].firsts
+        made.run().assert_right()
+        made.assert_counted()
+
+    def test_newcomer_with_long_ones(self):
+        """So is a long sequence of another, beside long ones."""
+        made = lanes(batch_rows=8)
+        made.add(*((LONG, float(n)) for n in range(1, 17)), caller=("", 1))
+        made.run(ticks=3)
+        made.add((LONG, 20.0), caller=("", 2))
+        made.tick()
+        assert 20.0 in made.engine.calls[-1].firsts
+        made.run().assert_right()
+
+    def test_many_of_one_request(self):
+        """One with fewer lanes than others is given some again and again, while it
+        waits with more, though no lane becomes free by itself."""
+        made = lanes(batch_rows=8)
+        made.add(*((500, float(n)) for n in range(1, 17)), caller=("", 1))
+        made.run(ticks=3)
+        numbers = made.add(*((1, 20.0 + n) for n in range(9)), caller=("", 2))
+        made.run(ticks=8)
+        assert {*numbers} == {*made.told}
+        made.run().assert_right()
+
+    @pytest.mark.parametrize("callers", [[("", 2), ("", 3)], [("a", 1), ("b", 1)]])
+    def test_no_one_is_left_without(self, callers):
+        """Of callers that all have much to do each is in every call, once it has come,
+        and has no less than half the lanes of another."""
+        made = lanes(batch_rows=12)
+        for place, caller in enumerate([("", 1), *callers]):
+            sequences = [(300, 100.0 * place + n) for n in range(40)]
+            made.add(*sequences, caller=caller)
+            made.run(ticks=5)
+        for _ in range(30):
+            made.tick()
+            places = [int(first // 100) for first in made.engine.calls[-1].firsts]
+            counts = [places.count(place) for place in range(3)]
+            assert sum(counts) == 12
+            assert 2 * (min(counts) + 1) >= max(counts) > 0
+        made.run().assert_right()
+        made.assert_counted()
+
+    def test_owners(self):
+        """An owner with many connections has no more lanes than one with one."""
+        made = lanes(batch_rows=8)
+        for connection in range(20):
+            made.add((300, float(connection)), caller=("a", connection))
+        made.run(ticks=2)
+        made.add(*((300, 100.0 + n) for n in range(9)), caller=("b", 1))
+        made.tick()
+        firsts = made.engine.calls[-1].firsts
+        assert sum(first >= 100 for first in firsts) >= 3
+        made.run().assert_right()
+
+    def test_stopped_seldom(self):
+        """Nobody's sequence stops and goes on again and again: each once at most,
+        where no one else comes."""
+        made = lanes(batch_rows=8)
+        for caller in (1, 2, 3):
+            sequences = [(200, 100.0 * caller + n) for n in range(30)]
+            made.add(*sequences, caller=("", caller))
+            made.run(ticks=2)
+        made.run().assert_right()
+        stops = dict.fromkeys((first for _, first in made.jobs), 0)
+        for call, after in pairwise(made.engine.calls):
+            for first, start, length in zip(
+                call.firsts, call.starts, call.lengths, strict=True
+            ):
+                if start + length < 200 and first not in after.firsts:
+                    stops[first] += 1
+        assert max(stops.values()) == 1
+
+    def test_time_is_up_where_it_waits(self):
+        """A stopped sequence is dropped as others are when its time is up."""
+        made = lanes(batch_rows=2)
+        made.add((LONG, 1.0), (LONG, 2.0), caller=("", 1))
+        made.tick()
+        made.add((LONG, 3.0), caller=("", 2))
+        made.tick()
+        (stopped,) = {1.0, 2.0} - {*made.engine.calls[-1].firsts}
+        number = int(stopped) - 1
+        made.scheduler.cancel(number)
+        made.run()
+        made.assert_failed(number, dropped=True)
+        made.assert_right(*({0, 1, 2} - {number}))
+        made.assert_counted()
 
 
 class TestTimeIsUp:

@@ -106,6 +106,18 @@ class TestChannel:
         assert theirs.receive() == [job]
         sending.join(SECONDS)
 
+    def test_much_at_once(self, pair):
+        """Without waiting, all that is there is given, and what has come before the
+        other side went."""
+        ours, theirs, sock = pair
+        sent = [Job(number, 0, 1, bytes(30_000)) for number in range(5)]
+        ours.send(sent[:3])
+        ours.send(sent[3:])
+        sock.close()
+        assert theirs.receive(wait=False) == sent
+        with pytest.raises(EOFError):
+            theirs.receive(wait=False)
+
     @pytest.mark.parametrize("wait", [True, False])
     def test_gone(self, pair, wait):
         """When the other side has gone, what it had said is given, and then that."""

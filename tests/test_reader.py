@@ -142,9 +142,16 @@ def children():
     return [p for p in multiprocessing.active_children() if p.name != "worker"]
 
 
+def workers(elsewhere):
+    return [p for pool in elsewhere._processes for p in pool._processes.values()]
+
+
+CALLER = ("", 1)
+
+
 async def run(elsewhere, text):
     async with asyncio.timeout(SECONDS):
-        return await elsewhere.run(reader.read, text, FEATURES)
+        return await elsewhere.run(CALLER, len(text), reader.read, text, FEATURES)
 
 
 @pytest.mark.anyio
@@ -179,8 +186,8 @@ class TestElsewhere:
         """When that process dies those who wait are told of an error of ours, and the
         next are read by another."""
         await run(elsewhere, body([[[1, 2]]]))
-        (process,) = elsewhere._process._processes.values()
-        os.kill(process.pid, signal.SIGKILL)
+        for process in workers(elsewhere):
+            os.kill(process.pid, signal.SIGKILL)
 
         async def until_it_is_dead():
             while True:
@@ -196,8 +203,8 @@ class TestElsewhere:
         """A signal that all processes are sent does not end it: requests under way
         are still read."""
         await run(elsewhere, body([[[1, 2]]]))
-        (process,) = elsewhere._process._processes.values()
-        os.kill(process.pid, number)
+        for process in workers(elsewhere):
+            os.kill(process.pid, number)
         asked = await run(elsewhere, body([[[3, 4]]]))
         assert asked.sequences[0].tolist() == [[3, 4]]
 

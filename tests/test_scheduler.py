@@ -43,7 +43,8 @@ def arrive(made, arrivals, each=lambda made: None):
     while made.scheduler.busy or len(made.jobs) < len(arrivals):
         while len(made.jobs) < len(arrivals) and arrivals[len(made.jobs)][0] <= tick:
             number = len(made.jobs)
-            made.add((arrivals[number][1], float(number + 1)))
+            caller = ("ab"[number % 2], number // 2 % 3)
+            made.add((arrivals[number][1], float(number + 1)), caller=caller)
         each(made)
         if made.scheduler.busy:
             made.tick()

@@ -35,11 +35,12 @@ def full(bundles):
         queue, crowd = model.admission.queue, made.server._crowd
         made.http.post("/classify", content=PLAIN).raise_for_status()
         queue._rate, queue.steps = 10.0, queue.steps + 1000
+        queue.charge(-1, 1000)  # of another caller
         answered, inner = [], crowd.shed
 
-        def shed(data):
+        def shed(data, connection):
             queue.refused = time.perf_counter()
-            answer = inner(data)
+            answer = inner(data, connection)
             answered.append(answer is not None)
             return answer
 

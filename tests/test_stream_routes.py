@@ -15,7 +15,7 @@ import httpx
 import numpy as np
 import pytest
 import stream_fixtures as fixtures
-from conftest import SECONDS, random_frames, running, send, value, wait
+from conftest import SECONDS, nobody, random_frames, running, send, value, wait
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from process_fixtures import Started, serving
@@ -364,7 +364,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = Lines(receive, limit)
+            lines = Lines(receive, limit, nobody().hold)
             found = []
             while (line := await lines.following()) is not None:
                 found.append(None if isinstance(line, TooLarge) else line)
@@ -421,7 +421,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = Lines(receive, 100)
+            lines = Lines(receive, 100, nobody().hold)
             while await lines.following() is not None:
                 pass
 
@@ -446,7 +446,7 @@ class TestLines:
                 body = b"x" * size
                 return {"type": "http.request", "body": body, "more_body": left > 0}
 
-            lines = Lines(receive, 10)
+            lines = Lines(receive, 10, nobody().hold)
             assert isinstance(await lines.following(), TooLarge)
             assert await lines.following() is None
 

@@ -17,6 +17,7 @@ from conftest import (
     SECONDS,
     copy_bundle,
     make_metadata,
+    nobody,
     random_frames,
     running,
     value,
@@ -485,10 +486,10 @@ class TestErrors:
         """An answer that can't be written leaves the state as it was, too."""
         run = reader.Elsewhere.run
 
-        async def broken(elsewhere, work, *given):
+        async def broken(elsewhere, caller, size, work, *given):
             if work is stream_codec.answer:
                 raise InternalError("the process has died")
-            return await run(elsewhere, work, *given)
+            return await run(elsewhere, caller, size, work, *given)
 
         frames = random_frames(np.random.default_rng(7), 3_000)
         with kind(running_server.url, "model=tags") as talk:
@@ -538,7 +539,9 @@ class TestHoldsUpNobody:
 
     def stream(self):
         model = SimpleNamespace(metadata=make_metadata())
-        return Stream(model, None, "id", reader.Reader(Settings()), None, Metrics())
+        return Stream(
+            model, None, "id", nobody(), reader.Reader(Settings()), None, Metrics()
+        )
 
     async def turns(self, told):
         """The turns of the loop until all are answered."""
@@ -571,7 +574,7 @@ class TestHoldsUpNobody:
         """Past it, as those of a WebSocket are that had to wait."""
         told = []
         socket = SimpleNamespace(
-            clogged=True, tell=told.append, pause=lambda wanted: None
+            clogged=True, buffered=False, tell=told.append, read_on=lambda: None
         )
         talk = DirectTalk(self.stream(), socket)
         for _ in range(self.COUNT):

@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 from scheduler_fixtures import Scene
 
+from service.fair_queue import QUANTUM
+
 
 def batches(lengths, **limits):
     """The engine's calls for sequences that all wait when it becomes free."""
@@ -61,6 +63,37 @@ def test_oldest_first(seed, count):
         assert min(waiting) in call.firsts
         waiting -= set(map(int, call.firsts))
     assert not waiting
+
+
+def test_newcomer():
+    """However many sequences another caller has waiting, one that comes is in the next
+    batch but one, whatever its length."""
+    made = Scene(kind="whole", batch_rows=4)
+    made.add(*[(50, float(number)) for number in range(1000)], caller=("", 1))
+    made.run(ticks=3)
+    for turn, length in enumerate([1, 50, 900]):
+        made.add((length, 2000.0 + turn), caller=("", 2))
+        made.run(ticks=2)
+        firsts = made.engine.calls[-1].firsts + made.engine.calls[-2].firsts
+        assert 2000.0 + turn in firsts
+    made.run().assert_right()
+
+
+def test_neighbours_of_all_callers():
+    """Those that share a batch with the first are of whomever, and each is charged for
+    its own: callers get as much as others."""
+    made = Scene(kind="whole", batch_rows=8)
+    for caller in (1, 2, 3):
+        lengths = [10 + number % 40 for number in range(300)]
+        firsts = [1000.0 * caller + number for number in range(300)]
+        made.add(*zip(lengths, firsts, strict=True), caller=("", caller))
+    made.run(ticks=60)
+    steps = dict.fromkeys((1, 2, 3), 0)
+    for call in made.engine.calls:
+        for length, first in zip(call.lengths, call.firsts, strict=True):
+            steps[first // 1000] += length
+    assert max(steps.values()) - min(steps.values()) <= 2 * QUANTUM
+    made.run().assert_right()
 
 
 def test_gone_beyond_the_window():

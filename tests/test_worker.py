@@ -63,13 +63,14 @@ class Talk:
         (loaded,) = self._control.receive()
         return loaded
 
-    def give(self, model, *sequences, task="classify"):
+    def give(self, model, *sequences, task="classify", caller=("", 0)):
         """Sequences given as (length, first value); their numbers."""
         jobs = []
         for length, first in sequences:
             number = len(self.asked)
             self.asked[number] = (length, first, task)
             jobs.append(Job(number, model, length, frames(length, first).tobytes()))
+            jobs[-1].owner, jobs[-1].connection = caller
         self.send(jobs)
         return [job.number for job in jobs]
 
@@ -215,6 +216,22 @@ class TestJobs:
             engine.gate.set()
             talk.assert_right(short, long)
             assert list(talk.told) == [short, long]
+
+    @pytest.mark.parametrize("kind", KINDS)
+    @pytest.mark.parametrize("caller", [("", 2), ("key", 1)])
+    def test_shared_by_callers(self, tmp_path, kind, caller):
+        """A job of another key or connection has its answer before the last of one
+        that has given many."""
+        with talking(batch_rows=4) as talk:
+            talk.load(write_bundle(tmp_path / "made", kind=kind))
+            (engine,) = engines
+            engine.closed()
+            many = talk.give(0, *[(400, float(n)) for n in range(40)], caller=("", 1))
+            assert engine.entered.acquire(timeout=SECONDS)
+            (one,) = talk.give(0, (400, 50.0), caller=caller)
+            engine.gate.set()
+            talk.assert_right(one, *many)
+            assert list(talk.told).index(one) < 20
 
     def test_cancel(self, tmp_path):
         """A job that is cancelled is told to be dropped, and not stepped further."""

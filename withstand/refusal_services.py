@@ -159,6 +159,10 @@ SETUPS = [
         _FAILS,
     ),
     Setup(
+        (Stage(table.BUFFERED),),
+        {"max_body_bytes": 200_000, "buffer_bytes": 200_000, "workers": 1},
+    ),
+    Setup(
         (Stage(table.LOADING),),
         {
             "module": SABOTAGED,

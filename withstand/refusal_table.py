@@ -19,6 +19,7 @@ from .requests import UPGRADES, ask_for
 # The services; those in a line are one after another the same process.
 OPEN, KEYS, LIMITED, LOADING = "open", "keys", "limited", "loading"
 TIMED, DRAINING = "timed", "draining"
+BUFFERED, BUFFERED_NUMBERS = "buffered", 30_000
 FAILING, FULL, CROWDED, STOPPING = "failing", "full", "crowded", "stopping"
 STATE_KEY = "k" * 32
 STEPS, MESSAGE_BYTES, BODY_BYTES = 20, 4096, 8192  # the limits of `LIMITED`
@@ -42,7 +43,7 @@ SEQUENCE = (
 
 def table() -> list[Refused]:
     """All of it."""
-    parts = (opened, streamed, connected, keyed, limited, timed, failing, loading, ending)  # fmt: skip
+    parts = (opened, streamed, connected, keyed, limited, timed, buffered, failing, loading, ending)  # fmt: skip
     return [one for part in parts for one in part()]
 
 
@@ -322,6 +323,15 @@ def failing() -> Iterator[Refused]:
         ("half a body of v2", http("POST", INFER.path, b"{}")[:-1]),
     ):
         yield below(STOPPING, errors.Stopping, request, note, slow=True)
+
+
+def buffered() -> Iterator[Refused]:
+    """By one that may hold few bytes: its frames take more of them than a body does."""
+    for door in DOORS:
+        steps = BUFFERED_NUMBERS // door.features + 1
+        body = door.body(b"[%b]" % b",".join([door.frame()] * steps))
+        body = body.replace(b"[1, 2, 28]", b"[1, %d, 28]" % steps)
+        yield at_door(BUFFERED, errors.BufferFull, door, body)
 
 
 def loading() -> Iterator[Refused]:

@@ -101,5 +101,5 @@ class ModelRepository:
             raise Forbidden("the model repository is closed: set UNROLLED_ADMIN=true")
         if call.header(b"origin") is not None:
             raise Forbidden("the model repository is not for web pages")
-        body = await call.body()
+        body = await (await call.body())()
         return codec.decoded(decoder, body) if body.strip() else None

@@ -11,7 +11,9 @@ from starlette.types import Receive, Scope
 from model import bundle, contents
 from model.bundle import BundleError
 
-from .. import bodies, callers, schemas
+from .. import callers, schemas
+from ..bodies import Bodies
+from ..caller import of
 from ..callers import Callers
 from ..catalogue import Catalogue, Model
 from ..errors import NotFound
@@ -35,17 +37,18 @@ class Prediction:
     around an endpoint costs as much as to parse the body."""
 
     def __init__(
-        self, predictor: Predictor, waiting: Callers, settings: Settings, task: str
+        self, predictor: Predictor, waiting: Callers, bodies: Bodies, task: str
     ):
         self.path, self._task = f"/{task}", task
-        self._predictor, self._callers = predictor, waiting
-        self._limit = settings.max_body_bytes
+        self._predictor, self._callers, self._bodies = predictor, waiting, bodies
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        asked = callers.asked(scope)
-        body = await bodies.read(scope, receive, self._limit, JSON)
+        asked, caller = callers.asked(scope), of(scope)
+        body = await self._bodies.read(scope, receive, JSON)
         with self._callers.waiting(scope, receive, asked) as until:
-            answer, timing = await self._predictor.predict(body, self._task, until)
+            answer, timing = await self._predictor.predict(
+                await body(), self._task, caller, until
+            )
         headers = [
             (b"content-type", b"application/json"),
             (b"content-length", b"%d" % len(answer)),
@@ -54,11 +57,13 @@ class Prediction:
         return headers, answer
 
 
-def predictions(predictor: Predictor, settings: Settings) -> dict[str, Direct]:
+def predictions(
+    predictor: Predictor, bodies: Bodies, settings: Settings
+) -> dict[str, Direct]:
     """The paths whose POST goes past the framework."""
     waiting = Callers(settings.request_seconds)
     made = [
-        Prediction(predictor, waiting, settings, task) for task in ("classify", "label")
+        Prediction(predictor, waiting, bodies, task) for task in ("classify", "label")
     ]
     return {one.path: one for one in made}
 

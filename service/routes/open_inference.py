@@ -4,6 +4,7 @@ import math
 import time
 
 from .. import errors, inference, triton
+from ..bodies import Bodies
 from ..callers import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
@@ -11,7 +12,7 @@ from ..errors import InvalidRequest
 from ..inference import Inference
 from ..link import Request
 from ..predictor import Predictor
-from ..reader import DIGITS, Elsewhere
+from ..reader import Elsewhere
 from ..registry import Registry
 from ..sessions import Sessions
 from ..settings import Settings
@@ -49,8 +50,8 @@ class OpenInference:
         self._settings, self._version = settings, version
         self._limits, self._callers = settings.limits, Callers(settings.request_seconds)
 
-    def paths(self) -> Paths:
-        made = Paths(self._settings.max_body_bytes)
+    def paths(self, bodies: Bodies) -> Paths:
+        made = Paths(bodies)
         # The first that fits answers: what is asked most, first.
         made.add(f"{NAMED}/infer", f"{MODEL}/infer", post=self._infer)
         made.add("/v2", "/v2/?", get=self._server)
@@ -111,25 +112,31 @@ class OpenInference:
         return reply({"model_stats": told})
 
     async def _infer(self, call: Call) -> Reply:
-        model = self._model(call)
-        body = await call.body()
-        begun = time.perf_counter()
+        model, caller = self._model(call), call.caller
+        compressed = await call.body()
         given = call.header(LENGTH)
         if given is not None and not (given.isdecimal() and len(given) < 16):
             raise InvalidRequest("Inference-Header-Content-Length must be a number")
         size = None if given is None else int(given)
-        parsed = len(body) if size is None else size  # what is binary takes no time
-        asked = await self._elsewhere.sized(
-            parsed,
-            inference.decode,
-            body,
-            size,
-            model.metadata.input.features,
-            self._limits,
-        )
-        read = time.perf_counter() - begun
-        asked_for = min(call.until, begun + _timeout(asked))
-        with self._callers.waiting(call.scope, call.receive, asked_for) as until:
+        waiting = self._callers.waiting(call.scope, call.receive, call.until)
+        with waiting as until:
+            body = await compressed()
+            begun = time.perf_counter()
+            model.admission.check_room(until, caller.turn)
+            parsed = len(body) if size is None else size  # what is binary takes no time
+            asked = await self._elsewhere.sized(
+                caller.turn,
+                parsed,
+                inference.decode,
+                body,
+                size,
+                model.metadata.input.features,
+                self._limits,
+            )
+            del body
+            read = time.perf_counter() - begun
+            inference.check_answer(model.metadata, asked)
+            until = waiting.sooner(begun + _timeout(asked))
             model, request = await self._compute(call, model, asked, until)
             return await self._write(call, model, asked, request, read)
 
@@ -137,22 +144,26 @@ class OpenInference:
         self, call: Call, model: Model, asked: Inference, until: float
     ) -> tuple[Model, Request]:
         """What has been computed, and by which model: a sequence keeps its own."""
-        key, start, end = _sequence(asked)
-        if key is None:
+        compute, caller = self._predictor.compute, call.caller
+        id, start, end = _sequence(asked)
+        if id is None:
             given = asked.sequences
-            return model, await self._predictor.compute(model, given, until=until)
+            return model, await compute(model, given, None, caller, until=until)
         self._registry.check_streamable(model)
         if len(asked.sequences) > 1:
             raise InvalidRequest("a request of a sequence must have batch size 1")
         (frames,) = asked.sequences
-        turn = self._sessions.turn((call.model, key), model, start=start, end=end)
+        # No sequence of one owner is another's, whatever its id.
+        key = (caller.owner, call.model, id)
+        turn = self._sessions.turn(key, model, start=start, end=end, share=caller.share)
         async with turn as session:
             before, takes = session.state, session.model.metadata.input.features
             assert before is not None
             if frames.shape[1] != takes:  # that of the version it began with
                 raise InvalidRequest(f"this sequence has {takes} features a step")
-            request = await self._predictor.compute(
-                session.model, [frames], [before.packed], until=until, keep=True
+            packed = [before.packed]
+            request = await compute(
+                session.model, [frames], packed, caller, until=until, keep=True
             )
             session.state = before.after(len(frames), request.states[0])
             return session.model, request
@@ -165,10 +176,11 @@ class OpenInference:
         told = Inference(
             [], asked.steps, asked.wanted, asked.id or call.scope["state"]["request_id"]
         )
-        size = 0 if asked.wanted.binary else sum(DIGITS * a.size for a in answers)
+        size = inference.answer_bytes(model.metadata, len(answers), told)
         body, json_bytes = await self._elsewhere.sized(
-            size, inference.encode, model.metadata, answers, told
+            call.caller.turn, size, inference.encode, model.metadata, answers, told
         )
+        call.caller.hold.resize(len(body))
         model.admission.answered(request, read, time.perf_counter() - begun)
         if not asked.wanted.binary:
             return Reply(body, compressible=True)

@@ -8,6 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from .. import bodies, origins, schemas
+from ..caller import of
 from ..compression import Inflating
 from ..connection import CONNECTION, Connection
 from ..errors import NotFound
@@ -62,7 +63,7 @@ class StreamRoute:
             head.check(*KINDS)
             if head.coding:
                 receive = Inflating(receive, head.coding)
-        stream = self.streams.open(scope["query_string"], _id(scope))
+        stream = self.streams.open(scope["query_string"], _id(scope), of(scope))
         talk = self._web_socket if web_socket else self._lines
         ended = GONE
         try:
@@ -121,7 +122,7 @@ class StreamRoute:
         self, stream: Stream, scope: Scope, receive: Receive, send: Send
     ) -> str:
         kind = "http.response.body"
-        lines = Lines(receive, self._limit)
+        lines = Lines(receive, self._limit, stream.caller.hold)
         connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
         if connection is not None:
             connection.wait()

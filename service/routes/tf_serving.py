@@ -3,14 +3,15 @@
 import time
 from typing import Any
 
-from .. import errors, instances
+from .. import codec, errors, instances
 from .. import reader as readers
+from ..bodies import Bodies
 from ..callers import Callers
 from ..catalogue import Model
 from ..dialect import Call, Paths, Reply, reply
 from ..instances import PROBABILITIES, SERVING, STEP
 from ..predictor import Predictor
-from ..reader import DIGITS, INLINE_BYTES, Elsewhere, Reader
+from ..reader import DIGITS, Elsewhere, Reader
 from ..registry import Registry
 from ..settings import Settings
 
@@ -37,8 +38,8 @@ class TfServing:
         self._reader, self._elsewhere = reader, elsewhere
         self._settings, self._callers = settings, Callers(settings.request_seconds)
 
-    def paths(self) -> Paths:
-        made = Paths(self._settings.max_body_bytes, ignore_case=True)
+    def paths(self, bodies: Bodies) -> Paths:
+        made = Paths(bodies, ignore_case=True)
         made.add("/v1/models", "/v1/models/?", get=self._models)
         made.add(f"{NAMED}:predict", f"{MODEL}:predict", post=self._predict)
         made.add(f"{NAMED}:classify", f"{MODEL}:classify", post=self._classify)
@@ -80,51 +81,66 @@ class TfServing:
         return reply({"model_spec": spec, "metadata": inner})
 
     async def _predict(self, call: Call) -> Reply:
-        model = self._model(call)
-        body = await call.body()
-        begun = time.perf_counter()
-        about = model.metadata
-        given = (body, about.input.features, about.state_size)
-        if len(body) <= INLINE_BYTES:
-            asked = self._reader.read_instances(*given)
-        else:
-            asked = await self._elsewhere.run(readers.read_instances, *given)
-        read = time.perf_counter() - begun
+        model, caller = self._model(call), call.caller
+        compressed = await call.body()
+        about, predictor = model.metadata, self._predictor
         with self._callers.waiting(call.scope, call.receive, call.until) as until:
-            states = asked.states or None
-            request = await self._predictor.compute(
-                model, asked.sequences, states, until=until, keep=asked.step
+            body = await compressed()
+            begun = time.perf_counter()
+            model.admission.check_room(until, caller.turn)
+            asked = await predictor.read(
+                body,
+                caller,
+                self._reader.read_instances,
+                readers.read_instances,
+                body,
+                about.input.features,
+                about.state_size,
             )
-        answers = request.future.result()
-        answered = time.perf_counter()
-        size = DIGITS * sum(answer.size for answer in answers)
-        size += sum(map(len, request.states))
-        text = await self._elsewhere.sized(
-            size, instances.encode, answers, request.states, asked
-        )
+            del body
+            read = time.perf_counter() - begun
+            states, sequences = asked.states or None, asked.sequences
+            codec.check_answer(about, len(sequences), sum(map(len, sequences)))
+            request = await predictor.compute(
+                model, sequences, states, caller, until=until, keep=asked.step
+            )
+            answers = request.future.result()
+            answered = time.perf_counter()
+            size = DIGITS * sum(answer.size for answer in answers)
+            size += sum(map(len, request.states))
+            text = await self._elsewhere.sized(
+                caller.turn, size, instances.encode, answers, request.states, asked
+            )
+            caller.hold.resize(len(text))
         model.admission.answered(request, read, time.perf_counter() - answered)
         return Reply(text, compressible=True)
 
     async def _classify(self, call: Call) -> Reply:
-        model = self._model(call)
+        model, caller = self._model(call), call.caller
         if model.metadata.task != "classify":
             told = f"{model.metadata.name} has classes for each step: use :predict"
             raise errors.InvalidRequest(told)
-        body = await call.body()
-        begun = time.perf_counter()
-        sequences = await self._elsewhere.sized(
-            len(body),
-            instances.decode_examples,
-            body,
-            model.metadata.input.features,
-            self._settings.limits,
-        )
-        read = time.perf_counter() - begun
+        compressed = await call.body()
+        decode, features = instances.decode_examples, model.metadata.input.features
         with self._callers.waiting(call.scope, call.receive, call.until) as until:
-            request = await self._predictor.compute(model, sequences, until=until)
-        answers = request.future.result()
-        answered = time.perf_counter()
-        text = instances.encode_classes(model.metadata, answers)
+            body = await compressed()
+            begun = time.perf_counter()
+            model.admission.check_room(until, caller.turn)
+            sequences = await self._predictor.read(
+                body, caller, decode, decode, body, features, self._settings.limits
+            )
+            del body
+            read = time.perf_counter() - begun
+            codec.check_answer(model.metadata, len(sequences), 0)
+            request = await self._predictor.compute(
+                model, sequences, None, caller, until=until
+            )
+            answers = request.future.result()
+            answered = time.perf_counter()
+            size = DIGITS * sum(answer.size for answer in answers)
+            text = await self._elsewhere.sized(
+                caller.turn, size, instances.encode_classes, model.metadata, answers
+            )
         model.admission.answered(request, read, time.perf_counter() - answered)
         return Reply(text, compressible=True)
 

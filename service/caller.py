@@ -1,0 +1,56 @@
+"""Who sent a request: the owner of its API key, its connection, and what is held for it."""
+
+import itertools
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from starlette.types import Scope
+
+from .memory_budget import ACCOUNT, Account, Hold, MemoryBudget
+
+if TYPE_CHECKING:
+    from .gate import Key
+
+_numbers = itertools.count(-1, -1)  # of connections of another server than ours
+
+
+@dataclass(slots=True, eq=False)
+class Caller:
+    """One request's, or one stream's."""
+
+    account: Account
+    hold: Hold  # of the request; a stream has others of the same account
+    owner: str = ""  # name of the API key; empty where there are none
+    connection: int = 0
+    key: "Key | None" = None  # whose rate counts
+
+    @property
+    def share(self) -> str:
+        """The owner, where there are several that share what there is; else empty."""
+        return self.owner if self.key is not None and self.key.shares else ""
+
+    @property
+    def turn(self) -> tuple[str, int]:
+        """Between whom turns are fair; see `FairQueue`."""
+        return self.share, self.connection
+
+
+def of(scope: Scope) -> Caller:
+    """Returns the caller of a request, which `Requests` has found."""
+    caller: Caller = scope["state"]["caller"]
+    return caller
+
+
+def identify(scope: Scope, budget: MemoryBudget) -> Caller:
+    """Returns the caller of a request whose key was checked."""
+    state = scope["state"]
+    key = state.get("key")
+    owner = key.name if key is not None else ""
+    account = scope.get("extensions", {}).get(ACCOUNT)
+    if account is None:  # of another server than ours
+        account = budget.account()
+        return Caller(account, Hold(account), owner, next(_numbers), key)
+    hold = state.get("hold") or Hold(account)
+    caller = Caller(account, hold, owner, account.number, key)
+    account.belongs_to(caller.share)
+    return caller
