@@ -2,24 +2,31 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import cast
 
 import numpy as np
 
 from . import errors
+from .fair_queue import Caller, FairQueue
 from .messages import (
     Answered,
     Cancel,
+    Failed,
     FromWorker,
     Incoming,
     Job,
+    Ticked,
     Unload,
     encode,
 )
 from .tickets import Ticket
 
 Told = Job | Cancel | Unload
+
+# Sent at a time. What the socket has no room for waits here, where it is fair.
+PIECE_BYTES = 256 * 1024
+BUFFER_BYTES = 64 * 1024  # of the transport, over which there is no room
 
 
 class Request:
@@ -76,7 +83,10 @@ class Link(asyncio.Protocol):
         self._incoming = Incoming(FromWorker)
         self._receive, self._lost = receive, lost
         self._transport: asyncio.Transport | None = None
-        self._outgoing: list[Told] = []
+        self._outgoing: list[Told] = []  # in this turn of the loop
+        self._unsent: FairQueue[Job] = FairQueue(PIECE_BYTES)
+        self._numbers: set[int] = set()  # of those that are not cancelled
+        self._paused = False  # the socket has no room
         self._loop = asyncio.get_running_loop()
 
     def add(self, model: int, steps: int) -> None:
@@ -96,7 +106,7 @@ class Link(asyncio.Protocol):
         self.send(job)
 
     def take(self, number: int) -> Ticket:
-        """A job is done, or is not to be done any more."""
+        """A job is done, or not to be done any more."""
         ticket = self.tickets.pop(number)
         self.blocking -= ticket.blocking
         return ticket
@@ -108,13 +118,61 @@ class Link(asyncio.Protocol):
         self._outgoing.append(message)
 
     def _flush(self) -> None:
-        assert self._transport is not None
         messages, self._outgoing = self._outgoing, []
-        if not self._transport.is_closing():  # else they are told to have failed
-            self._transport.write(encode(messages))
+        assert self._transport is not None
+        if self._transport.is_closing():
+            return  # those who wait are told of the worker's death
+        size = sum(_size(one) for one in messages if isinstance(one, Job))
+        if size <= PIECE_BYTES and not self._unsent and not self._paused:
+            self._write(messages)
+            return
+        for message in messages:
+            if isinstance(message, Job):
+                self._unsent.push(_caller(message), message, _size(message))
+                self._numbers.add(message.number)
+            elif isinstance(message, Cancel) and message.number in self._numbers:
+                self._drop(message.number)
+            else:
+                self._write([message])  # of a few bytes, whatever room there is
+        self._send_unsent()
+
+    def _send_unsent(self) -> None:
+        """Send jobs, in fair order, while there is room."""
+        assert self._transport is not None
+        while self._unsent and not self._paused and not self._transport.is_closing():
+            jobs, size = [], 0
+            while self._unsent and size < PIECE_BYTES:
+                job = self._unsent.pop()
+                if job.number in self._numbers:
+                    self._numbers.remove(job.number)
+                    jobs.append(job)
+                    size += _size(job)
+                else:
+                    self._unsent.refund(_caller(job), _size(job))
+            if jobs:
+                self._write(jobs)
+
+    def _drop(self, number: int) -> None:
+        """A job is cancelled that the worker hasn't heard of."""
+        self._numbers.remove(number)
+        job = self.tickets[number].job
+        self._receive(self, Ticked(job.model, 0, 0, 0, 0.0, job.steps))
+        self._receive(self, Failed(number, "cancelled", dropped=True))
+
+    def _write(self, messages: Sequence[Told]) -> None:
+        assert self._transport is not None
+        self._transport.write(encode(messages))
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
+        self._transport.set_write_buffer_limits(BUFFER_BYTES)
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._send_unsent()
 
     def data_received(self, data: bytes) -> None:
         self.heard = time.monotonic()
@@ -124,3 +182,11 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(self)
+
+
+def _caller(job: Job) -> Caller:
+    return job.owner, job.connection
+
+
+def _size(job: Job) -> int:
+    return len(job.frames) + len(job.state)

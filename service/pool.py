@@ -56,9 +56,7 @@ class Pool:
         self._tasks: set[asyncio.Task[None]] = set()
         self._unloaded: set[int] = set()
         self._orphans: list[Ticket] = []  # without a worker
-        self._asked: dict[
-            int, float
-        ] = {}  # by model, when a job last came that is short
+        self._asked: dict[int, float] = {}  # by model, when its last short job came
         self._starter = ThreadPoolExecutor(1, "starter")
         self._stall, self._since = settings.stall_seconds, time.monotonic()
 
