@@ -30,6 +30,7 @@ HEAD, BODY, WHOLE = "head", "body", "whole"  # how far a request is
 # What is still sent after an answer is read and thrown away, up to these limits: a
 # close on unread bytes is a reset, and the client may lose the answer.
 LINGER_SECONDS, SILENT_SECONDS, LINGER_BYTES = 30.0, 5.0, 64 * 2**20
+EVICTED_BYTES = 2**20  # the same of one that was evicted: there is no time for more
 MAX_PIPELINED = 2  # requests that wait for the answer to an earlier one
 PIPELINED_BYTES = 4096  # that each of them takes besides its head
 STOP_SECONDS = 2.0  # for the rest of a request, when the service stops
@@ -53,6 +54,7 @@ class Connection(HttpToolsProtocol):
         self._begun = 0  # requests
         self._deaf = self._patient = self._stopping = self._lingers = False
         self._discarded, self._discards_until = 0, 0.0
+        self._linger_bytes = LINGER_BYTES
         self._alarm = Alarm(self.loop, self._late)
         self.account = crowd.budget.account(self.evict)
         self._hold = Hold(self.account)  # of the request that comes
@@ -78,6 +80,7 @@ class Connection(HttpToolsProtocol):
             return False
         if comes and not (self._patient or self._deaf or len(self._holds) > 1):
             told = "too many bytes are held for requests"
+            self._linger_bytes = EVICTED_BYTES
             self._refuse(errors.BufferFull(told, headers={"Retry-After": "1"}))
         else:
             self.transport.abort()
@@ -286,7 +289,7 @@ class Connection(HttpToolsProtocol):
             return
         self._discarded += size
         late = self.loop.time() > self._discards_until
-        if late or self._discarded > LINGER_BYTES:
+        if late or self._discarded > self._linger_bytes:
             self.transport.abort()
         else:
             self._alarm.set(SILENT_SECONDS)

@@ -274,7 +274,7 @@ def test_compressed_beside_slow_readers(service):
     body = gzip.compress(json.dumps({"sequences": [frames]}).encode())
     asked = post("/label", body, "Content-Encoding: gzip")
     with contextlib.ExitStack() as stack:
-        for _ in range(40):
+        for _ in range(20):
             made = stack.enter_context(connected(service, receives=1024))
             made.sendall(asked)
         wait(lambda: used(service) > MIB, "answers are unread")
