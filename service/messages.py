@@ -41,7 +41,6 @@ class Loaded(msgspec.Struct, tag=True, array_like=True):
     precision: str = ""
     reason: str = ""
     error: str = ""
-    died: bool = False  # the worker did, with that error
 
 
 class Job(msgspec.Struct, tag=True, array_like=True):

@@ -221,7 +221,7 @@ def _until_grown(
                 return
 
 
-@row("D4", "60,000 of every refusal, with heads of 12 KB: memory", full=60_000)
+@row("D4", "6,000 of every refusal, with heads of 12 KB: memory", full=6_000)
 def memory(tally: Tally, amount: int) -> None:
     """A refusal leaves nothing behind in the serving process."""
     worst, most, fewer = "", 0.0, 0
