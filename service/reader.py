@@ -27,6 +27,9 @@ from .settings import Settings
 from .stream_codec import Sent
 
 LEAST_PROCESSES = 2
+# As the workers: else the parsing of one caller's large bodies would take the cores
+# from what they compute for others.
+NICE = 10
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
 
 P = ParamSpec("P")
@@ -198,6 +201,8 @@ _reader: Reader
 def _begin(settings: Settings) -> None:
     global _reader
     malloc.configure()
+    with contextlib.suppress(AttributeError, OSError):  # not on this system
+        os.nice(NICE)
     _reader = Reader(settings)
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
