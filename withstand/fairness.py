@@ -25,12 +25,12 @@ AGAIN_SECONDS = 1.0  # after which a refused one asks again, as it is told to
 TIMES, MORE_MS = 2, 10
 
 
-@row("F1", "one step beside 4 callers of 10,000 steps on another model", full=10)
+@row("F1", "one step beside 4 callers of 10,000 steps on another model", full=20)
 def other_model(tally: Tally, amount: int) -> None:
     _try(tally, amount, others=4, name="letters", sequences=1, steps=10_000)
 
 
-@row("F2", "one step beside 16 callers of 256 x 278 steps on its model", full=10)
+@row("F2", "one step beside 16 callers of 256 x 278 steps on its model", full=20)
 def same_model(tally: Tally, amount: int) -> None:
     _try(tally, amount, others=16, name=NETWORK, sequences=256, steps=278)
 
