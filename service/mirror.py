@@ -9,7 +9,7 @@ import re
 import shutil
 import tempfile
 import threading
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from model import bundle
 from model.bundle import BundleError
@@ -21,7 +21,10 @@ log = logging.getLogger(__name__)
 
 URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")  # of an object's name
 END_SECONDS = 10
+MOST_FILES, MOST_BYTES = bundle.MOST_ENTRIES, bundle.MOST_BYTES  # of a version
+CHUNK = 2**20
 
 Stamp = frozenset[tuple[str, int, int]]  # files: path, time, size
 
@@ -110,7 +113,7 @@ class Mirror:
             if stamp in (self._copied.get(place), self._broken.get(place)):
                 continue
             try:
-                self._copy(place)
+                self._copy(place, stamp)
                 self._copied[place] = stamp
             except BundleError as error:
                 self._broken[place] = stamp  # until there is more of it
@@ -138,30 +141,31 @@ class Mirror:
 
         files: dict[str, set[tuple[str, int, int]]] = {}
         for info in self._there.get_file_info(FileSelector(self._root, recursive=True)):
-            parts = info.path[len(self._root) :].strip("/").split("/")
-            if info.type != FileType.File or len(parts) < 2:
+            if info.type != FileType.File:
                 continue
-            if {".", ".."} & {*parts} or not re.match(bundle.NAME, parts[0]):
-                continue  # an object may be called anything
+            name = info.path[len(self._root) :].strip("/")
+            parts = name.split("/")
+            if len(parts) < 2 or not re.match(bundle.NAME, parts[0]):
+                continue
+            if not all(PART.fullmatch(part) for part in parts):
+                continue  # an object may be called anything, `..` too
             if VERSION.fullmatch(parts[1]) or parts[1:] == [LABELS]:
-                about = (info.path, info.mtime_ns or 0, info.size or 0)
+                about = (name, info.mtime_ns or 0, info.size or 0)
                 files.setdefault("/".join(parts[:2]), set()).add(about)
         return {place: frozenset(stamp) for place, stamp in files.items()}
 
-    def _copy(self, place: str) -> None:
-        """Whole or not at all."""
-        from pyarrow import fs
-
+    def _copy(self, place: str, stamp: Stamp) -> None:
+        """Whole or not at all: the objects that were listed, and no others."""
         to = self.folder / place
         to.parent.mkdir(parents=True, exist_ok=True)
         temporary = Path(tempfile.mkdtemp(prefix=".", dir=to.parent)) / to.name
         try:
-            fs.copy_files(
-                f"{self._root.rstrip('/')}/{place}",
-                str(temporary),
-                source_filesystem=self._there,
-                destination_filesystem=fs.LocalFileSystem(),
-            )
+            if len(stamp) > MOST_FILES or sum(size for *_, size in stamp) > MOST_BYTES:
+                raise BundleError(f"{temporary}: too many files, or too large")
+            for name, _, size in stamp:
+                self._fetch(
+                    name, temporary / PurePosixPath(name).relative_to(place), size
+                )
             if temporary.is_dir():
                 bundle.read(temporary)
                 self._remove(to)
@@ -171,6 +175,15 @@ class Mirror:
             raise BundleError(told) from None
         finally:
             shutil.rmtree(temporary.parent, ignore_errors=True)
+
+    def _fetch(self, name: str, to: Path, size: int) -> None:
+        """An object of so many bytes; more of one that has grown are left."""
+        to.parent.mkdir(parents=True, exist_ok=True)
+        place = f"{self._root.rstrip('/')}/{name}"
+        with self._there.open_input_stream(place) as source, to.open("xb") as file:
+            while size > 0 and (part := source.read(min(size, CHUNK))):
+                file.write(part)
+                size -= len(part)
 
     @staticmethod
     def _remove(path: Path) -> None:

@@ -1,5 +1,6 @@
 """Bundles of an object store: taken over whole, or not at all."""
 
+import io
 import json
 import shutil
 import threading
@@ -12,7 +13,7 @@ from model.bundle import BundleError
 from service import mirror, repository
 from service.mirror import Mirror
 
-pytest.importorskip("pyarrow")
+fs = pytest.importorskip("pyarrow.fs")
 
 
 @pytest.fixture
@@ -134,15 +135,52 @@ def test_odd_names(there, made):
     assert served(made).keys() == {("walks", 1), ("tags", 1)}
 
 
+class Store:
+    """An object store with an object whose name leads out of any folder: a folder
+    can't have one."""
+
+    def __init__(self, inner, root, name):
+        self._inner, self._odd = inner, f"{root}/{name}"
+
+    def get_file_info(self, selector):
+        kind = fs.FileType.File
+        odd = fs.FileInfo(self._odd, type=kind, size=4, mtime_ns=1)
+        return [*self._inner.get_file_info(selector), odd]
+
+    def open_input_stream(self, path):
+        if path == self._odd:
+            return io.BytesIO(b"evil")
+        return self._inner.open_input_stream(path)
+
+
+@pytest.mark.parametrize("up", ["../" * 3, "a/../" + "../" * 3, "/"])
+def test_leads_out(made, up):
+    """An object is written within the copy's folder, or nowhere."""
+    name = f"walks/1/{up}written-outside"
+    made._there = Store(made._there, made._root, name)
+    made.start(0)
+    assert served(made).keys() == {("walks", 1), ("tags", 1)}
+    around = (made.folder, *made.folder.parents)
+    assert not any((folder / "written-outside").exists() for folder in around)
+
+
+def test_too_much(there, made, monkeypatch):
+    """A version of more bytes than a bundle may have is not copied."""
+    monkeypatch.setattr(mirror, "MOST_BYTES", 1000)
+    with pytest.raises(BundleError, match="too large"):
+        made.start(0)
+    assert not list(made.folder.glob("*/*/*"))
+
+
 def test_closed_while_it_copies(there, made, monkeypatch):
     """Nothing is left of a copy that is under way when it is closed."""
     monkeypatch.setattr(mirror, "END_SECONDS", 0.1)
     begun, go, copy = threading.Event(), threading.Event(), made._copy
 
-    def slowly(place):
+    def slowly(*given):
         begun.set()
         assert go.wait(SECONDS)
-        copy(place)
+        copy(*given)
 
     made.start(0.05)
     monkeypatch.setattr(made, "_copy", slowly)
