@@ -11,6 +11,8 @@ runs/NAME/
 import dataclasses
 import json
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -40,6 +42,28 @@ class Run:
 
     def __init__(self, folder: Path):
         self.folder = folder
+
+    @contextmanager
+    def locked(self) -> Iterator[None]:
+        """Holds the run: another training would write its weights in between.
+
+        Raises:
+            ConfigError: another training holds it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with (self.folder / ".lock").open("w") as file:
+            try:
+                import fcntl
+
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except ImportError:  # not on this system
+                pass
+            except BlockingIOError:
+                raise ConfigError(
+                    f"{self.folder}: another training is at work there;"
+                    " wait for it, or give this one another --name"
+                ) from None
+            yield
 
     def begin(self, config: Config, digest: str) -> None:
         """An empty folder for a new run; what an older run left goes."""

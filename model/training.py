@@ -62,8 +62,8 @@ def fit(
     Ctrl-C ends the run early; the best weights so far are kept and returned.
 
     Raises:
-        ConfigError: an empty part, an augmentation that doesn't fit the data, or a
-            folder to resume from that holds another run.
+        ConfigError: an empty part, an augmentation that doesn't fit the data, a folder
+            to resume from that holds another run, or one where another is at work.
         KeyboardInterrupt: before the first epoch was done.
     """
     for part in ("train", "validation"):
@@ -71,10 +71,19 @@ def fit(
             raise ConfigError(f"{dataset.name}: too few sequences for a {part} part")
     augmentation.check(config.augmentation, dataset)
     if resume:
+        run.config()  # there is one
+    with run.locked():
+        return _fit(dataset, config, run, resume, progress or Progress())
+
+
+def _fit(
+    dataset: Dataset, config: Config, run: Run, resume: bool, progress: Progress
+) -> Trained:
+    if resume:
         run.resume(config, dataset.digest)
     else:
         run.begin(config, dataset.digest)
-    epochs = _Epochs(dataset, config, run, progress or Progress())
+    epochs = _Epochs(dataset, config, run, progress)
     if resume:
         epochs.restore()
     resumed, interrupted = len(epochs.history), False

@@ -244,6 +244,18 @@ class TestRefusals:
             training.fit(data, config, Run(tmp_path), resume=True)
 
 
+def test_one_at_a_time(data, config, whole, tmp_path):
+    """A second training in the folder of one that is under way is refused at once, and
+    changes nothing there: it would give the first one its weights."""
+    run = Run(tmp_path / "run")
+    shutil.copytree(whole[1].folder, run.folder)
+    with run.locked(), pytest.raises(ConfigError, match="another training is at work"):
+        training.fit(data, config, Run(run.folder))
+    network = training.build(data, config)
+    run.restore_best(network)
+    assert_same_weights(network, whole[0].network)
+
+
 class TestInterrupt:
     def test_keeps_the_best(self, data, config, whole, tmp_path):
         """Ctrl-C ends the run with the best weights so far, and they can be had."""
