@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import logging
+import math
 import os
 import signal
 import socket
@@ -23,6 +24,7 @@ log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 2.0  # for streams to end
 SPARE_FILES = 200  # descriptors for all that is no connection
+KEPT_FILES = 24  # of these, for what is opened later: bundles, workers, new connections
 DOORS = 16
 
 
@@ -84,6 +86,13 @@ class Server(uvicorn.Server):
                     protocol, sock=same, ssl=config.ssl, backlog=config.backlog
                 )
                 self.servers.append(server)
+        left = _files_left() - KEPT_FILES
+        if left < self._crowd.limit:
+            self._crowd.limit = max(1, int(left))
+            told = (
+                "the limit of open files allows %d connections, fewer than the setting"
+            )
+            log.warning(told, self._crowd.limit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ready = self._app.registry.ready
@@ -103,7 +112,7 @@ class Server(uvicorn.Server):
 
 
 def _allow_files(wanted: int) -> None:
-    """Open descriptors, which shells often limit to 1,024."""
+    """Allow so many open descriptors, which shells often limit to 1,024."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on this system
         import resource
 
@@ -111,10 +120,17 @@ def _allow_files(wanted: int) -> None:
         most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
         if soft != resource.RLIM_INFINITY and soft < most:
             resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
-            soft = most
-        if soft != resource.RLIM_INFINITY and soft < wanted:
-            told = "only %d files may be open: fewer connections than are allowed"
-            log.warning(told, soft)
+
+
+def _files_left() -> float:
+    """Returns how many more descriptors may be opened; infinite where none knows."""
+    with contextlib.suppress(ImportError, OSError, ValueError):
+        import resource
+
+        soft, _ = resource.getrlimit(resource.RLIMIT_NOFILE)
+        if soft != resource.RLIM_INFINITY:
+            return soft - len(os.listdir("/proc/self/fd"))
+    return math.inf
 
 
 def make(app: Service, settings: Settings) -> Server:

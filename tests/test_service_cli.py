@@ -4,17 +4,21 @@ import concurrent.futures
 import io
 import json
 import os
+import resource
 import signal
 import socket
 import struct
 import subprocess
 import sys
+from contextlib import ExitStack
 
 import httpx
 import numpy as np
 import pytest
 from conftest import ROOT, SECONDS, copy_bundle, random_frames, value, wait
 from process_fixtures import (
+    Started,
+    environment,
     family,
     free_port,
     processes,
@@ -49,7 +53,39 @@ def started(bundles, tmp_path_factory):
         yield made
 
 
+def _few_files():
+    resource.setrlimit(resource.RLIMIT_NOFILE, (100, 100))
+
+
 class TestServe:
+    def test_few_files(self, bundles, tmp_path):
+        """Where the system allows few open files, fewer connections are allowed than the
+        setting has: those that say nothing make room, and probes are answered."""
+        port, output = free_port(), tmp_path / "log"
+        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+        command += ["--bundles", str(bundles / "walks"), "--workers", "1"]
+        with output.open("w") as file:
+            process = subprocess.Popen(
+                command,
+                cwd=ROOT,
+                env=environment(),
+                stdout=file,
+                stderr=file,
+                preexec_fn=_few_files,
+            )
+        started = Started(process, f"http://127.0.0.1:{port}", output)
+        try:
+            wait(lambda: started.answers("/readyz"), "it is ready")
+            with ExitStack() as stack:
+                for _ in range(60):
+                    at = ("127.0.0.1", port)
+                    stack.enter_context(socket.create_connection(at, SECONDS))
+                assert all(started.answers("/livez") for _ in range(5))
+            assert "the limit of open files allows" in output.read_text()
+        finally:
+            process.terminate()
+            process.wait(SECONDS)
+
     def test_port_opens_first(self, bundles, tmp_path):
         """The port is open, and /livez answers, before the models are loaded."""
         folder = copy_bundle(bundles / "walks" / "1", tmp_path / "walks" / "1")
