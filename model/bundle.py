@@ -24,7 +24,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -48,6 +48,10 @@ MOST_ENTRIES = 1_000  # files and folders of a bundle
 MOST_BYTES = 2**32  # of all its files: they are read whole before it is served
 MOST_LISTED = 10_000  # names beside each other, and versions of one
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+MOST_CLASSES = 10_000
+ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Part(BaseModel):
@@ -114,7 +118,7 @@ class Metadata(_Part):
     version: str = Field(pattern=r"^[1-9][0-9]{0,8}$")
     task: Literal["classify", "label"]
     input: Frames
-    classes: tuple[str, ...] = Field(min_length=1)
+    classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MOST_CLASSES)
     cell: Literal["gru", "lstm"]
     layers: int = Field(ge=1)
     hidden: int = Field(ge=1)
@@ -134,6 +138,8 @@ class Metadata(_Part):
         parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
         if any(len(part) != features for part in parts):
             raise ValueError(f"not all parts have {features} features")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes must have different names")
         vectors = 2 if self.cell == "lstm" else 1
         size = 0 if self.bidirectional else self.layers * self.hidden * vectors
         if self.state_size != size:
@@ -184,7 +190,9 @@ class Bundle:
             raise BundleError(f"{path}: {error}") from None
         sizes = [a.shape[-1] for a in (found.frames, found.probabilities, found.state)]
         features, classes = metadata.input.features, len(metadata.classes)
-        if sizes != [features, classes, metadata.state_size]:
+        labels = found.probabilities.ndim == 3
+        other = labels != (metadata.task == "label")
+        if other or sizes != [features, classes, metadata.state_size]:
             raise BundleError(f"{path}: holds answers of another network")
         return found
 

@@ -353,6 +353,20 @@ WRONG = {
 }
 
 
+@pytest.mark.parametrize(
+    "classes",
+    [["a", "a"], ["a", ""], ["a", "b" * 100_000], list(map(str, range(20_000)))],
+    ids=["alike", "empty", "long", "many"],
+)
+def test_classes(copy, classes):
+    """A class has a name of its own, which a page and a log line can show."""
+    marker = copy / bundle.MARKER
+    text = json.loads(marker.read_text()) | {"classes": classes}
+    marker.write_text(json.dumps(text))
+    with pytest.raises(BundleError, match="class"):
+        bundle.read(copy)
+
+
 class TestGolden:
     @pytest.mark.parametrize(("make", "said"), WRONG.values(), ids=WRONG.keys())
     def test_wrong(self, tmp_path, make, said):
@@ -374,7 +388,7 @@ class TestGolden:
         with pytest.raises(BundleError, match=r"golden\.npz: SHA-256 differs"):
             found.golden()
 
-    @pytest.mark.parametrize("said", ["features", "classes", "state_size"])
+    @pytest.mark.parametrize("said", ["features", "classes", "state_size", "task"])
     def test_of_another_network(self, tmp_path, said):
         """Sizes that `bundle.json` says are those of the golden answers: none is
         larger than they are."""
@@ -384,6 +398,7 @@ class TestGolden:
             "features": {"input": metadata.input.model_copy(update={"features": 999})},
             "classes": {"classes": (*metadata.classes, "more")},
             "state_size": {"state_size": 10**9},
+            "task": {"task": "label"},
         }[said]
         about = metadata.model_copy(update=more)
         with pytest.raises(BundleError, match="answers of another network"):
