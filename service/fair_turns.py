@@ -6,6 +6,8 @@ from typing import Generic, TypeVar
 
 from .fair_queue import FairQueue
 
+QUANTUM = 2**20  # bytes, up to which all work counts as alike
+
 P = TypeVar("P")
 
 
@@ -14,14 +16,14 @@ class FairTurns(Generic[P]):
 
     def __init__(self, places: Iterable[P]):
         self._free = list(places)
-        self._waiting: FairQueue[asyncio.Future[P]] = FairQueue()
+        self._waiting: FairQueue[asyncio.Future[P]] = FairQueue(QUANTUM)
 
     async def take(self, caller: tuple[str, int], cost: int) -> P:
         """Waits for a place, to be given back.
 
         Args:
             caller: the owner of an API key, and a connection.
-            cost: of the work, in any unit.
+            cost: of the work, in bytes.
         """
         if self._free and not self._waiting:
             return self._free.pop()
