@@ -19,6 +19,7 @@ OPERATORS = frozenset(
     }
 )
 QUANTISED = frozenset({("com.microsoft", "DynamicQuantizeLSTM")})
+MOST_STRUCTURE = 2**18  # bytes besides the weights; ours have some 10 KB
 RUNTIME_FORMAT = slice(4, 8), b"ORTM"  # ONNX Runtime's own, which no parser here reads
 
 
@@ -31,6 +32,7 @@ def check(data: bytes) -> None:
     place, mark = RUNTIME_FORMAT
     if data[place] == mark:
         raise ValueError("is in ONNX Runtime's format, not in ONNX's")
+    wire.check_structure(data, MOST_STRUCTURE)
     model = wire.onnx(data)
     if not model.graph.node:
         raise ValueError("holds no network")

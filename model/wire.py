@@ -8,6 +8,7 @@ a key given twice is seen twice. And fields that are not here are skipped: they 
 numbers and names, no operators.
 """
 
+from collections.abc import Iterator
 from typing import Any
 
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
@@ -141,6 +142,9 @@ ONNX = {
 }
 
 
+WEIGHTS = (7, 5, 9)  # of ONNX: the model's graph, its initializers, their raw data
+
+
 def _classes(package: str, messages: dict[str, dict[str, tuple[int, str]]]) -> Any:
     # proto3, as TensorFlow's are; ONNX's of proto2 differ in nothing that is read here.
     file = descriptor_pb2.FileDescriptorProto(
@@ -191,6 +195,65 @@ def onnx(data: bytes) -> Any:
         ValueError: it is none.
     """
     return _parse(_ONNX_MODEL, data)
+
+
+def check_structure(data: bytes, most: int) -> None:
+    """Refuse an ONNX model with more than so many bytes besides its weights: a few
+    bytes of an empty message become hundreds in the memory of whoever parses it.
+
+    Raises:
+        ValueError: it has; or it is none.
+    """
+    left = most
+    for size in _structure(data, 0, len(data), WEIGHTS):
+        left -= size
+        if left < 0:
+            raise ValueError(f"holds more than {most} bytes besides its weights")
+
+
+def _structure(
+    data: bytes, at: int, end: int, weights: tuple[int, ...]
+) -> Iterator[int]:
+    """Bytes of each field but the weights, which lie under these field numbers."""
+    for number, start, stop, size in _fields(data, at, end):
+        if number != weights[0]:
+            yield size
+            continue
+        yield size - (stop - start)  # of the field itself
+        if len(weights) > 1:
+            yield from _structure(data, start, stop, weights[1:])
+
+
+def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
+    """Each field of a message: its number, where its content begins and ends, and its
+    bytes in all (https://protobuf.dev/programming-guides/encoding)."""
+    while at < end:
+        begin = at
+        tag, at = _varint(data, at, end)
+        kind = tag & 7
+        if kind == 0:
+            _, at = _varint(data, at, end)
+            start = at
+        elif kind == 2:
+            size, at = _varint(data, at, end)
+            start, at = at, at + size
+        elif kind in (1, 5):
+            start, at = at, at + (8 if kind == 1 else 4)
+        else:
+            raise ValueError("can't be read (a group)")
+        if at > end:
+            raise ValueError("can't be read (a field is cut off)")
+        yield tag >> 3, start, at, at - begin
+
+
+def _varint(data: bytes, at: int, end: int) -> tuple[int, int]:
+    value = shift = 0
+    while at < end and shift < 64:
+        byte = data[at]
+        at, value, shift = at + 1, value | (byte & 127) << shift, shift + 7
+        if byte < 128:
+            return value, at
+    raise ValueError("can't be read (a number is cut off)")
 
 
 def _parse(kind: type[Message], data: bytes) -> Any:

@@ -616,6 +616,43 @@ SPOILERS = [
 ]
 
 
+class TestBombs:
+    """A file of few bytes that would take very much memory is refused unparsed."""
+
+    def test_onnx(self, copy):
+        """Whatever is not the weights may not be much: not empty attributes, nor
+        tensors without numbers, nor names."""
+        network = onnx.load(copy / bundle.NETWORK)
+        empty = {
+            "attributes": lambda m: m.graph.node[0].attribute.extend(
+                [onnx.AttributeProto()] * 200_000
+            ),
+            "tensors": lambda m: m.graph.initializer.extend(
+                [onnx.TensorProto()] * 200_000
+            ),
+            "numbers": lambda m: m.graph.initializer[0].dims.extend([1] * 500_000),
+            "name": lambda m: setattr(m.graph, "doc_string", "a" * 2**19),
+        }
+        for spoil in empty.values():
+            spoilt = onnx.ModelProto()
+            spoilt.CopyFrom(network)
+            spoil(spoilt)
+            with pytest.raises(ValueError, match="bytes besides its weights"):
+                onnx_operators.check(spoilt.SerializeToString())
+        onnx_operators.check(network.SerializeToString())
+
+    @pytest.mark.parametrize("data", [b"\x3a\x7f", b"\x3a", b"\x33", b"\xff" * 20])
+    def test_cut_off(self, data):
+        """What is no message is told."""
+        with pytest.raises(ValueError, match="can't be read"):
+            onnx_operators.check(data)
+
+    def test_tensorflow(self, copy):
+        """A graph without its weights has few bytes, too."""
+        (copy / "saved_model.pb").write_bytes(b"\x12\x00" * (2 * 2**20 + 1))
+        assert "is longer than" in refusal(seal(copy))
+
+
 class TestOnnx:
     @pytest.mark.parametrize("spoil", SPOILERS)
     def test_refused(self, copy, spoil):
@@ -824,7 +861,7 @@ class TestGolden:
 
 def test_too_long(copy, monkeypatch):
     """A file over the limit is refused before it is read."""
-    monkeypatch.setattr(operators, "MOST_BYTES", 1000)
+    monkeypatch.setattr(operators, "MOST_BYTES", {operators.GRAPH: 1000})
     monkeypatch.setattr(contents, "of", lambda *_: pytest.fail("it was read"))
     assert "longer than 1000 bytes" in refusal(bundle.read(copy))
 
