@@ -861,7 +861,7 @@ class TestGolden:
 
 def test_too_long(copy, monkeypatch):
     """A file over the limit is refused before it is read."""
-    monkeypatch.setattr(operators, "MOST_BYTES", {operators.GRAPH: 1000})
+    monkeypatch.setattr(operators, "MOST_BYTES", dict.fromkeys(operators.CHECKS, 1000))
     monkeypatch.setattr(contents, "of", lambda *_: pytest.fail("it was read"))
     assert "longer than 1000 bytes" in refusal(bundle.read(copy))
 
