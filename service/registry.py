@@ -11,6 +11,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
+from model import bundle
 from model.bundle import Bundle, BundleError
 
 from . import errors, gentle, repository
@@ -284,6 +285,11 @@ class Registry(Catalogue):
         if self._stop.is_set():
             raise BundleError("the service stops")
         name = found.metadata.name
+        if shelf.folder is not None and shelf.name != name:
+            # An older version, signed too, must not take a name by its folder's place.
+            own = shelf.folder.parent / name
+            if bundle.versions(own):
+                raise BundleError(f"{found.folder}: holds {name}, and so does {own}")
         owner = self._owners.setdefault(name, shelf.name)
         if owner != shelf.name and self._stocks[owner].models:
             raise BundleError(f"{found.folder}: another bundle is named {name} too")

@@ -260,6 +260,16 @@ class TestBroken:
             for reason in registry.reasons():
                 assert len(reason.splitlines()) == 1
 
+    def test_older_in_another_folder(self, root, bundles):
+        """An older version in a folder of another name doesn't take the name from the
+        folder that is called so, wherever it stands in the list."""
+        copy_bundle(bundles / "walks" / "1", root / "walks" / "2", version="2")
+        shutil.rmtree(root / "walks" / "1")
+        copy_bundle(bundles / "walks" / "1", root / "aaa" / "1")
+        with loaded(root, skip_broken=True) as (registry, _, _):
+            assert registry.models["walks"].metadata.version == "2"
+            assert "holds walks, and so does" in registry.broken["aaa"]
+
     def test_one_name_twice(self, root):
         """Two bundles of one name are refused: which would be served?"""
         copy_bundle(root / "walks" / "1", root / "again" / "1")
@@ -268,18 +278,19 @@ class TestBroken:
             assert calls == [False]
             (reason,) = registry.reasons()
             assert "walks" in reason
-            assert "another bundle is named" in reason
+            assert "and so does" in reason
         wait(lambda: threading.active_count() == before, "no thread is left")
 
     def test_one_name_twice_skipped(self, root):
-        """With `skip_broken` the first of them serves, and both facts are told."""
+        """With `skip_broken` the one in the folder of that name serves, and the other is
+        told."""
         copy_bundle(root / "walks" / "1", root / "again" / "1")
         with loaded(root, skip_broken=True) as (registry, calls, _):
             assert calls == []
             assert registry.ready
             assert set(registry.models) == {"walks", "tags"}
             assert len(registry.broken) == 1
-            assert registry.get("walks").bundle.folder.parent.name == "again"
+            assert registry.get("walks").bundle.folder.parent.name == "walks"
 
     @pytest.mark.parametrize("skip", [False, True])
     @pytest.mark.parametrize("kind", ["empty", "missing", "file", "no-versions"])
