@@ -13,6 +13,8 @@ from model.bundle import TOLERANCE, Bundle, BundleError
 
 from .settings import Settings
 
+CGROUP = Path("/sys/fs/cgroup")
+
 
 class Engine(Protocol):
     """A loaded network. Not shared: one worker owns it."""
@@ -121,9 +123,27 @@ def available_cores() -> int:
         cores = len(os.sched_getaffinity(0))
     except AttributeError:  # not on this system
         cores = os.cpu_count() or 1
-    try:
-        quota, period = Path("/sys/fs/cgroup/cpu.max").read_text().split()
-        cores = min(cores, math.ceil(int(quota) / int(period)))
-    except (OSError, ValueError):  # no such file, or "max"
-        pass
+    for quota in (_quota_v2(), _quota_v1()):
+        if quota:
+            cores = min(cores, math.ceil(quota))
     return max(cores, 1)
+
+
+def _quota_v2() -> float | None:
+    """Cores that a control group may use; None where nothing says so."""
+    try:
+        quota, period = (CGROUP / "cpu.max").read_text().split()
+        return int(quota) / int(period)
+    except (OSError, ValueError):  # no such file, or "max"
+        return None
+
+
+def _quota_v1() -> float | None:
+    try:
+        quota, period = (
+            int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text())
+            for name in ("quota", "period")
+        )
+    except (OSError, ValueError):
+        return None
+    return quota / period if quota > 0 and period > 0 else None

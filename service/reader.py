@@ -106,9 +106,8 @@ class Elsewhere:
     def __init__(self, settings: Settings):
         # They parse what strangers send: no secret is there.
         self._settings = settings.without_secrets()
-        self._processes = [
-            self._made() for _ in range(max(LEAST_PROCESSES, available_cores()))
-        ]
+        count = max(LEAST_PROCESSES, settings.workers or available_cores())
+        self._processes = [self._made() for _ in range(count)]
         self._turns = FairTurns(range(len(self._processes)))
 
     async def run(
