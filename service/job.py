@@ -74,7 +74,17 @@ class Folder:
             # Of a run that was cut off; a younger one may be of a run that goes on.
             if name.startswith(".") and info.mtime.timestamp() < long_ago:
                 self._system.delete_file(info.path)
-        return [n for n in range(job.shards) if name_of(n) not in found]
+        infos = ((n, found.get(name_of(n))) for n in range(job.shards))
+        return [n for n, info in infos if info is None or not self._whole(info)]
+
+    def _whole(self, info: Any) -> bool:
+        """Whether a file has been written to its end: after a power cut it may be there
+        without its bytes. One without lines is computed again, which takes no time."""
+        if not info.size:
+            return False
+        with self._system.open_input_file(info.path) as file:
+            file.seek(info.size - 1)
+            return bool(file.read(1) == b"\n")
 
     def _check(self, job: Job) -> None:
         with self._system.open_input_file(f"{self._path}/{JOB}") as file:
@@ -103,6 +113,8 @@ class Folder:
         draft = f"{self._path}/.{name}.{uuid.uuid4().hex}" if local else to
         with self._system.open_output_stream(draft) as file:
             file.write(text)
+        if local:
+            _sync(draft)  # else a power cut may leave its name without its bytes
         if local and replace:
             os.replace(draft, to)
         elif local:
@@ -116,10 +128,23 @@ class Folder:
                 with suppress(FileNotFoundError):
                     os.remove(draft)
 
+        if local:
+            _sync(self._path)
+
     def _files(self) -> Iterator[Any]:
         for info in self._system.get_file_info(FileSelector(self._path)):
             if info.type == FileType.File:
                 yield info
+
+
+def _sync(path: str) -> None:
+    """Have a file, or the names in a folder, be on the disk."""
+    with suppress(OSError):  # a file system that can't
+        descriptor = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
 
 
 def name_of(number: int) -> str:

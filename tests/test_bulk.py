@@ -308,6 +308,17 @@ class TestChosen:
 
 
 class TestFolder:
+    @pytest.mark.parametrize("left", [b"", b'{"label": "a"}\n{"lab'])
+    def test_power_cut(self, tmp_path, left):
+        """A shard whose name is there without all of its bytes is computed again."""
+        folder = Folder(str(tmp_path))
+        folder.begin(JOB)
+        for number in range(3):
+            folder.write(name_of(number), b'{"label": "a"}\n')
+        assert folder.begin(JOB) == []
+        (tmp_path / name_of(1)).write_bytes(left)
+        assert folder.begin(JOB) == [1]
+
     def test_resumed(self, tmp_path):
         """What is there is not computed again; what was cut off is removed, unless
         it may be of a run that goes on."""
