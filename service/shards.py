@@ -127,13 +127,15 @@ class Lines:
             begin = data.find(b"\n") + 1 if start else 0
             if start and not begin:
                 return  # all of it is the midst of a line
-            end = stop
-            while end < self._size and not data.endswith(b"\n"):
+            parts, end = [data], stop
+            while end < self._size and not parts[-1].endswith(b"\n"):
                 more = file.read_at(BYTES, end)
                 if not more:
                     raise OSError(f"{self._path}: has become shorter")
                 cut = more.find(b"\n") + 1 or len(more)
-                data, end = data + more[:cut], end + cut
+                parts.append(more[:cut])
+                end += cut
+            data = b"".join(parts)
         if not start:
             data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
         for line in data[begin:].split(b"\n"):

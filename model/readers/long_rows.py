@@ -6,6 +6,7 @@ a         1     up     0.3  4    train
 b         0     down   0.2  1    test
 """
 
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NoReturn
@@ -24,7 +25,7 @@ def feature_columns(columns: Sequence[str]) -> list[str]:
     for index, column in enumerate(columns):
         if not column:
             raise ValueError(f"column {index + 1} has no name")
-    doubled = {column for column in columns if columns.count(column) > 1}
+    doubled = {column for column, count in Counter(columns).items() if count > 1}
     if doubled:
         raise ValueError(f"column {min(doubled)!r} stands twice")
     for column in REQUIRED:
