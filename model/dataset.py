@@ -8,7 +8,7 @@ targets  one class a sequence (classify) or one class a step (label)
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
@@ -18,6 +18,7 @@ Task = Literal["classify", "label"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1
+SHOWN = 20  # names in a message
 PARTS = ("train", "validation", "test")  # A part's number is its index here.
 
 
@@ -128,7 +129,7 @@ class Dataset:
         used = np.unique(self.targets)
         lost = [self.classes[code] for code in used if self.classes[code] not in codes]
         if lost:
-            raise ValueError(f"{', '.join(lost)}: not among {', '.join(classes)}")
+            raise ValueError(f"{shown(lost)}: not among {shown(classes)}")
         table = np.array([codes.get(name, -1) for name in self.classes], np.int32)
         return replace(self, targets=table[self.targets], classes=tuple(classes))
 
@@ -141,6 +142,13 @@ class Dataset:
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             state.update(np.ascontiguousarray(little_endian).data)
         return state.hexdigest()
+
+
+def shown(names: Iterable[str]) -> str:
+    """The first of some names, and how many more there are."""
+    names = list(names)
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(f"{name:.80}" for name in names[:SHOWN]) + more
 
 
 def default_features(count: int) -> tuple[str, ...]:
@@ -162,7 +170,7 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
     elif set(train.classes) <= set(test.classes):
         classes = test.classes
     else:
-        ours, theirs = ", ".join(train.classes), ", ".join(test.classes)
+        ours, theirs = shown(train.classes), shown(test.classes)
         raise ValueError(f"classes differ: {ours} and {theirs}")
     train, test = train.reclass(classes), test.reclass(classes)
     return Dataset(

@@ -49,6 +49,10 @@ def _long_enough(given: SecretStr) -> SecretStr:
     return given
 
 
+def _no_password() -> str:
+    raise ValueError("TLS_KEY: is encrypted; give one that is not")
+
+
 def check_chain(certificate: str, key: str) -> None:
     """That TLS can be spoken with these files.
 
@@ -58,7 +62,9 @@ def check_chain(certificate: str, key: str) -> None:
     import ssl  # only where it is wanted
 
     try:
-        ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER).load_cert_chain(certificate, key)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        # Else OpenSSL would ask whoever sits at the terminal.
+        context.load_cert_chain(certificate, key, password=_no_password)
     except OSError as error:  # also what is wrong with their contents
         told = error.strerror or type(error).__name__
         raise ValueError(f"TLS_CERTIFICATE, TLS_KEY: {told}") from None

@@ -7,7 +7,7 @@ import pytest
 
 from model import dataset as sets
 from model import splits
-from model.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION
+from model.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, shown
 
 
 def make(task="classify", *, count=30, classes=3, features=2, split=None, seed=0):
@@ -306,3 +306,11 @@ class TestSplits:
         """A file of nothing but test sequences cannot be trained on."""
         with pytest.raises(ValueError, match="no sequence is left for training"):
             splits.assign(make(count=2, split=[TEST, TEST]))
+
+
+def test_many_classes_are_cut_short():
+    """A message names the first of very many classes, and how many more there are."""
+    told = shown([f"class {number}" for number in range(10_000)])
+    assert told.startswith("class 0, class 1, ")
+    assert told.endswith("class 19 and 9980 more")
+    assert shown(["a", "b"]) == "a, b"

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import trustme
 from conftest import running, send
+from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
@@ -309,6 +310,21 @@ class TestTls:
         """Files that can't be read, and one without the other, are told."""
         with pytest.raises(ValueError, match="TLS_CERTIFICATE"):
             Settings(tls_certificate=str(tmp_path / "chain.pem"), tls_key=key)
+
+    def test_encrypted(self, tmp_path):
+        """A key with a pass phrase is told, and nobody is asked for it."""
+        made = trustme.CA().issue_cert("here")
+        made.cert_chain_pems[0].write_to_path(tmp_path / "chain.pem")
+        given = serialization.load_pem_private_key(made.private_key_pem.bytes(), None)
+        encrypted = given.private_bytes(
+            serialization.Encoding.PEM,
+            serialization.PrivateFormat.PKCS8,
+            serialization.BestAvailableEncryption(b"secret"),
+        )
+        (tmp_path / "key.pem").write_bytes(encrypted)
+        files = {"tls_certificate": "chain.pem", "tls_key": "key.pem"}
+        with pytest.raises(ValueError, match="TLS_KEY: is encrypted"):
+            Settings(**{name: str(tmp_path / file) for name, file in files.items()})
 
 
 def test_rate_without_keys():

@@ -5,6 +5,8 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
+from ..dataset import shown
+
 INTEGER = re.compile(r"-?[0-9]{1,18}")
 
 
@@ -26,8 +28,8 @@ class Labels:
         if code is not None:
             return code
         if self._fixed:
-            known = ", ".join(self._codes)
-            raise ValueError(f"label {name!r} is not among the classes {known}")
+            known = shown(self._codes)
+            raise ValueError(f"label {name!r:.80} is not among the classes {known}")
         return self._codes.setdefault(name, len(self._codes))
 
     @property
