@@ -6,6 +6,7 @@ runs/NAME/
   latest/         checkpoint of the last whole epoch: resumes the run
   best/           checkpoint of the best epoch by validation error
   logs/           TensorBoard
+  lock            held by the training that is under way
 """
 
 import dataclasses
@@ -51,7 +52,7 @@ class Run:
             ConfigError: another training holds it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
-        with (self.folder / ".lock").open("w") as file:
+        with (self.folder / "lock").open("w") as file:
             try:
                 import fcntl
 
