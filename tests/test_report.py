@@ -184,7 +184,19 @@ def test_without_test_part(tmp_path):
 
 def test_odd_names(tmp_path):
     """No class name breaks a table, a plot or the JSON."""
-    odd = ("a|b", "_c_", "*d*", "e\nf", " ", "`g", "<h>", "$i$", "\\|", "日本", "k" * 99)
+    odd = (
+        "a|b",
+        "_c_",
+        "*d*",
+        "e\nf",
+        " ",
+        "`g",
+        "<h>",
+        "$i$",
+        "\\|",
+        "日本",
+        "k" * 99,
+    )
     report.write(tmp_path, make_metadata(odd), make_report(odd))
     assert read_metrics(tmp_path)["classes"] == list(odd)
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
