@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
 from . import errors, examples, launch, origins, page
-from .bodies import Bodies
+from .bodies import THREADS, Bodies
 from .dialect import refusal, refusing
 from .gate import Gate
 from .launch import Launch
@@ -46,7 +46,6 @@ Serving are answered at `/v2` and `/v1`.
 """
 
 
-THREADS = 2
 NOTHING = "there is nothing at this path"
 _VERSIONED = ("/v", "/V")
 

@@ -83,8 +83,8 @@ class Queue:
         self.lag += NEWEST_LAG * (seconds - self.lag)
 
     def late(self, steps: float, seconds: float, workers: int) -> bool:
-        """Whether it will certainly take longer to compute so many steps. While it is
-        not known what the workers are able to, nothing is."""
+        """Returns whether so many steps will certainly take longer than so many seconds;
+        False while the workers' rate is not known."""
         return self._rate > 0 and self.seconds(steps, workers) > seconds
 
     def seconds(self, steps: float, workers: int) -> float:

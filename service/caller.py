@@ -1,4 +1,4 @@
-"""Who sent a request: the owner of its API key, its connection, and what is held for it."""
+"""The caller of a request: its API key's owner, its connection, and the bytes held for it."""
 
 import itertools
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _numbers = itertools.count(-1, -1)  # of connections of another server than ours
 
 @dataclass(slots=True, eq=False)
 class Caller:
-    """One request's, or one stream's."""
+    """The caller of one request, or of one stream."""
 
     account: Account
     hold: Hold  # of the request; a stream has others of the same account

@@ -78,6 +78,8 @@ class WebSocket(WebSocketsSansIOProtocol):
 
     def read_on(self) -> None:
         """Hand on what has come, and read more where there is room for it."""
+        if self._talk is None:  # the connection was lost before this turn came
+            return
         if self._buffer:
             buffer, self._buffer = self._buffer, bytearray()
             self._hear(buffer)

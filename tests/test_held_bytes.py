@@ -296,6 +296,15 @@ def test_idle_stream(service):
         assert {one._sent.frames for one in streams} == {None}
 
 
+def test_lost_before_its_turn(service):
+    """A stream's next turn may come after its connection was lost: nothing is left to
+    hand on."""
+    lost = web_socket.WebSocket.__new__(web_socket.WebSocket)
+    lost._buffer = bytearray(b"x")
+    lost.read_on()
+    assert lost.buffered
+
+
 def test_frames_in_bytes(service, monkeypatch):
     """A message of a WebSocket that comes in single bytes is looked at a few times, not
     with each byte."""
