@@ -296,7 +296,7 @@ def test_idle_stream(service):
         assert {one._sent.frames for one in streams} == {None}
 
 
-def test_lost_before_its_turn(service):
+def test_lost_before_its_turn():
     """A stream's next turn may come after its connection was lost: nothing is left to
     hand on."""
     lost = web_socket.WebSocket.__new__(web_socket.WebSocket)
