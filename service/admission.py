@@ -84,7 +84,8 @@ class Admission:
         for place, frames in enumerate(sequences):
             state = states[place] if states else b""
             data = frames.tobytes()
-            job = self._job(len(frames), data, state, keep, until, caller)
+            job = Job(0, self._model, len(frames), data, state, keep, until)
+            job.caller = caller
             ticket = self._pool.submit(job, partial(done, place), uninterruptible=whole)
             given.append(ticket)
             self.metrics.sequence_steps.observe(len(frames))
@@ -125,30 +126,9 @@ class Admission:
             self.queue.charge(_waiter(caller), -steps)
             done(told)
 
-        job = self._job(steps, frames.tobytes(), state, True, until, caller)
+        job = Job(0, self._model, steps, frames.tobytes(), state, True, until)
+        job.caller = caller
         return self._pool.submit(job, ended)
-
-    def _job(
-        self,
-        steps: int,
-        frames: bytes,
-        state: bytes,
-        keep: bool,
-        until: float,
-        caller: tuple[str, int],
-    ) -> Job:
-        owner, connection = caller
-        return Job(
-            0,
-            self._model,
-            steps,
-            frames,
-            state,
-            keep,
-            until,
-            owner=owner,
-            connection=connection,
-        )
 
     def answer(self, told: Answered | Failed, steps: int) -> np.ndarray:
         """The probabilities [C] or [t, C] of so many steps.
@@ -205,10 +185,9 @@ class Admission:
         left = min(until - time.perf_counter(), self._seconds)
         # Where this process is slow, what came was read as late as answers are written.
         left -= 2 * queue.lag
-        before = queue.before(waiter, steps)
         # A caller may have as many steps as are left free: there is room for another.
         free = self._limit - waiting - steps - queue.of(waiter)
-        if free >= 0 and not queue.late(before, SHARE * left, workers):
+        if free >= 0 and not queue.late(waiter, steps, SHARE * left, workers):
             return None
         seconds = queue.seconds(waiting, workers)
         # Not all at the same moment: they would be refused again.

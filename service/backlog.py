@@ -82,10 +82,12 @@ class Queue:
         """An answer was heard so long after it had been computed."""
         self.lag += NEWEST_LAG * (seconds - self.lag)
 
-    def late(self, steps: float, seconds: float, workers: int) -> bool:
-        """Returns whether so many steps will certainly take longer than so many seconds;
-        False while the workers' rate is not known."""
-        return self._rate > 0 and self.seconds(steps, workers) > seconds
+    def late(self, caller: Waiter, steps: int, seconds: float, workers: int) -> bool:
+        """Returns whether new steps of a caller will certainly take longer than so many
+        seconds; False while the workers' rate is not known."""
+        if not self._rate or self.seconds(self.waiting, workers) <= seconds:
+            return False
+        return self.seconds(self.before(caller, steps), workers) > seconds
 
     def seconds(self, steps: float, workers: int) -> float:
         """Until so many steps are computed, as far as can be told: 0 where nothing ever

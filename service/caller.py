@@ -23,11 +23,7 @@ class Caller:
     owner: str = ""  # name of the API key; empty where there are none
     connection: int = 0
     key: "Key | None" = None  # whose rate counts
-
-    @property
-    def share(self) -> str:
-        """The owner, where there are several that share what there is; else empty."""
-        return self.owner if self.key is not None and self.key.shares else ""
+    share: str = ""  # the owner, where there are several that share what there is
 
     @property
     def turn(self) -> tuple[str, int]:
@@ -46,11 +42,12 @@ def identify(scope: Scope, budget: MemoryBudget) -> Caller:
     state = scope["state"]
     key = state.get("key")
     owner = key.name if key is not None else ""
+    share = owner if key is not None and key.shares else ""
     account = scope.get("extensions", {}).get(ACCOUNT)
     if account is None:  # of another server than ours
         account = budget.account()
-        return Caller(account, Hold(account), owner, next(_numbers), key)
+        return Caller(account, Hold(account), owner, next(_numbers), key, share)
     hold = state.get("hold") or Hold(account)
-    caller = Caller(account, hold, owner, account.number, key)
-    account.belongs_to(caller.share)
+    caller = Caller(account, hold, owner, account.number, key, share)
+    account.belongs_to(share)
     return caller

@@ -8,7 +8,7 @@ from typing import cast
 import numpy as np
 
 from . import errors
-from .fair_queue import Caller, FairQueue
+from .fair_queue import FairQueue
 from .messages import (
     Answered,
     Cancel,
@@ -122,13 +122,13 @@ class Link(asyncio.Protocol):
         assert self._transport is not None
         if self._transport.is_closing():
             return  # those who wait are told of the worker's death
-        size = sum(_size(one) for one in messages if isinstance(one, Job))
+        size = sum([_size(one) for one in messages if isinstance(one, Job)])
         if size <= PIECE_BYTES and not self._unsent and not self._paused:
             self._write(messages)
             return
         for message in messages:
             if isinstance(message, Job):
-                self._unsent.push(_caller(message), message, _size(message))
+                self._unsent.push(message.caller, message, _size(message))
                 self._numbers.add(message.number)
             elif isinstance(message, Cancel) and message.number in self._numbers:
                 self._drop(message.number)
@@ -148,7 +148,7 @@ class Link(asyncio.Protocol):
                     jobs.append(job)
                     size += _size(job)
                 else:
-                    self._unsent.refund(_caller(job), _size(job))
+                    self._unsent.refund(job.caller, _size(job))
             if jobs:
                 self._write(jobs)
 
@@ -182,10 +182,6 @@ class Link(asyncio.Protocol):
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._lost(self)
-
-
-def _caller(job: Job) -> Caller:
-    return job.owner, job.connection
 
 
 def _size(job: Job) -> int:

@@ -12,8 +12,9 @@ from contextlib import suppress
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD, M_ARENA_MAX = -1, -3, -8
 # Larger blocks are mapped one by one, and unmapped when they are freed. To set the
 # threshold also keeps glibc from raising it after each large block (to 32 MiB).
-MAPPED_BYTES = 256 * 1024
-KEPT_BYTES = 4 * 2**20  # free at the top of the heap, before it is given back
+# Smaller than that, a worker's batches would be mapped with every engine call.
+MAPPED_BYTES = 2**20
+KEPT_BYTES = 8 * 2**20  # free at the top of the heap, before it is given back
 ARENAS = 2  # else eight a core, each of which keeps what it has
 
 

@@ -54,8 +54,7 @@ class Job(msgspec.Struct, tag=True, array_like=True):
     keep: bool = False  # the new state is wanted
     until: float = math.inf  # when nobody waits for it any more (seconds, monotonic)
     alone: bool = False  # a worker died that had it: no other is to share its call
-    owner: str = ""  # of the API key that it was asked with
-    connection: int = 0  # over which it was asked
+    caller: tuple[str, int] = ("", 0)  # between whom turns are fair
 
 
 class Trying(msgspec.Struct, tag=True, array_like=True):

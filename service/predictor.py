@@ -168,7 +168,7 @@ class Predictor:
 def _held(metadata: Metadata, sequences: list[np.ndarray]) -> int:
     """Bytes that a request takes while it is computed: its frames, twice (here and on
     the way to a worker), and its probabilities."""
-    frames = sum(sequence.nbytes for sequence in sequences)
+    frames = sum([sequence.nbytes for sequence in sequences])
     label = metadata.task == "label"
     rows = sum(map(len, sequences)) if label else len(sequences)
     return 2 * frames + 4 * rows * len(metadata.classes)

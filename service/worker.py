@@ -118,7 +118,7 @@ class Worker:
                 until=message.until,
                 keep=message.keep,
                 alone=message.alone,
-                caller=(message.owner, message.connection),
+                caller=message.caller,
             )
         elif isinstance(message, Cancel):
             for scheduler in self._schedulers.values():

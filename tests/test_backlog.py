@@ -18,7 +18,7 @@ def test_unknown():
     queue = Queue()
     queue.add(500)
     assert queue.seconds(queue.waiting, 2) == 0
-    assert not queue.late(queue.waiting, 0.001, 2)
+    assert not queue.late(0, 1, 0.001, 2)
 
 
 def test_at_best():
@@ -29,7 +29,7 @@ def test_at_best():
     queue.computed(500, 1, 1.0, 1.0)
     queue.computed(10, 1, 1.0, 1.0)
     assert queue.seconds(queue.waiting, 2) == pytest.approx(1.0, rel=0.01)
-    assert not queue.late(queue.waiting, 0.001, 2)
+    assert not queue.late(0, 1, 0.001, 2)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -42,8 +42,8 @@ def test_as_it_was(workers):
         work(queue, 4, rate)
         seconds = 1_000_000 / (rate * workers)
         assert queue.seconds(queue.waiting, workers) == pytest.approx(seconds, rel=0.05)
-        assert queue.late(queue.waiting, 0.9 * seconds, workers)
-        assert not queue.late(queue.waiting, 1.1 * seconds, workers)
+        assert queue.late(0, 1, 0.9 * seconds, workers)
+        assert not queue.late(0, 1, 1.1 * seconds, workers)
 
 
 def test_empty():
@@ -55,7 +55,7 @@ def test_empty():
     queue.add(-1_000_000)
     queue.add(1_000)
     queue.computed(20, 20, 0.001, 0.001)
-    assert not queue.late(queue.waiting, 0.001, 2)
+    assert not queue.late(0, 1, 0.001, 2)
 
 
 def test_few_rows():
@@ -63,7 +63,7 @@ def test_few_rows():
     queue = Queue()
     queue.add(1_000_000)
     work(queue, 4, 100, rows=1)
-    assert not queue.late(queue.waiting, 0.001, 2)
+    assert not queue.late(0, 1, 0.001, 2)
 
 
 def test_stall():
@@ -73,7 +73,7 @@ def test_stall():
     queue.add(1_000_000)
     work(queue, 4, 10_000)
     queue.computed(10, 64, 30.0, 30.0)
-    assert not queue.late(queue.waiting, 101, 1)
+    assert not queue.late(0, 1, 101, 1)
 
 
 def test_fair_turns():

@@ -26,7 +26,7 @@ class Worker:
         self._incoming = Incoming(ToWorker)
 
     def give(self, number, size, connection):
-        job = Job(0, 7, 5, bytes(size), connection=connection)
+        job = Job(0, 7, 5, bytes(size), caller=("", connection))
         self.link.give(Ticket(job, lambda told: None), number)
 
     async def read(self, numbers):

@@ -70,7 +70,7 @@ class Talk:
             number = len(self.asked)
             self.asked[number] = (length, first, task)
             jobs.append(Job(number, model, length, frames(length, first).tobytes()))
-            jobs[-1].owner, jobs[-1].connection = caller
+            jobs[-1].caller = caller
         self.send(jobs)
         return [job.number for job in jobs]
 
