@@ -74,7 +74,7 @@ class Launched:
             (loaded,) = Channel(self.control, Loaded).receive()
         except (EOFError, OSError):
             if deadline.left:
-                reason = "a worker died of loading it"
+                reason = "the process that loaded it died"
                 raise WorkerDied(f"{wanted.folder}: {reason}") from None
             self.kill()
             reason = f"did not load within {deadline.seconds:g} s"
@@ -103,7 +103,7 @@ def prepare() -> None:
     """Begin to import what workers need, in the process that they are forked from:
     each then starts in no time and shares that memory with the others."""
     _context.set_forkserver_preload(
-        ["service.worker", "service.onnx_engine", "service.reader"]
+        ["service.worker", "service.trial", "service.onnx_engine", "service.reader"]
     )
     forkserver.ensure_running()
 
@@ -114,15 +114,32 @@ def _work(jobs: socket.socket, control: socket.socket, settings: str) -> None:
     worker.main(jobs, control, settings)
 
 
+def _try(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    from . import trial
+
+    trial.main(jobs, control, settings)
+
+
 def process(settings: Settings) -> Launched:
     """A worker in a process of its own."""
+    return _process(settings, _work)
+
+
+def trial(settings: Settings) -> Launched:
+    """A process that tries a bundle before any worker has it; see `trial`."""
+    return _process(settings, _try)
+
+
+def _process(
+    settings: Settings, target: Callable[[socket.socket, socket.socket, str], None]
+) -> Launched:
     jobs, control = socket.socketpair(), socket.socketpair()
     told = settings.model_dump_json(exclude=set(SECRETS))
     with jobs[1], control[1]:
         made = _context.Process(
-            target=_work,
+            target=target,
             args=(jobs[1], control[1], told),
-            name="worker",
+            name=target.__name__.strip("_"),
             daemon=True,
         )
         made.start()

@@ -49,7 +49,8 @@ class Pool:
         self, settings: Settings, metrics: Metrics, start: Launch = launch.process
     ):
         self.ticked: dict[int, Callable[[Ticked], None]] = {}  # by model
-        self.workers = Workers(settings, start)
+        own = start is launch.process  # else the caller's engines are of no bundle
+        self.workers = Workers(settings, start, launch.trial if own else None)
         self._metrics = metrics
         self._links: list[Link] = []
         self._numbers = itertools.count()

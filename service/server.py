@@ -8,6 +8,7 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Callable
 from functools import partial
 from types import FrameType
 
@@ -18,6 +19,7 @@ from .app import Service
 from .connection import Connection
 from .crowd import Crowd
 from .settings import Settings
+from .tls import Certificate, Handshake
 from .web_socket import WebSocket
 
 log = logging.getLogger(__name__)
@@ -36,14 +38,21 @@ class Server(uvicorn.Server):
     """
 
     def __init__(
-        self, app: Service, config: uvicorn.Config, crowd: Crowd, drain: float
+        self,
+        app: Service,
+        config: uvicorn.Config,
+        crowd: Crowd,
+        settings: Settings,
+        certificate: Certificate | None = None,
     ):
         """
         Args:
-            drain: seconds to serve on when told to stop.
+            certificate: with which TLS is spoken; None: it isn't.
         """
         super().__init__(config)
-        self._app, self._crowd, self._drain_seconds = app, crowd, drain
+        self._app, self._crowd, self._certificate = app, crowd, certificate
+        self._drain_seconds = settings.drain_seconds
+        self._reload_seconds = settings.reload_seconds
         self._told = self._at_once = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -71,6 +80,9 @@ class Server(uvicorn.Server):
         takes long, and the queue would overflow: clients, and probes, would wait for
         their first packet's second try.
         """
+        self.config.ssl = None  # handshakes are ours; see `Handshake`
+        if self._certificate is not None and self._reload_seconds:
+            self._refreshing = asyncio.create_task(self._refresh(self._certificate))
         await super().startup(sockets)
         config, loop = self.config, asyncio.get_running_loop()
         protocol = partial(
@@ -83,7 +95,7 @@ class Server(uvicorn.Server):
             for _ in range(DOORS - 1):
                 same = socket.socket(fileno=os.dup(door.fileno()))
                 server = await loop.create_server(
-                    protocol, sock=same, ssl=config.ssl, backlog=config.backlog
+                    protocol, sock=same, backlog=config.backlog
                 )
                 self.servers.append(server)
         left = _files_left() - KEPT_FILES
@@ -105,6 +117,12 @@ class Server(uvicorn.Server):
         # While the port is open: callers of streams are told before they are cut off.
         await self._app.drain(STREAM_SECONDS)
         await super().shutdown(sockets)
+
+    async def _refresh(self, certificate: Certificate) -> None:
+        """Look at the certificate's files now and then."""
+        while True:
+            await asyncio.sleep(self._reload_seconds)
+            await asyncio.to_thread(certificate.refresh)
 
     def stop(self) -> None:
         """Stop, and serve no longer until then."""
@@ -136,6 +154,11 @@ def _files_left() -> float:
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
     crowd = Crowd(settings, app.metrics, app.shed, app.budget)
+    http: Callable[..., asyncio.Protocol] = partial(Connection, crowd=crowd)
+    certificate = None
+    if settings.tls_certificate:
+        certificate = Certificate(settings.tls_certificate, settings.tls_key)
+        http = partial(Handshake, make=http, crowd=crowd, certificate=certificate)
     return Server(
         app,
         uvicorn.Config(
@@ -148,7 +171,7 @@ def make(app: Service, settings: Settings) -> Server:
             proxy_headers=False,  # nothing here depends on who asks
             timeout_graceful_shutdown=settings.grace_seconds,
             interface="asgi3",
-            http=partial(Connection, crowd=crowd),  # type: ignore[arg-type]
+            http=http,  # type: ignore[arg-type]
             ws=WebSocket,
             ws_max_size=settings.stream_message_bytes,
             # Costs more time than messages take, and memory for each stream.
@@ -158,5 +181,6 @@ def make(app: Service, settings: Settings) -> Server:
             timeout_keep_alive=settings.keep_alive_seconds,
         ),
         crowd,
-        settings.drain_seconds,
+        settings,
+        certificate,
     )

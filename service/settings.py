@@ -131,6 +131,12 @@ class Settings(BaseSettings):
         allow_inf_nan=False,
         description="For a worker to load a bundle; one that takes longer is broken.",
     )
+    load_bytes: int = Field(
+        512 * 2**20,
+        ge=2**20,
+        description="Memory that a bundle may take in a process, besides four times its"
+        " weights; one that takes more is broken.",
+    )
     queue_steps: int = Field(
         200_000, ge=1, description="Steps that may wait per model before 503."
     )
@@ -200,7 +206,9 @@ class Settings(BaseSettings):
         description="Web pages that may ask: https://example.org, after a comma more.",
     )
     tls_certificate: str = Field(
-        "", description="PEM file of the chain; with it HTTPS is spoken."
+        "",
+        description="PEM file of the chain; with it HTTPS is spoken. Read again when it"
+        " changes.",
     )
     tls_key: str = Field("", description="PEM file of the certificate's key.")
     metrics: bool = Field(True, description="Serve /metrics.")
@@ -241,7 +249,7 @@ class Settings(BaseSettings):
         if self.rate_per_key and not values.digests(self.api_keys):
             raise ValueError(f"{PREFIX}RATE_PER_KEY needs {PREFIX}API_KEYS")
         if self.tls_certificate:
-            values.check_chain(self.tls_certificate, self.tls_key)
+            values.tls_context(self.tls_certificate, self.tls_key)
         return self
 
 

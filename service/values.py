@@ -1,9 +1,12 @@
 """Settings that are more than a number or a word: checked, and taken apart."""
 
 import re
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 from pydantic import AfterValidator, SecretStr
+
+if TYPE_CHECKING:
+    import ssl
 
 SHORTEST_KEY = 16
 DIGEST = r"([A-Za-z0-9._-]{1,64}:)?[0-9A-Fa-f]{64}"
@@ -53,11 +56,12 @@ def _no_password() -> str:
     raise ValueError("TLS_KEY: is encrypted; give one that is not")
 
 
-def check_chain(certificate: str, key: str) -> None:
-    """That TLS can be spoken with these files.
+def tls_context(certificate: str, key: str) -> "ssl.SSLContext":
+    """Returns what a server speaks TLS with: 1.2 at least, and with forward secrecy, as
+    Python's defaults have it.
 
     Raises:
-        ValueError: why not.
+        ValueError: the files can't be read, or don't belong together.
     """
     import ssl  # only where it is wanted
 
@@ -68,6 +72,7 @@ def check_chain(certificate: str, key: str) -> None:
     except OSError as error:  # also what is wrong with their contents
         told = error.strerror or type(error).__name__
         raise ValueError(f"TLS_CERTIFICATE, TLS_KEY: {told}") from None
+    return context
 
 
 ApiKeys = Annotated[SecretStr, AfterValidator(_digests)]

@@ -14,15 +14,13 @@ import threading
 import time
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model import bundle, operators
-from model.bundle import Bundle, Metadata
+from model.bundle import Bundle, BundleError
 
-from . import cost, engine, gentle, logs, malloc
+from . import cost, engine, gentle, loading, logs, malloc, memory_limit
 from .engine import Engine, Engines
 from .gentle import Gentle
 from .messages import (
@@ -47,7 +45,6 @@ log = logging.getLogger(__name__)
 # much, and answers probes.
 NICE = 10
 FIGURES_SECONDS = 0.02  # that figures about ticks may wait
-WARM_LENGTHS = (1, 16, 128)
 
 
 class Worker:
@@ -60,10 +57,15 @@ class Worker:
         control: socket.socket,
         settings: Settings,
         engines: Engines = engine.ENGINES,
+        allow: loading.Allow = lambda more: None,
     ):
+        """
+        Args:
+            allow: limits the memory that it takes more.
+        """
         self._jobs = Channel(jobs, ToWorker)
         self._control = Channel(control, ToWorker)
-        self._settings, self._engines = settings, engines
+        self._settings, self._engines, self._allow = settings, engines, allow
         # Replaced, never changed: one thread looks through it, another adds to it.
         self._schedulers: dict[int, Scheduler] = {}
         self._changing = threading.Lock()
@@ -153,25 +155,15 @@ class Worker:
     def _load(self, wanted: Load) -> Loaded:
         if wanted.gently:
             gentle.lower_priority()
+        engines = self._engines
+        if wanted.gently:
+            engines = {n: partial(self._gentle, make) for n, make in engines.items()}
         try:
-            found = bundle.read(Path(wanted.folder), self._settings.keys)
-            if wanted.digest not in ("", found.digest):
-                raise bundle.BundleError(f"{wanted.folder}: has been replaced")
-            operators.check(found)
-            engines = self._engines
-            if wanted.gently:
-                engines = {
-                    n: partial(self._gentle, make) for n, make in engines.items()
-                }
-            loaded = engine.load(found, self._settings, engines)
-            _warm(loaded.engine, found.metadata)
-            price = cost.measure(loaded.engine, found.metadata)
-        except bundle.BundleError as error:
+            found, loaded = loading.load(wanted, self._settings, engines, self._allow)
+            with loading.refusing(wanted.folder, self._settings):
+                price = cost.measure(loaded.engine, found.metadata)
+        except BundleError as error:
             return Loaded(wanted.model, error=str(error))
-        except Exception as error:
-            log.debug("load failed", exc_info=True)
-            reason = f"{wanted.folder}: {type(error).__name__}: {error}"
-            return Loaded(wanted.model, error=reason)
         made = loaded.engine
         scheduler = Scheduler(
             made.inner if isinstance(made, Gentle) else made,
@@ -186,18 +178,6 @@ class Worker:
         return Loaded(wanted.model, *told)
 
 
-def _warm(engine: Engine, metadata: Metadata) -> None:
-    """Run once at small and large sizes, so that the first caller doesn't wait
-    for allocations and first-use compilations."""
-    for rows in (1, 8):
-        for steps in WARM_LENGTHS:
-            engine.step(
-                np.zeros((rows, steps, metadata.input.features), np.float32),
-                np.full(rows, steps, np.int32),
-                np.zeros((rows, metadata.state_size), np.float32),
-            )
-
-
 def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
     """The process. It ends when the one that started it does."""
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -207,4 +187,4 @@ def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
     malloc.configure()
     parsed = Settings.model_validate_json(settings)
     logs.setup(parsed.log_format, parsed.log_level)
-    Worker(jobs, control, parsed).run()
+    Worker(jobs, control, parsed, allow=memory_limit.allow).run()

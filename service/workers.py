@@ -24,11 +24,20 @@ TURN_SECONDS = 0.001  # for another thread to take its turn
 class Workers:
     """One for each core; all load every model. Nothing here is for the event loop."""
 
-    def __init__(self, settings: Settings, start: Launch = launch.process):
+    def __init__(
+        self,
+        settings: Settings,
+        start: Launch = launch.process,
+        trial: Launch | None = None,
+    ):
+        """
+        Args:
+            trial: starts a process that tries each bundle before; None: none is tried.
+        """
         self.all: list[Launched] = []
         self.closed = False
         self.refused: dict[int, str] = {}  # models that a new one goes without, and why
-        self._settings, self._start = settings, start
+        self._settings, self._start, self._trial = settings, start, trial
         self._wanted: dict[int, Load] = {}  # by model; what a new worker loads
         self._coming: list[Launched] = []  # new ones, which load that
         self._skipped: set[int] = set()  # by the next one: the last hung in their load
@@ -47,6 +56,8 @@ class Workers:
             WorkerDied: one did.
             BundleError: one can't load it, or not in time; with the reason.
         """
+        if self._trial is not None:
+            self._try(self._trial, wanted)
         while not self.closed:
             with self._loading:
                 workers = list(self.all)  # one that dies leaves it meanwhile
@@ -80,7 +91,7 @@ class Workers:
         Raises:
             BundleError: not now.
         """
-        launched = self._started()
+        launched = self._started(self._start)
         self._coming.append(launched)
         try:
             self._load_all(launched)
@@ -102,7 +113,7 @@ class Workers:
         self.closed = True
         _end([*self._coming, *self.all])  # in this order: one may pass from there
 
-    def _started(self) -> Launched:
+    def _started(self, begin: Launch) -> Launched:
         """A new process.
 
         Raises:
@@ -112,7 +123,7 @@ class Workers:
 
         def start() -> None:
             try:
-                launched = self._start(self._settings)
+                launched = begin(self._settings)
             except BaseException as error:
                 if made.set_running_or_notify_cancel():
                     made.set_exception(error)
@@ -144,6 +155,23 @@ class Workers:
                 self._reload(launched, left[0])
             time.sleep(TURN_SECONDS)
         raise BundleError("the service stops")
+
+    def _try(self, start: Launch, wanted: Load) -> None:
+        """Have a process of its own load a bundle; it ends then, in whatever way.
+
+        Raises:
+            BundleError: as `load`.
+        """
+        deadline = Deadline(self._settings.load_seconds)
+        launched = self._started(start)
+        self._coming.append(launched)
+        try:
+            launched.ask(wanted, deadline)
+            launched.told(wanted, deadline)
+        finally:
+            self._coming.remove(launched)
+            launched.kill()
+            _end([launched])
 
     def _load(self, workers: list[Launched], wanted: Load) -> Loaded:
         deadline = Deadline(self._settings.load_seconds)

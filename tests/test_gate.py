@@ -2,13 +2,16 @@
 
 import hashlib
 import json
+import socket
 import ssl
+import time
+from contextlib import contextmanager, suppress
 
 import httpx
 import numpy as np
 import pytest
 import trustme
-from conftest import running, send
+from conftest import SECONDS, running, send, wait
 from cryptography.hazmat.primitives import serialization
 from typer.testing import CliRunner
 from websockets.exceptions import InvalidStatus
@@ -272,38 +275,102 @@ class TestOrigins:
         assert caught.value.response.status_code == 403
 
 
+class Issued:
+    """A certificate for this machine, in files."""
+
+    def __init__(self, folder):
+        self.authority = trustme.CA()
+        self.chain, self.key = folder / "chain.pem", folder / "key.pem"
+        self.files = {"tls_certificate": str(self.chain), "tls_key": str(self.key)}
+        self.renew()
+
+    def renew(self):
+        made = self.authority.issue_cert("127.0.0.1")
+        made.cert_chain_pems[0].write_to_path(self.chain)
+        made.private_key_pem.write_to_path(self.key)
+
+    @property
+    def trusted(self):
+        context = ssl.create_default_context()
+        self.authority.configure_trust(context)
+        return context
+
+
+@pytest.fixture
+def issued(tmp_path):
+    return Issued(tmp_path)
+
+
+@contextmanager
+def spoken(bundles, issued, **settings):
+    """The service over HTTPS; its port and a client."""
+    given = Settings(port=0, bundles=bundles / "walks", **issued.files, **settings)
+    with running(given, ready=False) as served:
+        url = served.url.replace("http", "https")
+        with httpx.Client(base_url=url, verify=issued.trusted) as client:
+            wait(lambda: client.get("/readyz").status_code == 200, "it is ready")
+            yield httpx.URL(url).port, client
+
+
 class TestTls:
-    def test_spoken(self, bundles, tmp_path):
-        """With a certificate HTTPS is spoken, no older than TLS 1.2, streams too; and
-        plain HTTP is not."""
-        authority = trustme.CA()
-        made = authority.issue_cert("127.0.0.1")
-        chain, key = tmp_path / "chain.pem", tmp_path / "key.pem"
-        made.cert_chain_pems[0].write_to_path(chain)
-        made.private_key_pem.write_to_path(key)
-        trusted = ssl.create_default_context()
-        authority.configure_trust(trusted)
-        files = {"tls_certificate": str(chain), "tls_key": str(key)}
-        settings = Settings(port=0, bundles=bundles / "walks", **files)
-        with running(settings, ready=False) as served:
-            url = served.url.replace("http", "https")
-            with httpx.Client(base_url=url, verify=trusted) as client:
-                while client.get("/readyz").status_code != 200:
-                    pass
-                assert client.post("/classify", content=BODY).status_code == 200
-                with pytest.raises(httpx.TransportError):
-                    httpx.get(served.url + "/livez")
-            address = url.replace("https", "wss") + "/stream?model=walks"
-            with connect(address, ssl=trusted) as stream:
+    def test_spoken(self, bundles, issued):
+        """With a certificate HTTPS is spoken, no older than TLS 1.2 and with forward
+        secrecy, streams too; and plain HTTP is not."""
+        with spoken(bundles, issued) as (port, client):
+            assert client.post("/classify", content=BODY).status_code == 200
+            with pytest.raises(httpx.TransportError):
+                httpx.get(f"http://127.0.0.1:{port}/livez")
+            address = f"wss://127.0.0.1:{port}/stream?model=walks"
+            with connect(address, ssl=issued.trusted) as stream:
                 stream.send(json.dumps({"frames": [[1, 2, 3]]}))
                 assert json.loads(stream.recv())["steps"] == 1
-            old = ssl.create_default_context()
-            authority.configure_trust(old)
+            old, static = issued.trusted, issued.trusted
             old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
             with pytest.warns(DeprecationWarning, match="TLSv1_1"):
                 old.maximum_version = ssl.TLSVersion.TLSv1_1
-            with pytest.raises(httpx.ConnectError):
-                httpx.get(url + "/livez", verify=old)
+            static.maximum_version = ssl.TLSVersion.TLSv1_2
+            static.set_ciphers("kRSA")
+            for context in (old, static):
+                with pytest.raises(httpx.ConnectError):
+                    httpx.get(f"https://127.0.0.1:{port}/livez", verify=context)
+
+    def test_half_handshakes(self, bundles, issued):
+        """They count as connections, make room for others, and have the time of a
+        head."""
+        limits = {"max_connections": 10, "header_seconds": 1}
+        with spoken(bundles, issued, **limits) as (port, client):
+            silent = [socket.create_connection(("127.0.0.1", port)) for _ in range(40)]
+            try:
+                assert client.post("/classify", content=BODY).status_code == 200
+                with httpx.Client(verify=issued.trusted) as other:
+                    url = f"https://127.0.0.1:{port}/livez"
+                    assert other.get(url).status_code == 200
+                for one in silent:
+                    one.settimeout(SECONDS)
+                    with suppress(ConnectionResetError):
+                        assert one.recv(1) == b""
+            finally:
+                for one in silent:
+                    one.close()
+
+    def test_renewed(self, bundles, issued):
+        """New connections get the newest certificate that can be read; others go on."""
+
+        def serial():
+            with (
+                socket.create_connection(("127.0.0.1", port)) as plain,
+                issued.trusted.wrap_socket(plain, server_hostname="127.0.0.1") as made,
+            ):
+                return made.getpeercert()["serialNumber"]
+
+        with spoken(bundles, issued, reload_seconds=0.05) as (port, client):
+            first = serial()
+            issued.key.write_text("no key")
+            time.sleep(0.3)
+            assert serial() == first
+            issued.renew()
+            wait(lambda: serial() != first, "the new one is used")
+            assert client.get("/livez").status_code == 200
 
     @pytest.mark.parametrize("key", ["", "missing.pem"])
     def test_refused(self, tmp_path, key):

@@ -257,7 +257,7 @@ async def test_a_bundle_is_deadly(bundles, weak):
     not taken for that about another."""
     metrics, start = Metrics(), Mortals(*weak)
     async with pooled(start, metrics) as made:
-        with pytest.raises(BundleError, match="a worker died of loading it"):
+        with pytest.raises(BundleError, match="the process that loaded it died"):
             await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
         walks = bundles / "walks" / "1"
         loaded = await asyncio.to_thread(made.load, 1, str(walks))

@@ -12,6 +12,7 @@ from . import (  # noqa: F401 (each puts its rows there)
     fairness,
     fuzz,
     generated,
+    greedy,
     isolation,
     keys,
     leaks,

@@ -30,8 +30,8 @@ def given_up(tally: Tally, amount: int) -> None:
     for _ in range(amount):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "bundles"
-            _add(root, NETWORK, "1")
-            _add(root, ENDLESS, "1")
+            add(root, NETWORK, "1")
+            add(root, ENDLESS, "1")
             with serving(tally, skip_broken=True, **_sabotaged(root)) as service:
                 _told(tally, service, ENDLESS, root / ENDLESS / "1")
                 _whole(tally, service, 2)
@@ -53,7 +53,7 @@ def _sabotaged(root: Path) -> dict[str, Any]:
     }
 
 
-def _add(root: Path, name: str, version: str) -> None:
+def add(root: Path, name: str, version: str) -> None:
     """A version of a shipped bundle, which appears whole."""
     new = root / f".{name}"
     shutil.copytree(questions.folder(name) / "1", new)
@@ -63,7 +63,7 @@ def _add(root: Path, name: str, version: str) -> None:
     os.rename(new, root / name / version)
 
 
-def _until(true: Callable[[], bool], seconds: float = MORE_SECONDS) -> bool:
+def until(true: Callable[[], bool], seconds: float = MORE_SECONDS) -> bool:
     """Whether it is so in that time."""
     end = time.monotonic() + seconds
     while not true() and time.monotonic() < end:
@@ -78,7 +78,7 @@ def _told(tally: Tally, service: Service, key: str, folder: Path) -> None:
         found: str | None = service.get("/models").json()["broken"].get(key)
         return found
 
-    _until(lambda: reason() is not None, LOAD_SECONDS + MORE_SECONDS)
+    until(lambda: reason() is not None, LOAD_SECONDS + MORE_SECONDS)
     expected = f"{folder}: did not load within {LOAD_SECONDS} s"
     tally.check(reason() == expected, f"of {key} is told: {reason()}")
 
@@ -90,7 +90,7 @@ def _whole(tally: Tally, service: Service, killed: int) -> None:
         messages = [one["message"] for one in service.records()]
         return messages.count("a new worker serves")
 
-    _until(lambda: replaced() == killed)
+    until(lambda: replaced() == killed)
     tally.check(replaced() == killed, f"{replaced()} of {killed} were replaced")
     deaths = service.metric("unrolled_worker_deaths_total")
     tally.check(deaths == killed, f"{deaths:.0f} workers were lost, not {killed}")
@@ -107,12 +107,12 @@ def _during(tally: Tally, service: Service, act: Callable[[], None]) -> None:
 
 def _reload(tally: Tally, service: Service, root: Path) -> None:
     """A new version does not load; the one after it does."""
-    _add(root, NETWORK, "2")
+    add(root, NETWORK, "2")
     _told(tally, service, f"{NETWORK}@2", root / NETWORK / "2")
     _whole(tally, service, 3)
-    _add(root, NETWORK, "3")
+    add(root, NETWORK, "3")
     path = f"/models/{NETWORK}"
-    served = _until(lambda: service.get(path).json()["version"] == "3")
+    served = until(lambda: service.get(path).json()["version"] == "3")
     tally.check(served, "the version after it is not served")
 
 
@@ -140,7 +140,7 @@ def _ended(tally: Tally, folder: Path, root: Path) -> None:
         service.stop()
     service = launch(folder, **_sabotaged(root) | {"load_seconds": 60})
     try:
-        tally.check(_until(service.lives), "it does not live")
+        tally.check(until(service.lives), "it does not live")
         time.sleep(1)  # it loads, or will
         begun = time.monotonic()
         code = service.stop()

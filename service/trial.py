@@ -1,0 +1,61 @@
+"""A bundle, tried in a process of its own before any worker has it.
+
+Its digests say that it is as it was written, not that it was written in good faith: one
+that takes all memory, or a minute for a step, takes them from nobody here.
+"""
+
+import contextlib
+import signal
+import socket
+import time
+
+from model.bundle import BundleError, Metadata
+
+from . import gentle, loading, malloc, memory_limit
+from .engine import ENGINES, Engine
+from .messages import Channel, Load, Loaded, ToWorker
+from .settings import Settings
+
+STEPS = 256  # of the sequence, and of all rows, that are tried besides
+
+
+def attempt(wanted: Load, settings: Settings) -> Loaded:
+    """Returns what workers would say of a bundle, or why none is to load it."""
+    try:
+        found, loaded = loading.load(wanted, settings, ENGINES, memory_limit.allow)
+        with loading.refusing(wanted.folder, settings):
+            _check_calls(loaded.engine, found.metadata, settings)
+    except BundleError as error:
+        return Loaded(wanted.model, error=str(error))
+    return Loaded(wanted.model, loaded.engine.name, loaded.precision, loaded.reason)
+
+
+def _check_calls(engine: Engine, metadata: Metadata, settings: Settings) -> None:
+    """That the least request could be answered, and a full batch computed.
+
+    Raises:
+        BundleError: it couldn't.
+    """
+    begun = time.process_time()
+    loading.call(engine, metadata, 1, 1)
+    seconds = time.process_time() - begun
+    most = settings.request_seconds
+    if seconds > most:
+        told = f"takes {seconds:.1f} s for one step; a request has {most:g} s"
+        raise BundleError(f"{metadata.name}: {told} (UNROLLED_REQUEST_SECONDS)")
+    rows = settings.batch_rows
+    for shape in ((1, STEPS), (rows, max(1, STEPS // rows))):
+        loading.call(engine, metadata, *shape)
+
+
+def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    """The process: it tries one bundle."""
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)  # ended by whoever asks
+    jobs.close()
+    gentle.lower_priority()
+    malloc.configure()
+    channel = Channel(control, ToWorker)
+    with contextlib.suppress(EOFError, OSError):
+        for wanted in channel.receive():
+            channel.send([attempt(wanted, Settings.model_validate_json(settings))])
