@@ -27,9 +27,9 @@ from .settings import Settings
 from .stream_codec import Sent
 
 LEAST_PROCESSES = 2
-# As the workers: else the parsing of one caller's large bodies would take the cores
+# After the workers: else the parsing of one caller's large bodies would take the cores
 # from what they compute for others.
-NICE = 10
+NICE = 15
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
 
 P = ParamSpec("P")

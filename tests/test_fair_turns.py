@@ -58,3 +58,37 @@ async def test_cancelled():
     second.cancel()  # it has the place, and has not heard of it
     await settled()
     assert await turns.take(("", 4), 1) == 0
+
+
+async def test_another_owner():
+    """Of several owners none has all places."""
+    turns = FairTurns("ab")
+    first = await turns.take(("a", 1), MUCH)
+    more = asyncio.create_task(turns.take(("a", 2), MUCH))
+    await settled()
+    assert not more.done()
+    other = await turns.take(("b", 3), MUCH)
+    turns.give_back(other)
+    await settled()
+    assert not more.done()
+    turns.give_back(first)
+    assert await more == first
+
+
+async def test_charged_by_time():
+    """Who took longer than others for as many bytes waits for longer."""
+    turns, done = FairTurns([0]), []
+    place = await turns.take(("slow", 1), LITTLE)
+
+    async def work(caller):
+        place = await turns.take(caller, LITTLE)
+        done.append(caller[0])
+        turns.give_back(place)
+
+    callers = [("slow", 1), ("quick", 2)] * 3
+    tasks = [asyncio.create_task(work(caller)) for caller in callers]
+    await settled()
+    await asyncio.sleep(0.1)
+    turns.give_back(place)
+    await asyncio.gather(*tasks)
+    assert done == ["quick"] * 3 + ["slow"] * 3
