@@ -110,10 +110,10 @@ sbom: .venv-audit/ready ## CycloneDX lists of what the images install: dist/*.cd
 	done
 
 lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
-	$(COMPILE) pyproject.toml --extra train --extra signing --group dev -o requirements/dev.lock
-	$(COMPILE) pyproject.toml --extra tensorflow --extra signing -c requirements/dev.lock -o requirements/full.lock
-	$(COMPILE) pyproject.toml --extra signing -c requirements/dev.lock -o requirements/slim.lock
-	$(COMPILE) pyproject.toml --extra ray --extra signing -c requirements/dev.lock -o requirements/ray.lock
+	$(COMPILE) pyproject.toml --extra train --extra signing --extra otel --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra tensorflow --extra signing --extra otel -c requirements/dev.lock -o requirements/full.lock
+	$(COMPILE) pyproject.toml --extra signing --extra otel -c requirements/dev.lock -o requirements/slim.lock
+	$(COMPILE) pyproject.toml --extra ray --extra signing --extra otel -c requirements/dev.lock -o requirements/ray.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 	$(COMPILE) --group withstand -o requirements/withstand.lock
 	$(COMPILE) --group audit -o requirements/audit.lock

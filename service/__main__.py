@@ -72,7 +72,11 @@ def serve(**flags: Any) -> None:
     from . import logs, server
 
     logs.setup(settings.log_format, settings.log_level)
-    made = application.create_app(settings, on_failure=lambda: running.stop())
+    try:
+        made = application.create_app(settings, on_failure=lambda: running.stop())
+    except SettingsError as error:  # of traces
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
     running = server.make(made, settings)
     try:
         running.run()

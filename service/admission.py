@@ -13,6 +13,7 @@ from model.bundle import Metadata
 
 from . import errors
 from .backlog import Queue
+from .caller import Caller, Served
 from .link import Request
 from .messages import Answered, Failed, Job, Ticked
 from .metrics import Metrics
@@ -69,7 +70,7 @@ class Admission:
         """
         steps = sum(map(len, sequences))
         self._admit(steps, until, caller)
-        request = Request(len(sequences), len(self._metadata.classes))
+        request = Request(len(sequences), len(self._metadata.classes), steps)
 
         def done(place: int, told: Answered | Failed) -> None:
             if isinstance(told, Answered):
@@ -144,14 +145,16 @@ class Admission:
         return numbers.reshape(steps, -1) if self._labels else numbers
 
     def answered(
-        self, request: Request, read: float, write: float
+        self, request: Request, read: float, write: float, caller: Caller
     ) -> tuple[float, float, float, float]:
         """A request has its answer: the seconds in which it was read, waited, was
         computed and written.
 
         Args:
             read, write: two of them.
+            caller: keeps it, for traces.
         """
+        caller.served = Served(self._metadata, request, read, write)
         queue, infer = request.begun - request.since, request.ended - request.begun
         self.statistics.answered(len(request.states), read, queue, infer, write)
         return read, queue, infer, write

@@ -35,6 +35,7 @@ from .sessions import Sessions
 from .settings import Settings
 from .shedding import Shedding
 from .streams import Streams
+from .traces import Traces
 from .triton import Schedules
 
 DESCRIPTION = """\
@@ -69,6 +70,7 @@ class Service:
         check: Callable[[Scope], None],
         shed: Callable[[bytes, int], bytes | None],
         budget: MemoryBudget,
+        traces: Traces | None,
     ):
         """
         Args:
@@ -82,8 +84,9 @@ class Service:
         self.drain, self.stopping = stream.streams.stop, registry.drain
         self.shed = shed
         self._direct, self._stream_path = direct, stream.path
-        self._front = Requests(api, metrics, direct, check=check, budget=budget)
-        self._stream_front = Requests(stream, metrics, {}, check=check, budget=budget)
+        around: dict[str, Any] = {"check": check, "budget": budget, "traces": traces}
+        self._front = Requests(api, metrics, direct, **around)
+        self._stream_front = Requests(stream, metrics, {}, **around)
         self._dialects = dialects
         self._shared = origins.shared(self._dispatch, settings)
 
@@ -151,6 +154,8 @@ def _wired(
         # In a thread: a load that is under way must not hold up the loop.
         await asyncio.to_thread(registry.close)
         await asyncio.to_thread(elsewhere.close)
+        if traced is not None:
+            await asyncio.to_thread(traced.close)
 
     # Its pages bring their scripts along: /docs works without a network.
     kind = FastAPIOffline if settings.docs else FastAPI
@@ -170,9 +175,10 @@ def _wired(
         app.mount(page.PATH, page.Files())
     app.add_exception_handler(HTTPException, _refuse)
     gate = Gate(settings)
+    traced = Traces.from_environment(_version())
     check = gate.check
     budget = MemoryBudget(settings.buffer_bytes, metrics)
-    around: dict[str, Any] = {"check": check, "budget": budget}
+    around: dict[str, Any] = {"check": check, "budget": budget, "traces": traced}
     app.add_middleware(Requests, metrics=metrics, direct={}, **around)
     app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
     bodies = Bodies(settings.max_body_bytes)
@@ -203,6 +209,7 @@ def _wired(
         check,
         shed,
         budget,
+        traced,
     )
 
 

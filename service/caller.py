@@ -2,16 +2,28 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from starlette.types import Scope
+
+from model.bundle import Metadata
 
 from .memory_budget import ACCOUNT, Account, Hold, MemoryBudget
 
 if TYPE_CHECKING:
     from .gate import Key
+    from .link import Request
 
 _numbers = itertools.count(-1, -1)  # of connections of another server than ours
+
+
+class Served(NamedTuple):
+    """What was computed for a request, and the seconds around it."""
+
+    metadata: Metadata
+    request: "Request"
+    read: float  # until it was given to the queue
+    write: float  # until its answer was written
 
 
 @dataclass(slots=True, eq=False)
@@ -24,6 +36,7 @@ class Caller:
     connection: int = 0
     key: "Key | None" = None  # whose rate counts
     share: str = ""  # the owner, where there are several that share what there is
+    served: Served | None = None
 
     @property
     def turn(self) -> tuple[str, int]:

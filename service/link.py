@@ -32,12 +32,13 @@ BUFFER_BYTES = 64 * 1024  # of the transport, over which there is no room
 class Request:
     """A future of the probabilities of all sequences, or of the first failure."""
 
-    def __init__(self, sequences: int, classes: int):
+    def __init__(self, sequences: int, classes: int, steps: int = 0):
         self.future: asyncio.Future[list[np.ndarray]] = (
             asyncio.get_running_loop().create_future()
         )
         self.since = time.perf_counter()
         self.begun = self.ended = 0.0  # its first step, its last answer
+        self.steps, self.rows = steps, 0  # of all sequences; in an engine call with one
         self._classes = classes
         self.states = [b""] * sequences  # after the last steps, where they are wanted
         self._answers: list[np.ndarray | None] = [None] * sequences
@@ -49,7 +50,7 @@ class Request:
         self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
         self.states[place] = answer.state
         self.begun = min(self.begun or answer.begun, answer.begun)
-        self.ended = answer.ended
+        self.ended, self.rows = answer.ended, answer.rows
         self._missing -= 1
         if not self._missing and not self.future.done():
             self.future.set_result(self._answers)  # type: ignore[arg-type]

@@ -77,6 +77,7 @@ class Answered(msgspec.Struct, tag=True, array_like=True):
     ended: float
     probabilities: bytes  # [C] (classify) or [T, C] (label)
     state: bytes = b""  # [S] after the last step, where it is wanted
+    rows: int = 1  # sequences in the engine call that ended it
 
 
 class Failed(msgspec.Struct, tag=True, array_like=True):

@@ -67,7 +67,9 @@ class Predictor:
             ]
         text = await self._write(model, answers, asked.top_k, members, caller)
         written = time.perf_counter() - answered
-        spent = model.admission.answered(request, request.since - begun, written)
+        spent = model.admission.answered(
+            request, request.since - begun, written, caller
+        )
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
 
     async def compute(

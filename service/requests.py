@@ -17,6 +17,7 @@ from .caller import Caller, identify
 from .errors import MEDIA_TYPE, InternalError, ServiceError
 from .memory_budget import MemoryBudget
 from .metrics import Metrics
+from .traces import Traces
 
 log = logging.getLogger("service.request")
 
@@ -65,15 +66,18 @@ class Requests:
         *,
         check: Callable[[Scope], None],
         budget: MemoryBudget,
+        traces: Traces | None = None,
     ):
         """
         Args:
+            traces: makes spans of requests; None: there are none.
             check: raises what a request is to be refused with, before all else.
             budget: of what is held for callers.
             told: what a refusal looks like; it is given the request's id too.
         """
         self._app, self._metrics, self._direct = app, metrics, direct
         self._told, self._check, self._budget = told, check, budget
+        self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] not in _KINDS:
@@ -121,7 +125,7 @@ class Requests:
         finally:
             if caller is not None:
                 caller.hold.release()
-            self._record(scope, request_id, status, size, time.perf_counter() - begun)
+            self._record(scope, request_id, status, size, begun)
 
     async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:
         """Answer with what is wrong."""
@@ -138,8 +142,9 @@ class Requests:
         await send({"type": "http.response.body", "body": body})
 
     def _record(
-        self, scope: Scope, request_id: str, status: int, size: int, seconds: float
+        self, scope: Scope, request_id: str, status: int, size: int, begun: float
     ) -> None:
+        seconds = time.perf_counter() - begun
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope.get("method", "GET")
         method = method if method in _METHODS else "other"
@@ -147,7 +152,11 @@ class Requests:
         code = status or scope["state"].get("refused", 499)
         child = self._metrics.requests.labels(method, route, str(code))
         child.observe(seconds)
-        level = logging.DEBUG if route in _PROBES and code < 500 else logging.INFO
+        probe = route in _PROBES and code < 500
+        span: dict[str, str] = {}
+        if self._traces is not None and not probe:
+            span = self._traces.record(scope, route, code, begun)
+        level = logging.DEBUG if probe else logging.INFO
         if not log.isEnabledFor(level):
             return
         extra: dict[str, Any] = {
@@ -158,6 +167,7 @@ class Requests:
             "duration_ms": round(1000 * seconds, 2),
             "bytes_in": _length(scope),
             "bytes_out": size,
+            **span,
             **scope["state"].get("log", {}),
         }
         if "key" in scope["state"]:

@@ -115,7 +115,7 @@ class Scheduler:
         for work in batch.works:
             work.begun = work.begun or begun
             if not work.left and work.number not in failed:
-                told.append(self._finished(work, ended))
+                told.append(self._finished(work, ended, len(batch.works)))
         if not lonely:
             self._queue.put_back(batch)
         elif batch.works and batch.works[0].left:
@@ -149,14 +149,14 @@ class Scheduler:
         del self._works[work.number]
         return Failed(work.number, reason, **why)
 
-    def _finished(self, work: Work, ended: float) -> FromWorker:
+    def _finished(self, work: Work, ended: float, rows: int) -> FromWorker:
         probabilities = work.probabilities
         assert probabilities is not None
         if work.sound:
             del self._works[work.number]
             data = probabilities.tobytes()
             after = work.state.tobytes() if work.keep else b""
-            return Answered(work.number, work.begun, ended, data, after)
+            return Answered(work.number, work.begun, ended, data, after, rows)
         # The caller's doing, where its numbers are far beyond those trained on.
         scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean
         deviation = np.abs(scaled * self.metadata.normalisation.scale).max()

@@ -343,7 +343,7 @@ def _no_settings_from_outside():
     """The machine's own settings of the service change no test."""
     with pytest.MonkeyPatch.context() as patch:
         for name in list(os.environ):
-            if name.upper().startswith(PREFIX):
+            if name.upper().startswith((PREFIX, "OTEL_")):
                 patch.delenv(name)
         yield
 

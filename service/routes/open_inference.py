@@ -181,7 +181,9 @@ class OpenInference:
             call.caller.turn, size, inference.encode, model.metadata, answers, told
         )
         call.caller.hold.resize(len(body))
-        model.admission.answered(request, read, time.perf_counter() - begun)
+        model.admission.answered(
+            request, read, time.perf_counter() - begun, call.caller
+        )
         if not asked.wanted.binary:
             return Reply(body, compressible=True)
         headers = ((LENGTH, b"%d" % json_bytes),)

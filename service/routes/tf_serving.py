@@ -112,7 +112,7 @@ class TfServing:
                 caller.turn, size, instances.encode, answers, request.states, asked
             )
             caller.hold.resize(len(text))
-        model.admission.answered(request, read, time.perf_counter() - answered)
+        model.admission.answered(request, read, time.perf_counter() - answered, caller)
         return Reply(text, compressible=True)
 
     async def _classify(self, call: Call) -> Reply:
@@ -141,7 +141,7 @@ class TfServing:
             text = await self._elsewhere.sized(
                 caller.turn, size, instances.encode_classes, model.metadata, answers
             )
-        model.admission.answered(request, read, time.perf_counter() - answered)
+        model.admission.answered(request, read, time.perf_counter() - answered, caller)
         return Reply(text, compressible=True)
 
     async def _regress(self, call: Call) -> Reply:
