@@ -136,6 +136,26 @@ async def handshakes(port: int, count: int, seconds: float, key: Fields) -> None
 
 
 @attack
+async def trailers(port: int, count: int, seconds: float, key: Fields) -> None:
+    """Trailers without end, behind a body of nothing."""
+    head = http("POST", "/stream?model=digits", b"", *key, kind=b"application/x-ndjson")
+    head = head.replace(b"Content-Length: 0", b"Transfer-Encoding: chunked")
+    parts = [head, b"0\r\nX: ", *[b"a" * MIB] * 60]
+    loop = asyncio.get_running_loop()
+
+    async def one() -> None:
+        while True:
+            with socket.socket() as made, suppress(OSError):
+                made.setblocking(False)
+                await loop.sock_connect(made, ("127.0.0.1", port))
+                for part in parts:
+                    await loop.sock_sendall(made, part)
+            await asyncio.sleep(READ_SECONDS)
+
+    await _all(one, count)
+
+
+@attack
 async def unknown_paths(port: int, count: int, seconds: float, key: Fields) -> None:
     """Paths that the dialects don't know, with long heads."""
     fields = (*key, *PADDING)

@@ -13,6 +13,7 @@ from . import (  # noqa: F401 (each puts its rows there)
     fuzz,
     generated,
     greedy,
+    handshakes,
     isolation,
     keys,
     leaks,

@@ -117,6 +117,11 @@ def starts(tally: Tally, factor: int) -> None:
         attacked(tally, service, Attack("starts", 2_000, 30), factor)
 
 
+@row("M13", "attack: trailers without end", full=10)
+def trailers(tally: Tally, factor: int) -> None:
+    _run(tally, factor, Attack("trailers", 12, 20))
+
+
 @contextmanager
 def _begun(tally: Tally, service: Service) -> Iterator[None]:
     """An honest caller who begins a stream and a sequence each second meanwhile."""
