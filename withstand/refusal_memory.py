@@ -188,9 +188,18 @@ async def _stopped(service: Service, entries: list[Refused], amount: int) -> See
     return Seen(count, judged, grown)
 
 
-def tried(amount: int, only: str = "") -> Iterator[tuple[Refused, Seen]]:
-    """Each entry whose name has this text, sent so often."""
+def tried(
+    amount: int, only: str = "", *, per_class: bool = False
+) -> Iterator[tuple[Refused, Seen]]:
+    """Each entry whose name has this text, sent so often.
+
+    Args:
+        per_class: only the first entry of each class of refusals.
+    """
     entries = [one for one in refusal_table.table() if only in one.name]
+    if per_class:  # the quick ones before those that come after a time
+        entries.sort(key=lambda one: one.slow)
+        entries = list({one.error: one for one in reversed(entries)}.values())
     for setup in SETUPS:
         names = [stage.name for stage in setup.stages]
         left = {one.name: one for one in entries if one.at in names}
@@ -245,8 +254,11 @@ def main() -> None:
     )
     parser.add_argument("--amount", type=int, default=20_000, help="of each entry")
     parser.add_argument("--only", default="", help="entries whose name has this text")
+    add = parser.add_argument
+    add("--per-class", action="store_true", help="one entry of each class of refusals")
     options = parser.parse_args()
-    for one, seen in tried(options.amount, options.only):
+    given = (options.amount, options.only)
+    for one, seen in tried(*given, per_class=options.per_class):
         wrong = [told for holds, told in seen.judged if not holds]
         print(f"{seen.grown:8.1f} MiB {seen.count:7} {one.at}: {one.name}", flush=True)
         for told in wrong[:1]:
