@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from conftest import SECONDS, random_frames, value, wait
 from process_fixtures import serving
-from test_proxy import needs_nginx, proxied
+from proxy_fixtures import needs_nginx, proxied
 
 from service.client import Client
 
