@@ -89,10 +89,19 @@ def test_time_to_end():
     assert seconds > drain + grace + 5
 
 
-def test_workers():
-    """As many as the cores that are asked for, not as the node has."""
-    (container,) = pod()["containers"]
-    assert settings()["UNROLLED_WORKERS"] == container["resources"]["requests"]["cpu"]
+@pytest.mark.parametrize("name", RENDERED)
+def test_workers(name):
+    """As many as the cores that are asked for, whatever these are patched to; not as the
+    node has. The settings say no other number."""
+    (container,) = pod(name)["containers"]
+    (runtime,) = documents(RUNTIME.read_text())
+    for one in (container, *runtime["spec"]["containers"]):
+        (variable,) = [e for e in one["env"] if e["name"] == f"{PREFIX}WORKERS"]
+        source = {"resourceFieldRef": {"resource": "requests.cpu"}}
+        assert variable["valueFrom"] == source
+        assert one["resources"]["requests"]["cpu"]
+        assert "cpu" not in one["resources"]["limits"]
+    assert f"{PREFIX}WORKERS" not in settings()
 
 
 @pytest.mark.parametrize("name", RENDERED)
