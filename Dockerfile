@@ -1,5 +1,6 @@
-# Two images from one file: `slim` (the default: ONNX engine, no TensorFlow) and `full`
-# (both engines). Nothing is compiled: every dependency is a wheel of the hash lock.
+# Three images from one file: `slim` (the default: ONNX engine, no TensorFlow), `full` (both
+# engines), and `ray` (a node of a Ray cluster, ONNX engine). Nothing is compiled: every
+# dependency is a wheel of the hash lock.
 #
 # A tag can come to mean another image. To build on one that can't change, look its digest
 # up (docker buildx imagetools inspect python:3.13-slim) and build with
@@ -14,6 +15,10 @@ RUN python -m venv /venv \
 FROM wheels-slim AS wheels-full
 COPY requirements/full.lock /tmp/full.lock
 RUN /venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/full.lock
+
+FROM wheels-slim AS wheels-ray
+COPY requirements/ray.lock /tmp/ray.lock
+RUN /venv/bin/pip install --no-cache-dir --only-binary :all: --require-hashes -r /tmp/ray.lock
 
 FROM ${PYTHON_IMAGE} AS base
 ARG PYTHON_IMAGE
@@ -45,6 +50,26 @@ COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/go
      model/operators.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
 COPY service service
 COPY bundles bundles
+USER 10001
+
+FROM base AS ray
+# Ray's workers import `service` from here, wherever they are started.
+ENV PYTHONPATH=/app \
+    HOME=/tmp \
+    RAY_USAGE_STATS_ENABLED=0 \
+    RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
+COPY --from=wheels-ray /venv /venv
+# KubeRay may run them by a login shell, which sets a PATH of its own.
+COPY --from=wheels-ray /venv/bin/ray /venv/bin/serve /usr/local/bin/
+COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
+     model/operators.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+COPY service service
+COPY bundles bundles
+EXPOSE 6379 8265 10001
+HEALTHCHECK --interval=10s --timeout=10s --start-period=60s --retries=3 \
+    CMD ["ray", "health-check"]
+ENTRYPOINT ["ray"]
+CMD ["start", "--head", "--block"]
 USER 10001
 
 FROM base AS slim

@@ -103,7 +103,7 @@ licences: .venv/ready .venv-audit/ready ## write docs/licences.md; refuse licenc
 
 sbom: .venv-audit/ready ## CycloneDX lists of what the images install: dist/*.cdx.json
 	mkdir -p dist
-	for lock in slim full; do \
+	for lock in slim full ray; do \
 		PYTHONWARNINGS=ignore $(AUDIT)/cyclonedx-py requirements requirements/$$lock.lock \
 			--pyproject pyproject.toml --output-reproducible --validate \
 			--output-format JSON --output-file dist/$$lock.cdx.json || exit 1; \

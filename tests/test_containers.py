@@ -152,12 +152,43 @@ def test_the_base_is_an_argument():
 
 @pytest.mark.parametrize("stage", ["slim", "full"])
 def test_the_image(stage):
-    """It starts without a shell, asks for its own health, tells what it is, and takes
-    from the stage that had pip only what the lock gave."""
+    """It starts without a shell, and asks for its own health."""
     assert json.loads(told(stage, "ENTRYPOINT")) == ["python", "-m", "service"]
     assert json.loads(told(stage, "CMD")) == ["serve"]
     check = told(stage, "HEALTHCHECK").partition(" CMD ")[2]
     assert json.loads(check) == SERVICES["unrolled"]["healthcheck"]["test"][1:]
+    assert_clean(stage)
+
+
+def test_the_image_for_ray():
+    """A node of Ray likewise, which tells Ray's makers nothing."""
+    assert json.loads(told("ray", "ENTRYPOINT")) == ["ray"]
+    assert json.loads(told("ray", "CMD")) == ["start", "--head", "--block"]
+    check = told("ray", "HEALTHCHECK").partition(" CMD ")[2]
+    assert json.loads(check) == ["ray", "health-check"]
+    assert int(told("ray", "USER")) >= 10_000
+    assert "RAY_USAGE_STATS_ENABLED=0" in told("ray", "ENV")
+    assert_clean("ray")
+
+
+def test_all_images_have_the_same_files():
+    """What is copied from here is the same in all of them; the last is what a build
+    without a target makes."""
+    copied = [
+        [
+            rest
+            for word, rest in STAGES[stage]
+            if word == "COPY" and "--from" not in rest
+        ]
+        for stage in ("slim", "full", "ray")
+    ]
+    assert copied[0] == copied[1] == copied[2]
+    assert list(STAGES)[-1] == SERVICES["unrolled"]["build"]["target"] == "slim"
+
+
+def assert_clean(stage):
+    """That an image tells what it is, and takes from the stage that had pip only what
+    the lock gave."""
     labels = set(
         re.findall(r"org\.opencontainers\.image\.([\w.]+)=", told(stage, "LABEL"))
     )
@@ -165,7 +196,8 @@ def test_the_image(stage):
     for word, rest in lineage(stage):
         assert word != "ADD"
         assert word != "RUN" or rest.startswith("useradd ")
-    assert "UNROLLED_HOST=0.0.0.0" in told(stage, "ENV")
+    every = " ".join(rest for word, rest in lineage(stage) if word == "ENV")
+    assert "UNROLLED_HOST=0.0.0.0" in every
 
 
 def test_installs_are_hash_locked():
@@ -176,7 +208,7 @@ def test_installs_are_hash_locked():
         for word, rest in own
         if word == "RUN" and "install" in rest
     ]
-    assert len(installs) == 2
+    assert len(installs) == 3
     for one in installs:
         assert "--require-hashes" in one
         assert "--only-binary :all:" in one
