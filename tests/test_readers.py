@@ -6,6 +6,8 @@ import json
 import pickle
 import re
 import sys
+import tracemalloc
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +16,7 @@ import pytest
 
 from model import dataset as sets
 from model import readers
-from model.readers import csv_rows, parquet
+from model.readers import bounds, csv_rows, npz, parquet
 
 VOWELS = Path(readers.__file__).parents[1] / "data" / "vowels.npz"
 
@@ -652,3 +654,136 @@ def test_options(tmp_path):
         readers.read(tmp_path / "data.csv", task="clasify")
     with pytest.raises(ValueError, match="classes are given once"):
         readers.read(tmp_path / "data.csv", classes=("a", "a"))
+
+
+class TestBombs:
+    """A small file that stands for gigabytes is refused before it is decompressed."""
+
+    @pytest.fixture(autouse=True)
+    def most(self, monkeypatch):
+        monkeypatch.setattr(bounds, "MOST_BYTES", 2_000_000)
+
+    def undone(self, *_, **__):
+        raise AssertionError("it was decompressed")
+
+    def test_npz(self, tmp_path, monkeypatch):
+        """Arrays of many zeros, by what their headers say."""
+        monkeypatch.setattr(npz.npy, "read_array", self.undone)
+        path = tmp_path / "data.npz"
+        x = np.zeros((1_000_000, 1), np.uint8)
+        np.savez_compressed(path, **ARRAYS | {"x": x})
+        assert path.stat().st_size < 5_000
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", array 'x': the arrays up to it would take 5,000,000")
+        assert "at most 2,000,000; a larger set can be JSON Lines or CSV" in told
+
+    def test_npz_all(self, tmp_path):
+        """Several arrays count together; those that are not read don't."""
+        path = tmp_path / "data.npz"
+        many = np.zeros(90_000, np.int8)
+        write_arrays(path, {"other": np.zeros(10_000_000, np.int8)})
+        assert len(readers.read(path)) == 2
+        write_arrays(path, {"lengths": many, "offsets": many, "y": many})
+        assert refused(path, path.read_bytes()).startswith(", array 'y': the arrays")
+
+    @pytest.mark.parametrize("shape", [(5, 2**40), (4, 2), (-5, 2), (5, 2**70)])
+    def test_npz_header(self, tmp_path, shape):
+        """A header that promises other than there is takes no memory either."""
+        path = tmp_path / "data.npz"
+        write_arrays(path, {"x": None})
+        with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w") as file:
+            about = {"descr": "<f8", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, about)
+            file.write(bytes(80))
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", array 'x': not a NumPy archive")
+        assert "and there are 80" in told
+
+    def test_npz_long_header(self, tmp_path):
+        """A header has the length that NumPy allows, whatever it says of itself."""
+        path = tmp_path / "data.npz"
+        write_arrays(path, {"x": None})
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            head = b"\x93NUMPY\x02\x00" + (50_000_000).to_bytes(4, "little")
+            archive.writestr("x.npy", head + bytes(50_000_000))
+        tracemalloc.start()
+        assert ", array 'x': not a NumPy" in refused(path, path.read_bytes())
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
+
+    def test_parquet(self, tmp_path, monkeypatch):
+        """Rows that are all alike, by what the footer says."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path, rows = tmp_path / "data.parquet", 200_000
+        write_columns(path, sequence=["a"] * rows, label=["x"] * rows, u=[0] * rows)
+        assert path.stat().st_size < 5_000
+        told = refused(path, path.read_bytes())
+        assert told.startswith(": its 200,000 rows of 1 features would take 8,800,000")
+
+    def test_parquet_encoded(self, tmp_path, monkeypatch):
+        """A few rows of very long text, that is compressed well."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, sequence=["a" * 5_000_000], label=["x"], u=[0])
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", row group 0: its encoded columns would take 2,5")
+
+    @pytest.mark.parametrize("column", parquet.TEXTS)
+    def test_parquet_shared_text(self, tmp_path, column):
+        """A long text that stands in many rows is in memory once."""
+        path, rows = tmp_path / "data.parquet", 10_000
+        columns = {"sequence": ["a"] * rows, "label": ["x"] * rows, "u": [0] * rows}
+        write_columns(path, **columns | {column: ["y" * 20_000] * rows})
+        tracemalloc.start()
+        if column == "split":
+            assert "row 1: split 'yyyy" in refused(path, path.read_bytes())
+        else:
+            assert readers.read(path).lengths.tolist() == [rows]
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        tracemalloc.stop()
+
+    def test_parquet_prefixes(self, tmp_path):
+        """Texts that are written as what they share with the one before count as long
+        as they are."""
+        path, rows = tmp_path / "data.parquet", 3_000
+        names = [f"{'a' * 5_000}{row:04}" for row in range(rows)]
+        encodings = {"sequence": "DELTA_BYTE_ARRAY"}
+        columns = {"sequence": names, "label": ["x"] * rows, "u": [0] * rows}
+        write_columns(path, use_dictionary=False, column_encoding=encodings, **columns)
+        assert path.stat().st_size < 50_000
+        tracemalloc.start()
+        told = refused(path, path.read_bytes())
+        assert told.startswith(": the text of its columns would take 2,")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pytest.param({"sequence": [["a"]]}, id="lists"),
+            pytest.param({"label": [b"a"]}, id="bytes"),
+            pytest.param({"u": [[1.0]]}, id="numbers"),
+        ],
+    )
+    def test_parquet_types(self, tmp_path, monkeypatch, column):
+        """Columns of what has any size are refused by their type."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, **{"sequence": ["a"], "label": ["x"], "u": [0]} | column)
+        assert f": column {next(iter(column))!r} holds" in refused(
+            path, path.read_bytes()
+        )
+
+
+def write_columns(path, use_dictionary=True, column_encoding=None, **columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    writer.write_table(
+        pyarrow.table(columns),
+        path,
+        compression="zstd",
+        use_dictionary=use_dictionary,
+        column_encoding=column_encoding,
+        write_statistics=False,
+    )

@@ -59,6 +59,7 @@ class LongRows:
     ):
         self.path = path
         self.labels = labels.Labels(classes)
+        self.characters = 0  # Of names so far, for a reader that counts them.
         self._place = place  # "line" or "row"
         self._features = tuple(features)
         self._ids: dict[str, int] = {}

@@ -7,16 +7,23 @@ y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
 classes, features (text) and split [N] (0 train, 1 validation, 2 test, -1) if any
 """
 
+import io
+import math
+import zipfile
 from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
+from numpy.lib import format as npy
 
 from .. import dataset as sets
-from . import errors
+from . import bounds, errors
 from . import labels as names
 
 KNOWN = ("x", "frames", "lengths", "offsets", "y", "classes", "features", "split")
+FRAMES = ("x", "frames")
+HEADER = 2**14  # NumPy takes headers of 10,000 bytes
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read(
@@ -183,13 +190,20 @@ class _Archive:
 def _load(path: Path) -> dict[str, np.ndarray]:
     name = None
     try:
-        # Opened here, since NumPy leaves a damaged archive open.
-        with path.open("rb") as file, np.load(file, allow_pickle=False) as archive:
+        with zipfile.ZipFile(path) as archive:
+            there = set(archive.namelist())
+            members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in there}
+            size = 0
+            for name, member in members.items():
+                size += _size(archive, member, name in FRAMES)
+                bounds.check(path, f"array {name!r}", "the arrays up to it", size)
             arrays = {}
-            for name in KNOWN:
-                if name in archive:
-                    arrays[name] = archive[name]
+            for name, member in members.items():
+                with archive.open(member) as file:
+                    arrays[name] = npy.read_array(file, allow_pickle=False)
             return arrays
+    except errors.ReadError:
+        raise
     except FileNotFoundError as error:
         raise errors.ReadError(path, None, str(error.strerror)) from None
     except Exception as error:
@@ -197,3 +211,23 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         place = None if name is None else f"array {name!r}"
         reason = f"not a NumPy archive without pickle: {error}"
         raise errors.ReadError(path, place, reason) from None
+
+
+def _size(archive: zipfile.ZipFile, member: str, frames: bool) -> int:
+    """Returns the bytes that an array takes while it is read, from its header alone.
+
+    Raises:
+        ValueError: it has no header, or not the bytes that its header promises.
+    """
+    with archive.open(member) as file:
+        head = io.BytesIO(file.read(HEADER))
+    shape, _, dtype = HEADERS[npy.read_magic(head)](head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    count = math.prod(shape)
+    there = archive.getinfo(member).file_size - head.tell()
+    if count * dtype.itemsize != there:
+        said = f"{count * dtype.itemsize:,} bytes of values"
+        raise ValueError(f"its header promises {said}, and there are {there:,}")
+    # Frames become float32; of the others there is a sorted copy, or one in int64.
+    return count * (dtype.itemsize + (4 if frames else dtype.itemsize + 8))
