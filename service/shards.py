@@ -3,7 +3,7 @@
 .jsonl, .ndjson   an object a line, {"frames": [[...], ...]} and perhaps an "id"; what else
                   it has is passed over. A shard is the lines that begin in its bytes.
 .parquet          a row a sequence, with the column frames, a list of lists of numbers, and
-                  perhaps id. A shard is a row group.
+                  perhaps id. A shard is a row group, of bounded size.
 """
 
 import sys
@@ -23,8 +23,13 @@ from .errors import ServiceError
 from .settings import Limits
 
 BYTES = 4 * 2**20  # of a shard of lines; a run that is cut off loses some of these
+# Of a row group: a thousand bytes of Parquet can stand for gigabytes of one number.
+MOST_ROWS = 2**21  # twice as many as Arrow writes, unless it is told to
+MOST_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
+MOST_BYTES = 2**30
+BATCH = 2**20  # numbers that are decoded at a time, as far as sequences allow
+LONGEST_ID = 1_000
 ANY = Limits(1, sys.maxsize, sys.maxsize)  # nobody else waits
-NESTED = pa.large_list(pa.large_list(pa.float64()))
 
 
 class Line(msgspec.Struct):
@@ -164,6 +169,7 @@ class Groups:
             opened = parquet.ParquetFile(file)
             self.count: int = opened.num_row_groups
             schema = opened.schema_arrow
+            about = opened.metadata
         if schema.names.count("frames") != 1:
             names = ", ".join(schema.names)
             raise ValueError(f"{path}: no column frames, or two; there are: {names}")
@@ -177,26 +183,24 @@ class Groups:
             kind = kind.value_type if types.is_dictionary(kind) else kind
             if not (types.is_integer(kind) or kind in (pa.string(), pa.large_string())):
                 raise ValueError(f"{path}: id must be text or whole numbers")
+        groups = [about.row_group(number) for number in range(self.count)]
+        self._batches = [_batch(group, path, n) for n, group in enumerate(groups)]
+        # A long text that many rows share is then there once.
+        self._dictionaries = [] if any(map(_delta, groups)) else self._columns[1:]
 
     def read(self, number: int) -> Iterator[tuple[Any, np.ndarray | None]]:
         with self._system.open_input_file(self._path) as file:
-            opened = parquet.ParquetFile(file)
-            table = opened.read_row_group(number, columns=self._columns)
-        frames = table["frames"].cast(NESTED, safe=False).combine_chunks()
-        ids = table["id"].to_pylist() if "id" in table.column_names else None
-        steps = frames.offsets.to_numpy()  # [N + 1]
-        inner = frames.values
-        cells = inner.offsets.to_numpy()  # [steps + 1]
-        values = inner.values.to_numpy(zero_copy_only=False)  # NaN where it is null
-        for at, (begin, end) in enumerate(pairwise(steps)):
-            widths = np.diff(cells[begin : end + 1])
-            made = None
-            if len(widths) and (widths == widths[0]).all() and widths[0]:
-                made = values[cells[begin] : cells[end]].reshape(len(widths), -1)
-            yield ids[at] if ids else None, made
+            opened = parquet.ParquetFile(file, read_dictionary=self._dictionaries)
+            for batch in opened.iter_batches(
+                self._batches[number], row_groups=[number], columns=self._columns
+            ):
+                yield from _sequences(batch)
 
     def row(self, given: tuple[Any, np.ndarray | None], features: int) -> Row:
         name, frames = given
+        if isinstance(name, str) and len(name) > LONGEST_ID:
+            told = f"id must be of at most {LONGEST_ID:,} characters"
+            return Row(None, None, told)
         if frames is None:
             return Row(name, None, "frames must be steps of as many numbers each")
         if frames.shape[1] != features:
@@ -207,6 +211,76 @@ class Groups:
         if not np.isfinite(made).all():
             return Row(name, None, "frames must be finite in float32")
         return Row(name, made)
+
+
+def _batch(group: parquet.RowGroupMetaData, path: str, number: int) -> int:
+    """Returns how many rows of a row group are decoded at a time.
+
+    Raises:
+        ValueError: by what the file says of it, the group is too large.
+    """
+    rows: int = group.num_rows
+    numbers = max([1, *(chunk.num_values for chunk in _chunks(group, "frames"))])
+    chunks = [*_chunks(group, "frames"), *_chunks(group, "id")]
+    encoded = max([1, *(chunk.total_uncompressed_size for chunk in chunks)])
+    for found, bound, what in (
+        (rows, MOST_ROWS, "rows"),
+        (numbers, MOST_NUMBERS, "numbers in frames"),
+        (encoded, MOST_BYTES, "bytes of a column"),
+    ):
+        if found > bound:
+            told = f"{found:,} {what} in row group {number}, at most {bound:,}"
+            raise ValueError(f"{path}: {told}; write smaller row groups")
+    most: int = min(rows, rows * BATCH // numbers)
+    if _delta(group):
+        most = min(most, MOST_BYTES // encoded)
+    return max(1, most)
+
+
+def _chunks(group: parquet.RowGroupMetaData, name: str) -> Iterator[Any]:
+    """A column of a row group, or the leaves of one that is nested."""
+    for chunk in map(group.column, range(group.num_columns)):
+        if chunk.path_in_schema.partition(".")[0] == name:
+            yield chunk
+
+
+def _delta(group: parquet.RowGroupMetaData) -> bool:
+    """Whether an id may be what it shares with the one before, and a little more: each
+    may be as long as the whole column, and Arrow makes no dictionary of them."""
+    chunks = [c for c in _chunks(group, "id") if c.physical_type == "BYTE_ARRAY"]
+    return any(name.startswith("DELTA") for c in chunks for name in c.encodings)
+
+
+def _sequences(batch: pa.RecordBatch) -> Iterator[tuple[Any, np.ndarray | None]]:
+    """The id and the frames [T, F] of each row; None where they are of no such shape."""
+    ids = _ids(batch.column("id")) if "id" in batch.schema.names else None
+    steps, inner = _unpacked(batch.column("frames"))  # [N + 1]
+    cells, numbers = _unpacked(inner)  # [steps + 1]
+    values = numbers.to_numpy(zero_copy_only=False)  # NaN where it is null
+    for at, (begin, end) in enumerate(pairwise(steps)):
+        widths = np.diff(cells[begin : end + 1])
+        made = None
+        if len(widths) and (widths == widths[0]).all() and widths[0]:
+            made = values[cells[begin] : cells[end]].reshape(len(widths), -1)
+        yield ids[at] if ids else None, made
+
+
+def _unpacked(lists: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """Where each list begins and ends in what they hold, and that."""
+    if types.is_fixed_size_list(lists.type):
+        lists = lists.cast(pa.large_list(lists.type.value_type))
+    return lists.offsets.to_numpy(), lists.values
+
+
+def _ids(column: pa.Array) -> list[Any]:
+    """Ids in Python; those that are alike are one object, since they may be long."""
+    if not types.is_dictionary(column.type):
+        ids: list[Any] = column.to_pylist()
+        return ids
+    places = column.indices.fill_null(-1).to_numpy()
+    used, inverse = np.unique(places, return_inverse=True)
+    found = column.dictionary.take(pa.array(used, mask=used < 0)).to_pylist()
+    return [found[place] for place in inverse]
 
 
 def _inner(kind: Any) -> Any:

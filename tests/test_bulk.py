@@ -4,6 +4,7 @@ import importlib.util
 import json
 import os
 import shutil
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -189,6 +190,84 @@ class TestParquet:
             file.write_bytes(b"no such file")
         with pytest.raises(ValueError, match=reason):
             shards.of(str(file))
+
+
+class TestBombs:
+    """A thousand bytes of Parquet can stand for gigabytes: what the file says of a row
+    group is asked before any of it is decoded."""
+
+    @pytest.fixture
+    def file(self, tmp_path):
+        return tmp_path / "some.parquet"
+
+    def write(self, file, frames, ids=None, **options):
+        columns = {"frames": pa.array(frames, KINDS["list"])}
+        columns |= {} if ids is None else {"id": ids}
+        given = {"compression": "zstd", "write_statistics": False} | options
+        parquet.write_table(pa.table(columns), file, **given)
+
+    @pytest.mark.parametrize(
+        ("bound", "frames", "reason"),
+        [
+            ("MOST_NUMBERS", [[[0.0] * 3] * 40_000], "120,000 numbers in frames"),
+            ("MOST_NUMBERS", [[[]] * 120_000], "120,000 numbers in frames"),
+            ("MOST_ROWS", [None] * 120_000, "120,000 rows"),
+        ],
+    )
+    def test_group(self, file, monkeypatch, bound, frames, reason):
+        monkeypatch.setattr(shards, bound, 100_000)
+        self.write(file, frames)
+        assert file.stat().st_size < 4_000
+        told = (
+            rf"some\.parquet: {reason} in row group 0, at most 100,000; write smaller"
+        )
+        with pytest.raises(ValueError, match=told):
+            shards.of(str(file))
+
+    def test_encoded(self, file, monkeypatch):
+        """Nor is a column that is large before it is compressed."""
+        monkeypatch.setattr(shards, "MOST_BYTES", 100_000)
+        self.write(file, [[[1.0]]], ["a" * 120_000])
+        with pytest.raises(
+            ValueError, match=r"120,\d+ bytes of a column in row group 0"
+        ):
+            shards.of(str(file))
+
+    @pytest.mark.parametrize("delta", [False, True], ids=["alike", "prefixes"])
+    def test_ids(self, file, monkeypatch, delta):
+        """Long ids that take few bytes in the file take few in memory, and are refused:
+        each would stand in its answer."""
+        monkeypatch.setattr(shards, "MOST_BYTES", 1_000_000)
+        count = 4_000
+        ids = [f"{'a' * 20_000}{n if delta else ''}" for n in range(count)]
+        encoding = {"id": "DELTA_BYTE_ARRAY"} if delta else None
+        options = {"use_dictionary": not delta, "column_encoding": encoding}
+        self.write(file, [[[1, 2, 3]]] * count, ids, **options)
+        del ids
+        assert file.stat().st_size < 100_000
+        before = pa.default_memory_pool().max_memory()
+        tracemalloc.start()
+        (told,) = rows(file)
+        taken = tracemalloc.get_traced_memory()[1]
+        tracemalloc.stop()
+        assert {row.reason for row in told} == {
+            "id must be of at most 1,000 characters"
+        }
+        assert {row.id for row in told} == {None}
+        assert taken < 20_000_000
+        assert pa.default_memory_pool().max_memory() < before + 20_000_000
+
+    def test_in_batches(self, file, monkeypatch):
+        """A row group is decoded a few rows at a time, and is the same."""
+        rng = np.random.default_rng(3)
+        frames = [random_frames(rng, int(n)) for n in rng.integers(1, 30, 50)]
+        ids = [None if n % 7 == 0 else f"id {n // 3}" for n in range(50)]
+        monkeypatch.setattr(shards, "BATCH", 100)
+        self.write(file, [one.tolist() for one in frames], ids)
+        (told,) = rows(file)
+        assert [row.id for row in told] == ids
+        for row, right in zip(told, frames, strict=True):
+            np.testing.assert_array_equal(row.frames, right)
 
 
 @pytest.mark.parametrize("name", ["some.csv", "some", "some.jsonl.gz"])
