@@ -19,7 +19,7 @@ from typing import Any
 
 from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
-from . import mirror, shards
+from . import claims, mirror, shards
 
 JOB = "job.json"
 DRAFT_SECONDS = 3600.0  # after which nobody writes a file any more
@@ -65,17 +65,32 @@ class Folder:
         if JOB not in found:
             if any(not name.startswith(".") for name in found):
                 raise BulkError(f"{self.where}: is not empty, and of no job")
-            with suppress(FileExistsError):  # another run was faster
-                text = json.dumps(asdict(job), indent=1).encode() + b"\n"
-                self.write(JOB, text, replace=False)
+            self._describe(json.dumps(asdict(job), indent=1).encode() + b"\n")
         self._check(job)
         long_ago = time.time() - DRAFT_SECONDS
         for name, info in found.items():
             # Of a run that was cut off; a younger one may be of a run that goes on.
             if name.startswith(".") and info.mtime.timestamp() < long_ago:
-                self._system.delete_file(info.path)
+                with suppress(OSError):  # another run was faster
+                    self._system.delete_file(info.path)
         infos = ((n, found.get(name_of(n))) for n in range(job.shards))
         return [n for n, info in infos if info is None or not self._whole(info)]
+
+    def _describe(self, text: bytes) -> None:
+        """Write the job, unless another run was faster."""
+        if isinstance(self._system, LocalFileSystem):
+            with suppress(FileExistsError):
+                self.write(JOB, text, replace=False)
+            return
+        try:
+            with claims.alone(self._system, self._path, text, DRAFT_SECONDS):
+                if all(info.base_name != JOB for info in self._files()):
+                    self.write(JOB, text)
+        except TimeoutError:
+            raise BulkError(
+                f"{self.where}: another job is about to begin here; if it was killed,"
+                f" try again in an hour, or remove {claims.PREFIX}*"
+            ) from None
 
     def _whole(self, info: Any) -> bool:
         """Whether a file has been written to its end: after a power cut it may be there

@@ -18,6 +18,7 @@ ENGINES = {
     "service.mirror": {"pyarrow"},
     "service.shards": {"pyarrow"},
     "service.job": {"pyarrow"},
+    "service.claims": {"pyarrow"},
     "service.bulk": {"ray"},
 }
 # Each may import what stands before it, never what stands after.

@@ -1,14 +1,21 @@
 """Files in shards, their answers, and the folder that these go to."""
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
+import random
 import shutil
+import threading
+import time
 import tracemalloc
+import uuid
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from conftest import copy_bundle, random_frames
+from conftest import SECONDS, copy_bundle, random_frames
 from hypothesis import given
 from hypothesis import strategies as st
 from typer.testing import CliRunner
@@ -21,8 +28,9 @@ from service.settings import Settings
 from service.shards import Row
 
 pa = pytest.importorskip("pyarrow")
-from pyarrow import parquet  # noqa: E402
+from pyarrow import fs, parquet  # noqa: E402
 
+from service import claims  # noqa: E402
 from service.job import BulkError, Folder, Job, name_of  # noqa: E402
 
 JOB = Job("many.jsonl", 9, 1, 4, 3, "label", "tags", "1", "d1", "auto", "float32", None)
@@ -468,6 +476,103 @@ class TestFolder:
         folder.begin(JOB)
         folder.write(name_of(0), b"one\n")
         assert folder.begin(JOB) == [1, 2]
+
+
+class Store:
+    """A folder as an object store has it: an object is there whole when it has been
+    written, an older one of its name is gone, and everything takes its time."""
+
+    def __init__(self, root, seed):
+        self._root = root
+        self._inner = fs.SubTreeFileSystem(str(root), fs.LocalFileSystem())
+        self._rng = random.Random(seed)
+
+    def __getattr__(self, name):
+        time.sleep(self._rng.random() * 0.004)
+        return getattr(self._inner, name)
+
+    @contextlib.contextmanager
+    def open_output_stream(self, path):
+        written = io.BytesIO()
+        yield written
+        time.sleep(self._rng.random() * 0.004)
+        whole = self._root.parent / uuid.uuid4().hex
+        whole.write_bytes(written.getvalue())
+        whole.rename(self._root / path)
+
+
+class TestClaims:
+    """Two jobs never begin in one folder of an object store, which can't create a file
+    only where there is none."""
+
+    OTHER = Job(**vars(JOB) | {"digest": "d2"})
+
+    @pytest.fixture(autouse=True)
+    def quick(self, monkeypatch):
+        monkeypatch.setattr(claims, "POLL_SECONDS", 0.001)
+
+    def folder(self, root, seed=0):
+        made = Folder(root.as_uri())
+        made._system, made._path = Store(root, seed), "answers"
+        return made
+
+    def begun(self, root, jobs, seed):
+        """What became of each of some jobs that find the folder empty at once."""
+        at_once = threading.Barrier(len(jobs))
+
+        def begin(place):
+            folder = self.folder(root, f"{seed} {place}")
+            files, found = folder._files, []
+
+            def first():
+                found.extend(files())
+                folder._files = files
+                at_once.wait(SECONDS)
+                return iter(found)
+
+            folder._files = first
+            try:
+                return folder.begin(jobs[place])
+            except BulkError as error:
+                return str(error)
+
+        with ThreadPoolExecutor() as pool:
+            return list(pool.map(begin, range(len(jobs))))
+
+    @pytest.mark.parametrize("seed", range(20))
+    def test_two_jobs(self, tmp_path, seed):
+        """Of two that find it empty, one begins and the other is told what differs."""
+        root = tmp_path / "store"
+        root.mkdir()
+        told = self.begun(root, [JOB, self.OTHER], seed)
+        lost = next((text for text in told if isinstance(text, str)), "both begin")
+        assert told.count([0, 1, 2]) == 1
+        assert "is of another job: digest" in lost
+        assert [path.name for path in (root / "answers").iterdir()] == ["job.json"]
+        won = (JOB, self.OTHER)[told.index([0, 1, 2])]
+        assert json.loads((root / "answers" / "job.json").read_text()) == vars(won)
+
+    def test_one_job(self, tmp_path):
+        """Runs of the same job hold up nobody, nor does a claim of long ago."""
+        root = tmp_path / "store"
+        (root / "answers").mkdir(parents=True)
+        left = root / "answers" / f"{claims.PREFIX}{'0' * 64}.1f"
+        left.touch()
+        os.utime(left, (0, 0))
+        assert self.begun(root, [JOB] * 3, 0) == [[0, 1, 2]] * 3
+        assert [path.name for path in (root / "answers").iterdir()] == ["job.json"]
+
+    @pytest.mark.parametrize("digest", ["0" * 64, "f" * 64], ids=["lower", "higher"])
+    def test_about_to(self, tmp_path, monkeypatch, digest):
+        """One that was killed while it began is told, and nothing is written."""
+        monkeypatch.setattr(claims, "WAIT_SECONDS", 0.05)
+        root = tmp_path / "store"
+        (root / "answers").mkdir(parents=True)
+        left = root / "answers" / f"{claims.PREFIX}{digest}.1f"
+        left.touch()
+        with pytest.raises(BulkError, match="another job is about to begin here"):
+            self.folder(root).begin(JOB)
+        assert list((root / "answers").iterdir()) == [left]
 
 
 @pytest.mark.parametrize(
