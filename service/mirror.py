@@ -9,7 +9,9 @@ import re
 import shutil
 import tempfile
 import threading
+import time
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 from model import bundle
 from model.bundle import BundleError
@@ -25,8 +27,17 @@ PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")  # of an object's name
 END_SECONDS = 10
 MOST_FILES, MOST_BYTES = bundle.MOST_ENTRIES, bundle.MOST_BYTES  # of a version
 CHUNK = 2**20
+LONGEST_SECONDS = 300.0  # between tries, unless looks are rarer
 
 Stamp = frozenset[tuple[str, int, int]]  # files: path, time, size
+
+
+class Failed(NamedTuple):
+    """What could not be copied, such as for a full disk."""
+
+    stamp: Stamp
+    wait: float  # seconds
+    again: float  # on the clock, when it is tried again
 
 
 def elsewhere(place: str) -> bool:
@@ -67,6 +78,8 @@ class Mirror:
         # By NAME/VERSION or NAME/labels.json; and of those that are no bundle yet.
         self._copied: dict[str, Stamp] = {}
         self._broken: dict[str, Stamp] = {}
+        self._failed: dict[str, Failed] = {}
+        self._seconds = 0.0
         self._stop = threading.Event()
         self._thread: threading.Thread | None = None
 
@@ -76,12 +89,13 @@ class Mirror:
         Raises:
             BundleError, OSError: there is none that can be copied.
         """
+        self._seconds = seconds
         try:
             self.look()
         except (OSError, BundleError) as error:
             if not self._copied:
                 raise
-            log.warning("not taken over", extra={"reason": str(error)})
+            self._warn(str(error))
         if not self._copied:
             raise BundleError(f"{self._source}: no NAME/VERSION with a bundle found")
         if seconds:
@@ -99,19 +113,31 @@ class Mirror:
     def look(self) -> None:
         """Take over what has come, changed or gone.
 
+        What could not be copied is tried again after twice as long each time, since all
+        of it is fetched anew; at once when it has changed, or others made room.
+
         Raises:
             BundleError, OSError: of what could not be copied; the rest was.
         """
         faults: list[Exception] = []
         found = self._found()
+        for place in self._failed.keys() - found.keys():
+            del self._failed[place]
         for place in self._copied.keys() - found.keys():
             self._remove(self.folder / place)
             del self._copied[place]
+            self._failed.clear()  # there is room
         for place, stamp in sorted(found.items()):
             if self._stop.is_set():
                 return
             if stamp in (self._copied.get(place), self._broken.get(place)):
                 continue
+            failed = self._failed.get(place)
+            if failed and failed.stamp != stamp:
+                failed = None
+            if failed and time.monotonic() < failed.again:
+                continue
+            self._failed.pop(place, None)
             try:
                 self._copy(place, stamp)
                 self._copied[place] = stamp
@@ -119,22 +145,39 @@ class Mirror:
                 self._broken[place] = stamp  # until there is more of it
                 faults.append(error)
             except OSError as error:
+                wait = min(2 * failed.wait, LONGEST_SECONDS) if failed else 0
+                wait = max(wait, self._seconds)
+                self._failed[place] = Failed(stamp, wait, time.monotonic() + wait)
                 faults.append(error)
         if faults:
             raise faults[0]
 
     def _run(self, seconds: float) -> None:
-        told = ""
+        told: tuple[str | None, float] = (None, 0.0)
         while not self._stop.wait(seconds):
-            reason = ""
+            reason = None
             try:
                 self.look()
             except Exception as error:  # whatever it is: it is tried again
                 reason = str(error)
-            if reason and reason != told:
-                log.warning("not taken over", extra={"reason": reason})
-            told = reason
+            # Each failed copy is told, and a store that can't be reached once.
+            now = (reason, self._again())
+            if reason is not None and now != told:
+                self._warn(reason)
+            told = now
         shutil.rmtree(self.folder, ignore_errors=True)
+
+    def _again(self) -> float:
+        """On the clock, when a copy is tried again; 0: none has failed."""
+        return min((one.again for one in self._failed.values()), default=0.0)
+
+    def _warn(self, reason: str) -> None:
+        extra: dict[str, object] = {"reason": reason}
+        if self._seconds and self._failed:
+            extra["retry_seconds"] = round(
+                max(0.0, self._again() - time.monotonic()), 1
+            )
+        log.warning("not taken over", extra=extra)
 
     def _found(self) -> dict[str, Stamp]:
         from pyarrow.fs import FileSelector, FileType

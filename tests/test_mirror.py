@@ -1,9 +1,12 @@
 """Bundles of an object store: taken over whole, or not at all."""
 
+import contextlib
 import io
+import itertools
 import json
 import shutil
 import threading
+from errno import ENOSPC
 
 import pytest
 from conftest import SECONDS, copy_bundle, wait
@@ -151,6 +154,79 @@ class Store:
         if path == self._odd:
             return io.BytesIO(b"evil")
         return self._inner.open_input_stream(path)
+
+
+class Clock:
+    """A thread's waits, which take no time: after each, `do` is called."""
+
+    def __init__(self, made, monkeypatch, looks, do=lambda look: None):
+        self.now, self._left, self._do = 0.0, looks, do
+        monkeypatch.setattr(mirror.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(made._stop, "wait", self.wait)
+
+    def wait(self, seconds):
+        self.now += seconds
+        self._left -= 1
+        self._do(self._left)
+        return self._left < 0
+
+
+class TestFullDisk:
+    """A version that finds no room is not fetched anew at each look."""
+
+    @pytest.fixture
+    def full(self, there, made, bundles, monkeypatch):
+        """A copy, on a disk that has no room for a third version; when it is tried."""
+        made.start(0)
+        made._seconds = 5
+        copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
+        copy, tried = made._copy, []
+
+        def without_room(place, stamp):
+            if self.room or place != "walks/2":
+                return copy(place, stamp)
+            tried.append(mirror.time.monotonic())
+            raise OSError(ENOSPC, "No space left on device")
+
+        self.room = False
+        monkeypatch.setattr(made, "_copy", without_room)
+        return tried
+
+    def test_backs_off(self, made, full, monkeypatch, caplog):
+        """It is tried after twice as long each time, five minutes at most, and each
+        failure says when again."""
+        Clock(made, monkeypatch, looks=360)  # half an hour, each 5 s
+        made._run(5)
+        waits = [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
+        assert [after - before for before, after in itertools.pairwise(full)] == waits
+        told = [one for one in caplog.records if one.message == "not taken over"]
+        assert [one.retry_seconds for one in told] == [*waits, 300]
+        assert {one.reason for one in told} == {"[Errno 28] No space left on device"}
+
+    def test_room(self, made, full, monkeypatch):
+        """When there is room again it is taken over at the next try."""
+        clock = Clock(made, monkeypatch, 0)
+        for look in range(9):
+            clock.now, self.room = 5.0 * look, look > 3
+            with contextlib.suppress(OSError):
+                made.look()
+            assert (("walks", 2) in served(made)) == (look > 6)
+        assert len(full) == 3
+        assert not made._failed
+
+    @pytest.mark.parametrize("change", ["itself", "another"])
+    def test_changed(self, there, made, full, monkeypatch, change):
+        """It is tried at once when it has changed, or when another has gone."""
+
+        def do(left):
+            if left == 10 and change == "another":
+                shutil.rmtree(there / "tags")
+            elif left == 10:
+                (there / "walks" / "2" / "more").touch()
+
+        Clock(made, monkeypatch, 50, do)
+        made._run(5)
+        assert [at / 5 for at in full] == [1, 2, 4, 8, 16, 32, 40, 41, 43, 47]
 
 
 @pytest.mark.parametrize("up", ["../" * 3, "a/../" + "../" * 3, "/"])
