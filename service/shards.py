@@ -18,7 +18,7 @@ import pyarrow as pa
 from pyarrow import parquet, types
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from . import codec, mirror
+from . import codec, mirror, pages
 from .errors import ServiceError
 from .settings import Limits
 
@@ -27,6 +27,7 @@ BYTES = 4 * 2**20  # of a shard of lines; a run that is cut off loses some of th
 MOST_ROWS = 2**21  # twice as many as Arrow writes, unless it is told to
 MOST_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
 MOST_BYTES = 2**30
+SLACK = 100  # bytes that Arrow reads past a column of some old writers
 BATCH = 2**20  # numbers that are decoded at a time, as far as sequences allow
 LONGEST_ID = 1_000
 ANY = Limits(1, sys.maxsize, sys.maxsize)  # nobody else waits
@@ -191,10 +192,25 @@ class Groups:
     def read(self, number: int) -> Iterator[tuple[Any, np.ndarray | None]]:
         with self._system.open_input_file(self._path) as file:
             opened = parquet.ParquetFile(file, read_dictionary=self._dictionaries)
+            for name in self._columns:
+                for chunk in _chunks(opened.metadata.row_group(number), name):
+                    self._check(file, chunk, number)
             for batch in opened.iter_batches(
                 self._batches[number], row_groups=[number], columns=self._columns
             ):
                 yield from _sequences(batch)
+
+    def _check(
+        self, file: pa.NativeFile, chunk: parquet.ColumnChunkMetaData, number: int
+    ) -> None:
+        """ValueError where pages hold more than the footer says."""
+        starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
+        start = min(place for place in starts if place)
+        data = file.read_at(chunk.total_compressed_size + SLACK, start)
+        values, size = pages.sizes(data, chunk.num_values)
+        if values > chunk.num_values or size > MOST_BYTES:
+            told = f"row group {number} holds more than the file says of it"
+            raise ValueError(f"{self._path}: {told}")
 
     def row(self, given: tuple[Any, np.ndarray | None], features: int) -> Row:
         name, frames = given

@@ -22,7 +22,7 @@ from typer.testing import CliRunner
 
 from model.bundle import BundleError
 from service import __main__ as main
-from service import command, selection, shards
+from service import command, pages, selection, shards
 from service.scorer import Scorer
 from service.settings import Settings
 from service.shards import Row
@@ -264,6 +264,39 @@ class TestBombs:
         assert {row.id for row in told} == {None}
         assert taken < 20_000_000
         assert pa.default_memory_pool().max_memory() < before + 20_000_000
+
+    @pytest.mark.parametrize("version", ["1.0", "2.0"])
+    def test_footer_lies(self, file, version):
+        """Where the pages hold more than the footer says, nothing is decoded."""
+
+        def written(count, width=0):
+            """A whole number as the footer has it, in so many bytes."""
+            left, out = 2 * count, bytearray()
+            while left or len(out) < width:
+                out.append(left & 127 | 128)
+                left >>= 7
+            out[-1] &= 127
+            return bytes(out)
+
+        frames = [[[0.5] * 3] * 40_000]
+        self.write(file, frames, data_page_version=version, data_page_size=10_000)
+        ((row,),) = rows(file)
+        assert row.frames.shape == (40_000, 3)
+        whole, honest = file.read_bytes(), written(120_000)
+        begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
+        assert honest in whole[begin:]
+        lies = whole[begin:].replace(honest, written(7, len(honest)))
+        file.write_bytes(whole[:begin] + lies)
+        with pytest.raises(
+            ValueError, match="row group 0 holds more than the file says"
+        ):
+            rows(file)
+
+    @given(st.binary(max_size=60))
+    def test_no_pages(self, data):
+        """Whatever stands in the place of pages is a ValueError, or comes to an end."""
+        with contextlib.suppress(ValueError):
+            assert min(pages.sizes(data, 2**40)) >= 0
 
     def test_in_batches(self, file, monkeypatch):
         """A row group is decoded a few rows at a time, and is the same."""
