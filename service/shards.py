@@ -18,7 +18,9 @@ import pyarrow as pa
 from pyarrow import parquet, types
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from . import codec, mirror, pages
+from model import pages
+
+from . import codec, mirror
 from .errors import ServiceError
 from .settings import Limits
 
@@ -27,7 +29,6 @@ BYTES = 4 * 2**20  # of a shard of lines; a run that is cut off loses some of th
 MOST_ROWS = 2**21  # twice as many as Arrow writes, unless it is told to
 MOST_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
 MOST_BYTES = 2**30
-SLACK = 100  # bytes that Arrow reads past a column of some old writers
 BATCH = 2**20  # numbers that are decoded at a time, as far as sequences allow
 LONGEST_ID = 1_000
 ANY = Limits(1, sys.maxsize, sys.maxsize)  # nobody else waits
@@ -204,10 +205,7 @@ class Groups:
         self, file: pa.NativeFile, chunk: parquet.ColumnChunkMetaData, number: int
     ) -> None:
         """ValueError where pages hold more than the footer says."""
-        starts = (chunk.dictionary_page_offset, chunk.data_page_offset)
-        start = min(place for place in starts if place)
-        data = file.read_at(chunk.total_compressed_size + SLACK, start)
-        values, size = pages.sizes(data, chunk.num_values)
+        values, size = pages.sizes(file, chunk)
         if values > chunk.num_values or size > MOST_BYTES:
             told = f"row group {number} holds more than the file says of it"
             raise ValueError(f"{self._path}: {told}")

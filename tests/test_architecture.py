@@ -121,11 +121,11 @@ def test_model_knows_no_service(module):
 class TestService:
     def test_takes_only_the_contract(self, module):
         """Serving takes from `model` only the bundle, its files' contents and what
-        may be in them, and quiet imports."""
+        may be in them, the sizes of Parquet's pages, and quiet imports."""
         taken = {n for n in GRAPH[module] if f"{n}.".startswith("model.")}
         assert taken <= {
             *("model.bundle", "model.contents", "model.files"),
-            *("model.operators", "model.quiet"),
+            *("model.operators", "model.pages", "model.quiet"),
         }
 
     def test_no_tensorflow(self, module):

@@ -13,6 +13,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from parquet_fixtures import understate
 
 from model import dataset as sets
 from model import readers
@@ -726,7 +727,20 @@ class TestBombs:
         path = tmp_path / "data.parquet"
         write_columns(path, sequence=["a" * 5_000_000], label=["x"], u=[0])
         told = refused(path, path.read_bytes())
-        assert told.startswith(", row group 0: its encoded columns would take 2,5")
+        assert told.startswith(", row group 0: its encoded columns would take 20,")
+
+    def test_parquet_footer_lies(self, tmp_path, monkeypatch):
+        """So are those of which the footer says too little: Arrow goes by the pages."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, sequence=["a"], label=["x" * 5_000_000], u=[0])
+        from pyarrow import parquet as reader
+
+        with reader.ParquetFile(path) as file:
+            column = file.metadata.row_group(0).column(1)
+        understate(path, column.total_uncompressed_size)
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", row group 0: its encoded columns would take 20,")
 
     @pytest.mark.parametrize("column", parquet.TEXTS)
     def test_parquet_shared_text(self, tmp_path, column):

@@ -7,10 +7,13 @@ from typing import Any
 import numpy as np
 
 from .. import dataset as sets
+from .. import pages
 from . import bounds, errors, labels, long_rows
 
 BLOCK = 65536  # Rows that are decoded at a time.
 ROW_BYTES = 40  # Kept of a row beside its features: five whole numbers.
+NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
+TEXT_COPIES = 4  # A page, decoded, a dictionary, and in Python.
 TEXTS = ("sequence", "label", "split")
 
 
@@ -34,7 +37,12 @@ def read(
                 _check_types(schema, features)
             except ValueError as error:
                 raise errors.ReadError(path, None, str(error)) from None
-            _check_size(path, file.metadata, len(features))
+            try:
+                _check_size(path, file.metadata, len(features))
+            except errors.ReadError:
+                raise
+            except ValueError as error:
+                raise errors.ReadError(path, None, f"not Parquet: {error}") from None
             texts, rows = _text_columns(file.metadata)
             texts = [name for name in texts if name in schema.names]
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
@@ -70,16 +78,22 @@ def _check_types(schema: Any, features: list[str]) -> None:
 
 
 def _check_size(path: Path, metadata: Any, features: int) -> None:
+    """Refuses what would take too much, by the footer and by the headers of pages."""
+    import pyarrow
+
     groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
     what = f"its {rows:,} rows of {features} features"
     bounds.check(path, None, what, rows * (ROW_BYTES + 4 * features))
-    for number, group in enumerate(groups):
-        # Plain doubles take twice what is kept of them, and few at a time.
-        size = sum(
-            group.column(n).total_uncompressed_size for n in range(group.num_columns)
-        )
-        bounds.check(path, f"row group {number}", "its encoded columns", size // 2)
+    with pyarrow.OSFile(str(path)) as file:
+        for number, group in enumerate(groups):
+            size = 0
+            for column in map(group.column, range(group.num_columns)):
+                _, paged = pages.sizes(file, column)
+                text = column.physical_type == "BYTE_ARRAY"
+                held = TEXT_COPIES if text else NUMBER_COPIES
+                size += int(held * max(paged, column.total_uncompressed_size))
+            bounds.check(path, f"row group {number}", "its encoded columns", size)
 
 
 def _text_columns(metadata: Any) -> tuple[list[str], int]:
