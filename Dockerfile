@@ -47,7 +47,7 @@ CMD ["serve"]
 FROM base AS full
 COPY --from=wheels-full /venv /venv
 COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
 COPY service service
 COPY bundles bundles
 USER 10001
@@ -75,7 +75,7 @@ USER 10001
 FROM base AS slim
 COPY --from=wheels-slim /venv /venv
 COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
 COPY service service
 COPY bundles bundles
 USER 10001
