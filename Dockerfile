@@ -62,7 +62,7 @@ COPY --from=wheels-ray /venv /venv
 # KubeRay may run them by a login shell, which sets a PATH of its own.
 COPY --from=wheels-ray /venv/bin/ray /venv/bin/serve /usr/local/bin/
 COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
 COPY service service
 COPY bundles bundles
 EXPOSE 6379 8265 10001
