@@ -10,6 +10,7 @@ from . import (  # noqa: F401 (each puts its rows there)
     deadlines,
     endless,
     fairness,
+    file_bombs,
     fuzz,
     generated,
     greedy,
