@@ -16,6 +16,7 @@ from .engine import ENGINES, Engine
 from .messages import Channel, Load, Loaded, ToWorker
 from .settings import Settings
 
+LEAST_SECONDS = 1.0  # for one step, also where a request has less
 STEPS = 256  # of the sequence, and of all rows, that are tried besides
 
 
@@ -24,13 +25,13 @@ def attempt(wanted: Load, settings: Settings) -> Loaded:
     try:
         found, loaded = loading.load(wanted, settings, ENGINES, memory_limit.allow)
         with loading.refusing(wanted.folder, settings):
-            _check_calls(loaded.engine, found.metadata, settings)
+            check_calls(loaded.engine, found.metadata, settings)
     except BundleError as error:
         return Loaded(wanted.model, error=str(error))
     return Loaded(wanted.model, loaded.engine.name, loaded.precision, loaded.reason)
 
 
-def _check_calls(engine: Engine, metadata: Metadata, settings: Settings) -> None:
+def check_calls(engine: Engine, metadata: Metadata, settings: Settings) -> None:
     """That the least request could be answered, and a full batch computed.
 
     Raises:
@@ -39,9 +40,9 @@ def _check_calls(engine: Engine, metadata: Metadata, settings: Settings) -> None
     begun = time.process_time()
     loading.call(engine, metadata, 1, 1)
     seconds = time.process_time() - begun
-    most = settings.request_seconds
+    most = max(settings.request_seconds, LEAST_SECONDS)
     if seconds > most:
-        told = f"takes {seconds:.1f} s for one step; a request has {most:g} s"
+        told = f"takes {seconds:.1f} s for one step, {most:g} s at most"
         raise BundleError(f"{metadata.name}: {told} (UNROLLED_REQUEST_SECONDS)")
     rows = settings.batch_rows
     for shape in ((1, STEPS), (rows, max(1, STEPS // rows))):

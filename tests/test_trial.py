@@ -11,7 +11,7 @@ from onnx import TensorProto, helper
 
 from model import bundle
 from model.bundle import NETWORK, BundleError
-from service import launch
+from service import engine, launch, trial
 from service.admission import Admission
 from service.errors import InternalError
 from service.metrics import Metrics
@@ -128,13 +128,15 @@ async def test_later(bundles, greedy):
         assert pool.workers.all == [worker]
 
 
-@pytest.mark.anyio
-async def test_too_slow(bundles):
+def test_too_slow(bundles, monkeypatch):
     """A step must not take longer than a request may."""
+    found = bundle.read(bundles / "walks" / "1")
+    loaded = engine.load(found, SETTINGS)
+    trial.check_calls(loaded.engine, found.metadata, SETTINGS)
+    monkeypatch.setattr(trial, "LEAST_SECONDS", 0)
     settings = SETTINGS.model_copy(update={"request_seconds": 1e-7})
-    async with pooled(settings) as pool:
-        with pytest.raises(BundleError, match=r"for one step; a request has 1e-07 s"):
-            await asyncio.to_thread(pool.load, 0, str(bundles / "walks" / "1"))
+    with pytest.raises(BundleError, match=r"for one step, 1e-07 s at most"):
+        trial.check_calls(loaded.engine, found.metadata, settings)
 
 
 @pytest.mark.anyio
