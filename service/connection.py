@@ -22,6 +22,7 @@ from .errors import ServiceError
 from .gathered import Gathered, Reading
 from .heads import HOST, without_h2c
 from .memory_budget import ACCOUNT, Hold
+from .read_turns import Turn
 
 log = logging.getLogger(__name__)
 
@@ -58,6 +59,7 @@ class Connection(HttpToolsProtocol):
         self._alarm = Alarm(self.loop, self._late)
         self.account = crowd.budget.account(self.evict)
         self._hold = Hold(self.account)  # of the request that comes
+        self._turn = Turn(crowd.turns, self.account, self._receive)
         self._holds: deque[Hold] = deque()  # of those without an answer, in order
         self.lost: Callable[[], None] | None = None  # called when the client goes
 
@@ -90,7 +92,7 @@ class Connection(HttpToolsProtocol):
         under_way = self._part is BODY and not (self._answered or self._patient)
         if self._lingers or (self._part is BODY and self._answered):
             self.transport.abort()
-        elif under_way or self._part is HEAD or not self._begun:
+        elif under_way or self._turn.data or self._part is HEAD or not self._begun:
             self._stopping = True  # a moment for what is about to come
             if under_way:
                 self.cycle.keep_alive = False
@@ -105,7 +107,7 @@ class Connection(HttpToolsProtocol):
         if not self._crowd.has_room(len(self.connections)):
             self._refuse(errors.TooManyConnections("too many connections are open"))
             return
-        self._crowd.awaits(self)
+        self._crowd.awaits(self, new=True)
         self._alarm.set(self._crowd.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -123,12 +125,19 @@ class Connection(HttpToolsProtocol):
         self._reading.goes_on()
         self._unset_keepalive_if_required()
         self._gathered.lingers = _never
+        self._turn.close()
         self.pipeline.clear()
         while self._holds:
             self._holds.popleft().release()
         self.parser = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
+        if self._deaf or (self._part is BODY and not self._turn.data):
+            self._receive(data)
+        else:
+            self._turn.take(data, self.transport)
+
+    def _receive(self, data: bytes) -> None:
         if self._deaf:
             self._discard(len(data))
             return

@@ -10,6 +10,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 from . import errors
 from .memory_budget import MemoryBudget
 from .metrics import Metrics
+from .read_turns import ReadTurns
 from .settings import Settings
 
 log = logging.getLogger(__name__)
@@ -44,11 +45,15 @@ class Crowd:
         self.heads = settings.max_headers
         self.idle_seconds = settings.keep_alive_seconds
         self.shed, self.budget = shed, budget
+        self.turns = ReadTurns()
         self.draining = False  # no connection is to be kept for another request
         self.limit, self._metrics = settings.max_connections, metrics
         # The one whose client is awaited for longest first: idle, or in the midst of
         # a request that does not come on.
         self._awaited: dict[Member, None] = {}
+        # Those that have asked nothing yet. They go before others where they are many:
+        # so a burst of them doesn't take the places of clients that come back.
+        self._new: dict[Member, None] = {}
         self._lingering: dict[Member, None] = {}
 
     def has_room(self, connections: int) -> bool:
@@ -60,9 +65,11 @@ class Crowd:
             self._evict(self._lingering)
         if active <= self.limit:
             return True
-        if not self._awaited:
+        many = len(self._new) > self.limit // 2
+        waiting = self._new if many or not self._awaited else self._awaited
+        if not waiting:
             return False
-        self._evict(self._awaited)
+        self._evict(waiting)
         return True
 
     def _evict(self, members: dict[Member, None]) -> None:
@@ -72,17 +79,21 @@ class Crowd:
 
     def lingers(self, member: Member) -> None:
         """It is closed as soon as its client has heard why."""
-        self._awaited.pop(member, None)
+        self.heard(member)
         self._lingering[member] = None
 
-    def awaits(self, member: Member) -> None:
-        """A client has the word, for as long as it may."""
-        self._awaited[member] = None
+    def awaits(self, member: Member, *, new: bool = False) -> None:
+        """A client has the word, for as long as it may.
+
+        Args:
+            new: it has asked nothing yet.
+        """
+        (self._new if new else self._awaited)[member] = None
 
     def heard(self, member: Member) -> None:
         """It has said all, or has gone."""
-        self._awaited.pop(member, None)
-        self._lingering.pop(member, None)
+        for members in (self._awaited, self._new, self._lingering):
+            members.pop(member, None)
 
     def fault(
         self, size: int, fields: int, hosts: int, version: str

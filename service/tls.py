@@ -81,7 +81,7 @@ class Handshake(asyncio.Protocol):
         cast(asyncio.Transport, transport).abort()
         self._connections.add(self)
         if self._crowd.has_room(len(self._connections)):
-            self._crowd.awaits(self)
+            self._crowd.awaits(self, new=True)
             self._task = asyncio.get_running_loop().create_task(self._shake_hands())
         else:  # nothing can be told before the handshake
             self._leave()
