@@ -107,7 +107,8 @@ class Connection(HttpToolsProtocol):
         if not self._crowd.has_room(len(self.connections)):
             self._refuse(errors.TooManyConnections("too many connections are open"))
             return
-        self._crowd.awaits(self, new=True)
+        # Who has shaken hands over TLS has done more than to come.
+        self._crowd.awaits(self, new=self.scheme == "http")
         self._alarm.set(self._crowd.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -3,7 +3,7 @@
 A turn takes as long as all that is begun in it, and an answer takes several. While
 owners of several API keys ask, as few requests are begun in a turn as keep it short,
 and owners by turns: so who asks seldom waits for a few requests, and not for all that
-others have sent. Connections that have asked nothing yet are an owner of their own.
+others have sent. Without several keys nothing waits here.
 """
 
 import asyncio
@@ -18,7 +18,6 @@ from .memory_budget import Account
 # (1.4 ms), 51 with 32. Turns so short cost a tenth of what could be answered.
 LEAST, MOST = 4, 64
 TURN_SECONDS = 0.001
-NEW = "?"  # no name of a key
 MIXED_SECONDS = 1.0  # after which an owner who asks nothing counts no more
 
 
@@ -49,7 +48,7 @@ class ReadTurns:
 
     def wait(self, turn: "Turn") -> None:
         """Have what a connection has read be handled in its turn."""
-        self._waiting.push((turn.owner, turn.account.number), turn, 1)
+        self._waiting.push((turn.account.owner, turn.account.number), turn, 1)
 
     def _count(self) -> None:
         self._begun += 1
@@ -83,18 +82,12 @@ class Turn:
         self._turns, self._paused = turns, False
         self._receive: Callable[[bytes], None] | None = receive
         self._transport: asyncio.Transport | None = None
-        self._new = True
-
-    @property
-    def owner(self) -> str:
-        return self.account.owner or (NEW if self._new else "")
 
     def take(self, data: bytes, transport: asyncio.Transport) -> None:
         """Handle what begins a request now, or in its turn. Where there is no room for
         it, the connection is cut off."""
         assert self._receive is not None
-        if not self.data and self._turns.take(self.owner):
-            self._new = False
+        if not self.data and self._turns.take(self.account.owner):
             self._receive(data)
         elif not self.account.add(len(data)):
             transport.abort()
@@ -118,7 +111,6 @@ class Turn:
         if self._paused:
             self._paused = False
             self._transport.resume_reading()
-        self._new = False
         self._receive(data)
 
     def close(self) -> None:
