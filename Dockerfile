@@ -46,8 +46,10 @@ CMD ["serve"]
 
 FROM base AS full
 COPY --from=wheels-full /venv /venv
-COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+COPY model/__init__.py model/
+COPY model/bundle model/bundle
+COPY model/datasets/*.py model/datasets/
+COPY model/datasets/readers model/datasets/readers
 COPY service service
 COPY bundles bundles
 USER 10001
@@ -61,8 +63,10 @@ ENV PYTHONPATH=/app \
 COPY --from=wheels-ray /venv /venv
 # KubeRay may run them by a login shell, which sets a PATH of its own.
 COPY --from=wheels-ray /venv/bin/ray /venv/bin/serve /usr/local/bin/
-COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+COPY model/__init__.py model/
+COPY model/bundle model/bundle
+COPY model/datasets/*.py model/datasets/
+COPY model/datasets/readers model/datasets/readers
 COPY service service
 COPY bundles bundles
 EXPOSE 6379 8265 10001
@@ -74,8 +78,10 @@ USER 10001
 
 FROM base AS slim
 COPY --from=wheels-slim /venv /venv
-COPY model/__init__.py model/bundle.py model/contents.py model/files.py model/golden.py model/onnx_operators.py \
-     model/operators.py model/pages.py model/quiet.py model/signature.py model/tensorflow_operators.py model/wire.py model/
+COPY model/__init__.py model/
+COPY model/bundle model/bundle
+COPY model/datasets/*.py model/datasets/
+COPY model/datasets/readers model/datasets/readers
 COPY service service
 COPY bundles bundles
 USER 10001

@@ -36,10 +36,13 @@ import sys, time
 sys.path.insert(0, {str(ROOT)!r})
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from model import config, datasets, training
-from model.runs import Run
+from model import config
+from model.datasets import builtin
+from model.training import loop
+from model.training.progress import Progress
+from model.training.runs import Run
 
-class Clock(training.Progress):
+class Clock(Progress):
     def epoch_begins(self, epoch, batches):
         self.begun, self.left = time.perf_counter(), batches
     def batch_ends(self, cost, error):
@@ -52,8 +55,8 @@ changes = {{"training": {{"epochs": {epochs + 1}}}}}
 if not {augment}:
     changes["augmentation"] = config.AugmentationConfig().model_dump()
 with TemporaryDirectory() as folder:
-    data = datasets.load(chosen.data.source)
-    training.fit(data, chosen.update(changes), Run(Path(folder)), progress=Clock())
+    data = builtin.load(chosen.data.source)
+    loop.fit(data, chosen.update(changes), Run(Path(folder)), progress=Clock())
 """
     return _seconds([sys.executable, "-c", code])
 
@@ -63,10 +66,11 @@ def theirs(preset: str, epochs: int, packed: bool, python: str) -> list[float]:
     sys.path.insert(0, str(ROOT))
     import numpy as np
 
-    from model import config, datasets
+    from model import config
+    from model.datasets import builtin
 
     chosen = config.load(config.presets()[preset])
-    data = datasets.load(chosen.data.source).part("train")
+    data = builtin.load(chosen.data.source).part("train")
     network, train = chosen.network, chosen.training
     with tempfile.TemporaryDirectory() as folder:
         path = str(Path(folder) / "data.npz")

@@ -24,7 +24,7 @@ from typing import Any
 from bench.serve import machine, networks, workloads
 from bench.serve.loops import Spec
 from bench.serve.servers import Server, free_port
-from model import bundle
+from model.bundle import bundle
 
 CONNECTIONS = 256
 

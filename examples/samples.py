@@ -11,7 +11,7 @@ from collections.abc import Iterator
 
 import numpy as np
 
-from model import dataset, datasets
+from model.datasets import builtin, dataset
 
 DIGITS = 2  # of each class
 # Which of each word: the first, or one that the two networks read differently.
@@ -21,7 +21,7 @@ WORDS |= {"ero": 5, "uff": 2, "ylophone": 0, "ransform": 5, "ommanding": 11}
 
 def test_part(name: str) -> Iterator[tuple[np.ndarray, list[str]]]:
     """Frames [T, F] and the classes, one of each, of those of a built-in data set."""
-    data = datasets.load(name)
+    data = builtin.load(name)
     for place in np.flatnonzero(data.split == dataset.TEST).tolist():
         begin, end = data.offsets[place : place + 2]
         whole = data.task == "classify"

@@ -9,7 +9,9 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from . import choices, config, flags, quiet, signature
+from model import config
+from model.bundle import quiet, signature
+from model.cli import arguments, flags
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -42,7 +44,8 @@ Output = Annotated[Path, typer.Option(help="Folder of the bundles.")]
 @app.command()
 def datasets() -> None:
     """List the built-in data sets and the formats that files may have."""
-    from . import console, datasets
+    from model.cli import console
+    from model.datasets import builtin as datasets
 
     console.console.print(console.datasets_table(datasets.BUILTIN.values()))
     console.console.print(console.FORMATS, markup=False)
@@ -89,18 +92,20 @@ def train(
     --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
     """
     with _refusing():
-        chosen = choices.config_of(source, preset, settings, name, flags)
+        chosen = arguments.config_of(source, preset, settings, name, flags)
         with quiet.imports():
-            from . import console, publish, quantise, training
-            from .progress import Bars
-            from .runs import Run
+            from model.cli import console
+            from model.cli.progress import Bars
+            from model.export import publish, quantize
+            from model.training import loop
+            from model.training.runs import Run
 
         if int8:
-            quantise.check(chosen.network.cell)
-        dataset, run = choices.dataset(chosen), Run(runs / chosen.name)
+            quantize.check(chosen.network.cell)
+        dataset, run = arguments.dataset(chosen), Run(runs / chosen.name)
         console.console.print(console.summary(dataset, chosen))
         with Bars(chosen.training.epochs) as bars:
-            trained = training.fit(dataset, chosen, run, resume=resume, progress=bars)
+            trained = loop.fit(dataset, chosen, run, resume=resume, progress=bars)
         if trained.finished_before:
             again = f"python -m model export {run.folder} --output {output}"
             raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
@@ -132,17 +137,19 @@ def export(
     """
     with _refusing():
         with quiet.imports():
-            from . import console, publish, quantise, training
-            from .runs import Run
+            from model.cli import console
+            from model.export import publish, quantize
+            from model.training import loop
+            from model.training.runs import Run
 
         folder = Run(run)
         chosen, digest = folder.config()
         if int8:
-            quantise.check(chosen.network.cell)
-        dataset = choices.dataset(chosen)
+            quantize.check(chosen.network.cell)
+        dataset = arguments.dataset(chosen)
         if dataset.digest != digest:
             raise config.ConfigError(f"{run}: the data has changed since the training")
-        network = training.build(dataset, chosen)
+        network = loop.build(dataset, chosen)
         folder.restore_best(network)
         history = folder.history()
         console.published(
@@ -173,10 +180,11 @@ def evaluate(
     """
     with _refusing():
         with quiet.imports():
-            from . import console, evaluation
+            from model.cli import console
+            from model.training import evaluation
 
-        found = choices.bundle(path)
-        dataset = choices.judged(source, part, test, found.metadata)
+        found = arguments.bundle(path)
+        dataset = arguments.judged(source, part, test, found.metadata)
         figures = evaluation.of_bundle(found, dataset)
         if json:
             console.console.print_json(data=asdict(figures))
@@ -193,9 +201,9 @@ def inspect(path: Folder) -> None:
     Example: `python -m model inspect bundles/digits`
     """
     with _refusing():
-        from . import console
+        from model.cli import console
 
-        found = choices.bundle(path)
+        found = arguments.bundle(path)
         console.console.print(console.bundle_table(found))
 
 
@@ -219,7 +227,7 @@ def sign(
     Example: `python -m model sign bundles/digits --key my.pem`
     """
     with _refusing():
-        typer.echo(f"signed: {choices.sign(path, key)}")
+        typer.echo(f"signed: {arguments.sign(path, key)}")
 
 
 @contextlib.contextmanager

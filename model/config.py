@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from . import bundle
+from model.bundle import bundle
 
 PRESETS = Path(__file__).parent / "presets"
 

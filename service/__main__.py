@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from .settings import API_KEY, PREFIX, Settings, SettingsError, load
+from service.settings import API_KEY, PREFIX, Settings, SettingsError, load
 
 BROKEN = 3  # exit code: a bundle that must be served can't be
 
@@ -65,11 +65,12 @@ def serve(**flags: Any) -> None:
     except SettingsError as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    from . import launch
+    from service.pool import spawn
 
-    launch.prepare()  # beside what is imported here
-    from . import app as application
-    from . import logs, server
+    spawn.prepare()  # beside what is imported here
+    from service import app as application
+    from service import server
+    from service.telemetry import logs
 
     logs.setup(settings.log_format, settings.log_level)
     try:
@@ -201,15 +202,15 @@ def stream(
     """
     import httpx
 
-    from . import live, sequences
-    from .client import RequestError, StreamLost
+    from service.cli import chart, files
+    from service.client.client import RequestError, StreamLost
 
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
     try:
         given, named = None, None
         if file != "-":
-            given, named, _ = sequences.read(Path(file))
-        live.run(url, given, model or named, rate, _headers(key))
+            given, named, _ = files.read(Path(file))
+        chart.run(url, given, model or named, rate, _headers(key))
     except (*failures, OSError, ValueError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
@@ -222,7 +223,7 @@ def health(url: Url = AT, key: Key = None) -> None:
     """Say whether the service is ready; exit code 1 when it is not."""
     import httpx
 
-    from .client import Client, RequestError
+    from service.client.client import Client, RequestError
 
     try:
         with Client(url, timeout=5, headers=_headers(key)) as client:
@@ -238,9 +239,9 @@ def _headers(key: str | None) -> dict[str, str]:
 
 
 def _predict(*given: Any) -> None:
-    from . import command
+    from service.cli import predict
 
-    command.predict(*given)
+    predict.predict(*given)
 
 
 if __name__ == "__main__":

@@ -14,29 +14,31 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.types import Receive, Scope, Send
 
-from . import errors, examples, launch, origins, page
-from .bodies import THREADS, Bodies
-from .dialect import refusal, refusing
-from .gate import Gate
-from .launch import Launch
-from .memory_budget import MemoryBudget
-from .metrics import Metrics
-from .pool import Pool
-from .predictor import Predictor
-from .reader import Elsewhere, Reader
-from .registry import Registry
-from .requests import Direct, Requests
-from .routes import native, probes, stream
-from .routes.model_repository import ModelRepository
-from .routes.open_inference import OpenInference
-from .routes.stream import StreamRoute
-from .routes.tf_serving import TfServing
-from .sessions import Sessions
-from .settings import Settings
-from .shedding import Shedding
-from .streams import Streams
-from .traces import Traces
-from .triton import Schedules
+from service import errors
+from service.api import health, native, openapi, playground, stream
+from service.api.load_shedding import Shedding
+from service.api.predict import Predictor
+from service.api.stream import StreamRoute
+from service.callers.memory_budget import MemoryBudget
+from service.codecs.process import CodecProcesses, Reader
+from service.compat.open_inference import OpenInference
+from service.compat.open_inference_metadata import Schedules
+from service.compat.repository import ModelRepository
+from service.compat.router import refusal, refusing
+from service.compat.sequences import Sessions
+from service.compat.tf_serving import TfServing
+from service.http import cors
+from service.http.auth import ApiKeyAuth
+from service.http.body import THREADS, Bodies
+from service.http.middleware import RawEndpoint, RequestMiddleware
+from service.http.traces import Traces
+from service.pool import spawn
+from service.pool.pool import Pool
+from service.pool.spawn import Launch
+from service.registry.registry import Registry
+from service.settings import Settings
+from service.streaming.manager import Streams
+from service.telemetry.metrics import Metrics
 
 DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
@@ -61,9 +63,9 @@ class Service:
     def __init__(
         self,
         api: FastAPI,
-        direct: Mapping[str, Direct],
+        direct: Mapping[str, RawEndpoint],
         stream: StreamRoute,
-        dialects: Mapping[str, Requests],
+        dialects: Mapping[str, RequestMiddleware],
         metrics: Metrics,
         registry: Registry,
         settings: Settings,
@@ -75,8 +77,8 @@ class Service:
         """
         Args:
             dialects: by the first part of their paths.
-            check: as `Requests` takes it.
-            shed: as `Crowd` takes it.
+            check: as `RequestMiddleware` takes it.
+            shed: as `ConnectionLimiter` takes it.
             budget: of the bytes held for all callers.
         """
         self.api, self.registry, self.metrics = api, registry, metrics
@@ -85,10 +87,10 @@ class Service:
         self.shed = shed
         self._direct, self._stream_path = direct, stream.path
         around: dict[str, Any] = {"check": check, "budget": budget, "traces": traces}
-        self._front = Requests(api, metrics, direct, **around)
-        self._stream_front = Requests(stream, metrics, {}, **around)
+        self._front = RequestMiddleware(api, metrics, direct, **around)
+        self._stream_front = RequestMiddleware(stream, metrics, {}, **around)
         self._dialects = dialects
-        self._shared = origins.shared(self._dispatch, settings)
+        self._shared = cors.shared(self._dispatch, settings)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         return self._shared(scope, receive, send)
@@ -113,7 +115,7 @@ class Service:
 def create_app(
     settings: Settings,
     *,
-    start: Launch = launch.process,
+    start: Launch = spawn.process,
     on_failure: Callable[[], None] = lambda: None,
 ) -> Service:
     """The ASGI application.
@@ -136,7 +138,7 @@ def _wired(
     settings: Settings, metrics: Metrics, pool: Pool, on_failure: Callable[[], None]
 ) -> Service:
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
-    reader, elsewhere = Reader(settings), Elsewhere(settings)
+    reader, elsewhere = Reader(settings), CodecProcesses(settings)
     predictor = Predictor(registry, reader, elsewhere)
     streams = Streams(registry, reader, elsewhere, settings, metrics)
 
@@ -170,17 +172,17 @@ def _wired(
     app.include_router(native.router(registry))
     app.include_router(stream.router())
     figures = metrics if settings.metrics else None
-    app.include_router(probes.router(registry, figures, playground=settings.playground))
+    app.include_router(health.router(registry, figures, playground=settings.playground))
     if settings.playground:
-        app.mount(page.PATH, page.Files())
+        app.mount(playground.PATH, playground.Files())
     app.add_exception_handler(HTTPException, _refuse)
-    gate = Gate(settings)
+    gate = ApiKeyAuth(settings)
     traced = Traces.from_environment(_version())
     check = gate.check
     budget = MemoryBudget(settings.buffer_bytes, metrics)
     around: dict[str, Any] = {"check": check, "budget": budget, "traces": traced}
-    app.add_middleware(Requests, metrics=metrics, direct={}, **around)
-    app.openapi = examples.document(app.openapi, registry)  # type: ignore[method-assign]
+    app.add_middleware(RequestMiddleware, metrics=metrics, direct={}, **around)
+    app.openapi = openapi.document(app.openapi, registry)  # type: ignore[method-assign]
     bodies = Bodies(settings.max_body_bytes)
     direct = native.predictions(predictor, bodies, settings)
     sessions = Sessions(settings, metrics)
@@ -193,8 +195,8 @@ def _wired(
     malformed = refusing(errors.InvalidRequest, f"Malformed request: {NOTHING}")
     nothing = refusing(errors.NotFound, NOTHING)
     dialects = {
-        "v1": Requests(malformed, metrics, v1, refusal, **around),
-        "v2": Requests(nothing, metrics, v2, refusal, **around),
+        "v1": RequestMiddleware(malformed, metrics, v1, refusal, **around),
+        "v2": RequestMiddleware(nothing, metrics, v2, refusal, **around),
     }
     stream_route = StreamRoute(streams, settings)
     shed = Shedding(registry, gate, metrics).answer

@@ -15,9 +15,12 @@ from ray import serve
 from ray.serve import Application
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from . import app, launch, logs, mirror, settings
-from .mirror import Mirror
-from .settings import PREFIX, Settings, SettingsError
+from service import app, settings
+from service.bulk import object_store
+from service.bulk.object_store import Mirror
+from service.pool import spawn
+from service.settings import PREFIX, Settings, SettingsError
+from service.telemetry import logs
 
 log = logging.getLogger(__name__)
 
@@ -60,7 +63,7 @@ class Unrolled:
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
         """Ray asks for it when this has been made."""
-        launch.prepare()
+        spawn.prepare()
         self._service = service = app.create_app(self._settings)
 
         async def answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -107,8 +110,8 @@ def build(args: dict[str, Any]) -> Application:
     apart = ", ".join(sorted(APART & args.keys()))
     if apart:
         raise SettingsError(f"{apart}: of Ray's proxy; see http_options")
-    source = str(args.get("bundles") or mirror.setting())
-    if mirror.elsewhere(source):
+    source = str(args.get("bundles") or object_store.setting())
+    if object_store.elsewhere(source):
         args["bundles"] = settings.SHIPPED  # in the place of what is no path
     else:
         source = ""

@@ -14,20 +14,20 @@ from types import FrameType
 
 import uvicorn
 
-from . import malloc
-from .app import Service
-from .connection import Connection
-from .crowd import Crowd
-from .settings import Settings
-from .tls import Certificate, Handshake
-from .web_socket import WebSocket
+from service import malloc
+from service.app import Service
+from service.http.connection import Connection
+from service.http.limits import ConnectionLimiter
+from service.http.tls import Certificate, Handshake
+from service.http.websocket import WebSocket
+from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 2.0  # for streams to end
 SPARE_FILES = 200  # descriptors for all that is no connection
 KEPT_FILES = 24  # of these, for what is opened later: bundles, workers, new connections
-DOORS = 16
+ACCEPT_SOCKETS = 16
 
 
 class Server(uvicorn.Server):
@@ -41,7 +41,7 @@ class Server(uvicorn.Server):
         self,
         app: Service,
         config: uvicorn.Config,
-        crowd: Crowd,
+        limiter: ConnectionLimiter,
         settings: Settings,
         certificate: Certificate | None = None,
     ):
@@ -50,7 +50,7 @@ class Server(uvicorn.Server):
             certificate: with which TLS is spoken; None: it isn't.
         """
         super().__init__(config)
-        self._app, self._crowd, self._certificate = app, crowd, certificate
+        self._app, self._limiter, self._certificate = app, limiter, certificate
         self._drain_seconds = settings.drain_seconds
         self._reload_seconds = settings.reload_seconds
         self._told = self._at_once = False
@@ -70,7 +70,7 @@ class Server(uvicorn.Server):
         with contextlib.suppress(OSError, AttributeError):  # not on this system
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         malloc.configure()
-        _allow_files(self._crowd.limit + SPARE_FILES)
+        _allow_files(self._limiter.limit + SPARE_FILES)
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
@@ -92,24 +92,24 @@ class Server(uvicorn.Server):
             app_state=self.lifespan.state,
         )
         for door in [sock for one in self.servers for sock in one.sockets]:
-            for _ in range(DOORS - 1):
+            for _ in range(ACCEPT_SOCKETS - 1):
                 same = socket.socket(fileno=os.dup(door.fileno()))
                 server = await loop.create_server(
                     protocol, sock=same, backlog=config.backlog
                 )
                 self.servers.append(server)
         left = _files_left() - KEPT_FILES
-        if left < self._crowd.limit:
-            self._crowd.limit = max(1, int(left))
+        if left < self._limiter.limit:
+            self._limiter.limit = max(1, int(left))
             told = (
                 "the limit of open files allows %d connections, fewer than the setting"
             )
-            log.warning(told, self._crowd.limit)
+            log.warning(told, self._limiter.limit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         ready = self._app.registry.ready
         self._app.stopping()  # /readyz says so
-        self._crowd.draining = True  # who asks again does so elsewhere
+        self._limiter.draining = True  # who asks again does so elsewhere
         at_once = self._at_once or not ready
         until = time.monotonic() + (0 if at_once else self._drain_seconds)
         while time.monotonic() < until:
@@ -153,12 +153,12 @@ def _files_left() -> float:
 
 def make(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
-    crowd = Crowd(settings, app.metrics, app.shed, app.budget)
-    http: Callable[..., asyncio.Protocol] = partial(Connection, crowd=crowd)
+    limiter = ConnectionLimiter(settings, app.metrics, app.shed, app.budget)
+    http: Callable[..., asyncio.Protocol] = partial(Connection, limiter=limiter)
     certificate = None
     if settings.tls_certificate:
         certificate = Certificate(settings.tls_certificate, settings.tls_key)
-        http = partial(Handshake, make=http, crowd=crowd, certificate=certificate)
+        http = partial(Handshake, make=http, limiter=limiter, certificate=certificate)
     return Server(
         app,
         uvicorn.Config(
@@ -180,7 +180,7 @@ def make(app: Service, settings: Settings) -> Server:
             ssl_keyfile=settings.tls_key or None,
             timeout_keep_alive=settings.keep_alive_seconds,
         ),
-        crowd,
+        limiter,
         settings,
         certificate,
     )

@@ -8,8 +8,8 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
-from . import values
-from .values import ApiKeys, Origins, StateKey
+from service import values
+from service.values import ApiKeys, Origins, StateKey
 
 PREFIX = "UNROLLED_"
 API_KEY = f"{PREFIX}API_KEY"  # of a client: no setting of the service
@@ -36,189 +36,220 @@ class Settings(BaseSettings):
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
     host: str = Field("127.0.0.1", description="Address to listen on.")
-    port: int = Field(8000, ge=0, le=65535, description="Port; 0 takes a free one.")
-    bundles: Path = Field(SHIPPED, description="Folder of bundles, or one bundle.")
+    port: int = Field(
+        8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
+    )
+    bundles: Path = Field(SHIPPED, description="Folder of bundles, or a single bundle.")
     bundle_keys: str = Field(
         "",
-        description="PEM file of public keys; each bundle must be signed by one of them."
-        " None: signatures are not asked for.",
+        description="PEM file of public keys. If set, every bundle must be signed by one "
+        "of them.",
     )
     keep_versions: int = Field(
         1,
         ge=0,
-        description="Newest versions of a bundle that are served, besides those with a"
-        " label; 0: all.",
+        description="Number of newest versions to serve of each bundle, besides labelled "
+        "ones; 0 serves all.",
     )
     reload_seconds: float = Field(
         5,
         ge=0,
         allow_inf_nan=False,
-        description="Between looks for new versions and labels; 0: only at the start.",
+        description="Seconds between checks for new versions, labels and certificates; 0 "
+        "checks only at startup.",
     )
     skip_broken: bool = Field(
-        False, description="Serve the others when a bundle is broken."
+        False, description="Start and serve the other bundles if one is broken."
     )
     default_classify: str = Field(
         "",
-        description="Model (or NAME@VERSION) of /classify when none is named; else the first.",
+        description="Model (NAME or NAME@VERSION) for /classify when the request names "
+        "none. Default: the first.",
     )
     default_label: str = Field(
         "",
-        description="Model (or NAME@VERSION) of /label when none is named; else the first.",
+        description="Model (NAME or NAME@VERSION) for /label when the request names none. "
+        "Default: the first.",
     )
     engine: Literal["auto", "onnx", "tensorflow"] = Field(
-        "auto", description="What computes; auto: the fastest that is right."
+        "auto",
+        description="Inference engine; auto picks the fastest that reproduces the golden "
+        "answers.",
     )
     precision: Literal["float32", "int8"] = Field(
         "float32",
-        description="Of the weights; int8 where a bundle was exported with --int8.",
+        description="Precision of the weights; int8 is used where a bundle was exported "
+        "with --int8.",
     )
     workers: int = Field(
         0,
         ge=0,
         le=1024,
-        description="Processes that compute; 0: one a core it may use.",
+        description="Number of worker processes; 0 starts one per available core.",
     )
     max_connections: int = Field(
         4_000,
         ge=1,
-        description="Connections open at a time; over it the one idle for longest goes.",
+        description="Connection limit. Beyond it, the longest-idle connection is closed.",
     )
     header_seconds: float = Field(
         10,
         gt=0,
         allow_inf_nan=False,
-        description="For a request's head to come, from its first byte.",
+        description="Timeout for a request's head, and for a TLS handshake.",
     )
     body_seconds: float = Field(
-        30, gt=0, allow_inf_nan=False, description="For a request's body to come."
+        30, gt=0, allow_inf_nan=False, description="Timeout for a request's body."
     )
     keep_alive_seconds: int = Field(
-        75, ge=0, description="For a connection's next request to come."
+        75,
+        ge=0,
+        description="Keep-alive timeout: how long a connection may be idle between "
+        "requests.",
     )
     max_header_bytes: int = Field(
-        16_384, ge=256, description="Longest head of a request in bytes."
+        16_384, ge=256, description="Maximum size of a request's head in bytes."
     )
-    max_headers: int = Field(100, ge=1, description="Fields in a request's head.")
+    max_headers: int = Field(
+        100, ge=1, description="Maximum number of header fields in a request."
+    )
     max_body_bytes: int = Field(
-        8 * 2**20, ge=1, description="Longest request body in bytes."
+        8 * 2**20, ge=1, description="Maximum size of a request's body in bytes."
     )
     buffer_bytes: int = Field(
         128 * 2**20,
         ge=1,
-        description="Bytes held for all clients together: bodies, frames, answers that"
-        " are not read yet. Over it the largest and oldest are refused (503).",
+        description="Memory budget in bytes for everything buffered for clients: bodies, "
+        "frames, unread answers. Beyond it, requests get 503.",
     )
-    max_sequences: int = Field(256, ge=1, description="Sequences in a request.")
-    max_steps: int = Field(10_000, ge=1, description="Steps of a sequence.")
-    max_cells: int = Field(2_000_000, ge=1, description="Numbers in a request.")
+    max_sequences: int = Field(
+        256, ge=1, description="Maximum number of sequences in a request."
+    )
+    max_steps: int = Field(
+        10_000, ge=1, description="Maximum number of time steps in a sequence."
+    )
+    max_cells: int = Field(
+        2_000_000, ge=1, description="Maximum number of values in a request."
+    )
     request_seconds: float = Field(
         10,
         gt=0,
         allow_inf_nan=False,
-        description="In which a request is answered, or refused: 504. With half as much"
-        " work waiting, new ones are: 503.",
+        description="Request timeout (504). New requests get 503 while the estimated wait "
+        "exceeds half of it.",
     )
     stall_seconds: float = Field(
         30,
         gt=0,
         allow_inf_nan=False,
-        description="Until a worker that has work and says nothing is replaced.",
+        description="Restart a worker that has work but has not responded for this long.",
     )
     load_seconds: float = Field(
         120,
         gt=0,
         allow_inf_nan=False,
-        description="For a worker to load a bundle; one that takes longer is broken.",
+        description="Timeout for loading a bundle; a bundle that takes longer counts as "
+        "broken.",
     )
     load_bytes: int = Field(
         512 * 2**20,
         ge=2**20,
-        description="Memory that a bundle may take in a process, besides four times its"
-        " weights; one that takes more is broken.",
+        description="Memory that loading or running a bundle may take in a process, "
+        "besides four times its weights; beyond it the bundle counts as "
+        "broken.",
     )
     queue_steps: int = Field(
-        200_000, ge=1, description="Steps that may wait per model before 503."
+        200_000,
+        ge=1,
+        description="Maximum number of queued time steps per model; beyond it requests "
+        "get 503.",
     )
-    batch_rows: int = Field(64, ge=1, description="Sequences in one engine call.")
+    batch_rows: int = Field(
+        64, ge=1, description="Maximum batch size: sequences in one engine call."
+    )
     batch_steps: int = Field(
         1_024,
         ge=1,
-        description="Steps, padding included, of sequences that must be stepped whole.",
+        description="Maximum time steps in one batch, with padding, for bidirectional "
+        "networks.",
     )
     drain_seconds: float = Field(
         5,
         ge=0,
         allow_inf_nan=False,
-        description="Told to stop (SIGTERM), serve on for so long, while /readyz says 503.",
+        description="On SIGTERM, keep serving for this long while /readyz returns 503.",
     )
     grace_seconds: int = Field(
-        20, ge=0, description="Then, for requests under way to be answered."
+        20,
+        ge=0,
+        description="After draining, time for the remaining requests to finish.",
     )
     state_key: StateKey = Field(
         SecretStr(""),
-        description="Signs state tokens; the same in all replicas. After a comma: older"
-        " keys, still accepted. None: a random one.",
+        description="Key that signs state tokens; use the same one in all replicas. Older "
+        "keys may follow after commas. Default: a random key.",
     )
     max_streams: int = Field(
         2_000,
         ge=0,
-        description="Streams open at a time. Of several API keys, one may have as many as"
-        " are left free.",
+        description="Maximum number of open streams. With several API keys, one key may "
+        "use as many as are left free.",
     )
     stream_idle_seconds: float = Field(
         300,
         gt=0,
         allow_inf_nan=False,
-        description="Until a stream that sends nothing is closed.",
+        description="Close a stream that has sent nothing for this long.",
     )
     stream_seconds: float = Field(
         0,
         ge=0,
         allow_inf_nan=False,
-        description="Until a stream must go on over another connection; 0: never.",
+        description="Ask clients to reconnect a stream after this long; 0: never.",
     )
     stream_message_bytes: int = Field(
-        2**20, ge=1, description="Longest message of a stream in bytes."
+        2**20, ge=1, description="Maximum size of a stream message in bytes."
     )
     admin: bool = Field(
-        False, description="Let callers list, load and unload models: /v2/repository."
+        False,
+        description="Enable listing, loading and unloading of models at /v2/repository.",
     )
     server_name: str = Field(
         "unrolled",
         pattern=r"^[A-Za-z0-9._ -]{1,64}$",
-        description="Name at /v2; some clients of Triton look for triton.",
+        description="Server name reported at /v2; some Triton clients expect triton.",
     )
     api_keys: ApiKeys = Field(
         SecretStr(""),
-        description="Keys that requests must have: NAME:SHA256, after a comma more; see"
-        " `python -m service key`. None: all may ask.",
+        description="API keys that may be used, as NAME:SHA256, separated by commas; see "
+        "`python -m service key`. Default: no key is needed.",
     )
     rate_per_key: float = Field(
         0,
         ge=0,
         allow_inf_nan=False,
-        description="Requests, and messages of streams, a second with one key; 0: any"
-        " number.",
+        description="Maximum requests and stream messages per second for each API key; 0: "
+        "unlimited.",
     )
     cors_origins: Origins = Field(
         "",
-        description="Web pages that may ask: https://example.org, after a comma more.",
+        description="Origins that may call the API from a browser, separated by commas: "
+        "https://example.org.",
     )
     tls_certificate: str = Field(
         "",
-        description="PEM file of the chain; with it HTTPS is spoken. Read again when it"
-        " changes.",
+        description="PEM file of the certificate chain. Enables HTTPS. Reloaded when it "
+        "changes.",
     )
-    tls_key: str = Field("", description="PEM file of the certificate's key.")
-    metrics: bool = Field(True, description="Serve /metrics.")
+    tls_key: str = Field("", description="PEM file of the certificate's private key.")
+    metrics: bool = Field(True, description="Serve Prometheus metrics at /metrics.")
     docs: bool = Field(True, description="Serve /docs and /openapi.json.")
-    playground: bool = Field(True, description="Serve the page at / to browsers.")
+    playground: bool = Field(True, description="Serve the playground at / to browsers.")
     log_format: Literal["auto", "json", "text"] = Field(
-        "auto", description="Log lines; auto: text on a terminal, else json."
+        "auto", description="Log format; auto is text on a terminal and JSON elsewhere."
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
-        "info", description="Least severe log lines to write."
+        "info", description="Minimum level of log lines."
     )
 
     @property

@@ -18,15 +18,16 @@ import pytest
 from hypothesis import HealthCheck
 from hypothesis import settings as examples
 
-from model import bundle
-from model.bundle import Bundle, Metadata
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, Metadata
 from service import app as application
-from service import launch, onnx_engine
 from service import server as servers
-from service.caller import Caller
-from service.memory_budget import Hold, MemoryBudget
-from service.metrics import Metrics
+from service.callers.caller import Caller
+from service.callers.memory_budget import Hold, MemoryBudget
+from service.pool import spawn
 from service.settings import PREFIX, Settings
+from service.telemetry.metrics import Metrics
+from service.worker import onnx_engine
 
 ROOT = Path(__file__).parent.parent
 SECONDS = 60  # nothing here may take longer
@@ -173,10 +174,10 @@ def write_bundle(
     # Imported here: most tests need no TensorFlow.
     import keras
 
-    from model import export
     from model.config import NetworkConfig
-    from model.dataset import Dataset, default_features
-    from model.network import Network
+    from model.datasets.dataset import Dataset, default_features
+    from model.export import export
+    from model.network.network import Network
 
     keras.utils.set_random_seed(len(name))
     rng = np.random.default_rng(len(name))
@@ -314,7 +315,7 @@ def running(
         options: what `create_app` takes.
     """
     if load_engine is not None:
-        options["start"] = launch.thread({"given": load_engine})
+        options["start"] = spawn.thread({"given": load_engine})
     app = application.create_app(settings, **options)
     server = servers.make(app, settings)
     thread = threading.Thread(target=server.run, name="server", daemon=True)

@@ -6,8 +6,8 @@ from itertools import pairwise
 import numpy as np
 
 from model import config
-from model import dataset as sets
-from model.network import Network
+from model.datasets import dataset as sets
+from model.network.network import Network
 
 FEATURES, CLASSES = 3, 4
 

@@ -13,11 +13,12 @@ from scheduler_fixtures import (
     write_bundle,
 )
 
-from service import errors, launch
-from service.admission import Admission
-from service.metrics import Metrics
-from service.pool import Pool
+from service import errors
+from service.pool import spawn
+from service.pool.admission import Admission
+from service.pool.pool import Pool
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 
 async def until(true, what):
@@ -135,7 +136,7 @@ async def stage(folder, task="classify", kind="lanes", *, workers=1, **limits):
 
     limits = {"max_steps": 1000, "queue_steps": 100_000, "workers": workers} | limits
     settings, metrics = Settings(**limits), Metrics()
-    pool = Pool(settings, metrics, launch.thread({"given": make}))
+    pool = Pool(settings, metrics, spawn.thread({"given": make}))
     pool.start()
     try:
         await pool.attach()

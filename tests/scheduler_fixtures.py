@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 from conftest import SECONDS, make_metadata
 
-from model import bundle
-from model.golden import Golden
-from service.messages import Answered, Failed, Ticked
-from service.scheduler import Scheduler
+from model.bundle import bundle
+from model.bundle.golden import Golden
 from service.settings import Settings
+from service.worker.protocol import Answered, BatchReport, Failed
+from service.worker.scheduler import Scheduler
 
 TASKS = ("classify", "label")
 KINDS = ("lanes", "whole")
@@ -150,7 +150,7 @@ class Scene:
         )
         self.jobs: list[tuple[int, float]] = []  # by number: length, first value
         self.starts: dict[int, int] = {}  # steps that were taken before, if any were
-        self.ticks: list[Ticked] = []
+        self.ticks: list[BatchReport] = []
         self.told: dict[int, Answered | Failed] = {}
 
     def add(self, *sequences, **how):
@@ -173,7 +173,7 @@ class Scene:
     def tick(self):
         """One tick; what it tells of jobs."""
         ticked, *told = self.scheduler.tick()
-        assert isinstance(ticked, Ticked)  # first: who has an answer does not wait
+        assert isinstance(ticked, BatchReport)  # first: who has an answer does not wait
         assert ticked.model == 7
         assert ticked.rows or told, "it gets nowhere"
         self.ticks.append(ticked)

@@ -10,8 +10,9 @@ from conftest import SECONDS
 from pool_fixtures import sent, stage, until
 from scheduler_fixtures import KINDS, TASKS, poisoned
 
-from service import cost, errors, scheduler
-from service.cost import Cost
+from service import errors
+from service.worker import cost, scheduler
+from service.worker.cost import Cost
 
 pytestmark = pytest.mark.anyio
 WORKERS = [1, 3]

@@ -12,9 +12,9 @@ import pytest
 from conftest import PNG, Running, random_frames, send_get, value
 from fastapi.openapi.models import OpenAPI
 
-from model import bundle
-from service import codec
-from service.client import AsyncClient, Client
+from model.bundle import bundle
+from service.client.client import AsyncClient, Client
+from service.codecs import native
 
 TASKS = {"walks": "classify", "tags": "label", "both": "label"}
 CLASSES = {
@@ -455,7 +455,9 @@ class TestOpenApi:
         document, with what it means where that is not plain."""
         operation = document["paths"][path]["post"]
         content = operation["requestBody"]["content"]["application/json"]
-        assert set(content["schema"]["properties"]) == set(codec.Body.__struct_fields__)
+        assert set(content["schema"]["properties"]) == set(
+            native.Body.__struct_fields__
+        )
         examples = content["examples"].values()
         told = set()
         for example in examples:

@@ -8,10 +8,10 @@ import pytest
 from conftest import nobody
 from starlette.requests import ClientDisconnect
 
-from service import compression
-from service.bodies import Bodies
-from service.compression import Inflating
 from service.errors import BadEncoding, TooLarge, UnsupportedMedia
+from service.http import compression
+from service.http.body import Bodies
+from service.http.compression import Inflating
 
 pytestmark = pytest.mark.anyio
 

@@ -21,19 +21,20 @@ from hypothesis import strategies as st
 from parquet_fixtures import understate
 from typer.testing import CliRunner
 
-from model import pages
-from model.bundle import BundleError
+from model.bundle.bundle import BundleError
+from model.datasets.readers import parquet_pages
 from service import __main__ as main
-from service import command, selection, shards
-from service.scorer import Scorer
+from service.bulk import bundle_choice, shards
+from service.bulk.scorer import Scorer
+from service.bulk.shards import Row
+from service.cli import predict
 from service.settings import Settings
-from service.shards import Row
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import fs, parquet  # noqa: E402
 
-from service import claims  # noqa: E402
-from service.job import BulkError, Folder, Job, name_of  # noqa: E402
+from service.bulk import claims  # noqa: E402
+from service.bulk.job import BulkError, Folder, Job, name_of  # noqa: E402
 
 JOB = Job("many.jsonl", 9, 1, 4, 3, "label", "tags", "1", "d1", "auto", "float32", None)
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -285,7 +286,7 @@ class TestBombs:
     def test_no_pages(self, data):
         """Whatever stands in the place of pages is a ValueError, or comes to an end."""
         with contextlib.suppress(ValueError):
-            assert min(pages.counted(data, 2**40)) >= 0
+            assert min(parquet_pages.counted(data, 2**40)) >= 0
 
     def test_in_batches(self, file, monkeypatch):
         """A row group is decoded a few rows at a time, and is the same."""
@@ -365,7 +366,7 @@ class TestChosen:
         return tmp_path
 
     def chosen(self, root, name, task="label", **settings):
-        found = selection.choose(root, task, name, Settings(**settings)).metadata
+        found = bundle_choice.choose(root, task, name, Settings(**settings)).metadata
         return f"{found.name}@{found.version}"
 
     def test_named(self, root):
@@ -607,7 +608,7 @@ class TestClaims:
 )
 def test_beside(file, folder):
     """Where the answers go, unless another place is named."""
-    assert command._beside(file, "label") == folder
+    assert predict._beside(file, "label") == folder
 
 
 class TestCommand:

@@ -23,11 +23,11 @@ import pytest
 from conftest import PNG, ROOT, SECONDS, copy_bundle, running, wait
 from process_fixtures import environment, free_port, serving
 
-from model import bundle, contents, golden, signature
-from model.bundle import BundleError
-from model.golden import Golden
-from service import repository
-from service.faults import Faults
+from model.bundle import bundle, golden, signature, verified_files
+from model.bundle.bundle import BundleError
+from model.bundle.golden import Golden
+from service.registry import folder as repository
+from service.registry.load_errors import LoadErrors
 from service.settings import Settings
 
 VOWELS = ROOT / "bundles" / "vowels" / "1"
@@ -112,7 +112,7 @@ class TestOdd:
         (copy / place).unlink()
         make(copy / place)
         with pytest.raises(BundleError, match="is not a regular file") as caught:
-            within(lambda: contents.of(found, place.as_posix()))
+            within(lambda: verified_files.of(found, place.as_posix()))
         assert str(copy / place) in str(caught.value)
 
     def test_labels(self, copy, make):
@@ -129,7 +129,7 @@ class TestFiles:
         for place in (bundle.MARKER, CARD):
             (copy / place).rename(tmp_path / Path(place).name)
             (copy / place).symlink_to(tmp_path / Path(place).name)
-        assert contents.of(bundle.read(copy), CARD).startswith(b"# vowels")
+        assert verified_files.of(bundle.read(copy), CARD).startswith(b"# vowels")
 
     def test_longer_than_it_says(self, copy):
         """A file of the system that says it is empty gives nothing away."""
@@ -144,7 +144,7 @@ class TestFiles:
         found = bundle.Bundle(copy, bundle.read(VOWELS).metadata, "")
         for name in ("more", "../../../etc/passwd"):
             with pytest.raises(BundleError, match="is not listed"):
-                within(lambda name=name: contents.of(found, name))
+                within(lambda name=name: verified_files.of(found, name))
 
     @pytest.mark.parametrize(
         ("place", "most"),
@@ -256,7 +256,7 @@ class TestFolders:
         """What is told of a broken bundle is short, whatever is quoted in it."""
         marker = copy / bundle.MARKER
         marker.write_text(json.dumps(json.loads(marker.read_text()) | {"x" * 2**20: 1}))
-        told = Faults()
+        told = LoadErrors()
         with pytest.raises(BundleError) as caught:
             bundle.read(copy)
         told.tell("vowels", copy, str(caught.value))
@@ -571,9 +571,9 @@ class TestUnreadable:
         script = (
             "import sys\n"
             "from pathlib import Path\n"
-            "from service import repository\n"
-            "for shelf in repository.scan(Path(sys.argv[1])):\n"
-            "    stamps = [repository.stamp(p) for p in shelf.versions.values()]\n"
+            "from service.registry import folder\n"
+            "for shelf in folder.scan(Path(sys.argv[1])):\n"
+            "    stamps = [folder.stamp(p) for p in shelf.versions.values()]\n"
             "    print(shelf.name, *shelf.versions, shelf.hidden)\n"
         )
         command = [sys.executable, "-c", script, str(shared / "root")]
@@ -595,9 +595,9 @@ class TestUnreadable:
     def test_labels_stay(self, copy):
         """Labels of a name that can't be listed are told as broken: those from before
         stay."""
-        hidden = repository.Shelf("vowels", {0: copy}, hidden=True)
+        hidden = repository.VersionFolder("vowels", {0: copy}, hidden=True)
         assert hidden.folder == copy
-        assert repository.Shelf("vowels", {0: copy}).folder is None
+        assert repository.VersionFolder("vowels", {0: copy}).folder is None
 
 
 class TestHeldUp:

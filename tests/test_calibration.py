@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model import calibration
+from model.training import calibration
 
 
 def make_logits(count=20000, classes=4, scale=1.5, seed=0):

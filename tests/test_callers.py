@@ -9,9 +9,9 @@ from conftest import SECONDS
 from starlette.requests import ClientDisconnect
 from test_bodies import Caller
 
-from service import callers as module
-from service.callers import HEADER, Callers, asked
 from service.errors import DeadlineExceeded, InvalidHeader
+from service.http import deadlines as module
+from service.http.deadlines import HEADER, RequestDeadlines, asked
 
 pytestmark = pytest.mark.anyio
 
@@ -56,7 +56,7 @@ class Served:
 
 @pytest.fixture
 def callers():
-    return Callers(SECONDS)
+    return RequestDeadlines(SECONDS)
 
 
 @pytest.fixture
@@ -185,7 +185,7 @@ class TestDeadline:
     async def test_of_the_service(self):
         """So it is with the time that the service gives, where the caller's is
         longer."""
-        served = Served(Callers(0.01), time.perf_counter() + SECONDS)
+        served = Served(RequestDeadlines(0.01), time.perf_counter() + SECONDS)
         assert isinstance(await served.ends(), DeadlineExceeded)
 
     async def test_in_time(self, callers):

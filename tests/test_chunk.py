@@ -4,8 +4,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.cost import Cost
-from service.lanes import (
+from service.worker.cost import Cost
+from service.worker.lanes import (
     ALONE,
     LONGEST_TICK,
     TICK_CALLS,

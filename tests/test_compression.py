@@ -11,8 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import compression
 from service.errors import BadEncoding, TooLarge
+from service.http import compression
 
 CODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
 LIMIT = 10_000

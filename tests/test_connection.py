@@ -12,8 +12,8 @@ import numpy as np
 import pytest
 from conftest import SECONDS, running, value, wait
 
-from service import connection, gathered
 from service.errors import MEDIA_TYPE
+from service.http import connection, transport
 from service.settings import Settings
 
 FRAME = [1, 2, 3]
@@ -330,7 +330,7 @@ class TestNumber:
 
 def test_hardly_read(bundles, monkeypatch):
     """Who does not read an answer is hung up on, though it is not whole."""
-    monkeypatch.setattr(gathered, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(transport, "LOOK_SECONDS", 0.1)
     settings = Settings(port=0, bundles=bundles / "tags", default_label="tags")
     with running(settings) as made, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

@@ -8,9 +8,9 @@ from conftest import make_metadata
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import cost
-from service.cost import Cost
-from service.lanes import chunk
+from service.worker import cost
+from service.worker.cost import Cost
+from service.worker.lanes import chunk
 
 SECONDS = st.floats(-6, -2).map(lambda power: 10**power)
 

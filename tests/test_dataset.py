@@ -5,9 +5,9 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model import dataset as sets
-from model import splits
-from model.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, shown
+from model.datasets import dataset as sets
+from model.datasets import splits
+from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, shown
 
 
 def make(task="classify", *, count=30, classes=3, features=2, split=None, seed=0):

@@ -6,13 +6,13 @@ import re
 import numpy as np
 import pytest
 
-from model import dataset as sets
-from model import datasets, readers
+from model.datasets import builtin, readers
+from model.datasets import dataset as sets
 
 
 @pytest.fixture(scope="module")
 def builtins():
-    return {name: datasets.load(name) for name in datasets.names()}
+    return {name: builtin.load(name) for name in builtin.names()}
 
 
 SIZES = {
@@ -23,7 +23,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", datasets.names())
+@pytest.mark.parametrize("name", builtin.names())
 class TestBuiltins:
     def test_parts(self, builtins, name):
         """Each sequence is in one part, and the parts are as large as documented."""
@@ -35,11 +35,11 @@ class TestBuiltins:
 
     def test_deterministic(self, builtins, name):
         """Loading again gives the same set."""
-        assert datasets.load(name).digest == builtins[name].digest
+        assert builtin.load(name).digest == builtins[name].digest
 
     def test_description(self, builtins, name):
         """What is said of a set is true of it."""
-        said, data = datasets.BUILTIN[name], builtins[name]
+        said, data = builtin.BUILTIN[name], builtins[name]
         assert said.name == data.name == name
         assert said.task == data.task
         assert all((said.title, said.source, said.licence))
@@ -74,7 +74,7 @@ def spell(data):
 def test_letters(builtins):
     """Fold 0 is the test part, and its words are all known from training."""
     data = builtins["letters"]
-    with np.load(datasets.DATA / "letters.npz") as archive:
+    with np.load(builtin.DATA / "letters.npz") as archive:
         fold = archive["fold"]
     np.testing.assert_array_equal(data.split == sets.TEST, fold == 0)
     assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
@@ -99,11 +99,11 @@ def test_vowels(builtins):
 
 def test_sources():
     """Each file of data is described, with its checksum."""
-    text = (datasets.DATA / "SOURCES.md").read_text(encoding="utf-8")
+    text = (builtin.DATA / "SOURCES.md").read_text(encoding="utf-8")
     digests = dict(
         re.findall(r"^## (\S+)$.*?SHA-256\W+([0-9a-f]{64})", text, re.M | re.S)
     )
-    files = sorted(datasets.DATA.glob("*.npz"))
+    files = sorted(builtin.DATA.glob("*.npz"))
     assert sorted(digests) == [path.name for path in files]
     for path in files:
         assert digests[path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
@@ -124,12 +124,12 @@ def write(path, labels, *, part=None, features=1):
 class TestResolve:
     def test_builtin(self, builtins):
         """A built-in name gives the built-in set, with any seed."""
-        assert datasets.resolve("vowels").digest == builtins["vowels"].digest
-        assert datasets.resolve("vowels", seed=5).digest == builtins["vowels"].digest
+        assert builtin.resolve("vowels").digest == builtins["vowels"].digest
+        assert builtin.resolve("vowels", seed=5).digest == builtins["vowels"].digest
 
     def test_file(self, tmp_path):
         """A file gets all its parts."""
-        data = datasets.resolve(str(write(tmp_path / "mine.csv", "ab" * 20)))
+        data = builtin.resolve(str(write(tmp_path / "mine.csv", "ab" * 20)))
         assert data.name == "mine"
         assert [len(data.part(part)) for part in sets.PARTS] == [28, 6, 6]
 
@@ -137,7 +137,7 @@ class TestResolve:
         """A test file is the test part, whole, and nothing else is."""
         train = write(tmp_path / "train.csv", "abc" * 10)
         test = write(tmp_path / "test.csv", "ba" * 3)
-        data = datasets.resolve(str(train), test=test, validation=0.2)
+        data = builtin.resolve(str(train), test=test, validation=0.2)
         assert [len(data.part(part)) for part in sets.PARTS] == [24, 6, 6]
         held_out = data.part("test")
         assert [data.classes[code] for code in held_out.targets] == list("bababa")
@@ -151,20 +151,20 @@ class TestResolve:
     )
     def test_unknown(self, name, near):
         """A name that is neither is answered with the built-in names."""
-        with pytest.raises(datasets.SourceError) as caught:
-            datasets.resolve(name)
+        with pytest.raises(builtin.SourceError) as caught:
+            builtin.resolve(name)
         message = str(caught.value)
         assert message.endswith(near)
-        assert all(known in message for known in datasets.names())
-        with pytest.raises(datasets.SourceError, match="neither a file nor"):
-            datasets.load(name)
+        assert all(known in message for known in builtin.names())
+        with pytest.raises(builtin.SourceError, match="neither a file nor"):
+            builtin.load(name)
 
     def test_builtin_refusals(self, tmp_path):
         """A built-in set keeps its task and its test part."""
         with pytest.raises(ValueError, match="digits is for task classify, not label"):
-            datasets.resolve("digits", task="label")
+            builtin.resolve("digits", task="label")
         with pytest.raises(ValueError, match="digits has a test part of its own"):
-            datasets.resolve("digits", test=tmp_path / "test.csv")
+            builtin.resolve("digits", test=tmp_path / "test.csv")
 
     @pytest.mark.parametrize(
         ("train", "test", "reason"),
@@ -179,11 +179,11 @@ class TestResolve:
         train = write(tmp_path / "train.csv", "abab", **train)
         test = write(tmp_path / "test.csv", "ab", **test)
         with pytest.raises(ValueError, match=reason) as caught:
-            datasets.resolve(str(train), test=test)
+            builtin.resolve(str(train), test=test)
         assert "test.csv" in str(caught.value)
 
     def test_missing_test_file(self, tmp_path):
         """A test file that is not there is named."""
         train = write(tmp_path / "train.csv", "abab")
         with pytest.raises(readers.ReadError, match=r"gone\.csv: No such file"):
-            datasets.resolve(str(train), test=tmp_path / "gone.csv")
+            builtin.resolve(str(train), test=tmp_path / "gone.csv")

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 from conftest import OnnxEngine, copy_bundle, running, value
 
-from model import bundle
-from model.bundle import TOLERANCE, BundleError
-from service import engine, launch
-from service.engine import ENGINES, load
+from model.bundle import bundle
+from model.bundle.bundle import TOLERANCE, BundleError
+from service.pool import spawn
 from service.settings import Settings
-from service.tensorflow_engine import TensorFlowEngine
+from service.worker import engine
+from service.worker.engine import ENGINES, load
+from service.worker.tensorflow_engine import TensorFlowEngine
 
 
 class Off(OnnxEngine):
@@ -43,7 +44,7 @@ def walks(bundles):
 def _no_onnxruntime(monkeypatch):
     """A machine on which ONNX Runtime is not installed."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "service.onnx_engine")
+    monkeypatch.delitem(sys.modules, "service.worker.onnx_engine")
 
 
 # What stands in the place of ONNX Runtime, and what is told of it.
@@ -203,7 +204,7 @@ class TestTold:
         caplog.set_level(logging.INFO, logger="service")
         engines = ENGINES | {"onnx": fault}
         settings = Settings(port=0, bundles=bundles / "walks", workers=1)
-        with running(settings, start=launch.thread(engines)) as made:
+        with running(settings, start=spawn.thread(engines)) as made:
             (model,) = made.http.get("/models").json()["models"]
             text = made.metrics()
         (record,) = (one for one in caplog.records if one.message == "loaded")

@@ -11,16 +11,16 @@ import tensorflow as tf
 from conftest import ROOT, SECONDS, random_frames
 from tensorflow.python.eager import context
 
-from model import bundle
-from service import launch
-from service.admission import Admission
-from service.cost import Cost
-from service.engine import load
-from service.messages import Answered
-from service.metrics import Metrics
-from service.pool import Pool
-from service.scheduler import Scheduler
+from model.bundle import bundle
+from service.pool import spawn
+from service.pool.admission import Admission
+from service.pool.pool import Pool
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.worker.cost import Cost
+from service.worker.engine import load
+from service.worker.protocol import Answered
+from service.worker.scheduler import Scheduler
 
 NAMES = ("walks", "tags", "both")
 ENGINES = ("onnx", "tensorflow")
@@ -87,7 +87,7 @@ class TestAnswers:
     async def test_pooled(self, bundles, truth, name, engine):
         """So do those that many callers ask for at once, of several processes."""
         settings, metrics = Settings(engine=engine, workers=2), Metrics()
-        pool = Pool(settings, metrics, launch.process)
+        pool = Pool(settings, metrics, spawn.process)
         pool.start()
         try:
             await pool.attach()
@@ -147,7 +147,7 @@ from pathlib import Path
 import numpy as np
 
 from model import bundle
-from service.engine import load
+from service.worker.engine import load
 from service.settings import Settings
 
 found = bundle.read(Path(sys.argv[1]))

@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from model_fixtures import make_dataset
 
-from model import calibration, evaluation
-from model import dataset as sets
-from model.evaluation import Answers
+from model.datasets import dataset as sets
+from model.training import calibration, evaluation
+from model.training.evaluation import Answers
 
 CLASSES = ("ant", "bee", "cat", "dog")
 

@@ -17,13 +17,16 @@ import tensorflow as tf
 from model_fixtures import CELLS, make_config, make_dataset
 from onnx import numpy_helper
 
-from model import bundle, evaluation, export, onnx_graph, publish, reload, training
-from model.bundle import Bundle, BundleError
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, BundleError
+from model.bundle.golden import Golden
 from model.config import Config
-from model.dataset import Dataset
-from model.golden import Golden
-from model.network import Network
-from model.runs import Epoch
+from model.datasets.dataset import Dataset
+from model.export import export, onnx_graph, publish
+from model.network import reload
+from model.network.network import Network
+from model.training import evaluation, loop
+from model.training.runs import Epoch
 
 ROOT = Path(__file__).parents[1]
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -84,7 +87,7 @@ def make(kind, root, name):
     config = make_config(
         name=name, network={"layers": 2, "hidden": 5, "dropout": 0.25, **cell}
     )
-    network = training.build(dataset, config)
+    network = loop.build(dataset, config)
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.6, weight.shape))
@@ -703,7 +706,9 @@ class TestFind:
 
 
 class TestWithoutTensorFlow:
-    @pytest.mark.parametrize("module", ["bundle", "dataset", "config", "datasets"])
+    @pytest.mark.parametrize(
+        "module", ["bundle", "config", "datasets.dataset", "datasets.builtin"]
+    )
     def test_imports(self, module):
         """What the service and the first lines of a command need is light."""
         heavy = "{'tensorflow', 'keras', 'onnx', 'matplotlib'}"
@@ -717,9 +722,10 @@ class TestWithoutTensorFlow:
         """A bundle is read, verified and compared with its ONNX network without it."""
         script = f"""
             import sys
+            from pathlib import Path
             import onnxruntime
             from model import bundle
-            found = bundle.read(bundle.find(bundle.Path({str(one.folder)!r}))[0])
+            found = bundle.read(bundle.find(Path({str(one.folder)!r}))[0])
             session = onnxruntime.InferenceSession(str(found.folder / bundle.NETWORK))
             def step(frames, lengths, state):
                 inputs = {{"frames": frames, "lengths": lengths, "state": state}}

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service.fair_queue import QUANTUM, FairQueue
+from service.callers.fair_queue import QUANTUM, FairQueue
 
 CALLERS = st.tuples(st.sampled_from(["", "a", "b"]), st.integers(0, 3))
 COSTS = st.one_of(st.integers(1, QUANTUM), st.integers(1, 20 * QUANTUM))

@@ -4,7 +4,7 @@ import asyncio
 
 import pytest
 
-from service.fair_turns import FairTurns
+from service.callers.fair_turns import FairTurns
 
 pytestmark = pytest.mark.anyio
 MUCH, LITTLE = 8_000_000, 100_000

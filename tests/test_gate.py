@@ -18,10 +18,10 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from service import __main__ as main
-from service import gate as module
 from service import settings as settings_module
-from service.client import Client
-from service.gate import OPEN
+from service.client.client import Client
+from service.http import auth as module
+from service.http.auth import OPEN
 from service.settings import Settings
 
 FIRST, SECOND = "first-key", "sëcond-key"
@@ -166,7 +166,7 @@ class TestRate:
         is told when the next may come."""
         now = [100.0]
         monkeypatch.setattr(module.time, "monotonic", lambda: now[0])
-        key = module.Key("me", b"", 2.0)
+        key = module.ApiKey("me", b"", 2.0)
         for _ in range(2):
             key.take()
         with pytest.raises(module.RateLimited) as caught:

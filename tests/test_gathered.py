@@ -12,13 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pool_fixtures import until
 
-from service import gathered as module
-from service.gathered import Closing, Gathered
-from service.memory_budget import MemoryBudget
-from service.metrics import Metrics
+from service.callers.memory_budget import MemoryBudget
+from service.http import transport as module
+from service.http.transport import CoalescingTransport, LingeringTransport
+from service.telemetry.metrics import Metrics
 
 ACCOUNT = MemoryBudget(2**30, Metrics()).account()
-KINDS = [Closing, Gathered]
+KINDS = [LingeringTransport, CoalescingTransport]
 LOOPS = [
     pytest.param(asyncio.new_event_loop, id="asyncio"),
     pytest.param(uvloop.new_event_loop, id="uvloop"),
@@ -65,7 +65,7 @@ def test_by_turns(parts):
 
     async def write():
         kept = Kept()
-        gathered = Gathered(kept, ACCOUNT)
+        gathered = CoalescingTransport(kept, ACCOUNT)
         for some in parts:
             for part in some:
                 gathered.write(part)
@@ -82,7 +82,7 @@ class TestTransport:
     async def test_as_it_was(self):
         """What is sent is what was written, whatever becomes of the caller's buffer."""
         kept = Kept()
-        gathered = Gathered(kept, ACCOUNT)
+        gathered = CoalescingTransport(kept, ACCOUNT)
         buffer = bytearray(b"abc")
         gathered.write(buffer)
         gathered.write(memoryview(buffer)[1:])
@@ -93,7 +93,7 @@ class TestTransport:
     async def test_close(self):
         """To close it sends what was written before, and nothing twice."""
         kept = Kept()
-        gathered = Gathered(kept, ACCOUNT)
+        gathered = CoalescingTransport(kept, ACCOUNT)
         gathered.write(b"last")
         gathered.close()
         await asyncio.sleep(0)
@@ -117,7 +117,7 @@ class TestTransport:
         ours, theirs = socket.socketpair()
         loop = asyncio.get_running_loop()
         transport, _ = await loop.create_connection(asyncio.Protocol, sock=ours)
-        gathered = Gathered(transport, ACCOUNT)
+        gathered = CoalescingTransport(transport, ACCOUNT)
         parts = [bytes([number % 256]) * 5000 for number in range(300)]
         theirs.setblocking(False)
 

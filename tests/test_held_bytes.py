@@ -20,11 +20,11 @@ import websockets.sync.client as web_sockets
 from conftest import SECONDS, running, value, wait
 from websockets.exceptions import ConnectionClosed, InvalidStatus
 
-from service import connection, gathered, web_socket
+from service.codecs.process import CodecProcesses
 from service.errors import ServiceError
-from service.reader import Elsewhere
+from service.http import connection, transport, websocket
 from service.settings import Settings
-from service.stream import Stream
+from service.streaming.stream import Stream
 
 MIB = 2**20
 FRAME = [1, 2, 3]
@@ -132,7 +132,7 @@ ENDS = {
 def test_connections_are_freed(service, request_bytes):
     """A connection that has ended is freed at once, not when the garbage collector
     comes to it: until then it would keep all that its client sent."""
-    kinds = connection.Connection, web_socket.WebSocket, Stream, ServiceError
+    kinds = connection.Connection, websocket.WebSocket, Stream, ServiceError
     with _no_collector():
         before = objects(*kinds)
         for _ in range(5):
@@ -299,7 +299,7 @@ def test_idle_stream(service):
 def test_lost_before_its_turn():
     """A stream's next turn may come after its connection was lost: nothing is left to
     hand on."""
-    lost = web_socket.WebSocket.__new__(web_socket.WebSocket)
+    lost = websocket.WebSocket.__new__(websocket.WebSocket)
     lost._buffer = bytearray(b"x")
     lost.read_on()
     assert lost.buffered
@@ -309,13 +309,13 @@ def test_frames_in_bytes(service, monkeypatch):
     """A message of a WebSocket that comes in single bytes is looked at a few times, not
     with each byte."""
     looked = []
-    hear = web_socket.WebSocket._hear
+    hear = websocket.WebSocket._hear
 
     def counted(self, data):
         looked.append(len(data))
         return hear(self, data)
 
-    monkeypatch.setattr(web_socket.WebSocket, "_hear", counted)
+    monkeypatch.setattr(websocket.WebSocket, "_hear", counted)
     url = service.url.replace("http", "ws") + "/stream?model=walks"
     with web_sockets.connect(url, proxy=None) as made:
         text = json.dumps({"frames": [FRAME] * 2_000}).encode()
@@ -333,8 +333,8 @@ def test_frames_in_bytes(service, monkeypatch):
 def test_honest_slow_reader(service, monkeypatch):
     """Who reads a large answer slowly, but steadily, gets all of it: what counts is what
     has arrived there, not what the kernel has taken."""
-    monkeypatch.setattr(gathered, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(gathered, "LEAST_BYTES", 4_000)
+    monkeypatch.setattr(transport, "LOOK_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "LEAST_BYTES", 4_000)
     body = json.dumps({"sequences": [[FRAME] * 10_000]}).encode()
     with connected(service, receives=4096) as made:
         made.sendall(post("/label", body, "Connection: close"))
@@ -373,13 +373,13 @@ def test_padded_answer(bundles, monkeypatch):
     """A short sequence in a long tensor is answered aside from the event loop, or is
     refused where the answer would be too long."""
     sizes = []
-    run = Elsewhere.run
+    run = CodecProcesses.run
 
     async def counted(self, caller, size, work, *given, **more):
         sizes.append((work.__name__, size))
         return await run(self, caller, size, work, *given, **more)
 
-    monkeypatch.setattr(Elsewhere, "run", counted)
+    monkeypatch.setattr(CodecProcesses, "run", counted)
     with running(Settings(port=0, bundles=bundles)) as service:
         body, headers = tensors(4_000, 20, [1] * 20, classification=3, binary_data=True)
         path = "/v2/models/tags/infer"
@@ -411,7 +411,7 @@ class TestDialects:
 
             await asyncio.sleep(3600)
 
-        monkeypatch.setattr(Elsewhere, "run", never)
+        monkeypatch.setattr(CodecProcesses, "run", never)
         headers = {"X-Request-Timeout-Ms": "100"}
         answer = service.http.post(path, content=b" " * 100_000, headers=headers)
         assert answer.status_code == 504

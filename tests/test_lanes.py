@@ -7,8 +7,14 @@ import numpy as np
 import pytest
 from scheduler_fixtures import TASKS, FakeEngine, Scene
 
-from service.cost import Cost
-from service.lanes import ALONE, LONGEST_TICK, TICK_CALLS, TICK_ROWS, TICK_SECONDS
+from service.worker.cost import Cost
+from service.worker.lanes import (
+    ALONE,
+    LONGEST_TICK,
+    TICK_CALLS,
+    TICK_ROWS,
+    TICK_SECONDS,
+)
 
 COST = Cost(call=100e-6, step=10e-6, row=10e-6)
 LONG = 5000  # steps, of many chunks

@@ -9,9 +9,9 @@ import pytest
 from conftest import SECONDS
 from pool_fixtures import sent, until
 
-from service.link import PIECE_BYTES, Link
-from service.messages import Cancel, Failed, Incoming, Job, Ticked, ToWorker
-from service.tickets import Ticket
+from service.pool.link import PIECE_BYTES, WorkerLink
+from service.pool.pending_jobs import PendingJob
+from service.worker.protocol import BatchReport, Cancel, Failed, Incoming, Job, ToWorker
 
 pytestmark = pytest.mark.anyio
 LARGE, SMALL = 3 * PIECE_BYTES, 10  # bytes of a job
@@ -27,7 +27,7 @@ class Worker:
 
     def give(self, number, size, connection):
         job = Job(0, 7, 5, bytes(size), caller=("", connection))
-        self.link.give(Ticket(job, lambda told: None), number)
+        self.link.give(PendingJob(job, lambda told: None), number)
 
     async def read(self, numbers):
         """All messages until the jobs of these numbers have come."""
@@ -44,7 +44,7 @@ async def worker():
     """A link and its worker, until the block ends."""
     ours, theirs = socket.socketpair()
     told, lost = [], []
-    link = Link(lambda link, message: told.append(message), lost.append, set())
+    link = WorkerLink(lambda link, message: told.append(message), lost.append, set())
     with theirs:
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
@@ -89,7 +89,7 @@ async def test_cancelled():
     assert 0 in cancelled
     assert len(dropped) >= 4
     assert sorted(jobs + dropped) == list(range(MANY))
-    ticks = [one for one in made.told if isinstance(one, Ticked)]
+    ticks = [one for one in made.told if isinstance(one, BatchReport)]
     assert [(one.model, one.settled) for one in ticks] == [(7, 5)] * len(dropped)
 
 

@@ -26,10 +26,11 @@ from stream_fixtures import KEY, counting, wait_closed
 from typer.testing import CliRunner
 
 from service import __main__ as main
-from service import conversation, live
-from service.answers import Choice, Classification, InvalidAnswer, Labelling
-from service.client import Client
-from service.sequences import ReadError
+from service.cli import chart as live
+from service.cli.files import ReadError
+from service.client import session
+from service.client.client import Client
+from service.client.results import Choice, Classification, InvalidAnswer, Labelling
 from service.settings import Settings
 
 FRAMES = random_frames(np.random.default_rng(0), 5)
@@ -468,7 +469,7 @@ class TestFails:
 
     def test_too_long(self, tmp_path, monkeypatch):
         """So is a line that is too long for the service."""
-        monkeypatch.setattr(conversation, "FIRST_WAIT", 0.001)
+        monkeypatch.setattr(session, "FIRST_WAIT", 0.001)
         lines = json.dumps([[1]] * 1000) + "\n"
         with counting(tmp_path / "made", stream_message_bytes=1000) as service:
             result = invoke("-", "--url", service.url, input=lines)

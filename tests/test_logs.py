@@ -22,8 +22,8 @@ import pytest
 from conftest import ROOT, SECONDS, OnnxEngine, running, send, value, wait
 from process_fixtures import Started, environment, free_port
 
-from service import logs
 from service.settings import Settings
+from service.telemetry import logs
 
 CANARY, NUMBER = "c4n4ry", 73910.4242
 # What `logging` itself finds out for every record of the process.
@@ -310,7 +310,7 @@ class TestInjection:
         assert {record["level"] for record in records} <= {"info", "warning"}
         assert {record["logger"] for record in records} <= {
             "service.request",
-            "service.crowd",
+            "service.http.limits",
             "uvicorn.error",
         }
         for text in (lines.getvalue(), service.metrics()):
@@ -575,8 +575,8 @@ class TestLines:
             # As workers are: with the module imported where they are forked from.
             "import multiprocessing\n"
             "context = multiprocessing.get_context('forkserver')\n"
-            "context.set_forkserver_preload(['service.logs'])\n"
-            "code = 'from service import logs; import logging;'\n"
+            "context.set_forkserver_preload(['service.telemetry.logs'])\n"
+            "code = 'from service.telemetry import logs; import logging;'\n"
             'code += \'logs.setup("json", "info"); logging.info("child")\'\n'
             "child = context.Process(target=exec, args=(code,))\n"
             "child.start(); child.join()",
@@ -586,7 +586,7 @@ class TestLines:
     def test_processes(self, child):
         """Each process writes its own lines, once, to the last."""
         script = (
-            "import logging, os\nfrom service import logs\n"
+            "import logging, os\nfrom service.telemetry import logs\n"
             "logs.setup('json', 'info')\nlog = logging.getLogger()\n"
             f"log.info('before')\n{child}\nlog.info('after')\n"
         )
@@ -599,7 +599,7 @@ class TestLines:
         """Shut down in a signal's handler, which may interrupt whoever logs, it ends
         though nobody reads."""
         script = (
-            "import logging, os, signal\nfrom service import logs\n"
+            "import logging, os, signal\nfrom service.telemetry import logs\n"
             "def stop(*_):\n logging.shutdown()\n os._exit(7)\n"
             "signal.signal(signal.SIGTERM, stop)\nlogs.setup('json', 'info')\n"
             "while True:\n logging.info('again')\n"

@@ -6,11 +6,12 @@ import time
 import pytest
 from conftest import value
 
-from service import malloc, memory_budget
+from service import malloc
+from service.callers import memory_budget
+from service.callers.memory_budget import Hold, MemoryBudget
+from service.callers.owner_quota import OwnerQuota
 from service.errors import BufferFull, TooManyStreams
-from service.memory_budget import Hold, MemoryBudget
-from service.metrics import Metrics
-from service.owner_quota import OwnerQuota
+from service.telemetry.metrics import Metrics
 
 LIMIT = 1000
 pytestmark = pytest.mark.anyio

@@ -11,9 +11,10 @@ from conftest import SECONDS
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service import messages
-from service.messages import (
+from service.worker import protocol
+from service.worker.protocol import (
     Answered,
+    BatchReport,
     Cancel,
     Channel,
     Failed,
@@ -22,7 +23,6 @@ from service.messages import (
     Job,
     Load,
     Loaded,
-    Ticked,
     ToWorker,
 )
 
@@ -39,7 +39,7 @@ FROM_WORKER = st.one_of(
     st.builds(Loaded, NUMBERS, st.text(), st.text(), st.text(), st.text()),
     st.builds(Answered, NUMBERS, SECONDS_OF, SECONDS_OF, BYTES, BYTES),
     st.builds(Failed, NUMBERS, st.text(), st.booleans(), st.booleans()),
-    st.builds(Ticked, NUMBERS, NUMBERS, NUMBERS, NUMBERS, SECONDS_OF, NUMBERS),
+    st.builds(BatchReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, SECONDS_OF, NUMBERS),
 )
 
 
@@ -52,7 +52,7 @@ class TestIncoming:
         """Lists of messages come out as they went in, in order, however the bytes
         are cut; and nothing is kept of those that are whole."""
         lists = data.draw(st.lists(st.lists(strategy, max_size=4), max_size=6))
-        whole = b"".join(bytes(messages.encode(some)) for some in lists)
+        whole = b"".join(bytes(protocol.encode(some)) for some in lists)
         cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=12))
         edges = [0, *sorted(cuts), len(whole)]
         incoming = Incoming(kind)
@@ -65,7 +65,7 @@ class TestIncoming:
     def test_incomplete(self):
         """A list that is not whole yet is not given."""
         incoming = Incoming(ToWorker)
-        whole = messages.encode([Cancel(1), Cancel(2)])
+        whole = protocol.encode([Cancel(1), Cancel(2)])
         for byte in whole[:-1]:
             assert list(incoming.feed(bytes([byte]))) == []
         assert list(incoming.feed(bytes(whole[-1:]))) == [[Cancel(1), Cancel(2)]]
@@ -131,7 +131,7 @@ class TestChannel:
     def test_gone_in_a_message(self, pair):
         """Half a message is none."""
         _, theirs, sock = pair
-        sock.sendall(bytes(messages.encode([Cancel(1)])[:-1]))
+        sock.sendall(bytes(protocol.encode([Cancel(1)])[:-1]))
         sock.close()
         with pytest.raises(EOFError):
             theirs.receive()

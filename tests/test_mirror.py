@@ -11,10 +11,11 @@ from errno import ENOSPC
 import pytest
 from conftest import SECONDS, copy_bundle, wait
 
-from model import bundle
-from model.bundle import BundleError
-from service import mirror, repository
-from service.mirror import Mirror
+from model.bundle import bundle
+from model.bundle.bundle import BundleError
+from service.bulk import object_store
+from service.bulk.object_store import Mirror
+from service.registry import folder as repository
 
 fs = pytest.importorskip("pyarrow.fs")
 
@@ -161,7 +162,7 @@ class Clock:
 
     def __init__(self, made, monkeypatch, looks, do=lambda look: None):
         self.now, self._left, self._do = 0.0, looks, do
-        monkeypatch.setattr(mirror.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(object_store.time, "monotonic", lambda: self.now)
         monkeypatch.setattr(made._stop, "wait", self.wait)
 
     def wait(self, seconds):
@@ -185,7 +186,7 @@ class TestFullDisk:
         def without_room(place, stamp):
             if self.room or place != "walks/2":
                 return copy(place, stamp)
-            tried.append(mirror.time.monotonic())
+            tried.append(object_store.time.monotonic())
             raise OSError(ENOSPC, "No space left on device")
 
         self.room = False
@@ -242,7 +243,7 @@ def test_leads_out(made, up):
 
 def test_too_much(there, made, monkeypatch):
     """A version of more bytes than a bundle may have is not copied."""
-    monkeypatch.setattr(mirror, "MOST_BYTES", 1000)
+    monkeypatch.setattr(object_store, "MOST_BYTES", 1000)
     with pytest.raises(BundleError, match="too large"):
         made.start(0)
     assert not list(made.folder.glob("*/*/*"))
@@ -250,7 +251,7 @@ def test_too_much(there, made, monkeypatch):
 
 def test_closed_while_it_copies(there, made, monkeypatch):
     """Nothing is left of a copy that is under way when it is closed."""
-    monkeypatch.setattr(mirror, "END_SECONDS", 0.1)
+    monkeypatch.setattr(object_store, "END_SECONDS", 0.1)
     begun, go, copy = threading.Event(), threading.Event(), made._copy
 
     def slowly(*given):
@@ -270,15 +271,15 @@ def test_closed_while_it_copies(there, made, monkeypatch):
 
 def test_shown():
     """A key that stands in an address is not."""
-    assert mirror.shown("s3://me:secret@bucket/a") == "s3://bucket/a"
-    assert mirror.shown("s3://bucket/a@b") == "s3://bucket/a@b"
+    assert object_store.shown("s3://me:secret@bucket/a") == "s3://bucket/a"
+    assert object_store.shown("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a", "gs://bucket", "file:///a/b"])
 def test_elsewhere(place):
-    assert mirror.elsewhere(place)
+    assert object_store.elsewhere(place)
 
 
 @pytest.mark.parametrize("place", ["", "/a/b", "bundles", "C:/bundles", "a:b"])
 def test_here(place):
-    assert not mirror.elsewhere(place)
+    assert not object_store.elsewhere(place)

@@ -13,19 +13,13 @@ from model_fixtures import make_dataset, write_json_lines
 from typer.testing import CliRunner
 
 from model import __main__ as command
-from model import (
-    augmentation,
-    bundle,
-    choices,
-    config,
-    console,
-    datasets,
-    evaluation,
-    flags,
-    progress,
-    training,
-)
+from model import config
+from model.bundle import bundle
+from model.cli import arguments as choices
+from model.cli import console, flags, progress
 from model.config import Config, ConfigError
+from model.datasets import builtin
+from model.training import augmentation, evaluation, loop
 
 ROOT = Path(__file__).parents[1]
 TINY = ("--layers", "1", "--hidden", "4", "--epochs", "2", "--batch", "8")
@@ -160,7 +154,7 @@ class TestTrain:
         def stop(*_, **__):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(training, "fit", stop)
+        monkeypatch.setattr(loop, "fit", stop)
         result = run("train", file, "--runs", tmp_path, code=130)
         assert len(result.stderr.splitlines()) == 1
 
@@ -310,7 +304,7 @@ class TestDatasets:
         """The built-in sets and every format of a file are listed."""
         shown = run("datasets").stdout
         assert not DRAWN.search(shown)
-        for name in (*datasets.names(), ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
+        for name in (*builtin.names(), ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
             assert name in shown
 
 
@@ -433,7 +427,7 @@ def chosen(monkeypatch, tmp_path):
         found.append(settings)
         raise Chosen("stop")
 
-    monkeypatch.setattr(training, "fit", fit)
+    monkeypatch.setattr(loop, "fit", fit)
 
     def of(*arguments):
         assert refusal("train", *arguments) == "error: stop"
@@ -551,7 +545,7 @@ class TestFlags:
         """Every preset can be read, and fits the set that it names."""
         preset = config.load(config.presets()[name])
         assert preset.name == name
-        augmentation.check(preset.augmentation, datasets.load(preset.data.source))
+        augmentation.check(preset.augmentation, builtin.load(preset.data.source))
 
     def test_unknown_change(self):
         """A change of a setting that there isn't is refused by name."""

@@ -5,7 +5,7 @@ import pytest
 import tensorflow as tf
 from model_fixtures import CELLS, CLASSES, FEATURES, make_frames, make_network
 
-from model import network as networks
+from model.network import network as networks
 
 TASKS = ("classify", "label")
 CLOSE = {"rtol": 0, "atol": 1e-5}

@@ -15,20 +15,19 @@ from model_fixtures import CELLS, make_network
 from onnx import TensorProto, helper
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model import (
+from model.bundle import (
+    allowlist,
     bundle,
-    contents,
-    export,
     golden,
-    onnx_graph,
-    onnx_operators,
-    operators,
-    tensorflow_operators,
-    wire,
+    onnx_ops,
+    protobuf_subset,
+    tensorflow_ops,
+    verified_files,
 )
-from model.bundle import BundleError
-from service import engine
+from model.bundle.bundle import BundleError
+from model.export import export, onnx_graph
 from service.settings import Settings
+from service.worker import engine
 
 FRAMES = tf.TensorSpec((None, None, 3), tf.float32, "frames")
 LENGTHS = tf.TensorSpec((None,), tf.int32, "lengths")
@@ -52,7 +51,7 @@ def seal(folder):
 
 def refusal(found):
     with pytest.raises(BundleError) as caught:
-        operators.check(found)
+        allowlist.check(found)
     return str(caught.value)
 
 
@@ -156,7 +155,7 @@ class TestSignature:
         assert f"{copy / 'saved_model.pb'}: operator " in refusal(found)
         kinds = {node.op for function in functions(copy) for node in function.node_def}
         assert name in kinds
-        assert name not in tensorflow_operators.COMPUTING
+        assert name not in tensorflow_ops.COMPUTING
 
     def test_service(self, copy, tmp_path):
         """The service refuses it before TensorFlow sees it: nothing is written."""
@@ -638,14 +637,14 @@ class TestBombs:
             spoilt.CopyFrom(network)
             spoil(spoilt)
             with pytest.raises(ValueError, match="bytes besides its weights"):
-                onnx_operators.check(spoilt.SerializeToString())
-        onnx_operators.check(network.SerializeToString())
+                onnx_ops.check(spoilt.SerializeToString())
+        onnx_ops.check(network.SerializeToString())
 
     @pytest.mark.parametrize("data", [b"\x3a\x7f", b"\x3a", b"\x33", b"\xff" * 20])
     def test_cut_off(self, data):
         """What is no message is told."""
         with pytest.raises(ValueError, match="can't be read"):
-            onnx_operators.check(data)
+            onnx_ops.check(data)
 
     def test_tensorflow(self, copy):
         """A graph without its weights has few bytes, too."""
@@ -696,7 +695,7 @@ class TestOnnx:
         """A network with int8 weights passes."""
         found = bundle.read(quantised / "small" / "1")
         assert bundle.INT8.as_posix() in found.metadata.files
-        operators.check(found)
+        allowlist.check(found)
 
 
 # --- what is allowed -------------------------------------------------------------
@@ -730,14 +729,14 @@ def exports(tmp_path_factory):
 def test_exports(exports, kind):
     """Whatever the project exports passes, in both formats."""
     saved, network = exports[kind]
-    tensorflow_operators.check(saved)
-    onnx_operators.check(network)
+    tensorflow_ops.check(saved)
+    onnx_ops.check(network)
 
 
 @pytest.mark.parametrize("name", ["digits", "letters", "letters-live", "vowels"])
 def test_shipped(name):
     """So do the bundles that come along."""
-    operators.check(bundle.read(ROOT / "bundles" / name / "1"))
+    allowlist.check(bundle.read(ROOT / "bundles" / name / "1"))
 
 
 def test_nothing_more(exports):
@@ -758,17 +757,19 @@ def test_nothing_more(exports):
         ours |= {
             node.op_type for node in onnx.ModelProto.FromString(network).graph.node
         }
-    allowed = tensorflow_operators
+    allowed = tensorflow_ops
     assert outside == allowed.OUTSIDE
     assert inside == allowed.COMPUTING | allowed.SAVING | allowed.RESTORING
-    assert ours == onnx_operators.OPERATORS
+    assert ours == onnx_ops.OPERATORS
 
 
 @pytest.mark.parametrize(
     ("ours", "theirs"),
     [
-        pytest.param(wire._SAVED_MODEL, saved_model_pb2.SavedModel, id="tensorflow"),
-        pytest.param(wire._ONNX_MODEL, onnx.ModelProto, id="onnx"),
+        pytest.param(
+            protobuf_subset._SAVED_MODEL, saved_model_pb2.SavedModel, id="tensorflow"
+        ),
+        pytest.param(protobuf_subset._ONNX_MODEL, onnx.ModelProto, id="onnx"),
     ],
 )
 def test_schema(ours, theirs):
@@ -814,18 +815,18 @@ class TestContents:
         found = bundle.read(copy)
         (copy / bundle.NETWORK).unlink()
         with pytest.raises(BundleError, match=str(bundle.NETWORK)):
-            contents.of(found, bundle.NETWORK.as_posix())
+            verified_files.of(found, bundle.NETWORK.as_posix())
 
     def test_unlisted(self, copy):
         """Only what `bundle.json` lists has contents."""
         found = bundle.read(copy)
         with pytest.raises(BundleError):
-            contents.of(found, bundle.MARKER.as_posix())
+            verified_files.of(found, bundle.MARKER.as_posix())
 
     def test_private(self, bundles):
         """TensorFlow reads a copy that nobody else can, and that is gone afterwards."""
         found = bundle.read(bundles / "walks" / "1")
-        with contents.saved_model(found) as folder:
+        with verified_files.saved_model(found) as folder:
             assert folder.stat().st_mode & 0o777 == 0o700
             there = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
             assert Path("saved_model.pb") in there
@@ -861,8 +862,8 @@ class TestGolden:
 
 def test_too_long(copy, monkeypatch):
     """A file over the limit is refused before it is read."""
-    monkeypatch.setattr(operators, "MOST_BYTES", dict.fromkeys(operators.CHECKS, 1000))
-    monkeypatch.setattr(contents, "of", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(allowlist, "MOST_BYTES", dict.fromkeys(allowlist.CHECKS, 1000))
+    monkeypatch.setattr(verified_files, "of", lambda *_: pytest.fail("it was read"))
     assert "longer than 1000 bytes" in refusal(bundle.read(copy))
 
 
@@ -870,7 +871,7 @@ def test_export_is_checked(tmp_path, monkeypatch):
     """Nothing is exported that no service would load."""
     from conftest import write_bundle
 
-    monkeypatch.setattr(onnx_operators, "OPERATORS", frozenset({"Add"}))
+    monkeypatch.setattr(onnx_ops, "OPERATORS", frozenset({"Add"}))
     with pytest.raises(BundleError, match="is not allowed"):
         write_bundle(tmp_path, "new", "classify", ("a", "b"), cell="gru", hidden=2)
     assert list((tmp_path / "new").iterdir()) == []
@@ -878,4 +879,4 @@ def test_export_is_checked(tmp_path, monkeypatch):
 
 def test_copy_is_a_bundle(bundles, tmp_path):
     """What these tests spoil passes as it is."""
-    operators.check(bundle.read(copy_bundle(bundles / "walks" / "1", tmp_path / "w")))
+    allowlist.check(bundle.read(copy_bundle(bundles / "walks" / "1", tmp_path / "w")))

@@ -10,9 +10,9 @@ from pathlib import Path
 import pytest
 from conftest import SECONDS, running
 
-from service import engine as engines
-from service import launch
+from service.pool import spawn
 from service.settings import Settings
+from service.worker import engine as engines
 
 REQUESTS = 60
 FEATURES = 3
@@ -116,7 +116,7 @@ class TestDriven:
         """It sends sequences under ids where a model was loaded to tell of them."""
         settings = Settings(port=0, bundles=bundles, workers=1, admin=True)
         config = {"parameters": {"config": '{"sequence_batching": {}}'}}
-        with running(settings, start=launch.thread(engines.ENGINES)) as made:
+        with running(settings, start=spawn.thread(engines.ENGINES)) as made:
             loaded = made.http.post("/v2/repository/models/walks/load", json=config)
             assert loaded.status_code == 200, loaded.text
             flags = "--sequence-length", "5"

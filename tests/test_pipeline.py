@@ -9,9 +9,9 @@ import pytest
 import tensorflow as tf
 from model_fixtures import make_config, make_dataset, make_network
 
-from model import augmentation, pipeline, training
-from model import dataset as sets
 from model.config import AugmentationConfig, ConfigError
+from model.datasets import dataset as sets
+from model.training import augmentation, loop, pipeline
 
 SEED = (5, 1)
 
@@ -218,8 +218,7 @@ class TestStatistics:
         loud[data.offsets[24] :] += 1000
         config = make_config()
         quiet, loud = (
-            training.build(data_, config)
-            for data_ in (data, replace(data, frames=loud))
+            loop.build(data_, config) for data_ in (data, replace(data, frames=loud))
         )
         np.testing.assert_array_equal(quiet.mean, loud.mean)
         np.testing.assert_array_equal(quiet.scale, loud.scale)
@@ -233,7 +232,7 @@ def test_constant_feature_in_network():
     data = make_dataset()
     frames = data.frames.copy()
     frames[:, 1] = 7
-    network = training.build(replace(data, frames=frames), make_config())
+    network = loop.build(replace(data, frames=frames), make_config())
     logits = network(frames[None, :5], np.array([5], np.int32))
     assert np.isfinite(logits).all()
 

@@ -8,11 +8,11 @@ from conftest import SECONDS
 from pool_fixtures import sent, until
 from scheduler_fixtures import FakeEngine, frames, metadata_of, write_bundle
 
-from service import launch, pool
-from service.admission import Admission
-from service.metrics import Metrics
-from service.pool import CALL_STEPS, Pool
+from service.pool import pool, spawn
+from service.pool.admission import Admission
+from service.pool.pool import CALL_STEPS, Pool
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 WHOLE, STEPPED = 0, 1  # the models
@@ -48,7 +48,7 @@ async def two(folder, workers):
 
     settings = Settings(workers=workers, max_steps=5_000)
     metrics = Metrics()
-    made = Pool(settings, metrics, launch.thread({"given": make}))
+    made = Pool(settings, metrics, spawn.thread({"given": make}))
     made.start()
     try:
         await made.attach()

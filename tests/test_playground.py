@@ -11,9 +11,10 @@ import numpy as np
 import pytest
 from conftest import ROOT, running
 
-from model import dataset, datasets, palette
-from service import live
-from service.page import FOLDER
+from model.datasets import builtin, dataset
+from model.report import palette
+from service.api.playground import FOLDER
+from service.cli import chart
 from service.settings import Settings
 
 HTML = {"Accept": "text/html,application/xhtml+xml,*/*;q=0.8"}
@@ -86,7 +87,7 @@ def test_library_is_licensed():
 def test_palette():
     """The page, the reports and the terminal have the same colours."""
     style = (FOLDER / "style.css").read_text()
-    assert palette.MAIN == live.LIKELIEST
+    assert palette.MAIN == chart.LIKELIEST
     for colour in (palette.MAIN, palette.OTHER):
         assert colour.lower() in style
 
@@ -98,7 +99,7 @@ def test_samples():
     options = {"cwd": ROOT, "capture_output": True, "check": True, "env": env}
     made = json.loads(subprocess.run(script, **options).stdout)
     assert made == json.loads((FOLDER / "samples.json").read_text())
-    data = datasets.load("digits")
+    data = builtin.load("digits")
     test = data.frames.reshape(-1, 28, 28)[data.split == dataset.TEST]
     for sample in made["digits"]:
         pixels = np.frombuffer(base64.b64decode(sample["pixels"]), np.uint8)

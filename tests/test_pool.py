@@ -15,14 +15,15 @@ import pytest
 from conftest import ROOT, SECONDS, OnnxEngine, random_frames, running, value, wait
 from pool_fixtures import sent, until
 
-from model import bundle
-from model.bundle import BundleError
-from service import errors, pool
-from service.admission import Admission
-from service.launch import Launched, WorkerDied
-from service.metrics import Metrics
-from service.pool import Pool
+from model.bundle import bundle
+from model.bundle.bundle import BundleError
+from service import errors
+from service.pool import pool
+from service.pool.admission import Admission
+from service.pool.pool import Pool
+from service.pool.spawn import WorkerDied, WorkerHandle
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
 
 DEADLY = 1e6  # a network that is given this takes its process down
 HANGING = 1e5  # with this it never comes to an end
@@ -31,9 +32,9 @@ LOAD_SECONDS = 6  # that a load may take, where one hangs; and a process, to sta
 SCRIPT = f"""
 import os, socket, sys, time
 import numpy as np
-from service.onnx_engine import OnnxEngine
+from service.worker.onnx_engine import OnnxEngine
 from service.settings import Settings
-from service.worker import Worker
+from service.worker.main import Worker
 
 class Deadly(OnnxEngine):
     def __init__(self, found, settings):
@@ -83,7 +84,7 @@ class Mortals:
             with suppress(subprocess.TimeoutExpired):
                 made.wait(seconds)
 
-        return Launched(jobs[0], control[0], wait, made.kill)
+        return WorkerHandle(jobs[0], control[0], wait, made.kill)
 
 
 @asynccontextmanager

@@ -14,9 +14,12 @@ from model_fixtures import make_config, make_dataset, write_json_lines
 from typer.testing import CliRunner
 
 from model import __main__ as command
-from model import bundle, console, evaluation, publish, quantise, training
-from model.quantise import QuantisationError
-from model.runs import Epoch
+from model.bundle import bundle
+from model.cli import console
+from model.export import publish, quantize
+from model.export.quantize import QuantisationError
+from model.training import evaluation, loop
+from model.training.runs import Epoch
 
 HISTORY = [Epoch(1, 1.0, 40.0, 2.0, 45.0, 0.01, True)]
 TINY = ("--layers", "1", "--hidden", "4", "--epochs", "2", "--batch", "8")
@@ -26,7 +29,7 @@ def make(task="label", *, counts=(15, 12, 70), cell="lstm", **settings):
     """A network of random weights, and data of which it gets about 70 % right."""
     dataset = make_dataset(task, counts=counts, classes=4)
     config = make_config(network={"layers": 2, "hidden": 12, "cell": cell, **settings})
-    network = training.build(dataset, config)
+    network = loop.build(dataset, config)
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.4, weight.shape))
@@ -177,7 +180,7 @@ class TestFile:
         (tmp_path / bundle.EXTRA).mkdir()
         shutil.copy(found.folder / bundle.NETWORK, tmp_path / bundle.NETWORK)
         filters = logging.getLogger("root").filters[:]
-        quantise.write(tmp_path)
+        quantize.write(tmp_path)
         assert caplog.records == []
         assert capfd.readouterr() == ("", "")
         assert logging.getLogger("root").filters == filters
@@ -236,8 +239,8 @@ class TestRefusals:
             published(tmp_path, network, dataset)
         assert_nothing(tmp_path)
         with pytest.raises(QuantisationError, match=r"--int8 is for LSTM networks"):
-            quantise.check("gru")
-        quantise.check("lstm")
+            quantize.check("gru")
+        quantize.check("lstm")
 
     @pytest.mark.parametrize(
         ("bound", "value", "told"),
@@ -251,7 +254,7 @@ class TestRefusals:
         """A network that changes more than a bound allows is not published, with and
         without int8 weights, and the figure is told."""
         network, dataset = make(counts=(15, 12, 30))
-        monkeypatch.setattr(quantise, bound, value)
+        monkeypatch.setattr(quantize, bound, value)
         with pytest.raises(QuantisationError, match="nothing was published") as caught:
             published(tmp_path, network, dataset)
         assert told in str(caught.value)

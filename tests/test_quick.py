@@ -8,20 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from service import codec, quick, stream_codec
+from service.codecs import fast_json, native, stream_messages
+from service.codecs.stream_messages import Sent
 from service.errors import ServiceError, TooLarge
 from service.settings import Limits, Settings
-from service.stream_codec import Sent
 
 LIMITS = Settings(max_sequences=6, max_steps=40, max_cells=300, queue_steps=100)
 
 
-PARSER = quick.Parser(LIMITS)  # the one for all bodies, as in the service
+PARSER = fast_json.Parser(LIMITS)  # the one for all bodies, as in the service
 
 
 def read(body, limits=LIMITS):
-    parser = PARSER if limits is LIMITS else quick.Parser(limits)
-    return parser.read(body, quick.lists(body))
+    parser = PARSER if limits is LIMITS else fast_json.Parser(limits)
+    return parser.read(body, fast_json.lists(body))
 
 
 def assert_same(body, limits=LIMITS):
@@ -31,8 +31,8 @@ def assert_same(body, limits=LIMITS):
     if asked is None:
         return False
     features = asked.sequences[0].shape[1]
-    given = codec.decode(body)
-    arrays = codec.arrays(given, features, limits)
+    given = native.decode(body)
+    arrays = native.arrays(given, features, limits)
     assert len(asked.sequences) == len(arrays)
     for ours, theirs in zip(asked.sequences, arrays, strict=True):
         assert ours.dtype == np.float32
@@ -47,12 +47,12 @@ def assert_same(body, limits=LIMITS):
 def assert_same_frames(message, limits=LIMITS):
     """Where the fast reading gives frames of a stream's message, the strict one gives
     the same, and nothing besides; whether it does."""
-    parser = PARSER if limits is LIMITS else quick.Parser(limits)
+    parser = PARSER if limits is LIMITS else fast_json.Parser(limits)
     given = parser.frames(message)
     if given is None:
         return False
     ours, wanted = given
-    sent = stream_codec.decode(message, ours.shape[1], limits)
+    sent = stream_messages.decode(message, ours.shape[1], limits)
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, sent.frames, strict=True)
     assert sent.return_state is wanted
@@ -433,11 +433,11 @@ def test_hostile_messages_are_refused():
     """The strict reading takes those with a state or an end, and of a member that is
     given twice the last, and refuses the others."""
     for message in OTHER_MESSAGES.values():
-        stream_codec.decode(message, 1, LIMITS)
+        stream_messages.decode(message, 1, LIMITS)
     for message in HOSTILE_MESSAGES.values():
         for features in (1, 2, 8):
             with pytest.raises(ServiceError):
-                stream_codec.decode(message, features, LIMITS)
+                stream_messages.decode(message, features, LIMITS)
 
 
 @pytest.mark.parametrize("body", HOSTILE.values(), ids=HOSTILE)
@@ -449,7 +449,7 @@ def test_hostile(body):
 @pytest.mark.parametrize("body", ODD.values(), ids=ODD)
 def test_odd(body):
     """What is sound but odd is read as the strict reading reads it, or left to it."""
-    codec.decode(body)
+    native.decode(body)
     assert_same(body)
 
 
@@ -460,8 +460,8 @@ def test_hostile_is_refused():
     for name, body in HOSTILE.items():
         for features in (1, 2):
             try:
-                given = codec.decode(body)
-                codec.arrays(given, features, LIMITS)
+                given = native.decode(body)
+                native.arrays(given, features, LIMITS)
             except ServiceError:
                 continue
             taken.add(name)
@@ -507,7 +507,7 @@ def test_kept_arrays():
 @given(st.binary())
 def test_lists(body):
     """The lists of a body are counted by their brackets."""
-    assert quick.lists(body) == body.count(b"[")
+    assert fast_json.lists(body) == body.count(b"[")
 
 
 class TestSize:
@@ -516,7 +516,7 @@ class TestSize:
     LIMITS = Limits(max_sequences=3, max_steps=1000, max_cells=60)
 
     def check(self, body, others=0):
-        quick.check_size(body, quick.lists(body), 2, self.LIMITS, others)
+        fast_json.check_size(body, fast_json.lists(body), 2, self.LIMITS, others)
 
     @given(
         st.lists(st.integers(1, 10), min_size=1, max_size=3),

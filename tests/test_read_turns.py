@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from service.memory_budget import MemoryBudget
-from service.metrics import Metrics
-from service.read_turns import LEAST, ReadTurns, Turn
+from service.callers.memory_budget import MemoryBudget
+from service.callers.read_turns import LEAST, ReadTurns, Turn
+from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 

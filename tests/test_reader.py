@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 from conftest import SECONDS, wait
 
-from service import reader
+from service.codecs import process as reader
+from service.codecs.process import CodecProcesses, Reader
 from service.errors import (
     InternalError,
     InvalidJson,
@@ -19,7 +20,6 @@ from service.errors import (
     ServiceError,
     TooLarge,
 )
-from service.reader import Elsewhere, Reader
 from service.settings import Settings
 
 SETTINGS = Settings(max_sequences=5, max_steps=40, max_cells=300, queue_steps=100)
@@ -130,7 +130,7 @@ class TestReader:
 @pytest.fixture
 async def elsewhere():
     before = set(children())  # of a server that other tests share
-    made = Elsewhere(SETTINGS)
+    made = CodecProcesses(SETTINGS)
     made.start()
     yield made
     await asyncio.to_thread(made.close)

@@ -15,9 +15,9 @@ import numpy as np
 import pytest
 from parquet_fixtures import understate
 
-from model import dataset as sets
-from model import readers
-from model.readers import bounds, csv_rows, npz, parquet
+from model.datasets import dataset as sets
+from model.datasets import readers
+from model.datasets.readers import bounds, csv_rows, npz, parquet
 
 VOWELS = Path(readers.__file__).parents[1] / "data" / "vowels.npz"
 

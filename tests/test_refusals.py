@@ -10,7 +10,8 @@ import httpx
 import pytest
 from conftest import OnnxEngine, running, send, value
 
-from service import codec, errors
+from service import errors
+from service.codecs import native
 from service.settings import Settings
 
 CANARY = "c4n4ry"
@@ -457,11 +458,11 @@ class TestAmplification:
         are made: refusing takes less memory than the body that was read."""
         sequence = b"[" + b", ".join([b"[1e39,1e39,1e39]"] * 10_000) + b"]"
         body = b'{"sequences": [' + b", ".join([sequence] * 10) + b"]}"
-        read = codec.decode(body)
+        read = native.decode(body)
         tracemalloc.start()
         try:
             with pytest.raises(errors.InvalidRequest) as caught:
-                codec.arrays(read, 3, Settings())
+                native.arrays(read, 3, Settings())
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

@@ -11,13 +11,14 @@ import numpy as np
 import pytest
 from conftest import SECONDS, OnnxEngine, copy_bundle, running, value, wait
 
-from model import bundle
-from service import errors, launch
-from service.metrics import Metrics
-from service.pool import Pool
-from service.registry import Registry
+from model.bundle import bundle
+from service import errors
+from service.pool import spawn
+from service.pool.pool import Pool
+from service.registry.registry import Registry
+from service.registry.state_tokens import State
 from service.settings import Settings
-from service.state_tokens import State
+from service.telemetry.metrics import Metrics
 
 GOOD = {"sequences": [[[1, 2, 3]]]}
 
@@ -28,7 +29,7 @@ def loading(root, load_engine=OnnxEngine, **settings):
     calls = []
     metrics = Metrics()
     settings = Settings(bundles=root, **{"workers": 2} | settings)
-    pool = Pool(settings, metrics, launch.thread({"given": load_engine}))
+    pool = Pool(settings, metrics, spawn.thread({"given": load_engine}))
     pool.start()
     registry = Registry(
         settings, metrics, pool, on_failure=lambda: calls.append(registry.ready)

@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model import bundle, calibration, card, evaluation, report
-from model.runs import Epoch
+from model.bundle import bundle
+from model.report import card, report
+from model.training import calibration, evaluation
+from model.training.runs import Epoch
 
 PLOTS = ("history", "confusion", "reliability", "length")
 LETTERS = tuple(string.ascii_lowercase)

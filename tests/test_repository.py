@@ -6,10 +6,10 @@ import shutil
 
 import pytest
 
-from model import bundle
-from model.bundle import BundleError
-from service import repository
-from service.repository import Shelf
+from model.bundle import bundle
+from model.bundle.bundle import BundleError
+from service.registry import folder as repository
+from service.registry.folder import VersionFolder
 
 
 def lay(folder, *versions):
@@ -107,7 +107,7 @@ def test_wanted(tmp_path, keep, labels, expected):
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_one_bundle_is_wanted(tmp_path, keep):
     """One bundle alone is served, however many versions are kept."""
-    assert Shelf("walks", {0: tmp_path}).wanted(keep, {}) == [tmp_path]
+    assert VersionFolder("walks", {0: tmp_path}).wanted(keep, {}) == [tmp_path]
 
 
 def wrong(id, content, *said):

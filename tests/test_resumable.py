@@ -23,12 +23,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from process_fixtures import family, processes, serving, standing_still
 
-from model import bundle
-from service import engine as engines
-from service import launch, state_tokens
-from service.reader import INLINE_BYTES
+from model.bundle import bundle
+from service.codecs.process import INLINE_BYTES
+from service.pool import spawn
+from service.registry import state_tokens
+from service.registry.state_tokens import State, Tokens
 from service.settings import Settings
-from service.state_tokens import State, Tokens
+from service.worker import engine as engines
 
 KEY, NEW = "a key of the tests", "a newer key of the tests"
 TASKS = {"walks": "classify", "tags": "label"}
@@ -51,8 +52,8 @@ def services(bundles):
                 port=0, bundles=bundles, engine=engine, workers=2, state_key=KEY
             )
             # TensorFlow is imported here already; in a process it takes seconds.
-            thread = launch.thread(engines.ENGINES)
-            start = thread if engine == "tensorflow" else launch.process
+            thread = spawn.thread(engines.ENGINES)
+            start = thread if engine == "tensorflow" else spawn.process
             made[engine] = stack.enter_context(running(chosen, start=start))
             loaded = made[engine].registry.models.values()
             assert {model.loaded.engine for model in loaded} == {engine}

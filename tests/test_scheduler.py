@@ -18,8 +18,9 @@ from scheduler_fixtures import (
     state_of,
 )
 
-from service import errors, scheduler
-from service.cost import Cost
+from service import errors
+from service.worker import scheduler
+from service.worker.cost import Cost
 
 # Sequences, each with the tick before which it comes.
 ARRIVALS = st.lists(

@@ -28,9 +28,9 @@ from process_fixtures import (
 )
 from typer.testing import CliRunner
 
-from model import bundle
+from model.bundle import bundle
 from service import __main__ as main
-from service.client import Client
+from service.client.client import Client
 
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()
@@ -267,7 +267,7 @@ class TestRefusesToServe:
     def test_port_in_use(self, bundles, monkeypatch, caplog):
         """A port that is taken ends it with exit code 1, and the reason."""
         # In this process, where TensorFlow is loaded; the log stays the tests'.
-        monkeypatch.setattr("service.logs.setup", lambda *_: None)
+        monkeypatch.setattr("service.telemetry.logs.setup", lambda *_: None)
         with socket.create_server(("127.0.0.1", 0)) as taken:
             port = taken.getsockname()[1]
             result = invoke("serve", "--port", port, "--bundles", bundles / "walks")

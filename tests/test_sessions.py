@@ -7,12 +7,12 @@ import pytest
 from conftest import SECONDS, value
 from pool_fixtures import sent, until
 
-from service import sessions
+from service.compat import sequences
+from service.compat.sequences import MOST_WAITING, Sessions
 from service.errors import InvalidRequest, Overloaded, TooManyStreams
-from service.metrics import Metrics
-from service.sessions import MOST_WAITING, Sessions
+from service.registry.state_tokens import BEGIN, State
 from service.settings import Settings
-from service.state_tokens import BEGIN, State
+from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
 
@@ -290,7 +290,7 @@ class TestLimits:
     async def test_idle(self, monkeypatch):
         """One that is idle for too long is forgotten, and has freed its place; one
         with a request under way is not."""
-        monkeypatch.setattr(sessions, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(sequences, "LOOK_SECONDS", 0.01)
         kept = Kept(stream_idle_seconds=0.05, max_streams=2)
         await kept.take("a", start=True)
         future, task = kept.hold("b", "long", start=True)

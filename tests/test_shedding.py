@@ -32,11 +32,11 @@ def full(bundles):
     settings = Settings(port=0, bundles=bundles / "walks", workers=1)
     with running(settings, load_engine=Gated) as made:
         (model,) = made.registry.models.values()
-        queue, crowd = model.admission.queue, made.server._crowd
+        queue, limiter = model.admission.queue, made.server._limiter
         made.http.post("/classify", content=PLAIN).raise_for_status()
         queue._rate, queue.steps = 10.0, queue.steps + 1000
         queue.charge(-1, 1000)  # of another caller
-        answered, inner = [], crowd.shed
+        answered, inner = [], limiter.shed
 
         def shed(data, connection):
             queue.refused = time.perf_counter()
@@ -44,7 +44,7 @@ def full(bundles):
             answered.append(answer is not None)
             return answer
 
-        crowd.shed = shed
+        limiter.shed = shed
         yield made, queue, answered
         queue.steps -= 1000
 

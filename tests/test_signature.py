@@ -10,9 +10,9 @@ from conftest import running, wait
 from typer.testing import CliRunner
 
 from model import __main__ as main
-from model import bundle, operators, signature
-from model.bundle import BundleError
-from model.signature import SignatureError
+from model.bundle import allowlist, bundle, signature
+from model.bundle.bundle import BundleError
+from model.bundle.signature import SignatureError
 from service.settings import Settings
 
 
@@ -110,7 +110,7 @@ class TestRead:
         before = bundle.read(bundles / "walks" / "1")
         for asked in (None, public(keys["ours"])):
             found = bundle.read(signed, asked)
-            operators.check(found)
+            allowlist.check(found)
             assert (found.digest, found.metadata) == (before.digest, before.metadata)
 
     def test_unsigned(self, copy, keys):

@@ -8,7 +8,7 @@ import sys
 import numpy as np
 from conftest import ROOT, SECONDS, random_frames
 
-from model import reload
+from model.network import reload
 
 ABSENT = ("tensorflow", "keras", "onnx", "matplotlib", "PIL", "pyarrow", "tensorboard")
 SCRIPT = f"""

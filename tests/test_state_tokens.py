@@ -18,10 +18,10 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from service import __main__ as main
-from service import state_tokens
 from service.errors import MAX_ERRORS, InvalidState, StateConflict
+from service.registry import state_tokens
+from service.registry.state_tokens import BEGIN, Keys, State, Tokens
 from service.settings import Settings, SettingsError, load
-from service.state_tokens import BEGIN, Keys, State, Tokens
 
 KEY, OTHER = b"a key of the tests", b"another key of the tests"
 DIGEST = hashlib.sha256(b"a bundle").hexdigest()

@@ -8,7 +8,7 @@ import pytest
 from conftest import SECONDS, wait
 from stream_fixtures import Lines, Web, counting, hold, release, wait_entered
 
-from service.statistics import Duration, Statistics
+from service.telemetry.statistics import Duration, Statistics
 
 NANO = 10**9
 IDLE = {"count": 0, "ns": 0}

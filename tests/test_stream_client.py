@@ -32,8 +32,8 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Response
 from websockets.sync.server import serve
 
-from service import answers, conversation, launch
-from service.client import (
+from service.client import results, session
+from service.client.client import (
     AsyncClient,
     AsyncStream,
     Client,
@@ -42,8 +42,9 @@ from service.client import (
     Stream,
     StreamLost,
 )
-from service.engine import ENGINES
+from service.pool import spawn
 from service.settings import Settings
+from service.worker.engine import ENGINES
 
 FRAMES = random_frames(np.random.default_rng(0), 8)
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -143,13 +144,13 @@ def kind(request):
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Attempts to go on follow each other quickly."""
-    monkeypatch.setattr(conversation, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.002)
 
 
 @pytest.fixture
 def _patient(_impatient, monkeypatch):
     """They do not."""
-    monkeypatch.setattr(conversation, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(session, "FIRST_WAIT", 0.05)
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +199,7 @@ class TestAnswers:
         whole = kind.call(client.classify, [FRAMES[:3], FRAMES], model="walks")
         for begin, end, right in ((0, 3, 0), (3, 8, 1)):
             answer = stream.send(FRAMES[begin:end])
-            assert type(answer) is answers.Classification
+            assert type(answer) is results.Classification
             right = whole.predictions[right]
             np.testing.assert_allclose(
                 answer.probabilities, right.probabilities, **CLOSE
@@ -216,7 +217,7 @@ class TestAnswers:
         whole = kind.call(client.label, [FRAMES], model="tags").predictions[0]
         for begin, end in ((0, 1), (1, 6), (6, 8)):
             answer = stream.send(FRAMES[begin:end])
-            assert type(answer) is answers.Labelling
+            assert type(answer) is results.Labelling
             right = whole.probabilities[begin:end]
             np.testing.assert_allclose(answer.probabilities, right, **CLOSE)
             assert answer.labels == whole.labels[begin:end]
@@ -228,7 +229,7 @@ class TestAnswers:
         one = kind.stream(client, "walks", top_k=2).send(FRAMES)
         steps = kind.stream(client, "tags", top_k=1).send(FRAMES)
         assert one.probabilities is None
-        assert [type(choice) for choice in one.top] == [answers.Choice] * 2
+        assert [type(choice) for choice in one.top] == [results.Choice] * 2
         assert one.top[0].label == one.label
         assert [step[0].label for step in steps.top] == steps.labels
 
@@ -418,8 +419,8 @@ class TestGoesOn:
                 assert caught.value.retry_after == 10
                 assert caught.value.type.endswith("too-many-streams")
                 before = refused()
-                assert before == 1 + conversation.AGAIN
-                monkeypatch.setattr(conversation, "FIRST_WAIT", 0.05)
+                assert before == 1 + session.AGAIN
+                monkeypatch.setattr(session, "FIRST_WAIT", 0.05)
                 with concurrent.futures.ThreadPoolExecutor(1) as pool:
                     sent = pool.submit(stream.send, part(0, 2))
                     wait(lambda: refused() > before, "it is refused")
@@ -521,7 +522,7 @@ class TestGoesOn:
             bundles / "walks" / "1", tmp_path / "b" / "walks" / "2", version="2"
         )
         own = {"port": port, "state_key": KEY, "workers": 1}
-        start = launch.thread(ENGINES)
+        start = spawn.thread(ENGINES)
         with running(Settings(bundles=tmp_path / "a", **own), start=start) as service:
             stream = kind.stream(kind.client(service.url), "walks")
             stream.send(FRAMES)
@@ -794,7 +795,7 @@ class TestNotTheService:
             stream = kind.stream(kind.client(url), "made")
             with pytest.raises(OSError, match="close frame"):
                 stream.send([[1]])
-            assert len(heads) == 1 + conversation.AGAIN
+            assert len(heads) == 1 + session.AGAIN
 
 
 class TestRedirects:

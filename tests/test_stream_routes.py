@@ -47,13 +47,13 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
     WebSocketsSansIOProtocol,
 )
 
-from service import launch
-from service.engine import ENGINES
 from service.errors import TooLarge
-from service.lines import Lines
-from service.requests import ID
+from service.http.middleware import ID
+from service.http.ndjson import NdjsonReader
+from service.http.websocket import WebSocket
+from service.pool import spawn
 from service.settings import Settings
-from service.web_socket import WebSocket
+from service.worker.engine import ENGINES
 
 CANARY = "c4n4ry"
 PROBLEM = "application/problem+json"
@@ -353,7 +353,7 @@ class TestLines:
     """Lines of a body, without a body."""
 
     def read(self, parts, limit=100):
-        """What `Lines` gives for a body in these parts, in place of errors None."""
+        """What `NdjsonReader` gives for a body in these parts, in place of errors None."""
 
         async def everything():
             left = [
@@ -364,11 +364,11 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = Lines(receive, limit, nobody().hold)
+            lines = NdjsonReader(receive, limit, nobody().hold)
             found = []
-            while (line := await lines.following()) is not None:
+            while (line := await lines.next_line()) is not None:
                 found.append(None if isinstance(line, TooLarge) else line)
-            assert await lines.following() is None
+            assert await lines.next_line() is None
             return found
 
         return anyio.run(everything)
@@ -421,8 +421,8 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = Lines(receive, 100, nobody().hold)
-            while await lines.following() is not None:
+            lines = NdjsonReader(receive, 100, nobody().hold)
+            while await lines.next_line() is not None:
                 pass
 
         part = {"type": "http.request", "body": b"ab\nc", "more_body": True}
@@ -446,9 +446,9 @@ class TestLines:
                 body = b"x" * size
                 return {"type": "http.request", "body": body, "more_body": left > 0}
 
-            lines = Lines(receive, 10, nobody().hold)
-            assert isinstance(await lines.following(), TooLarge)
-            assert await lines.following() is None
+            lines = NdjsonReader(receive, 10, nobody().hold)
+            assert isinstance(await lines.next_line(), TooLarge)
+            assert await lines.next_line() is None
 
         anyio.run(everything)
         assert peak <= size
@@ -929,7 +929,7 @@ class TestNeverReads:
         data = frame(TEXT, LONG) if make is to_web_socket else LONG + b"\n"
         limits = {"stream_idle_seconds": 0.3, "grace_seconds": 1}
         own = Settings(port=0, bundles=bundles / "tags", **limits)
-        with running(own, start=launch.thread(ENGINES)) as service:
+        with running(own, start=spawn.thread(ENGINES)) as service:
             flood = make(service.url, data * 20)
             wait(lambda: streams_open(service, "tags"), "it is open")
 

@@ -49,14 +49,20 @@ from stream_fixtures import (
 )
 from websockets.exceptions import ConnectionClosed
 
-from service import launch, pool, reader, server, stream_codec
-from service.engine import ENGINES
+from service import server
+from service.codecs import process, stream_messages
 from service.errors import InternalError
-from service.logs import JsonFormatter
-from service.metrics import Metrics
+from service.pool import pool, spawn
 from service.settings import Settings
-from service.stream import Stream
-from service.talks import MOST_FAULTS, AsgiTalk, DirectTalk
+from service.streaming.handlers import (
+    MOST_FAULTS,
+    AsgiStreamHandler,
+    SocketStreamHandler,
+)
+from service.streaming.stream import Stream
+from service.telemetry.logs import JsonFormatter
+from service.telemetry.metrics import Metrics
+from service.worker.engine import ENGINES
 
 TASKS = {"walks": "classify", "tags": "label"}
 CLASSES = {"walks": ["run", "sit", "stand", "wälk"], "tags": ["noun", "verb", "other"]}
@@ -69,7 +75,7 @@ NUMBER = 73910.4242
 def service(request, bundles):
     """The service with either engine, in workers that are threads."""
     own = Settings(port=0, bundles=bundles, engine=request.param, state_key=KEY)
-    with running(own, start=launch.thread(ENGINES)) as made:
+    with running(own, start=spawn.thread(ENGINES)) as made:
         described = made.http.get("/models").json()["models"]
         assert {model["engine"] for model in described} == {request.param}
         yield made
@@ -484,10 +490,10 @@ class TestErrors:
 
     def test_not_written(self, running_server, kind, monkeypatch):
         """An answer that can't be written leaves the state as it was, too."""
-        run = reader.Elsewhere.run
+        run = process.CodecProcesses.run
 
         async def broken(elsewhere, caller, size, work, *given):
-            if work is stream_codec.answer:
+            if work is stream_messages.answer:
                 raise InternalError("the process has died")
             return await run(elsewhere, caller, size, work, *given)
 
@@ -495,7 +501,7 @@ class TestErrors:
         with kind(running_server.url, "model=tags") as talk:
             talk.ask(frames[:1])
             with monkeypatch.context() as patch:
-                patch.setattr(reader.Elsewhere, "run", broken)
+                patch.setattr(process.CodecProcesses, "run", broken)
                 talk.say({"frames": frames[1:].tolist()})
                 assert_error(talk.hear(), 1, 500, "internal-error")
             assert talk.ask(frames[1:])["steps"] == 3_000
@@ -540,7 +546,7 @@ class TestHoldsUpNobody:
     def stream(self):
         model = SimpleNamespace(metadata=make_metadata())
         return Stream(
-            model, None, "id", nobody(), reader.Reader(Settings()), None, Metrics()
+            model, None, "id", nobody(), process.Reader(Settings()), None, Metrics()
         )
 
     async def turns(self, told):
@@ -565,7 +571,7 @@ class TestHoldsUpNobody:
         async def tell(line):
             told.append(line)
 
-        talk = AsgiTalk(self.stream(), begin, following, tell)
+        talk = AsgiStreamHandler(self.stream(), begin, following, tell)
         talking = asyncio.create_task(talk.run())
         assert await self.turns(told) > self.COUNT / 2
         assert await talking == "done"
@@ -576,7 +582,7 @@ class TestHoldsUpNobody:
         socket = SimpleNamespace(
             clogged=True, buffered=False, tell=told.append, read_on=lambda: None
         )
-        talk = DirectTalk(self.stream(), socket)
+        talk = SocketStreamHandler(self.stream(), socket)
         for _ in range(self.COUNT):
             talk.take(b"x")
         assert told == []
@@ -653,13 +659,13 @@ class TestOtherStates:
                 other, asked = running_server, running_server
             elif state == "key":
                 other = running_server
-                asked = stack.enter_context(running(own, start=launch.thread(ENGINES)))
+                asked = stack.enter_context(running(own, start=spawn.thread(ENGINES)))
             else:
-                old = stack.enter_context(running(own, start=launch.thread(ENGINES)))
+                old = stack.enter_context(running(own, start=spawn.thread(ENGINES)))
                 folder = tmp_path / "other" / "walks" / "2"
                 copy_bundle(bundles / "walks" / "1", folder, **version)
                 new = own.model_copy(update={"bundles": tmp_path / "other"})
-                asked = stack.enter_context(running(new, start=launch.thread(ENGINES)))
+                asked = stack.enter_context(running(new, start=spawn.thread(ENGINES)))
                 other = old
             name = "tags" if state == "tags" else "walks"
             with kind(other.url, f"model={name}") as talk:
@@ -679,7 +685,7 @@ class TestOtherStates:
         processes = []
 
         def start(settings):
-            launched = launch.process(settings)
+            launched = spawn.process(settings)
             processes.append(launched.wait.__self__)
             return launched
 

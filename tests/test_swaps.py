@@ -25,8 +25,8 @@ from process_fixtures import processes
 from stream_fixtures import Lines, Web, wait_closed
 from test_versions import GOOD, INFER, PREDICT, put, shop, told, weights_of
 
-from model import bundle
-from service import launch, pool
+from model.bundle import bundle
+from service.pool import pool, spawn
 from service.settings import Settings
 from withstand import sabotage
 from withstand.service import launch as launch_process
@@ -557,7 +557,7 @@ def test_processes(tmp_path, bundles):
     started = []
 
     def launched(settings):
-        made = launch.process(settings)
+        made = spawn.process(settings)
         started.append(made.wait.__self__.pid)
         return made
 

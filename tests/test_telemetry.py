@@ -19,7 +19,8 @@ print([name for name in names if "onnxruntime.db" in name])
 
 @pytest.mark.skipif(sys.platform != "linux", reason="it looks into /proc")
 @pytest.mark.parametrize(
-    "module", ["service.onnx_engine", "model.reload", "service.worker"]
+    "module",
+    ["service.worker.onnx_engine", "model.network.reload", "service.worker.main"],
 )
 def test_onnx_runtime_is_silent(module, tmp_path):
     """ONNX Runtime keeps no events to send, in whatever part it is used."""

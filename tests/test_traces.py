@@ -17,8 +17,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from websockets.sync.client import connect
 
+from service.http.traces import Traces
 from service.settings import Settings, SettingsError
-from service.traces import Traces
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
 STAGES = ["parse", "queue", "infer", "serialize"]

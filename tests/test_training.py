@@ -13,10 +13,10 @@ import pytest
 import tensorflow as tf
 from model_fixtures import make_config, make_dataset, make_network
 
-from model import runs, trainer, training
 from model.config import Config, ConfigError
-from model.progress import Progress
-from model.runs import Epoch, Run
+from model.training import loop, runs, steps
+from model.training.progress import Progress
+from model.training.runs import Epoch, Run
 
 ROOT = Path(__file__).parents[1]
 
@@ -96,7 +96,7 @@ def config():
 def whole(data, config, tmp_path_factory):
     """A run that nothing cut off: what it came to, its folder, what it told."""
     run, told = Run(tmp_path_factory.mktemp("whole")), Told()
-    return training.fit(data, config, run, progress=told), run, told
+    return loop.fit(data, config, run, progress=told), run, told
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_learns(task, settings, tmp_path):
     """Classes that lie apart are told apart after a few epochs."""
     data = make_dataset(task, counts=(64, 30, 1))
     tiny = make_config(training={"epochs": 8, "patience": 8}).update(settings)
-    trained = training.fit(data, tiny, Run(tmp_path))
+    trained = loop.fit(data, tiny, Run(tmp_path))
     best = min(entry.validation_error for entry in trained.history)
     assert best < 5  # chance: 67 %
     assert trained.history[-1].cost < trained.history[0].cost / 2
@@ -141,7 +141,7 @@ def test_learns(task, settings, tmp_path):
 class TestRepeats:
     def test_same_seed(self, data, config, whole, tmp_path):
         """The same seed gives the same weights and history, to the bit."""
-        again = training.fit(data, config, Run(tmp_path))
+        again = loop.fit(data, config, Run(tmp_path))
         assert_same_weights(again.network, whole[0].network)
         assert again.history == whole[0].history
         assert not again.interrupted
@@ -149,7 +149,7 @@ class TestRepeats:
     def test_other_seed(self, data, config):
         """Another seed begins with other weights, the same one with the same."""
         first, again, other = (
-            training.build(data, config.update({"training": {"seed": seed}}))
+            loop.build(data, config.update({"training": {"seed": seed}}))
             for seed in (3, 3, 4)
         )
         assert_same_weights(first, again)
@@ -159,9 +159,9 @@ class TestRepeats:
     def test_resumed(self, data, config, whole, tmp_path):
         """A run that was cut off and resumed ends as if nothing had been."""
         with pytest.raises(Stop):
-            training.fit(data, config, Run(tmp_path), progress=Cut(Stop(), 2))
+            loop.fit(data, config, Run(tmp_path), progress=Cut(Stop(), 2))
         told = Told()
-        resumed = training.fit(data, config, Run(tmp_path), resume=True, progress=told)
+        resumed = loop.fit(data, config, Run(tmp_path), resume=True, progress=told)
         assert [entry.epoch for entry in told.epochs] == [3]
         assert_same_weights(resumed.network, whole[0].network)
         assert resumed.history == whole[0].history
@@ -170,7 +170,7 @@ class TestRepeats:
     def test_resumed_when_done(self, data, config, whole):
         """A run that was done is not trained any further."""
         told = Told()
-        again = training.fit(data, config, whole[1], resume=True, progress=told)
+        again = loop.fit(data, config, whole[1], resume=True, progress=told)
         assert told.epochs == []
         assert again.finished_before
         assert_same_weights(again.network, whole[0].network)
@@ -183,7 +183,7 @@ class TestRepeats:
         run.begin(config, data.digest)
         assert run.history() == []
         with pytest.raises(ConfigError, match="no finished epoch"):
-            run.restore_best(training.build(data, config))
+            run.restore_best(loop.build(data, config))
 
 
 class TestRefusals:
@@ -202,7 +202,7 @@ class TestRefusals:
         """A run is not resumed with other settings; the setting is named."""
         before = files(whole[1].folder)
         with pytest.raises(ConfigError, match=rf"other settings \({name}\)"):
-            training.fit(data, config.update(changes), whole[1], resume=True)
+            loop.fit(data, config.update(changes), whole[1], resume=True)
         assert files(whole[1].folder) == before
 
     def test_other_data(self, data, config, whole):
@@ -211,12 +211,12 @@ class TestRefusals:
         frames[0, 0] += 1
         other = replace(data, frames=frames)
         with pytest.raises(ConfigError, match="other data"):
-            training.fit(other, config, whole[1], resume=True)
+            loop.fit(other, config, whole[1], resume=True)
 
     def test_no_run(self, data, config, tmp_path):
         """Where no run is, none is resumed and nothing is written."""
         with pytest.raises(ConfigError, match="no training run"):
-            training.fit(data, config, Run(tmp_path / "none"), resume=True)
+            loop.fit(data, config, Run(tmp_path / "none"), resume=True)
         assert not (tmp_path / "none").exists()
 
     @pytest.mark.parametrize(
@@ -226,14 +226,14 @@ class TestRefusals:
         """A part that training needs and that is empty is named."""
         data = make_dataset(counts=counts)
         with pytest.raises(ConfigError, match=f"too few sequences for a {part} part"):
-            training.fit(data, config, Run(tmp_path / "run"))
+            loop.fit(data, config, Run(tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     def test_augmentation(self, data, config, tmp_path):
         """An augmentation that doesn't fit is refused before anything begins."""
         wrong = config.update({"augmentation": {"image": (9, 9)}})
         with pytest.raises(ConfigError, match=r"augmentation\.image"):
-            training.fit(data, wrong, Run(tmp_path / "run"))
+            loop.fit(data, wrong, Run(tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": 2}'])
@@ -241,7 +241,7 @@ class TestRefusals:
         """A folder whose `config.json` is no run's is refused by name."""
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ConfigError, match=str(tmp_path)):
-            training.fit(data, config, Run(tmp_path), resume=True)
+            loop.fit(data, config, Run(tmp_path), resume=True)
 
 
 def test_one_at_a_time(data, config, whole, tmp_path):
@@ -250,8 +250,8 @@ def test_one_at_a_time(data, config, whole, tmp_path):
     run = Run(tmp_path / "run")
     shutil.copytree(whole[1].folder, run.folder)
     with run.locked(), pytest.raises(ConfigError, match="another training is at work"):
-        training.fit(data, config, Run(run.folder))
-    network = training.build(data, config)
+        loop.fit(data, config, Run(run.folder))
+    network = loop.build(data, config)
     run.restore_best(network)
     assert_same_weights(network, whole[0].network)
 
@@ -261,17 +261,17 @@ class TestInterrupt:
         """Ctrl-C ends the run with the best weights so far, and they can be had."""
         run = Run(tmp_path / "run")
         cut = Cut(KeyboardInterrupt(), 3, batch=2)
-        stopped = training.fit(data, config, run, progress=cut)
+        stopped = loop.fit(data, config, run, progress=cut)
         assert stopped.interrupted
         assert stopped.history == whole[0].history[:2]
         assert run.history() == stopped.history
-        anew = training.build(data, config)
+        anew = loop.build(data, config)
         run.restore_best(anew)
         assert_same_weights(anew, stopped.network)
         cut = Cut(KeyboardInterrupt(), 3, batch=1)
-        again = training.fit(data, config, run, resume=True, progress=cut)
+        again = loop.fit(data, config, run, resume=True, progress=cut)
         assert (again.interrupted, again.finished_before) == (True, False)
-        resumed = training.fit(data, config, run, resume=True)
+        resumed = loop.fit(data, config, run, resume=True)
         assert_same_weights(resumed.network, whole[0].network)
         assert not resumed.finished_before
 
@@ -281,11 +281,11 @@ class TestInterrupt:
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(training._Epochs, "_train", interrupted)
+        monkeypatch.setattr(loop._Epochs, "_train", interrupted)
         with pytest.raises(KeyboardInterrupt):
-            training.fit(data, config, Run(tmp_path))
+            loop.fit(data, config, Run(tmp_path))
         with pytest.raises(ConfigError, match="no finished epoch"):
-            Run(tmp_path).restore_best(training.build(data, config))
+            Run(tmp_path).restore_best(loop.build(data, config))
 
 
 class TestEpochs:
@@ -302,10 +302,10 @@ class TestEpochs:
             return 1.0, 50.0
 
         found = iter(scores)
-        monkeypatch.setattr(training._Epochs, "_train", train)
-        monkeypatch.setattr(training._Epochs, "measure", lambda *_: next(found))
+        monkeypatch.setattr(loop._Epochs, "_train", train)
+        monkeypatch.setattr(loop._Epochs, "measure", lambda *_: next(found))
         config = make_config(training=settings)
-        trained = training.fit(data, config, Run(tmp_path))
+        trained = loop.fit(data, config, Run(tmp_path))
         kept = {v for w in trained.network.trainable_variables for v in w.numpy().flat}
         return kept, [e.epoch for e in trained.history if e.best], marks
 
@@ -387,7 +387,7 @@ def test_static_trains_alike(tmp_path):
     found = []
     for unroll in ("static", "dynamic"):
         config = make_config(network={"unroll": unroll}, training={"epochs": 1})
-        found.append(training.fit(data, config, Run(tmp_path / unroll)))
+        found.append(loop.fit(data, config, Run(tmp_path / unroll)))
     pairs = zip(*(weights(trained.network) for trained in found), strict=True)
     for static, dynamic in pairs:
         np.testing.assert_allclose(static, dynamic, atol=1e-4)
@@ -401,9 +401,9 @@ def test_static_trains_alike(tmp_path):
 class TestTrainer:
     def test_measure(self, data, config):
         """Measuring changes no weight, drops nothing, and counts as one would."""
-        network = training.build(data, config)
+        network = loop.build(data, config)
         before = weights(network)
-        judge = trainer.Trainer(network, config, updates=1, devices=trainer.strategy())
+        judge = steps.Trainer(network, config, updates=1, devices=steps.strategy())
         sequences = [data.sequence(row) for row in range(3)]
         lengths = data.lengths[:3]
         frames = np.zeros((3, lengths.max(), 3), np.float32)
@@ -426,9 +426,7 @@ class TestTrainer:
         """The gradient of all weights together is no longer than `clip_norm`."""
         settings = make_config(training={"clip_norm": 1e-3, "optimizer": "rmsprop"})
         network = make_network("label")
-        update = trainer.Trainer(
-            network, settings, updates=10, devices=trainer.strategy()
-        )
+        update = steps.Trainer(network, settings, updates=10, devices=steps.strategy())
         seen = []
         update.optimizer.apply_gradients = lambda pairs: seen.extend(
             gradient for gradient, _ in pairs
@@ -447,7 +445,7 @@ class TestTrainer:
     @pytest.mark.parametrize("replicas", [2, 3])
     def test_deal(self, size, replicas):
         """Every row goes to one device, and a device without any counts nothing."""
-        hands = [trainer._deal(size, replicas, index) for index in range(replicas)]
+        hands = [steps._deal(size, replicas, index) for index in range(replicas)]
         real = [row for rows, weight in hands for row in rows[weight > 0]]
         assert sorted(real) == list(range(size))
         assert all(len(rows) == len(weight) > 0 for rows, weight in hands)
@@ -466,15 +464,15 @@ def test_two_devices(tmp_path):
         tf.config.set_logical_device_configuration(
             cpu, [tf.config.LogicalDeviceConfiguration()] * 2
         )
-        from model import trainer, training
-        from model.runs import Run
+        from model.training import loop, steps
+        from model.training.runs import Run
         from model_fixtures import make_config, make_dataset
         data = make_dataset("label", counts=(9, 4, 0))
         config = make_config(training={{"epochs": 2, "clip_norm": 0.1}})
-        found = [training.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
+        found = [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
         both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        trainer.strategy = lambda: both
-        found += [training.fit(data, config, Run(Path({str(tmp_path)!r}) / "two"))]
+        steps.strategy = lambda: both
+        found += [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "two"))]
         assert both.num_replicas_in_sync == 2
         for one, two in zip(*[f.network.weights for f in found], strict=True):
             np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-5)

@@ -9,14 +9,15 @@ import pytest
 from conftest import SECONDS, copy_bundle, random_frames
 from onnx import TensorProto, helper
 
-from model import bundle
-from model.bundle import NETWORK, BundleError
-from service import engine, launch, trial
-from service.admission import Admission
+from model.bundle import bundle
+from model.bundle.bundle import NETWORK, BundleError
 from service.errors import InternalError
-from service.metrics import Metrics
-from service.pool import Pool
+from service.pool import spawn
+from service.pool.admission import Admission
+from service.pool.pool import Pool
 from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.worker import engine, trial
 
 SETTINGS = Settings(workers=1, engine="onnx", load_bytes=64 * 2**20)
 FEW = 8 * 2**20  # a Range of so many: 64 MiB, and 32 MiB more as float32
@@ -82,7 +83,7 @@ def greedy(bundles, tmp_path):
 
 @asynccontextmanager
 async def pooled(settings):
-    pool = Pool(settings, Metrics(), launch.process)
+    pool = Pool(settings, Metrics(), spawn.process)
     pool.start()
     try:
         await pool.attach()

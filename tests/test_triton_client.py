@@ -13,9 +13,9 @@ from tritonclient import http as plain
 from tritonclient.http import InferInput, InferRequestedOutput, aio
 from tritonclient.utils import InferenceServerException
 
-from service import engine as engines
-from service import launch
+from service.pool import spawn
 from service.settings import Settings
+from service.worker import engine as engines
 
 TASKS = {"walks": "classify", "tags": "label", "both": "label"}
 CLASSES = {
@@ -115,7 +115,7 @@ def owned(bundles, tmp_path):
     for name in ("walks", "tags"):
         shutil.copytree(bundles / name, root / name)
     settings = Settings(port=0, bundles=root, workers=1, admin=True, reload_seconds=0)
-    with running(settings, start=launch.thread(engines.ENGINES)) as made:
+    with running(settings, start=spawn.thread(engines.ENGINES)) as made:
         yield root, made
 
 

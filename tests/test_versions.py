@@ -17,9 +17,9 @@ from conftest import SECONDS, Running, make_metadata, running, wait
 from scheduler_fixtures import FakeEngine, metadata_of, write_bundle
 from stream_fixtures import KEY, Lines, Web
 
-from model import bundle
-from model.golden import Golden
-from service import repository
+from model.bundle import bundle
+from model.bundle.golden import Golden
+from service.registry import folder as repository
 from service.settings import Settings
 
 GOOD = {"sequences": [[[7]]]}

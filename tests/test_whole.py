@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from scheduler_fixtures import Scene
 
-from service.fair_queue import QUANTUM
+from service.callers.fair_queue import QUANTUM
 
 
 def batches(lengths, **limits):

@@ -20,11 +20,14 @@ from scheduler_fixtures import (
     write_bundle,
 )
 
-from model import bundle
-from service import cost, launch
-from service.cost import Cost
-from service.messages import (
+from model.bundle import bundle
+from service.pool import spawn
+from service.settings import Settings
+from service.worker import cost
+from service.worker.cost import Cost
+from service.worker.protocol import (
     Answered,
+    BatchReport,
     Cancel,
     Channel,
     Failed,
@@ -32,9 +35,7 @@ from service.messages import (
     Job,
     Load,
     Loaded,
-    Ticked,
 )
-from service.settings import Settings
 
 LONG = 5_000  # steps: many ticks, and less than a socket holds
 
@@ -49,14 +50,14 @@ class Talk:
         self._models = 0
         self.asked: dict[int, tuple] = {}
         self.told: dict[int, Answered | Failed] = {}
-        self.ticks: list[Ticked] = []
+        self.ticks: list[BatchReport] = []
 
     def load(self, folder):
         self.ask_to_load(folder)
         return self.loaded()
 
-    def ask_to_load(self, folder, *, gently=False):
-        self._control.send([Load(self._models, str(folder), gently=gently)])
+    def ask_to_load(self, folder, *, background=False):
+        self._control.send([Load(self._models, str(folder), background=background)])
         self._models += 1
 
     def loaded(self):
@@ -88,7 +89,7 @@ class Talk:
     def receive(self):
         """What comes next."""
         for message in self._jobs.receive():
-            if isinstance(message, Ticked):
+            if isinstance(message, BatchReport):
                 self.ticks.append(message)
             else:
                 assert message.number not in self.told, "it was told twice"
@@ -114,7 +115,7 @@ class Talk:
 def talking(start=None, **settings):
     """With a worker, a thread unless `start` makes another; its end is waited for."""
     limits = {"max_steps": LONG}
-    launched = (start or launch.thread({"given": engine_of}))(
+    launched = (start or spawn.thread({"given": engine_of}))(
         Settings(**limits | settings)
     )
     launched.jobs.settimeout(SECONDS)
@@ -273,7 +274,7 @@ class TestBundles:
         """A bundle that can't be loaded is told with the reason, and others load."""
         folder = copy_bundle(bundles / "walks" / "1", tmp_path / "walks" / "1")
         (folder / bundle.NETWORK).write_bytes(b"")
-        with talking(launch.thread({"given": OnnxEngine})) as talk:
+        with talking(spawn.thread({"given": OnnxEngine})) as talk:
             told = talk.load(folder)
             assert str(folder / bundle.NETWORK) in told.error
             assert "SHA-256" in told.error
@@ -283,8 +284,8 @@ class TestBundles:
             assert loaded.precision == "float32"
             assert "golden answers" in loaded.reason
 
-    @pytest.mark.parametrize("gently", [False, True])
-    def test_while_it_works(self, tmp_path, gently):
+    @pytest.mark.parametrize("background", [False, True])
+    def test_while_it_works(self, tmp_path, background):
         """While it loads a bundle it answers jobs of another."""
         gate = threading.Event()
 
@@ -293,10 +294,10 @@ class TestBundles:
                 assert gate.wait(SECONDS)
             return engine_of(found, settings)
 
-        with talking(launch.thread({"given": slow})) as talk:
+        with talking(spawn.thread({"given": slow})) as talk:
             talk.load(write_bundle(tmp_path / "first"))
             second = write_bundle(tmp_path / "second", "label")
-            talk.ask_to_load(second, gently=gently)
+            talk.ask_to_load(second, background=background)
             talk.assert_right(*talk.give(0, (700, 1.0), (3, 2.0)))
             gate.set()
             assert talk.loaded().model == 1
@@ -340,7 +341,7 @@ class TestProcess:
 
     @pytest.fixture
     def talk(self, others, bundles):
-        with talking(launch.process) as talk:
+        with talking(spawn.process) as talk:
             loaded = talk.load(bundles / "walks" / "1")
             assert (loaded.engine, loaded.error) == ("onnx", "")
             yield talk

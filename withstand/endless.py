@@ -12,7 +12,7 @@ from typing import Any
 
 import httpx
 
-from model import bundle
+from model.bundle import bundle
 
 from . import questions, sabotage
 from .rows import Tally, row

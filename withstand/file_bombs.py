@@ -26,11 +26,11 @@ kind, path = sys.argv[1:]
 begun, told = time.monotonic(), ""
 try:
     if kind == "bulk":
-        from service import shards
+        from service.bulk import shards
         found = shards.of(path)
         list(found.read(0))
     else:
-        from model import readers
+        from model.datasets import readers
         readers.read(Path(path))
 except Exception as error:
     told = f"{type(error).__name__}: {error}"

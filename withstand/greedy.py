@@ -15,8 +15,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from model import bundle
-from model.bundle import NETWORK as ONNX
+from model.bundle import bundle
+from model.bundle.bundle import NETWORK as ONNX
 
 from . import questions
 from .endless import add, until

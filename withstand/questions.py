@@ -9,7 +9,7 @@ import onnxruntime
 import orjson
 
 from bench.serve.connection import request
-from model import bundle
+from model.bundle import bundle
 
 from .service import ROOT
 

@@ -8,7 +8,8 @@ import gzip
 import json
 from collections.abc import Iterator
 
-from service import errors, state_tokens
+from service import errors
+from service.registry import state_tokens
 
 from . import questions, sabotage
 from .doors import DOORS, HTTP, STREAMS, Door

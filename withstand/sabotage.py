@@ -10,9 +10,9 @@ import time
 
 import numpy as np
 
-from service import engine
 from service.__main__ import app
-from service.engine import Engine, Engines
+from service.worker import engine
+from service.worker.engine import Engine, Engines
 
 # In the first feature of any step: no such number is in a good sequence.
 RAISES, ABORTS, HANGS = 77771.0, 77772.0, 77773.0

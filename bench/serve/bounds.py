@@ -72,11 +72,11 @@ def _batch(sequences: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
 
 def laned(bundle: Path, precision: str, name: str, lanes: int, end: float) -> float:
     """Sequences a second of a scheduler with so many lanes, always all in use."""
-    from model.bundle import read
-    from service import cost, engine
-    from service.messages import Answered
-    from service.scheduler import Scheduler
+    from model.bundle.bundle import read
     from service.settings import Settings
+    from service.worker import cost, engine
+    from service.worker.protocol import Answered
+    from service.worker.scheduler import Scheduler
 
     settings = Settings(precision=precision, batch_rows=lanes)
     found = read(bundle)

@@ -24,7 +24,7 @@ ROOT = Path(__file__).parent.parent.parent
 FEATURES, CLASSES = 28, 10
 LONGEST = 100
 CACHE = Path.home() / ".cache" / "unrolled" / "bench"
-MAKERS = ["bundle", "config", "export", "golden", "network", "onnx_graph", "quantise"]
+MAKERS = ["bundle", "export", "network"]  # folders
 SPREAD = 2.0  # standard deviation of the logits over sequences
 
 
@@ -54,7 +54,10 @@ NETWORKS = {
 def folder(cache: Path) -> Path:
     """The folder of all networks, made if it isn't there yet."""
     digest = hashlib.sha256()
-    for path in [*(ROOT / "model" / f"{name}.py" for name in MAKERS), Path(__file__)]:
+    made_by = [
+        path for name in MAKERS for path in sorted((ROOT / "model" / name).glob("*.py"))
+    ]
+    for path in [*made_by, ROOT / "model" / "config.py", Path(__file__)]:
         digest.update(path.read_bytes())
     there = cache / digest.hexdigest()[:16]
     if not there.exists():
@@ -86,7 +89,7 @@ def _network(spec: Spec, seed: int):
     import keras
 
     from model.config import NetworkConfig
-    from model.network import Network
+    from model.network.network import Network
 
     keras.utils.set_random_seed(seed)
     rng = np.random.default_rng(seed)
@@ -112,8 +115,8 @@ def _bundle(network, root: Path, name: str, spec: Spec, seed: int) -> None:
     An export refuses int8 weights that change the error, which of random weights
     means nothing: the targets are classes that neither network chooses.
     """
-    from model import export
-    from model.dataset import Dataset, default_features
+    from model.datasets.dataset import Dataset, default_features
+    from model.export import export
 
     rng = np.random.default_rng(seed)
     lengths = np.linspace(1, LONGEST, 16).astype(np.int64)
@@ -142,7 +145,7 @@ def _bundle(network, root: Path, name: str, spec: Spec, seed: int) -> None:
 
 
 def _metadata(network, name: str, version: str, spec: Spec):
-    from model import bundle
+    from model.bundle import bundle
 
     return bundle.Metadata(
         name=name,

@@ -22,7 +22,7 @@ from bench.serve import machine
 from bench.serve.compared import CORES, FAST, QUIET
 from bench.serve.networks import ROOT
 from bench.serve.servers import Server, free_port
-from model import bundle
+from model.bundle import bundle
 
 OURS = "Unrolled"
 MORE = 1.2  # from one number of streams to the next

@@ -12,7 +12,7 @@ import numpy as np
 import onnxruntime
 import orjson
 
-from model import bundle
+from model.bundle import bundle
 
 DIFFERENT = 16
 MASK = bytes(4)  # of RFC 6455: masked with zeros, so that bytes stay as they are

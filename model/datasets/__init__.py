@@ -1,0 +1,1 @@
+"""Sets of sequences: those that come with the package, and files of your own."""

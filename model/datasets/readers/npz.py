@@ -1,0 +1,233 @@
+"""NumPy archives (.npz), loaded without pickle; other arrays are left alone.
+
+x        [sum of lengths, F]     or  frames  [N, T, F], all of one length
+lengths  [N]                     or  offsets [N + 1]
+y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
+         labels as text or whole numbers, or indices where there are classes
+classes, features (text) and split [N] (0 train, 1 validation, 2 test, -1) if any
+"""
+
+import io
+import math
+import zipfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.lib import format as npy
+
+from model.datasets import dataset as sets
+from model.datasets.readers import bounds, errors
+from model.datasets.readers import labels as names
+
+KNOWN = ("x", "frames", "lengths", "offsets", "y", "classes", "features", "split")
+FRAMES = ("x", "frames")
+HEADER = 2**14  # NumPy takes headers of 10,000 bytes
+HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
+
+
+def read(
+    path: Path,
+    *,
+    task: sets.Task | None = None,
+    classes: Sequence[str] | None = None,
+) -> sets.Dataset:
+    return _Archive(path).dataset(task, classes)
+
+
+class _Archive:
+    """The arrays of one file, and what is wrong with them."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.arrays = _load(path)
+
+    def fail(self, name: str, reason: str) -> errors.ReadError:
+        return errors.ReadError(self.path, f"array {name!r}", reason)
+
+    def dataset(
+        self, task: sets.Task | None, classes: Sequence[str] | None
+    ) -> sets.Dataset:
+        frames, lengths = self.frames()
+        task, y = self.y(task, lengths)
+        targets, classes = self.targets(y, classes)
+        features = self.strings("features") or sets.default_features(frames.shape[1])
+        if len(features) != frames.shape[1]:
+            reason = f"{len(features)} names for {frames.shape[1]} features"
+            raise self.fail("features", reason)
+        return sets.Dataset(
+            name=self.path.stem,
+            task=task,
+            frames=frames,
+            lengths=lengths,
+            targets=targets,
+            classes=classes,
+            features=features,
+            split=self.split(len(lengths)),
+        )
+
+    def frames(self) -> tuple[np.ndarray, np.ndarray]:
+        """Frames [sum of lengths, F] float32, and lengths [N]."""
+        if ("x" in self.arrays) == ("frames" in self.arrays):
+            reason = "expected an array 'x' or an array 'frames', and not both"
+            raise errors.ReadError(self.path, None, reason)
+        name, ndim = ("x", 2) if "x" in self.arrays else ("frames", 3)
+        array = self.arrays[name]
+        if array.ndim != ndim or array.dtype.kind not in "biuf" or not array.size:
+            shape = "[sum of lengths, F]" if name == "x" else "[N, T, F]"
+            reason = f"expected numbers {shape}, not {array.dtype} {list(array.shape)}"
+            raise self.fail(name, reason)
+        with np.errstate(over="ignore"):
+            frames = array.reshape(-1, array.shape[-1]).astype(np.float32)
+        if not np.isfinite(frames).all():
+            row, column = np.argwhere(~np.isfinite(frames))[0]
+            reason = f"not a finite float32 number at row {row}, column {column}"
+            raise self.fail(name, reason)
+        if name == "x":
+            return frames, self.lengths(len(frames))
+        for other in ("lengths", "offsets"):
+            if other in self.arrays:
+                reason = "'frames' are of one length; join others along time as 'x'"
+                raise self.fail(other, reason)
+        return frames, np.full(array.shape[0], array.shape[1], np.int32)
+
+    def lengths(self, steps: int) -> np.ndarray:
+        found = [name for name in ("lengths", "offsets") if name in self.arrays]
+        if not found:
+            reason = "'x' needs an array 'lengths' or 'offsets'"
+            raise errors.ReadError(self.path, None, reason)
+        results = []
+        for name in found:
+            array = self.integers(name)
+            if name == "offsets":
+                if array[0] != 0:
+                    raise self.fail(name, f"begins with {array[0]}; expected 0")
+                array = np.diff(array)
+            if not array.size or array.min() < 1:
+                raise self.fail(name, "each sequence needs at least one step")
+            # Each is at most `steps` before they are added: no overflow.
+            if array.max() > steps or array.sum() != steps:
+                raise self.fail(name, f"does not add up to the {steps} rows of 'x'")
+            results.append(array)
+        if not np.array_equal(results[0], results[-1]):
+            raise self.fail("offsets", "contradicts 'lengths'")
+        return results[0]
+
+    def y(
+        self, task: sets.Task | None, lengths: np.ndarray
+    ) -> tuple[sets.Task, np.ndarray]:
+        """The task, and the labels as they stand, [N] or [sum of lengths]."""
+        if "y" not in self.arrays:
+            raise errors.ReadError(self.path, None, "array 'y' is missing")
+        y, sequences, steps = self.arrays["y"], len(lengths), int(lengths.sum())
+        if "frames" in self.arrays and y.shape == self.arrays["frames"].shape[:2]:
+            task, y = task or "label", y.reshape(-1)
+        if y.ndim != 1 or len(y) not in (sequences, steps):
+            raise self.fail(
+                "y",
+                f"its shape is {list(y.shape)}; expected [{sequences}], one label a "
+                f"sequence, or [{steps}], one a step",
+            )
+        if task is None and sequences == steps:
+            reason = "one label a sequence or one a step? All lengths are 1: give task"
+            raise self.fail("y", reason)
+        task = task or ("classify" if len(y) == sequences else "label")
+        expected = sequences if task == "classify" else steps
+        if len(y) != expected:
+            raise self.fail("y", f"{len(y)} labels; task {task} needs {expected}")
+        return task, y
+
+    def targets(
+        self, y: np.ndarray, classes: Sequence[str] | None
+    ) -> tuple[np.ndarray, tuple[str, ...]]:
+        """Indices in the classes, [N] or [sum of lengths], and the classes."""
+        if y.dtype.kind not in "biuU":
+            raise self.fail("y", f"expected whole numbers or text, not {y.dtype}")
+        declared = self.strings("classes")
+        values, inverse = np.unique(y, return_inverse=True)
+        found = [names.text(value) for value in values.tolist()]
+        if declared and y.dtype.kind in "iu":
+            if values[0] < 0 or values[-1] >= len(declared):
+                wrong = values[0] if values[0] < 0 else values[-1]
+                raise self.fail("y", f"{wrong} is no index in {len(declared)} classes")
+            found = [declared[value] for value in values.tolist()]
+        labels = names.Labels(classes if classes is not None else declared or None)
+        try:
+            codes = np.array([labels.encode(name) for name in found])
+        except ValueError as error:
+            raise self.fail("y", str(error)) from None
+        return labels.targets(codes[inverse]), labels.classes
+
+    def split(self, count: int) -> np.ndarray:
+        if "split" not in self.arrays:
+            return np.full(count, sets.UNASSIGNED)
+        split = self.integers("split")
+        allowed = (*range(len(sets.PARTS)), sets.UNASSIGNED)
+        if len(split) != count or not np.isin(split, allowed).all():
+            reason = f"expected {count} of 0 (train), 1 (validation), 2 (test) or -1"
+            raise self.fail("split", reason)
+        return split
+
+    def integers(self, name: str) -> np.ndarray:
+        array = self.arrays[name]
+        if array.ndim != 1 or array.dtype.kind not in "iu" or not array.size:
+            reason = f"expected whole numbers in a row, not {array.dtype}"
+            raise self.fail(name, f"{reason} {list(array.shape)}")
+        return array.astype(np.int64)
+
+    def strings(self, name: str) -> tuple[str, ...]:
+        if name not in self.arrays:
+            return ()
+        array = self.arrays[name]
+        if array.ndim != 1 or array.dtype.kind != "U":
+            raise self.fail(name, f"expected text in a row, not {array.dtype}")
+        texts = tuple(array.tolist())
+        if "" in texts or len(set(texts)) != len(texts):
+            raise self.fail(name, "a name is empty or stands twice")
+        return texts
+
+
+def _load(path: Path) -> dict[str, np.ndarray]:
+    name = None
+    try:
+        with zipfile.ZipFile(path) as archive:
+            there = set(archive.namelist())
+            members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in there}
+            size = 0
+            for name, member in members.items():
+                size += _size(archive, member, name in FRAMES)
+                bounds.check(path, f"array {name!r}", "the arrays up to it", size)
+            arrays = {}
+            for name, member in members.items():
+                with archive.open(member) as file:
+                    arrays[name] = npy.read_array(file, allow_pickle=False)
+            return arrays
+    except errors.ReadError:
+        raise
+    except FileNotFoundError as error:
+        raise errors.ReadError(path, None, str(error.strerror)) from None
+    except Exception as error:
+        # NumPy, zipfile and zlib each have errors of their own for a damaged file.
+        place = None if name is None else f"array {name!r}"
+        reason = f"not a NumPy archive without pickle: {error}"
+        raise errors.ReadError(path, place, reason) from None
+
+
+def _size(archive: zipfile.ZipFile, member: str, frames: bool) -> int:
+    """Returns the bytes that an array takes while it is read, from its header alone.
+
+    Raises:
+        ValueError: it has no header, or not the bytes that its header promises.
+    """
+    with archive.open(member) as file:
+        head = io.BytesIO(file.read(HEADER))
+    shape, _, dtype = HEADERS[npy.read_magic(head)](head)
+    if dtype.hasobject:
+        raise ValueError("it holds Python objects")
+    count = math.prod(shape)
+    there = archive.getinfo(member).file_size - head.tell()
+    if count * dtype.itemsize != there:
+        said = f"{count * dtype.itemsize:,} bytes of values"
+        raise ValueError(f"its header promises {said}, and there are {there:,}")
+    # Frames become float32; of the others there is a sorted copy, or one in int64.
+    return count * (dtype.itemsize + (4 if frames else dtype.itemsize + 8))

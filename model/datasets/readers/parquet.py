@@ -1,0 +1,193 @@
+"""Parquet in long form (see long_rows); needs pyarrow, an extra."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from model.datasets import dataset as sets
+from model.datasets.readers import bounds, errors, labels, long_rows, parquet_pages
+
+BLOCK = 65536  # Rows that are decoded at a time.
+ROW_BYTES = 40  # Kept of a row beside its features: five whole numbers.
+NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
+TEXT_COPIES = 4  # A page, decoded, a dictionary, and in Python.
+TEXTS = ("sequence", "label", "split")
+
+
+def read(
+    path: Path,
+    *,
+    task: sets.Task | None = None,
+    classes: Sequence[str] | None = None,
+) -> sets.Dataset:
+    try:
+        import pyarrow
+        from pyarrow import parquet
+    except ImportError:
+        reason = "reading Parquet needs the package pyarrow; install it, or use CSV"
+        raise errors.ReadError(path, None, reason) from None
+    try:
+        with parquet.ParquetFile(path) as file:
+            schema = file.schema_arrow
+            try:
+                features = long_rows.feature_columns(list(schema.names))
+                _check_types(schema, features)
+            except ValueError as error:
+                raise errors.ReadError(path, None, str(error)) from None
+            try:
+                _check_size(path, file.metadata, len(features))
+            except errors.ReadError:
+                raise
+            except ValueError as error:
+                raise errors.ReadError(path, None, f"not Parquet: {error}") from None
+            texts, rows = _text_columns(file.metadata)
+            texts = [name for name in texts if name in schema.names]
+        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+            table = long_rows.LongRows(path, "row", features, classes)
+            start = 1
+            for batch in file.iter_batches(rows):
+                if batch.num_rows:
+                    _add(table, features, batch, start)
+                start += batch.num_rows
+    except (pyarrow.ArrowException, OSError) as error:
+        reason = str(error).splitlines()[0]
+        raise errors.ReadError(path, None, f"not Parquet: {reason}") from None
+    except UnicodeDecodeError:  # Arrow decodes text only as it is asked for.
+        raise errors.ReadError(path, None, "holds text that is not UTF-8") from None
+    return table.finish(task)
+
+
+def _check_types(schema: Any, features: list[str]) -> None:
+    """ValueError where a column is not of the type that it should be: lists and bytes
+    have any size, and are not decoded."""
+    from pyarrow import types
+
+    for name in schema.names:
+        kind = schema.field(name).type
+        number = types.is_integer(kind) or types.is_floating(kind)
+        if (name in features or name == "step") and not number:
+            raise ValueError(f"column {name!r} holds {kind}; expected numbers")
+        kind = kind.value_type if types.is_dictionary(kind) else kind
+        text = (types.is_string, types.is_large_string, types.is_string_view)
+        others = (types.is_boolean, types.is_null)
+        if not (number or any(of(kind) for of in (*text, *others))):
+            raise ValueError(f"column {name!r} holds {kind}; expected text")
+
+
+def _check_size(path: Path, metadata: Any, features: int) -> None:
+    """Refuses what would take too much, by the footer and by the headers of parquet_pages."""
+    import pyarrow
+
+    groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
+    rows = sum(group.num_rows for group in groups)
+    what = f"its {rows:,} rows of {features} features"
+    bounds.check(path, None, what, rows * (ROW_BYTES + 4 * features))
+    with pyarrow.OSFile(str(path)) as file:
+        for number, group in enumerate(groups):
+            size = 0
+            for column in map(group.column, range(group.num_columns)):
+                _, paged = parquet_pages.sizes(file, column)
+                text = column.physical_type == "BYTE_ARRAY"
+                held = TEXT_COPIES if text else NUMBER_COPIES
+                size += int(held * max(paged, column.total_uncompressed_size))
+            bounds.check(path, f"row group {number}", "its encoded columns", size)
+
+
+def _text_columns(metadata: Any) -> tuple[list[str], int]:
+    """Returns the columns of text that can stay dictionaries, in which a long text that
+    many rows share is there once, and the rows to decode at a time.
+
+    In a DELTA encoding it can't stay one, and may be what it shares with the text before
+    and a little more: each is as long as the whole column at most.
+    """
+    names, rows = set(TEXTS), BLOCK
+    for number in range(metadata.num_row_groups):
+        group = metadata.row_group(number)
+        for column in map(group.column, range(group.num_columns)):
+            delta = any(name.startswith("DELTA") for name in column.encodings)
+            if column.physical_type == "BYTE_ARRAY" and delta:
+                names.discard(column.path_in_schema)
+                size = max(column.total_uncompressed_size, 1)
+                rows = min(rows, bounds.MOST_BYTES // size)
+    return sorted(names), max(rows, 1)
+
+
+def _add(
+    table: long_rows.LongRows, features: list[str], batch: Any, start: int
+) -> None:
+    """Take a batch of rows, the first of which has the number `start`."""
+    columns = dict(zip(batch.schema.names, batch.columns, strict=True))
+    extra: dict[str, Any] = {"number": np.arange(start, start + batch.num_rows)}
+    if "step" in columns:
+        extra["step"] = _numbers(table, "step", columns["step"], start)
+    if "split" in columns:
+        names = _values(columns["split"])
+        extra["split"] = [
+            _checked(table, row, long_rows.part, name)
+            for row, name in enumerate(names, start)
+        ]
+    table.add(
+        np.stack(
+            [
+                _numbers(table, name, columns[name], start).astype(np.float64)
+                for name in features
+            ],
+            axis=1,
+        ),
+        _texts(table, "sequence", columns["sequence"], start),
+        _texts(table, "label", columns["label"], start),
+        **extra,
+    )
+
+
+def _numbers(
+    table: long_rows.LongRows, name: str, column: Any, start: int
+) -> np.ndarray:
+    """A column of numbers, [R]; row numbers begin at `start`."""
+    _refuse_nulls(table, name, column, start)
+    return column.to_numpy(zero_copy_only=False)
+
+
+def _texts(table: long_rows.LongRows, name: str, column: Any, start: int) -> list[str]:
+    _refuse_nulls(table, name, column, start)
+    values = [
+        _checked(table, row, labels.text, value, f"column {name!r}: ")
+        for row, value in enumerate(_values(column), start)
+    ]
+    table.characters += sum(map(len, set(values)))
+    bounds.check(table.path, None, "the text of its columns", table.characters)
+    if "" in values:
+        table.fail(start + values.index(""), f"column {name!r} is empty")
+    return values
+
+
+def _values(column: Any) -> list[Any]:
+    """A column in Python; texts of a dictionary that are alike are one object."""
+    import pyarrow
+
+    if not pyarrow.types.is_dictionary(column.type):
+        return column.to_pylist()
+    places = column.indices.fill_null(-1).to_numpy()
+    used, inverse = np.unique(places, return_inverse=True)
+    chosen = pyarrow.array(used, mask=used < 0)
+    values = column.dictionary.take(chosen).to_pylist()
+    return [values[place] for place in inverse]
+
+
+def _refuse_nulls(
+    table: long_rows.LongRows, name: str, column: Any, start: int
+) -> None:
+    if column.null_count:
+        empty = column.is_null().to_numpy(zero_copy_only=False)
+        table.fail(start + int(np.argmax(empty)), f"column {name!r} is empty")
+
+
+def _checked(
+    table: long_rows.LongRows, row: int, parse: Any, value: Any, prefix: str = ""
+) -> Any:
+    try:
+        return parse(value)
+    except ValueError as error:
+        table.fail(row, f"{prefix}{error}")

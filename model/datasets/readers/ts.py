@@ -1,0 +1,144 @@
+"""The .ts files of the UEA and UCR archives: one case a line, after a header.
+
+@dimensions 2
+@classLabel true up down
+@data
+0.1,0.3:2,4:up          dimension : dimension : class
+"""
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from model.datasets import dataset as sets
+from model.datasets.readers import errors, labels, lines
+
+
+def read(
+    path: Path,
+    *,
+    task: sets.Task | None = None,
+    classes: Sequence[str] | None = None,
+) -> sets.Dataset:
+    """Read cases; a name that ends in _TRAIN or _TEST sets no part by itself."""
+    if task == "label":
+        reason = "a .ts file has one class a sequence; task label needs one a step"
+        raise errors.ReadError(path, None, reason)
+    numbered = (
+        (line, text.strip())
+        for line, text in lines.numbered(path)
+        if text.strip() and not text.lstrip().startswith("#")
+    )
+    header = _Header(path, numbered)
+    names = labels.Labels(classes if classes is not None else header.classes)
+    frames: list[np.ndarray] = []
+    codes: list[int] = []
+    for line, text in numbered:
+        *dimensions, label = text.split(":")
+        label = label.strip()
+        try:
+            if label not in header.classes:
+                raise ValueError(f"class {label!r:.40} is not declared by @classLabel")
+            codes.append(names.encode(label))
+            frames.append(_case(dimensions, header))
+        except ValueError as error:
+            raise errors.ReadError(path, line, str(error)) from None
+        # The first case fixes what the header leaves open.
+        header.dimensions = header.dimensions or len(dimensions)
+    if not frames:
+        raise errors.ReadError(path, None, "no cases after @data")
+    return sets.Dataset(
+        name=path.stem,
+        task="classify",
+        frames=np.concatenate(frames),
+        lengths=np.array([len(case) for case in frames]),
+        targets=names.targets(codes),
+        classes=names.classes,
+        features=sets.default_features(frames[0].shape[1]),
+        split=np.full(len(frames), sets.UNASSIGNED),
+    )
+
+
+class _Header:
+    """What the lines up to @data say."""
+
+    def __init__(self, path: Path, numbered: Iterator[tuple[int, str]]):
+        self.classes: tuple[str, ...] = ()
+        self.dimensions: int | None = None
+        self.length: int | None = None
+        for line, text in numbered:
+            key, *words = text.split()
+            if key.lower() == "@data":
+                break
+            try:
+                self._take(key.lower(), words)
+            except ValueError as error:
+                raise errors.ReadError(path, line, str(error)) from None
+        else:
+            raise errors.ReadError(path, None, "no line @data")
+        if not self.classes:
+            reason = "no line '@classLabel true' with the classes before @data"
+            raise errors.ReadError(path, line, reason)
+
+    def _take(self, key: str, words: list[str]) -> None:
+        first = words[0].lower() if words else ""
+        if not key.startswith("@"):
+            raise ValueError("expected a line that begins with @, or @data before it")
+        if key == "@timestamps" and first == "true":
+            raise ValueError("time stamps are not supported; give evenly spaced values")
+        if key == "@targetlabel" and first == "true":
+            raise ValueError("a target value is regression; only classes are learnt")
+        if key == "@univariate" and first == "true":
+            self.dimensions = 1
+        if key in ("@dimension", "@dimensions"):
+            self.dimensions = _count(first)
+        if key == "@serieslength":
+            self.length = _count(first)
+        if key == "@classlabel":
+            if first != "true":
+                raise ValueError("the file has no classes to learn")
+            self.classes = tuple(words[1:])
+            if len(set(self.classes)) != len(self.classes):
+                raise ValueError("a class stands twice")
+
+
+def _count(word: str) -> int:
+    if not word.isdecimal() or int(word) < 1:
+        raise ValueError(f"{word!r:.40} is not a count")
+    return int(word)
+
+
+def _case(dimensions: list[str], header: _Header) -> np.ndarray:
+    """The frames of a case, [T, F] float32, from its dimensions as text."""
+    expected = header.dimensions or len(dimensions)
+    if not dimensions or len(dimensions) != expected:
+        raise ValueError(f"{len(dimensions)} dimensions; expected {expected or 1}")
+    series = [_series(text, place) for place, text in enumerate(dimensions, 1)]
+    for place, values in enumerate(series, 1):
+        if len(values) != len(series[0]):
+            lengths = f"{len(values)} values, dimension 1 has {len(series[0])}"
+            raise ValueError(f"dimension {place} has {lengths}")
+    if header.length not in (None, len(series[0])):
+        length = header.length
+        raise ValueError(f"{len(series[0])} values; @seriesLength is {length}")
+    return np.stack(series, axis=1)
+
+
+def _series(text: str, place: int) -> np.ndarray:
+    """One dimension, [T] float32."""
+    if "(" in text:
+        raise ValueError(f"dimension {place} has time stamps, which are not supported")
+    cells = text.split(",")
+    if "?" in map(str.strip, cells):
+        raise ValueError(f"dimension {place} has a missing value")
+    try:
+        if "_" in text:  # Python reads 1_0 as 10.
+            raise ValueError
+        with np.errstate(over="ignore"):
+            values = np.array(list(map(float, cells))).astype(np.float32)
+    except ValueError:
+        raise ValueError(f"dimension {place} holds text or an empty value") from None
+    if not np.isfinite(values).all():
+        raise ValueError(f"dimension {place} holds NaN or an infinite value")
+    return values

@@ -1,0 +1,186 @@
+"""The recurrent network: encoder, classifier or labeller, cost and error.
+
+The method is Danijar Hafner's *Introduction to Recurrent Networks in TensorFlow*
+(2016) with its sequel on variable sequence lengths. Where those guess a length
+from zero frames, lengths are an input here.
+
+Sequences are padded on the right only. A forward layer then needs no mask: what
+it puts out at a valid step can't depend on the padding behind it. Masks appear
+where a *state* leaves the graph (`step`), and in the cost.
+"""
+
+import keras
+import numpy as np
+import tensorflow as tf
+
+from model.config import NetworkConfig
+from model.datasets.dataset import Task
+from model.network import recurrence
+
+
+class Network(keras.Model):  # type: ignore[misc]
+    """Normalise, encode, and score each class.
+
+    Calling it gives logits: [B, C] for the task classify, [B, T, C] for label.
+    """
+
+    def __init__(
+        self,
+        config: NetworkConfig,
+        *,
+        task: Task,
+        features: int,
+        classes: int,
+        mean: np.ndarray | None = None,
+        scale: np.ndarray | None = None,
+        cudnn: bool = True,
+    ):
+        """
+        Args:
+            mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
+            cudnn: use its kernels where there is a GPU. False keeps the graph
+                free of them, so that an export runs everywhere.
+        """
+        super().__init__()
+        self.config, self.task, self.features = config, task, features
+        self.mean = self._constant("mean", (features,), mean)
+        self.scale = self._constant("scale", (features,), scale, 1.0)
+        self.temperature = self._constant("temperature", (), None, 1.0)
+        directions = ("forward", "backward")[: 2 if config.bidirectional else 1]
+        self.encoder = [
+            [_recurrent(config, cudnn, f"{way}_{index}") for way in directions]
+            for index in range(config.layers)
+        ]
+        self.head = keras.layers.Dense(classes, name="logits")
+        width = features
+        for ways in self.encoder:
+            for layer in ways:
+                layer.build((None, None, width))
+            width = config.hidden * len(ways)
+        self.head.build((None, width))
+        self.built = True
+
+    def _constant(self, name, shape, value, default=0.0):
+        value = default if value is None else value
+        weight = self.add_weight(
+            shape=shape, initializer="zeros", trainable=False, name=name
+        )
+        weight.assign(np.broadcast_to(np.asarray(value, np.float32), shape))
+        return weight
+
+    def call(self, frames, lengths, seed=None):
+        """Logits of whole sequences.
+
+        Args:
+            frames: [B, T, F] float32; what lies past a length is ignored.
+            lengths: [B] int32, at least 1.
+            seed: [2] int32 turns dropout on, and fixes it.
+        """
+        x = self._normalised(frames, lengths)
+        for index, ways in enumerate(self.encoder):
+            outputs = [ways[0](x)]  # [B, T, H]
+            if len(ways) == 2:
+                backward = ways[1](tf.reverse_sequence(x, lengths, seq_axis=1))
+                outputs.append(tf.reverse_sequence(backward, lengths, seq_axis=1))
+            x = tf.concat(outputs, 2)
+            if seed is not None and self.config.dropout:
+                own = tf.random.experimental.stateless_fold_in(seed, index)
+                x = tf.nn.experimental.stateless_dropout(x, self.config.dropout, own)
+        return self.head(x if self.task == "label" else self._last(x, lengths))
+
+    def step(self, frames, lengths, state):
+        """Logits after more frames of sequences that began earlier.
+
+        Args:
+            state: [B, S], as this method returned it; zeros begin a sequence.
+                Per layer its hidden vector, then, for an LSTM, its cell vector.
+
+        Returns:
+            logits (classify: after the last valid step), state [B, S]. A row of
+            length 0 keeps its state.
+        """
+        x = self._normalised(frames, lengths)
+        vectors = 2 if self.config.cell == "lstm" else 1
+        before = tf.split(state, self.config.layers * vectors, 1)
+        after = []
+        for index, (layer,) in enumerate(self.encoder):
+            initial = before[index * vectors : (index + 1) * vectors]
+            x, final = recurrence.run(layer, x, lengths, initial)
+            after += final
+        last = after[-vectors]  # [B, H], the top layer's hidden vector
+        logits = self.head(x if self.task == "label" else last)
+        return logits, tf.concat(after, 1)
+
+    def probabilities(self, logits):
+        """Calibrated class probabilities, the same shape as `logits`."""
+        return tf.nn.softmax(logits / self.temperature)
+
+    def stepper(self) -> "Network":
+        """A copy for export: free of cuDNN, dynamic, and returning its states."""
+        config = self.config.model_copy(update={"unroll": "dynamic"})
+        copy = Network(
+            config,
+            task=self.task,
+            features=self.features,
+            classes=self.head.units,
+            cudnn=False,
+        )
+        copy.set_weights(self.get_weights())
+        for ways in copy.encoder:
+            for layer in ways:
+                layer.return_state = not config.bidirectional
+        return copy
+
+    def _normalised(self, frames, lengths):
+        mask = tf.sequence_mask(lengths, tf.shape(frames)[1])[:, :, None]
+        return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
+
+    def _last(self, outputs, lengths):
+        """What each direction puts out when it has read the whole sequence."""
+        hidden = self.config.hidden
+        last = tf.gather(outputs[:, :, :hidden], lengths - 1, axis=1, batch_dims=1)
+        return tf.concat([last, outputs[:, 0, hidden:]], 1)
+
+
+def cost(logits, targets, lengths, weights):
+    """Cross entropy: averaged over the valid steps of each sequence, then over
+    sequences.
+
+    Args:
+        logits: [B, C] or [B, T, C].
+        targets: [B] or [B, T] class numbers.
+        lengths: [B].
+        weights: [B], each sequence's part in the sum; 1 / B gives the mean.
+    """
+    entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+    if entropy.shape.rank == 2:
+        mask = tf.sequence_mask(lengths, tf.shape(entropy)[1], entropy.dtype)
+        entropy = tf.reduce_sum(entropy * mask, 1) / tf.cast(lengths, entropy.dtype)
+    return tf.reduce_sum(entropy * weights)
+
+
+def mistakes(logits, targets, lengths, rows):
+    """How many sequences (or valid steps) are scored wrong, and of how many.
+
+    Args:
+        rows: [B] bool, the sequences that count.
+    """
+    wrong = tf.argmax(logits, -1, tf.int32) != targets
+    valid = rows
+    if wrong.shape.rank == 2:
+        steps = tf.sequence_mask(lengths, tf.shape(wrong)[1])
+        valid = rows[:, None] & steps
+    wrong, valid = tf.cast(wrong & valid, tf.float32), tf.cast(valid, tf.float32)
+    return tf.reduce_sum(wrong), tf.reduce_sum(valid)
+
+
+def _recurrent(config: NetworkConfig, cudnn: bool, name: str) -> keras.layers.RNN:
+    options = {
+        "return_sequences": True,
+        "unroll": config.unroll == "static",
+        "use_cudnn": "auto" if cudnn else False,
+        "name": name,
+    }
+    if config.cell == "lstm":
+        return keras.layers.LSTM(config.hidden, **options)
+    return keras.layers.GRU(config.hidden, reset_after=config.reset_after, **options)

@@ -1,0 +1,48 @@
+"""Exported networks as plain functions: what was written, read back."""
+
+from pathlib import Path
+
+import onnxruntime
+import tensorflow as tf
+
+from model.bundle.golden import Step
+
+
+def saved_model(folder: Path) -> Step:
+    """The exported SavedModel as a `Step`."""
+    signatures = tf.saved_model.load(str(folder)).signatures
+    if "step" not in signatures:
+        whole = signatures["serving_default"]
+        return lambda frames, lengths, state: (
+            whole(frames=tf.constant(frames), lengths=tf.constant(lengths))[
+                "probabilities"
+            ].numpy(),
+            state,
+        )
+
+    def step(frames, lengths, state):
+        values = signatures["step"](
+            frames=tf.constant(frames),
+            lengths=tf.constant(lengths),
+            state=tf.constant(state),
+        )
+        return values["probabilities"].numpy(), values["state"].numpy()
+
+    return step
+
+
+def onnx(path: Path) -> Step:
+    """The exported ONNX network as a `Step`."""
+    session = onnxruntime.InferenceSession(
+        str(path), providers=["CPUExecutionProvider"]
+    )
+    stepped = len(session.get_outputs()) > 1
+
+    def step(frames, lengths, state):
+        inputs = {"frames": frames, "lengths": lengths}
+        if stepped:
+            inputs["state"] = state
+        results = session.run(None, inputs)
+        return results[0], results[1] if stepped else state
+
+    return step

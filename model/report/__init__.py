@@ -1,0 +1,1 @@
+"""The report beside a network: plots, figures, and a model card."""

@@ -1,0 +1,149 @@
+"""How good the answers are: error, per class, by length, calibration.
+
+Works on probabilities alone, whoever computed them, so that a network in
+training and an exported bundle are measured by the same code.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.bundle import bundle, verified_files
+from model.datasets.dataset import Dataset, unite_features
+from model.network import reload
+from model.training import calibration
+
+BATCH = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Answers:
+    """A part's answers, one row a sequence (classify) or valid step (label)."""
+
+    scores: np.ndarray  # [M, C] logits or probabilities
+    targets: np.ndarray  # [M]
+    lengths: np.ndarray  # [M], of the sequence that the row belongs to
+
+
+@dataclass(frozen=True, slots=True)
+class Figures:
+    """Errors and accuracies in percent."""
+
+    count: int
+    error: float
+    accuracy: float
+    macro_f1: float
+    calibration_error: float
+    class_accuracy: dict[str, float | None]  # None: no such class in the part
+    confusion: list[list[int]]  # [true][predicted]
+    by_length: list[dict[str, float]]
+    reliability: list[dict[str, float]]
+
+
+def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
+    """The figures of an exported SavedModel.
+
+    Raises:
+        ValueError: the data is of another task or feature count, or has a class
+            that the bundle doesn't know.
+    """
+    metadata = found.metadata
+    if dataset.task != metadata.task:
+        raise ValueError(
+            f"the data is to {dataset.task}, the bundle to {metadata.task}"
+        )
+    if len(dataset.features) != metadata.input.features:
+        raise ValueError(
+            f"the data has {len(dataset.features)} features,"
+            f" the bundle takes {metadata.input.features}"
+        )
+    unite_features(metadata.input.names, dataset.features)  # in the same order?
+    if not len(dataset):
+        raise ValueError("no such part in the data")
+    dataset = dataset.reclass(metadata.classes)
+    with verified_files.saved_model(found) as folder:
+        step = reload.saved_model(folder)
+
+    def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
+        begin = np.zeros((len(lengths), metadata.state_size), np.float32)
+        return step(frames, lengths, begin)[0]
+
+    return measure(answer(dataset, scorer), metadata.classes)
+
+
+def answer(
+    dataset: Dataset, scorer: Callable[..., np.ndarray], batch: int = BATCH
+) -> Answers:
+    """Score each sequence, `batch` of like length at a time.
+
+    Args:
+        scorer: frames [B, T, F], lengths [B] -> [B, C] or [B, T, C].
+    """
+    order = np.argsort(dataset.lengths, kind="stable")
+    scores = [np.empty(0)] * len(dataset)
+    for start in range(0, len(order), batch):
+        rows = order[start : start + batch]
+        frames, lengths = pad([dataset.sequence(row) for row in rows])
+        results = np.asarray(scorer(frames, lengths))
+        for row, result, length in zip(rows, results, lengths, strict=True):
+            scores[row] = result[:length] if dataset.task == "label" else result[None]
+    repeats = [len(score) for score in scores]
+    return Answers(
+        np.concatenate(scores),
+        dataset.targets,
+        np.repeat(dataset.lengths, repeats),
+    )
+
+
+def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
+    """Sequences [T, F] joined to frames [B, longest T, F] and lengths [B]."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    frames = np.zeros(
+        (len(sequences), lengths.max(), sequences[0].shape[1]), np.float32
+    )
+    for row, sequence in zip(frames, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return frames, lengths
+
+
+def measure(answers: Answers, classes: tuple[str, ...]) -> Figures:
+    """The figures of a part; `answers.scores` are probabilities here."""
+    predicted = answers.scores.argmax(1)
+    right = predicted == answers.targets
+    confusion = np.zeros((len(classes), len(classes)), int)
+    np.add.at(confusion, (answers.targets, predicted), 1)
+    hits, actual, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    present = actual > 0
+    f1 = 2 * hits / np.maximum(actual + guessed, 1)
+    shares = hits / np.maximum(actual, 1)
+    return Figures(
+        count=len(right),
+        error=100 * float(1 - right.mean()),
+        accuracy=100 * float(right.mean()),
+        macro_f1=100 * float(f1[present].mean()),
+        calibration_error=100
+        * calibration.expected_error(answers.scores, answers.targets),
+        class_accuracy={
+            name: 100 * float(share) if there else None
+            for name, share, there in zip(classes, shares, present, strict=True)
+        },
+        confusion=confusion.tolist(),
+        by_length=_by_length(answers.lengths, right),
+        reliability=calibration.reliability(answers.scores, answers.targets),
+    )
+
+
+def _by_length(lengths: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
+    """Accuracy in up to ten groups of lengths that hold about as many rows."""
+    edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 11), method="higher"))
+    groups = np.searchsorted(edges[1:-1], lengths, side="left")
+    return [
+        {
+            "shortest": int(lengths[groups == group].min()),
+            "longest": int(lengths[groups == group].max()),
+            "count": int((groups == group).sum()),
+            "accuracy": 100 * float(right[groups == group].mean()),
+        }
+        for group in np.unique(groups)
+    ]

@@ -1,0 +1,62 @@
+"""Health for orchestrators, metrics for Prometheus."""
+
+from typing import Any
+
+from fastapi import APIRouter, Response
+from prometheus_client import CONTENT_TYPE_LATEST
+from starlette.requests import Request
+from starlette.responses import JSONResponse
+
+from service.api import playground as page
+from service.registry.registry import Registry
+from service.telemetry.metrics import Metrics
+
+
+def router(
+    registry: Registry, metrics: Metrics | None, *, playground: bool
+) -> APIRouter:
+    """The routes, over the parts that they ask.
+
+    Args:
+        playground: answer browsers at `/` with it.
+    """
+    api = APIRouter(tags=["health"])
+    failing: dict[int | str, dict[str, Any]] = {503: {"description": "Not now; why."}}
+
+    @api.get("/livez", responses=failing)
+    @api.get("/healthz", responses=failing)
+    async def live() -> JSONResponse:
+        """Whether the process works; failing means that it must be restarted."""
+        if registry.alive:
+            return JSONResponse({"status": "alive"})
+        return JSONResponse({"status": "no worker lives"}, 503)
+
+    @api.get("/", responses=failing)
+    async def root(request: Request) -> Response:
+        """What is here; as `/livez`, for clients of KServe's V1. Browsers get the
+        playground."""
+        if playground and page.wanted(request):
+            return page.page()
+        if registry.alive:
+            return JSONResponse(
+                {"status": "alive", "name": "unrolled", "docs": "/docs"}
+            )
+        return JSONResponse({"status": "no worker lives"}, 503)
+
+    @api.get("/readyz", responses=failing)
+    async def ready() -> JSONResponse:
+        """Whether every model is loaded and warm."""
+        if registry.ready:
+            return JSONResponse({"status": "ready", "models": list(registry.models)})
+        content = {"status": "not ready", "reasons": registry.reasons()}
+        return JSONResponse(content, 503, {"Retry-After": "1"})
+
+    if metrics is None:
+        return api
+
+    @api.get("/metrics", response_class=Response)
+    async def read_metrics() -> Response:
+        """Figures in Prometheus' text format."""
+        return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
+
+    return api

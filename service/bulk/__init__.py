@@ -1,0 +1,1 @@
+"""Files of millions of sequences, computed on a Ray cluster."""

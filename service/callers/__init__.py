@@ -1,0 +1,1 @@
+"""Who asks, what is held for them, and whose turn it is."""

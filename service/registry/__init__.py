@@ -1,0 +1,1 @@
+"""The models in service: found in the folder of bundles, loaded, replaced, dropped."""
