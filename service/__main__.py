@@ -203,7 +203,7 @@ def stream(
     import httpx
 
     from service.cli import chart, files
-    from service.client.client import RequestError, StreamLost
+    from service.client import RequestError, StreamLost
 
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
     try:
@@ -223,7 +223,7 @@ def health(url: Url = AT, key: Key = None) -> None:
     """Say whether the service is ready; exit code 1 when it is not."""
     import httpx
 
-    from service.client.client import Client, RequestError
+    from service.client import Client, RequestError
 
     try:
         with Client(url, timeout=5, headers=_headers(key)) as client:

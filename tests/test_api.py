@@ -13,7 +13,7 @@ from conftest import PNG, Running, random_frames, send_get, value
 from fastapi.openapi.models import OpenAPI
 
 from model.bundle import bundle
-from service.client.client import AsyncClient, Client
+from service.client import AsyncClient, Client
 from service.codecs import native
 
 TASKS = {"walks": "classify", "tags": "label", "both": "label"}

@@ -13,8 +13,8 @@ import numpy as np
 import pytest
 from conftest import SECONDS, random_frames
 
+from service.client import AsyncClient, Client, InvalidAnswer, RequestError
 from service.client import results as answers
-from service.client.client import AsyncClient, Client, InvalidAnswer, RequestError
 from service.http.middleware import ID
 
 FRAMES = random_frames(np.random.default_rng(0), 4)

@@ -19,7 +19,7 @@ from websockets.sync.client import connect
 
 from service import __main__ as main
 from service import settings as settings_module
-from service.client.client import Client
+from service.client import Client
 from service.http import auth as module
 from service.http.auth import OPEN
 from service.settings import Settings

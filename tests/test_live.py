@@ -28,8 +28,7 @@ from typer.testing import CliRunner
 from service import __main__ as main
 from service.cli import chart as live
 from service.cli.files import ReadError
-from service.client import session
-from service.client.client import Client
+from service.client import Client, session
 from service.client.results import Choice, Classification, InvalidAnswer, Labelling
 from service.settings import Settings
 

@@ -12,7 +12,7 @@ from process_fixtures import free_port
 from proxy_fixtures import TEXT, needs_nginx, proxied
 
 from service import errors
-from service.client.client import Client
+from service.client import Client
 from service.settings import Settings
 
 FRAMES = random_frames(np.random.default_rng(3), 6).tolist()

@@ -18,7 +18,7 @@ import pytest
 from conftest import ROOT, copy_bundle, random_frames, wait
 from ray_fixtures import SECONDS, cluster, deployed, needs_ray
 
-from service.client.client import Client, RequestError
+from service.client import Client, RequestError
 
 pytestmark = [pytest.mark.ray, needs_ray]
 KEY = "k" * 64

@@ -12,7 +12,7 @@ from conftest import SECONDS, random_frames, value, wait
 from process_fixtures import serving
 from proxy_fixtures import needs_nginx, proxied
 
-from service.client.client import Client
+from service.client import Client
 
 KEY = "k" * 64
 PARTS = 4

@@ -30,7 +30,7 @@ from typer.testing import CliRunner
 
 from model.bundle import bundle
 from service import __main__ as main
-from service.client.client import Client
+from service.client import Client
 
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()

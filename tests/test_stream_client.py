@@ -32,8 +32,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Response
 from websockets.sync.server import serve
 
-from service.client import results, session
-from service.client.client import (
+from service.client import (
     AsyncClient,
     AsyncStream,
     Client,
@@ -41,6 +40,8 @@ from service.client.client import (
     RequestError,
     Stream,
     StreamLost,
+    results,
+    session,
 )
 from service.pool import spawn
 from service.settings import Settings

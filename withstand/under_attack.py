@@ -76,8 +76,6 @@ class Watch:
                 self.livez.append(1000 * (time.monotonic() - begun))
             if made is not None:
                 made.close()
-            if made is not None:
-                made.close()
 
         threads = [threading.Thread(target=one, daemon=True) for one in (look, probe)]
         for one in threads:

@@ -1,1 +1,1 @@
-"""What the commands of `python -m model` need."""
+"""The command line of `python -m model`: arguments, tables, progress bars."""

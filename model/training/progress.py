@@ -1,4 +1,4 @@
-"""What a training run tells while it goes."""
+"""Progress events of a training run."""
 
 from typing import TYPE_CHECKING
 
@@ -7,7 +7,7 @@ if TYPE_CHECKING:
 
 
 class Progress:
-    """What a run tells while it goes; each method may be overridden."""
+    """Progress events; override the methods that are of interest."""
 
     def epoch_begins(self, epoch: int, batches: int) -> None:
         """Epoch number `epoch` of so many batches begins."""

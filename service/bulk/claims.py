@@ -1,4 +1,4 @@
-"""Who begins in a folder of an object store, which has no file that only one can create.
+"""A lock on a folder of an object store, which has no file that only one can create.
 
 FOLDER/.claim.DIGEST.ID    of a run that is about to write what the digest is of
 

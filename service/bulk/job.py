@@ -93,7 +93,7 @@ class Folder:
             ) from None
 
     def _whole(self, info: Any) -> bool:
-        """Whether a file has been written to its end: after a power cut it may be there
+        """Returns whether a file is complete: after a power cut it may be there
         without its bytes. One without lines is computed again, which takes no time."""
         if not info.size:
             return False

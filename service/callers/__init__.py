@@ -1,1 +1,1 @@
-"""Who asks, what is held for them, and whose turn it is."""
+"""Fairness between callers: their queues, quotas and turns, and the budget of buffered bytes."""

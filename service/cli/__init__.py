@@ -1,1 +1,1 @@
-"""What the commands of `python -m service` do."""
+"""The command line of `python -m service`: classify, label, and a chart of a stream."""

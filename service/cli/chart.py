@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.files import ReadError
-from service.client.client import Client, Stream
+from service.client import Client, Stream
 from service.client.results import InvalidAnswer, Labelling
 from service.client.session import SWITCHED, Answer
 

@@ -64,7 +64,7 @@ def ask(
     import httpx
 
     from service.cli import files
-    from service.client.client import Client, RequestError
+    from service.client import Client, RequestError
 
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError)
     try:

@@ -23,22 +23,10 @@ from numpy.typing import ArrayLike
 from service.client import results
 from service.client.results import (
     Classifications,
-    InvalidAnswer,
     Labellings,
     RequestError,
 )
-from service.client.session import StreamLost
 from service.client.stream import AsyncStream, Stream
-
-__all__ = [
-    "AsyncClient",
-    "AsyncStream",
-    "Client",
-    "InvalidAnswer",
-    "RequestError",
-    "Stream",
-    "StreamLost",
-]
 
 
 class Client:

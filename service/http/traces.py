@@ -5,18 +5,16 @@ configuration/sdk-environment-variables/); off unless one of them names where sp
 Attributes follow the semantic conventions of HTTP.
 """
 
-import logging
 import os
 import threading
 import time
+from collections.abc import Callable
 from typing import Any, Self
 
 from starlette.types import Scope
 
 from service.callers.caller import Caller, Served
 from service.settings import SettingsError
-
-log = logging.getLogger(__name__)
 
 EXTRA = "needs the extra: pip install unrolled[otel]"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -133,7 +131,9 @@ class Traces:
             "span_id": f"{context.span_id:016x}",
         }
 
-    def _add_stages(self, span: Any, served: Served, at: Any) -> None:
+    def _add_stages(
+        self, span: Any, served: Served, at: Callable[[float], int]
+    ) -> None:
         """The times of `Server-Timing`, as spans within the request's."""
         from opentelemetry.trace import set_span_in_context
 

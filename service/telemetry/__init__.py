@@ -1,1 +1,1 @@
-"""What the service tells of itself: logs, metrics, statistics."""
+"""Logs, Prometheus metrics, and Triton's statistics."""

@@ -1,4 +1,4 @@
-"""What the pages of a Parquet file hold, by their own headers, before they are decoded.
+"""Sizes of a Parquet file's pages, read from their headers before they are decoded.
 
 Arrow goes by these where they differ from the footer, so a footer alone bounds nothing:
 one of two bytes less made it take 10 GiB for a file of 27 KB. A header is a struct of
