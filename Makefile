@@ -1,6 +1,6 @@
 # `make serve`, `make test`: each sets up .venv from the hash lock first, once.
 # `make audit`, `licences`, `sbom`, `lock`: so with .venv-audit, where what is looked at
-# isn't mixed with what looks; and `make withstand` with .venv-withstand beside .venv.
+# isn't mixed with what looks; and `make robustness` with .venv-robustness beside .venv.
 
 PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow browser ray withstand soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
+.PHONY: help serve test slow browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -20,8 +20,8 @@ help: ## show this list
 .venv/ready: requirements/dev.lock
 .venv-ray/ready: requirements/dev.lock requirements/ray.lock
 .venv-audit/ready: requirements/audit.lock
-.venv-withstand/ready: requirements/withstand.lock
-.venv/ready .venv-audit/ready .venv-ray/ready .venv-withstand/ready:
+.venv-robustness/ready: requirements/robustness.lock
+.venv/ready .venv-audit/ready .venv-ray/ready .venv-robustness/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -41,19 +41,20 @@ slow: .venv/ready ## the tests that take minutes: memory, answers under load
 browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)
 	$(BIN)/python -m pytest -m browser
 
-BEHIND := $(addprefix tests/test_,api.py client.py dialect_errors.py kserve_client.py \
-	open_inference.py stream_routes.py tf_serving.py triton_client.py)
+BEHIND := $(addprefix tests/,service/api/test_api.py service/api/test_stream_routes.py \
+	service/client/test_client.py service/compat/test_errors.py service/compat/test_open_inference.py \
+	service/compat/test_tf_serving.py clients/test_kserve.py clients/test_triton.py)
 ray: .venv-ray/ready ## the service on a Ray cluster of two nodes, and its API behind Ray (fifteen minutes)
 	.venv-ray/bin/python -m pytest -m ray
 	.venv-ray/bin/python -m pytest --behind ray $(BEHIND)
 
-withstand: .venv/ready .venv-withstand/ready ## attacks, faults, overload, shutdown: the whole checklist
-	$(BIN)/python -m withstand
+robustness: .venv/ready .venv-robustness/ready ## attacks, faults, overload, shutdown: the whole checklist
+	$(BIN)/python -m tests.robustness
 
 MINUTES ?= 30
 soak: .venv/ready ## callers of all kinds for MINUTES=30, memory in runs/soak.png
 	@mkdir -p runs
-	$(BIN)/python -m withstand.soak --minutes $(MINUTES) --plot runs/soak.png
+	$(BIN)/python -m tests.robustness.soak --minutes $(MINUTES) --plot runs/soak.png
 
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -61,7 +62,7 @@ check: .venv/ready ## format, lint and types
 	$(BIN)/mypy
 
 screenshots: .venv/ready ## pictures of the playground for docs/playground (needs Chromium)
-	PYTHONPATH=.:tests $(BIN)/python tests/screenshots.py
+	$(BIN)/python -m tests.support.screenshots
 
 train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	for preset in $(PRESETS); do \
@@ -115,8 +116,8 @@ lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
 	$(COMPILE) pyproject.toml --extra signing --extra otel -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) pyproject.toml --extra ray --extra signing --extra otel -c requirements/dev.lock -o requirements/ray.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
-	$(COMPILE) --group withstand -o requirements/withstand.lock
+	$(COMPILE) --group robustness -o requirements/robustness.lock
 	$(COMPILE) --group audit -o requirements/audit.lock
 
 clean: ## remove what was set up and cached
-	rm -rf .venv .venv-audit .venv-ray .venv-withstand dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit .venv-ray .venv-robustness dist .pytest_cache .mypy_cache .ruff_cache

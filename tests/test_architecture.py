@@ -6,7 +6,8 @@ import sys
 from pathlib import Path
 
 import pytest
-from conftest import ROOT
+
+from tests.support.servers import ROOT
 
 LONGEST, MOST_MODULES = 400, 16
 HEAVY = {"tensorflow", "keras", "onnx", "matplotlib"}

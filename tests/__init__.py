@@ -1,0 +1,1 @@
+"""Tests, in folders as `service` and `model` have them."""

@@ -1,0 +1,208 @@
+"""The service behind nginx, as deploy/nginx.conf sets it up."""
+
+import json
+import re
+import socket
+
+import httpx
+import numpy as np
+import pytest
+
+from service import errors
+from service.client import Client
+from service.settings import Settings
+from tests.support.bundles import random_frames
+from tests.support.processes import free_port
+from tests.support.proxies import TEXT, needs_nginx, proxied
+from tests.support.servers import SECONDS, send
+
+FRAMES = random_frames(np.random.default_rng(3), 6).tolist()
+KINDS = {one.slug: one for one in errors.ServiceError.__subclasses__()}
+# What nginx can refuse by; few of them can be brought about here.
+CODES = (400, 401, 403, 404, 405, 411, 413, 414, 421, 429, 494, 500, 501, 502, 503, 504)
+
+
+@pytest.fixture(scope="module")
+def proxy(running_server, tmp_path_factory):
+    """The address of nginx in front of the service."""
+    port = httpx.URL(running_server.url).port
+    with proxied(tmp_path_factory.mktemp("nginx"), port) as url:
+        yield url
+
+
+def seconds(name):
+    """The values that the configuration gives a setting."""
+    return [int(one) for one in re.findall(rf"\b{name} (\d+)s;", TEXT)]
+
+
+def test_limits_fit_the_service():
+    """The proxy takes the bodies that the service takes, and waits longer for a stream
+    than the service does."""
+    settings = Settings()
+    (size,) = re.findall(r"client_max_body_size ([1-9]\d*)m;", TEXT)
+    assert int(size) * 2**20 == settings.max_body_bytes
+    for name in ("client_body_timeout", "proxy_send_timeout", "proxy_read_timeout"):
+        assert max(seconds(name)) > settings.stream_idle_seconds
+    assert seconds("client_header_timeout") == [10]
+    # The service is the one to say that a body did not come.
+    assert min(seconds("client_body_timeout")) > settings.body_seconds
+
+
+@needs_nginx
+def test_predictions(proxy, server):
+    """Answers are those of the service, and the caller's id is passed on."""
+    for task, model in (("classify", "walks"), ("label", "both")):
+        body = {"model": model, "sequences": [FRAMES]}
+        sent = {"X-Request-ID": "mine-1"}
+        given = httpx.post(f"{proxy}/{task}", json=body, headers=sent)
+        assert given.status_code == 200, given.text
+        assert given.headers["x-request-id"] == "mine-1"
+        direct = httpx.post(f"{server}/{task}", json=body).json()
+        for one, other in zip(
+            given.json()["predictions"], direct["predictions"], strict=True
+        ):
+            np.testing.assert_allclose(
+                one["probabilities"], other["probabilities"], atol=1e-5
+            )
+
+
+@needs_nginx
+def test_an_id_is_made(proxy):
+    """Without an id, or with one that the service would not take, the proxy makes one."""
+    for sent in ({}, {"X-Request-ID": "no good"}):
+        given = httpx.get(f"{proxy}/livez", headers=sent).headers["x-request-id"]
+        assert re.fullmatch("[0-9a-f]{32}", given)
+
+
+@needs_nginx
+def test_web_sockets(proxy):
+    """A stream over a WebSocket answers each message before the next is sent."""
+    with Client(proxy) as client, client.stream("tags") as stream:
+        for step, frame in enumerate(FRAMES, 1):
+            assert stream.send([frame]).steps == step
+
+
+@needs_nginx
+def test_lines(proxy):
+    """So does one of JSON lines, whose body never ends before the answer begins."""
+    url = httpx.URL(proxy)
+    with socket.create_connection((url.host, url.port), SECONDS) as connection:
+        connection.sendall(
+            b"POST /stream?model=tags HTTP/1.1\r\nHost: here\r\n"
+            b"Transfer-Encoding: chunked\r\n\r\n"
+        )
+        with connection.makefile("rb") as answers:
+            for step, frame in enumerate(FRAMES, 1):
+                line = json.dumps({"frames": [frame]}).encode() + b"\n"
+                connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
+                while not (answer := answers.readline()).startswith(b"{"):
+                    assert answer  # its head, or the size of a chunk
+                assert json.loads(answer)["steps"] == step
+
+
+def assert_problem(status, headers, body):
+    """That an answer is what the service tells its refusals by."""
+    assert headers["content-type"] == "application/problem+json"
+    problem = json.loads(body)
+    assert problem["status"] == status
+    assert headers["x-request-id"] == problem["request_id"]
+    assert problem["detail"] == problem["error"]
+    slug = problem["type"].removeprefix("urn:unrolled:error:")
+    if slug == "internal-error":
+        assert status == 500
+    else:
+        assert KINDS[slug].status == status
+        assert problem["title"] == KINDS[slug].title or slug == "rate-limited"
+    assert (status in (429, 503)) == ("retry_after" in problem)
+    assert headers.get("retry-after") == ("1" if status in (429, 503) else None)
+
+
+@needs_nginx
+@pytest.mark.parametrize(
+    ("request_bytes", "status"),
+    [
+        pytest.param(b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400, id="bad-header"),
+        pytest.param(b"\x16\x03\x01 nonsense\r\n\r\n", 400, id="not-http"),
+        pytest.param(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 404, id="metrics"),
+        pytest.param(b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, id="trace"),
+        pytest.param(
+            b"POST /label HTTP/1.1\r\nHost: a\r\nContent-Length: 8388609\r\n\r\n",
+            413,
+            id="too-large",
+        ),
+        pytest.param(
+            b"GET /livez HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n" % (b"a" * 9000),
+            431,
+            id="long-header",
+        ),
+        pytest.param(
+            b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 9000), 431, id="long-path"
+        ),
+        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no-host"),
+        pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400, id="version"),
+        pytest.param(
+            b"POST /label HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: zip\r\n\r\n",
+            400,
+            id="coding",
+        ),
+        pytest.param(b"GET /predictions HTTP/1.1\r\nHost: a\r\n\r\n", 404, id="inner"),
+    ],
+)
+def test_refusals(proxy, request_bytes, status):
+    """What the proxy refuses itself, it tells as the service does."""
+    got, headers, body = send(proxy, request_bytes)
+    assert got == status
+    assert_problem(status, headers, body)
+
+
+@needs_nginx
+@pytest.mark.parametrize("code", CODES)
+def test_every_refusal(tmp_path, code):
+    """So it does whatever else goes wrong in it: no answer is a page of its own."""
+    fails = {"location = /metrics {\n": f"location = /metrics {{\nreturn {code};\n"}
+    with proxied(tmp_path, free_port(), **fails) as url:
+        request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
+        status, headers, body = send(url, request)
+    assert_problem(status, headers, body)
+
+
+@needs_nginx
+def test_old_clients(proxy, server):
+    """A request of HTTP/1.0 without a Host is answered, as by the service."""
+    for url in (server, proxy):
+        status, _, body = send(url, b"GET /livez HTTP/1.0\r\n\r\n")
+        assert status == 200, body
+
+
+@needs_nginx
+def test_log(running_server, tmp_path):
+    """The log has the path that was asked for, without its query."""
+    asked = ("/livez?key=secret", "/metrics?key=secret", "/classify?key=secret")
+    with proxied(tmp_path, httpx.URL(running_server.url).port) as url:
+        for one in asked:
+            httpx.post(url + one, content=b"{}")
+    lines = (tmp_path / "access.log").read_text().splitlines()
+    logged = [json.loads(line)["path"] for line in lines]
+    assert logged == ["/livez", "/metrics", "/classify"]
+
+
+@needs_nginx
+def test_greedy_callers(running_server, tmp_path):
+    """Over the rate callers are told to come back."""
+    port = httpx.URL(running_server.url).port
+    slow = {"rate=500r/s": "rate=1r/m", "burst=1000": "burst=1"}
+    with proxied(tmp_path, port, **slow) as url:
+        answers = [httpx.get(f"{url}/livez") for _ in range(4)]
+    assert [answer.status_code for answer in answers] == [200, 200, 429, 429]
+    assert answers[-1].headers["retry-after"] == "1"
+    assert answers[-1].json()["type"] == "urn:unrolled:error:rate-limited"
+
+
+@needs_nginx
+def test_no_service(tmp_path):
+    """While there is no service, callers are told to come back."""
+    with proxied(tmp_path, free_port()) as url:
+        answer = httpx.post(f"{url}/classify", json={})
+    assert answer.status_code == 503
+    assert answer.headers["retry-after"] == "1"
+    assert answer.json()["type"] == "urn:unrolled:error:not-ready"

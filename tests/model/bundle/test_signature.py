@@ -1,0 +1,259 @@
+"""Signed bundles: who wrote them, where the service asks for it."""
+
+import shutil
+import stat
+import subprocess
+import sys
+
+import pytest
+from typer.testing import CliRunner
+
+from model import __main__ as main
+from model.bundle import allowlist, bundle, signature
+from model.bundle.bundle import BundleError
+from model.bundle.signature import SignatureError
+from service.settings import Settings
+from tests.support.servers import running, wait
+
+
+def run(*arguments):
+    return CliRunner().invoke(main.app, [str(argument) for argument in arguments])
+
+
+@pytest.fixture
+def keys(tmp_path):
+    """Private keys by name; each has its public one beside it."""
+    made = {name: tmp_path / f"{name}.pem" for name in ("ours", "older", "theirs")}
+    for path in made.values():
+        signature.generate(path)
+    return made
+
+
+def public(path):
+    return path.with_name(f"{path.name}.pub")
+
+
+@pytest.fixture
+def copy(bundles, tmp_path):
+    """A folder of the bundle `walks` that may be signed."""
+    folder = tmp_path / "copy" / "walks" / "1"
+    shutil.copytree(bundles / "walks" / "1", folder)
+    return folder
+
+
+def refused(folder, keys):
+    with pytest.raises(BundleError) as caught:
+        bundle.read(folder, keys)
+    text = str(caught.value)
+    assert "\n" not in text
+    return text
+
+
+class TestKeys:
+    def test_private(self, keys):
+        """A private key is its owner's alone, and never overwritten."""
+        assert stat.S_IMODE(keys["ours"].stat().st_mode) == 0o600
+        before = keys["ours"].read_bytes()
+        with pytest.raises(SignatureError, match=r"ours\.pem: File exists"):
+            signature.generate(keys["ours"])
+        assert keys["ours"].read_bytes() == before
+
+    @pytest.mark.parametrize(
+        "text", ["", "no key", "-----BEGIN A-----x-----END A-----"]
+    )
+    def test_none(self, copy, tmp_path, text):
+        """A file without a public key lets no bundle pass, and is named."""
+        path = tmp_path / "none.pem"
+        path.write_text(text)
+        assert refused(copy, path).startswith(f"{path}: no public key")
+
+    def test_missing(self, copy, tmp_path):
+        """Nor does one that is not there."""
+        assert refused(copy, tmp_path / "away").startswith(f"{tmp_path / 'away'}: No ")
+
+    def test_private_in_its_place(self, copy, keys):
+        """A private key is no public one: the service needs none."""
+        assert "no public key" in refused(copy, keys["ours"])
+
+    def test_another_kind(self, copy, tmp_path):
+        """Keys of other kinds are refused."""
+        from cryptography.hazmat.primitives import serialization
+        from cryptography.hazmat.primitives.asymmetric import ec
+
+        key = ec.generate_private_key(ec.SECP256R1())
+        pem = serialization.Encoding.PEM
+        (tmp_path / "ec.pub").write_bytes(
+            key.public_key().public_bytes(
+                pem, serialization.PublicFormat.SubjectPublicKeyInfo
+            )
+        )
+        (tmp_path / "ec").write_bytes(
+            key.private_bytes(
+                pem,
+                serialization.PrivateFormat.PKCS8,
+                serialization.NoEncryption(),
+            )
+        )
+        assert "no Ed25519 key" in refused(copy, tmp_path / "ec.pub")
+        with pytest.raises(SignatureError, match="no Ed25519 key"):
+            signature.sign(b"", tmp_path / "ec")
+
+
+class TestRead:
+    @pytest.fixture
+    def signed(self, copy, keys):
+        assert run("sign", copy, "--key", keys["ours"]).exit_code == 0
+        return copy
+
+    def test_signed(self, signed, keys, bundles):
+        """A signed bundle is read, asked for or not; it is the same bundle."""
+        before = bundle.read(bundles / "walks" / "1")
+        for asked in (None, public(keys["ours"])):
+            found = bundle.read(signed, asked)
+            allowlist.check(found)
+            assert (found.digest, found.metadata) == (before.digest, before.metadata)
+
+    def test_unsigned(self, copy, keys):
+        """One that is not signed is refused, and the missing file named."""
+        text = refused(copy, public(keys["ours"]))
+        assert text.startswith(f"{copy / bundle.SIGNATURE}: not signed")
+
+    def test_stranger(self, signed, keys):
+        """So is one that another key has signed."""
+        theirs = public(keys["theirs"])
+        told = f"{signed / bundle.SIGNATURE}: signed by no key of {theirs}"
+        assert refused(signed, theirs) == told
+
+    def test_several_keys(self, signed, keys, tmp_path):
+        """Any of several keys will do, so that one can be replaced."""
+        both = tmp_path / "both.pem"
+        for names in (("older", "ours"), ("ours", "theirs")):
+            both.write_bytes(b"\n".join(public(keys[n]).read_bytes() for n in names))
+            bundle.read(signed, both)
+        both.write_bytes(
+            b"".join(public(keys[n]).read_bytes() for n in ("older", "theirs"))
+        )
+        assert "signed by no key" in refused(signed, both)
+
+    def test_sealed_anew(self, signed, keys):
+        """A file changed and sealed again by someone without the key is refused,
+        though every digest is right."""
+        (signed / bundle.REPORT / "card.md").write_text("mine now")
+        text = (signed / bundle.MARKER).read_text()
+        metadata = bundle.Metadata.model_validate_json(text)
+        bundle.seal(signed, metadata)
+        bundle.read(signed)
+        assert "signed by no key" in refused(signed, public(keys["ours"]))
+
+    def test_changed_file(self, signed, keys):
+        """A signed bundle's files are still compared with their digests."""
+        (signed / bundle.REPORT / "card.md").write_text("mine now")
+        assert "SHA-256 differs" in refused(signed, public(keys["ours"]))
+
+    @pytest.mark.parametrize("length", [0, 63, 65])
+    def test_length(self, signed, keys, length):
+        """A signature cut off or too long is none."""
+        path = signed / bundle.SIGNATURE
+        path.write_bytes((path.read_bytes() + b"x")[:length])
+        assert "signed by no key" in refused(signed, public(keys["ours"]))
+
+    def test_first_of_all(self, copy, keys):
+        """Nothing of an unsigned bundle is parsed, not even `bundle.json`."""
+        (copy / bundle.MARKER).write_text("{")
+        assert "not signed" in refused(copy, public(keys["ours"]))
+
+    def test_folder_in_its_place(self, signed):
+        """Only the signature is exempt from the digests, no folder of its name."""
+        (signed / bundle.SIGNATURE).unlink()
+        (signed / bundle.SIGNATURE).mkdir()
+        (signed / bundle.SIGNATURE / "more").write_bytes(b"")
+        with pytest.raises(BundleError, match=r"bundle\.sig/more: unexpected file"):
+            bundle.read(signed)
+
+    def test_moved(self, signed, keys, tmp_path):
+        """A signature is of one bundle: beside another it is none."""
+        other = tmp_path / "other" / "1"
+        shutil.copytree(signed, other)
+        text = (other / bundle.MARKER).read_text()
+        (other / bundle.MARKER).write_text(text.replace('"1"', '"2"', 1))
+        assert "signed by no key" in refused(other, public(keys["ours"]))
+
+
+class TestCommands:
+    def test_keygen_and_sign(self, copy, tmp_path):
+        """`keygen` and `sign` say where the files are; the digests hold no signature."""
+        key = tmp_path / "mine"
+        made = run("keygen", key)
+        assert made.exit_code == 0
+        assert f"UNROLLED_BUNDLE_KEYS={key}.pub" in made.output
+        done = run("sign", copy, "--key", key)
+        assert done.exit_code == 0
+        assert str(copy / bundle.SIGNATURE) in done.output
+        found = bundle.read(copy, public(key))
+        assert bundle.SIGNATURE.as_posix() not in found.metadata.files
+        sealed = bundle.seal(copy, found.metadata)
+        assert bundle.SIGNATURE.as_posix() not in sealed.files
+
+    def test_broken_bundle(self, copy, keys):
+        """Only a bundle that is whole, and may be served, is signed."""
+        (copy / "saved_model.pb").write_bytes(b"")
+        bundle.seal(
+            copy,
+            bundle.Metadata.model_validate_json((copy / bundle.MARKER).read_text()),
+        )
+        done = run("sign", copy, "--key", keys["ours"])
+        assert done.exit_code == 2
+        assert "saved_model.pb" in done.output
+        assert not (copy / bundle.SIGNATURE).exists()
+
+    def test_public_key(self, copy, keys):
+        """A public key signs nothing."""
+        done = run("sign", copy, "--key", public(keys["ours"]))
+        assert done.exit_code == 2
+        assert "no private key" in done.output
+
+    def test_openssl(self, copy, keys):
+        """A signature is what OpenSSL makes of it."""
+        if shutil.which("openssl") is None:
+            pytest.skip("no openssl here")
+        run("sign", copy, "--key", keys["ours"])
+        command = ["openssl", "pkeyutl", "-verify", "-pubin", "-rawin"]
+        command += ["-inkey", str(public(keys["ours"])), "-sigfile"]
+        command += [str(copy / bundle.SIGNATURE), "-in", str(copy / bundle.MARKER)]
+        subprocess.run(command, check=True, capture_output=True, timeout=60)
+
+    def test_not_installed(self, copy, keys, monkeypatch):
+        """Where the library is missing, what brings it is named; who asks for no
+        signature does not need it."""
+        for name in [n for n in sys.modules if n.partition(".")[0] == "cryptography"]:
+            monkeypatch.delitem(sys.modules, name)
+        monkeypatch.setitem(sys.modules, "cryptography", None)
+        monkeypatch.setitem(sys.modules, "cryptography.hazmat", None)
+        bundle.read(copy)
+        assert "unrolled[signing]" in refused(copy, public(keys["ours"]))
+        done = run("sign", copy, "--key", keys["ours"])
+        assert done.exit_code == 2
+        assert "unrolled[signing]" in done.output
+
+
+class TestService:
+    def test_signed_alone(self, bundles, copy, keys):
+        """With keys, the service serves what they signed and says of the rest why not;
+        a signature that comes later is taken up."""
+        root = copy.parents[1]
+        shutil.copytree(bundles / "tags", root / "tags")
+        run("sign", copy, "--key", keys["ours"])
+        settings = Settings(
+            port=0,
+            bundles=root,
+            bundle_keys=str(public(keys["ours"])),
+            skip_broken=True,
+            reload_seconds=0.1,
+            workers=1,
+        )
+        with running(settings) as made:
+            assert list(made.registry.models) == ["walks"]
+            assert "bundle.sig: not signed" in made.registry.broken["tags"]
+            run("sign", root / "tags", "--key", keys["ours"])
+            wait(lambda: "tags" in made.registry.models, "the signature is seen")
+            wait(lambda: not made.registry.broken, "it is told no more")

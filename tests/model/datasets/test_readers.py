@@ -1,0 +1,803 @@
+"""Each format gives the same sequences; a bad file is refused with its place."""
+
+import contextlib
+import csv
+import json
+import pickle
+import re
+import sys
+import tracemalloc
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.datasets import dataset as sets
+from model.datasets import readers
+from model.datasets.readers import bounds, csv_rows, npz, parquet
+from tests.support.parquet import understate
+
+VOWELS = Path(readers.__file__).parents[1] / "data" / "vowels.npz"
+
+
+def make(task, *, seed=0, count=12, features=3):
+    """A random ragged set in which every class and every part occurs."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.integers(1, 7, count)
+    lengths[0] = 2  # Two steps of two classes: a CSV must see the task.
+    steps = int(lengths.sum())
+    return sets.Dataset(
+        name="data",
+        task=task,
+        frames=rng.normal(size=(steps, features)) * 10.0 ** rng.integers(-9, 9),
+        lengths=lengths,
+        targets=np.arange(count if task == "classify" else steps) % 4,
+        classes=("a", "b", "c d", 'e"é,'),
+        features=sets.default_features(features),
+        split=np.arange(count) % 4 - 1,
+    )
+
+
+def labels(data, index):
+    """The label of each step of a sequence."""
+    codes = np.broadcast_to(data.target(index), data.lengths[index])
+    return [data.classes[code] for code in codes]
+
+
+def write_jsonl(path, data):
+    with path.open("w", encoding="utf-8") as file:
+        for index in range(len(data)):
+            record = {"frames": data.sequence(index).tolist()}
+            names = labels(data, index)
+            record |= {"label": names[0]} if data.task == "classify" else {}
+            record |= {"labels": names} if data.task == "label" else {}
+            if data.split[index] != sets.UNASSIGNED:
+                record["split"] = sets.PARTS[data.split[index]]
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
+
+
+def long_rows(data):
+    """Rows of: sequence, step, label, split, features."""
+    for index in range(len(data)):
+        part = "" if data.split[index] < 0 else sets.PARTS[data.split[index]]
+        rows = zip(labels(data, index), data.sequence(index).tolist(), strict=True)
+        for step, (name, values) in enumerate(rows):
+            yield [f"s{index}", step, name, part, *values]
+
+
+HEADER = ("sequence", "step", "label", "split")
+
+
+def write_csv(path, data):
+    with path.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow([*HEADER, *data.features])
+        writer.writerows(long_rows(data))
+
+
+def write_parquet(path, data):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet
+
+    columns = dict(
+        zip([*HEADER, *data.features], zip(*long_rows(data), strict=True), strict=True)
+    )
+    columns["split"] = [part or None for part in columns["split"]]
+    columns["label"] = pyarrow.array(columns["label"]).dictionary_encode()
+    parquet.write_table(pyarrow.table(columns), path, row_group_size=7)
+
+
+def write_npz(path, data):
+    np.savez(
+        path,
+        x=data.frames,
+        lengths=data.lengths,
+        y=data.targets,
+        classes=np.array(data.classes),
+        split=data.split,
+        extra=np.arange(3),
+    )
+
+
+WRITERS = {
+    "jsonl": write_jsonl,
+    "csv": write_csv,
+    "parquet": write_parquet,
+    "npz": write_npz,
+}
+
+
+@pytest.mark.parametrize("task", sets.TASKS)
+@pytest.mark.parametrize("suffix", WRITERS)
+@pytest.mark.parametrize("seed", range(3))
+def test_round_trip(tmp_path, monkeypatch, task, suffix, seed):
+    """What was written is read, whatever the format and the size of its blocks."""
+    monkeypatch.setattr(csv_rows, "BLOCK", 4)
+    monkeypatch.setattr(parquet, "BLOCK", 5)
+    data = make(task, seed=seed)
+    path = tmp_path / f"data.{suffix}"
+    WRITERS[suffix](path, data)
+    found = readers.read(path)
+    for name in ("frames", "lengths", "targets", "split"):
+        np.testing.assert_array_equal(getattr(found, name), getattr(data, name))
+    assert (found.name, found.task) == ("data", task)
+    assert (found.classes, found.features) == (data.classes, data.features)
+    assert found.digest == data.digest
+    assert readers.read(path, task=task).digest == data.digest
+
+
+@pytest.mark.parametrize("suffix", WRITERS)
+def test_classes_given(tmp_path, suffix):
+    """Classes that are given set the order, and another label is refused."""
+    data = make("classify")
+    path = tmp_path / f"data.{suffix}"
+    WRITERS[suffix](path, data)
+    order = ("z", *data.classes[::-1])
+    assert readers.read(path, classes=order).digest == data.reclass(order).digest
+    with pytest.raises(readers.ReadError, match="label 'b' is not among the classes"):
+        readers.read(path, classes=("a", "z"))
+
+
+@pytest.mark.parametrize(
+    ("values", "classes"),
+    [
+        pytest.param([10, 9, "-1"], ("-1", "9", "10"), id="whole-numbers"),
+        pytest.param([10, 9, "x"], ("10", "9", "x"), id="mixed"),
+        pytest.param([True, False], ("false", "true"), id="booleans"),
+    ],
+)
+def test_class_order(tmp_path, values, classes):
+    """Classes stand by value if all are whole numbers, or else by alphabet."""
+    path = tmp_path / "data.jsonl"
+    records = [json.dumps({"frames": [1], "label": value}) for value in values]
+    path.write_text("\n".join(records), encoding="utf-8")
+    assert readers.read(path).classes == classes
+
+
+def refused(path, content, **options):
+    """The words with which a file of this content is refused, without its path."""
+    if isinstance(content, str):
+        content = content.encode()
+    path.write_bytes(content)
+    with pytest.raises(readers.ReadError) as caught:
+        readers.read(path, **options)
+    assert caught.value.path == path
+    return str(caught.value).removeprefix(str(path))
+
+
+GOOD = '{"frames": [[1, 2], [3, 4]], "label": "a"}\n'
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", ": no sequences", id="empty"),
+        pytest.param("\n \n", ": no sequences", id="blank"),
+        pytest.param("\n{", ", line 2: not JSON", id="cut-off"),
+        pytest.param(GOOD + "[1]", ", line 2: expected an object", id="list"),
+        pytest.param("[" * 100_000, ", line 1: not JSON", id="deep"),
+        pytest.param(
+            GOOD.replace("label", "lable"), ", line 1: unknown key 'lable'", id="key"
+        ),
+        pytest.param(
+            GOOD[:-2] + ', "label": "b"}', ", line 1: a key stands twice", id="twice"
+        ),
+        pytest.param('{"label": "a"}', ", line 1: 'frames' is missing", id="no-frames"),
+        pytest.param(
+            '{"frames": [[1]]}', ", line 1: 'label' or 'labels'", id="no-label"
+        ),
+        pytest.param(
+            GOOD + '{"frames": [[1, 2]]}', ", line 2: 'label' is missing", id="gone"
+        ),
+        pytest.param(
+            GOOD + '{"frames": [[1, 2]], "labels": ["a"]}',
+            ", line 2: 'labels' does not belong to task classify",
+            id="other-task",
+        ),
+        pytest.param(
+            '{"frames": [[1], [2]], "labels": ["a"]}',
+            ", line 1: 'labels' is not a list of 2",
+            id="few-labels",
+        ),
+        pytest.param(
+            '{"frames": [[1]], "label": 0.5}', ", line 1: expected text", id="float"
+        ),
+        pytest.param(
+            '{"frames": [[1]], "label": null}', ", line 1: expected text", id="null"
+        ),
+        pytest.param(
+            '{"frames": [[1]], "label": ""}', ", line 1: the label is empty", id="text"
+        ),
+        pytest.param(
+            '{"frames": [], "label": "a"}', ", line 1: 'frames' is not", id="no-steps"
+        ),
+        pytest.param(
+            '{"frames": [[]], "label": "a"}', ", line 1: step 0 of", id="no-features"
+        ),
+        pytest.param(
+            '{"frames": {"a": 1}, "label": "a"}', ", line 1: 'frames'", id="object"
+        ),
+        pytest.param(
+            '{"frames": [[1, 2], [3]], "label": "a"}',
+            ", line 1: step 1 has 1 features, step 0 has 2",
+            id="ragged",
+        ),
+        pytest.param(
+            '{"frames": [1, [2]], "label": "a"}', ", line 1: 'frames' mixes", id="mixed"
+        ),
+        pytest.param(
+            '{"frames": [[1], 2], "label": "a"}', ", line 1: step 1 of", id="mixed-late"
+        ),
+        pytest.param(
+            GOOD + '\n{"frames": [[1]], "label": "a"}',
+            ", line 3: 1 features; the file began with 2",
+            id="other-width",
+        ),
+        pytest.param(
+            '{"frames": [["1"]], "label": "a"}', ", line 1: '1' in 'fr", id="string"
+        ),
+        pytest.param(
+            '{"frames": [[1, true]], "label": "a"}', ", line 1: True in", id="boolean"
+        ),
+        pytest.param(
+            '{"frames": [[[1]]], "label": "a"}', ", line 1: [1] in", id="nested"
+        ),
+        pytest.param(
+            '{"frames": [[NaN]], "label": "a"}', ", line 1: NaN is not", id="nan"
+        ),
+        pytest.param(
+            '{"frames": [[1e39]], "label": "a"}', ", line 1: 'frames' holds", id="large"
+        ),
+        pytest.param(
+            f'{{"frames": [[1{"0" * 400}]], "label": "a"}}',
+            ", line 1: 'frames' holds a number too large",
+            id="huge",
+        ),
+        pytest.param(
+            f'{{"frames": [[1{"0" * 5000}]], "label": "a"}}', ", line 1: ", id="endless"
+        ),
+        pytest.param(
+            GOOD[:-2] + ', "split": "dev"}', ", line 1: 'split' is none", id="part"
+        ),
+        pytest.param(
+            GOOD[:-2] + ', "split": [1]}', ", line 1: 'split' is none", id="part-list"
+        ),
+        pytest.param(GOOD.encode() + b"\xff", ", line 2: not UTF-8", id="latin"),
+        pytest.param(GOOD.encode("utf-16"), ", line 1: not UTF-8", id="utf-16"),
+    ],
+)
+def test_json_lines_refusals(tmp_path, text, message):
+    """A bad line is named, with the reason."""
+    assert refused(tmp_path / "data.jsonl", text).startswith(message)
+
+
+def test_json_lines_univariate(tmp_path):
+    """A list of numbers is one feature; a byte order mark and blanks don't matter."""
+    path = tmp_path / "data.ndjson"
+    text = '\ufeff{"frames": [1.5, 2], "label": 1}\r\n\r\n{"frames":[[3]],"label":2}'
+    path.write_text(text, encoding="utf-8", newline="")
+    data = readers.read(path)
+    assert data.frames.tolist() == [[1.5], [2], [3]]
+    assert data.lengths.tolist() == [2, 1]
+
+
+CSV = "sequence,step,label,u,v,split\na,0,x,1,2,train\na,1,x,3,4,train\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", ": no rows", id="empty"),
+        pytest.param("sequence,label,u\n", ": no rows", id="header-only"),
+        pytest.param("\nsequence,label\n", ", line 2: no columns of", id="no-features"),
+        pytest.param("label,u\n", ", line 1: column 'sequence' is", id="no-sequence"),
+        pytest.param("sequence;label;u\n", ", line 1: column 'seq", id="semicolons"),
+        pytest.param("sequence,label,u,u\n", ", line 1: column 'u' st", id="doubled"),
+        pytest.param("sequence,label,u,\n", ", line 1: column 4 has no", id="unnamed"),
+        pytest.param(CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the", id="short"),
+        pytest.param(CSV + "b,0,x,1,2,test,3\n", ", line 4: 7 columns", id="long"),
+        pytest.param(CSV + ",0,x,1,2,test\n", ", line 4: column 'seq", id="no-id"),
+        pytest.param(CSV + "b,0,,1,2,test\n", ", line 4: column 'label'", id="blank"),
+        pytest.param(
+            CSV + "b,0,x,1,,test\n", ", line 4: column 'v' is empty", id="no-number"
+        ),
+        pytest.param(
+            CSV + "b,0,x,1,abc,test\n", ", line 4: column 'v' is 'abc', n", id="text"
+        ),
+        pytest.param(
+            CSV + "b,0,x,1_0,2,test\n", ", line 4: column 'u' is '1_0'", id="underscore"
+        ),
+        pytest.param(
+            CSV + "\n\nb,0,x,1,nan,test\n", ", line 6: column 'v' is not a f", id="nan"
+        ),
+        pytest.param(CSV + "b,0,x,-inf,2,test\n", ", line 4: column 'u'", id="inf"),
+        pytest.param(CSV + "b,0,x,1e39,2,test\n", ", line 4: column 'u'", id="large"),
+        pytest.param(
+            CSV + "b,0,x,1,2,\na,2,x,1,2,train\n",
+            ", line 5: sequence 'a': the sequence comes back",
+            id="comes-back",
+        ),
+        pytest.param(
+            CSV + "a,1,x,1,2,train\n", ", line 4: sequence 'a': 'step'", id="step-stays"
+        ),
+        pytest.param(
+            CSV + "a,0.5,x,1,2,train\n", ", line 4: sequence 'a'", id="step-falls"
+        ),
+        pytest.param(
+            CSV + "b,one,x,1,2,test\n", ", line 4: column 'step' is 'o", id="step-text"
+        ),
+        pytest.param(CSV + "b,nan,x,1,2,test\n", ", line 4: column 'st", id="step-nan"),
+        pytest.param(
+            CSV + "b,0,x,1,2,dev\n", ", line 4: split 'dev' is none", id="part"
+        ),
+        pytest.param(
+            CSV + "a,2,x,1,2,test\n", ", line 4: sequence 'a': 'split' ch", id="parts"
+        ),
+        pytest.param(CSV + 'b,0,"x,1,2,t\n', ", line 4: not CSV", id="quote"),
+        pytest.param(CSV + 'b,0,"x"y,1,2,t\n', ", line 4: not CSV", id="after-quote"),
+        pytest.param((CSV + "é").encode("latin-1"), ", line 4: not UTF-8", id="latin"),
+    ],
+)
+def test_csv_refusals(tmp_path, text, message):
+    """A bad row is named with its line, and the column where there is one."""
+    assert refused(tmp_path / "data.csv", text).startswith(message)
+
+
+def test_csv_task(tmp_path):
+    """A label that changes is refused for task classify, and guessed as label."""
+    path, text = tmp_path / "data.csv", CSV + "a,2,y,1,2,train\n"
+    message = refused(path, text, task="classify")
+    assert message.startswith(", line 4: sequence 'a': the label changes")
+    assert readers.read(path).task == "label"
+    path.write_text(CSV, encoding="utf-8")
+    assert readers.read(path).task == "classify"
+    assert readers.read(path, task="label").targets.tolist() == [0, 0]
+
+
+def test_csv_steps_are_exact(tmp_path):
+    """Steps that no float tells apart still increase."""
+    path, start = tmp_path / "data.csv", 1_700_000_000_000_000_000
+    rows = [f"a,{start + step},x,1" for step in range(3)]
+    path.write_text("\n".join(["sequence, step, label, u", *rows]), encoding="utf-8")
+    data = readers.read(path)
+    assert (data.lengths.tolist(), data.features) == ([3], ("u",))
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        pytest.param({"label": None}, ": column 'label' is missing", id="no-label"),
+        pytest.param({"u": None}, ": no columns of features", id="no-features"),
+        pytest.param({"u": [1.0, None, 3.0]}, ", row 2: column 'u' is em", id="null"),
+        pytest.param({"u": [1, 2, np.inf]}, ", row 3: column 'u' is not", id="inf"),
+        pytest.param({"u": ["1", "2", "3"]}, ": column 'u' holds string", id="text"),
+        pytest.param({"u": [True] * 3}, ": column 'u' holds bool", id="boolean"),
+        pytest.param({"sequence": [1, 2, 1]}, ", row 3: sequence '1'", id="back"),
+        pytest.param({"sequence": [1, 1, None]}, ", row 3: column 'seq", id="no-id"),
+        pytest.param({"label": ["x", "", "x"]}, ", row 2: column 'label'", id="blank"),
+        pytest.param({"label": [0.5] * 3}, ", row 1: column 'label': ex", id="float"),
+        pytest.param(
+            {"step": np.array([2, 3, 1], np.uint8)},
+            ", row 3: sequence '1': 'step' does not increase",
+            id="step-falls",
+        ),
+        pytest.param({"step": [0, None, 2]}, ", row 2: column 'step'", id="no-step"),
+        pytest.param({"split": ["dev"] * 3}, ", row 1: split 'dev'", id="part"),
+        pytest.param({"split": [0, 0, 0]}, ", row 1: split 0 is none", id="number"),
+    ],
+)
+def test_parquet_refusals(tmp_path, monkeypatch, columns, message):
+    """A bad row is named by its number, from 1, over all blocks."""
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    monkeypatch.setattr(parquet, "BLOCK", 2)
+    columns = {"sequence": [1, 1, 1], "label": ["x"] * 3, "u": [1, 2, 3], **columns}
+    columns = {name: values for name, values in columns.items() if values is not None}
+    path = tmp_path / "data.parquet"
+    writer.write_table(pyarrow.table(columns), path)
+    assert refused(path, path.read_bytes()).startswith(message)
+
+
+def test_parquet_damaged(tmp_path):
+    """A file that is cut off or something else is refused in plain words."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "data.parquet"
+    write_parquet(path, make("classify"))
+    whole = path.read_bytes()
+    for content in (b"", b"PAR1", whole[:100], whole[:-20], whole[:-8] + whole[-4:]):
+        assert refused(path, content).startswith(": not Parquet: ")
+
+
+def test_parquet_not_utf8(tmp_path):
+    """Text in another encoding is refused."""
+    pytest.importorskip("pyarrow")
+    path = tmp_path / "data.parquet"
+    write_parquet(path, make("classify"))
+    content = path.read_bytes().replace(b"c d", b"c\xff\xff")
+    assert refused(path, content) == ": holds text that is not UTF-8"
+
+
+def test_parquet_without_pyarrow(tmp_path, monkeypatch):
+    """Without pyarrow the message says what to install."""
+    monkeypatch.setitem(sys.modules, "pyarrow", None)
+    message = refused(tmp_path / "data.parquet", "")
+    assert message.startswith(": reading Parquet needs the package pyarrow")
+
+
+ARRAYS = {
+    "x": np.zeros((5, 2)),
+    "lengths": [2, 3],
+    "y": [0, 1],
+    "classes": ["a", "b"],
+    "split": [0, 2],
+}
+
+
+def write_arrays(path, changes):
+    arrays = {**ARRAYS, **changes}
+    np.savez(
+        path, **{name: value for name, value in arrays.items() if value is not None}
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        pytest.param({"x": None}, ": expected an array 'x' or", id="no-frames"),
+        pytest.param({"frames": np.zeros((2, 2, 2))}, ": expected an array", id="both"),
+        pytest.param({"x": np.zeros(5)}, ", array 'x': expected numbers", id="flat"),
+        pytest.param(
+            {"x": np.zeros((5, 0))}, ", array 'x': expected", id="no-features"
+        ),
+        pytest.param({"x": [["1", "2"]] * 5}, ", array 'x': expected", id="text"),
+        pytest.param({"x": np.zeros((5, 2), complex)}, ", array 'x'", id="complex"),
+        pytest.param({"x": np.full((5, 2), np.nan)}, ", array 'x': not a", id="nan"),
+        pytest.param({"x": np.full((5, 2), 1e39)}, ", array 'x': not a", id="large"),
+        pytest.param({"x": np.array([None])}, ", array 'x': not a NumPy", id="pickle"),
+        pytest.param({"lengths": None}, ": 'x' needs an array 'lengths'", id="no-len"),
+        pytest.param({"lengths": [2, 2]}, ", array 'lengths': does not add", id="sum"),
+        pytest.param({"lengths": [5, 0]}, ", array 'lengths': each", id="no-steps"),
+        pytest.param({"lengths": [2.0, 3.0]}, ", array 'lengths': ex", id="float-len"),
+        pytest.param(
+            {"lengths": [2**62, 2**62]}, ", array 'lengths': does not", id="overflow"
+        ),
+        pytest.param({"offsets": [1, 2, 5]}, ", array 'offsets': begins", id="start"),
+        pytest.param({"offsets": [0, 3, 5]}, ", array 'offsets': contr", id="contra"),
+        pytest.param({"offsets": [0, 5, 5]}, ", array 'offsets': each", id="still"),
+        pytest.param({"y": None}, ": array 'y' is missing", id="no-y"),
+        pytest.param({"y": [0, 1, 0]}, ", array 'y': its shape is [3]", id="few-y"),
+        pytest.param({"y": [[0], [1]]}, ", array 'y': its shape", id="deep-y"),
+        pytest.param({"y": [0, 2]}, ", array 'y': 2 is no index in 2", id="above"),
+        pytest.param({"y": [-1, 0]}, ", array 'y': -1 is no index", id="below"),
+        pytest.param({"y": [0.0, 1.0]}, ", array 'y': expected whole", id="float-y"),
+        pytest.param({"y": ["a", "z"]}, ", array 'y': label 'z' is not", id="other"),
+        pytest.param({"y": ["a", ""]}, ", array 'y': the label is empty", id="blank"),
+        pytest.param({"classes": [1, 2]}, ", array 'classes': exp", id="number-names"),
+        pytest.param({"classes": ["a", "a"]}, ", array 'classes': a name", id="twice"),
+        pytest.param({"features": ["u"]}, ", array 'features': 1 names", id="names"),
+        pytest.param({"split": [0]}, ", array 'split': expected 2", id="short-split"),
+        pytest.param({"split": [0, 3]}, ", array 'split': expected 2", id="part"),
+        pytest.param({"split": ["a", "b"]}, ", array 'split': exp", id="text-split"),
+        pytest.param(
+            {"x": None, "frames": np.zeros((2, 2, 2))},
+            ", array 'lengths': 'frames' are of one length",
+            id="frames-and-lengths",
+        ),
+    ],
+)
+def test_npz_refusals(tmp_path, changes, message):
+    """A bad array is named, with the reason."""
+    path = tmp_path / "data.npz"
+    write_arrays(path, changes)
+    assert refused(path, path.read_bytes()).startswith(message)
+
+
+def test_npz_damaged(tmp_path):
+    """A file with cut or flipped bytes is refused, or else read; no other error."""
+    path = tmp_path / "data.npz"
+    np.savez_compressed(path, **ARRAYS)
+    whole = path.read_bytes()
+    for content in (b"", b"PK", b"text", pickle.dumps([1]), whole[:200], whole[:-9]):
+        assert ": not a NumPy archive" in refused(path, content)
+    np.save(tmp_path / "x.npy", np.zeros(3))
+    assert ": not a NumPy" in refused(path, (tmp_path / "x.npy").read_bytes())
+    rng = np.random.default_rng(0)
+    for place in rng.integers(0, len(whole), 100):
+        flipped = bytearray(whole)
+        flipped[place] ^= 1 << int(rng.integers(8))
+        path.write_bytes(flipped)
+        with contextlib.suppress(readers.ReadError):
+            readers.read(path)
+
+
+def test_npz_ambiguous(tmp_path):
+    """If every length is 1 the task must be given."""
+    path = tmp_path / "data.npz"
+    write_arrays(path, {"lengths": [1] * 5, "y": [0, 1, 0, 1, 1], "split": None})
+    with pytest.raises(readers.ReadError, match="array 'y': one label a sequence or"):
+        readers.read(path)
+    for task in sets.TASKS:
+        assert readers.read(path, task=task).task == task
+
+
+def test_npz_layouts(tmp_path):
+    """Offsets for lengths and frames for x give the same set."""
+    path = tmp_path / "data.npz"
+    write_arrays(path, {"lengths": [2, 2], "x": np.arange(8).reshape(4, 2)})
+    expected = readers.read(path).digest
+    write_arrays(
+        path, {"lengths": None, "offsets": [0, 2, 4], "x": np.arange(8).reshape(4, 2)}
+    )
+    assert readers.read(path).digest == expected
+    equal = {"x": None, "lengths": None, "frames": np.arange(8).reshape(2, 2, 2)}
+    write_arrays(path, {**equal, "y": np.array(["a", "b"]), "classes": None})
+    assert readers.read(path).digest == expected
+    write_arrays(path, {**equal, "y": [[0, 1], [1, 1]]})
+    data = readers.read(path)
+    assert (data.task, data.targets.tolist()) == ("label", [0, 1, 1, 1])
+    assert refused(path, path.read_bytes(), task="classify").startswith(", array 'y'")
+
+
+def test_npz_labels_without_classes(tmp_path):
+    """Numbers without names of classes are labels, as they would be in text."""
+    path = tmp_path / "data.npz"
+    write_arrays(path, {"y": [10, 9], "classes": None})
+    data = readers.read(path)
+    assert (data.classes, data.targets.tolist()) == (("9", "10"), [1, 0])
+    write_arrays(path, {"y": [True, False], "classes": None})
+    assert readers.read(path).classes == ("false", "true")
+
+
+def write_ts(path, data):
+    """The cases of a set, in the dress of the archive."""
+    classes = " ".join(data.classes)
+    lines = [
+        "# from a test",
+        "@problemName made",
+        "@timestamps false",
+        "@missing false",
+        "@UNIVARIATE false",
+        f"@dimensions {len(data.features)}",
+        "@equalLength false",
+        f"@classLabel true {classes}",
+        "",
+        "@DATA",
+    ]
+    for index in range(len(data)):
+        columns = data.sequence(index).T.tolist()
+        cells = [",".join(map(repr, column)) for column in columns]
+        lines.append(":".join([*cells, labels(data, index)[0]]))
+    path.write_text("\n".join(lines), encoding="utf-8")
+
+
+def test_ts_vowels(tmp_path):
+    """Speech in the format of the archive is the same speech; no part is set."""
+    data = readers.read(VOWELS)
+    path = tmp_path / "vowels_TRAIN.ts"
+    write_ts(path, data)
+    found = readers.read(path)
+    assert found.name == "vowels_TRAIN"
+    assert (found.split == sets.UNASSIGNED).all()
+    assert found.features == sets.default_features(12)
+    alike = replace(found, split=data.split, features=data.features)
+    assert alike.digest == data.digest
+
+
+TS = "@dimensions 2\n@classLabel true a b\n@data\n1,2:3,4:a\n"
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        pytest.param("", ": no line @data", id="empty"),
+        pytest.param("@data\n", ", line 1: no line '@classLabel", id="no-classes"),
+        pytest.param("1,2:a\n", ", line 1: expected a line that", id="no-header"),
+        pytest.param(
+            TS.removesuffix("1,2:3,4:a\n"), ": no cases after @data", id="no-cases"
+        ),
+        pytest.param("@timeStamps TRUE\n", ", line 1: time stamps", id="time-stamps"),
+        pytest.param("@targetlabel true\n", ", line 1: a target", id="regression"),
+        pytest.param("#\n@classLabel false\n", ", line 2: the file", id="unlabelled"),
+        pytest.param("@classLabel true a a\n", ", line 1: a class", id="class-twice"),
+        pytest.param("@dimensions two\n", ", line 1: 'two' is not", id="dimensions"),
+        pytest.param(TS + "\n1,2:3,4:c\n", ", line 6: class 'c' is not", id="class"),
+        pytest.param(TS + "1,2:3,4\n", ", line 5: class '3,4' is not", id="no-class"),
+        pytest.param(TS + "a\n", ", line 5: 0 dimensions; expected 2", id="no-values"),
+        pytest.param(TS + "1:2:3:a\n", ", line 5: 3 dimensions; expected 2", id="more"),
+        pytest.param(TS + "1,?:3,4:a\n", ", line 5: dimension 1 has a m", id="missing"),
+        pytest.param(TS + "1:NaN:a\n", ", line 5: dimension 2 holds NaN", id="nan"),
+        pytest.param(TS + "1:1e39:a\n", ", line 5: dimension 2 holds", id="large"),
+        pytest.param(TS + "1:x:a\n", ", line 5: dimension 2 holds text", id="text"),
+        pytest.param(TS + "1,:2,3:a\n", ", line 5: dimension 1 holds text", id="blank"),
+        pytest.param(TS + "(0,1):(0,2):a\n", ", line 5: dimension 1 has t", id="pairs"),
+        pytest.param(
+            TS + "1,2:3:a\n", ", line 5: dimension 2 has 1 values, dim", id="lengths"
+        ),
+        pytest.param("@seriesLength 3\n" + TS, ", line 5: 2 values; @ser", id="length"),
+        pytest.param(
+            "@univariate true\n" + TS[14:], ", line 4: 2 dim", id="univariate"
+        ),
+    ],
+)
+def test_ts_refusals(tmp_path, text, message):
+    """A bad line of the header or a bad case is named."""
+    assert refused(tmp_path / "data.ts", text).startswith(message)
+
+
+def test_ts_task(tmp_path):
+    """A .ts file is for classification only."""
+    assert "task label needs" in refused(tmp_path / "data.ts", TS, task="label")
+    assert readers.read(tmp_path / "data.ts", task="classify").classes == ("a", "b")
+
+
+@pytest.mark.parametrize("suffix", readers.FORMATS)
+def test_no_file(tmp_path, suffix):
+    """A path that is not there, or not a file, is refused like a bad file."""
+    (tmp_path / f"folder{suffix}").mkdir()
+    for name in ("folder", "gone"):
+        path = tmp_path / f"{name}{suffix}"
+        with pytest.raises(readers.ReadError, match=re.escape(str(path))):
+            readers.read(path)
+
+
+def test_unknown_format(tmp_path):
+    """A suffix that no reader has is answered with those there are."""
+    message = refused(tmp_path / "data.txt", "")
+    assert message.startswith(": unknown format '.txt'; known are .jsonl, ")
+
+
+def test_options(tmp_path):
+    """A task or classes that cannot be meant are the caller's mistake."""
+    with pytest.raises(ValueError, match="task is 'clasify'"):
+        readers.read(tmp_path / "data.csv", task="clasify")
+    with pytest.raises(ValueError, match="classes are given once"):
+        readers.read(tmp_path / "data.csv", classes=("a", "a"))
+
+
+class TestBombs:
+    """A small file that stands for gigabytes is refused before it is decompressed."""
+
+    @pytest.fixture(autouse=True)
+    def most(self, monkeypatch):
+        monkeypatch.setattr(bounds, "MOST_BYTES", 2_000_000)
+
+    def undone(self, *_, **__):
+        raise AssertionError("it was decompressed")
+
+    def test_npz(self, tmp_path, monkeypatch):
+        """Arrays of many zeros, by what their headers say."""
+        monkeypatch.setattr(npz.npy, "read_array", self.undone)
+        path = tmp_path / "data.npz"
+        x = np.zeros((1_000_000, 1), np.uint8)
+        np.savez_compressed(path, **ARRAYS | {"x": x})
+        assert path.stat().st_size < 5_000
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", array 'x': the arrays up to it would take 5,000,000")
+        assert "at most 2,000,000; a larger set can be JSON Lines or CSV" in told
+
+    def test_npz_all(self, tmp_path):
+        """Several arrays count together; those that are not read don't."""
+        path = tmp_path / "data.npz"
+        many = np.zeros(90_000, np.int8)
+        write_arrays(path, {"other": np.zeros(10_000_000, np.int8)})
+        assert len(readers.read(path)) == 2
+        write_arrays(path, {"lengths": many, "offsets": many, "y": many})
+        assert refused(path, path.read_bytes()).startswith(", array 'y': the arrays")
+
+    @pytest.mark.parametrize("shape", [(5, 2**40), (4, 2), (-5, 2), (5, 2**70)])
+    def test_npz_header(self, tmp_path, shape):
+        """A header that promises other than there is takes no memory either."""
+        path = tmp_path / "data.npz"
+        write_arrays(path, {"x": None})
+        with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w") as file:
+            about = {"descr": "<f8", "fortran_order": False, "shape": shape}
+            np.lib.format.write_array_header_1_0(file, about)
+            file.write(bytes(80))
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", array 'x': not a NumPy archive")
+        assert "and there are 80" in told
+
+    def test_npz_long_header(self, tmp_path):
+        """A header has the length that NumPy allows, whatever it says of itself."""
+        path = tmp_path / "data.npz"
+        write_arrays(path, {"x": None})
+        with zipfile.ZipFile(path, "a", zipfile.ZIP_DEFLATED) as archive:
+            head = b"\x93NUMPY\x02\x00" + (50_000_000).to_bytes(4, "little")
+            archive.writestr("x.npy", head + bytes(50_000_000))
+        tracemalloc.start()
+        assert ", array 'x': not a NumPy" in refused(path, path.read_bytes())
+        assert tracemalloc.get_traced_memory()[1] < 5_000_000
+        tracemalloc.stop()
+
+    def test_parquet(self, tmp_path, monkeypatch):
+        """Rows that are all alike, by what the footer says."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path, rows = tmp_path / "data.parquet", 200_000
+        write_columns(path, sequence=["a"] * rows, label=["x"] * rows, u=[0] * rows)
+        assert path.stat().st_size < 5_000
+        told = refused(path, path.read_bytes())
+        assert told.startswith(": its 200,000 rows of 1 features would take 8,800,000")
+
+    def test_parquet_encoded(self, tmp_path, monkeypatch):
+        """A few rows of very long text, that is compressed well."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, sequence=["a" * 5_000_000], label=["x"], u=[0])
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", row group 0: its encoded columns would take 20,")
+
+    def test_parquet_footer_lies(self, tmp_path, monkeypatch):
+        """So are those of which the footer says too little: Arrow goes by the pages."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, sequence=["a"], label=["x" * 5_000_000], u=[0])
+        from pyarrow import parquet as reader
+
+        with reader.ParquetFile(path) as file:
+            column = file.metadata.row_group(0).column(1)
+        understate(path, column.total_uncompressed_size)
+        told = refused(path, path.read_bytes())
+        assert told.startswith(", row group 0: its encoded columns would take 20,")
+
+    @pytest.mark.parametrize("column", parquet.TEXTS)
+    def test_parquet_shared_text(self, tmp_path, column):
+        """A long text that stands in many rows is in memory once."""
+        path, rows = tmp_path / "data.parquet", 10_000
+        columns = {"sequence": ["a"] * rows, "label": ["x"] * rows, "u": [0] * rows}
+        write_columns(path, **columns | {column: ["y" * 20_000] * rows})
+        tracemalloc.start()
+        if column == "split":
+            assert "row 1: split 'yyyy" in refused(path, path.read_bytes())
+        else:
+            assert readers.read(path).lengths.tolist() == [rows]
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+        tracemalloc.stop()
+
+    def test_parquet_prefixes(self, tmp_path):
+        """Texts that are written as what they share with the one before count as long
+        as they are."""
+        path, rows = tmp_path / "data.parquet", 3_000
+        names = [f"{'a' * 5_000}{row:04}" for row in range(rows)]
+        encodings = {"sequence": "DELTA_BYTE_ARRAY"}
+        columns = {"sequence": names, "label": ["x"] * rows, "u": [0] * rows}
+        write_columns(path, use_dictionary=False, column_encoding=encodings, **columns)
+        assert path.stat().st_size < 50_000
+        tracemalloc.start()
+        told = refused(path, path.read_bytes())
+        assert told.startswith(": the text of its columns would take 2,")
+        assert tracemalloc.get_traced_memory()[1] < 10_000_000
+        tracemalloc.stop()
+
+    @pytest.mark.parametrize(
+        "column",
+        [
+            pytest.param({"sequence": [["a"]]}, id="lists"),
+            pytest.param({"label": [b"a"]}, id="bytes"),
+            pytest.param({"u": [[1.0]]}, id="numbers"),
+        ],
+    )
+    def test_parquet_types(self, tmp_path, monkeypatch, column):
+        """Columns of what has any size are refused by their type."""
+        monkeypatch.setattr(parquet, "_add", self.undone)
+        path = tmp_path / "data.parquet"
+        write_columns(path, **{"sequence": ["a"], "label": ["x"], "u": [0]} | column)
+        assert f": column {next(iter(column))!r} holds" in refused(
+            path, path.read_bytes()
+        )
+
+
+def write_columns(path, use_dictionary=True, column_encoding=None, **columns):
+    pyarrow = pytest.importorskip("pyarrow")
+    from pyarrow import parquet as writer
+
+    writer.write_table(
+        pyarrow.table(columns),
+        path,
+        compression="zstd",
+        use_dictionary=use_dictionary,
+        column_encoding=column_encoding,
+        write_statistics=False,
+    )

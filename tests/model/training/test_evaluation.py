@@ -1,0 +1,154 @@
+"""The figures of a part, against plain loops."""
+
+import json
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+
+from model.datasets import dataset as sets
+from model.training import calibration, evaluation
+from model.training.evaluation import Answers
+from tests.support.networks import make_dataset
+
+CLASSES = ("ant", "bee", "cat", "dog")
+
+
+def make_answers(count=300, *, absent=(), seed=0):
+    """Random answers, most of them right; no target is one of `absent`."""
+    random = np.random.default_rng(seed)
+    there = [code for code in range(4) if CLASSES[code] not in absent]
+    targets = random.choice(there, count)
+    logits = random.normal(size=(count, 4))
+    logits[np.arange(count), targets] += 1.5
+    lengths = random.integers(1, 30, count)
+    return Answers(calibration.softmax(logits), targets, lengths)
+
+
+def pairs(answers):
+    """(true, predicted) class numbers."""
+    predicted = [int(np.argmax(row)) for row in answers.scores]
+    return list(zip(answers.targets.tolist(), predicted, strict=True))
+
+
+def naive_f1(answers, code):
+    both = sum(true == guess == code for true, guess in pairs(answers))
+    guessed = sum(guess == code for _, guess in pairs(answers))
+    actual = sum(true == code for true, _ in pairs(answers))
+    if not both:
+        return 0.0
+    precision, recall = both / guessed, both / actual
+    return 2 * precision * recall / (precision + recall)
+
+
+class TestMeasure:
+    @pytest.mark.parametrize("absent", [(), ("cat",), ("ant", "dog")])
+    def test_naive(self, absent):
+        """Every figure is that of a plain loop; a class that is absent counts not."""
+        answers = make_answers(absent=absent)
+        figures = evaluation.measure(answers, CLASSES)
+        wrong = sum(true != guess for true, guess in pairs(answers))
+        assert figures.count == 300
+        np.testing.assert_allclose(figures.error, 100 * wrong / 300)
+        np.testing.assert_allclose(figures.accuracy, 100 - 100 * wrong / 300)
+        present = [code for code in range(4) if CLASSES[code] not in absent]
+        np.testing.assert_allclose(
+            figures.macro_f1, 100 * np.mean([naive_f1(answers, c) for c in present])
+        )
+        for true in range(4):
+            of_class = [guess for t, guess in pairs(answers) if t == true]
+            for guess in range(4):
+                assert figures.confusion[true][guess] == of_class.count(guess)
+            accuracy = figures.class_accuracy[CLASSES[true]]
+            if CLASSES[true] in absent:
+                assert accuracy is None
+            else:
+                want = 100 * of_class.count(true) / len(of_class)
+                np.testing.assert_allclose(accuracy, want)
+
+    def test_calibration(self):
+        """Calibration is measured on the same probabilities, in percent."""
+        answers = make_answers()
+        figures = evaluation.measure(answers, CLASSES)
+        error = calibration.expected_error(answers.scores, answers.targets)
+        np.testing.assert_allclose(figures.calibration_error, 100 * error)
+        assert sum(entry["count"] for entry in figures.reliability) == 300
+
+    @pytest.mark.parametrize("count", [1, 2, 9, 300])
+    def test_by_length(self, count):
+        """Groups of lengths lie apart and hold every answer once."""
+        answers = make_answers(count)
+        groups = evaluation.measure(answers, CLASSES).by_length
+        assert 1 <= len(groups) <= 10
+        assert sum(group["count"] for group in groups) == count
+        edges = [e for group in groups for e in (group["shortest"], group["longest"])]
+        assert edges == sorted(edges)
+        right = np.array([true == guess for true, guess in pairs(answers)])
+        for group in groups:
+            low, high = group["shortest"], group["longest"]
+            inside = (answers.lengths >= low) & (answers.lengths <= high)
+            assert inside.sum() == group["count"]
+            np.testing.assert_allclose(group["accuracy"], 100 * right[inside].mean())
+
+    def test_one_length(self):
+        """Sequences of one length are one group."""
+        answers = replace(make_answers(50), lengths=np.full(50, 7))
+        (group,) = evaluation.measure(answers, CLASSES).by_length
+        assert (group["shortest"], group["longest"], group["count"]) == (7, 7, 50)
+
+    def test_perfect(self):
+        """All right is 0 % error and 100 % of the rest."""
+        scores = np.eye(4, dtype=np.float32)
+        answers = Answers(scores, np.arange(4), np.ones(4, int))
+        figures = evaluation.measure(answers, CLASSES)
+        assert (figures.error, figures.accuracy, figures.macro_f1) == (0, 100, 100)
+        assert figures.calibration_error == 0
+        assert figures.confusion == np.eye(4, dtype=int).tolist()
+
+    def test_as_json(self):
+        """The figures are plain values that JSON takes and gives back."""
+        figures = evaluation.measure(make_answers(absent=("bee",)), CLASSES)
+        values = asdict(figures)
+        assert json.loads(json.dumps(values, allow_nan=False)) == values
+
+
+class TestAnswer:
+    def test_order(self):
+        """Answers come in the order of the data, whatever the batches were."""
+        for task in sets.TASKS:
+            data = make_dataset(task, counts=(300, 0, 0))  # more than two batches
+            batches = []
+
+            def sums(frames, lengths, task=task, batches=batches):
+                """Scores from which row and step can be told."""
+                batches.append(len(lengths))
+                if task == "classify":
+                    return np.stack([frames.sum((1, 2)), lengths], 1)
+                steps = np.broadcast_to(lengths[:, None], frames.shape[:2])
+                return np.stack([frames.sum(2), steps], 2)
+
+            answers = evaluation.answer(data, sums)
+            assert max(batches) <= evaluation.BATCH
+            assert len(batches) == 3
+            np.testing.assert_array_equal(answers.targets, data.targets)
+            if task == "classify":
+                want = [data.sequence(row).sum() for row in range(len(data))]
+                lengths = data.lengths
+            else:
+                want = data.frames.sum(1)
+                lengths = np.repeat(data.lengths, data.lengths)
+            np.testing.assert_allclose(answers.scores[:, 0], want, atol=1e-4)
+            np.testing.assert_array_equal(answers.scores[:, 1], lengths)
+            np.testing.assert_array_equal(answers.lengths, lengths)
+
+    def test_pad(self):
+        """Sequences are padded with zeros to the longest of them."""
+        data = make_dataset(counts=(5, 0, 0))
+        frames, lengths = evaluation.pad([data.sequence(row) for row in range(5)])
+        assert frames.shape == (5, data.lengths.max(), 3)
+        np.testing.assert_array_equal(lengths, data.lengths)
+        for row in range(5):
+            np.testing.assert_array_equal(
+                frames[row, : lengths[row]], data.sequence(row)
+            )
+            assert not frames[row, lengths[row] :].any()

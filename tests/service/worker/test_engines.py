@@ -1,0 +1,203 @@
+"""The engines themselves: in whatever company and pieces a sequence is stepped, its
+answer is that of the network; and no shape costs memory for ever."""
+
+import asyncio
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+import tensorflow as tf
+from tensorflow.python.eager import context
+
+from model.bundle import bundle
+from service.pool import spawn
+from service.pool.admission import Admission
+from service.pool.pool import Pool
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.worker.cost import Cost
+from service.worker.engine import load
+from service.worker.protocol import Answered
+from service.worker.scheduler import Scheduler
+from tests.support.bundles import random_frames
+from tests.support.servers import ROOT, SECONDS
+
+NAMES = ("walks", "tags", "both")
+ENGINES = ("onnx", "tensorflow")
+CLOSE = {"rtol": 0, "atol": 1e-5}
+
+
+@pytest.fixture(scope="module")
+def truth(bundles):
+    """Bundle's name, frames -> what its SavedModel answers of them, whole and alone."""
+    loaded = {name: tf.saved_model.load(str(bundles / name / "1")) for name in NAMES}
+
+    def alone(name, frames):
+        outputs = loaded[name].signatures["serving_default"](
+            frames=tf.constant(frames[None]),
+            lengths=tf.constant([len(frames)], tf.int32),
+        )
+        return outputs["probabilities"].numpy()[0]
+
+    return alone
+
+
+def sequences(seed, count):
+    """Of 1 to 100 steps, and a few much longer."""
+    rng = np.random.default_rng(seed)
+    lengths = rng.permutation(np.linspace(1, 100, count).round().astype(int))
+    lengths[rng.choice(count, 3, replace=False)] = rng.integers(300, 1000, 3)
+    return [random_frames(rng, int(length)) for length in lengths]
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+@pytest.mark.parametrize("name", NAMES)
+class TestAnswers:
+    def test_scheduled(self, bundles, truth, name, engine):
+        """Sequences that come one after another, and are stepped together in chunks,
+        each get the answer that they would get alone."""
+        found = bundle.read(bundles / name / "1")
+        loaded = load(found, Settings(engine=engine))
+        scheduler = Scheduler(
+            loaded.engine,
+            found.metadata,
+            Settings(batch_rows=16),
+            cost=Cost(1e-4, 2e-5, 1e-5),
+        )
+        asked = sequences(len(name), 60)
+        rng = np.random.default_rng(0)
+        waiting, answers = list(enumerate(asked)), {}
+        while waiting or scheduler.busy:
+            for _ in range(int(rng.integers(4))):
+                if waiting:
+                    scheduler.add(*waiting.pop(0))
+            if scheduler.busy:
+                for message in scheduler.tick():
+                    if isinstance(message, Answered):
+                        answers[message.number] = message.probabilities
+        assert len(answers) == len(asked)
+        for number, frames in enumerate(asked):
+            expected = truth(name, frames)
+            answer = np.frombuffer(answers[number], np.float32)
+            np.testing.assert_allclose(
+                answer.reshape(expected.shape), expected, **CLOSE
+            )
+
+    @pytest.mark.anyio
+    async def test_pooled(self, bundles, truth, name, engine):
+        """So do those that many callers ask for at once, of several processes."""
+        settings, metrics = Settings(engine=engine, workers=2), Metrics()
+        pool = Pool(settings, metrics, spawn.process)
+        pool.start()
+        try:
+            await pool.attach()
+            folder = bundles / name / "1"
+            loaded = await asyncio.to_thread(pool.load, 0, str(folder))
+            assert loaded.engine == engine
+            metadata = bundle.read(folder).metadata
+            admission = Admission(pool, 0, metadata, settings, metrics)
+
+            async def talk(seed):
+                asked = sequences(seed, 12)
+                for at in range(0, len(asked), 4):
+                    some = asked[at : at + 4]
+                    async with asyncio.timeout(SECONDS):
+                        answers = await admission.submit(some).future
+                    for answer, frames in zip(answers, some, strict=True):
+                        expected = truth(name, frames)
+                        np.testing.assert_allclose(answer, expected, **CLOSE)
+
+            await asyncio.gather(*(talk(seed) for seed in range(16)))
+        finally:
+            await asyncio.to_thread(pool.close)
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_no_shape_is_traced(bundles, name):
+    """TensorFlow makes no function for a shape that it has not met before."""
+    found = bundle.read(bundles / name / "1")
+    engine = load(found, Settings(engine="tensorflow")).engine
+
+    def step(rows, steps):
+        frames = np.zeros((rows, steps, 3), np.float32)
+        lengths = np.full(rows, steps, np.int32)
+        state = np.zeros((rows, found.metadata.state_size), np.float32)
+        return engine.step(frames, lengths, state)
+
+    step(1, 1)
+    before = set(context.context().list_function_names())
+    rng = np.random.default_rng(0)
+    for rows, steps in rng.integers(1, 40, (100, 2)).tolist():
+        step(rows, steps)
+    assert not set(context.context().list_function_names()) - before
+
+    # What the names would show: a function that is traced for each shape.
+    traced = tf.function(lambda frames: frames * 2)
+    for steps in (3, 4):
+        traced(tf.zeros((1, steps, 3)))
+    assert len(set(context.context().list_function_names()) - before) >= 2
+
+
+SHAPES = 2000
+SCRIPT = f"""
+import sys
+from pathlib import Path
+
+import numpy as np
+
+from model import bundle
+from service.worker.engine import load
+from service.settings import Settings
+
+found = bundle.read(Path(sys.argv[1]))
+engine = load(found, Settings(engine=sys.argv[2])).engine
+rng = np.random.default_rng(0)
+shapes = [(n // 100 + 1, n % 100 + 1) for n in rng.permutation(6400)[:{SHAPES}].tolist()]
+assert len(set(shapes)) == {SHAPES}
+kept = []
+
+def everything():
+    for rows, steps in shapes:
+        frames = rng.normal(size=(rows, steps, 3)).astype(np.float32)
+        lengths = rng.integers(1, steps + 1, rows).astype(np.int32)
+        state = np.zeros((rows, found.metadata.state_size), np.float32)
+        frames[np.arange(steps) >= lengths[:, None]] = 0
+        engine.step(frames, lengths, state)
+        if sys.argv[3] == "leaking":
+            kept.append(frames)
+    pages = Path("/proc/self/statm").read_text().split()[1]
+    return int(pages) * 4096
+
+first = everything()
+print(everything() - first)
+"""
+MIB = 2**20
+
+
+def growth(folder, engine, kind):
+    """Bytes that a process grows by when it meets the same shapes a second time."""
+    result = subprocess.run(
+        [sys.executable, "-c", SCRIPT, str(folder), engine, kind],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+    )
+    assert result.returncode == 0, result.stderr
+    return int(result.stdout)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("engine", ENGINES)
+def test_memory(bundles, name, engine):
+    """Of thousands of shapes of batches nothing is kept: when all of them come again,
+    the process grows by less than 10 MiB."""
+    assert growth(bundles / name / "1", engine, "sound") < 10 * MIB
+
+
+@pytest.mark.slow
+def test_memory_is_seen(bundles):
+    """An engine of which something is kept for each call is caught by that."""
+    assert growth(bundles / "walks" / "1", "onnx", "leaking") > 10 * MIB

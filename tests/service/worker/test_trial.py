@@ -1,0 +1,151 @@
+"""A bundle that takes too much memory or time is refused before a worker has it."""
+
+import asyncio
+from contextlib import asynccontextmanager
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper
+
+from model.bundle import bundle
+from model.bundle.bundle import NETWORK, BundleError
+from service.errors import InternalError
+from service.pool import spawn
+from service.pool.admission import Admission
+from service.pool.pool import Pool
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+from service.worker import engine, trial
+from tests.support.bundles import copy_bundle, random_frames
+from tests.support.servers import SECONDS
+
+SETTINGS = Settings(workers=1, engine="onnx", load_bytes=64 * 2**20)
+FEW = 8 * 2**20  # a Range of so many: 64 MiB, and 32 MiB more as float32
+
+
+@pytest.fixture
+def greedy(bundles, tmp_path):
+    """Makes a copy of `walks` that answers as it does, and counts up to a number that
+    grows with the squares of all frames."""
+
+    def make(least, factor):
+        folder = copy_bundle(bundles / "walks" / "1", tmp_path / "greedy" / "1")
+        network = onnx.load(folder / NETWORK)
+        given = {
+            "row": np.array([1, -1]),
+            "column": np.array([-1, 1]),
+            "none": np.array([], np.int64),
+            "zero": np.array(0),
+            "one": np.array(1),
+            "least": np.array(least),
+            "factor": np.float32(factor),
+            "nothing": np.float32(0),
+        }
+        network.graph.initializer.extend(
+            onnx.numpy_helper.from_array(np.asarray(one), name)
+            for name, one in given.items()
+        )
+        (last,) = (n for n in network.graph.node if "probabilities" in n.output)
+        last.output[list(last.output).index("probabilities")] = "right"
+        steps = [
+            ("Reshape", ["frames", "row"], "a"),
+            ("Reshape", ["frames", "column"], "b"),
+            ("MatMul", ["a", "b"], "squares"),
+            ("Mul", ["squares", "factor"], "c"),
+            ("Reshape", ["c", "none"], "d"),
+            ("Cast", ["d"], "e"),
+            ("Add", ["e", "least"], "count"),
+            ("Range", ["zero", "count", "one"], "f"),
+            ("Cast", ["f"], "g"),
+            ("Reshape", ["g", "row"], "h"),
+            ("Reshape", ["g", "column"], "i"),
+            ("MatMul", ["h", "i"], "j"),
+            ("Mul", ["j", "nothing"], "k"),
+            ("Add", ["right", "k"], "probabilities"),
+        ]
+        kinds = {"e": TensorProto.INT64, "g": TensorProto.FLOAT}
+        network.graph.node.extend(
+            helper.make_node(
+                name,
+                inputs,
+                [output],
+                **({"to": kinds[output]} if name == "Cast" else {}),
+            )
+            for name, inputs, output in steps
+        )
+        (folder / NETWORK).write_bytes(network.SerializeToString())
+        text = (folder / bundle.MARKER).read_text()
+        bundle.seal(folder, bundle.Metadata.model_validate_json(text))
+        return folder
+
+    return make
+
+
+@asynccontextmanager
+async def pooled(settings):
+    pool = Pool(settings, Metrics(), spawn.process)
+    pool.start()
+    try:
+        await pool.attach()
+        yield pool
+    finally:
+        await asyncio.to_thread(pool.close)
+
+
+@pytest.mark.anyio
+async def test_too_much_memory(bundles, greedy):
+    """Its golden answers are right. Workers never see it, and go on."""
+    async with pooled(SETTINGS) as pool:
+        walks, folder = bundles / "walks" / "1", greedy(FEW, 0)
+        await asyncio.to_thread(pool.load, 0, str(walks))
+        (worker,) = pool.workers.all
+        with pytest.raises(BundleError, match=r"64 MiB.*UNROLLED_LOAD_BYTES"):
+            await asyncio.to_thread(pool.load, 1, str(folder))
+        assert pool.workers.all == [worker]
+        assert worker.models == {0}
+        enough = SETTINGS.model_copy(update={"load_bytes": 512 * 2**20})
+    async with pooled(enough) as pool:
+        assert (await asyncio.to_thread(pool.load, 1, str(folder))).engine == "onnx"
+
+
+@pytest.mark.anyio
+async def test_later(bundles, greedy):
+    """One that takes it only for some frames fails for these: its worker, and all
+    other requests, go on."""
+    metadata = bundle.read(bundles / "walks" / "1").metadata
+    async with pooled(SETTINGS) as pool:
+        await asyncio.to_thread(pool.load, 1, str(greedy(0, 1)))
+        admission = Admission(pool, 1, metadata, SETTINGS, Metrics())
+        frames = random_frames(np.random.default_rng(0), 20)
+        (worker,) = pool.workers.all
+        for large, fails in ((0, False), (3e4, True), (0, False)):
+            async with asyncio.timeout(SECONDS):
+                request = admission.submit([frames + np.float32(large)])
+                if fails:
+                    with pytest.raises(InternalError):
+                        await request.future
+                else:
+                    assert np.isfinite(await request.future).all()
+        assert pool.workers.all == [worker]
+
+
+def test_too_slow(bundles, monkeypatch):
+    """A step must not take longer than a request may."""
+    found = bundle.read(bundles / "walks" / "1")
+    loaded = engine.load(found, SETTINGS)
+    trial.check_calls(loaded.engine, found.metadata, SETTINGS)
+    monkeypatch.setattr(trial, "LEAST_SECONDS", 0)
+    settings = SETTINGS.model_copy(update={"request_seconds": 1e-7})
+    with pytest.raises(BundleError, match=r"for one step, 1e-07 s at most"):
+        trial.check_calls(loaded.engine, found.metadata, settings)
+
+
+@pytest.mark.anyio
+async def test_hangs(bundles):
+    """A trial without an end is ended."""
+    settings = Settings(workers=1, engine="tensorflow", load_seconds=0.5)
+    async with pooled(settings) as pool:
+        with pytest.raises(BundleError, match=r"did not load within 0.5 s"):
+            await asyncio.to_thread(pool.load, 0, str(bundles / "walks" / "1"))
+        assert len(pool.workers.all) == 1

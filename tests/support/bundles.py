@@ -1,0 +1,153 @@
+"""Small real bundles for tests."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, Metadata
+from service.settings import Settings
+from service.worker import onnx_engine
+
+PNG = bytes.fromhex(
+    "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
+    "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
+    "0000000049454e44ae426082"
+)
+
+
+def make_metadata(task="classify", **changes) -> Metadata:
+    """What `bundle.json` says of a small network that was never trained."""
+    features = changes.pop("features", 1)
+    values = {
+        "name": "made",
+        "version": "1",
+        "task": task,
+        "input": bundle.Frames(
+            features=features, names=tuple(f"x{i}" for i in range(features))
+        ),
+        "classes": ("length", "value"),
+        "cell": "gru",
+        "layers": 1,
+        "hidden": 2,
+        "bidirectional": False,
+        "reset_after": True,
+        "dropout": 0.5,
+        "state_size": 2,
+        "normalisation": bundle.Normalisation(
+            mean=(0.0,) * features, scale=(1.0,) * features
+        ),
+        "temperature": 1.0,
+        "training": bundle.Training(
+            source="made",
+            data="0" * 64,
+            seed=0,
+            validation_fraction=0.15,
+            test_fraction=0.15,
+            epochs=1,
+            best_epoch=1,
+            longest=16,
+            created="2026-01-01",
+            parts={},
+            calibration_error_before=1.0,
+        ),
+    }
+    return Metadata(**values | changes)
+
+
+def random_frames(rng: np.random.Generator, length: int, features: int = 3):
+    """A sequence [T, F] that a client can write in JSON without loss."""
+    return rng.normal(size=(length, features)).round(3).astype(np.float32)
+
+
+def write_bundle(
+    root: Path,
+    name: str,
+    task: str,
+    classes: tuple[str, ...],
+    *,
+    int8: str | None = None,
+    **network,
+) -> Path:
+    """Export a network with random weights; also with int8 ones, as a part's name
+    asks for."""
+    # Imported here: most tests need no TensorFlow.
+    import keras
+
+    from model.config import NetworkConfig
+    from model.datasets.dataset import Dataset, default_features
+    from model.export import export
+    from model.network.network import Network
+
+    keras.utils.set_random_seed(len(name))
+    rng = np.random.default_rng(len(name))
+    config, features = NetworkConfig(layers=1, **network), 3
+    mean, scale = rng.normal(size=features), rng.uniform(0.5, 2, features)
+    made = Network(
+        config,
+        task=task,
+        features=features,
+        classes=len(classes),
+        mean=mean,
+        scale=scale,
+    )
+    kernel, bias = made.head.get_weights()
+    # Far apart, so that one sequence's answer can't pass for another's.
+    made.head.set_weights([4 * kernel, bias])
+    lengths = np.arange(1, 17)
+    frames = rng.normal(size=(lengths.sum(), features))
+    targets = np.zeros(len(lengths if task == "classify" else frames), np.int32)
+    dataset = Dataset(
+        name="made",
+        task=task,
+        frames=frames,
+        lengths=lengths,
+        targets=targets,
+        classes=classes,
+        features=default_features(features),
+        split=np.zeros(len(lengths), np.int8),
+    )
+
+    def describe(version: str) -> Metadata:
+        return make_metadata(
+            task,
+            name=name,
+            version=version,
+            features=features,
+            classes=classes,
+            cell=config.cell,
+            hidden=config.hidden,
+            bidirectional=config.bidirectional,
+            state_size=config.state_size,
+            normalisation=bundle.Normalisation(
+                mean=tuple(made.mean.numpy().tolist()),
+                scale=tuple(made.scale.numpy().tolist()),
+            ),
+        )
+
+    def report(folder: Path, metadata: Metadata) -> None:
+        (folder / "card.md").write_text(f"# {metadata.name}\n", encoding="utf-8")
+        (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
+        (folder / "history.png").write_bytes(PNG)
+
+    return export.export(
+        made, dataset, root, describe=describe, report=report, int8=int8
+    )
+
+
+def copy_bundle(folder: Path, to: Path, **changes) -> Path:
+    """A copy of a bundle whose `bundle.json` (no digest holds it) says otherwise."""
+    shutil.copytree(folder, to)
+    marker = to / bundle.MARKER
+    text = json.loads(marker.read_text()) | changes
+    marker.write_text(json.dumps(text))
+    return to
+
+
+class OnnxEngine(onnx_engine.OnnxEngine):
+    """The service's own, made as it is by the registry; for tests to spoil."""
+
+    def __init__(self, found: Bundle, settings: Settings):
+        super().__init__(found, settings.precision)

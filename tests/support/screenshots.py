@@ -1,0 +1,81 @@
+"""Pictures of the playground for docs/playground, of the shipped bundles.
+
+    make screenshots
+
+Each panel, light and dark, on a desktop and on a phone.
+"""
+
+import io
+import itertools
+from pathlib import Path
+
+import httpx
+from PIL import Image
+
+from service.settings import Settings
+from tests.support.browser import DESKTOP, PHONE, chromium, draw, opened
+from tests.support.servers import ROOT, running
+from tests.support.strokes import digits
+
+FOLDER = ROOT / "docs" / "playground"
+COLOURS = 96  # a palette makes the file a third as large
+
+
+def digit(page) -> None:
+    drawing = next(one for one in digits() if (one.hand, one.label) == ("broad", "4"))
+    draw(page, "#digit-pad", drawing.strokes)
+    page.locator("#digit-said", has_text="It is a").wait_for()
+
+
+def word(page) -> None:
+    page.get_by_role("button", name="ylophone").click()
+    page.locator("#word-table .context").first.wait_for()
+
+
+def sequence(page) -> None:
+    page.locator("#sequence-model").select_option("vowels")
+    page.locator("#sequence-file").set_input_files(ROOT / "examples" / "vowel.json")
+    page.locator("#sequence-said", has_text="vowels says").wait_for()
+
+
+def models(page) -> None:
+    page.locator(".card img").nth(3).wait_for()
+    url = page.url.partition("#")[0] + "classify"
+    body = (ROOT / "examples" / "digit.json").read_bytes()
+    with httpx.Client() as client:  # something to be seen
+        for at in range(8):
+            for _ in range(40 + 30 * (at % 3)):
+                client.post(url, content=body)
+            page.wait_for_timeout(1500)
+
+
+PANELS = {"digit": digit, "word": word, "sequence": sequence, "models": models}
+
+
+def shoot(browser, url: str, name: str, scheme: str, size: dict, file: Path) -> None:
+    options = {"color_scheme": scheme, "viewport": size, "device_scale_factor": 1}
+    with opened(browser, f"{url}/#{name}", **options) as page:
+        page.locator("#status[data-state=ready]").wait_for()
+        page.locator("#digit-samples button").first.wait_for(state="attached")
+        PANELS[name](page)
+        page.mouse.move(0, 0)
+        page.evaluate("() => scrollTo(0, 0)")
+        page.wait_for_timeout(300)
+        whole = name in ("digit", "word") or (size is PHONE and name == "sequence")
+        picture = Image.open(io.BytesIO(page.screenshot(full_page=whole)))
+        file.parent.mkdir(exist_ok=True)
+        picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file)
+        print(file.relative_to(ROOT), file.stat().st_size, flush=True)
+
+
+def main() -> None:
+    settings = Settings(port=0, bundles=ROOT / "bundles")
+    sizes = {"desktop": DESKTOP, "phone": PHONE}
+    with running(settings) as made, chromium() as browser:
+        for name, scheme, size in itertools.product(PANELS, ("light", "dark"), sizes):
+            file = FOLDER / f"{name}-{scheme}-{size}.png"
+            shoot(browser, made.url, name, scheme, sizes[size], file)
+
+
+if __name__ == "__main__":
+    main()

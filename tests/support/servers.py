@@ -1,0 +1,118 @@
+"""The real service on a real socket, and requests as bytes."""
+
+import http.client
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+
+from service import app as application
+from service import server as servers
+from service.callers.caller import Caller
+from service.callers.memory_budget import Hold, MemoryBudget
+from service.pool import spawn
+from service.settings import Settings
+from service.telemetry.metrics import Metrics
+
+ROOT = Path(__file__).parents[2]
+SECONDS = 60  # nothing here may take longer
+
+
+def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    """Return as soon as `true()`; fail after so many seconds."""
+    end = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < end, f"{what}: not in {seconds} s"
+        time.sleep(0.005)
+
+
+def value(exposition: str, name: str, **labels: str) -> float:
+    """A metric's value in Prometheus' text format; 0 when it isn't there."""
+    wanted = {f'{key}="{text}"' for key, text in labels.items()}
+    for line in exposition.splitlines():
+        head, _, number = line.rpartition(" ")
+        series, _, inner = head.partition("{")
+        if series == name and wanted <= set(inner.rstrip("}").split(",")):
+            return float(number)
+    return 0.0
+
+
+def nobody() -> Caller:
+    """A caller of no connection and no key, for whom nothing is too much."""
+    account = MemoryBudget(2**40, Metrics()).account()
+    return Caller(account, Hold(account))
+
+
+def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
+    """Status, headers and body of the answer to a request, sent byte by byte as it
+    stands: clients tidy up what they send."""
+    at = httpx.URL(url)
+    with socket.create_connection((at.host, at.port), timeout=SECONDS) as connection:
+        connection.sendall(request)
+        response = http.client.HTTPResponse(connection)
+        response.begin()
+        headers = {name.lower(): text for name, text in response.getheaders()}
+        return response.status, headers, response.read()
+
+
+def send_get(url: str, target: bytes) -> tuple[int, dict[str, str], bytes]:
+    """The same for a GET of that very target."""
+    return send(url, b"GET " + target + b" HTTP/1.1\r\nHost: here\r\n\r\n")
+
+
+@dataclass(frozen=True)
+class Running:
+    """A server that runs in a thread."""
+
+    url: str
+    app: application.Service
+    server: servers.Server
+    http: httpx.Client
+
+    @property
+    def registry(self):
+        return self.app.registry
+
+    def metrics(self) -> str:
+        return self.http.get("/metrics").text
+
+
+@contextmanager
+def running(
+    settings: Settings, *, ready: bool = True, load_engine=None, **options
+) -> Iterator[Running]:
+    """The real application behind a real socket, until the block ends.
+
+    Args:
+        ready: wait until it is.
+        load_engine: the only engine to choose from, in workers that are threads.
+        options: what `create_app` takes.
+    """
+    if load_engine is not None:
+        options["start"] = spawn.thread({"given": load_engine})
+    app = application.create_app(settings, **options)
+    server = servers.make(app, settings)
+    thread = threading.Thread(target=server.run, name="server", daemon=True)
+    thread.start()
+    try:
+        wait(lambda: server.started or not thread.is_alive(), "the server starts")
+        assert server.started
+        port = server.servers[0].sockets[0].getsockname()[1]
+        url = f"http://127.0.0.1:{port}"
+        with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
+            made = Running(url, app, server, client)
+            if ready:
+                registry = made.registry
+                wait(lambda: registry.ready or registry.failed, "the models load")
+                response = client.get("/readyz")
+                assert response.status_code == 200, response.text
+            yield made
+    finally:
+        server.stop()
+        thread.join(SECONDS)
+        assert not thread.is_alive(), "the server did not stop"

@@ -1,0 +1,437 @@
+"""Streams from the outside: one way to talk over both transports, and over less."""
+
+import base64
+import http.client
+import json
+import socket
+import struct
+import threading
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
+
+import httpx
+import numpy as np
+import pytest
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect
+
+from service.settings import Settings
+from tests.support.scheduler import FakeEngine, expected, frames, write_bundle
+from tests.support.servers import SECONDS, Running, running, value, wait
+
+KEY = "a key of tests: nobody's secret"
+CODES = {"done": 1000, "idle": 1000, "faulty": 1008, "stopping": 1012}
+MASK = b"\x5a\x00\xff\x81"
+TEXT, BINARY, CONTINUED, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
+
+
+def text(message):
+    """A message as it is sent: a dictionary as JSON, others as they stand."""
+    return message if isinstance(message, bytes | str) else json.dumps(message)
+
+
+class Talk:
+    """A stream from its caller's side; what both transports have in common."""
+
+    def say(self, message):
+        """Send a message."""
+        raise NotImplementedError
+
+    def hear(self):
+        """The next answer."""
+        raise NotImplementedError
+
+    def assert_closed(self, reason):
+        """The service has ended it for that reason, and said so properly."""
+        raise NotImplementedError
+
+    def close(self):
+        """Go, without a word of the protocol."""
+        raise NotImplementedError
+
+    def ask(self, given, **members):
+        """The answer to frames [t, F]."""
+        self.say({"frames": np.asarray(given).tolist()} | members)
+        return self.hear()
+
+    def end(self):
+        """The last line, when it was said that it was all."""
+        self.say({"end": True})
+        return self.assert_ended("done")
+
+    def assert_ended(self, reason):
+        """The next that is heard is the last line; gives it."""
+        last = self.hear()
+        assert set(last) == {"end", "steps", "state"}
+        assert last["end"] == reason
+        self.assert_closed(reason)
+        return last
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self.close()
+
+
+class Web(Talk):
+    """One over a WebSocket."""
+
+    method, status = "GET", 101
+
+    def __init__(self, url, query="", **options):
+        self._stack = ExitStack()
+        address = f"{url.replace('http', 'ws', 1)}/stream?{query}"
+        options = {"compression": None, "proxy": None, "close_timeout": 1} | options
+        opened = connect(address, open_timeout=SECONDS, max_size=None, **options)
+        self.connection = self._stack.enter_context(opened)
+        self.headers = self.connection.response.headers
+
+    def say(self, message):
+        self.connection.send(text(message))
+
+    def hear(self):
+        return json.loads(self.connection.recv(SECONDS))
+
+    def assert_closed(self, reason):
+        with pytest.raises(ConnectionClosed) as caught:
+            self.connection.recv(SECONDS)
+        closed = caught.value.rcvd
+        assert closed is not None
+        assert (closed.code, closed.reason) == (CODES[reason], reason)
+
+    def close(self):
+        self._stack.close()
+
+
+class Lines(Talk):
+    """One of JSON lines, in a body of chunks that are sent as they are made."""
+
+    method, status = "POST", 200
+
+    def __init__(self, url, query="", **headers):
+        at = httpx.URL(url)
+        self.connection = socket.create_connection((at.host, at.port), SECONDS)
+        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        given = {"Host": "here", "Transfer-Encoding": "chunked"} | headers
+        head = "".join(f"{name}: {words}\r\n" for name, words in given.items())
+        self.connection.sendall(f"POST /stream?{query} HTTP/1.1\r\n{head}\r\n".encode())
+        self._ended = False
+        self._response = http.client.HTTPResponse(self.connection)
+        self._response.begin()
+        assert self._response.status == 200, self._response.read()
+        self.headers = self._response.headers
+
+    def send(self, part):
+        """A chunk of the body."""
+        self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
+
+    def say(self, message):
+        message = text(message)
+        line = message if isinstance(message, bytes) else message.encode()
+        self.send(line + b"\n")
+
+    def no_more(self):
+        """The end of the body."""
+        self.connection.sendall(b"0\r\n\r\n")
+        self._ended = True
+
+    def hear(self):
+        line = self._response.readline()
+        assert line.endswith(b"\n"), "the answer ended"
+        return json.loads(line)
+
+    def assert_closed(self, reason):
+        if not self._ended:  # else the service waits for it, for a moment
+            self.no_more()
+        assert self._response.readline() == b""  # raises where a chunk is missing
+
+    def close(self):
+        self._response.close()
+        self.connection.close()
+
+
+TALKS = [pytest.param(Web, id="websocket"), pytest.param(Lines, id="lines")]
+
+
+# --- what is answered ------------------------------------------------------------
+
+
+def numbers(answer):
+    """The probabilities of an answer."""
+    return np.array(answer["probabilities"], np.float32)
+
+
+def streams_open(service, *models):
+    """How many streams are open, of these models."""
+    exposition = service.metrics()
+    return sum(
+        value(exposition, "unrolled_open_streams", model=model) for model in models
+    )
+
+
+def wait_closed(service, *models):
+    """Return when no stream of these models is open."""
+    wait(lambda: not streams_open(service, *models), "all streams are closed")
+
+
+class Counted:
+    """A stream to the engine that counts: knows what each answer must be."""
+
+    def __init__(self, talk, first, task="classify"):
+        self.talk, self.first, self.task = talk, first, task
+        self.steps = 0
+
+    def message(self, length, **members):
+        """The next frames as a message, and what must be answered."""
+        given = frames(self.steps + length, self.first)[self.steps :]
+        self.steps += length
+        return {"frames": given.tolist()} | members, self.rows(length)
+
+    def rows(self, length):
+        """The answers after each of the last steps so far, [length, 3]."""
+        return expected(self.steps, self.first)[self.steps - length :]
+
+    def ask(self, length, **members):
+        """Send the next frames; they are answered rightly. Gives the answer."""
+        message, rows = self.message(length, **members)
+        self.talk.say(message)
+        return self.assert_right(self.talk.hear(), rows, self.steps)
+
+    def assert_right(self, answer, rows, steps):
+        assert answer.get("steps") == steps, answer
+        right = rows if self.task == "label" else rows[-1]
+        np.testing.assert_array_equal(answer["probabilities"], right)
+        return answer
+
+
+@dataclass(frozen=True)
+class Counting(Running):
+    """A server whose engines count, and can be held, or told to fail."""
+
+    task: str
+    engines: list[FakeEngine]
+
+
+@contextmanager
+def counting(folder, task="classify", **settings):
+    """The service with the model `made` and an engine that counts, until the block
+    ends."""
+    if not folder.exists():
+        write_bundle(folder / "made" / "1", task)
+    engines = []
+
+    def make(found, settings):
+        engines.append(FakeEngine(task))
+        return engines[-1]
+
+    given = {"port": 0, "bundles": folder, "workers": 1, "state_key": KEY} | settings
+    try:
+        with running(Settings(**given), load_engine=make) as made:
+            yield Counting(made.url, made.app, made.server, made.http, task, engines)
+    finally:
+        for engine in engines:
+            engine.gate.set()
+
+
+def hold(service):
+    """Close the gates of all engines; what is sent now is computed after `release`."""
+    for engine in service.engines:
+        while engine.entered.acquire(blocking=False):
+            pass
+        engine.closed()
+
+
+def wait_entered(service):
+    """Return when an engine computes behind its gate."""
+    assert service.engines[0].entered.acquire(timeout=SECONDS)
+
+
+def release(service):
+    for engine in service.engines:
+        engine.gate.set()
+
+
+# --- less than a client ----------------------------------------------------------
+
+
+def dial(url):
+    """A connection, and nothing said."""
+    at = httpx.URL(url)
+    connection = socket.create_connection((at.host, at.port), SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def upgrade(target, **headers):
+    """The request that asks for a WebSocket."""
+    given = {
+        "Host": "here",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    }
+    head = "".join(f"{name}: {words}\r\n" for name, words in (given | headers).items())
+    return f"GET {target} HTTP/1.1\r\n{head}\r\n".encode()
+
+
+def chunked(query, **headers):
+    """The head of a request whose body comes in chunks."""
+    given = {"Host": "here", "Transfer-Encoding": "chunked"} | headers
+    head = "".join(f"{name}: {words}\r\n" for name, words in given.items())
+    return f"POST /stream?{query} HTTP/1.1\r\n{head}\r\n".encode()
+
+
+def handshake(url, query, **headers):
+    """A WebSocket of which we send and read each byte ourselves."""
+    connection = dial(url)
+    connection.sendall(upgrade(f"/stream?{query}", **headers))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return connection
+
+
+def frame(kind, payload, *, last=True, masked=True):
+    """A WebSocket frame as a client sends it."""
+    size, mask = len(payload), 0x80 if masked else 0
+    if size < 126:
+        length = struct.pack("!B", mask | size)
+    elif size < 2**16:
+        length = struct.pack("!BH", mask | 126, size)
+    else:
+        length = struct.pack("!BQ", mask | 127, size)
+    head = struct.pack("!B", (0x80 if last else 0) | kind)
+    if not masked:
+        return head + length + payload
+    pad = (MASK * (size // 4 + 1))[:size]
+    one, other = int.from_bytes(payload), int.from_bytes(pad)
+    return head + length + MASK + (one ^ other).to_bytes(size)
+
+
+def read_frame(connection):
+    """The next frame of the service: its kind and payload."""
+
+    def exactly(size):
+        data = b""
+        while len(data) < size:
+            part = connection.recv(size - len(data))
+            assert part, "the connection was closed"
+            data += part
+        return data
+
+    kind, size = exactly(2)
+    if size == 126:
+        (size,) = struct.unpack("!H", exactly(2))
+    elif size == 127:
+        (size,) = struct.unpack("!Q", exactly(8))
+    return kind & 0x0F, exactly(size)
+
+
+class Plain:
+    """A WebSocket of which we send each frame ourselves."""
+
+    def __init__(self, connection):
+        self.connection = connection
+
+    def say(self, message):
+        self.connection.sendall(frame(TEXT, text(message).encode()))
+
+    def hear(self):
+        kind, payload = read_frame(self.connection)
+        assert kind == TEXT
+        return json.loads(payload)
+
+    def assert_closed(self, code):
+        """The service closes it with that code, and the connection."""
+        kind, payload = read_frame(self.connection)
+        assert kind == CLOSE, payload
+        assert int.from_bytes(payload[:2]) == code
+        assert self.connection.recv(1) == b""
+
+
+def vanish(connection):
+    """Cut a connection as a machine that loses its network does, later told by a
+    reset."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+class Proxy:
+    """What stands between a client and the service: passes all on, until it is told
+    to cut connections or to keep back what callers send."""
+
+    def __init__(self, url):
+        at = httpx.URL(url)
+        self._to = at.host, at.port
+        self._listening = socket.create_server(("127.0.0.1", 0))
+        self.url = f"http://127.0.0.1:{self._listening.getsockname()[1]}"
+        self._pairs = []
+        self._passing = threading.Event()
+        self._passing.set()
+        self.accepted = 0
+        self._threads = []
+        self._spawn(self._accept)
+
+    def keep_back(self):
+        """Pass on nothing more that callers send, until `pass_on`."""
+        self._passing.clear()
+
+    def pass_on(self):
+        self._passing.set()
+
+    def cut(self):
+        """Cut every connection; later ones are passed on."""
+        pairs, self._pairs = self._pairs, []
+        for pair in pairs:
+            for connection in pair:
+                # Wakes whoever reads from it, which a close does not.
+                with suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
+    def _spawn(self, work, *arguments):
+        thread = threading.Thread(target=work, args=arguments, daemon=True)
+        self._threads.append(thread)
+        thread.start()
+
+    def _accept(self):
+        with suppress(OSError):
+            while True:
+                near = self._listening.accept()[0]
+                self.accepted += 1
+                far = socket.create_connection(self._to, SECONDS)
+                for connection in (near, far):
+                    connection.settimeout(None)
+                    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+                self._pairs.append((near, far))
+                head = b""  # a handshake is never kept back
+                while not head.endswith(b"\r\n\r\n"):
+                    head += near.recv(1)
+                far.sendall(head)
+                self._spawn(self._pump, near, far, self._passing)
+                self._spawn(self._pump, far, near, None)
+
+    def _pump(self, source, sink, passing):
+        with suppress(OSError):
+            while part := source.recv(65536):
+                if passing is not None:
+                    assert passing.wait(SECONDS)
+                sink.sendall(part)
+        for connection in (source, sink):
+            with suppress(OSError):
+                connection.shutdown(socket.SHUT_RDWR)
+            connection.close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._passing.set()
+        with suppress(OSError):
+            self._listening.shutdown(socket.SHUT_RDWR)
+        self._listening.close()
+        self.cut()
+        for thread in self._threads:
+            thread.join(SECONDS)
