@@ -78,7 +78,7 @@ def serve(**flags: Any) -> None:
     except SettingsError as error:  # of traces
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(2) from None
-    running = server.make(made, settings)
+    running = server.create_server(made, settings)
     try:
         running.run()
     except SystemExit:  # uvicorn's own: it could not listen

@@ -29,7 +29,7 @@ from service.compat.sequences import Sessions
 from service.compat.tf_serving import TfServing
 from service.http import cors
 from service.http.auth import ApiKeyAuth
-from service.http.body import THREADS, Bodies
+from service.http.body import THREADS, BodyReader
 from service.http.middleware import RawEndpoint, RequestMiddleware
 from service.http.traces import Traces
 from service.pool import spawn
@@ -90,10 +90,10 @@ class Service:
         self._front = RequestMiddleware(api, metrics, direct, **around)
         self._stream_front = RequestMiddleware(stream, metrics, {}, **around)
         self._dialects = dialects
-        self._shared = cors.shared(self._dispatch, settings)
+        self._entry = cors.with_cors(self._dispatch, settings)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._shared(scope, receive, send)
+        return self._entry(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
@@ -183,7 +183,7 @@ def _wired(
     around: dict[str, Any] = {"check": check, "budget": budget, "traces": traced}
     app.add_middleware(RequestMiddleware, metrics=metrics, direct={}, **around)
     app.openapi = openapi.document(app.openapi, registry)  # type: ignore[method-assign]
-    bodies = Bodies(settings.max_body_bytes)
+    bodies = BodyReader(settings.max_body_bytes)
     direct = native.predictions(predictor, bodies, settings)
     sessions = Sessions(settings, metrics)
     v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths(bodies)

@@ -151,7 +151,7 @@ def _files_left() -> float:
     return math.inf
 
 
-def make(app: Service, settings: Settings) -> Server:
+def create_server(app: Service, settings: Settings) -> Server:
     """A server of the app; nothing runs yet."""
     limiter = ConnectionLimiter(settings, app.metrics, app.shed, app.budget)
     http: Callable[..., asyncio.Protocol] = partial(Connection, limiter=limiter)

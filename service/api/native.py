@@ -15,7 +15,7 @@ from service.api.predict import Predictor
 from service.callers.caller import of
 from service.errors import NotFound
 from service.http import deadlines
-from service.http.body import Bodies
+from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.http.middleware import Headers, RawEndpoint
 from service.registry.catalog import Catalogue, Model
@@ -37,15 +37,19 @@ class Prediction:
     around an endpoint costs as much as to parse the body."""
 
     def __init__(
-        self, predictor: Predictor, waiting: RequestDeadlines, bodies: Bodies, task: str
+        self,
+        predictor: Predictor,
+        waiting: RequestDeadlines,
+        bodies: BodyReader,
+        task: str,
     ):
         self.path, self._task = f"/{task}", task
         self._predictor, self._callers, self._bodies = predictor, waiting, bodies
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        asked, caller = deadlines.asked(scope), of(scope)
+        asked, caller = deadlines.requested_deadline(scope), of(scope)
         body = await self._bodies.read(scope, receive, JSON)
-        with self._callers.waiting(scope, receive, asked) as until:
+        with self._callers.enforce(scope, receive, asked) as until:
             answer, timing = await self._predictor.predict(
                 await body(), self._task, caller, until
             )
@@ -58,7 +62,7 @@ class Prediction:
 
 
 def predictions(
-    predictor: Predictor, bodies: Bodies, settings: Settings
+    predictor: Predictor, bodies: BodyReader, settings: Settings
 ) -> dict[str, RawEndpoint]:
     """The paths whose POST goes past the framework."""
     waiting = RequestDeadlines(settings.request_seconds)

@@ -11,7 +11,7 @@ from service.api import schemas
 from service.callers.caller import of
 from service.errors import NotFound
 from service.http import body, cors
-from service.http.compression import Inflating
+from service.http.compression import DecompressingReceive
 from service.http.connection import CONNECTION, Connection
 from service.http.middleware import header
 from service.http.ndjson import NdjsonReader
@@ -58,12 +58,12 @@ class StreamRoute:
             raise NotFound("there is no WebSocket at this path")
         scope["route"] = self
         if web_socket:
-            cors.check_socket(scope, self._settings)
+            cors.check_websocket_origin(scope, self._settings)
         else:
             head = body.told(scope)
             head.check(*KINDS)
             if head.coding:
-                receive = Inflating(receive, head.coding)
+                receive = DecompressingReceive(receive, head.coding)
         stream = self.streams.open(scope["query_string"], _id(scope), of(scope))
         talk = self._web_socket if web_socket else self._lines
         ended = GONE

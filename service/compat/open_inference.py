@@ -14,7 +14,7 @@ from service.compat.open_inference_metadata import Schedules
 from service.compat.router import Call, Paths, Reply, reply
 from service.compat.sequences import Sessions
 from service.errors import InvalidRequest
-from service.http.body import Bodies
+from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.pool.link import Request
 from service.registry.catalog import Model
@@ -55,7 +55,7 @@ class OpenInference:
             RequestDeadlines(settings.request_seconds),
         )
 
-    def paths(self, bodies: Bodies) -> Paths:
+    def paths(self, bodies: BodyReader) -> Paths:
         made = Paths(bodies)
         # The first that fits answers: what is asked most, first.
         made.add(f"{NAMED}/infer", f"{MODEL}/infer", post=self._infer)
@@ -123,7 +123,7 @@ class OpenInference:
         if given is not None and not (given.isdecimal() and len(given) < 16):
             raise InvalidRequest("Inference-Header-Content-Length must be a number")
         size = None if given is None else int(given)
-        waiting = self._callers.waiting(call.scope, call.receive, call.until)
+        waiting = self._callers.enforce(call.scope, call.receive, call.until)
         with waiting as until:
             body = await compressed()
             begun = time.perf_counter()
@@ -141,7 +141,7 @@ class OpenInference:
             del body
             read = time.perf_counter() - begun
             open_inference.check_answer(model.metadata, asked)
-            until = waiting.sooner(begun + _timeout(asked))
+            until = waiting.shorten(begun + _timeout(asked))
             model, request = await self._compute(call, model, asked, until)
             return await self._write(call, model, asked, request, read)
 

@@ -17,8 +17,8 @@ from service.callers.caller import Caller, of
 from service.codecs.process import INLINE_BYTES
 from service.errors import MAX_ERRORS, MethodNotAllowed, ServiceError
 from service.http import compression, deadlines
-from service.http.body import Bodies
-from service.http.middleware import Headers, Told, header
+from service.http.body import BodyReader
+from service.http.middleware import ErrorResponse, Headers, header
 
 JSON = "application/json"
 
@@ -44,7 +44,7 @@ class Call:
 
     scope: Scope
     receive: Receive
-    bodies: Bodies
+    bodies: BodyReader
     until: float  # when its caller waits no longer; infinite where it doesn't say
     named: Mapping[str, str | None] = field(default_factory=dict)
 
@@ -63,7 +63,7 @@ class Call:
         return of(self.scope)
 
     async def body(self) -> Callable[[], Awaitable[bytes]]:
-        """As `Bodies.read`; its media type says nothing.
+        """As `BodyReader.read`; its media type says nothing.
 
         Raises:
             UnsupportedMedia, TooLarge, BufferFull, ClientDisconnect: as there.
@@ -81,7 +81,7 @@ class Path:
         self,
         path: str,
         pattern: str,
-        bodies: Bodies,
+        bodies: BodyReader,
         ignore_case: bool,
         **handlers: Handler,
     ):
@@ -102,7 +102,11 @@ class Path:
         matched = self.pattern.fullmatch(scope["path"])
         assert matched is not None
         call = Call(
-            scope, receive, self._bodies, deadlines.asked(scope), matched.groupdict()
+            scope,
+            receive,
+            self._bodies,
+            deadlines.requested_deadline(scope),
+            matched.groupdict(),
         )
         return await _compressed(call, await handler(call))
 
@@ -110,7 +114,7 @@ class Path:
 class Paths:
     """All of a dialect's, tried in turn."""
 
-    def __init__(self, bodies: Bodies, *, ignore_case: bool = False):
+    def __init__(self, bodies: BodyReader, *, ignore_case: bool = False):
         self._bodies, self._ignore_case = bodies, ignore_case
         self._paths: list[Path] = []
 
@@ -125,7 +129,7 @@ class Paths:
         return None
 
 
-def refusal(error: ServiceError, _: str) -> Told:
+def refusal(error: ServiceError, _: str) -> ErrorResponse:
     """As clients of these protocols take it. What the numbers or members of a request
     are at fault for is 400 there."""
     told = "; ".join(f"{e.path} {e.message}" for e in error.errors[:MAX_ERRORS])
@@ -150,14 +154,14 @@ async def _compressed(call: Call, answer: Reply) -> tuple[Headers, bytes]:
     headers = [(b"content-type", answer.kind.encode()), *answer.headers]
     body = answer.body
     coding = None
-    if answer.compressible and len(body) >= compression.LEAST:
-        coding = compression.accepted(call.header(b"accept-encoding"))
+    if answer.compressible and len(body) >= compression.MIN_BYTES:
+        coding = compression.accepted_encoding(call.header(b"accept-encoding"))
         headers.append((b"vary", b"accept-encoding"))
     if coding is not None:
         if len(body) <= INLINE_BYTES:
-            body = compression.deflate(body, coding)
+            body = compression.compress(body, coding)
         else:
-            body = await asyncio.to_thread(compression.deflate, body, coding)
+            body = await asyncio.to_thread(compression.compress, body, coding)
         call.caller.hold.resize(len(body))
         headers.append((b"content-encoding", coding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))

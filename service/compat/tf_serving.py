@@ -10,7 +10,7 @@ from service.codecs import process as readers
 from service.codecs.process import DIGITS, CodecProcesses, Reader
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP
 from service.compat.router import Call, Paths, Reply, reply
-from service.http.body import Bodies
+from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.registry.catalog import Model
 from service.registry.registry import Registry
@@ -42,7 +42,7 @@ class TfServing:
             RequestDeadlines(settings.request_seconds),
         )
 
-    def paths(self, bodies: Bodies) -> Paths:
+    def paths(self, bodies: BodyReader) -> Paths:
         made = Paths(bodies, ignore_case=True)
         made.add("/v1/models", "/v1/models/?", get=self._models)
         made.add(f"{NAMED}:predict", f"{MODEL}:predict", post=self._predict)
@@ -88,7 +88,7 @@ class TfServing:
         model, caller = self._model(call), call.caller
         compressed = await call.body()
         about, predictor = model.metadata, self._predictor
-        with self._callers.waiting(call.scope, call.receive, call.until) as until:
+        with self._callers.enforce(call.scope, call.receive, call.until) as until:
             body = await compressed()
             begun = time.perf_counter()
             model.admission.check_room(until, caller.turn)
@@ -126,7 +126,7 @@ class TfServing:
             raise errors.InvalidRequest(told)
         compressed = await call.body()
         decode, features = tf_serving.decode_examples, model.metadata.input.features
-        with self._callers.waiting(call.scope, call.receive, call.until) as until:
+        with self._callers.enforce(call.scope, call.receive, call.until) as until:
             body = await compressed()
             begun = time.perf_counter()
             model.admission.check_room(until, caller.turn)

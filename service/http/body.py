@@ -61,7 +61,7 @@ def told(scope: Scope) -> Told:
     return Told(kind.decode("latin-1"), named, length)
 
 
-class Bodies:
+class BodyReader:
     """Reads bodies, each counted for its caller."""
 
     def __init__(self, limit: int):
@@ -111,7 +111,7 @@ class Bodies:
     async def _inflated(self, body: bytes, coding: str, caller: Caller) -> bytes:
         if len(body) <= SHORT:
             try:
-                inflated = compression.inflate(body, coding, min(SHORT, self._limit))
+                inflated = compression.decompress(body, coding, min(SHORT, self._limit))
                 caller.hold.resize(len(inflated))
                 return inflated
             except TooLarge:
@@ -122,7 +122,7 @@ class Bodies:
             # Of a few bytes come very many: there is room for all before it is known.
             caller.hold.resize(len(body) + self._limit)
             # In a thread, which does not hold the interpreter meanwhile.
-            work = asyncio.to_thread(compression.inflate, body, coding, self._limit)
+            work = asyncio.to_thread(compression.decompress, body, coding, self._limit)
             inflated = await asyncio.shield(work)
         finally:
             self._turns.give_back(place)

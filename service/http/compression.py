@@ -8,13 +8,13 @@ from starlette.types import Message, Receive
 from service.errors import BadEncoding, TooLarge
 
 WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, with its kind of header
-LEAST = 1024  # bytes; less is hardly made smaller
+MIN_BYTES = 1024  # bytes; less is hardly made smaller
 MOST_MEMBERS = 64  # each is a copy of all that follow
 PART = 64 * 1024  # bytes inflated at a time, of a body that is not kept
 LEVEL = 1  # answers are numbers: other levels take longer and gain little
 
 
-def inflate(body: bytes, coding: str, limit: int) -> bytes:
+def decompress(body: bytes, coding: str, limit: int) -> bytes:
     """What was compressed.
 
     Raises:
@@ -42,7 +42,7 @@ def inflate(body: bytes, coding: str, limit: int) -> bytes:
     raise BadEncoding(f"the body goes on after its {coding}")
 
 
-class Inflating:
+class DecompressingReceive:
     """A body as it comes, for what takes its parts one after another."""
 
     def __init__(self, receive: Receive, coding: str):
@@ -93,13 +93,13 @@ class Inflating:
         return body
 
 
-def deflate(answer: bytes, coding: str) -> bytes:
+def compress(answer: bytes, coding: str) -> bytes:
     """An answer, compressed."""
     stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[coding])
     return stream.compress(answer) + stream.flush()
 
 
-def accepted(header: str | None) -> str | None:
+def accepted_encoding(header: str | None) -> str | None:
     """The coding to answer in, of an `Accept-Encoding` (RFC 9110, 12.5.3); None: as
     it is. Never one that not every client of these protocols reads (br, zstd)."""
     weights = {"identity": 0.0}

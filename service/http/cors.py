@@ -16,7 +16,7 @@ OURS = ("x-api-key", "x-request-id", "x-request-timeout-ms")
 TOLD = ("inference-header-content-length", "retry-after", "server-timing")
 
 
-def shared(app: ASGIApp, settings: Settings) -> ASGIApp:
+def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
     """The application, for browsers that ask on behalf of the settings' origins (the
     fetch standard's CORS); as it is where there are none."""
     allowed = values.parts(settings.cors_origins)
@@ -31,7 +31,7 @@ def shared(app: ASGIApp, settings: Settings) -> ASGIApp:
     )
 
 
-def check_socket(scope: Scope, settings: Settings) -> None:
+def check_websocket_origin(scope: Scope, settings: Settings) -> None:
     """That a WebSocket may be opened. Browsers let any page open one to any host, and
     name the page's origin (RFC 6455, 10.2); who names none is no browser.
 

@@ -18,7 +18,7 @@ LOOK_SECONDS = 0.02  # between looks
 PATIENCE_SECONDS = 0.05
 
 
-def asked(scope: Scope) -> float:
+def requested_deadline(scope: Scope) -> float:
     """The moment (of `time.perf_counter`) at which a caller wants to wait no longer, by
     its header, which counts from the request's head; infinite where it says nothing.
 
@@ -49,7 +49,7 @@ class RequestDeadlines:
         self._waiting: dict[DeadlineScope, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def waiting(self, scope: Scope, receive: Receive, until: float) -> "DeadlineScope":
+    def enforce(self, scope: Scope, receive: Receive, until: float) -> "DeadlineScope":
         """A context, of the moment by which there must be an answer: then, or when the
         caller goes, the current task is cancelled.
 
@@ -111,7 +111,7 @@ class DeadlineScope:
         self._callers.add(self)
         return self._until
 
-    def sooner(self, until: float) -> float:
+    def shorten(self, until: float) -> float:
         """Wait no longer than until then; until when it is now."""
         if until < self._until:
             self._until = until

@@ -22,7 +22,7 @@ from service.telemetry.metrics import Metrics
 log = logging.getLogger("service.request")
 
 Headers = list[tuple[bytes, bytes]]
-ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RawEndpoint(Protocol):
@@ -35,10 +35,10 @@ class RawEndpoint(Protocol):
         ...
 
 
-Told = tuple[int, str, bytes]  # a refusal's status, media type and body
+ErrorResponse = tuple[int, str, bytes]  # a refusal's status, media type and body
 
 
-def problem(error: ServiceError, request_id: str) -> Told:
+def problem_details(error: ServiceError, request_id: str) -> ErrorResponse:
     """The problem's details (RFC 9457)."""
     return error.status, MEDIA_TYPE, error.body(request_id)
 
@@ -62,7 +62,7 @@ class RequestMiddleware:
         app: ASGIApp,
         metrics: Metrics,
         direct: RawEndpoints,
-        told: Callable[[ServiceError, str], Told] = problem,
+        told: Callable[[ServiceError, str], ErrorResponse] = problem_details,
         *,
         check: Callable[[Scope], None],
         budget: MemoryBudget,
@@ -121,7 +121,7 @@ class RequestMiddleware:
         except Exception as error:
             if status:
                 raise  # too late for another answer
-            await self.refuse(known(error, request_id), request_id, answer)
+            await self.refuse(as_service_error(error, request_id), request_id, answer)
         finally:
             if caller is not None:
                 caller.hold.release()
@@ -175,7 +175,7 @@ class RequestMiddleware:
         log.log(level, "request", extra=extra)
 
 
-def known(error: Exception, request_id: str) -> ServiceError:
+def as_service_error(error: Exception, request_id: str) -> ServiceError:
     """A failure as the refusal that the caller is told; our own mistakes are logged."""
     if not isinstance(error, ServiceError):
         log.exception("unhandled", extra={"request_id": request_id})
@@ -205,7 +205,7 @@ def header(scope: Scope, name: bytes) -> str | None:
 
 def _request_id(scope: Scope) -> str:
     given = header(scope, b"x-request-id") or ""
-    return given if ID.fullmatch(given) else f"{_random.getrandbits(64):016x}"
+    return given if REQUEST_ID.fullmatch(given) else f"{_random.getrandbits(64):016x}"
 
 
 def _length(scope: Scope) -> int:

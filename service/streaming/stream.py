@@ -18,7 +18,7 @@ from service.codecs import process as reader
 from service.codecs.process import DIGITS, INLINE_BYTES, CodecProcesses, Reader
 from service.codecs.stream_messages import Sent
 from service.errors import ServiceError
-from service.http.middleware import known
+from service.http.middleware import as_service_error
 from service.registry.catalog import Model
 from service.registry.state_tokens import BEGIN, State
 from service.telemetry.metrics import Metrics
@@ -196,7 +196,7 @@ class Stream:
 
     def _refuse(self, error: Exception) -> None:
         """The message was in vain; the state stands."""
-        refusal = known(error, self.id)
+        refusal = as_service_error(error, self.id)
         self.faults += refusal.status < 500
         self._metrics.refused.labels(refusal.slug).inc()
         self._answer(stream_messages.refusal(refusal, self.state.steps, self.id), False)

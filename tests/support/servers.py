@@ -42,7 +42,7 @@ def value(exposition: str, name: str, **labels: str) -> float:
     return 0.0
 
 
-def nobody() -> Caller:
+def anonymous_caller() -> Caller:
     """A caller of no connection and no key, for whom nothing is too much."""
     account = MemoryBudget(2**40, Metrics()).account()
     return Caller(account, Hold(account))
@@ -96,7 +96,7 @@ def running(
     if load_engine is not None:
         options["start"] = spawn.thread({"given": load_engine})
     app = application.create_app(settings, **options)
-    server = servers.make(app, settings)
+    server = servers.create_server(app, settings)
     thread = threading.Thread(target=server.run, name="server", daemon=True)
     thread.start()
     try:

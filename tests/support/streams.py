@@ -30,14 +30,14 @@ def text(message):
     return message if isinstance(message, bytes | str) else json.dumps(message)
 
 
-class Talk:
+class StreamConnection:
     """A stream from its caller's side; what both transports have in common."""
 
-    def say(self, message):
+    def send(self, message):
         """Send a message."""
         raise NotImplementedError
 
-    def hear(self):
+    def receive(self):
         """The next answer."""
         raise NotImplementedError
 
@@ -51,17 +51,17 @@ class Talk:
 
     def ask(self, given, **members):
         """The answer to frames [t, F]."""
-        self.say({"frames": np.asarray(given).tolist()} | members)
-        return self.hear()
+        self.send({"frames": np.asarray(given).tolist()} | members)
+        return self.receive()
 
     def end(self):
         """The last line, when it was said that it was all."""
-        self.say({"end": True})
+        self.send({"end": True})
         return self.assert_ended("done")
 
     def assert_ended(self, reason):
         """The next that is heard is the last line; gives it."""
-        last = self.hear()
+        last = self.receive()
         assert set(last) == {"end", "steps", "state"}
         assert last["end"] == reason
         self.assert_closed(reason)
@@ -74,7 +74,7 @@ class Talk:
         self.close()
 
 
-class Web(Talk):
+class WebSocketStream(StreamConnection):
     """One over a WebSocket."""
 
     method, status = "GET", 101
@@ -87,10 +87,10 @@ class Web(Talk):
         self.connection = self._stack.enter_context(opened)
         self.headers = self.connection.response.headers
 
-    def say(self, message):
+    def send(self, message):
         self.connection.send(text(message))
 
-    def hear(self):
+    def receive(self):
         return json.loads(self.connection.recv(SECONDS))
 
     def assert_closed(self, reason):
@@ -104,7 +104,7 @@ class Web(Talk):
         self._stack.close()
 
 
-class Lines(Talk):
+class NdjsonStream(StreamConnection):
     """One of JSON lines, in a body of chunks that are sent as they are made."""
 
     method, status = "POST", 200
@@ -122,21 +122,21 @@ class Lines(Talk):
         assert self._response.status == 200, self._response.read()
         self.headers = self._response.headers
 
-    def send(self, part):
+    def send_chunk(self, part):
         """A chunk of the body."""
         self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
 
-    def say(self, message):
+    def send(self, message):
         message = text(message)
         line = message if isinstance(message, bytes) else message.encode()
-        self.send(line + b"\n")
+        self.send_chunk(line + b"\n")
 
     def no_more(self):
         """The end of the body."""
         self.connection.sendall(b"0\r\n\r\n")
         self._ended = True
 
-    def hear(self):
+    def receive(self):
         line = self._response.readline()
         assert line.endswith(b"\n"), "the answer ended"
         return json.loads(line)
@@ -151,7 +151,10 @@ class Lines(Talk):
         self.connection.close()
 
 
-TALKS = [pytest.param(Web, id="websocket"), pytest.param(Lines, id="lines")]
+TRANSPORTS = [
+    pytest.param(WebSocketStream, id="websocket"),
+    pytest.param(NdjsonStream, id="lines"),
+]
 
 
 # --- what is answered ------------------------------------------------------------
@@ -175,7 +178,7 @@ def wait_closed(service, *models):
     wait(lambda: not streams_open(service, *models), "all streams are closed")
 
 
-class Counted:
+class CountingStream:
     """A stream to the engine that counts: knows what each answer must be."""
 
     def __init__(self, talk, first, task="classify"):
@@ -195,8 +198,8 @@ class Counted:
     def ask(self, length, **members):
         """Send the next frames; they are answered rightly. Gives the answer."""
         message, rows = self.message(length, **members)
-        self.talk.say(message)
-        return self.assert_right(self.talk.hear(), rows, self.steps)
+        self.talk.send(message)
+        return self.assert_right(self.talk.receive(), rows, self.steps)
 
     def assert_right(self, answer, rows, steps):
         assert answer.get("steps") == steps, answer
@@ -206,7 +209,7 @@ class Counted:
 
 
 @dataclass(frozen=True)
-class Counting(Running):
+class CountingService(Running):
     """A server whose engines count, and can be held, or told to fail."""
 
     task: str
@@ -228,13 +231,15 @@ def counting(folder, task="classify", **settings):
     given = {"port": 0, "bundles": folder, "workers": 1, "state_key": KEY} | settings
     try:
         with running(Settings(**given), load_engine=make) as made:
-            yield Counting(made.url, made.app, made.server, made.http, task, engines)
+            yield CountingService(
+                made.url, made.app, made.server, made.http, task, engines
+            )
     finally:
         for engine in engines:
             engine.gate.set()
 
 
-def hold(service):
+def hold_engines(service):
     """Close the gates of all engines; what is sent now is computed after `release`."""
     for engine in service.engines:
         while engine.entered.acquire(blocking=False):
@@ -247,7 +252,7 @@ def wait_entered(service):
     assert service.engines[0].entered.acquire(timeout=SECONDS)
 
 
-def release(service):
+def release_engines(service):
     for engine in service.engines:
         engine.gate.set()
 
@@ -255,7 +260,7 @@ def release(service):
 # --- less than a client ----------------------------------------------------------
 
 
-def dial(url):
+def open_connection(url):
     """A connection, and nothing said."""
     at = httpx.URL(url)
     connection = socket.create_connection((at.host, at.port), SECONDS)
@@ -285,7 +290,7 @@ def chunked(query, **headers):
 
 def handshake(url, query, **headers):
     """A WebSocket of which we send and read each byte ourselves."""
-    connection = dial(url)
+    connection = open_connection(url)
     connection.sendall(upgrade(f"/stream?{query}", **headers))
     head = b""
     while not head.endswith(b"\r\n\r\n"):
@@ -330,16 +335,16 @@ def read_frame(connection):
     return kind & 0x0F, exactly(size)
 
 
-class Plain:
+class RawWebSocket:
     """A WebSocket of which we send each frame ourselves."""
 
     def __init__(self, connection):
         self.connection = connection
 
-    def say(self, message):
+    def send(self, message):
         self.connection.sendall(frame(TEXT, text(message).encode()))
 
-    def hear(self):
+    def receive(self):
         kind, payload = read_frame(self.connection)
         assert kind == TEXT
         return json.loads(payload)
@@ -352,7 +357,7 @@ class Plain:
         assert self.connection.recv(1) == b""
 
 
-def vanish(connection):
+def reset_connection(connection):
     """Cut a connection as a machine that loses its network does, later told by a
     reset."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))

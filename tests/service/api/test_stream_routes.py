@@ -23,7 +23,7 @@ from uvicorn.protocols.websockets.websockets_sansio_impl import (
 
 import tests.support.streams as fixtures
 from service.errors import TooLarge
-from service.http.middleware import ID
+from service.http.middleware import REQUEST_ID
 from service.http.ndjson import NdjsonReader
 from service.http.websocket import WebSocket
 from service.pool import spawn
@@ -32,23 +32,23 @@ from service.worker.engine import ENGINES
 from tests.support.bundles import random_frames
 from tests.support.processes import Started, serving
 from tests.support.scheduler import FakeEngine, write_bundle
-from tests.support.servers import SECONDS, nobody, running, send, value, wait
+from tests.support.servers import SECONDS, anonymous_caller, running, send, value, wait
 from tests.support.streams import (
     BINARY,
     CLOSE,
     CONTINUED,
     PING,
     PONG,
-    TALKS,
     TEXT,
-    Counted,
-    Plain,
-    Web,
+    TRANSPORTS,
+    CountingStream,
+    RawWebSocket,
+    WebSocketStream,
     chunked,
     counting,
-    dial,
     frame,
     handshake,
+    open_connection,
     read_frame,
     streams_open,
     text,
@@ -151,7 +151,7 @@ class TestRefused:
 
     def test_last_counts(self, running_server, way):
         """Of a parameter that is given twice the last one counts."""
-        kind = {"websocket": Web, "lines": fixtures.Lines}[way]
+        kind = {"websocket": WebSocketStream, "lines": fixtures.NdjsonStream}[way]
         query = f"top_k=3&model={CANARY}&model=walks&top_k=1"
         with kind(running_server.url, query) as talk:
             assert len(talk.ask([[1, 2, 3]])["top"]) == 1
@@ -209,9 +209,9 @@ class TestRefused:
             finally:
                 loads.set()
             wait(lambda: service.registry.ready, "it is ready")
-            kind = {"websocket": Web, "lines": fixtures.Lines}[way]
+            kind = {"websocket": WebSocketStream, "lines": fixtures.NdjsonStream}[way]
             with kind(service.url, "model=made") as talk:
-                Counted(talk, 3).ask(2)
+                CountingStream(talk, 3).ask(2)
 
 
 HANDSHAKES = [
@@ -246,11 +246,11 @@ class TestPaths:
     def test_handshake_behind_a_request(self, counted):
         """A handshake that is sent behind lines that have no answer yet harms them
         not, and leaves no stream behind."""
-        stream = Counted(None, 7)
+        stream = CountingStream(None, 7)
         message, rows = stream.message(2)
         line = text(message).encode() + b"\n"
         body = b"%x\r\n%b\r\n0\r\n\r\n" % (len(line), line)
-        with dial(counted.url) as connection:
+        with open_connection(counted.url) as connection:
             connection.sendall(
                 chunked("model=made") + body + upgrade("/stream?model=made")
             )
@@ -315,14 +315,14 @@ class TestPaths:
         """JSON lines are taken under each of their names, and where nothing is
         said."""
         headers = {"Content-Type": words} if words else {}
-        with fixtures.Lines(server, "model=walks", **headers) as talk:
+        with fixtures.NdjsonStream(server, "model=walks", **headers) as talk:
             assert talk.ask([[1, 2, 3]])["steps"] == 1
 
     def test_answer(self, server):
         """The answer's lines are marked as such, to be kept by no cache and no proxy;
         the connection ends with them."""
         own = {"X-Request-ID": "my-stream"}
-        with fixtures.Lines(server, "model=walks", **own) as talk:
+        with fixtures.NdjsonStream(server, "model=walks", **own) as talk:
             assert talk.headers["content-type"] == "application/x-ndjson"
             assert talk.headers["cache-control"] == "no-store"
             assert talk.headers["x-accel-buffering"] == "no"
@@ -335,8 +335,8 @@ class TestPaths:
     def test_handshake(self, server):
         """A WebSocket's handshake has the stream's id; compression, which costs more
         time than it saves, is not agreed on."""
-        with Web(server, "model=walks", compression="deflate") as talk:
-            assert ID.fullmatch(talk.headers["x-request-id"])
+        with WebSocketStream(server, "model=walks", compression="deflate") as talk:
+            assert REQUEST_ID.fullmatch(talk.headers["x-request-id"])
             assert "sec-websocket-extensions" not in talk.headers
             assert talk.ask([[1, 2, 3]])["steps"] == 1
 
@@ -365,7 +365,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = NdjsonReader(receive, limit, nobody().hold)
+            lines = NdjsonReader(receive, limit, anonymous_caller().hold)
             found = []
             while (line := await lines.next_line()) is not None:
                 found.append(None if isinstance(line, TooLarge) else line)
@@ -422,7 +422,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = NdjsonReader(receive, 100, nobody().hold)
+            lines = NdjsonReader(receive, 100, anonymous_caller().hold)
             while await lines.next_line() is not None:
                 pass
 
@@ -447,7 +447,7 @@ class TestLines:
                 body = b"x" * size
                 return {"type": "http.request", "body": body, "more_body": left > 0}
 
-            lines = NdjsonReader(receive, 10, nobody().hold)
+            lines = NdjsonReader(receive, 10, anonymous_caller().hold)
             assert isinstance(await lines.next_line(), TooLarge)
             assert await lines.next_line() is None
 
@@ -459,18 +459,18 @@ class TestFlow:
     def test_line_by_line(self, counted):
         """A line is answered while the body is still being sent, before the next is
         there."""
-        with fixtures.Lines(counted.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+        with fixtures.NdjsonStream(counted.url, "model=made") as talk:
+            stream = CountingStream(talk, 7)
             for length in (1, 3, 2):
                 stream.ask(length)
             assert talk.end()["steps"] == 6
 
     def test_told_length(self, counted):
         """So it is where the length of the body was said beforehand."""
-        stream = Counted(None, 7)
+        stream = CountingStream(None, 7)
         pairs = [stream.message(length) for length in (1, 2, 3)]
         lines = [text(message).encode() + b"\n" for message, _ in pairs]
-        with dial(counted.url) as connection:
+        with open_connection(counted.url) as connection:
             length = sum(map(len, lines))
             head = f"POST /stream?model=made HTTP/1.1\r\nHost: here\r\nContent-Length: {length}"
             connection.sendall(head.encode() + b"\r\n\r\n")
@@ -487,7 +487,7 @@ class TestFlow:
 
     def test_plain_client(self, counted):
         """A client that sends its whole body before it reads gets every answer."""
-        stream = Counted(None, 7)
+        stream = CountingStream(None, 7)
         pairs = [stream.message(length) for length in (2, 1, 5)]
         body = "\n".join(text(message) for message, _ in pairs)
         response = counted.http.post("/stream?model=made", content=body)
@@ -513,47 +513,47 @@ class TestFlow:
     def test_any_parts(self, counted, lengths, breaks, places, last_break):
         """Wherever the chunks of a body are cut, in the midst of lines or with many in
         one, and however its lines end, each is answered in order."""
-        stream, body, awaited = Counted(None, 7), b"", []
+        stream, body, awaited = CountingStream(None, 7), b"", []
         for length, line_break in zip(lengths, breaks, strict=False):
             message, rows = stream.message(length)
             body += text(message).encode() + line_break
             awaited.append((rows, stream.steps))
         body = body if last_break else body.rstrip()
-        with fixtures.Lines(counted.url, "model=made") as talk:
+        with fixtures.NdjsonStream(counted.url, "model=made") as talk:
             for part in cut(body, places):
-                talk.send(part)
+                talk.send_chunk(part)
             talk.no_more()
             for rows, steps in awaited:
-                stream.assert_right(talk.hear(), rows, steps)
+                stream.assert_right(talk.receive(), rows, steps)
             assert talk.assert_ended("done")["steps"] == stream.steps
 
     @pytest.mark.parametrize("size", [LIMIT + 1, 100_000, 3_000_000])
     def test_too_long(self, counted, size):
         """A line over the limit is refused, however long it is, and the next one is
         answered."""
-        with fixtures.Lines(counted.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+        with fixtures.NdjsonStream(counted.url, "model=made") as talk:
+            stream = CountingStream(talk, 7)
             stream.ask(2)
             message, rows = stream.message(1)
             long = b"x" * size
             for part in cut(long, range(0, size, 65_536)):
-                talk.send(part)
-            talk.send(b"\n" + text(message).encode() + b"\n")
-            told = talk.hear()
+                talk.send_chunk(part)
+            talk.send_chunk(b"\n" + text(message).encode() + b"\n")
+            told = talk.receive()
             assert told["steps"] == 2
             assert told["error"]["status"] == 413
             assert told["error"]["detail"] == f"at most {LIMIT} bytes in a message"
-            stream.assert_right(talk.hear(), rows, 3)
+            stream.assert_right(talk.receive(), rows, 3)
             assert talk.end()["steps"] == 3
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_as_long_as_allowed(self, counted, kind):
         """A message as long as allowed is answered."""
         with kind(counted.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+            stream = CountingStream(talk, 7)
             message, rows = stream.message(5)
-            talk.say(text(message).ljust(LIMIT))
-            stream.assert_right(talk.hear(), rows, 5)
+            talk.send(text(message).ljust(LIMIT))
+            stream.assert_right(talk.receive(), rows, 5)
 
 
 # --- WebSocket messages ----------------------------------------------------------
@@ -562,22 +562,22 @@ class TestFlow:
 @pytest.fixture
 def plain(counted):
     with handshake(counted.url, "model=made") as connection:
-        yield Plain(connection)
+        yield RawWebSocket(connection)
     wait_closed(counted, "made")
 
 
 class TestFrames:
     def test_binary(self, counted):
         """A binary message is the same as a text."""
-        with Web(counted.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+        with WebSocketStream(counted.url, "model=made") as talk:
+            stream = CountingStream(talk, 7)
             for change in (str.encode, str, str.encode):
                 message, rows = stream.message(2)
-                talk.say(change(text(message)))
-                stream.assert_right(talk.hear(), rows, stream.steps)
-            talk.say(b"\xff")
-            assert talk.hear()["error"]["status"] == 400
-            talk.say(b'{"end": true}')
+                talk.send(change(text(message)))
+                stream.assert_right(talk.receive(), rows, stream.steps)
+            talk.send(b"\xff")
+            assert talk.receive()["error"]["status"] == 400
+            talk.send(b'{"end": true}')
             assert talk.assert_ended("done")["steps"] == 6
 
     @settings(max_examples=25)
@@ -589,7 +589,7 @@ class TestFrames:
     def test_fragments(self, counted, places, pings, kind):
         """A message in any fragments, with pings between them, is one message."""
         with handshake(counted.url, "model=made") as connection:
-            stream = Counted(Plain(connection), 7)
+            stream = CountingStream(RawWebSocket(connection), 7)
             for _ in range(2):
                 message, rows = stream.message(6)
                 parts = cut(text(message).encode(), places)
@@ -604,31 +604,31 @@ class TestFrames:
                 connection.sendall(data)
                 for _ in range(pongs):
                     assert read_frame(connection)[0] == PONG
-                stream.assert_right(stream.talk.hear(), rows, stream.steps)
+                stream.assert_right(stream.talk.receive(), rows, stream.steps)
 
     def test_at_once(self, plain):
         """Messages that come in one packet are answered in order."""
-        stream = Counted(plain, 7)
+        stream = CountingStream(plain, 7)
         pairs = [stream.message(length) for length in range(1, 40)]
         data = [frame(TEXT, text(message).encode()) for message, _ in pairs]
         plain.connection.sendall(b"".join(data))
         steps = 0
         for _, rows in pairs:
             steps += len(rows)
-            stream.assert_right(plain.hear(), rows, steps)
+            stream.assert_right(plain.receive(), rows, steps)
 
     def test_byte_by_byte(self, plain):
         """A message that comes byte by byte is answered when it is whole."""
-        stream = Counted(plain, 7)
+        stream = CountingStream(plain, 7)
         message, rows = stream.message(1)
         for byte in frame(TEXT, text(message).encode()):
             plain.connection.sendall(bytes([byte]))
-        stream.assert_right(plain.hear(), rows, 1)
+        stream.assert_right(plain.receive(), rows, 1)
 
     def test_many_fragments(self, plain):
         """A message in many fragments is one, in very many it is refused: each costs
         memory, also an empty one; in one packet or in several."""
-        stream = Counted(plain, 7)
+        stream = CountingStream(plain, 7)
         message, rows = stream.message(3)
         *parts, last = cut(text(message).encode().ljust(1_000), range(1_000))
         data = [
@@ -636,7 +636,7 @@ class TestFrames:
             for n, one in enumerate(parts)
         ]
         plain.connection.sendall(b"".join(data) + frame(CONTINUED, last))
-        stream.assert_right(plain.hear(), rows, 3)
+        stream.assert_right(plain.receive(), rows, 3)
         plain.connection.sendall(frame(TEXT, b"{", last=False))
         with suppress(OSError):  # it is closed meanwhile
             for _ in range(10):
@@ -649,19 +649,19 @@ class TestFrames:
         for words in (b"", b"words", b"x" * 125):
             plain.connection.sendall(frame(PING, words))
             assert read_frame(plain.connection) == (PONG, words)
-            Counted(plain, 7).ask(1, state=None)
+            CountingStream(plain, 7).ask(1, state=None)
 
     def test_pong(self, plain):
         """A pong that nobody asked for is left as it is."""
         plain.connection.sendall(frame(PONG, b"here"))
-        Counted(plain, 7).ask(1)
+        CountingStream(plain, 7).ask(1)
 
     def test_empty(self, plain):
         """An empty message is no JSON, and the stream goes on."""
-        stream = Counted(plain, 7)
+        stream = CountingStream(plain, 7)
         for kind in (TEXT, BINARY):
             plain.connection.sendall(frame(kind, b""))
-            assert plain.hear()["error"]["status"] == 400
+            assert plain.receive()["error"]["status"] == 400
         stream.ask(1)
 
     @pytest.mark.parametrize(
@@ -695,7 +695,7 @@ class TestFrames:
     def test_closes(self, counted, plain, data, code):
         """What breaks the protocol, or is too long for it, closes the WebSocket with
         the code that RFC 6455 has for that; the stream has ended."""
-        Counted(plain, 7).ask(2)
+        CountingStream(plain, 7).ask(2)
         plain.connection.sendall(data)
         plain.assert_closed(code)
         wait_closed(counted, "made")
@@ -723,7 +723,7 @@ class TestFrames:
         with handshake(counted.url, query, **{"X-Request-ID": own}) as connection:
             message = frame(TEXT, b'{"frames": [[9]]}')
             connection.sendall(frame(3, b"{}") + message)
-            Plain(connection).assert_closed(1002)
+            RawWebSocket(connection).assert_closed(1002)
 
             def records():
                 found = (r for r in caplog.records if r.name == "service.request")
@@ -737,7 +737,7 @@ class TestFrames:
     def test_any_packets(self, counted, data):
         """In whatever packets they come, messages in whole or in fragments, text or
         binary, with control frames anywhere, are answered in order."""
-        stream, sent, awaited = Counted(None, 7), b"", []
+        stream, sent, awaited = CountingStream(None, 7), b"", []
         for _ in range(data.draw(st.integers(1, 6))):
             message, rows = stream.message(data.draw(st.integers(1, 12)))
             kind = data.draw(st.sampled_from([TEXT, BINARY]))
@@ -773,8 +773,8 @@ class TestFrames:
     def test_sizes_of_answers(self, running_server, steps, shortest, longest):
         """Answers of every form of length in a frame's head."""
         query = "model=walks&top_k=1" if steps == 1 else "model=tags"
-        with Web(running_server.url, query) as talk:
-            talk.say({"frames": [[0.1, 1, 2]] * steps})
+        with WebSocketStream(running_server.url, query) as talk:
+            talk.send({"frames": [[0.1, 1, 2]] * steps})
             answer = talk.connection.recv(SECONDS)
             assert shortest <= len(answer.encode()) <= longest
             assert json.loads(answer)["steps"] == steps
@@ -782,10 +782,10 @@ class TestFrames:
     @pytest.mark.parametrize("size", [125, 126, 127, 65_535, 65_536, 2**20])
     def test_sizes(self, running_server, size):
         """Messages of every form of length."""
-        with Web(running_server.url, "model=tags") as talk:
+        with WebSocketStream(running_server.url, "model=tags") as talk:
             steps = min(size // 50, 5_000)
-            talk.say(text({"frames": [[0, 1, 2]] * steps}).ljust(size))
-            answer = talk.hear()
+            talk.send(text({"frames": [[0, 1, 2]] * steps}).ljust(size))
+            answer = talk.receive()
             assert answer["steps"] == steps
             assert len(answer["labels"]) == steps
 
@@ -856,7 +856,7 @@ def to_web_socket(url, data):
 
 
 def to_lines(url, data):
-    connection = dial(url)
+    connection = open_connection(url)
     head = "POST /stream?model=tags HTTP/1.1\r\nHost: here\r\nContent-Length: 1"
     connection.sendall(f"{head}{'0' * 10}\r\n\r\n".encode())
     return Flood(connection, data)
@@ -881,7 +881,7 @@ class TestNeverReads:
         little memory, holds up no other stream, and is ended as an idle one."""
         url, before = apart.started.url, apart.resident()
         rng = np.random.default_rng(0)
-        with ExitStack() as stack, Web(url, "model=walks") as other:
+        with ExitStack() as stack, WebSocketStream(url, "model=walks") as other:
             whole = random_frames(rng, 5)
             expected = other.ask(whole)["probabilities"]
             floods = [make(url, data) for make, data in FLOODS[name]]
@@ -909,8 +909,8 @@ class TestNeverReads:
 
     def test_pings(self, counted):
         """Pings whose answers nobody reads are soon not read either."""
-        with Web(counted.url, "model=made") as talk:
-            other, still = Counted(talk, 7), 0
+        with WebSocketStream(counted.url, "model=made") as talk:
+            other, still = CountingStream(talk, 7), 0
             pings = frame(PING, b"x" * 125) * 1_000
             with handshake(counted.url, "model=made") as connection:
                 flood = Flood(connection, pings)
@@ -957,8 +957,8 @@ class TestAnotherServer:
     def test_answers(self, counted):
         """There a WebSocket is answered through ASGI, with the same lines: rightly, in
         spite of faults, up to the end that the caller asks for."""
-        with Web(counted.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+        with WebSocketStream(counted.url, "model=made") as talk:
+            stream = CountingStream(talk, 7)
             for length in (1, 3, 2):
                 stream.ask(length)
                 assert talk.ask([[1, 2]])["error"]["status"] == 422
@@ -967,6 +967,6 @@ class TestAnotherServer:
 
     def test_vanishes(self, counted):
         """Who goes there without a word is noticed."""
-        with Web(counted.url, "model=made") as talk:
-            Counted(talk, 7).ask(2)
+        with WebSocketStream(counted.url, "model=made") as talk:
+            CountingStream(talk, 7).ask(2)
         wait_closed(counted, "made")

@@ -14,7 +14,7 @@ import pytest
 
 from service.client import AsyncClient, Client, InvalidAnswer, RequestError
 from service.client import results as answers
-from service.http.middleware import ID
+from service.http.middleware import REQUEST_ID
 from tests.support.bundles import random_frames
 from tests.support.servers import SECONDS
 
@@ -194,7 +194,7 @@ class TestRefused:
         assert error.title
         assert error.detail
         assert error.retry_after is None
-        assert ID.fullmatch(error.request_id)
+        assert REQUEST_ID.fullmatch(error.request_id)
         assert error.errors[0]["path"] == "sequences[1][0]"
         assert "422" in str(error)
         assert "sequences[1][0]: has 2 features" in str(error)

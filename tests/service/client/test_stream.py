@@ -39,10 +39,10 @@ from tests.support.servers import SECONDS, running, value, wait
 from tests.support.streams import (
     KEY,
     Proxy,
-    Web,
+    WebSocketStream,
     counting,
-    hold,
-    release,
+    hold_engines,
+    release_engines,
     streams_open,
     wait_closed,
     wait_entered,
@@ -166,7 +166,7 @@ def counted(_counted):
     """The service with an engine that counts, and no stream."""
     wait_closed(_counted, "made")
     yield _counted
-    release(_counted)
+    release_engines(_counted)
 
 
 @pytest.fixture(scope="module")
@@ -414,7 +414,7 @@ class TestGoesOn:
             def refused():
                 return value(service.metrics(), name, **labels)
 
-            with Web(service.url, "model=made") as other:
+            with WebSocketStream(service.url, "model=made") as other:
                 with pytest.raises(RequestError) as caught:
                     stream.send(part(0, 1))
                 assert caught.value.status == 503
@@ -552,14 +552,14 @@ class TestGoesOn:
             stream = kind.stream(kind.client(proxy.url), "made")
             if steps:
                 assert_counts(stream.send(part(0, steps)), steps)
-            hold(counted)
+            hold_engines(counted)
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 sent = pool.submit(stream.send, part(steps, steps + 2))
                 wait_entered(counted)
                 accepted = proxy.accepted
                 proxy.cut()
                 wait(lambda: proxy.accepted > accepted, "it is there again")
-                release(counted)
+                release_engines(counted)
                 assert_counts(sent.result(SECONDS), steps + 2)
             assert_counts(stream.send(part(steps + 2, steps + 3)), steps + 3)
 
@@ -847,10 +847,10 @@ class TestTimeout:
         other's."""
         stream = kind.stream(kind.client(counted.url, timeout=0.5), "made")
         for steps in (0, 2):
-            hold(counted)
+            hold_engines(counted)
             with pytest.raises(TimeoutError):
                 stream.send(part(steps, steps + 5))
-            release(counted)
+            release_engines(counted)
             assert stream.steps == steps
             assert_counts(stream.send(part(steps, steps + 2)), steps + 2)
         wait(lambda: streams_open(counted, "made") == 1, "others are closed")
@@ -860,10 +860,10 @@ class TestTimeout:
         client = kind.client(counted.url, timeout=0.5)
         stream = kind.stream(client, "made", resume=False)
         stream.send(part(0, 2))
-        hold(counted)
+        hold_engines(counted)
         with pytest.raises(TimeoutError):
             stream.send(part(2, 3))
-        release(counted)
+        release_engines(counted)
         with pytest.raises(StreamLost):
             stream.send(part(2, 3))
 
@@ -886,12 +886,12 @@ class TestTimeout:
             client = AsyncClient(counted.url)
             async with client, client.stream("made") as stream:
                 await stream.send(part(0, 1))
-                hold(counted)
+                hold_engines(counted)
                 async with anyio.create_task_group() as group:
                     group.start_soon(stream.send, part(1, 2))
                     await anyio.to_thread.run_sync(wait_entered, counted)
                     group.cancel_scope.cancel()
-                release(counted)
+                release_engines(counted)
                 return await stream.send(part(1, 6))
 
         assert_counts(anyio.run(talk), 6)

@@ -9,9 +9,9 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import BadEncoding, TooLarge, UnsupportedMedia
 from service.http import compression
-from service.http.body import Bodies
-from service.http.compression import Inflating
-from tests.support.servers import nobody
+from service.http.body import BodyReader
+from service.http.compression import DecompressingReceive
+from tests.support.servers import anonymous_caller
 
 pytestmark = pytest.mark.anyio
 
@@ -23,7 +23,7 @@ class Caller:
         pairs = {name.replace("_", "-"): text for name, text in headers.items()}
         self.scope = {
             "type": "http",
-            "state": {"caller": nobody()},
+            "state": {"caller": anonymous_caller()},
             "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
         }
         self.asked = 0  # how often it was waited for
@@ -43,7 +43,7 @@ class Caller:
         return {"type": "http.disconnect"}
 
     async def read(self, limit=100):
-        read = Bodies(limit).read
+        read = BodyReader(limit).read
         return await (await read(self.scope, self.receive, "application/json"))()
 
 
@@ -91,7 +91,7 @@ class TestRead:
             return message | {"more_body": True}
 
         with pytest.raises(ClientDisconnect):
-            await Bodies(100).read(caller.scope, cut)
+            await BodyReader(100).read(caller.scope, cut)
 
     @pytest.mark.parametrize(
         "kind",
@@ -153,7 +153,7 @@ class TestInflates:
         whole = bytes(range(256)) * 100 + b" " * 300_000
         body = squeeze(whole)
         caller = Caller(*(body[at : at + size] for at in range(0, len(body), size)))
-        inflating, read, more = Inflating(caller.receive, coding), [], True
+        inflating, read, more = DecompressingReceive(caller.receive, coding), [], True
         while more:
             message = await inflating()
             read.append(message["body"])
@@ -166,7 +166,11 @@ class TestInflates:
         nothing may come, however much of it."""
 
         async def read(coding, *parts):
-            inflating, read, more = Inflating(Caller(*parts).receive, coding), b"", True
+            inflating, read, more = (
+                DecompressingReceive(Caller(*parts).receive, coding),
+                b"",
+                True,
+            )
             while more:
                 message = await inflating()
                 read += message["body"]
@@ -188,11 +192,11 @@ class TestInflates:
     async def test_is_none(self, body):
         """A stream's body that isn't compressed as it says, or ends within, is told."""
         with pytest.raises(BadEncoding):
-            await Inflating(Caller(body).receive, "gzip")()
+            await DecompressingReceive(Caller(body).receive, "gzip")()
 
     async def test_goes(self):
         """A caller that goes has gone."""
         caller = Caller()
         caller.go()
-        message = await Inflating(caller.receive, "gzip")()
+        message = await DecompressingReceive(caller.receive, "gzip")()
         assert message["type"] == "http.disconnect"

@@ -9,7 +9,7 @@ from starlette.requests import ClientDisconnect
 
 from service.errors import DeadlineExceeded, InvalidHeader
 from service.http import deadlines as module
-from service.http.deadlines import HEADER, RequestDeadlines, asked
+from service.http.deadlines import HEADER, RequestDeadlines, requested_deadline
 from tests.service.http.test_body import Caller
 from tests.support.servers import SECONDS
 
@@ -32,7 +32,7 @@ class Served:
         self.task = asyncio.create_task(self._serve())
 
     async def _serve(self):
-        with self._callers.waiting({}, self.caller.receive, self.until):
+        with self._callers.enforce({}, self.caller.receive, self.until):
             try:
                 answer = await self.answer
             except asyncio.CancelledError:
@@ -206,9 +206,9 @@ def scope(*values):
 class TestAsked:
     def test_header(self):
         """The header has milliseconds from the head of the request on."""
-        assert asked(scope()) == math.inf
-        assert asked(scope(b"1500")) == 101.5
-        assert asked(scope(b"86400000")) == 86_500
+        assert requested_deadline(scope()) == math.inf
+        assert requested_deadline(scope(b"1500")) == 101.5
+        assert requested_deadline(scope(b"86400000")) == 86_500
 
     @pytest.mark.parametrize(
         "text",
@@ -218,4 +218,4 @@ class TestAsked:
     def test_is_none(self, text):
         """Anything else is refused, and what it must be is said."""
         with pytest.raises(InvalidHeader, match="1 to 86400000"):
-            asked(scope(text))
+            requested_deadline(scope(text))

@@ -30,10 +30,13 @@ from tests.service.registry.test_versions import (
 from tests.support.bundles import OnnxEngine, copy_bundle, random_frames
 from tests.support.processes import processes
 from tests.support.servers import SECONDS, running, value, wait
-from tests.support.streams import Lines, Web, wait_closed
+from tests.support.streams import NdjsonStream, WebSocketStream, wait_closed
 
 BODY = {"sequences": [[[1, 2, 3]]]}
-TALKS = [pytest.param(Web, id="websocket"), pytest.param(Lines, id="lines")]
+TRANSPORTS = [
+    pytest.param(WebSocketStream, id="websocket"),
+    pytest.param(NdjsonStream, id="lines"),
+]
 
 
 @pytest.fixture(autouse=True)
@@ -80,7 +83,7 @@ def series(made, version):
 
 
 class TestUnderWay:
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_stream(self, tmp_path, kind):
         """A stream goes on with the version that it began with to its end, while new
         ones have the new; then the workers drop it, and its figures are gone."""
@@ -106,7 +109,7 @@ class TestUnderWay:
             wait(lambda: not series(made, 1), "its figures are gone")
             assert series(made, 3)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_stream_frees(self, tmp_path, kind):
         """That a stream has ended is enough: no garbage has to be looked for."""
         with shop(tmp_path, 1) as made:
@@ -299,7 +302,7 @@ class TestWorkers:
             if response.status_code != 503:
                 made.assert_served(1)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_stream_survives(self, tmp_path, kind):
         """A stream on a version from before goes on with the workers that have it,
         when another one is replaced."""
@@ -314,9 +317,9 @@ class TestWorkers:
                 asked.start()
                 busy = made.registry.get("made").admission
                 wait(lambda: busy.queue.steps == 1, "the one that has both is busy")
-                talk.say({"frames": [[7]]})
+                talk.send({"frames": [[7]]})
                 made.look()
-            assert "probabilities" in talk.hear()
+            assert "probabilities" in talk.receive()
 
     def test_gone_while_loading(self, tmp_path):
         """A version that is taken away in the moment in which it has been loaded
@@ -402,7 +405,7 @@ def predict(http, at):
 
 def stream(http, at):
     """All of a stream is by one version."""
-    with Web(str(http.base_url).rstrip("/"), "model=made") as talk:
+    with WebSocketStream(str(http.base_url).rstrip("/"), "model=made") as talk:
         version = weights_of(talk.ask([[7]])["probabilities"])
         for steps in (2, 3):
             answer = talk.ask([[7]])

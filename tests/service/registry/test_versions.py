@@ -21,7 +21,7 @@ from service.settings import Settings
 from tests.support.bundles import make_metadata
 from tests.support.scheduler import FakeEngine, metadata_of, write_bundle
 from tests.support.servers import SECONDS, Running, running, wait
-from tests.support.streams import KEY, Lines, Web
+from tests.support.streams import KEY, NdjsonStream, WebSocketStream
 
 GOOD = {"sequences": [[[7]]]}
 INFER = {
@@ -263,7 +263,7 @@ class TestMeant:
         http = labelled.http
         about = http.get(f"/models/{reference}").json()
         assert (about["name"], about["version"]) == ("made", str(version))
-        for kind in (Web, Lines):
+        for kind in (WebSocketStream, NdjsonStream):
             with kind(labelled.url, f"model={reference}") as talk:
                 assert weights_of(talk.ask([[7]])["probabilities"]) == version
         self.assert_path(labelled, f"/v2/models/{reference}", version)

@@ -33,25 +33,25 @@ from service.telemetry.metrics import Metrics
 from service.worker.engine import ENGINES
 from tests.support.bundles import copy_bundle, make_metadata, random_frames
 from tests.support.scheduler import poisoned
-from tests.support.servers import SECONDS, nobody, running, value, wait
+from tests.support.servers import SECONDS, anonymous_caller, running, value, wait
 from tests.support.streams import (
     KEY,
-    TALKS,
     TEXT,
-    Counted,
-    Lines,
-    Plain,
-    Web,
+    TRANSPORTS,
+    CountingStream,
+    NdjsonStream,
+    RawWebSocket,
+    WebSocketStream,
     chunked,
     counting,
-    dial,
     frame,
     handshake,
-    hold,
+    hold_engines,
     numbers,
-    release,
+    open_connection,
+    release_engines,
+    reset_connection,
     streams_open,
-    vanish,
     wait_closed,
     wait_entered,
 )
@@ -157,7 +157,7 @@ class TestAnswers:
                     assert_says(name, answer, rows[part], part.stop)
                     token = answer["state"]
             else:
-                kind = {"web": Web, "lines": Lines}[way]
+                kind = {"web": WebSocketStream, "lines": NdjsonStream}[way]
                 with kind(service.url, f"model={name}") as talk:
                     state = {} if token is None else {"state": token}
                     for begin, length in parts:
@@ -181,7 +181,7 @@ class TestAnswers:
             frames = random_frames(
                 np.random.default_rng(number), sum(lengths["stream"])
             )
-            kind = (Web, Lines)[number % 2]
+            kind = (WebSocketStream, NdjsonStream)[number % 2]
             with kind(service.url, f"model={name}") as talk:
                 start.wait(SECONDS)
                 at, told = 0, []
@@ -218,7 +218,7 @@ class TestAnswers:
                     right = rows if TASKS[name] == "label" else rows[-1]
                     np.testing.assert_allclose(numbers(prediction), right, **CLOSE)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     @pytest.mark.parametrize("name", TASKS)
     def test_begins_again(self, service, truth, kind, name):
         """`"state": null` begins again, and a token goes on where it was made, at any
@@ -233,7 +233,7 @@ class TestAnswers:
             assert_says(name, talk.ask(frames[2:3]), rows[2:3], 3)
             assert_says(name, talk.ask(frames[4:], state=token), rows[4:], 6)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     @pytest.mark.parametrize("name", TASKS)
     def test_state_on_demand(self, service, kind, name):
         """A token comes only with the answers that were asked for one."""
@@ -245,7 +245,7 @@ class TestAnswers:
                 answer = talk.ask(frames, **members)
                 assert ("state" in answer) is bool(want)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     @pytest.mark.parametrize("name", TASKS)
     def test_top_k(self, service, kind, name):
         """`top_k` gives the likeliest classes in place of the probabilities, as in an
@@ -268,7 +268,7 @@ class TestAnswers:
                         other["probability"], abs=1e-5
                     )
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     @pytest.mark.parametrize("name", TASKS)
     def test_large(self, service, truth, kind, name):
         """A message as long as allowed, which others would have to wait for, is
@@ -282,8 +282,8 @@ class TestAnswers:
             right = numbers(expected)
             right = right[1:] if TASKS[name] == "label" else right
             np.testing.assert_allclose(numbers(answer), right, **CLOSE)
-            talk.say({"frames": [[1, 2, "3"]] * 10_000})
-            assert talk.hear()["error"]["errors"][0]["path"] == "frames[0][2]"
+            talk.send({"frames": [[1, 2, "3"]] * 10_000})
+            assert talk.receive()["error"]["errors"][0]["path"] == "frames[0][2]"
             assert talk.end()["steps"] == 9_000
 
 
@@ -302,15 +302,15 @@ def counted(request, tmp_path_factory):
 
 @pytest.fixture
 def opened(counted):
-    """Opens a stream to it of that first value: a transport's kind -> `Counted`."""
+    """Opens a stream to it of that first value: a transport's kind -> `CountingStream`."""
     with ExitStack() as stack:
 
         def open_one(kind, first=7):
             talk = stack.enter_context(kind(counted.url, "model=made"))
-            return Counted(talk, first, counted.task)
+            return CountingStream(talk, first, counted.task)
 
         yield open_one
-        release(counted)
+        release_engines(counted)
     wait_closed(counted, "made")
 
 
@@ -383,7 +383,7 @@ def assert_error(told, steps, status, slug, paths=(), talk=None):
     return problem
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestErrors:
     @pytest.mark.parametrize("case", BAD)
     def test_message(self, opened, kind, case):
@@ -392,8 +392,8 @@ class TestErrors:
         message, status, slug, paths = case
         stream = opened(kind)
         for length in (2, 1):
-            stream.talk.say(message)
-            told = stream.talk.hear()
+            stream.talk.send(message)
+            told = stream.talk.receive()
             assert_error(told, stream.steps, status, slug, paths, stream.talk)
             stream.ask(length)
         assert stream.talk.end()["steps"] == 3
@@ -402,8 +402,8 @@ class TestErrors:
         """So is one whose bytes are no text."""
         stream = opened(kind)
         stream.ask(1)
-        stream.talk.say(b'{"frames": [[1]], "state": "\xff"}')
-        assert_error(stream.talk.hear(), 1, 400, "invalid-json")
+        stream.talk.send(b'{"frames": [[1]], "state": "\xff"}')
+        assert_error(stream.talk.receive(), 1, 400, "invalid-json")
         stream.ask(1)
 
     def test_changed_token(self, opened, kind):
@@ -413,8 +413,8 @@ class TestErrors:
         for place in (0, 10, len(token) // 2, len(token) - 2):
             other = "A" if token[place] != "A" else "B"
             changed = token[:place] + other + token[place + 1 :]
-            stream.talk.say({"frames": [[1]], "state": changed})
-            assert_error(stream.talk.hear(), 3, 422, "invalid-state", ["state"])
+            stream.talk.send({"frames": [[1]], "state": changed})
+            assert_error(stream.talk.receive(), 3, 422, "invalid-state", ["state"])
         stream.ask(1)
 
     def test_fails(self, opened, counted, kind, caplog):
@@ -425,8 +425,8 @@ class TestErrors:
         for engine in counted.engines:
             engine.hook = poisoned([7])
         try:
-            stream.talk.say(stream.message(4)[0])
-            told = stream.talk.hear()
+            stream.talk.send(stream.message(4)[0])
+            told = stream.talk.receive()
         finally:
             for engine in counted.engines:
                 engine.hook = lambda call, answer: None
@@ -452,8 +452,8 @@ class TestErrors:
         for engine in counted.engines:
             engine.hook = spoilt
         try:
-            stream.talk.say({"frames": [[number]]})
-            told = stream.talk.hear()
+            stream.talk.send({"frames": [[number]]})
+            told = stream.talk.receive()
         finally:
             for engine in counted.engines:
                 engine.hook = lambda call, answer: None
@@ -468,16 +468,16 @@ class TestErrors:
         sent again later."""
         stream, other = opened(kind), opened(kind, first=3)
         stream.ask(1)
-        hold(counted)
+        hold_engines(counted)
         message, rows = other.message(18)
-        other.talk.say(message)
+        other.talk.send(message)
         wait_entered(counted)
-        stream.talk.say(stream.message(5)[0])
-        problem = assert_error(stream.talk.hear(), 1, 503, "overloaded")
+        stream.talk.send(stream.message(5)[0])
+        problem = assert_error(stream.talk.receive(), 1, 503, "overloaded")
         assert "18 steps wait for made" in problem["detail"]
         stream.steps -= 5
-        release(counted)
-        other.assert_right(other.talk.hear(), rows, 18)
+        release_engines(counted)
+        other.assert_right(other.talk.receive(), rows, 18)
         stream.ask(5)
 
     def test_not_written(self, running_server, kind, monkeypatch):
@@ -494,8 +494,8 @@ class TestErrors:
             talk.ask(frames[:1])
             with monkeypatch.context() as patch:
                 patch.setattr(process.CodecProcesses, "run", broken)
-                talk.say({"frames": frames[1:].tolist()})
-                assert_error(talk.hear(), 1, 500, "internal-error")
+                talk.send({"frames": frames[1:].tolist()})
+                assert_error(talk.receive(), 1, 500, "internal-error")
             assert talk.ask(frames[1:])["steps"] == 3_000
 
     @settings(max_examples=25)
@@ -510,7 +510,7 @@ class TestErrors:
         """Messages that come all at once, good ones and others in any order, are
         answered one by one in that order."""
         with kind(counted.url, "model=made") as talk:
-            stream, awaited = Counted(talk, 7, counted.task), []
+            stream, awaited = CountingStream(talk, 7, counted.task), []
             for step in plan:
                 if isinstance(step, int):
                     message, rows = stream.message(step)
@@ -518,9 +518,9 @@ class TestErrors:
                 else:
                     message, *problem = step[0]
                     awaited.append((None, stream.steps, problem))
-                talk.say(message)
+                talk.send(message)
             for rows, steps, problem in awaited:
-                told = talk.hear()
+                told = talk.receive()
                 if problem is None:
                     stream.assert_right(told, rows, steps)
                 else:
@@ -538,7 +538,13 @@ class TestHoldsUpNobody:
     def stream(self):
         model = SimpleNamespace(metadata=make_metadata())
         return Stream(
-            model, None, "id", nobody(), process.Reader(Settings()), None, Metrics()
+            model,
+            None,
+            "id",
+            anonymous_caller(),
+            process.Reader(Settings()),
+            None,
+            Metrics(),
         )
 
     async def turns(self, told):
@@ -583,7 +589,7 @@ class TestHoldsUpNobody:
         assert await self.turns(told) > self.COUNT / 2
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestFaulty:
     def test_told(self, opened, counted, kind, logged):
         """A caller that sends nothing but faults is told that it ends, with a token
@@ -591,9 +597,9 @@ class TestFaulty:
         stream = opened(kind)
         stream.ask(2)
         for _ in range(MOST_FAULTS):
-            stream.talk.say("x")
+            stream.talk.send("x")
         for _ in range(MOST_FAULTS):
-            assert stream.talk.hear()["error"]["status"] == 400
+            assert stream.talk.receive()["error"]["status"] == 400
         last = stream.talk.assert_ended("faulty")
         assert last["steps"] == 2
         wait_closed(counted, "made")
@@ -607,27 +613,27 @@ class TestFaulty:
         stream = opened(kind)
         for _ in range(3):
             for _ in range(MOST_FAULTS - 1):
-                stream.talk.say({})
+                stream.talk.send({})
             for _ in range(MOST_FAULTS - 1):
-                assert stream.talk.hear()["error"]["status"] == 422
+                assert stream.talk.receive()["error"]["status"] == 422
             stream.ask(1)
 
     def test_ours(self, opened, counted, kind):
         """What is the service's fault is none of the caller's."""
         stream, other = opened(kind), opened(kind, first=3)
-        hold(counted)
+        hold_engines(counted)
         message, rows = other.message(20)
-        other.talk.say(message)
+        other.talk.send(message)
         wait_entered(counted)
         for _ in range(MOST_FAULTS + 1):
-            stream.talk.say({"frames": [[1]]})
-            assert stream.talk.hear()["error"]["status"] == 503
-        release(counted)
-        other.assert_right(other.talk.hear(), rows, 20)
+            stream.talk.send({"frames": [[1]]})
+            assert stream.talk.receive()["error"]["status"] == 503
+        release_engines(counted)
+        other.assert_right(other.talk.receive(), rows, 20)
         stream.ask(1)
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestOtherStates:
     @pytest.mark.parametrize(
         ("state", "status", "slug"),
@@ -664,8 +670,8 @@ class TestOtherStates:
                 token = talk.ask(frames, return_state=True)["state"]
             with kind(asked.url, "model=walks") as talk:
                 expected = talk.ask(frames)
-                talk.say({"frames": frames.tolist(), "state": token})
-                problem = assert_error(talk.hear(), 1, status, slug, ["state"])
+                talk.send({"frames": frames.tolist(), "state": token})
+                problem = assert_error(talk.receive(), 1, status, slug, ["state"])
                 assert token[:20] not in json.dumps(problem)
                 again = talk.ask(frames, state=None)
                 assert numbers(again) == pytest.approx(numbers(expected), abs=1e-6)
@@ -688,7 +694,7 @@ class TestOtherStates:
             whole = numbers(talk.ask(frames))
             talk.ask(frames[:3], state=None)
             os.kill(processes[0].pid, signal.SIGSTOP)
-            talk.say({"frames": frames[3:5].tolist()})
+            talk.send({"frames": frames[3:5].tolist()})
 
             def waiting():
                 exposition = service.metrics()
@@ -697,7 +703,7 @@ class TestOtherStates:
 
             wait(waiting, "it is with the worker")
             os.kill(processes[0].pid, signal.SIGKILL)
-            told = talk.hear()
+            told = talk.receive()
             np.testing.assert_allclose(numbers(told), whole[3:5], **CLOSE)
             told = talk.ask(frames[5:])
             np.testing.assert_allclose(numbers(told), whole[5:], **CLOSE)
@@ -726,7 +732,7 @@ def logged(caplog):
 
 
 class TestEnds:
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_said(self, opened, counted, kind, logged):
         """`"end"` ends it with the number of steps and a token that goes on."""
         stream = opened(kind)
@@ -739,7 +745,7 @@ class TestEnds:
         later.ask(2, state=last["state"])
         assert logged(stream.talk).ended == "done"
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_with_frames(self, opened, kind):
         """With frames it ends after their answer."""
         stream = opened(kind)
@@ -747,43 +753,43 @@ class TestEnds:
         stream.ask(3, end=True, return_state=True)
         assert stream.talk.assert_ended("done")["steps"] == 5
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_at_once(self, opened, kind):
         """A stream in which nothing was sent ends with no steps, and no token."""
         last = opened(kind).talk.end()
         assert last == {"end": "done", "steps": 0, "state": None}
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_with_a_token(self, opened, kind):
         """An end may bring a token of its own, or begin again."""
         stream = opened(kind)
         token = stream.ask(4, return_state=True)["state"]
         other = opened(kind, first=9)
         other.ask(1)
-        other.talk.say({"end": True, "state": token})
+        other.talk.send({"end": True, "state": token})
         assert other.talk.assert_ended("done")["steps"] == 4
-        stream.talk.say({"end": True, "state": None})
+        stream.talk.send({"end": True, "state": None})
         last = stream.talk.assert_ended("done")
         assert (last["steps"], last["state"]) == (0, None)
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_nothing_after(self, opened, counted, kind):
         """What comes after the end is not computed."""
         stream = opened(kind)
-        hold(counted)
+        hold_engines(counted)
         before = len(counted.engines[0].calls)
-        stream.talk.say(stream.message(1)[0])
+        stream.talk.send(stream.message(1)[0])
         wait_entered(counted)
-        stream.talk.say({"end": True})
-        stream.talk.say({"frames": [[9]]})
-        release(counted)
-        assert stream.talk.hear()["steps"] == 1
+        stream.talk.send({"end": True})
+        stream.talk.send({"frames": [[9]]})
+        release_engines(counted)
+        assert stream.talk.receive()["steps"] == 1
         assert stream.talk.assert_ended("done")["steps"] == 1
         assert len(counted.engines[0].calls) == before + 1
 
     def test_web_socket_closed(self, opened, counted, logged):
         """A WebSocket that its caller closes is a stream that has ended."""
-        stream = opened(Web)
+        stream = opened(WebSocketStream)
         stream.ask(1)
         stream.talk.connection.close(1000, "bye")
         wait_closed(counted, "made")
@@ -792,20 +798,20 @@ class TestEnds:
     @pytest.mark.parametrize("whole", [True, False], ids=["break", "no-break"])
     def test_end_of_body(self, opened, counted, whole, logged):
         """So is a body that ends, after its last line, which needs no line break."""
-        stream = opened(Lines)
+        stream = opened(NdjsonStream)
         stream.ask(1)
         message, rows = stream.message(2)
         line = json.dumps(message).encode()
-        stream.talk.send(line + b"\n" if whole else line)
+        stream.talk.send_chunk(line + b"\n" if whole else line)
         stream.talk.no_more()
-        stream.assert_right(stream.talk.hear(), rows, 3)
+        stream.assert_right(stream.talk.receive(), rows, 3)
         assert stream.talk.assert_ended("done")["steps"] == 3
         wait_closed(counted, "made")
         assert logged(stream.talk).ended == "done"
 
     def test_empty_body(self, opened):
         """A body of nothing is a stream of nothing."""
-        talk = opened(Lines).talk
+        talk = opened(NdjsonStream).talk
         talk.no_more()
         last = talk.assert_ended("done")
         assert last == {"end": "done", "steps": 0, "state": None}
@@ -813,36 +819,36 @@ class TestEnds:
     def test_half_a_body(self, opened, counted, logged):
         """A caller that goes in the midst of its body, and of a line, has gone: that
         line is not computed."""
-        stream = opened(Lines)
+        stream = opened(NdjsonStream)
         stream.ask(1)
         before = len(counted.engines[0].calls)
-        stream.talk.send(b'{"frames": [[1]]')
+        stream.talk.send_chunk(b'{"frames": [[1]]')
         stream.talk.close()
         wait_closed(counted, "made")
         assert logged(stream.talk).ended == "gone"
         assert len(counted.engines[0].calls) == before
 
     @pytest.mark.parametrize("computes", [False, True], ids=["waiting", "computing"])
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_vanishes(self, counted, kind, computes, logged, caplog):
         """One that vanishes without a word has gone, whether its stream waits or
         computes, and that is no error."""
         own = {"X-Request-ID": f"{kind.__name__}-{computes}-{counted.task}"}
         message = b'{"frames": [[7]]}'
-        if kind is Web:
+        if kind is WebSocketStream:
             connection = handshake(counted.url, "model=made", **own)
             message = frame(TEXT, message)
         else:
-            connection = dial(counted.url)
+            connection = open_connection(counted.url)
             connection.sendall(chunked("model=made", **own))
             message = b"12\r\n%b\n\r\n" % message
         wait(lambda: streams_open(counted, "made") == 1, "it is open")
         if computes:
-            hold(counted)
+            hold_engines(counted)
             connection.sendall(message)
             wait_entered(counted)
-        vanish(connection)
-        release(counted)
+        reset_connection(connection)
+        release_engines(counted)
         wait_closed(counted, "made")
         assert logged(own["X-Request-ID"]).ended == "gone"
         assert {r.levelname for r in caplog.records} <= {"DEBUG", "INFO"}
@@ -864,16 +870,16 @@ def ageing(tmp_path_factory):
         yield made
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestGone:
     def test_dropped(self, opened, counted, kind):
         """What waits of a caller that goes is not computed."""
         stream, other = opened(kind, first=101), opened(kind, first=3)
-        hold(counted)
+        hold_engines(counted)
         message, rows = other.message(1)
-        other.talk.say(message)
+        other.talk.send(message)
         wait_entered(counted)
-        stream.talk.say(stream.message(2)[0])
+        stream.talk.send(stream.message(2)[0])
 
         def waiting():
             exposition = counted.metrics()
@@ -881,21 +887,21 @@ class TestGone:
 
         wait(lambda: waiting() == 3, "it waits")
         stream.talk.close()
-        if kind is Web:
+        if kind is WebSocketStream:
             wait(lambda: streams_open(counted, "made") == 1, "it has gone")
-        release(counted)
-        other.assert_right(other.talk.hear(), rows, 1)
+        release_engines(counted)
+        other.assert_right(other.talk.receive(), rows, 1)
         wait(lambda: waiting() == 0, "nothing waits")
-        if kind is Web:
+        if kind is WebSocketStream:
             assert 101 not in {f for c in counted.engines[0].calls for f in c.firsts}
 
 
 @pytest.mark.parametrize(
     "kind",
     [
-        pytest.param(Web, id="websocket"),
+        pytest.param(WebSocketStream, id="websocket"),
         pytest.param(
-            Lines,
+            NdjsonStream,
             id="lines",
         ),
     ],
@@ -905,51 +911,51 @@ class TestGoesWhenTold:
     def test_logged(self, idle, kind, said, logged):
         """A caller that goes as soon as it is told that it ends has ended so."""
         with kind(idle.url, "model=made") as talk:
-            Counted(talk, 7).ask(1)
+            CountingStream(talk, 7).ask(1)
             if said:
-                talk.say({"end": True})
-            last = talk.hear()
+                talk.send({"end": True})
+            last = talk.receive()
         assert last["end"] == ("done" if said else "idle")
         assert logged(talk).ended == last["end"]
 
 
 class TestIdle:
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_told(self, idle, kind, logged):
         """A stream that sends nothing is told that it ends, with a token that goes
         on."""
         with kind(idle.url, "model=made") as talk:
-            stream = Counted(talk, 7)
+            stream = CountingStream(talk, 7)
             stream.ask(3)
             last = talk.assert_ended("idle")
         assert last["steps"] == 3
         wait_closed(idle, "made")
         assert logged(talk).ended == "idle"
         with kind(idle.url, "model=made") as talk:
-            later = Counted(talk, 7)
+            later = CountingStream(talk, 7)
             later.steps = 3
             later.ask(2, state=last["state"])
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_never_spoke(self, idle, kind):
         """So is one that never sent anything."""
         with kind(idle.url, "model=made") as talk:
             last = talk.assert_ended("idle")
         assert last == {"end": "idle", "steps": 0, "state": None}
 
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_not_while_it_computes(self, idle, kind):
         """A stream that waits for the service is not idle, however long that takes."""
         with kind(idle.url, "model=made") as talk:
-            stream = Counted(talk, 7)
-            hold(idle)
+            stream = CountingStream(talk, 7)
+            hold_engines(idle)
             message, rows = stream.message(2)
-            talk.say(message)
+            talk.send(message)
             wait_entered(idle)
             with kind(idle.url, "model=made") as other:
                 other.assert_ended("idle")  # so it has been looked for
-            release(idle)
-            stream.assert_right(talk.hear(), rows, 2)
+            release_engines(idle)
+            stream.assert_right(talk.receive(), rows, 2)
             stream.ask(1)
 
 
@@ -964,19 +970,21 @@ class TestStop:
         and the service ends without being pressed."""
         with self.stopped(tmp_path) as service, ExitStack() as stack:
             streams = []
-            for first, kind in enumerate([Web, Lines, Web, Lines], 1):
+            for first, kind in enumerate(
+                [WebSocketStream, NdjsonStream, WebSocketStream, NdjsonStream], 1
+            ):
                 talk = stack.enter_context(kind(service.url, "model=made"))
-                streams.append(Counted(talk, first))
+                streams.append(CountingStream(talk, first))
                 streams[-1].ask(first)
             silent = [
                 stack.enter_context(kind(service.url, "model=made"))
-                for kind in (Web, Lines)
+                for kind in (WebSocketStream, NdjsonStream)
             ]
-            hold(service)
+            hold_engines(service)
             under_way = []
             for stream in streams[2:]:
                 message, rows = stream.message(2)
-                stream.talk.say(message)
+                stream.talk.send(message)
                 under_way.append(rows)
             wait_entered(service)
 
@@ -994,18 +1002,20 @@ class TestStop:
             assert response.status_code == 503
             assert response.json()["type"] == "urn:unrolled:error:stopping"
             assert response.headers["retry-after"] == "1"
-            release(service)
+            release_engines(service)
             for stream, rows in zip(streams[2:], under_way, strict=True):
-                stream.assert_right(stream.talk.hear(), rows, stream.steps)
+                stream.assert_right(stream.talk.receive(), rows, stream.steps)
                 ends.append(stream.talk.assert_ended("stopping"))
             assert [end["steps"] for end in ends] == [1, 2, 5, 6]
             for talk in [*silent, *(stream.talk for stream in streams)]:
                 assert logged(talk).ended == "stopping"
         assert {r.levelname for r in caplog.records} <= {"DEBUG", "INFO"}
         with counting(tmp_path / "bundles") as service:
-            for stream, end, kind in zip(streams, ends, [Lines, Web] * 2, strict=True):
+            for stream, end, kind in zip(
+                streams, ends, [NdjsonStream, WebSocketStream] * 2, strict=True
+            ):
                 with kind(service.url, "model=made") as talk:
-                    later = Counted(talk, stream.first)
+                    later = CountingStream(talk, stream.first)
                     later.steps = stream.steps
                     later.ask(3, state=end["state"])
 
@@ -1013,10 +1023,10 @@ class TestStop:
         "kind",
         [
             pytest.param(
-                Web,
+                WebSocketStream,
                 id="websocket",
             ),
-            pytest.param(Lines, id="lines"),
+            pytest.param(NdjsonStream, id="lines"),
         ],
     )
     def test_takes_long(self, tmp_path, monkeypatch, kind):
@@ -1025,16 +1035,16 @@ class TestStop:
         monkeypatch.setattr(server, "STREAM_SECONDS", 0.05)
         with self.stopped(tmp_path) as service, ExitStack() as stack:
             talk = stack.enter_context(kind(service.url, "model=made"))
-            stream = Counted(talk, 7)
-            hold(service)
+            stream = CountingStream(talk, 7)
+            hold_engines(service)
             message, rows = stream.message(2)
-            talk.say(message)
+            talk.send(message)
             wait_entered(service)
             service.server.stop()
             port = service.server.servers[0]
             wait(lambda: not port.is_serving(), "the port is closed")
-            release(service)
-            stream.assert_right(talk.hear(), rows, 2)
+            release_engines(service)
+            stream.assert_right(talk.receive(), rows, 2)
             talk.assert_ended("stopping")
 
     def test_in_the_midst(self, tmp_path):
@@ -1044,10 +1054,10 @@ class TestStop:
         def pump(talk, stop):
             with suppress(OSError, ConnectionClosed):  # it is over
                 while not stop.is_set():
-                    talk.say({"frames": [[7]]})
+                    talk.send({"frames": [[7]]})
 
         def listen(talk, counts):
-            while "end" not in (told := talk.hear()):
+            while "end" not in (told := talk.receive()):
                 counts.append(told["steps"])
             return told
 
@@ -1057,9 +1067,9 @@ class TestStop:
             self.stopped(tmp_path) as service,
             # By hand: a client library may drop what it has heard when it can't send.
             handshake(service.url, "model=made") as connection,
-            Lines(service.url, "model=made") as other,
+            NdjsonStream(service.url, "model=made") as other,
         ):
-            one, counts = Plain(connection), ([], [])
+            one, counts = RawWebSocket(connection), ([], [])
             for talk in (one, other):
                 together.submit(pump, talk, stop)
             try:
@@ -1081,7 +1091,7 @@ class TestStop:
         caplog.set_level(logging.ERROR)
         with self.stopped(tmp_path) as service:
             connections = [handshake(service.url, "model=made") for _ in range(3)]
-            talks = [Lines(service.url, "model=made") for _ in range(3)]
+            talks = [NdjsonStream(service.url, "model=made") for _ in range(3)]
             wait(lambda: streams_open(service, "made") == 6, "all are open")
         for one in [*connections, *talks]:
             one.close()
@@ -1094,7 +1104,7 @@ class TestStop:
 WAYS = {
     "end": lambda talk: talk.end(),
     "close": lambda talk: talk.close(),
-    "error-then-close": lambda talk: (talk.say("x"), talk.hear(), talk.close()),
+    "error-then-close": lambda talk: (talk.send("x"), talk.receive(), talk.close()),
 }
 
 
@@ -1108,7 +1118,7 @@ def limited(tmp_path_factory):
 
 class TestLimit:
     @pytest.mark.parametrize("way", WAYS)
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_a_place_is_free(self, limited, kind, way):
         """No more streams than allowed are open at a time, and however one ends
         another has its place."""
@@ -1121,10 +1131,10 @@ class TestLimit:
                     assert problem["type"] == "urn:unrolled:error:too-many-streams"
                     assert "at most 2 streams" in problem["detail"]
                     assert response.headers["retry-after"] == "10"
-                    Counted(talk, 3).ask(1)
+                    CountingStream(talk, 3).ask(1)
                     WAYS[way](talk)
                 wait(lambda: streams_open(limited, "made") == 1, "its place is free")
-            Counted(staying, 5).ask(1)
+            CountingStream(staying, 5).ask(1)
         wait_closed(limited, "made")
 
     def test_refusals_take_no_place(self, limited):
@@ -1133,11 +1143,11 @@ class TestLimit:
             assert limited.http.post("/stream?model=nobody").status_code == 404
         assert streams_open(limited, "made") == 0
         with (
-            Web(limited.url, "model=made") as one,
-            Lines(limited.url, "model=made") as other,
+            WebSocketStream(limited.url, "model=made") as one,
+            NdjsonStream(limited.url, "model=made") as other,
         ):
-            Counted(one, 1).ask(1)
-            Counted(other, 2).ask(1)
+            CountingStream(one, 1).ask(1)
+            CountingStream(other, 2).ask(1)
 
     def test_none_at_all(self, tmp_path):
         """With a limit of 0 there are no streams, and other requests are answered."""
@@ -1148,7 +1158,7 @@ class TestLimit:
             assert service.http.post("/classify", json=body).status_code == 200
 
 
-@pytest.mark.parametrize("kind", TALKS)
+@pytest.mark.parametrize("kind", TRANSPORTS)
 class TestTold:
     def test_metrics(self, opened, counted, kind):
         """The metrics tell how many streams are open, how long answered messages
@@ -1160,8 +1170,8 @@ class TestTold:
         for _ in range(3):
             stream.ask(2)
         for message in ("x", "y", {}, {"frames": [[1]] * 21}):
-            stream.talk.say(message)
-            stream.talk.hear()
+            stream.talk.send(message)
+            stream.talk.receive()
         other.talk.end()
         wait(lambda: streams_open(counted, "made") == 1, "the other is closed")
         stream.talk.close()
@@ -1195,8 +1205,8 @@ class TestTold:
         ended; no frame and no token is in it."""
         with kind(running_server.url, "model=walks") as talk:
             token = talk.ask([[1, 2, NUMBER]] * 4, return_state=True)["state"]
-            talk.say({"frames": [[1, 2, NUMBER, 4]], CANARY: 1})
-            talk.hear()
+            talk.send({"frames": [[1, 2, NUMBER, 4]], CANARY: 1})
+            talk.receive()
             talk.ask([[1, 2, NUMBER]], state=token)
             last = talk.end()
         entry = json.loads(JsonFormatter().format(logged(talk)))
@@ -1222,10 +1232,10 @@ class TestTold:
     "kind",
     [
         pytest.param(
-            Web,
+            WebSocketStream,
             id="websocket",
         ),
-        pytest.param(Lines, id="lines"),
+        pytest.param(NdjsonStream, id="lines"),
     ],
 )
 def test_bytes(running_server, kind, logged):
@@ -1237,23 +1247,23 @@ def test_bytes(running_server, kind, logged):
 
 
 class TestAged:
-    @pytest.mark.parametrize("kind", TALKS)
+    @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_told(self, ageing, kind, logged):
         """A stream that never rests is told that it ends, between two answers, with a
         token that goes on."""
         with kind(ageing.url, "model=made") as talk:
-            stream, last = Counted(talk, 7), {}
+            stream, last = CountingStream(talk, 7), {}
             while "end" not in last:
                 message, rows = stream.message(1)
                 with suppress(ConnectionClosed, OSError):
-                    talk.say(message)
-                last = talk.hear()
+                    talk.send(message)
+                last = talk.receive()
                 if "end" not in last:
                     stream.assert_right(last, rows, stream.steps)
         assert last["end"] == "aged"
         wait_closed(ageing, "made")
         assert logged(talk).ended == "aged"
         with kind(ageing.url, "model=made") as talk:
-            later = Counted(talk, 7)
+            later = CountingStream(talk, 7)
             later.steps = last["steps"]
             later.ask(2, state=last["state"])

@@ -8,7 +8,14 @@ import pytest
 
 from service.telemetry.statistics import Duration, Statistics
 from tests.support.servers import SECONDS, wait
-from tests.support.streams import Lines, Web, counting, hold, release, wait_entered
+from tests.support.streams import (
+    NdjsonStream,
+    WebSocketStream,
+    counting,
+    hold_engines,
+    release_engines,
+    wait_entered,
+)
 
 NANO = 10**9
 IDLE = {"count": 0, "ns": 0}
@@ -203,7 +210,9 @@ class TestServed:
         assert 0 < sum(durations[key]["ns"] for key in parts) <= whole + 1000
         assert stats["last_inference"] > 0
 
-    @pytest.mark.parametrize("kind", [Web, Lines], ids=["websocket", "lines"])
+    @pytest.mark.parametrize(
+        "kind", [WebSocketStream, NdjsonStream], ids=["websocket", "lines"]
+    )
     def test_stream(self, service, kind):
         """Each message of a stream is a request with one row."""
         counts = Counts(service)
@@ -231,7 +240,9 @@ class TestServed:
         finally:
             engine.hook = right
 
-    @pytest.mark.parametrize("kind", [Web, Lines], ids=["websocket", "lines"])
+    @pytest.mark.parametrize(
+        "kind", [WebSocketStream, NdjsonStream], ids=["websocket", "lines"]
+    )
     def test_stream_fails(self, service, kind):
         """So is a message of a stream."""
         (engine,) = service.engines
@@ -247,7 +258,7 @@ class TestServed:
     @pytest.mark.parametrize(("path", "body", "rows"), DIALECTS)
     def test_overloaded(self, service, path, body, rows):
         """So is one that is refused since too much waits."""
-        hold(service)
+        hold_engines(service)
         long = {"sequences": [[[7]] * 98]}
         held = threading.Thread(
             target=service.http.post, args=("/classify",), kwargs={"json": long}
@@ -269,7 +280,7 @@ class TestServed:
             assert int(response.headers["retry-after"]) >= 1
             counts.assert_grown(fail=1)
         finally:
-            release(service)
+            release_engines(service)
             held.join(SECONDS)
             filled.join(SECONDS)
 
