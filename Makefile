@@ -36,7 +36,7 @@ test: .venv/ready ## run the default test suite
 
 slow: .venv/ready ## the tests that take minutes: memory, answers under load
 	$(BIN)/python -m pytest -m slow
-	$(BIN)/python -m bench.serve.invariance
+	$(BIN)/python -m bench.serving.batch_invariance
 
 browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)
 	$(BIN)/python -m pytest -m browser
@@ -54,7 +54,7 @@ robustness: .venv/ready .venv-robustness/ready ## attacks, faults, overload, shu
 MINUTES ?= 30
 soak: .venv/ready ## callers of all kinds for MINUTES=30, memory in runs/soak.png
 	@mkdir -p runs
-	$(BIN)/python -m tests.robustness.soak --minutes $(MINUTES) --plot runs/soak.png
+	$(BIN)/python -m tests.robustness.endurance.soak --minutes $(MINUTES) --plot runs/soak.png
 
 check: .venv/ready ## format, lint and types
 	$(BIN)/ruff format --check .
@@ -70,29 +70,29 @@ train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	done
 
 bench: .venv/ready ## throughput and latency beside other servers (half an hour)
-	$(BIN)/python -m bench.serve $(if $(LITSERVE),--litserve $(LITSERVE)) $(if $(BENTOML),--bentoml $(BENTOML))
+	$(BIN)/python -m bench.serving $(if $(LITSERVE),--litserve $(LITSERVE)) $(if $(BENTOML),--bentoml $(BENTOML))
 
 bench-streams: .venv/ready ## live streams beside a server written by hand (ten minutes)
 	$(BIN)/python -m bench.streams
 
 bench-versions: .venv/ready ## latency while versions change, beside none (two minutes)
-	$(BIN)/python -m bench.versions
+	$(BIN)/python -m bench.serving.model_updates
 
 bench-wire: .venv/ready ## the protocols beside each other (two minutes)
-	$(BIN)/python -m bench.wire
+	$(BIN)/python -m bench.serving.protocols
 
 bench-overload: .venv/ready ## goodput at 0.5 to 10 times the most, beside FastAPI (ten minutes)
 	@mkdir -p runs
 	$(BIN)/python -m bench.overload --json runs/overload.json --plot runs/overload.png
 
 bench-ray: .venv-ray/ready ## what Ray costs, and a million sequences on it (fifteen minutes)
-	.venv-ray/bin/python -m bench.ray
-	.venv-ray/bin/python -m bench.bulk
+	.venv-ray/bin/python -m bench.cluster.ray_overhead
+	.venv-ray/bin/python -m bench.cluster.bulk_scoring
 
 overload: bench-overload
 
 bench-train: .venv/ready ## seconds an epoch beside PyTorch (needs requirements/bench.lock)
-	$(BIN)/python bench/train.py
+	$(BIN)/python -m bench.training
 
 audit: .venv-audit/ready ## known vulnerabilities in the locks (SERVICE=osv asks another database)
 	$(AUDIT)/python requirements/check.py audit --vulnerability-service $(SERVICE)

@@ -16,10 +16,10 @@ import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench.serve import compared, machine, networks, workloads
-from bench.serve.servers import Server, Unavailable
-
-from . import report, series
+from bench import machine, networks, workloads
+from bench.overload import report, series
+from bench.servers import Server, Unavailable
+from bench.serving import competitors
 
 OWN_DEADLINE = 10.0  # UNROLLED_REQUEST_SECONDS
 LIVE = {"tensorflow": "/ready"}  # it has no other
@@ -55,8 +55,8 @@ def main() -> None:
     most: dict[str, float] = {}
     try:
         for key in options.servers:
-            (server,) = compared.servers(
-                folder, pool.network, [compared.SERVERS[key]], {}
+            (server,) = competitors.servers(
+                folder, pool.network, [competitors.SERVERS[key]], {}
             )
             try:
                 server.start()
@@ -96,7 +96,7 @@ def _asked(
         server.path or pool.path,
         LIVE.get(key, "/livez"),
         server.ready,
-        told=server.name in compared.OURS,
+        told=server.name in competitors.OURS,
         tolerance=server.tolerance,
     )
     most[server.name] = series.closed(target, pool, options.seconds)

@@ -19,10 +19,10 @@ from typing import Any
 
 import uvloop
 
-from bench.serve.answers import Record, Reference, judge, percentiles
-from bench.serve.arrivals import poisson
-from bench.serve.connection import Connection, request
-from bench.serve.load import NICE
+from bench.answers import Record, Reference, judge, percentiles
+from bench.arrivals import poisson
+from bench.http_connection import Connection, request
+from bench.load import NICE
 
 TICK = 0.001  # seconds between looks at what is due
 BUSY, LATE, LOST = -1, -2, 0  # in place of a status

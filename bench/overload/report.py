@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from .series import Run
+from bench.overload.series import Run
 
 LAG_MS = 5  # p99 of the generator itself, at most
 COLUMNS = ("offered/s", "good/s", "of R", "p50", "p99", "rejects", "p99 rejects")

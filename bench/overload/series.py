@@ -8,12 +8,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
-from bench.serve import networks, workloads
-from bench.serve.loops import Spec as Closed
-
-from .generator import WINDOW, Spec
-from .memory import Memory
-from .probe import Probe
+from bench import networks, workloads
+from bench.load_generator import Spec as Closed
+from bench.memory import Memory
+from bench.overload.generator import WINDOW, Spec
+from bench.overload.probe import Probe
 
 FACTORS = (0.5, 1, 2, 5, 10)
 MOST = 12_000  # requests a second that the generator is asked for, at most
@@ -64,7 +63,7 @@ def closed(target: Target, pool: workloads.Workload, seconds: float) -> float:
         connections=CLIENTS,
         tolerance=target.tolerance,
     )
-    return _generate("bench.serve.load", asdict(spec), seconds + 90)["rate"]
+    return _generate("bench.load", asdict(spec), seconds + 90)["rate"]
 
 
 def runs(

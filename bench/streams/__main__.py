@@ -18,10 +18,10 @@ import sys
 import urllib.request
 from pathlib import Path
 
-from bench.serve import machine
-from bench.serve.compared import CORES, FAST, QUIET
-from bench.serve.networks import ROOT
-from bench.serve.servers import Server, free_port
+from bench import machine
+from bench.networks import ROOT
+from bench.servers import Server, free_port
+from bench.serving.competitors import CORES, FAST, QUIET
 from model.bundle import bundle
 
 OURS = "Unrolled"
@@ -77,7 +77,7 @@ def _naive(
     options: argparse.Namespace, name: str, processes: int, threads: int
 ) -> Server:
     port = free_port()
-    command = [sys.executable, "-m", "uvicorn", "bench.streams.naive:app"]
+    command = [sys.executable, "-m", "uvicorn", "bench.streams.handwritten_server:app"]
     return Server(
         name,
         [*command, "--port", str(port), "--workers", str(processes), *FAST, *QUIET],

@@ -19,11 +19,10 @@ import numpy as np
 import orjson
 import uvloop
 
-from bench.serve.answers import percentiles
-from bench.serve.arrivals import Alarm
-
-from . import sequences
-from .sequences import Sequences
+from bench.answers import percentiles
+from bench.arrivals import Alarm
+from bench.streams import sequences
+from bench.streams.sequences import Sequences
 
 SLOT = 0.001  # seconds; frames that are due within one are sent together
 SETTLE = 5.0  # seconds for the last answers

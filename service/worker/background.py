@@ -3,7 +3,7 @@
 Loading is mostly engine calls, for the golden answers. They come when their worker has
 nothing else to do, and with what others leave of the processor: with versions loaded
 without a pause, the 99th percentile of requests was 1.4 times what it is otherwise,
-and 2.5 times without either (`bench.versions`).
+and 2.5 times without either (`bench.serving.model_updates`).
 """
 
 import contextlib

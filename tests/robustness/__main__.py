@@ -9,8 +9,8 @@ import argparse
 import sys
 from pathlib import Path
 
-from .checklist import ROWS
-from .rows import Row, Tally, markdown
+from tests.robustness.harness.checklist import Row, Tally, markdown
+from tests.robustness.rows import ROWS
 
 
 def main() -> None:

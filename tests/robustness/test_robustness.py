@@ -2,7 +2,7 @@
 
 import pytest
 
-from tests.robustness.checklist import ROWS
+from tests.robustness.rows import ROWS
 
 FAST = sorted(row.id for row in ROWS.values() if row.fast)
 

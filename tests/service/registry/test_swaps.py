@@ -16,8 +16,8 @@ import pytest
 from model.bundle import bundle
 from service.pool import pool, spawn
 from service.settings import Settings
-from tests.robustness import sabotage
-from tests.robustness.service import launch as launch_process
+from tests.robustness.harness import fault_injection
+from tests.robustness.harness.service import launch as launch_process
 from tests.service.registry.test_versions import (
     GOOD,
     INFER,
@@ -655,8 +655,8 @@ def hanging(folder, root, *names, **settings):
     load."""
     service = launch_process(
         folder,
-        module="tests.robustness.sabotage",
-        injected={sabotage.HANGING_LOAD: ",".join(names)},
+        module="tests.robustness.harness.fault_injection",
+        injected={fault_injection.HANGING_LOAD: ",".join(names)},
         **{"bundles": root, "workers": 2, "load_seconds": LOAD_SECONDS} | settings,
     )
     try:

@@ -1,0 +1,1 @@
+"""Rows E: secrets, keys, metrics, and whether OpenAPI tells the truth."""

@@ -1,0 +1,1 @@
+"""Rows D: memory and latency over time."""

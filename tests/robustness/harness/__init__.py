@@ -1,0 +1,1 @@
+"""The service processes under test, and the clients that try them."""

@@ -1,0 +1,1 @@
+"""Rows A and G: malformed, oversized and hostile requests and files."""

@@ -1,0 +1,1 @@
+"""Rows C: start, shutdown, crashes, and bundles that cannot be loaded."""

@@ -1,0 +1,1 @@
+"""Rows B, F and M: slow clients, overload, deadlines, fairness, resource attacks."""
