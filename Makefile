@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test slow browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
+.PHONY: help serve test test-all coverage nightly browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -31,11 +31,24 @@ help: ## show this list
 serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
 	$(BIN)/python -m service serve
 
-test: .venv/ready ## run the default test suite
-	$(BIN)/python -m pytest
+# One process for each core; the tests of a class stay together.
+WORKERS ?= auto
+PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadscope
 
-slow: .venv/ready ## the tests that take minutes: memory, answers under load
-	$(BIN)/python -m pytest -m slow
+test: .venv/ready ## the tests that answer "does it work here?" (three minutes)
+	$(BIN)/python -m pytest $(PARALLEL)
+
+test-all: .venv/ready ## all other tests that need no special machine (at most twenty minutes)
+	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not nightly and not browser and not ray"
+
+coverage: .venv/ready ## line and branch coverage of `make test` and `make test-all`, subprocesses included
+	$(BIN)/coverage erase
+	$(BIN)/coverage run -m pytest -m "not nightly and not browser and not ray"
+	$(BIN)/coverage combine --quiet
+	$(BIN)/coverage report --skip-covered
+
+nightly: .venv/ready ## the tests that take minutes: memory, answers under load
+	$(BIN)/python -m pytest -m nightly
 	$(BIN)/python -m bench.serving.batch_invariance
 
 browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)

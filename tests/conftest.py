@@ -5,19 +5,23 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
+import hypothesis
 import pytest
-from hypothesis import HealthCheck
-from hypothesis import settings as examples
 
 from service.settings import PREFIX, Settings
 from tests.support.bundles import write_bundle
 from tests.support.servers import SECONDS, Running, running
 
-# How long an example takes is nothing that a busy machine can promise.
-examples.register_profile(
-    "ours", deadline=None, suppress_health_check=[HealthCheck.too_slow]
-)
-examples.load_profile("ours")
+LONGER_MARKERS = ("slow", "nightly", "browser", "ray")
+
+# A busy machine can't promise how long an example takes: no deadline.
+for profile, count in (("test", 25), ("test-all", 100)):
+    hypothesis.settings.register_profile(
+        profile,
+        deadline=None,
+        max_examples=count,
+        suppress_health_check=[hypothesis.HealthCheck.too_slow],
+    )
 
 
 def pytest_addoption(parser):
@@ -28,15 +32,19 @@ def pytest_addoption(parser):
     )
 
 
+def pytest_configure(config):
+    """Few examples in a quick run, many where `-m slow` selects the thorough one."""
+    thorough = "slow" in config.getoption("markexpr")
+    hypothesis.settings.load_profile("test-all" if thorough else "test")
+
+
 def pytest_collection_modifyitems(config, items):
-    """Leave out what takes minutes, unless `-m` asks for it."""
+    """Leave out the tests that take longer, unless `-m` selects them."""
     if not config.getoption("markexpr"):
-        long = {
-            item
-            for item in items
-            if any(map(item.get_closest_marker, ("slow", "browser", "ray")))
+        longer = {
+            item for item in items if any(map(item.get_closest_marker, LONGER_MARKERS))
         }
-        _leave_out(config, items, long)
+        _leave_out(config, items, longer)
     if config.getoption("--behind"):
         own = {item for item in items if item.get_closest_marker("direct")}
         _leave_out(config, items, own)

@@ -31,7 +31,7 @@ def engine():
     return shutil.which("docker") and docker("info", check=False).returncode == 0
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.skipif(not engine(), reason="there is no container engine")
 def test_serves():
     """As a user without rights, on a file system that is read-only but for /tmp, it is a

@@ -188,7 +188,7 @@ def growth(folder, engine, kind):
     return int(result.stdout)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory(bundles, name, engine):
@@ -197,7 +197,7 @@ def test_memory(bundles, name, engine):
     assert growth(bundles / name / "1", engine, "sound") < 10 * MIB
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_is_seen(bundles):
     """An engine of which something is kept for each call is caught by that."""
     assert growth(bundles / "walks" / "1", "onnx", "leaking") > 10 * MIB
