@@ -188,7 +188,7 @@ class TestInflates:
             with pytest.raises(BadEncoding):
                 await read(coding, *parts)
 
-    @pytest.mark.parametrize("body", [b"x", b"", gzip.compress(b"x")[:-1]])
+    @pytest.mark.parametrize("body", [b"x", b"", gzip.compress(b"x", mtime=0)[:-1]])
     async def test_is_none(self, body):
         """A stream's body that isn't compressed as it says, or ends within, is told."""
         with pytest.raises(BadEncoding):
