@@ -34,7 +34,7 @@ from service.http.middleware import RawEndpoint, RequestMiddleware
 from service.http.traces import Traces
 from service.pool import spawn
 from service.pool.pool import Pool
-from service.pool.spawn import Launch
+from service.pool.spawn import StartWorker
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.streaming.manager import Streams
@@ -115,7 +115,7 @@ class Service:
 def create_app(
     settings: Settings,
     *,
-    start: Launch = spawn.process,
+    start: StartWorker = spawn.process,
     on_failure: Callable[[], None] = lambda: None,
 ) -> Service:
     """The ASGI application.

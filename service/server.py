@@ -14,7 +14,7 @@ from types import FrameType
 
 import uvicorn
 
-from service import malloc
+from service import os_resources
 from service.app import Service
 from service.http.connection import Connection
 from service.http.limits import ConnectionLimiter
@@ -69,7 +69,7 @@ class Server(uvicorn.Server):
         # comes: its caches cost more than the moment that the request waits.
         with contextlib.suppress(OSError, AttributeError):  # not on this system
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
-        malloc.configure()
+        os_resources.configure_allocator()
         _allow_files(self._limiter.limit + SPARE_FILES)
         super().run(sockets)
 

@@ -34,7 +34,7 @@ SERVICE = [
     {"worker"},
     {"callers"},
     {"telemetry"},
-    {"settings", "values", "errors", "malloc"},
+    {"settings", "values", "errors", "os_resources"},
 ]
 MODEL = [
     {"__main__"},

@@ -75,7 +75,7 @@ def laned(bundle: Path, precision: str, name: str, lanes: int, end: float) -> fl
     from model.bundle.bundle import read
     from service.settings import Settings
     from service.worker import cost, engine
-    from service.worker.protocol import Answered
+    from service.worker.protocol import JobResult
     from service.worker.scheduler import Scheduler
 
     settings = Settings(precision=precision, batch_rows=lanes)
@@ -89,8 +89,8 @@ def laned(bundle: Path, precision: str, name: str, lanes: int, end: float) -> fl
         scheduler.add(next(numbers), next(made))
     done, begun = 0, time.perf_counter()
     while time.perf_counter() < begun + end:
-        for message in scheduler.tick():
-            if isinstance(message, Answered):
+        for message in scheduler.run_batch():
+            if isinstance(message, JobResult):
                 done += 1
                 scheduler.add(next(numbers), next(made))
     return done / (time.perf_counter() - begun)

@@ -52,7 +52,10 @@ class Shedding:
             return None
         begun = time.perf_counter()
         model = self._catalogue.peek_model(data, task)
-        if model is None or begun > model.admission.queue.refused + LASTS_SECONDS:
+        if (
+            model is None
+            or begun > model.admission.wait_estimate.refused + LASTS_SECONDS
+        ):
             return None
         headers = _headers(data)
         share = None if headers is None else self._gate.share(headers)
@@ -63,9 +66,9 @@ class Shedding:
             return None
         refusal = model.admission.overload(1, begun + left / 1000, (share, connection))
         if refusal is None:
-            model.admission.queue.reserve(len(data))
+            model.admission.wait_estimate.reserve(len(data))
             return None
-        model.admission.queue.refused = begun
+        model.admission.wait_estimate.refused = begun
         self._refused.inc()
         model.admission.statistics.failed(0.0)
         answered = self._requests.labels("POST", f"/{task}", "503")

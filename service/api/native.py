@@ -12,7 +12,7 @@ from model.bundle import bundle, verified_files
 from model.bundle.bundle import BundleError
 from service.api import schemas
 from service.api.predict import Predictor
-from service.callers.caller import of
+from service.callers.caller import caller_of
 from service.errors import NotFound
 from service.http import deadlines
 from service.http.body import BodyReader
@@ -47,7 +47,7 @@ class Prediction:
         self._predictor, self._callers, self._bodies = predictor, waiting, bodies
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        asked, caller = deadlines.requested_deadline(scope), of(scope)
+        asked, caller = deadlines.requested_deadline(scope), caller_of(scope)
         body = await self._bodies.read(scope, receive, JSON)
         with self._callers.enforce(scope, receive, asked) as until:
             answer, timing = await self._predictor.predict(

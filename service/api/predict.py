@@ -13,7 +13,7 @@ from service.codecs import process as reader
 from service.codecs.fast_json import PredictRequest
 from service.codecs.process import DIGITS, INLINE_BYTES, CodecProcesses, Reader
 from service.errors import DeadlineExceeded, NotReady
-from service.pool.link import Request
+from service.pool.admission import AdmittedRequest
 from service.registry.catalog import Catalogue, Model
 from service.registry.state_tokens import State
 
@@ -48,7 +48,7 @@ class Predictor:
         self._check_room(body, task, caller, until)
         model, asked = await self._read(body, task, caller)
         steps = list(map(len, asked.sequences))
-        model.admission.queue.read(len(body), sum(steps))
+        model.admission.wait_estimate.observe_body(len(body), sum(steps))
         del body  # frames are held in its place
         before = self._states(model, asked, caller)
         packed = [state.packed for state in before]
@@ -67,8 +67,8 @@ class Predictor:
             ]
         text = await self._write(model, answers, asked.top_k, members, caller)
         written = time.perf_counter() - answered
-        spent = model.admission.answered(
-            request, request.since - begun, written, caller
+        spent = model.admission.record(
+            request, request.submitted - begun, written, caller
         )
         return text, TIMING % tuple([1000 * seconds for seconds in spent])
 
@@ -81,7 +81,7 @@ class Predictor:
         *,
         until: float,
         keep: bool = False,
-    ) -> Request:
+    ) -> AdmittedRequest:
         """A request whose future has the probabilities of all sequences [T, F].
 
         Args:
@@ -92,12 +92,12 @@ class Predictor:
         """
         begun = time.perf_counter()
         admission = model.admission
-        request: Request | None = None
+        request: AdmittedRequest | None = None
         try:
-            caller.hold.resize(_held(model.metadata, sequences))
-            turn = caller.turn
+            caller.reservation.resize(_held(model.metadata, sequences))
+            turn = caller.id
             request = admission.submit(
-                sequences, states, caller=turn, until=until, keep=keep
+                sequences, states, caller=turn, deadline=until, return_state=keep
             )
             await request.future
             if time.perf_counter() > until:
@@ -121,14 +121,14 @@ class Predictor:
         a function of a module (`there`)."""
         if len(body) <= INLINE_BYTES:
             return here(*given, **more)
-        return await self._elsewhere.run(caller.turn, len(body), there, *given, **more)
+        return await self._elsewhere.run(caller.id, len(body), there, *given, **more)
 
     def _check_room(self, body: bytes, task: str, caller: Caller, until: float) -> None:
         """That it is worth while to parse: under overload most is refused, and the
         time for it would be the workers'."""
         model = self._catalogue.peek_model(body, task)
         if model is not None:
-            model.admission.check_room(until, caller.turn)
+            model.admission.check_room(until, caller.id)
 
     async def _read(
         self, body: bytes, task: str, caller: Caller
@@ -165,9 +165,9 @@ class Predictor:
         size += sum(len(member["state"]) for member in members)
         given = (model.metadata, answers, top_k, members)
         text = await self._elsewhere.run_if_large(
-            caller.turn, size, native.encode, *given
+            caller.id, size, native.encode, *given
         )
-        caller.hold.resize(len(text))
+        caller.reservation.resize(len(text))
         return text
 
 

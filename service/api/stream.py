@@ -8,7 +8,7 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
 from service.api import schemas
-from service.callers.caller import of
+from service.callers.caller import caller_of
 from service.errors import NotFound
 from service.http import body, cors
 from service.http.compression import DecompressingReceive
@@ -64,7 +64,7 @@ class StreamRoute:
             head.check(*KINDS)
             if head.coding:
                 receive = DecompressingReceive(receive, head.coding)
-        stream = self.streams.open(scope["query_string"], _id(scope), of(scope))
+        stream = self.streams.open(scope["query_string"], _id(scope), caller_of(scope))
         talk = self._web_socket if web_socket else self._lines
         ended = GONE
         try:
@@ -123,7 +123,7 @@ class StreamRoute:
         self, stream: Stream, scope: Scope, receive: Receive, send: Send
     ) -> str:
         kind = "http.response.body"
-        lines = NdjsonReader(receive, self._limit, stream.caller.hold)
+        lines = NdjsonReader(receive, self._limit, stream.caller.reservation)
         connection: Connection | None = scope.get("extensions", {}).get(CONNECTION)
         if connection is not None:
             connection.wait()

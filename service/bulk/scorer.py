@@ -12,7 +12,7 @@ from service.bulk.shards import Row
 from service.codecs import native
 from service.settings import Settings
 from service.worker import cost, engine
-from service.worker.protocol import Answered, Failed
+from service.worker.protocol import JobFailure, JobResult
 from service.worker.scheduler import Scheduler
 
 
@@ -63,10 +63,10 @@ class Scorer:
                 self._scheduler.add(at, frames)
                 steps += len(frames)
         while self._scheduler.busy:
-            for told in self._scheduler.tick():
-                if isinstance(told, Answered):
+            for told in self._scheduler.run_batch():
+                if isinstance(told, JobResult):
                     lines[told.number] = self._prediction(told)
-                elif isinstance(told, Failed):
+                elif isinstance(told, JobFailure):
                     lines[told.number] = {"error": told.reason}
         texts = []
         for row, line in zip(rows, lines, strict=True):
@@ -75,7 +75,7 @@ class Scorer:
             texts.append(orjson.dumps(whole, option=OPTIONS))
         return Scored(b"".join(texts), len(rows), steps, refused)
 
-    def _prediction(self, told: Answered) -> dict[str, Any]:
+    def _prediction(self, told: JobResult) -> dict[str, Any]:
         width = len(self.metadata.classes)
         answer = np.frombuffer(told.probabilities, np.float32).reshape(-1, width)
         label = self.metadata.task == "label"

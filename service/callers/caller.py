@@ -7,12 +7,12 @@ from typing import NamedTuple, Protocol
 from starlette.types import Scope
 
 from model.bundle.bundle import Metadata
-from service.callers.memory_budget import ACCOUNT, Account, Hold, MemoryBudget
+from service.callers.memory_budget import ACCOUNT, Account, MemoryBudget, Reservation
 
 _numbers = itertools.count(-1, -1)  # of connections of another server than ours
 
 
-class Key(Protocol):
+class ApiKey(Protocol):
     """An API key, as far as others than `http.auth` need it."""
 
     @property
@@ -32,7 +32,7 @@ class Key(Protocol):
         ...
 
 
-class Served(NamedTuple):
+class InferenceSummary(NamedTuple):
     """What was computed for a request, and where its time went (seconds; stamps of
     `time.perf_counter`)."""
 
@@ -41,8 +41,8 @@ class Served(NamedTuple):
     steps: int
     rows: int  # of an engine call with one of the sequences
     read: float  # until it was given to the queue
-    since: float  # when that was
-    begun: float  # its first step
+    submitted: float  # when that was
+    started: float  # its first step
     ended: float  # its last one
     write: float  # until its answer was written
 
@@ -52,20 +52,20 @@ class Caller:
     """The caller of one request, or of one stream."""
 
     account: Account
-    hold: Hold  # of the request; a stream has others of the same account
+    reservation: Reservation  # of the request; a stream has others of the same account
     owner: str = ""  # name of the API key; empty where there are none
     connection: int = 0
-    key: Key | None = None  # whose rate counts
-    share: str = ""  # the owner, where there are several that share what there is
-    served: Served | None = None
+    key: ApiKey | None = None  # whose rate counts
+    quota_owner: str = ""  # the owner, where there are several that share what there is
+    inference: InferenceSummary | None = None
 
     @property
-    def turn(self) -> tuple[str, int]:
+    def id(self) -> tuple[str, int]:
         """Between whom turns are fair; see `FairQueue`."""
-        return self.share, self.connection
+        return self.quota_owner, self.connection
 
 
-def of(scope: Scope) -> Caller:
+def caller_of(scope: Scope) -> Caller:
     """Returns the caller of a request, which `RequestMiddleware` has found."""
     caller: Caller = scope["state"]["caller"]
     return caller
@@ -80,8 +80,8 @@ def identify(scope: Scope, budget: MemoryBudget) -> Caller:
     account = scope.get("extensions", {}).get(ACCOUNT)
     if account is None:  # of another server than ours
         account = budget.account()
-        return Caller(account, Hold(account), owner, next(_numbers), key, share)
-    hold = state.get("hold") or Hold(account)
-    caller = Caller(account, hold, owner, account.number, key, share)
-    account.belongs_to(share)
+        return Caller(account, Reservation(account), owner, next(_numbers), key, share)
+    reservation = state.get("reservation") or Reservation(account)
+    caller = Caller(account, reservation, owner, account.number, key, share)
+    account.set_owner(share)
     return caller

@@ -24,7 +24,7 @@ from typing import Generic, TypeVar
 
 QUANTUM = 512
 
-Caller = tuple[str, int]  # an owner (the name of an API key) and a connection
+CallerId = tuple[str, int]  # an owner (the name of an API key) and a connection
 
 T = TypeVar("T")
 
@@ -183,12 +183,12 @@ class FairQueue(Generic[T]):
     def __bool__(self) -> bool:
         return self._size > 0
 
-    def push(self, caller: Caller, item: T, cost: int) -> None:
+    def push(self, caller: CallerId, item: T, cost: int) -> None:
         """Put an item behind the others of its caller; it costs 1 at least."""
         self._put(caller, (item, max(1, cost)), first=False)
 
     def push_front(
-        self, caller: Caller, item: T, cost: int, *, charged: bool = True
+        self, caller: CallerId, item: T, cost: int, *, charged: bool = True
     ) -> None:
         """Put an item that was popped before the others of its caller.
 
@@ -200,7 +200,7 @@ class FairQueue(Generic[T]):
             self.refund(caller, cost)
         self._put(caller, (item, max(1, cost)), first=True)
 
-    def refund(self, caller: Caller, cost: int) -> None:
+    def refund(self, caller: CallerId, cost: int) -> None:
         """Give back what an item cost that was popped and is not served."""
         owner = self._owners.get(caller[0])
         if owner is None:
@@ -212,7 +212,7 @@ class FairQueue(Generic[T]):
             owner.turns.place(connection)
         self._turns.place(owner)
 
-    def pop(self, passed: Container[str | Caller] = ()) -> T:
+    def pop(self, passed: Container[str | CallerId] = ()) -> T:
         """The next item.
 
         Args:
@@ -261,7 +261,7 @@ class FairQueue(Generic[T]):
             cost = sum(taken[place] for place in places)
             self._remove(owner, connection, len(places), cost)
 
-    def _put(self, caller: Caller, entry: tuple[T, int], *, first: bool) -> None:
+    def _put(self, caller: CallerId, entry: tuple[T, int], *, first: bool) -> None:
         name, number = caller
         owner = self._owners.get(name)
         new = owner is None
@@ -286,7 +286,7 @@ class FairQueue(Generic[T]):
             self._turns.place(owner)
 
     def _first(
-        self, passed: Container[str | Caller]
+        self, passed: Container[str | CallerId]
     ) -> tuple[_Owner[T], _Connection[T]] | None:
         if not passed:
             owner = self._turns.first()

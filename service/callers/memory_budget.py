@@ -17,7 +17,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from service import malloc
+from service import os_resources
 from service.errors import BufferFull
 from service.telemetry.metrics import Metrics
 
@@ -59,10 +59,10 @@ class MemoryBudget:
 
     def change(self, account: "Account", size: int) -> None:
         """Counts bytes of an account, whether they may be held or not."""
-        if account.held == 0:
+        if account.size == 0:
             account.since = time.monotonic()
             self._accounts[account] = None
-        account.held += size
+        account.size += size
         self.used += size
         if account.owner:
             held = self._owners.get(account.owner, 0) + size
@@ -70,7 +70,7 @@ class MemoryBudget:
                 self._owners[account.owner] = held
             else:
                 del self._owners[account.owner]
-        if account.held == 0:
+        if account.size == 0:
             del self._accounts[account]
         if self.used > self._peak:
             self._peak = self.used
@@ -84,13 +84,13 @@ class MemoryBudget:
         spare = 0 if owner else int(SPARE * self.limit)
         now = time.monotonic()
         holders = [a for a in self._accounts if not owner or a.owner == owner]
-        holders.sort(key=lambda a: a.held * (now - a.since), reverse=True)
+        holders.sort(key=lambda a: a.size * (now - a.since), reverse=True)
         for one in holders:
             if self.free_for(owner) >= spare:
                 break
             if one.evict():
                 self._evictions.inc()
-                log.info("evicted", extra={"bytes": one.held, "owner": one.owner})
+                log.info("evicted", extra={"bytes": one.size, "owner": one.owner})
                 one.close()
         return self.free_for(owner) >= 0 and not account.closed
 
@@ -106,18 +106,20 @@ class MemoryBudget:
             self._schedule_trim()
             return
         self._peak = self.used
-        asyncio.get_running_loop().run_in_executor(None, malloc.trim)
+        asyncio.get_running_loop().run_in_executor(
+            None, os_resources.release_free_memory
+        )
 
 
 class Account:
     """The bytes held for one connection, which has a number of its own."""
 
-    __slots__ = ("_budget", "closed", "evict", "held", "number", "owner", "since")
+    __slots__ = ("_budget", "closed", "evict", "number", "owner", "since", "size")
 
     def __init__(self, budget: MemoryBudget, number: int, evict: Callable[[], bool]):
         self._budget, self.number, self.evict = budget, number, evict
         self.owner = ""  # of the API key
-        self.held = 0
+        self.size = 0
         self.since = 0.0  # when it began to hold something (monotonic)
         self.closed = False
 
@@ -143,10 +145,10 @@ class Account:
         if size and not self.closed:
             self._budget.change(self, -size)
 
-    def belongs_to(self, owner: str) -> None:
+    def set_owner(self, owner: str) -> None:
         """Counts everything for the owner of an API key from now on."""
         if owner != self.owner and not self.closed:
-            held = self.held
+            held = self.size
             self.remove(held)
             self.owner = owner
             if held:
@@ -154,12 +156,12 @@ class Account:
 
     def close(self) -> None:
         """The connection has gone: nothing of it counts any more."""
-        self.remove(self.held)
+        self.remove(self.size)
         self.closed = True
         self.evict = _gone
 
 
-class Hold:
+class Reservation:
     """What of an account is held for one purpose: a request, a buffer."""
 
     __slots__ = ("_account", "size")
@@ -180,7 +182,7 @@ class Hold:
             self._account.remove(-more)
         self.size = size
 
-    def at_least(self, size: int) -> None:
+    def grow_to(self, size: int) -> None:
         """As `resize`, but never to less."""
         if size > self.size:
             self.resize(size)

@@ -17,7 +17,7 @@ class OwnerQuota:
         self._taken = 0
         self._owners: dict[str, int] = {}
 
-    def take(self, owner: str) -> None:
+    def acquire(self, owner: str) -> None:
         """Takes a place.
 
         Raises:
@@ -33,7 +33,7 @@ class OwnerQuota:
         self._taken += 1
         self._owners[owner] = held + 1
 
-    def give_back(self, owner: str) -> None:
+    def release(self, owner: str) -> None:
         """A place is free again."""
         self._taken -= 1
         self._owners[owner] -= 1

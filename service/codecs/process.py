@@ -16,16 +16,16 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from service import malloc
-from service.callers.fair_turns import FairTurns
+from service import os_resources
+from service.callers.fair_slots import FairSlots
 from service.codecs import fast_json, native, stream_messages, tf_serving
 from service.codecs.fast_json import PredictRequest
 from service.codecs.native import DIGITS as DIGITS
 from service.codecs.stream_messages import Sent
 from service.codecs.tf_serving import Instances
 from service.errors import InternalError
+from service.os_resources import available_cores
 from service.settings import Settings
-from service.worker.engine import available_cores
 
 LEAST_PROCESSES = 2
 # After the workers: else the parsing of one caller's large bodies would take the cores
@@ -109,7 +109,7 @@ class CodecProcesses:
         self._settings = settings.without_secrets()
         count = max(LEAST_PROCESSES, settings.workers or available_cores())
         self._processes = [self._made() for _ in range(count)]
-        self._turns = FairTurns(range(len(self._processes)))
+        self._slots = FairSlots(range(len(self._processes)))
 
     async def run(
         self,
@@ -122,24 +122,24 @@ class CodecProcesses:
         """Returns what `work` returns; it must be a function of a module.
 
         Args:
-            caller: as `FairTurns.take`.
+            caller: as `FairSlots.acquire`.
             size: of the work, in bytes of JSON.
 
         Raises:
             Exception: what `work` raises.
             InternalError: the process died of it; there is another.
         """
-        place = await self._turns.take(caller, size)
+        place = await self._slots.acquire(caller, size)
         loop = asyncio.get_running_loop()
 
         def free(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._turns.give_back, place)
+                loop.call_soon_threadsafe(self._slots.release, place)
 
         try:
             future = self._submit(place, partial(work, *given, **more))
         except BaseException:
-            self._turns.give_back(place)
+            self._slots.release(place)
             raise
         # Not when the caller stops waiting: the process is at work until then.
         future.add_done_callback(free)
@@ -200,7 +200,7 @@ _reader: Reader
 
 def _begin(settings: Settings) -> None:
     global _reader
-    malloc.configure()
+    os_resources.configure_allocator()
     with contextlib.suppress(AttributeError, OSError):  # not on this system
         os.nice(NICE)
     _reader = Reader(settings)

@@ -16,7 +16,7 @@ from service.compat.sequences import Sessions
 from service.errors import InvalidRequest
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
-from service.pool.link import Request
+from service.pool.admission import AdmittedRequest
 from service.registry.catalog import Model
 from service.registry.registry import Registry
 from service.settings import Settings
@@ -127,10 +127,10 @@ class OpenInference:
         with waiting as until:
             body = await compressed()
             begun = time.perf_counter()
-            model.admission.check_room(until, caller.turn)
+            model.admission.check_room(until, caller.id)
             parsed = len(body) if size is None else size  # what is binary takes no time
             asked = await self._elsewhere.run_if_large(
-                caller.turn,
+                caller.id,
                 parsed,
                 open_inference.decode,
                 body,
@@ -147,7 +147,7 @@ class OpenInference:
 
     async def _compute(
         self, call: Call, model: Model, asked: Inference, until: float
-    ) -> tuple[Model, Request]:
+    ) -> tuple[Model, AdmittedRequest]:
         """What has been computed, and by which model: a sequence keeps its own."""
         compute, caller = self._predictor.compute, call.caller
         id, start, end = _sequence(asked)
@@ -160,7 +160,9 @@ class OpenInference:
         (frames,) = asked.sequences
         # No sequence of one owner is another's, whatever its id.
         key = (caller.owner, call.model, id)
-        turn = self._sessions.turn(key, model, start=start, end=end, share=caller.share)
+        turn = self._sessions.turn(
+            key, model, start=start, end=end, share=caller.quota_owner
+        )
         async with turn as session:
             before, takes = session.state, session.model.metadata.input.features
             assert before is not None
@@ -174,7 +176,12 @@ class OpenInference:
             return session.model, request
 
     async def _write(
-        self, call: Call, model: Model, asked: Inference, request: Request, read: float
+        self,
+        call: Call,
+        model: Model,
+        asked: Inference,
+        request: AdmittedRequest,
+        read: float,
     ) -> Reply:
         begun = time.perf_counter()
         answers = request.future.result()
@@ -183,12 +190,10 @@ class OpenInference:
         )
         size = open_inference.answer_bytes(model.metadata, len(answers), told)
         body, json_bytes = await self._elsewhere.run_if_large(
-            call.caller.turn, size, open_inference.encode, model.metadata, answers, told
+            call.caller.id, size, open_inference.encode, model.metadata, answers, told
         )
-        call.caller.hold.resize(len(body))
-        model.admission.answered(
-            request, read, time.perf_counter() - begun, call.caller
-        )
+        call.caller.reservation.resize(len(body))
+        model.admission.record(request, read, time.perf_counter() - begun, call.caller)
         if not asked.wanted.binary:
             return Reply(body, compressible=True)
         headers = ((LENGTH, b"%d" % json_bytes),)

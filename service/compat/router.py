@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import orjson
 from starlette.types import Receive, Scope, Send
 
-from service.callers.caller import Caller, of
+from service.callers.caller import Caller, caller_of
 from service.codecs.process import INLINE_BYTES
 from service.errors import MAX_ERRORS, MethodNotAllowed, ServiceError
 from service.http import compression, deadlines
@@ -60,7 +60,7 @@ class Call:
 
     @property
     def caller(self) -> Caller:
-        return of(self.scope)
+        return caller_of(self.scope)
 
     async def body(self) -> Callable[[], Awaitable[bytes]]:
         """As `BodyReader.read`; its media type says nothing.
@@ -162,7 +162,7 @@ async def _compressed(call: Call, answer: Reply) -> tuple[Headers, bytes]:
             body = compression.compress(body, coding)
         else:
             body = await asyncio.to_thread(compression.compress, body, coding)
-        call.caller.hold.resize(len(body))
+        call.caller.reservation.resize(len(body))
         headers.append((b"content-encoding", coding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     return headers, body

@@ -56,7 +56,7 @@ class Sessions:
 
         Args:
             key: of the sequence: the owner of the API key, the model, and the id.
-            share: as `OwnerQuota.take`, of one that starts.
+            share: as `OwnerQuota.acquire`, of one that starts.
             model: of a session that starts; one that goes on keeps its own.
 
         Raises:
@@ -96,7 +96,7 @@ class Sessions:
             return session
         if not start:
             raise _missing()
-        self._quota.take(share)
+        self._quota.acquire(share)
         session = self._kept[key] = Session(model, share)
         if self._timer is None:
             self._look()
@@ -105,7 +105,7 @@ class Sessions:
     def _forget(self, key: Hashable) -> None:
         session = self._kept.pop(key, None)
         if session is not None:
-            self._quota.give_back(session.share)
+            self._quota.release(session.share)
 
     def _look(self) -> None:
         """Forget those that have been idle for too long, now and then."""

@@ -91,7 +91,7 @@ class TfServing:
         with self._callers.enforce(call.scope, call.receive, call.until) as until:
             body = await compressed()
             begun = time.perf_counter()
-            model.admission.check_room(until, caller.turn)
+            model.admission.check_room(until, caller.id)
             asked = await predictor.read(
                 body,
                 caller,
@@ -113,10 +113,10 @@ class TfServing:
             size = DIGITS * sum(answer.size for answer in answers)
             size += sum(map(len, request.states))
             text = await self._elsewhere.run_if_large(
-                caller.turn, size, tf_serving.encode, answers, request.states, asked
+                caller.id, size, tf_serving.encode, answers, request.states, asked
             )
-            caller.hold.resize(len(text))
-        model.admission.answered(request, read, time.perf_counter() - answered, caller)
+            caller.reservation.resize(len(text))
+        model.admission.record(request, read, time.perf_counter() - answered, caller)
         return Reply(text, compressible=True)
 
     async def _classify(self, call: Call) -> Reply:
@@ -129,7 +129,7 @@ class TfServing:
         with self._callers.enforce(call.scope, call.receive, call.until) as until:
             body = await compressed()
             begun = time.perf_counter()
-            model.admission.check_room(until, caller.turn)
+            model.admission.check_room(until, caller.id)
             sequences = await self._predictor.read(
                 body, caller, decode, decode, body, features, self._settings.limits
             )
@@ -143,9 +143,9 @@ class TfServing:
             answered = time.perf_counter()
             size = DIGITS * sum(answer.size for answer in answers)
             text = await self._elsewhere.run_if_large(
-                caller.turn, size, tf_serving.encode_classes, model.metadata, answers
+                caller.id, size, tf_serving.encode_classes, model.metadata, answers
             )
-        model.admission.answered(request, read, time.perf_counter() - answered, caller)
+        model.admission.record(request, read, time.perf_counter() - answered, caller)
         return Reply(text, compressible=True)
 
     async def _regress(self, call: Call) -> Reply:

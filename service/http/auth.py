@@ -97,7 +97,7 @@ class ApiKeyAuth:
         key.take()
 
     def share(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """As `Caller.share`, of a request with these headers, of which it has each
+        """As `Caller.quota_owner`, of a request with these headers, of which it has each
         once; None: it may not come in. It counts against no rate."""
         given = [headers[name] for name in KEY_HEADERS if name in headers]
         if not self._keys:

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
-from service.callers.caller import Caller, of
-from service.callers.fair_turns import FairTurns
+from service.callers.caller import Caller, caller_of
+from service.callers.fair_slots import FairSlots
 from service.errors import TooLarge, UnsupportedMedia
 from service.http import compression
 
@@ -70,7 +70,7 @@ class BodyReader:
             limit: bytes that a body may have, before and after it is inflated.
         """
         self._limit = limit
-        self._turns: FairTurns[int] = FairTurns(range(THREADS))
+        self._slots: FairSlots[int] = FairSlots(range(THREADS))
 
     async def read(
         self, scope: Scope, receive: Receive, *kinds: str
@@ -90,7 +90,7 @@ class BodyReader:
         head = told(scope)
         if kinds:
             head.check(*kinds)
-        caller = of(scope)
+        caller = caller_of(scope)
         parts = [await _read(receive, self._limit, head.length, caller)]
 
         async def body() -> bytes:
@@ -112,21 +112,21 @@ class BodyReader:
         if len(body) <= SHORT:
             try:
                 inflated = compression.decompress(body, coding, min(SHORT, self._limit))
-                caller.hold.resize(len(inflated))
+                caller.reservation.resize(len(inflated))
                 return inflated
             except TooLarge:
                 if self._limit <= SHORT:
                     raise
-        place = await self._turns.take(caller.turn, self._limit)
+        place = await self._slots.acquire(caller.id, self._limit)
         try:
             # Of a few bytes come very many: there is room for all before it is known.
-            caller.hold.resize(len(body) + self._limit)
+            caller.reservation.resize(len(body) + self._limit)
             # In a thread, which does not hold the interpreter meanwhile.
             work = asyncio.to_thread(compression.decompress, body, coding, self._limit)
             inflated = await asyncio.shield(work)
         finally:
-            self._turns.give_back(place)
-        caller.hold.resize(len(inflated))
+            self._slots.release(place)
+        caller.reservation.resize(len(inflated))
         return inflated
 
 
@@ -143,7 +143,7 @@ async def _read(receive: Receive, limit: int, length: bytes, caller: Caller) -> 
         size += len(part)
         if size > limit:
             raise TooLarge(too_large)
-        caller.hold.at_least(size)  # our own server has counted it already
+        caller.reservation.grow_to(size)  # our own server has counted it already
         parts.append(part)
         more = message.get("more_body", False)
     return parts[0] if len(parts) == 1 else b"".join(parts)

@@ -16,8 +16,8 @@ import httptools
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
 from service import errors
-from service.callers.memory_budget import ACCOUNT, Hold
-from service.callers.read_turns import Turn
+from service.callers.memory_budget import ACCOUNT, Reservation
+from service.callers.request_pacing import PacedConnection
 from service.errors import ServiceError
 from service.http.alarm import Alarm
 from service.http.heads import HOST, without_h2c
@@ -58,9 +58,11 @@ class Connection(HttpToolsProtocol):
         self._linger_bytes = LINGER_BYTES
         self._alarm = Alarm(self.loop, self._late)
         self.account = limiter.budget.account(self.evict)
-        self._hold = Hold(self.account)  # of the request that comes
-        self._turn = Turn(limiter.turns, self.account, self._receive)
-        self._holds: deque[Hold] = deque()  # of those without an answer, in order
+        self._reservation = Reservation(self.account)  # of the request that comes
+        self._pacing = PacedConnection(limiter.pacer, self.account, self._receive)
+        self._reservations: deque[Reservation] = (
+            deque()
+        )  # of those without an answer, in order
         self.lost: Callable[[], None] | None = None  # called when the client goes
 
     def abort(self) -> None:
@@ -80,7 +82,7 @@ class Connection(HttpToolsProtocol):
         comes = self._part is not WHOLE and not self._answered
         if not (comes or self.flow.write_paused):
             return False
-        if comes and not (self._patient or self._deaf or len(self._holds) > 1):
+        if comes and not (self._patient or self._deaf or len(self._reservations) > 1):
             told = "too many bytes are held for requests"
             self._linger_bytes = EVICTED_BYTES
             self._refuse(errors.BufferFull(told, headers={"Retry-After": "1"}))
@@ -92,7 +94,7 @@ class Connection(HttpToolsProtocol):
         under_way = self._part is BODY and not (self._answered or self._patient)
         if self._lingers or (self._part is BODY and self._answered):
             self.transport.abort()
-        elif under_way or self._turn.data or self._part is HEAD or not self._begun:
+        elif under_way or self._pacing.data or self._part is HEAD or not self._begun:
             self._stopping = True  # a moment for what is about to come
             if under_way:
                 self.cycle.keep_alive = False
@@ -126,17 +128,17 @@ class Connection(HttpToolsProtocol):
         self._reading.goes_on()
         self._unset_keepalive_if_required()
         self._gathered.lingers = _never
-        self._turn.close()
+        self._pacing.close()
         self.pipeline.clear()
-        while self._holds:
-            self._holds.popleft().release()
+        while self._reservations:
+            self._reservations.popleft().release()
         self.parser = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
     def data_received(self, data: bytes) -> None:
-        if self._deaf or (self._part is BODY and not self._turn.data):
+        if self._deaf or (self._part is BODY and not self._pacing.data):
             self._receive(data)
         else:
-            self._turn.take(data, self.transport)
+            self._pacing.take(data, self.transport)
 
     def _receive(self, data: bytes) -> None:
         if self._deaf:
@@ -205,7 +207,9 @@ class Connection(HttpToolsProtocol):
         self._head_bytes = self._blind_bytes = self._hosts = 0
         extensions: dict[str, Any] = {CONNECTION: self, ACCOUNT: self.account}
         self.scope["extensions"] = extensions
-        self._hold = self.scope["state"]["hold"] = Hold(self.account)
+        self._reservation = self.scope["state"]["reservation"] = Reservation(
+            self.account
+        )
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
@@ -229,7 +233,7 @@ class Connection(HttpToolsProtocol):
             self._refuse(fault)
             return
         if not self._answered:
-            if len(self._holds) > MAX_PIPELINED:
+            if len(self._reservations) > MAX_PIPELINED:
                 self._deaf = True
                 self.cycle.keep_alive = False  # of the last that is answered
                 raise _Enough
@@ -239,7 +243,7 @@ class Connection(HttpToolsProtocol):
         self._alarm.clear()
         if not self._holds_more(size):
             return
-        self._holds.append(self._hold)
+        self._reservations.append(self._reservation)
         super().on_headers_complete()
         if self._limiter.draining and not self._answered:
             self.cycle.keep_alive = False
@@ -256,7 +260,7 @@ class Connection(HttpToolsProtocol):
     def _holds_more(self, size: int) -> bool:
         """Whether there is room for more bytes of the request; else it is refused."""
         try:
-            self._hold.resize(self._hold.size + size)
+            self._reservation.resize(self._reservation.size + size)
         except errors.BufferFull as error:
             if not self._deaf:  # by its own eviction
                 self._refuse(error)
@@ -274,9 +278,9 @@ class Connection(HttpToolsProtocol):
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
-        if self._holds:
-            self._holds.popleft().release()
-        if self._holds or self.transport.is_closing():
+        if self._reservations:
+            self._reservations.popleft().release()
+        if self._reservations or self.transport.is_closing():
             return
         if self._deaf:  # what came after can't be understood
             if not self._lingers:
@@ -364,11 +368,11 @@ class Connection(HttpToolsProtocol):
                 return  # behind another request, whose answer comes first
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if len(self._holds) > 1:  # others are answered first
+            if len(self._reservations) > 1:  # others are answered first
                 self.pipeline.popleft()
-                self._holds.pop().release()
+                self._reservations.pop().release()
                 return
-            self._holds.popleft().release()
+            self._reservations.popleft().release()
             self.scope["state"]["refused"] = error.status
             if self.cycle.response_started:
                 self.transport.abort()

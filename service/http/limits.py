@@ -9,7 +9,7 @@ from uvicorn.protocols.http.httptools_impl import STATUS_LINE
 
 from service import errors
 from service.callers.memory_budget import MemoryBudget
-from service.callers.read_turns import ReadTurns
+from service.callers.request_pacing import RequestPacer
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -45,7 +45,7 @@ class ConnectionLimiter:
         self.heads = settings.max_headers
         self.idle_seconds = settings.keep_alive_seconds
         self.shed, self.budget = shed, budget
-        self.turns = ReadTurns()
+        self.pacer = RequestPacer()
         self.draining = False  # no connection is to be kept for another request
         self.limit, self._metrics = settings.max_connections, metrics
         # The one whose client is awaited for longest first: idle, or in the midst of

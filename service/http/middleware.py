@@ -124,7 +124,7 @@ class RequestMiddleware:
             await self.refuse(as_service_error(error, request_id), request_id, answer)
         finally:
             if caller is not None:
-                caller.hold.release()
+                caller.reservation.release()
             self._record(scope, request_id, status, size, begun)
 
     async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:

@@ -5,7 +5,7 @@ import asyncio
 from starlette.requests import ClientDisconnect
 from starlette.types import Message, Receive
 
-from service.callers.memory_budget import Hold
+from service.callers.memory_budget import Reservation
 from service.errors import BadEncoding, BufferFull, ServiceError, TooLarge
 
 DISCARD_SECONDS = 1.0
@@ -15,12 +15,12 @@ MOST_VAIN = 64 * 2**20  # bytes without a message: of a few, compressed, come so
 class NdjsonReader:
     """Of one body."""
 
-    def __init__(self, receive: Receive, limit: int, hold: Hold):
+    def __init__(self, receive: Receive, limit: int, reservation: Reservation):
         """
         Args:
-            hold: counts what is read and not handed on.
+            reservation: counts what is read and not handed on.
         """
-        self._receive, self._limit, self._hold = receive, limit, hold
+        self._receive, self._limit, self._reservation = receive, limit, reservation
         self._buffer = bytearray()
         self._at = self._looked = 0  # what is cut off already; without a line break
         self._vain = 0  # bytes since the last line
@@ -85,7 +85,9 @@ class NdjsonReader:
         # At a line's begin: many that are empty are passed over at once.
         self._buffer += part if self._buffer or self._skips else part.lstrip(b"\n")
         # What comes is counted by the connection, until it is here.
-        self._hold.resize(len(self._buffer) - self._at + message.get("pending", 0))
+        self._reservation.resize(
+            len(self._buffer) - self._at + message.get("pending", 0)
+        )
         self._ended = not message.get("more_body", False)
 
     async def prime(self) -> None:

@@ -13,7 +13,7 @@ from typing import Any, Self
 
 from starlette.types import Scope
 
-from service.callers.caller import Caller, Served
+from service.callers.caller import Caller, InferenceSummary
 from service.settings import SettingsError
 
 EXTRA = "needs the extra: pip install unrolled[otel]"
@@ -96,15 +96,15 @@ class Traces:
 
         attributes = _attributes(scope, route, status)
         caller: Caller | None = scope["state"].get("caller")
-        served = caller.served if caller is not None else None
-        if served is not None:
-            metadata = served.metadata
+        inference = caller.inference if caller is not None else None
+        if inference is not None:
+            metadata = inference.metadata
             attributes |= {
                 "unrolled.model.name": metadata.name,
                 "unrolled.model.version": metadata.version,
-                "unrolled.sequences": served.sequences,
-                "unrolled.steps": served.steps,
-                "unrolled.batch.size": served.rows,
+                "unrolled.sequences": inference.sequences,
+                "unrolled.steps": inference.steps,
+                "unrolled.batch.size": inference.rows,
             }
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
@@ -120,8 +120,8 @@ class Traces:
         )
         context = span.get_span_context()
         if span.is_recording():
-            if served is not None:
-                self._add_stages(span, served, at)
+            if inference is not None:
+                self._add_stages(span, inference, at)
             if status >= 500:
                 span.set_attribute("error.type", str(status))
                 span.set_status(self._failed)
@@ -132,7 +132,7 @@ class Traces:
         }
 
     def _add_stages(
-        self, span: Any, served: Served, at: Callable[[float], int]
+        self, span: Any, inference: InferenceSummary, at: Callable[[float], int]
     ) -> None:
         """The times of `Server-Timing`, as spans within the request's."""
         from opentelemetry.trace import set_span_in_context
@@ -140,10 +140,10 @@ class Traces:
         within = set_span_in_context(span)
         now = time.perf_counter()
         for name, begun, ended in (
-            ("parse", served.since - served.read, served.since),
-            ("queue", served.since, served.begun),
-            ("infer", served.begun, served.ended),
-            ("serialize", now - served.write, now),
+            ("parse", inference.submitted - inference.read, inference.submitted),
+            ("queue", inference.submitted, inference.started),
+            ("infer", inference.started, inference.ended),
+            ("serialize", now - inference.write, now),
         ):
             stage = self._tracer.start_span(name, within, start_time=at(begun))
             stage.end(at(ended))

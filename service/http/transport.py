@@ -8,7 +8,7 @@ import termios
 from collections.abc import Callable
 from typing import Any
 
-from service.callers.memory_budget import Account, Hold
+from service.callers.memory_budget import Account, Reservation
 from service.errors import BufferFull
 
 # A client that reads fewer bytes than this in that time is cut off.
@@ -91,7 +91,7 @@ class SlowReaderGuard:
     def __init__(self, transport: asyncio.Transport, account: Account):
         self._transport = transport
         self._loop = asyncio.get_running_loop()
-        self._hold = Hold(account)
+        self._reservation = Reservation(account)
         self._left = 0  # bytes, at the last look
         self._timer: asyncio.TimerHandle | None = None
 
@@ -108,12 +108,12 @@ class SlowReaderGuard:
     def goes_on(self) -> None:
         """It has read most."""
         self.cancel()
-        self._hold.release()
+        self._reservation.release()
 
     def count(self) -> None:
         """Have what is unread counted; the connection is cut off where it can't be."""
         try:
-            self._hold.resize(self._transport.get_write_buffer_size())
+            self._reservation.resize(self._transport.get_write_buffer_size())
         except BufferFull:
             self._transport.abort()
 

@@ -23,7 +23,7 @@ from websockets.frames import (  # type: ignore[attr-defined]
 )
 from websockets.http11 import Request
 
-from service.callers.memory_budget import ACCOUNT, Account, Hold
+from service.callers.memory_budget import ACCOUNT, Account, Reservation
 from service.errors import MEDIA_TYPE, BadHandshake, BufferFull
 from service.http.transport import (
     CoalescingTransport,
@@ -146,7 +146,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         talk = self._talk
         assert talk is not None
         try:
-            self._hold.resize(len(self._buffer) + self._fragment_bytes)
+            self._reservation.resize(len(self._buffer) + self._fragment_bytes)
         except BufferFull as error:
             self._fail(CloseCode.TRY_AGAIN_LATER, error.detail)
         ended = talk.ended.done()
@@ -233,7 +233,7 @@ class WebSocket(WebSocketsSansIOProtocol):
         transport.flush()
         self.account = transport.account
         self.account.evict = self.evict
-        self._hold = Hold(self.account)
+        self._reservation = Reservation(self.account)
         self._reading = SlowReaderGuard(transport.plain, self.account)
         super().connection_made(LingeringTransport(transport.plain, self.account))
 

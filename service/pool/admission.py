@@ -11,18 +11,49 @@ import numpy as np
 
 from model.bundle.bundle import Metadata
 from service import errors
-from service.callers.caller import Caller, Served
-from service.pool.link import Request
+from service.callers.caller import Caller, InferenceSummary
 from service.pool.pending_jobs import PendingJob
 from service.pool.pool import Pool
 from service.pool.wait_estimate import WaitEstimate
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
-from service.worker.protocol import Answered, BatchReport, Failed, Job
+from service.worker.protocol import BatchReport, Job, JobFailure, JobResult
 
 NOBODY = ("", 0)  # one caller, where it isn't told who
 SHARE = 0.5  # of the time that requests have, for what waits before a new one
+
+
+class AdmittedRequest:
+    """A future of the probabilities of all sequences, or of the first failure."""
+
+    def __init__(self, sequences: int, classes: int, steps: int = 0):
+        self.future: asyncio.Future[list[np.ndarray]] = (
+            asyncio.get_running_loop().create_future()
+        )
+        self.submitted = time.perf_counter()
+        self.begun = self.ended = 0.0  # its first step, its last answer
+        self.steps, self.rows = steps, 0  # of all sequences; in an engine call with one
+        self._classes = classes
+        self.states = [b""] * sequences  # after the last steps, where they are wanted
+        self._answers: list[np.ndarray | None] = [None] * sequences
+        self._missing = sequences
+
+    def give(self, place: int, answer: JobResult, *, label: bool) -> bool:
+        """The answer of one sequence; whether it was the last."""
+        numbers = np.frombuffer(answer.probabilities, np.float32)
+        self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
+        self.states[place] = answer.state
+        self.begun = min(self.begun or answer.begun, answer.begun)
+        self.ended, self.rows = answer.ended, answer.rows
+        self._missing -= 1
+        if not self._missing and not self.future.done():
+            self.future.set_result(self._answers)  # type: ignore[arg-type]
+        return not self._missing
+
+    def fail(self, failure: errors.ServiceError) -> None:
+        if not self.future.done():
+            self.future.set_exception(failure)
 
 
 class Admission:
@@ -41,8 +72,8 @@ class Admission:
         self._limit, self._seconds = settings.queue_steps, settings.request_seconds
         self.metrics = metrics.of_model(metadata.name, metadata.version)
         self.statistics = Statistics()
-        self.queue = WaitEstimate()
-        pool.ticked[model] = self._ticked
+        self.wait_estimate = WaitEstimate()
+        pool.on_batch[model] = self._ticked
 
     def submit(
         self,
@@ -50,9 +81,9 @@ class Admission:
         states: list[bytes] | None = None,
         *,
         caller: tuple[str, int] = NOBODY,
-        until: float = math.inf,
-        keep: bool = False,
-    ) -> Request:
+        deadline: float = math.inf,
+        return_state: bool = False,
+    ) -> AdmittedRequest:
         """Admit a request's sequences [T, F] float32, all or none.
 
         Cancelling the request's future drops what is not computed.
@@ -60,22 +91,24 @@ class Admission:
         Args:
             states: [S] float32 of each to go on from; empty where it begins.
             caller: between whom turns are fair; see `FairQueue`.
-            until: by when it must be computed, of `time.perf_counter`.
-            keep: put their new states into the request's `states`.
+            deadline: by when it must be computed, of `time.perf_counter`.
+            return_state: put their new states into the request's `states`.
 
         Raises:
             Overloaded: too much waits; with the seconds to wait.
             NotReady: no worker is left.
         """
         steps = sum(map(len, sequences))
-        self._admit(steps, until, caller)
-        request = Request(len(sequences), len(self._metadata.classes), steps)
+        self._admit(steps, deadline, caller)
+        request = AdmittedRequest(len(sequences), len(self._metadata.classes), steps)
 
-        def done(place: int, told: Answered | Failed) -> None:
-            if isinstance(told, Answered):
-                self.queue.observe_lag(time.perf_counter() - told.ended)
+        def done(place: int, told: JobResult | JobFailure) -> None:
+            if isinstance(told, JobResult):
+                self.wait_estimate.observe_lag(time.perf_counter() - told.ended)
                 if request.give(place, told, label=self._labels):
-                    self.metrics.queue_seconds.observe(request.begun - request.since)
+                    self.metrics.queue_seconds.observe(
+                        request.begun - request.submitted
+                    )
             else:
                 self.metrics.dropped.inc(told.dropped)
                 request.fail(_failure(f"sequences[{place}]", told))
@@ -84,14 +117,14 @@ class Admission:
         for place, frames in enumerate(sequences):
             state = states[place] if states else b""
             data = frames.tobytes()
-            job = Job(0, self._model, len(frames), data, state, keep, until)
+            job = Job(0, self._model, len(frames), data, state, return_state, deadline)
             job.caller = caller
             ticket = self._pool.submit(job, partial(done, place), uninterruptible=whole)
             given.append(ticket)
             self.metrics.sequence_steps.observe(len(frames))
 
         def ended(future: "asyncio.Future[list[np.ndarray]]") -> None:
-            self.queue.charge(_waiter(caller), -steps)
+            self.wait_estimate.charge(_waiter(caller), -steps)
             if future.cancelled() or future.exception() is not None:
                 for one in given:
                     self.cancel(one)
@@ -103,13 +136,13 @@ class Admission:
         self,
         frames: np.ndarray,
         state: bytes,
-        done: Callable[[Answered | Failed], None],
+        done: Callable[[JobResult | JobFailure], None],
         caller: tuple[str, int] = NOBODY,
     ) -> PendingJob:
         """Take a sequence on by frames [t, F] float32, from a state [S] float32.
 
         Args:
-            done: called with what `answer` takes.
+            done: called with what `result_array` takes.
             caller: as `submit` takes it.
 
         Returns:
@@ -118,33 +151,33 @@ class Admission:
         Raises:
             Overloaded, NotReady: as `submit`.
         """
-        until = time.perf_counter() + self._seconds
+        deadline = time.perf_counter() + self._seconds
         steps = len(frames)
-        self._admit(steps, until, caller)
+        self._admit(steps, deadline, caller)
 
-        def ended(told: Answered | Failed) -> None:
-            self.queue.charge(_waiter(caller), -steps)
+        def ended(told: JobResult | JobFailure) -> None:
+            self.wait_estimate.charge(_waiter(caller), -steps)
             done(told)
 
-        job = Job(0, self._model, steps, frames.tobytes(), state, True, until)
+        job = Job(0, self._model, steps, frames.tobytes(), state, True, deadline)
         job.caller = caller
         return self._pool.submit(job, ended)
 
-    def answer(self, told: Answered | Failed, steps: int) -> np.ndarray:
+    def result_array(self, told: JobResult | JobFailure, steps: int) -> np.ndarray:
         """The probabilities [C] or [t, C] of so many steps.
 
         Raises:
             ServiceError: there are none; names `frames`.
         """
-        if isinstance(told, Failed):
+        if isinstance(told, JobFailure):
             self.statistics.failed(0.0)
             raise _failure("frames", told)
         self.statistics.answered(1, 0.0, 0.0, told.ended - told.begun, 0.0)
         numbers = np.frombuffer(told.probabilities, np.float32)
         return numbers.reshape(steps, -1) if self._labels else numbers
 
-    def answered(
-        self, request: Request, read: float, write: float, caller: Caller
+    def record(
+        self, request: AdmittedRequest, read: float, write: float, caller: Caller
     ) -> tuple[float, float, float, float]:
         """A request has its answer: the seconds in which it was read, waited, was
         computed and written.
@@ -153,18 +186,18 @@ class Admission:
             read, write: two of them.
             caller: keeps it, for traces.
         """
-        caller.served = Served(
+        caller.inference = InferenceSummary(
             self._metadata,
             len(request.states),
             request.steps,
             request.rows,
             read,
-            request.since,
+            request.submitted,
             request.begun,
             request.ended,
             write,
         )
-        queue, infer = request.begun - request.since, request.ended - request.begun
+        queue, infer = request.begun - request.submitted, request.ended - request.begun
         self.statistics.answered(len(request.states), read, queue, infer, write)
         return read, queue, infer, write
 
@@ -173,7 +206,7 @@ class Admission:
         self._pool.cancel(given)
 
     def check_room(
-        self, until: float = math.inf, caller: tuple[str, int] = NOBODY
+        self, deadline: float = math.inf, caller: tuple[str, int] = NOBODY
     ) -> None:
         """That another request can be admitted now, whatever it is.
 
@@ -181,20 +214,20 @@ class Admission:
             Overloaded, NotReady: as `submit`.
         """
         try:
-            self._check(1, until, caller)
+            self._check(1, deadline, caller)
         except errors.ServiceError:
             self.statistics.failed(0.0)
             raise
 
     def overload(
-        self, steps: int, until: float, caller: tuple[str, int] = NOBODY
+        self, steps: int, deadline: float, caller: tuple[str, int] = NOBODY
     ) -> errors.Overloaded | None:
         """Why so many more steps are not admitted now, if they aren't."""
-        queue, workers, waiter = self.queue, self._pool.size, _waiter(caller)
+        queue, workers, waiter = self.wait_estimate, self._pool.size, _waiter(caller)
         waiting = queue.waiting
         if not waiting:
             return None
-        left = min(until - time.perf_counter(), self._seconds)
+        left = min(deadline - time.perf_counter(), self._seconds)
         # Where this process is slow, what came was read as late as answers are written.
         left -= 2 * queue.lag
         # A caller may have as many steps as are left free: there is room for another.
@@ -209,29 +242,29 @@ class Admission:
             headers={"Retry-After": str(again)},
         )
 
-    def _check(self, steps: int, until: float, caller: tuple[str, int]) -> None:
+    def _check(self, steps: int, deadline: float, caller: tuple[str, int]) -> None:
         self._pool.check(self._model)
-        refusal = self.overload(steps, until, caller)
+        refusal = self.overload(steps, deadline, caller)
         if refusal is not None:
-            self.queue.refused = time.perf_counter()
+            self.wait_estimate.refused = time.perf_counter()
             try:
                 raise refusal
             finally:
                 del refusal  # else it would hold this frame, which holds it
 
-    def _admit(self, steps: int, until: float, caller: tuple[str, int]) -> None:
-        self._check(steps, until, caller)
-        self.queue.add(steps)
-        self.queue.charge(_waiter(caller), steps)
+    def _admit(self, steps: int, deadline: float, caller: tuple[str, int]) -> None:
+        self._check(steps, deadline, caller)
+        self.wait_estimate.add(steps)
+        self.wait_estimate.charge(_waiter(caller), steps)
         self.metrics.waiting_steps.value += steps
 
     def _ticked(self, tick: BatchReport) -> None:
         metrics = self.metrics
-        self.queue.add(-tick.settled)
+        self.wait_estimate.add(-tick.settled)
         metrics.waiting_steps.value -= tick.settled
         if not tick.rows:
             return
-        self.queue.computed(tick.useful, tick.rows, tick.seconds, tick.spent)
+        self.wait_estimate.computed(tick.useful, tick.rows, tick.seconds, tick.spent)
         self.statistics.executed(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)
@@ -245,7 +278,7 @@ def _waiter(caller: tuple[str, int]) -> str | int:
     return caller[0] or caller[1]
 
 
-def _failure(path: str, told: Failed) -> errors.ServiceError:
+def _failure(path: str, told: JobFailure) -> errors.ServiceError:
     if told.dropped:
         return errors.DeadlineExceeded("no answer in that time")
     if told.extreme:

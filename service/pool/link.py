@@ -1,64 +1,28 @@
-"""The event loop's end of a worker, and the requests that wait for it."""
+"""The event loop's connection to one worker process."""
 
 import asyncio
 import time
 from collections.abc import Callable, Sequence
 from typing import cast
 
-import numpy as np
-
-from service import errors
 from service.callers.fair_queue import FairQueue
 from service.pool.pending_jobs import PendingJob
 from service.worker.protocol import (
-    Answered,
     BatchReport,
-    Cancel,
-    Failed,
+    CancelJob,
     FromWorker,
-    Incoming,
     Job,
-    Unload,
+    JobFailure,
+    MessageDecoder,
+    UnloadModel,
     encode,
 )
 
-Told = Job | Cancel | Unload
+Told = Job | CancelJob | UnloadModel
 
 # Sent at a time. What the socket has no room for waits here, where it is fair.
 PIECE_BYTES = 256 * 1024
 BUFFER_BYTES = 64 * 1024  # of the transport, over which there is no room
-
-
-class Request:
-    """A future of the probabilities of all sequences, or of the first failure."""
-
-    def __init__(self, sequences: int, classes: int, steps: int = 0):
-        self.future: asyncio.Future[list[np.ndarray]] = (
-            asyncio.get_running_loop().create_future()
-        )
-        self.since = time.perf_counter()
-        self.begun = self.ended = 0.0  # its first step, its last answer
-        self.steps, self.rows = steps, 0  # of all sequences; in an engine call with one
-        self._classes = classes
-        self.states = [b""] * sequences  # after the last steps, where they are wanted
-        self._answers: list[np.ndarray | None] = [None] * sequences
-        self._missing = sequences
-
-    def give(self, place: int, answer: Answered, *, label: bool) -> bool:
-        """The answer of one sequence; whether it was the last."""
-        numbers = np.frombuffer(answer.probabilities, np.float32)
-        self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
-        self.states[place] = answer.state
-        self.begun = min(self.begun or answer.begun, answer.begun)
-        self.ended, self.rows = answer.ended, answer.rows
-        self._missing -= 1
-        if not self._missing and not self.future.done():
-            self.future.set_result(self._answers)  # type: ignore[arg-type]
-        return not self._missing
-
-    def fail(self, failure: errors.ServiceError) -> None:
-        if not self.future.done():
-            self.future.set_exception(failure)
 
 
 class WorkerLink(asyncio.Protocol):
@@ -81,7 +45,7 @@ class WorkerLink(asyncio.Protocol):
         self.trying = -1  # the job that is computed alone, or was
         self.heard = time.monotonic()  # when it last said something, or was idle
         self.models = models
-        self._incoming = Incoming(FromWorker)
+        self._incoming = MessageDecoder(FromWorker)
         self._receive, self._lost = receive, lost
         self._transport: asyncio.Transport | None = None
         self._outgoing: list[Told] = []  # in this turn of the loop
@@ -131,7 +95,7 @@ class WorkerLink(asyncio.Protocol):
             if isinstance(message, Job):
                 self._unsent.push(message.caller, message, _size(message))
                 self._numbers.add(message.number)
-            elif isinstance(message, Cancel) and message.number in self._numbers:
+            elif isinstance(message, CancelJob) and message.number in self._numbers:
                 self._drop(message.number)
             else:
                 self._write([message])  # of a few bytes, whatever room there is
@@ -158,7 +122,7 @@ class WorkerLink(asyncio.Protocol):
         self._numbers.remove(number)
         job = self.tickets[number].job
         self._receive(self, BatchReport(job.model, 0, 0, 0, 0.0, job.steps))
-        self._receive(self, Failed(number, "cancelled", dropped=True))
+        self._receive(self, JobFailure(number, "cancelled", dropped=True))
 
     def _write(self, messages: Sequence[Told]) -> None:
         assert self._transport is not None

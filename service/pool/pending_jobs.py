@@ -8,11 +8,11 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from service.worker.protocol import Answered, Cancel, Failed, Job
+from service.worker.protocol import CancelJob, Job, JobFailure, JobResult
 
 MOST_DEATHS = 3  # that a job may share in
 
-Done = Callable[[Answered | Failed], None]
+Done = Callable[[JobResult | JobFailure], None]
 
 
 class Holder(Protocol):
@@ -23,7 +23,7 @@ class Holder(Protocol):
         """By the job's number."""
         ...
 
-    def send(self, message: Cancel) -> None: ...
+    def send(self, message: CancelJob) -> None: ...
 
 
 @dataclass(slots=True, eq=False)
@@ -37,7 +37,7 @@ class PendingJob:
     blocking: bool = False  # its worker does nothing else for long
 
     def fail(self, reason: str) -> None:
-        self.done(Failed(self.job.number, reason))
+        self.done(JobFailure(self.job.number, reason))
 
 
 def jobs_to_retry(tickets: list[PendingJob], trying: int) -> list[PendingJob]:

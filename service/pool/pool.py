@@ -15,21 +15,21 @@ from service import errors
 from service.pool import spawn
 from service.pool.link import WorkerLink
 from service.pool.pending_jobs import Done, PendingJob, jobs_to_retry
-from service.pool.spawn import Launch, WorkerHandle
+from service.pool.spawn import StartWorker, WorkerHandle
 from service.pool.supervisor import END_SECONDS, WorkerSupervisor
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.worker.protocol import (
-    Answered,
     BatchReport,
-    Cancel,
-    Failed,
+    CancelJob,
     FromWorker,
     IsolatedJobStarted,
     Job,
-    Load,
-    Loaded,
-    Unload,
+    JobFailure,
+    JobResult,
+    LoadModel,
+    LoadResult,
+    UnloadModel,
 )
 
 log = logging.getLogger(__name__)
@@ -46,9 +46,9 @@ class Pool:
     compute, of those that have its model."""
 
     def __init__(
-        self, settings: Settings, metrics: Metrics, start: Launch = spawn.process
+        self, settings: Settings, metrics: Metrics, start: StartWorker = spawn.process
     ):
-        self.ticked: dict[int, Callable[[BatchReport], None]] = {}  # by model
+        self.on_batch: dict[int, Callable[[BatchReport], None]] = {}  # by model
         own = start is spawn.process  # else the caller's engines are of no bundle
         self.workers = WorkerSupervisor(settings, start, spawn.trial if own else None)
         self._metrics = metrics
@@ -84,7 +84,7 @@ class Pool:
 
     def load(
         self, model: int, folder: str, digest: str = "", *, background: bool = False
-    ) -> Loaded:
+    ) -> LoadResult:
         """Have all workers load a bundle; not on the event loop.
 
         Args:
@@ -95,7 +95,7 @@ class Pool:
             BundleError, WorkerDied: as `WorkerSupervisor.load`; none of them has it then.
         """
         try:
-            return self.workers.load(Load(model, folder, digest, background))
+            return self.workers.load(LoadModel(model, folder, digest, background))
         except BundleError:
             self.unload(model)  # some may have it
             raise
@@ -144,12 +144,12 @@ class Pool:
         """Drop a job, if it is not done."""
         link, number = ticket.link, ticket.job.number
         if link is not None and number in link.tickets:
-            link.send(Cancel(number))
+            link.send(CancelJob(number))
         elif ticket in self._orphans:
             self._orphans.remove(ticket)
             job = ticket.job
             self._tell(BatchReport(job.model, 0, 0, 0, 0.0, job.steps))
-            ticket.done(Failed(job.number, "cancelled", dropped=True))
+            ticket.done(JobFailure(job.number, "cancelled", dropped=True))
 
     def _give(self, ticket: PendingJob) -> None:
         model = ticket.job.model
@@ -181,7 +181,7 @@ class Pool:
         self.workers.close()
 
     def _unload(self, model: int) -> None:
-        self.ticked.pop(model, None)
+        self.on_batch.pop(model, None)
         self._asked.pop(model, None)
         self._unloaded.add(model)
         for link in self._links:
@@ -190,7 +190,7 @@ class Pool:
     def _drop(self, link: WorkerLink, model: int) -> None:
         link.models.discard(model)
         link.steps.pop(model, None)
-        link.send(Unload(model))
+        link.send(UnloadModel(model))
 
     async def _attach(self, launched: WorkerHandle) -> None:
         link = WorkerLink(
@@ -209,7 +209,7 @@ class Pool:
                 self._give(ticket)
             else:
                 self._tell(BatchReport(job.model, 0, 0, 0, 0.0, job.steps))
-                ticket.done(Failed(job.number, "no worker in time", dropped=True))
+                ticket.done(JobFailure(job.number, "no worker in time", dropped=True))
 
     def _watch(
         self, link: WorkerLink, launched: WorkerHandle, due: float = math.inf
@@ -231,14 +231,14 @@ class Pool:
         if isinstance(message, BatchReport):
             link.add(message.model, -message.settled)
             self._tell(message)
-        elif isinstance(message, Answered | Failed):
+        elif isinstance(message, JobResult | JobFailure):
             link.take(message.number).done(message)
         elif isinstance(message, IsolatedJobStarted):
             link.trying = message.number
 
     def _tell(self, tick: BatchReport) -> None:
-        if tick.model in self.ticked:  # else nobody counts any more
-            self.ticked[tick.model](tick)
+        if tick.model in self.on_batch:  # else nobody counts any more
+            self.on_batch[tick.model](tick)
 
     def _lost(self, link: WorkerLink, launched: WorkerHandle) -> None:
         """A worker has died: another takes its place."""

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from model.bundle.bundle import BundleError
 from service.settings import SECRETS, Settings
-from service.worker.protocol import Channel, Load, Loaded
+from service.worker.protocol import Channel, LoadModel, LoadResult
 
 if TYPE_CHECKING:
     from service.worker.engine import (
@@ -63,13 +63,13 @@ class WorkerHandle:
     kill: Callable[[], object] = lambda: None
     models: set[int] = field(default_factory=set, compare=False)  # that it has loaded
 
-    def ask(self, wanted: Load, deadline: Deadline) -> None:
+    def ask(self, wanted: LoadModel, deadline: Deadline) -> None:
         """Have it load a bundle; `told` says what became of it."""
         with contextlib.suppress(OSError):  # told then
             self._allow(deadline)
-            Channel(self.control, Loaded).send([wanted])
+            Channel(self.control, LoadResult).send([wanted])
 
-    def told(self, wanted: Load, deadline: Deadline) -> Loaded:
+    def told(self, wanted: LoadModel, deadline: Deadline) -> LoadResult:
         """What became of it.
 
         Raises:
@@ -79,7 +79,7 @@ class WorkerHandle:
         """
         try:
             self._allow(deadline)
-            (loaded,) = Channel(self.control, Loaded).receive()
+            (loaded,) = Channel(self.control, LoadResult).receive()
         except (EOFError, OSError):
             if deadline.left:
                 reason = "the process that loaded it died"
@@ -90,7 +90,7 @@ class WorkerHandle:
         if loaded.error:
             raise BundleError(loaded.error)
         self.models.add(wanted.model)
-        told: Loaded = loaded
+        told: LoadResult = loaded
         return told
 
     def _allow(self, deadline: Deadline) -> None:
@@ -104,7 +104,7 @@ class WorkerHandle:
             sock.close()
 
 
-Launch = Callable[[Settings], WorkerHandle]
+StartWorker = Callable[[Settings], WorkerHandle]
 
 
 def prepare() -> None:
@@ -156,7 +156,7 @@ def _process(
     return WorkerHandle(jobs[0], control[0], made.join, made.kill)
 
 
-def thread(engines: "Engines") -> Launch:
+def thread(engines: "Engines") -> StartWorker:
     """Workers in threads of this process, over engines of the caller's."""
 
     def launch(settings: Settings) -> WorkerHandle:

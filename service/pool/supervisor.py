@@ -7,11 +7,17 @@ import time
 from concurrent.futures import Future, wait
 
 from model.bundle.bundle import BundleError
+from service.os_resources import available_cores
 from service.pool import spawn
-from service.pool.spawn import Deadline, Launch, LoadTimeout, WorkerDied, WorkerHandle
+from service.pool.spawn import (
+    Deadline,
+    LoadTimeout,
+    StartWorker,
+    WorkerDied,
+    WorkerHandle,
+)
 from service.settings import Settings
-from service.worker.engine import available_cores
-from service.worker.protocol import Load, Loaded
+from service.worker.protocol import LoadModel, LoadResult
 
 log = logging.getLogger(__name__)
 
@@ -26,8 +32,8 @@ class WorkerSupervisor:
     def __init__(
         self,
         settings: Settings,
-        start: Launch = spawn.process,
-        trial: Launch | None = None,
+        start: StartWorker = spawn.process,
+        trial: StartWorker | None = None,
     ):
         """
         Args:
@@ -35,9 +41,11 @@ class WorkerSupervisor:
         """
         self.all: list[WorkerHandle] = []
         self.closed = False
-        self.refused: dict[int, str] = {}  # models that a new one goes without, and why
+        self.load_failures: dict[
+            int, str
+        ] = {}  # models that a new one goes without, and why
         self._settings, self._start, self._trial = settings, start, trial
-        self._wanted: dict[int, Load] = {}  # by model; what a new worker loads
+        self._wanted: dict[int, LoadModel] = {}  # by model; what a new worker loads
         self._coming: list[WorkerHandle] = []  # new ones, which load that
         self._skipped: set[int] = set()  # by the next one: the last hung in their load
         self._loading = threading.Lock()  # a new worker must miss no model
@@ -47,7 +55,7 @@ class WorkerSupervisor:
         for _ in range(self._settings.workers or available_cores()):
             self.all.append(self._start(self._settings))
 
-    def load(self, wanted: Load) -> Loaded:
+    def load(self, wanted: LoadModel) -> LoadResult:
         """Have all load a bundle; in the background one after another, so
         that the others have the machine to answer.
 
@@ -73,16 +81,16 @@ class WorkerSupervisor:
 
     def wants(self, model: int) -> bool:
         """Whether new ones load a model."""
-        return model in self._wanted and model not in self.refused
+        return model in self._wanted and model not in self.load_failures
 
-    def has(self, model: int) -> bool:
+    def is_loaded(self, model: int) -> bool:
         """Whether any has loaded a model."""
         return any(model in one.models for one in list(self.all))
 
     def forget(self, model: int) -> None:
         """New ones need not load a model."""
         self._wanted.pop(model, None)
-        self.refused.pop(model, None)
+        self.load_failures.pop(model, None)
 
     def start_loaded(self) -> WorkerHandle:
         """Another one, with all models that can be loaded now.
@@ -112,7 +120,7 @@ class WorkerSupervisor:
         self.closed = True
         _end([*self._coming, *self.all])  # in this order: one may pass from there
 
-    def _started(self, begin: Launch) -> WorkerHandle:
+    def _started(self, begin: StartWorker) -> WorkerHandle:
         """A new process.
 
         Raises:
@@ -155,7 +163,7 @@ class WorkerSupervisor:
             time.sleep(TURN_SECONDS)
         raise BundleError("the service stops")
 
-    def _try(self, start: Launch, wanted: Load) -> None:
+    def _try(self, start: StartWorker, wanted: LoadModel) -> None:
         """Have a process of its own load a bundle; it ends then, in whatever way.
 
         Raises:
@@ -172,11 +180,11 @@ class WorkerSupervisor:
             launched.kill()
             _end([launched])
 
-    def _load(self, workers: list[WorkerHandle], wanted: Load) -> Loaded:
+    def _load(self, workers: list[WorkerHandle], wanted: LoadModel) -> LoadResult:
         deadline = Deadline(self._settings.load_seconds)
         for worker in workers:
             worker.ask(wanted, deadline)
-        answers: list[Loaded] = []
+        answers: list[LoadResult] = []
         failures: list[BundleError] = []
         for worker in workers:
             try:
@@ -194,19 +202,19 @@ class WorkerSupervisor:
         finally:
             failures.clear()  # else they would hold the workers, and these their files
 
-    def _reload(self, launched: WorkerHandle, wanted: Load) -> None:
+    def _reload(self, launched: WorkerHandle, wanted: LoadModel) -> None:
         try:
             self._load([launched], wanted)
         except WorkerDied:
             raise
         except LoadTimeout as error:
-            self.refused[wanted.model] = str(error)
+            self.load_failures[wanted.model] = str(error)
             self._skipped.add(wanted.model)
             raise
         except BundleError as error:  # the others have it still
             log.error("a new worker goes without a model: %s", error)
         else:
-            self.refused.pop(wanted.model, None)
+            self.load_failures.pop(wanted.model, None)
 
 
 def _end(workers: list[WorkerHandle]) -> None:

@@ -49,7 +49,7 @@ class WaitEstimate:
             asyncio.get_running_loop().call_soon(self._forget)
         self._reserved += max(1.0, size / self._bytes)
 
-    def read(self, size: int, steps: int) -> None:
+    def observe_body(self, size: int, steps: int) -> None:
         """A body of so many bytes had so many steps."""
         self._bytes += NEWEST_BODY * (size / max(steps, 1) - self._bytes)
 

@@ -9,7 +9,7 @@ from service.pool.admission import Admission
 from service.registry.folder import DEFAULT, LATEST
 from service.registry.state_tokens import Tokens
 from service.settings import Settings
-from service.worker.protocol import Loaded
+from service.worker.protocol import LoadResult
 
 TASKS = ("classify", "label")
 SOON = {"Retry-After": "1"}
@@ -25,7 +25,7 @@ class Model:
     bundle: Bundle
     digest: str  # of the bundle as it was loaded
     number: int  # that the workers know it by
-    loaded: Loaded
+    loaded: LoadResult
     admission: Admission
     tokens: Tokens
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from model.bundle import bundle
 from model.bundle.bundle import Bundle, BundleError
-from service import errors
+from service import errors, os_resources
 from service.pool.pool import Pool
 from service.registry import folder
 from service.registry.catalog import TASKS, Catalogue, Model
@@ -23,7 +23,6 @@ from service.registry.loader import Loader
 from service.registry.versions import ModelVersions
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.worker import background
 
 log = logging.getLogger(__name__)
 
@@ -140,7 +139,7 @@ class Registry(Catalogue):
         """Load every bundle; then do what is asked, one after another, and look at the
         folder now and then. Nothing but `_end` ends that."""
         _survive(self._begin)
-        background.lower_priority()  # from here on, requests are answered meanwhile
+        os_resources.lower_thread_priority()  # from here on, requests are answered meanwhile
         seconds = self._settings.reload_seconds
         due = time.monotonic() + seconds
         while not (self._ended and self._asked.empty()):

@@ -125,9 +125,9 @@ class ModelVersions:
     def _hold(self, shelf: VersionFolder, folder: Path, at_once: bool) -> bool:
         """Whether a version is loaded as its files are."""
         stamp, held = repository.stamp(folder), self._held.get(folder)
-        refused = self._workers.refused.get(held.model.number) if held else None
+        refused = self._workers.load_failures.get(held.model.number) if held else None
         if held is not None and held.stamp == stamp:
-            served = self._workers.has(held.model.number) and not at_once
+            served = self._workers.is_loaded(held.model.number) and not at_once
             if served or not refused:
                 self._broken(folder, refused)  # those that have it serve it still
                 return True

@@ -49,7 +49,7 @@ class Streams:
         if self._stopping:
             raise Stopping("the service is stopping", headers={"Retry-After": "1"})
         model, top_k = self._chosen(query)
-        self._quota.take(caller.share)
+        self._quota.acquire(caller.quota_owner)
         stream = Stream(model, top_k, stream_id, caller, *self._parts)
         self._open.add(stream)
         self._opened.labels(model.metadata.name).inc()
@@ -61,7 +61,7 @@ class Streams:
         """It has ended, in whatever way."""
         self._opened.labels(stream.model.metadata.name).dec()
         self._open.discard(stream)
-        self._quota.give_back(stream.caller.share)
+        self._quota.release(stream.caller.quota_owner)
         stream.close()
 
     async def stop(self, seconds: float) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 import msgspec
 
 from service.callers.caller import Caller
-from service.callers.memory_budget import Hold
+from service.callers.memory_budget import Reservation
 from service.codecs import native, stream_messages
 from service.codecs import process as reader
 from service.codecs.process import DIGITS, INLINE_BYTES, CodecProcesses, Reader
@@ -22,7 +22,7 @@ from service.http.middleware import as_service_error
 from service.registry.catalog import Model
 from service.registry.state_tokens import BEGIN, State
 from service.telemetry.metrics import Metrics
-from service.worker.protocol import Answered, Failed
+from service.worker.protocol import JobFailure, JobResult
 
 UNCOUNTED_BYTES = 4096  # a shorter message is not counted: it takes little
 IDLE = Sent(None)  # no message is under way
@@ -66,7 +66,7 @@ class Stream:
         self._before = BEGIN
         self._task: asyncio.Task[None] | None = None
         self._given: Any = None
-        self._hold = Hold(caller.account)
+        self._reservation = Reservation(caller.account)
 
     async def answer(self, message: Message) -> tuple[bytes, bool]:
         """A message's answer (there may be none), and whether it was the last."""
@@ -96,7 +96,7 @@ class Stream:
             if self.caller.key is not None:
                 self.caller.key.take()
             if len(message) > UNCOUNTED_BYTES:
-                self._hold.resize(len(message))
+                self._reservation.resize(len(message))
             if len(message) > INLINE_BYTES:
                 self._later(self._read_elsewhere(message))
             else:
@@ -108,7 +108,7 @@ class Stream:
         """Its caller has gone: drop what is under way."""
         self._closed = True
         self.end = _nothing
-        self._hold.release()
+        self._reservation.release()
         if self._task is not None:
             self._task.cancel()
         if self._given is not None:
@@ -134,21 +134,21 @@ class Stream:
             self._tell(b"", state)
             return
         native.check_answer(self.model.metadata, 1, len(sent.frames), self.top_k)
-        size = self._hold.size
+        size = self._reservation.size
         if size:  # a long message: its frames are kept until they are computed
-            self._hold.resize(size + 2 * sent.frames.nbytes)
+            self._reservation.resize(size + 2 * sent.frames.nbytes)
         self._given = self.model.admission.advance(
-            sent.frames, state.packed, self._computed, self.caller.turn
+            sent.frames, state.packed, self._computed, self.caller.id
         )
 
-    def _computed(self, told: Answered | Failed) -> None:
+    def _computed(self, told: JobResult | JobFailure) -> None:
         self._given = None
         if self._closed:
             return
         try:
             sent, model = self._sent, self.model
             steps = len(sent.frames)  # type: ignore[arg-type]
-            answer = model.admission.answer(told, steps)
+            answer = model.admission.result_array(told, steps)
             after = self._before.after(steps, told.state)  # type: ignore[union-attr]
             token = self._token(after) if sent.return_state else None
             given = (model.metadata, answer, after.steps, self.top_k, token)
@@ -163,7 +163,7 @@ class Stream:
     async def _read_elsewhere(self, message: bytes) -> None:
         try:
             read = reader.read_message
-            turn, size = self.caller.turn, len(message)
+            turn, size = self.caller.id, len(message)
             sent = await self._elsewhere.run(turn, size, read, message, self._features)
             self._compute(sent)
         except Exception as error:
@@ -171,7 +171,7 @@ class Stream:
 
     async def _write_elsewhere(self, size: int, after: State, *given: Any) -> None:
         try:
-            write, turn = stream_messages.answer, self.caller.turn
+            write, turn = stream_messages.answer, self.caller.id
             line = await self._elsewhere.run(turn, size, write, *given)
             self._tell(line, after)
         except Exception as error:
@@ -191,7 +191,7 @@ class Stream:
         self.computes, self.since = False, time.monotonic()
         # One that waits for its caller keeps its state, and nothing of a message.
         self._sent, self._before, self._task = IDLE, BEGIN, None
-        self._hold.release()
+        self._reservation.release()
         self._done(line, ends)
 
     def _refuse(self, error: Exception) -> None:

@@ -6,10 +6,6 @@ without a pause, the 99th percentile of requests was 1.4 times what it is otherw
 and 2.5 times without either (`bench.serving.model_updates`).
 """
 
-import contextlib
-import os
-import sys
-import threading
 import time
 from collections.abc import Callable
 
@@ -17,17 +13,8 @@ import numpy as np
 
 from service.worker.engine import Engine
 
-NICE = 19  # the least
 PATIENCE_SECONDS = 0.05  # that an engine call waits for a moment, at most
 LOOK_SECONDS = 0.0005
-
-
-def lower_priority() -> None:
-    """Give the calling thread what others leave of the processor. For ever: to raise
-    it again takes a right that a service has no use for."""
-    if sys.platform == "linux":  # where a thread has a priority of its own
-        with contextlib.suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICE)
 
 
 class BackgroundEngine:

@@ -1,18 +1,13 @@
 """What computes: one method, whatever the library behind it, and which one serves."""
 
-import math
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
 from model.bundle.bundle import TOLERANCE, Bundle, BundleError
 from service.settings import Settings
-
-CGROUP = Path("/sys/fs/cgroup")
 
 
 class Engine(Protocol):
@@ -42,7 +37,7 @@ Engines = Mapping[str, Callable[[Bundle, Settings], Engine]]
 
 
 @dataclass(frozen=True, slots=True)
-class Loaded:
+class LoadedEngine:
     """An engine that gives a bundle's golden answers."""
 
     engine: Engine
@@ -66,7 +61,9 @@ def _tensorflow(bundle: Bundle, settings: Settings) -> Engine:
 ENGINES: Engines = {"onnx": _onnx, "tensorflow": _tensorflow}
 
 
-def load(bundle: Bundle, settings: Settings, engines: Engines = ENGINES) -> Loaded:
+def load(
+    bundle: Bundle, settings: Settings, engines: Engines = ENGINES
+) -> LoadedEngine:
     """The engine that the settings name, or the first that gives the golden answers:
     with int8 weights where they are asked for and there, else exactly.
 
@@ -82,7 +79,7 @@ def load(bundle: Bundle, settings: Settings, engines: Engines = ENGINES) -> Load
             told = _try(name, engines[name], bundle, settings, int8.bound)
             if not isinstance(told, str):
                 right = f"golden answers within {int8.bound:.0e}"
-                return Loaded(told, "int8", f"{why}, {right}")
+                return LoadedEngine(told, "int8", f"{why}, {right}")
             reasons.append(told)
             if not free:
                 break
@@ -90,7 +87,9 @@ def load(bundle: Bundle, settings: Settings, engines: Engines = ENGINES) -> Load
         told = _try(name, engines[name], bundle, exact, TOLERANCE)
         if not isinstance(told, str):
             right = f"golden answers within {TOLERANCE:.0e}"
-            return Loaded(told, "float32", "; ".join([*reasons, f"{why}, {right}"]))
+            return LoadedEngine(
+                told, "float32", "; ".join([*reasons, f"{why}, {right}"])
+            )
         reasons.append(told)
     raise BundleError(f"{bundle.folder}: {'; '.join(reasons)}")
 
@@ -113,36 +112,3 @@ def _try(
     if difference <= allowed:
         return engine
     return f"{engine.name} misses the golden answers by {difference:.1e}"
-
-
-def available_cores() -> int:
-    """Whole cores that this process may use: affinity and cgroup quota, not the
-    host's count."""
-    try:
-        cores = len(os.sched_getaffinity(0))
-    except AttributeError:  # not on this system
-        cores = os.cpu_count() or 1
-    for quota in (_quota_v2(), _quota_v1()):
-        if quota:
-            cores = min(cores, math.ceil(quota))
-    return max(cores, 1)
-
-
-def _quota_v2() -> float | None:
-    """Cores that a control group may use; None where nothing says so."""
-    try:
-        quota, period = (CGROUP / "cpu.max").read_text().split()
-        return int(quota) / int(period)
-    except (OSError, ValueError):  # no such file, or "max"
-        return None
-
-
-def _quota_v1() -> float | None:
-    try:
-        quota, period = (
-            int((CGROUP / "cpu" / f"cpu.cfs_{name}_us").read_text())
-            for name in ("quota", "period")
-        )
-    except (OSError, ValueError):
-        return None
-    return quota / period if quota > 0 and period > 0 else None

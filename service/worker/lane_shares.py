@@ -2,7 +2,7 @@
 
 from typing import TypeVar
 
-from service.callers.fair_queue import Caller
+from service.callers.fair_queue import CallerId
 
 LESS = 2  # times fewer than another has: who has so few gets one of its lanes
 
@@ -16,7 +16,7 @@ class Shares:
         self._owners: dict[str, int] = {}
         self._connections: dict[str, dict[int, int]] = {}  # of each owner
 
-    def add(self, caller: Caller, lanes: int = 1) -> None:
+    def add(self, caller: CallerId, lanes: int = 1) -> None:
         """It has so many more."""
         owner, connection = caller
         _add(self._owners, owner, lanes)
@@ -35,7 +35,7 @@ class Shares:
         lanes = 0 if connection is None else connections.get(connection, 0)
         return _enough(lanes, most)
 
-    def giver(self, taker: Caller) -> Caller:
+    def giver(self, taker: CallerId) -> CallerId:
         """Who is to give a lane to one that has not enough: the connection with the
         most, of the owner with the most or, where no owner has much more, its own."""
         owner = taker[0]

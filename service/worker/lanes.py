@@ -11,7 +11,7 @@ from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
 from operator import attrgetter
 
-from service.callers.fair_queue import Caller, FairQueue
+from service.callers.fair_queue import CallerId, FairQueue
 from service.worker.cost import Cost
 from service.worker.lane_shares import Shares
 from service.worker.sequence_job import SequenceJob
@@ -113,7 +113,7 @@ class Lanes:
         longs: int,
         dropped: list[SequenceJob],
         now: float,
-        passed: Container[str | Caller] = (),
+        passed: Container[str | CallerId] = (),
     ) -> SequenceJob | None:
         """The next that waits: a long one while those have less than their share of
         the lanes, or nothing else waits.

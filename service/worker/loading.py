@@ -13,7 +13,7 @@ from model.bundle.bundle import Bundle, BundleError, Metadata
 from service.settings import Settings
 from service.worker import engine
 from service.worker.engine import Engine, Engines
-from service.worker.protocol import Load
+from service.worker.protocol import LoadModel
 
 log = logging.getLogger(__name__)
 
@@ -23,12 +23,12 @@ COPIES = 4
 # What libraries say that get no memory.
 NO_MEMORY = re.compile("alloc|MemoryError|ResourceExhausted", re.IGNORECASE)
 
-Allow = Callable[[int], None]  # as `memory_limit.allow`
+Allow = Callable[[int], None]  # as `os_resources.limit_memory`
 
 
 def load(
-    wanted: Load, settings: Settings, engines: Engines, allow: Allow
-) -> tuple[Bundle, engine.Loaded]:
+    wanted: LoadModel, settings: Settings, engines: Engines, allow: Allow
+) -> tuple[Bundle, engine.LoadedEngine]:
     """Returns a bundle, and an engine that gives its golden answers.
 
     Raises:

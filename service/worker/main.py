@@ -19,24 +19,24 @@ from typing import Any
 import numpy as np
 
 from model.bundle.bundle import Bundle, BundleError
-from service import malloc
+from service import os_resources
 from service.settings import Settings
 from service.telemetry import logs
-from service.worker import background, cost, engine, loading, memory_limit
+from service.worker import cost, engine, loading
 from service.worker.background import BackgroundEngine
 from service.worker.engine import Engine, Engines
 from service.worker.protocol import (
     BatchReport,
-    Cancel,
+    CancelJob,
     Channel,
-    Failed,
     FromWorker,
     IsolatedJobStarted,
     Job,
-    Load,
-    Loaded,
+    JobFailure,
+    LoadModel,
+    LoadResult,
     ToWorker,
-    Unload,
+    UnloadModel,
 )
 from service.worker.scheduler import Scheduler
 
@@ -101,8 +101,8 @@ class Worker:
         for scheduler in busy:
             if scheduler.trying is not None:
                 self._jobs.send([IsolatedJobStarted(scheduler.trying)])
-                return scheduler.tick()
-        return [message for scheduler in busy for message in scheduler.tick()]
+                return scheduler.run_batch()
+        return [message for scheduler in busy for message in scheduler.run_batch()]
 
     def _take(self, message: ToWorker) -> list[FromWorker]:
         if isinstance(message, Job):
@@ -110,7 +110,7 @@ class Worker:
             if scheduler is None:
                 gone = BatchReport(message.model, 0, 0, 0, 0.0, message.steps)
                 reason = "this worker came after the model was replaced"
-                return [gone, Failed(message.number, reason)]
+                return [gone, JobFailure(message.number, reason)]
             numbers = np.frombuffer(message.frames, np.float32)
             frames = numbers.reshape(message.steps, -1)
             state = np.frombuffer(message.state, np.float32) if message.state else None
@@ -123,10 +123,10 @@ class Worker:
                 alone=message.alone,
                 caller=message.caller,
             )
-        elif isinstance(message, Cancel):
+        elif isinstance(message, CancelJob):
             for scheduler in self._schedulers.values():
                 scheduler.cancel(message.number)
-        elif isinstance(message, Unload):
+        elif isinstance(message, UnloadModel):
             self._leaving.add(message.model)
         return []
 
@@ -153,9 +153,9 @@ class Worker:
                 for message in self._control.receive():
                     self._control.send([self._load(message)])
 
-    def _load(self, wanted: Load) -> Loaded:
+    def _load(self, wanted: LoadModel) -> LoadResult:
         if wanted.background:
-            background.lower_priority()
+            os_resources.lower_thread_priority()
         engines = self._engines
         if wanted.background:
             engines = {n: partial(self._gentle, make) for n, make in engines.items()}
@@ -164,7 +164,7 @@ class Worker:
             with loading.refusing(wanted.folder, self._settings):
                 price = cost.measure(loaded.engine, found.metadata)
         except BundleError as error:
-            return Loaded(wanted.model, error=str(error))
+            return LoadResult(wanted.model, error=str(error))
         made = loaded.engine
         scheduler = Scheduler(
             made.inner if isinstance(made, BackgroundEngine) else made,
@@ -176,7 +176,7 @@ class Worker:
         with self._changing:
             self._schedulers = {**self._schedulers, wanted.model: scheduler}
         told = (loaded.engine.name, loaded.precision, loaded.reason)
-        return Loaded(wanted.model, *told)
+        return LoadResult(wanted.model, *told)
 
 
 def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
@@ -185,7 +185,7 @@ def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
         signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
     with contextlib.suppress(AttributeError, OSError):  # not on this system
         os.nice(NICE)
-    malloc.configure()
+    os_resources.configure_allocator()
     parsed = Settings.model_validate_json(settings)
     logs.setup(parsed.log_format, parsed.log_level)
-    Worker(jobs, control, parsed, allow=memory_limit.allow).run()
+    Worker(jobs, control, parsed, allow=os_resources.limit_memory).run()

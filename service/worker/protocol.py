@@ -18,8 +18,8 @@ MUCH = 64 * 1024  # bytes read at once, after which there may be more
 MOST_CHUNKS = 16  # read before what they hold is looked at
 
 
-class Load(msgspec.Struct, tag=True, array_like=True):
-    """Load the bundle in a folder under a number."""
+class LoadModel(msgspec.Struct, tag=True, array_like=True):
+    """LoadModel the bundle in a folder under a number."""
 
     model: int
     folder: str
@@ -27,13 +27,13 @@ class Load(msgspec.Struct, tag=True, array_like=True):
     background: bool = False  # requests are answered meanwhile
 
 
-class Unload(msgspec.Struct, tag=True, array_like=True):
+class UnloadModel(msgspec.Struct, tag=True, array_like=True):
     """Nobody will ask for a model again."""
 
     model: int
 
 
-class Loaded(msgspec.Struct, tag=True, array_like=True):
+class LoadResult(msgspec.Struct, tag=True, array_like=True):
     """It serves, or (with `error`) never will."""
 
     model: int
@@ -63,13 +63,13 @@ class IsolatedJobStarted(msgspec.Struct, tag=True, array_like=True):
     number: int
 
 
-class Cancel(msgspec.Struct, tag=True, array_like=True):
+class CancelJob(msgspec.Struct, tag=True, array_like=True):
     """Nobody waits for a job any more."""
 
     number: int
 
 
-class Answered(msgspec.Struct, tag=True, array_like=True):
+class JobResult(msgspec.Struct, tag=True, array_like=True):
     """A job's answer, and when it was computed (seconds, monotonic clock)."""
 
     number: int
@@ -80,7 +80,7 @@ class Answered(msgspec.Struct, tag=True, array_like=True):
     rows: int = 1  # sequences in the engine call that ended it
 
 
-class Failed(msgspec.Struct, tag=True, array_like=True):
+class JobFailure(msgspec.Struct, tag=True, array_like=True):
     """A job without an answer."""
 
     number: int
@@ -102,8 +102,8 @@ class BatchReport(msgspec.Struct, tag=True, array_like=True):
     spent: float = 0.0  # since the last call, if jobs have waited since
 
 
-ToWorker = Load | Unload | Job | Cancel
-FromWorker = Loaded | Answered | Failed | BatchReport | IsolatedJobStarted
+ToWorker = LoadModel | UnloadModel | Job | CancelJob
+FromWorker = LoadResult | JobResult | JobFailure | BatchReport | IsolatedJobStarted
 T = TypeVar("T")
 
 _encoder = msgspec.msgpack.Encoder()
@@ -117,7 +117,7 @@ def encode(messages: Sequence[T]) -> bytearray:
     return buffer
 
 
-class Incoming:
+class MessageDecoder:
     """Bytes as they come, to lists of messages."""
 
     def __init__(self, kind: object):
@@ -147,7 +147,7 @@ class Channel:
 
     def __init__(self, sock: socket.socket, kind: object):
         self._socket = sock
-        self._incoming = Incoming(kind)
+        self._incoming = MessageDecoder(kind)
 
     def send(self, messages: list) -> None:  # type: ignore[type-arg]
         self._socket.sendall(encode(messages))

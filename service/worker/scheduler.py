@@ -13,14 +13,14 @@ from collections import deque
 import numpy as np
 
 from model.bundle.bundle import Metadata
-from service.callers.fair_queue import Caller
+from service.callers.fair_queue import CallerId
 from service.settings import Settings
 from service.worker import batch as tick
 from service.worker.cost import Cost
 from service.worker.engine import Engine
 from service.worker.lanes import Batch, Lanes
 from service.worker.length_buckets import LengthBuckets
-from service.worker.protocol import Answered, BatchReport, Failed, FromWorker
+from service.worker.protocol import BatchReport, FromWorker, JobFailure, JobResult
 from service.worker.sequence_job import NOBODY, SequenceJob
 
 log = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ class Scheduler:
         until: float = math.inf,
         keep: bool = False,
         alone: bool = False,
-        caller: Caller = NOBODY,
+        caller: CallerId = NOBODY,
     ) -> None:
         """Take on a sequence [T, F], from a state [S] where it goes on.
 
@@ -95,7 +95,7 @@ class Scheduler:
         if number in self._works:
             self._works[number].unwanted = True
 
-    def tick(self) -> list[FromWorker]:
+    def run_batch(self) -> list[FromWorker]:
         """One engine call for some of the jobs."""
         lonely = bool(self._alone)
         batch = self._lonely() if lonely else self._queue.take()
@@ -144,9 +144,9 @@ class Scheduler:
             log.exception("engine failed", extra={"model": self.metadata.name})
             return 0, [(batch.works[0], f"{type(error).__name__}: {error}")]
 
-    def _failed(self, work: SequenceJob, reason: str, **why: bool) -> Failed:
+    def _failed(self, work: SequenceJob, reason: str, **why: bool) -> JobFailure:
         del self._works[work.number]
-        return Failed(work.number, reason, **why)
+        return JobFailure(work.number, reason, **why)
 
     def _finished(self, work: SequenceJob, ended: float, rows: int) -> FromWorker:
         probabilities = work.probabilities
@@ -155,7 +155,7 @@ class Scheduler:
             del self._works[work.number]
             data = probabilities.tobytes()
             after = work.state.tobytes() if work.keep else b""
-            return Answered(work.number, work.begun, ended, data, after, rows)
+            return JobResult(work.number, work.begun, ended, data, after, rows)
         # The caller's doing, where its numbers are far beyond those trained on.
         scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean
         deviation = np.abs(scaled * self.metadata.normalisation.scale).max()

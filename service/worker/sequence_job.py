@@ -4,9 +4,9 @@ import math
 
 import numpy as np
 
-from service.callers.fair_queue import Caller
+from service.callers.fair_queue import CallerId
 
-NOBODY: Caller = ("", 0)
+NOBODY: CallerId = ("", 0)
 
 
 class SequenceJob:
@@ -36,7 +36,7 @@ class SequenceJob:
         *,
         until: float = math.inf,
         keep: bool = False,
-        caller: Caller = NOBODY,
+        caller: CallerId = NOBODY,
     ):
         self.number = number
         self.frames = frames  # [T, F]

@@ -10,25 +10,27 @@ import socket
 import time
 
 from model.bundle.bundle import BundleError, Metadata
-from service import malloc
+from service import os_resources
 from service.settings import Settings
-from service.worker import background, loading, memory_limit
+from service.worker import loading
 from service.worker.engine import ENGINES, Engine
-from service.worker.protocol import Channel, Load, Loaded, ToWorker
+from service.worker.protocol import Channel, LoadModel, LoadResult, ToWorker
 
 LEAST_SECONDS = 1.0  # for one step, also where a request has less
 STEPS = 256  # of the sequence, and of all rows, that are tried besides
 
 
-def attempt(wanted: Load, settings: Settings) -> Loaded:
+def attempt(wanted: LoadModel, settings: Settings) -> LoadResult:
     """Returns what workers would say of a bundle, or why none is to load it."""
     try:
-        found, loaded = loading.load(wanted, settings, ENGINES, memory_limit.allow)
+        found, loaded = loading.load(
+            wanted, settings, ENGINES, os_resources.limit_memory
+        )
         with loading.refusing(wanted.folder, settings):
             check_calls(loaded.engine, found.metadata, settings)
     except BundleError as error:
-        return Loaded(wanted.model, error=str(error))
-    return Loaded(wanted.model, loaded.engine.name, loaded.precision, loaded.reason)
+        return LoadResult(wanted.model, error=str(error))
+    return LoadResult(wanted.model, loaded.engine.name, loaded.precision, loaded.reason)
 
 
 def check_calls(engine: Engine, metadata: Metadata, settings: Settings) -> None:
@@ -54,8 +56,8 @@ def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)  # ended by whoever asks
     jobs.close()
-    background.lower_priority()
-    malloc.configure()
+    os_resources.lower_thread_priority()
+    os_resources.configure_allocator()
     channel = Channel(control, ToWorker)
     with contextlib.suppress(EOFError, OSError):
         for wanted in channel.receive():

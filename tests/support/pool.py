@@ -52,7 +52,7 @@ class Stage:
         for steps, first, start in parts:
             given.append(frames(start + steps, first)[start:])
             states.append(state_of(start, first).tobytes() if start else b"")
-        return self.admission.submit(given, states, keep=keep)
+        return self.admission.submit(given, states, return_state=keep)
 
     async def assert_right(self, request, *sequences):
         """The request's answers are those of these sequences, in this order."""

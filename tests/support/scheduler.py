@@ -9,7 +9,7 @@ import numpy as np
 from model.bundle import bundle
 from model.bundle.golden import Golden
 from service.settings import Settings
-from service.worker.protocol import Answered, BatchReport, Failed
+from service.worker.protocol import BatchReport, JobFailure, JobResult
 from service.worker.scheduler import Scheduler
 from tests.support.bundles import make_metadata
 from tests.support.servers import SECONDS
@@ -152,7 +152,7 @@ class Scene:
         self.jobs: list[tuple[int, float]] = []  # by number: length, first value
         self.starts: dict[int, int] = {}  # steps that were taken before, if any were
         self.ticks: list[BatchReport] = []
-        self.told: dict[int, Answered | Failed] = {}
+        self.told: dict[int, JobResult | JobFailure] = {}
 
     def add(self, *sequences, **how):
         """Sequences given as (length, first value); their numbers."""
@@ -173,7 +173,7 @@ class Scene:
 
     def tick(self):
         """One tick; what it tells of jobs."""
-        ticked, *told = self.scheduler.tick()
+        ticked, *told = self.scheduler.run_batch()
         assert isinstance(ticked, BatchReport)  # first: who has an answer does not wait
         assert ticked.model == 7
         assert ticked.rows or told, "it gets nowhere"
@@ -195,7 +195,7 @@ class Scene:
         label = self.metadata.task == "label"
         for number in numbers or range(len(self.jobs)):
             told = self.told[number]
-            assert isinstance(told, Answered)
+            assert isinstance(told, JobResult)
             assert 0 < told.begun <= told.ended
             answer = np.frombuffer(told.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if label else answer
@@ -205,7 +205,7 @@ class Scene:
     def assert_failed(self, number, **why):
         """This job was told to have failed, and why."""
         told = self.told[number]
-        assert isinstance(told, Failed)
+        assert isinstance(told, JobFailure)
         assert told.reason
         assert (told.extreme, told.dropped) == (
             why.get("extreme", False),

@@ -14,7 +14,7 @@ import httpx
 from service import app as application
 from service import server as servers
 from service.callers.caller import Caller
-from service.callers.memory_budget import Hold, MemoryBudget
+from service.callers.memory_budget import MemoryBudget, Reservation
 from service.pool import spawn
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -45,7 +45,7 @@ def value(exposition: str, name: str, **labels: str) -> float:
 def anonymous_caller() -> Caller:
     """A caller of no connection and no key, for whom nothing is too much."""
     account = MemoryBudget(2**40, Metrics()).account()
-    return Caller(account, Hold(account))
+    return Caller(account, Reservation(account))
 
 
 def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:

@@ -32,7 +32,7 @@ def full(bundles):
     settings = Settings(port=0, bundles=bundles / "walks", workers=1)
     with running(settings, load_engine=Gated) as made:
         (model,) = made.registry.models.values()
-        queue, limiter = model.admission.queue, made.server._limiter
+        queue, limiter = model.admission.wait_estimate, made.server._limiter
         made.http.post("/classify", content=PLAIN).raise_for_status()
         queue._rate, queue.steps = 10.0, queue.steps + 1000
         queue.charge(-1, 1000)  # of another caller

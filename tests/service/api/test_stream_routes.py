@@ -365,7 +365,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = NdjsonReader(receive, limit, anonymous_caller().hold)
+            lines = NdjsonReader(receive, limit, anonymous_caller().reservation)
             found = []
             while (line := await lines.next_line()) is not None:
                 found.append(None if isinstance(line, TooLarge) else line)
@@ -422,7 +422,7 @@ class TestLines:
             async def receive():
                 return left.pop(0)
 
-            lines = NdjsonReader(receive, 100, anonymous_caller().hold)
+            lines = NdjsonReader(receive, 100, anonymous_caller().reservation)
             while await lines.next_line() is not None:
                 pass
 
@@ -447,7 +447,7 @@ class TestLines:
                 body = b"x" * size
                 return {"type": "http.request", "body": body, "more_body": left > 0}
 
-            lines = NdjsonReader(receive, 10, anonymous_caller().hold)
+            lines = NdjsonReader(receive, 10, anonymous_caller().reservation)
             assert isinstance(await lines.next_line(), TooLarge)
             assert await lines.next_line() is None
 

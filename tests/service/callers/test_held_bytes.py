@@ -151,7 +151,7 @@ def test_connections_are_freed(service, request_bytes):
 
 def test_failures_are_freed(service, monkeypatch):
     """So is what waits too long, comes too late, or can't be computed."""
-    queue = service.registry.get("walks").admission.queue
+    queue = service.registry.get("walks").admission.wait_estimate
     body = {"sequences": [[FRAME]], "model": "walks"}
     with _no_collector():
         before = objects(ServiceError)
@@ -419,7 +419,7 @@ class TestDialects:
     @pytest.mark.parametrize("path", PATHS)
     def test_room(self, service, path, monkeypatch):
         """Where too much waits, what comes is refused unparsed."""
-        queue = service.registry.get("walks").admission.queue
+        queue = service.registry.get("walks").admission.wait_estimate
         monkeypatch.setattr(queue, "steps", 10**9)
         answer = service.http.post(path, content=b"no JSON")
         assert answer.status_code == 503

@@ -5,9 +5,9 @@ import time
 
 import pytest
 
-from service import malloc
+from service import os_resources
 from service.callers import memory_budget
-from service.callers.memory_budget import Hold, MemoryBudget
+from service.callers.memory_budget import MemoryBudget, Reservation
 from service.callers.owner_quota import OwnerQuota
 from service.errors import BufferFull, TooManyStreams
 from service.telemetry.metrics import Metrics
@@ -23,7 +23,7 @@ class Client:
     def __init__(self, budget, owner="", *, waits=True):
         self.waits, self.evicted = waits, False
         self.account = budget.account(self.evict)
-        self.account.belongs_to(owner)
+        self.account.set_owner(owner)
 
     def evict(self):
         self.evicted = self.waits
@@ -48,9 +48,9 @@ def budget(metrics):
 
 async def test_counts(budget, metrics):
     """What is held is counted until it is held no more, and told to Prometheus."""
-    hold = Hold(budget.account())
+    hold = Reservation(budget.account())
     hold.resize(300)
-    hold.at_least(200)
+    hold.grow_to(200)
     assert budget.used == 300
     assert value(metrics.text().decode(), "unrolled_buffered_bytes") == 300
     hold.release()
@@ -60,7 +60,7 @@ async def test_counts(budget, metrics):
 async def test_gone(budget):
     """Nothing of a connection that has gone is counted, then or later."""
     account = budget.account()
-    hold = Hold(account)
+    hold = Reservation(account)
     hold.resize(300)
     account.close()
     hold.resize(500)
@@ -84,7 +84,7 @@ async def test_refuses(budget):
     """Where nobody waits for a client, what asks for more is refused, and holds what it
     did before."""
     Client(budget, waits=False).holds(900, seconds=10)
-    hold = Hold(Client(budget, waits=False).account)
+    hold = Reservation(Client(budget, waits=False).account)
     hold.resize(50)
     with pytest.raises(BufferFull) as caught:
         hold.resize(200)
@@ -123,7 +123,7 @@ class TestOwners:
         """What a connection held before its key was known counts for its owner then."""
         account = budget.account()
         assert account.add(400)
-        account.belongs_to("a")
+        account.set_owner("a")
         assert budget.free_for("a") == LIMIT - 400 - 400
         account.close()
         assert budget._owners == {}
@@ -132,7 +132,9 @@ class TestOwners:
 async def test_trims(budget, monkeypatch):
     """After a burst the allocator gives back what was freed; once, and not during it."""
     calls = []
-    monkeypatch.setattr(malloc, "trim", lambda: calls.append(time.monotonic()))
+    monkeypatch.setattr(
+        os_resources, "release_free_memory", lambda: calls.append(time.monotonic())
+    )
     monkeypatch.setattr(memory_budget, "TRIM_BYTES", 100)
     monkeypatch.setattr(memory_budget, "TRIM_SECONDS", 0.05)
     account = budget.account()
@@ -149,19 +151,19 @@ class TestOwnerQuota:
         """Without API keys all places can be taken, and no more."""
         shares = OwnerQuota(4, "streams are open")
         for _ in range(4):
-            shares.take("")
+            shares.acquire("")
         with pytest.raises(TooManyStreams):
-            shares.take("")
-        shares.give_back("")
-        shares.take("")
+            shares.acquire("")
+        shares.release("")
+        shares.acquire("")
 
     def test_several(self):
         """One owner of several gets half of the places, another finds one."""
         shares = OwnerQuota(4, "streams are open")
-        shares.take("a")
-        shares.take("a")
+        shares.acquire("a")
+        shares.acquire("a")
         with pytest.raises(TooManyStreams):
-            shares.take("a")
-        shares.take("b")
+            shares.acquire("a")
+        shares.acquire("b")
         with pytest.raises(TooManyStreams):
-            shares.take("b")
+            shares.acquire("b")

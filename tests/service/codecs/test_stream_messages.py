@@ -12,16 +12,16 @@ from hypothesis import strategies as st
 
 from service.worker import protocol
 from service.worker.protocol import (
-    Answered,
     BatchReport,
-    Cancel,
+    CancelJob,
     Channel,
-    Failed,
     FromWorker,
-    Incoming,
     Job,
-    Load,
-    Loaded,
+    JobFailure,
+    JobResult,
+    LoadModel,
+    LoadResult,
+    MessageDecoder,
     ToWorker,
 )
 from tests.support.servers import SECONDS
@@ -30,15 +30,15 @@ NUMBERS = st.integers(0, 2**40)
 SECONDS_OF = st.floats(0, 1e9)
 BYTES = st.binary(max_size=400)
 TO_WORKER = st.one_of(
-    st.builds(Load, NUMBERS, st.text()),
+    st.builds(LoadModel, NUMBERS, st.text()),
     st.builds(Job, NUMBERS, NUMBERS, NUMBERS, BYTES, BYTES, st.booleans()),
     st.builds(Job, NUMBERS, NUMBERS, NUMBERS, BYTES),
-    st.builds(Cancel, NUMBERS),
+    st.builds(CancelJob, NUMBERS),
 )
 FROM_WORKER = st.one_of(
-    st.builds(Loaded, NUMBERS, st.text(), st.text(), st.text(), st.text()),
-    st.builds(Answered, NUMBERS, SECONDS_OF, SECONDS_OF, BYTES, BYTES),
-    st.builds(Failed, NUMBERS, st.text(), st.booleans(), st.booleans()),
+    st.builds(LoadResult, NUMBERS, st.text(), st.text(), st.text(), st.text()),
+    st.builds(JobResult, NUMBERS, SECONDS_OF, SECONDS_OF, BYTES, BYTES),
+    st.builds(JobFailure, NUMBERS, st.text(), st.booleans(), st.booleans()),
     st.builds(BatchReport, NUMBERS, NUMBERS, NUMBERS, NUMBERS, SECONDS_OF, NUMBERS),
 )
 
@@ -55,7 +55,7 @@ class TestIncoming:
         whole = b"".join(bytes(protocol.encode(some)) for some in lists)
         cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=12))
         edges = [0, *sorted(cuts), len(whole)]
-        incoming = Incoming(kind)
+        incoming = MessageDecoder(kind)
         given = []
         for start, stop in pairwise(edges):
             given += incoming.feed(whole[start:stop])
@@ -64,11 +64,11 @@ class TestIncoming:
 
     def test_incomplete(self):
         """A list that is not whole yet is not given."""
-        incoming = Incoming(ToWorker)
-        whole = protocol.encode([Cancel(1), Cancel(2)])
+        incoming = MessageDecoder(ToWorker)
+        whole = protocol.encode([CancelJob(1), CancelJob(2)])
         for byte in whole[:-1]:
             assert list(incoming.feed(bytes([byte]))) == []
-        assert list(incoming.feed(bytes(whole[-1:]))) == [[Cancel(1), Cancel(2)]]
+        assert list(incoming.feed(bytes(whole[-1:]))) == [[CancelJob(1), CancelJob(2)]]
 
 
 @pytest.fixture
@@ -83,18 +83,18 @@ class TestChannel:
     def test_both_ways(self, pair):
         """What one side sends the other receives."""
         ours, theirs, _ = pair
-        ours.send([Load(1, "here"), Cancel(2)])
-        assert theirs.receive() == [Load(1, "here"), Cancel(2)]
-        theirs.send([Failed(2, "gone", dropped=True)])
-        assert ours.receive() == [Failed(2, "gone", dropped=True)]
+        ours.send([LoadModel(1, "here"), CancelJob(2)])
+        assert theirs.receive() == [LoadModel(1, "here"), CancelJob(2)]
+        theirs.send([JobFailure(2, "gone", dropped=True)])
+        assert ours.receive() == [JobFailure(2, "gone", dropped=True)]
 
     def test_without_waiting(self, pair):
         """Without waiting, there may be nothing; and what is there is given."""
         ours, theirs, _ = pair
         assert theirs.receive(wait=False) == []
-        ours.send([Cancel(1)])
-        ours.send([Cancel(2)])
-        assert theirs.receive(wait=False) == [Cancel(1), Cancel(2)]
+        ours.send([CancelJob(1)])
+        ours.send([CancelJob(2)])
+        assert theirs.receive(wait=False) == [CancelJob(1), CancelJob(2)]
         assert theirs.receive(wait=False) == []
 
     def test_larger_than_a_piece(self, pair):
@@ -122,16 +122,16 @@ class TestChannel:
     def test_gone(self, pair, wait):
         """When the other side has gone, what it had said is given, and then that."""
         ours, theirs, sock = pair
-        ours.send([Cancel(1)])
+        ours.send([CancelJob(1)])
         sock.close()
-        assert theirs.receive(wait=wait) == [Cancel(1)]
+        assert theirs.receive(wait=wait) == [CancelJob(1)]
         with pytest.raises(EOFError):
             theirs.receive(wait=wait)
 
     def test_gone_in_a_message(self, pair):
         """Half a message is none."""
         _, theirs, sock = pair
-        sock.sendall(bytes(protocol.encode([Cancel(1)])[:-1]))
+        sock.sendall(bytes(protocol.encode([CancelJob(1)])[:-1]))
         sock.close()
         with pytest.raises(EOFError):
             theirs.receive()

@@ -123,7 +123,7 @@ def test_would_be_late(gated):
     time after which to come again."""
     assert ask(gated, "/classify").status_code == 200
     (model,) = gated.registry.models.values()
-    queue = model.admission.queue
+    queue = model.admission.wait_estimate
     queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
     queue.charge(-1, 100)  # of another caller
     response = ask(gated, "/classify")

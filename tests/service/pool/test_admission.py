@@ -46,7 +46,7 @@ class TestAnswers:
                     ]
                     request = made.submit(*asked)
                     await made.assert_right(request, *asked)
-                    assert 0 < request.since <= request.begun <= request.ended
+                    assert 0 < request.submitted <= request.begun <= request.ended
                     count += 1
 
             await asyncio.gather(*(talk(number) for number in range(12)))

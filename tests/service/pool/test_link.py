@@ -9,7 +9,14 @@ import pytest
 
 from service.pool.link import PIECE_BYTES, WorkerLink
 from service.pool.pending_jobs import PendingJob
-from service.worker.protocol import BatchReport, Cancel, Failed, Incoming, Job, ToWorker
+from service.worker.protocol import (
+    BatchReport,
+    CancelJob,
+    Job,
+    JobFailure,
+    MessageDecoder,
+    ToWorker,
+)
 from tests.support.pool import sent, until
 from tests.support.servers import SECONDS
 
@@ -23,7 +30,7 @@ class Worker:
 
     def __init__(self, link, sock, told):
         self.link, self._socket, self.told = link, sock, told
-        self._incoming = Incoming(ToWorker)
+        self._incoming = MessageDecoder(ToWorker)
 
     def give(self, number, size, connection):
         job = Job(0, 7, 5, bytes(size), caller=("", connection))
@@ -79,12 +86,12 @@ async def test_cancelled():
         await sent()
         gone = [0, 3, 4, 5, 8, 9]
         for number in gone:
-            made.link.send(Cancel(number))
+            made.link.send(CancelJob(number))
         await sent()
-        dropped = [one.number for one in made.told if isinstance(one, Failed)]
+        dropped = [one.number for one in made.told if isinstance(one, JobFailure)]
         messages = await made.read({*range(MANY)} - {*dropped})
     jobs = [one.number for one in messages if isinstance(one, Job)]
-    cancelled = [one.number for one in messages if isinstance(one, Cancel)]
+    cancelled = [one.number for one in messages if isinstance(one, CancelJob)]
     assert sorted(cancelled + dropped) == gone
     assert 0 in cancelled
     assert len(dropped) >= 4
@@ -100,7 +107,7 @@ async def test_worker_is_gone():
             made.give(number, LARGE, 1)
         await sent()
     made.give(MANY, SMALL, 1)
-    made.link.send(Cancel(1))
+    made.link.send(CancelJob(1))
     await sent()
     assert made.told == []
     assert len(made.link.tickets) == MANY + 1

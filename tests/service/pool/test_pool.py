@@ -354,12 +354,12 @@ class TestReplacing:
             assert start.processes[2].poll() == -signal.SIGKILL
             found = [one.models for one in made.workers.all]
             assert found == [{0, 1}, {1}]
-            assert list(made.workers.refused) == [0]
+            assert list(made.workers.load_failures) == [0]
             start.processes[1].kill()
             await until(lambda: len(start.processes) == 5, "a new one is started")
             await until(lambda: made.size == 2, "another takes its place")
             assert made.workers.all[-1].models == {0, 1}
-            assert not made.workers.refused
+            assert not made.workers.load_failures
 
     async def test_start_hangs(self, bundles):
         """A process that does not come up in time is waited for no more: another is

@@ -96,7 +96,7 @@ def test_promised():
     async def promised():
         queue = WaitEstimate()
         for _ in range(200):
-            queue.read(1000, 10)
+            queue.observe_body(1000, 10)
         queue.add(5)
         queue.reserve(2000)
         queue.reserve(1000)

@@ -140,7 +140,7 @@ class TestUnderWay:
             before = made.registry.get("made").admission
             with Asking(made.url, path, body) as asked, holding(*made.engines):
                 asked.start()
-                wait(lambda: before.queue.steps == 1, "it is with a worker")
+                wait(lambda: before.wait_estimate.steps == 1, "it is with a worker")
                 made.put(2)
                 wait(lambda: made.about()["version"] == "2", "the new one is served")
                 made.wait_gone("made@1")
@@ -316,7 +316,10 @@ class TestWorkers:
             with Asking(made.url, "/classify", GOOD) as asked, holding(survivor):
                 asked.start()
                 busy = made.registry.get("made").admission
-                wait(lambda: busy.queue.steps == 1, "the one that has both is busy")
+                wait(
+                    lambda: busy.wait_estimate.steps == 1,
+                    "the one that has both is busy",
+                )
                 talk.send({"frames": [[7]]})
                 made.look()
             assert "probabilities" in talk.receive()
@@ -368,7 +371,10 @@ class TestWorkers:
             made.gate.clear()
             try:
                 lose(made)
-                wait(lambda: made.registry._pool.workers.refused, "it takes too long")
+                wait(
+                    lambda: made.registry._pool.workers.load_failures,
+                    "it takes too long",
+                )
             finally:
                 made.gate.set()
             made.wait_status("made", 200)
@@ -502,7 +508,7 @@ def test_a_hundred(tmp_path):
         gc.collect()
         wait(lambda: made.alive == [101, 101], "one engine a worker")
         workers = made.registry._pool
-        wait(lambda: len(workers.ticked) == 1, "nobody counts the others")
+        wait(lambda: len(workers.on_batch) == 1, "nobody counts the others")
         assert len(workers.workers._wanted) == 1
         assert all(len(link.steps) <= 1 for link in workers._links)
         assert made.broken == {}

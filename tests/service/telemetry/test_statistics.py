@@ -273,7 +273,7 @@ class TestServed:
             )
             filled.start()
             admission = service.registry.get("made").admission
-            wait(lambda: admission.queue.steps == 100, "as much waits as may")
+            wait(lambda: admission.wait_estimate.steps == 100, "as much waits as may")
             counts = Counts(service)
             response = service.http.post(path, json=body)
             assert response.status_code == 503

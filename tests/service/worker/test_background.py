@@ -1,11 +1,6 @@
 """Loading that gives way: who waits for whom, and for how long at most."""
 
-import os
-import sys
-import threading
-
 import numpy as np
-import pytest
 
 from service.worker import background
 from service.worker.background import BackgroundEngine
@@ -28,18 +23,3 @@ def test_goes_on_when_no_moment_comes(monkeypatch):
     assert_belongs(answer[0], 3, 7)
     np.testing.assert_array_equal(state[0], state_of(3, 7))
     assert not engine.faults
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="threads share a priority")
-def test_lowers_the_priority_of_one_thread():
-    told = {}
-
-    def look(name, before):
-        before()
-        told[name] = os.getpriority(os.PRIO_PROCESS, threading.get_native_id())
-
-    for name, before in (("low", background.lower_priority), ("other", lambda: None)):
-        thread = threading.Thread(target=look, args=(name, before))
-        thread.start()
-        thread.join()
-    assert told == {"low": background.NICE, "other": os.getpriority(os.PRIO_PROCESS, 0)}

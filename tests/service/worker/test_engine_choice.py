@@ -1,7 +1,6 @@
 """Which engine serves a bundle: the fastest that gives its golden answers."""
 
 import logging
-import os
 import re
 import shutil
 import sys
@@ -239,24 +238,3 @@ class TestTold:
             network = engine.load(found, Settings(precision=precision)).engine
             expected, _ = network.step(frames, lengths, begin)
             assert np.allclose(given, expected[0], rtol=0, atol=1e-6) == same
-
-
-@pytest.mark.parametrize(
-    ("files", "cores"),
-    [
-        ({}, 64),
-        ({"cpu.max": "max 100000"}, 64),
-        ({"cpu.max": "150000 100000"}, 2),
-        ({"cpu/cpu.cfs_quota_us": "-1", "cpu/cpu.cfs_period_us": "100000"}, 64),
-        ({"cpu/cpu.cfs_quota_us": "400000", "cpu/cpu.cfs_period_us": "100000"}, 4),
-    ],
-    ids=["none", "v2-without", "v2", "v1-without", "v1"],
-)
-def test_available_cores(tmp_path, monkeypatch, files, cores):
-    """A container's share of the cores counts, in either version of control groups."""
-    monkeypatch.setattr(engine, "CGROUP", tmp_path)
-    monkeypatch.setattr(os, "sched_getaffinity", lambda _: range(64))
-    for name, text in files.items():
-        (tmp_path / name).parent.mkdir(exist_ok=True)
-        (tmp_path / name).write_text(f"{text}\n")
-    assert engine.available_cores() == cores

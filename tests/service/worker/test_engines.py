@@ -18,7 +18,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.worker.cost import Cost
 from service.worker.engine import load
-from service.worker.protocol import Answered
+from service.worker.protocol import JobResult
 from service.worker.scheduler import Scheduler
 from tests.support.bundles import random_frames
 from tests.support.servers import ROOT, SECONDS
@@ -73,8 +73,8 @@ class TestAnswers:
                 if waiting:
                     scheduler.add(*waiting.pop(0))
             if scheduler.busy:
-                for message in scheduler.tick():
-                    if isinstance(message, Answered):
+                for message in scheduler.run_batch():
+                    if isinstance(message, JobResult):
                         answers[message.number] = message.probabilities
         assert len(answers) == len(asked)
         for number, frames in enumerate(asked):

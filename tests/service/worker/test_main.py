@@ -15,15 +15,15 @@ from service.settings import Settings
 from service.worker import cost
 from service.worker.cost import Cost
 from service.worker.protocol import (
-    Answered,
     BatchReport,
-    Cancel,
+    CancelJob,
     Channel,
-    Failed,
     FromWorker,
     Job,
-    Load,
-    Loaded,
+    JobFailure,
+    JobResult,
+    LoadModel,
+    LoadResult,
 )
 from tests.support.bundles import OnnxEngine, copy_bundle, random_frames
 from tests.support.scheduler import (
@@ -47,10 +47,10 @@ class Talk:
     def __init__(self, launched):
         self.launched = launched
         self._jobs = Channel(launched.jobs, FromWorker)
-        self._control = Channel(launched.control, Loaded)
+        self._control = Channel(launched.control, LoadResult)
         self._models = 0
         self.asked: dict[int, tuple] = {}
-        self.told: dict[int, Answered | Failed] = {}
+        self.told: dict[int, JobResult | JobFailure] = {}
         self.ticks: list[BatchReport] = []
 
     def load(self, folder):
@@ -58,7 +58,9 @@ class Talk:
         return self.loaded()
 
     def ask_to_load(self, folder, *, background=False):
-        self._control.send([Load(self._models, str(folder), background=background)])
+        self._control.send(
+            [LoadModel(self._models, str(folder), background=background)]
+        )
         self._models += 1
 
     def loaded(self):
@@ -105,7 +107,7 @@ class Talk:
     def assert_right(self, *numbers):
         for number in numbers:
             (told,) = self.wait(number)
-            assert isinstance(told, Answered), told
+            assert isinstance(told, JobResult), told
             length, first, task, *start = self.asked[number]
             answer = np.frombuffer(told.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if task == "label" else answer
@@ -244,7 +246,7 @@ class TestJobs:
             (first,) = talk.give(0, (LONG, 1.0))
             assert engine.entered.acquire(timeout=SECONDS)
             gone, kept = talk.give(0, (LONG, 2.0), (5, 3.0))
-            talk.send([Cancel(first), Cancel(gone), Cancel(99)])
+            talk.send([CancelJob(first), CancelJob(gone), CancelJob(99)])
             engine.gate.set()
             talk.assert_right(kept)
             for told in talk.wait(first, gone):
@@ -265,7 +267,7 @@ class TestJobs:
             good, bad, after = talk.give(0, (5, 1.0), (6, 2.0), (7, 3.0))
             talk.assert_right(good, after)
             (told,) = talk.wait(bad)
-            assert isinstance(told, Failed)
+            assert isinstance(told, JobFailure)
             assert (told.dropped, told.extreme) == (False, False)
             assert "RuntimeError" in told.reason
 

@@ -21,7 +21,7 @@ TURN_SECONDS = 0.001
 MIXED_SECONDS = 1.0  # after which an owner who asks nothing counts no more
 
 
-class ReadTurns:
+class RequestPacer:
     """Of all connections."""
 
     def __init__(self) -> None:
@@ -29,7 +29,7 @@ class ReadTurns:
         self._begun = 0  # in this turn
         self._since = 0.0  # its begin
         self._counts = False  # until the next one
-        self._waiting: FairQueue[Turn] = FairQueue(1)
+        self._waiting: FairQueue[PacedConnection] = FairQueue(1)
         self._owner: str | None = None  # who asked last
         self._mixed_until = 0.0  # others have asked, too
 
@@ -46,7 +46,7 @@ class ReadTurns:
         self._count()
         return True
 
-    def wait(self, turn: "Turn") -> None:
+    def wait(self, turn: "PacedConnection") -> None:
         """Have what a connection has read be handled in its turn."""
         self._waiting.push((turn.account.owner, turn.account.number), turn, 1)
 
@@ -67,11 +67,11 @@ class ReadTurns:
             self._waiting.pop().begin()
 
 
-class Turn:
+class PacedConnection:
     """What one connection has read, until it is its turn."""
 
     def __init__(
-        self, turns: ReadTurns, account: Account, receive: Callable[[bytes], None]
+        self, turns: RequestPacer, account: Account, receive: Callable[[bytes], None]
     ):
         """
         Args:

@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Generic, TypeVar
 
-from service.callers.fair_queue import Caller, FairQueue
+from service.callers.fair_queue import CallerId, FairQueue
 
 QUANTUM = 2**20  # bytes, up to which all work counts as alike
 # What ordinary work takes. A wrong body may take ten times as long as a good one, so
@@ -16,7 +16,7 @@ BYTES_PER_SECOND = 50e6
 P = TypeVar("P")
 
 
-class FairTurns(Generic[P]):
+class FairSlots(Generic[P]):
     """As many at a time as there are places; others wait, fairly between callers.
 
     Of several owners of API keys, none has all places: another waits for the end of its
@@ -26,13 +26,15 @@ class FairTurns(Generic[P]):
     def __init__(self, places: Iterable[P]):
         self._free = list(places)
         self._most = max(1, len(self._free) - 1)  # of one owner
-        self._waiting: FairQueue[tuple[asyncio.Future[P], Caller, int]] = FairQueue(
+        self._waiting: FairQueue[tuple[asyncio.Future[P], CallerId, int]] = FairQueue(
             QUANTUM
         )
-        self._taken: dict[P, tuple[Caller, int, float]] = {}  # what it costs, and since
+        self._taken: dict[
+            P, tuple[CallerId, int, float]
+        ] = {}  # what it costs, and since
         self._owners: Counter[str] = Counter()  # their places
 
-    async def take(self, caller: Caller, cost: int) -> P:
+    async def acquire(self, caller: CallerId, cost: int) -> P:
         """Waits for a place, to be given back.
 
         Args:
@@ -46,10 +48,10 @@ class FairTurns(Generic[P]):
             return await future
         except asyncio.CancelledError:
             if future.done() and not future.cancelled():
-                self.give_back(future.result())
+                self.release(future.result())
             raise
 
-    def give_back(self, place: P) -> None:
+    def release(self, place: P) -> None:
         """The place is free, for the next in turn."""
         caller, cost, since = self._taken.pop(place)
         self._owners[caller[0]] -= 1

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.callers.memory_budget import MemoryBudget
-from service.callers.read_turns import LEAST, ReadTurns, Turn
+from service.callers.request_pacing import LEAST, PacedConnection, RequestPacer
 from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -34,13 +34,13 @@ class Readers:
     """Connections of owners, and what was handled of them in order."""
 
     def __init__(self, limit=10**6):
-        self.budget, self.turns = MemoryBudget(limit, Metrics()), ReadTurns()
+        self.budget, self.turns = MemoryBudget(limit, Metrics()), RequestPacer()
         self.handled = []
 
     def read(self, owner, data=b"x", times=1):
         account = self.budget.account()
         account.owner = owner
-        turn = Turn(
+        turn = PacedConnection(
             self.turns, account, lambda all_: self.handled.append((owner, all_))
         )
         made = Socket()
