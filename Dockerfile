@@ -41,15 +41,13 @@ WORKDIR /app
 EXPOSE 8000
 HEALTHCHECK --interval=5s --timeout=5s --start-period=120s --retries=3 \
     CMD ["python", "-c", "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"]
-ENTRYPOINT ["python", "-m", "service"]
+ENTRYPOINT ["python", "-m", "unrolled"]
 CMD ["serve"]
 
 FROM base AS full
 COPY --from=wheels-full /venv /venv
-COPY model/__init__.py model/
-COPY model/bundle model/bundle
-COPY model/datasets/*.py model/datasets/
-COPY model/datasets/readers model/datasets/readers
+COPY unrolled unrolled
+COPY model model
 COPY service service
 COPY bundles bundles
 USER 10001
@@ -63,10 +61,8 @@ ENV PYTHONPATH=/app \
 COPY --from=wheels-ray /venv /venv
 # KubeRay may run them by a login shell, which sets a PATH of its own.
 COPY --from=wheels-ray /venv/bin/ray /venv/bin/serve /usr/local/bin/
-COPY model/__init__.py model/
-COPY model/bundle model/bundle
-COPY model/datasets/*.py model/datasets/
-COPY model/datasets/readers model/datasets/readers
+COPY unrolled unrolled
+COPY model model
 COPY service service
 COPY bundles bundles
 EXPOSE 6379 8265 10001
@@ -78,10 +74,8 @@ USER 10001
 
 FROM base AS slim
 COPY --from=wheels-slim /venv /venv
-COPY model/__init__.py model/
-COPY model/bundle model/bundle
-COPY model/datasets/*.py model/datasets/
-COPY model/datasets/readers model/datasets/readers
+COPY unrolled unrolled
+COPY model model
 COPY service service
 COPY bundles bundles
 USER 10001

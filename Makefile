@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve test test-all coverage nightly browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
+.PHONY: help serve wheel test test-all coverage nightly browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -26,10 +26,16 @@ help: ## show this list
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
 		--require-hashes $(addprefix --requirement ,$^)
+	@# The command .venv/bin/unrolled, which runs what is in this folder.
+	$(if $(filter .venv,$(@D)),$(BIN)/python -m pip install --quiet --disable-pip-version-check \
+		--no-index --no-deps --no-build-isolation --editable .)
 	@touch $@
 
 serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
-	$(BIN)/python -m service serve
+	$(BIN)/unrolled serve
+
+wheel: .venv/ready ## build dist/unrolled-VERSION-py3-none-any.whl: code, presets, data, shipped bundles
+	$(BIN)/python -m hatchling build --target wheel
 
 # One process for each core; the tests of a class stay together.
 WORKERS ?= auto
@@ -79,7 +85,7 @@ screenshots: .venv/ready ## pictures of the playground for docs/playground (need
 
 train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	for preset in $(PRESETS); do \
-		$(BIN)/python -m model train $$preset || exit 1; \
+		$(BIN)/unrolled train $$preset || exit 1; \
 	done
 
 bench: .venv/ready ## throughput and latency beside other servers (half an hour)

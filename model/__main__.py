@@ -17,9 +17,9 @@ app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     help="Train a recurrent network on sequences, and export it as a bundle.\n\n"
-    "`python -m model datasets` lists the built-in data and the formats of files.\n\n"
-    "`python -m model train vowels` trains on a built-in set in a minute.\n\n"
-    "`python -m model train my.jsonl --name mine` trains on a file of yours.",
+    "`unrolled datasets` lists the built-in data and the formats of files.\n\n"
+    "`unrolled train vowels` trains on a built-in set in a minute.\n\n"
+    "`unrolled train my.jsonl --name mine` trains on a file of yours.",
 )
 Source = Annotated[
     str,
@@ -84,11 +84,11 @@ def train(
 
     Examples:
 
-    `python -m model train digits`
+    `unrolled train digits`
 
-    `python -m model train letters-live --epochs 40`
+    `unrolled train letters-live --epochs 40`
 
-    `python -m model train walks_TRAIN.ts --test walks_TEST.ts --task classify
+    `unrolled train walks_TRAIN.ts --test walks_TEST.ts --task classify
     --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
     """
     with _refusing():
@@ -107,7 +107,7 @@ def train(
         with Bars(chosen.training.epochs) as bars:
             trained = loop.fit(dataset, chosen, run, resume=resume, progress=bars)
         if trained.finished_before:
-            again = f"python -m model export {run.folder} --output {output}"
+            again = f"unrolled export {run.folder} --output {output}"
             raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
         if trained.interrupted:
             best = max(entry.epoch for entry in trained.history if entry.best)
@@ -115,7 +115,7 @@ def train(
                 f"stopped; the best weights so far (epoch {best}) are in"
                 f" {run.folder / 'best'}\n"
                 "go on: the same command with --resume\n"
-                f"or take them: python -m model export {run.folder} --output {output}",
+                f"or take them: unrolled export {run.folder} --output {output}",
                 err=True,
             )
             raise typer.Exit(130)
@@ -133,7 +133,7 @@ def export(
 ) -> None:
     """Write the bundle of a run's best weights, also of one that was cut off.
 
-    Example: `python -m model export runs/digits`
+    Example: `unrolled export runs/digits`
     """
     with _refusing():
         with quiet.imports():
@@ -174,9 +174,9 @@ def evaluate(
 
     Examples:
 
-    `python -m model evaluate bundles/letters letters`
+    `unrolled evaluate bundles/letters letters`
 
-    `python -m model evaluate bundles/walks more_walks.csv --part all`
+    `unrolled evaluate bundles/walks more_walks.csv --part all`
     """
     with _refusing():
         with quiet.imports():
@@ -198,7 +198,7 @@ def evaluate(
 def inspect(path: Folder) -> None:
     """Verify a bundle's files, and that its networks only compute; show what it is.
 
-    Example: `python -m model inspect bundles/digits`
+    Example: `unrolled inspect bundles/digits`
     """
     with _refusing():
         from model.cli import console
@@ -224,7 +224,7 @@ def sign(
 ) -> None:
     """Verify a bundle as `inspect` does, and sign it.
 
-    Example: `python -m model sign bundles/digits --key my.pem`
+    Example: `unrolled sign bundles/digits --key my.pem`
     """
     with _refusing():
         typer.echo(f"signed: {arguments.sign(path, key)}")
@@ -237,6 +237,15 @@ def _refusing() -> Iterator[None]:
         yield
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("model."):
+            raise
+        typer.echo(
+            f"error: {error.name} is not installed. TensorFlow and what else training"
+            " needs are in the extra `train`: pip install 'unrolled[train]'",
+            err=True,
+        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)

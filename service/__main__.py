@@ -1,94 +1,102 @@
-"""The commands: serve, settings, and a client's classify, label, stream and health."""
+"""The serving commands: serve, settings, key, and a client's classify, label, stream, health."""
 
 import inspect
 import sys
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
 from service.settings import API_KEY, PREFIX, Settings, SettingsError, load
 
-BROKEN = 3  # exit code: a bundle that must be served can't be
+BROKEN_BUNDLE = 3  # exit code
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     help="Serve recurrent networks over HTTP, and call the service.\n\n"
-    "`python -m service serve` serves the shipped bundles on port 8000.\n\n"
-    "`python -m service serve --bundles my/bundles --port 9000` serves yours.\n\n"
-    "`python -m service classify examples/digit.json` asks a running service.\n\n"
-    "`python -m service stream examples/word.json --model letters-live` shows how its"
-    " probabilities move.",
+    "`unrolled serve` serves the shipped bundles on port 8000.\n\n"
+    "`unrolled serve --bundles my/bundles --port 9000` serves yours.\n\n"
+    "`unrolled classify examples/digit.json` asks a running service.\n\n"
+    "`unrolled stream examples/word.json --model letters-live` shows how the"
+    " probabilities change from step to step.\n\n"
+    "`python -m service` is the same as `unrolled`, without the training commands.",
 )
-Url = Annotated[str, typer.Option(help="Where the service is.")]
+Url = Annotated[str, typer.Option(help="Address of the service.")]
 Key = Annotated[
-    str | None, typer.Option(envvar=API_KEY, help="Key that the service wants.")
+    str | None, typer.Option(envvar=API_KEY, help="API key, if the service needs one.")
 ]
 File = Annotated[
     str,
     typer.Argument(
         help="Sequences: .json (a request, or frames [T, F]), .jsonl"
-        ' (`{"frames": ...}` a line), .csv (a row a step) or .npy ([T, F]); - is'
-        " JSON from standard input.",
+        ' (`{"frames": ...}` on each line), .csv (a row for each step) or .npy'
+        " ([T, F]); - reads JSON from standard input.",
         metavar="FILE",
     ),
 ]
-ModelName = Annotated[str | None, typer.Option(help="Which model.")]
-TopK = Annotated[int | None, typer.Option(help="Only so many classes.", min=1)]
+ModelName = Annotated[
+    str | None, typer.Option(help="Model name. [default: the task's default model]")
+]
+TopK = Annotated[
+    int | None, typer.Option(help="Print only the K likeliest classes.", min=1)
+]
 Engine = Annotated[
     Literal["service", "ray"],
-    typer.Option(help="Who computes; ray: .jsonl or .parquet, also at s3://..."),
+    typer.Option(
+        help="Ask a running service, or compute on a Ray cluster"
+        " (.jsonl or .parquet, also at s3://...)."
+    ),
 ]
 To = Annotated[
     str | None,
-    typer.Option(help="Of ray: folder for the answers. [default: FILE.TASK]"),
+    typer.Option(help="Output folder, with --engine ray. [default: FILE.TASK]"),
 ]
 Bundles = Annotated[
     str | None,
-    typer.Option(help="Of ray: folder of bundles. [default: the setting's]"),
+    typer.Option(
+        help="Folder of bundles, with --engine ray. [default: UNROLLED_BUNDLES]"
+    ),
 ]
-AT = "http://127.0.0.1:8000"
+URL = "http://127.0.0.1:8000"
 
 
 def serve(**flags: Any) -> None:
-    """Serve every bundle of a folder until told to stop.
+    """Serve every bundle of a folder over HTTP.
 
-    Each flag is also an environment variable: `--max-steps 500` is
-    `UNROLLED_MAX_STEPS=500`. Flags go first.
+    Each option is also an environment variable: `--max-steps 500` is
+    `UNROLLED_MAX_STEPS=500`. Options override variables.
 
-    Exit codes: 0 stopped when told to, 1 the port is taken, 2 a setting is wrong,
+    Exit codes: 0 stopped by a signal, 1 the port is in use, 2 a setting is wrong,
     3 a bundle is broken.
     """
     try:
         settings = load(**{k: v for k, v in flags.items() if v is not None})
     except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        _fail(error, 2)
     from service.pool import spawn
 
-    spawn.prepare()  # beside what is imported here
+    spawn.prepare()  # the fork server starts while this process imports the rest
     from service import app as application
-    from service import server
+    from service import server as http_server
     from service.telemetry import logs
 
     logs.setup(settings.log_format, settings.log_level)
     try:
-        made = application.create_app(settings, on_failure=lambda: running.stop())
-    except SettingsError as error:  # of traces
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    running = server.create_server(made, settings)
+        service = application.create_app(settings, on_failure=lambda: server.stop())
+    except SettingsError as error:  # raised where traces are set up
+        _fail(error, 2)
+    server = http_server.create_server(service, settings)
     try:
-        running.run()
-    except SystemExit:  # uvicorn's own: it could not listen
+        server.run()
+    except SystemExit:  # uvicorn exits when it cannot listen
         raise typer.Exit(1) from None
-    if made.registry.failed:
-        raise typer.Exit(BROKEN)
+    if service.registry.failed:
+        raise typer.Exit(BROKEN_BUNDLE)
 
 
-def _flags() -> list[inspect.Parameter]:
-    """A flag for each setting, so that there is one table of them."""
+def _options() -> list[inspect.Parameter]:
+    """One option for each setting, so that settings are declared in one place."""
     return [
         inspect.Parameter(
             name,
@@ -106,25 +114,24 @@ def _flags() -> list[inspect.Parameter]:
 
 
 def shown(default: Any) -> str:
-    """A default as the README and `--help` have it."""
+    """A setting's default as `--help` and the documentation show it."""
     if isinstance(default, Path):
         return "the shipped bundles"
     return str(default).lower() if isinstance(default, bool) else str(default) or "none"
 
 
-serve.__signature__ = inspect.Signature(_flags())  # type: ignore[attr-defined]
-serve.__annotations__ = {p.name: p.annotation for p in _flags()}
+serve.__signature__ = inspect.Signature(_options())  # type: ignore[attr-defined]
+serve.__annotations__ = {p.name: p.annotation for p in _options()}
 app.command()(serve)
 
 
 @app.command()
 def settings() -> None:
-    """Print every setting with its value here, its variable and its meaning."""
+    """Print every setting: variable, current value and meaning."""
     try:
         values = load()
     except SettingsError as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
+        _fail(error, 2)
     for name, field in Settings.model_fields.items():
         typer.echo(
             f"{PREFIX}{name.upper()}={getattr(values, name)}  # {field.description}"
@@ -133,19 +140,21 @@ def settings() -> None:
 
 @app.command()
 def key(
-    name: Annotated[str, typer.Argument(help="Whose it is; stands in the log.")] = "",
+    name: Annotated[
+        str, typer.Argument(help="Name of the key's owner, shown in the log.")
+    ] = "",
 ) -> None:
-    """Make a key for callers, and what `UNROLLED_API_KEYS` must have for it.
+    """Generate an API key, and its entry for `UNROLLED_API_KEYS`.
 
-    A new key is added to the setting after a comma, then handed out; the old one is
-    removed when nobody uses it any more.
+    To rotate a key, add the new entry to the setting after a comma, hand out the new
+    key, and remove the old entry when nobody uses it any more.
     """
     import hashlib
     import secrets
 
-    made = secrets.token_urlsafe(32)
-    digest = hashlib.sha256(made.encode()).hexdigest()
-    typer.echo(f"key (for its caller only): {made}")
+    key = secrets.token_urlsafe(32)
+    digest = hashlib.sha256(key.encode()).hexdigest()
+    typer.echo(f"key (for its owner only): {key}")
     typer.echo(f"{PREFIX}API_KEYS={name + ':' if name else ''}{digest}")
 
 
@@ -154,14 +163,17 @@ def classify(
     file: File,
     model: ModelName = None,
     top_k: TopK = None,
-    url: Url = AT,
+    url: Url = URL,
     key: Key = None,
     engine: Engine = "service",
     to: To = None,
     bundles: Bundles = None,
 ) -> None:
-    """Print the class of each sequence of FILE, a JSON object a line."""
-    _predict("classify", file, model, top_k, url, _headers(key), engine, to, bundles)
+    """Print the class of each sequence of FILE as a JSON line."""
+    from service.cli import predict
+
+    headers = _headers(key)
+    predict.predict("classify", file, model, top_k, url, headers, engine, to, bundles)
 
 
 @app.command()
@@ -169,19 +181,22 @@ def label(
     file: File,
     model: ModelName = None,
     top_k: TopK = None,
-    url: Url = AT,
+    url: Url = URL,
     key: Key = None,
     engine: Engine = "service",
     to: To = None,
     bundles: Bundles = None,
 ) -> None:
-    """Print the classes of the steps of each sequence of FILE, a JSON object a line.
+    """Print the classes of each sequence's steps as a JSON line.
 
     With `--engine ray` a file of millions of sequences is computed on a Ray cluster (or
-    on the cores of this machine), and the lines go into a folder. Whatever ends that, the
-    same command goes on where it was.
+    on the cores of this machine), and the lines are written to a folder. If the job is
+    interrupted, the same command continues it.
     """
-    _predict("label", file, model, top_k, url, _headers(key), engine, to, bundles)
+    from service.cli import predict
+
+    headers = _headers(key)
+    predict.predict("label", file, model, top_k, url, headers, engine, to, bundles)
 
 
 @app.command()
@@ -189,16 +204,16 @@ def stream(
     file: File,
     model: ModelName = None,
     rate: Annotated[
-        float, typer.Option(min=0.01, help="Steps a second, of a file.")
+        float, typer.Option(min=0.01, help="Steps of the file to send per second.")
     ] = 10,
-    url: Url = AT,
+    url: Url = URL,
     key: Key = None,
 ) -> None:
-    """Send FILE step by step, and show how the probabilities move.
+    """Send FILE step by step, and show the probabilities live.
 
     With - each line of standard input is sent as it comes: a step `[0.1, 0.2]`, or
-    several `[[0.1, 0.2], [0.3, 0.4]]`. Elsewhere than on a terminal each answer is a
-    JSON object on a line.
+    several `[[0.1, 0.2], [0.3, 0.4]]`. If the output is no terminal, each answer is
+    printed as a JSON line.
     """
     import httpx
 
@@ -207,20 +222,19 @@ def stream(
 
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
     try:
-        given, named = None, None
+        sequences, file_model = None, None
         if file != "-":
-            given, named, _ = files.read(Path(file))
-        chart.run(url, given, model or named, rate, _headers(key))
+            sequences, file_model, _ = files.read(Path(file))
+        chart.run(url, sequences, model or file_model, rate, _headers(key))
     except (*failures, OSError, ValueError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        _fail(error, 1)
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
 
 @app.command()
-def health(url: Url = AT, key: Key = None) -> None:
-    """Say whether the service is ready; exit code 1 when it is not."""
+def health(url: Url = URL, key: Key = None) -> None:
+    """Print whether the service is ready; exit code 1 if it is not."""
     import httpx
 
     from service.client import Client, RequestError
@@ -238,10 +252,10 @@ def _headers(key: str | None) -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _predict(*given: Any) -> None:
-    from service.cli import predict
-
-    predict.predict(*given)
+def _fail(error: Exception, code: int) -> NoReturn:
+    """Print an error on one line, and exit."""
+    typer.echo(f"error: {error}", err=True)
+    raise typer.Exit(code) from None
 
 
 if __name__ == "__main__":

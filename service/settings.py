@@ -15,7 +15,10 @@ PREFIX = "UNROLLED_"
 API_KEY = f"{PREFIX}API_KEY"  # of a client: no setting of the service
 # For the serving process alone, and what makes sense only beside that.
 SECRETS = ("state_key", "api_keys", "rate_per_key", "tls_certificate", "tls_key")
-SHIPPED = Path(__file__).parent.parent / "bundles"
+ROOT = Path(__file__).parents[1]
+# The shipped bundles: in the wheel beside the command, in a checkout at its root.
+INSTALLED = ROOT / "unrolled" / "bundles"
+SHIPPED = INSTALLED if INSTALLED.is_dir() else ROOT / "bundles"
 
 
 class SettingsError(ValueError):
@@ -222,7 +225,7 @@ class Settings(BaseSettings):
     api_keys: ApiKeys = Field(
         SecretStr(""),
         description="API keys that may be used, as NAME:SHA256, separated by commas; see "
-        "`python -m service key`. Default: no key is needed.",
+        "`unrolled key`. Default: no key is needed.",
     )
     rate_per_key: float = Field(
         0,

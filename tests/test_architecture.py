@@ -53,7 +53,7 @@ def _name(path: Path) -> str:
 
 FILES = {
     _name(path): path
-    for package in ("model", "service")
+    for package in ("model", "service", "unrolled")
     for path in sorted((ROOT / package).rglob("*.py"))
 }
 
@@ -120,6 +120,14 @@ def test_model_knows_no_service():
     """Training never imports serving."""
     taken = {other for module in of("model") for other in GRAPH[module]}
     assert not {name for name in taken if name.startswith("service")}
+
+
+def test_command_joins_the_halves():
+    """`unrolled` takes the two command lines, and nothing of ours imports it."""
+    assert of("unrolled") == ["unrolled.__main__"]
+    ours = GRAPH["unrolled.__main__"] & set(FILES)
+    assert ours == {"model.__main__", "service.__main__"}
+    assert not [name for name in FILES if GRAPH[name] & {"unrolled", *of("unrolled")}]
 
 
 def test_service_takes_only_the_contract():

@@ -153,7 +153,7 @@ def test_the_base_is_an_argument():
 @pytest.mark.parametrize("stage", ["slim", "full"])
 def test_the_image(stage):
     """It starts without a shell, and asks for its own health."""
-    assert json.loads(told(stage, "ENTRYPOINT")) == ["python", "-m", "service"]
+    assert json.loads(told(stage, "ENTRYPOINT")) == ["python", "-m", "unrolled"]
     assert json.loads(told(stage, "CMD")) == ["serve"]
     check = told(stage, "HEALTHCHECK").partition(" CMD ")[2]
     assert json.loads(check) == SERVICES["unrolled"]["healthcheck"]["test"][1:]
@@ -220,6 +220,5 @@ def test_the_context_holds_no_more():
     lines = (ROOT / ".dockerignore").read_text().split()
     assert lines[0] == "*"
     allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}
-    parts = ("__init__.py", "bundle", "datasets/*.py", "datasets/readers")
-    package = {f"model/{part}" for part in parts}
-    assert allowed == {"requirements/*.lock", *package, "service", "bundles"}
+    packages = {"unrolled", "model", "service"}
+    assert allowed == {"requirements/*.lock", *packages, "bundles"}

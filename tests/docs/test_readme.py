@@ -30,7 +30,7 @@ def copy(tmp_path_factory):
     folder = tmp_path_factory.mktemp("readme") / "unrolled"
     wanted = ("README.md", "Makefile", "docker-compose.yml", "pyproject.toml")
     folder.mkdir()
-    for name in ("model", "service", "examples", "bundles", "requirements"):
+    for name in ("unrolled", "model", "service", "examples", "bundles", "requirements"):
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, folder / name, ignore=ignored)
     for name in wanted:
@@ -72,12 +72,13 @@ def run(block, kind, copy, port):
     """Standard output of a block whose every command must succeed."""
     block = block.replace("localhost:8000", f"localhost:{port}")
     block = re.sub(
-        r"^(python -m service (?:health|classify|label|stream).*)$",
+        r"^((?:unrolled|python -m service) (?:health|classify|label|stream).*)$",
         rf"\1 --url http://localhost:{port}",
         block,
         flags=re.MULTILINE,
     )
     # A venv's python must be called by its own path to find its packages.
+    block = re.sub(r"^unrolled ", "python -m unrolled ", block, flags=re.MULTILINE)
     block = re.sub(r"^python ", f"{sys.executable} ", block, flags=re.MULTILINE)
     command = ["bash", "-euo", "pipefail", "-c", block]
     if kind == "python":

@@ -142,8 +142,8 @@ class TestTrain:
         assert "epoch 1" in result.stderr
         assert "--resume" in result.stderr
         assert not (tmp_path / "b").exists()
-        (line,) = [s for s in result.stderr.splitlines() if "model export" in s]
-        arguments = line.partition("python -m model ")[2].split()
+        (line,) = [s for s in result.stderr.splitlines() if "unrolled export" in s]
+        arguments = line.partition("unrolled ")[2].split()
         assert "bundle: " in run(*arguments).stdout
         record = bundle.read(tmp_path / "b" / "x" / "1").metadata.training
         assert (record.epochs, record.best_epoch) == (1, 1)
