@@ -134,7 +134,7 @@ def _bundle(network, root: Path, name: str, spec: Spec, seed: int) -> None:
         features=default_features(FEATURES),
         split=np.zeros(len(lengths), np.int8),
     )
-    export.export(
+    export.export_bundle(
         network,
         dataset,
         root,
@@ -167,7 +167,7 @@ def _metadata(network, name: str, version: str, spec: Spec):
             scale=tuple(network.scale.numpy().tolist()),
         ),
         temperature=1.0,
-        training=bundle.Training(
+        training=bundle.TrainingRecord(
             source="random weights",
             data="0" * 64,
             seed=0,

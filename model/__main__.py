@@ -95,7 +95,7 @@ def train(
         chosen = arguments.config_of(source, preset, settings, name, flags)
         with quiet.imports():
             from model.cli import console
-            from model.cli.progress import Bars
+            from model.cli.progress import ProgressBars
             from model.export import publish, quantize
             from model.training import loop
             from model.training.runs import Run
@@ -104,8 +104,8 @@ def train(
             quantize.check(chosen.network.cell)
         dataset, run = arguments.dataset(chosen), Run(runs / chosen.name)
         console.console.print(console.summary(dataset, chosen))
-        with Bars(chosen.training.epochs) as bars:
-            trained = loop.fit(dataset, chosen, run, resume=resume, progress=bars)
+        with ProgressBars(chosen.training.epochs) as bars:
+            trained = loop.fit(dataset, chosen, run, resume=resume, callback=bars)
         if trained.finished_before:
             again = f"unrolled export {run.folder} --output {output}"
             raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
@@ -185,7 +185,7 @@ def evaluate(
 
         found = arguments.bundle(path)
         dataset = arguments.judged(source, part, test, found.metadata)
-        figures = evaluation.of_bundle(found, dataset)
+        figures = evaluation.evaluate_bundle(found, dataset)
         if json:
             console.console.print_json(data=asdict(figures))
             return

@@ -79,9 +79,9 @@ def bundles(tmp_path_factory) -> Path:
 
 
 @pytest.fixture(scope="session")
-def quantised(tmp_path_factory) -> Path:
+def quantized(tmp_path_factory) -> Path:
     """A folder with `small` (label), which has int8 weights too."""
-    root = tmp_path_factory.mktemp("quantised")
+    root = tmp_path_factory.mktemp("quantized")
     classes = ("noun", "verb", "other")
     write_bundle(root, "small", "label", classes, int8="test", cell="lstm", hidden=8)
     return root

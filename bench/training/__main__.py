@@ -39,13 +39,12 @@ from tempfile import TemporaryDirectory
 from model import config
 from model.datasets import builtin
 from model.training import loop
-from model.training.progress import Progress
 from model.training.runs import Run
 
-class Clock(Progress):
-    def epoch_begins(self, epoch, batches):
+class Clock(loop.Callback):
+    def on_epoch_begin(self, epoch, batches):
         self.begun, self.left = time.perf_counter(), batches
-    def batch_ends(self, cost, error):
+    def on_batch_end(self, cost, error):
         self.left -= 1
         if not self.left:
             print(time.perf_counter() - self.begun, flush=True)
@@ -56,7 +55,7 @@ if not {augment}:
     changes["augmentation"] = config.AugmentationConfig().model_dump()
 with TemporaryDirectory() as folder:
     data = builtin.load(chosen.data.source)
-    loop.fit(data, chosen.update(changes), Run(Path(folder)), progress=Clock())
+    loop.fit(data, chosen.update(changes), Run(Path(folder)), callback=Clock())
 """
     return _seconds([sys.executable, "-c", code])
 

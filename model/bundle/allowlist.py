@@ -8,7 +8,7 @@ some by their names.
 
 import re
 
-from model.bundle import onnx_ops, tensorflow_ops, verified_files
+from model.bundle import onnx_ops, tensorflow_ops
 from model.bundle.bundle import GOLDEN, INT8, NETWORK, REPORT, Bundle, BundleError
 
 GRAPH = "saved_model.pb"
@@ -23,7 +23,7 @@ SHOWN = rf"{re.escape(REPORT.as_posix())}/[^/]+"
 KNOWN = re.compile(f"{NUMBERS}|{SHOWN}")
 # Of a file that is parsed: Protocol Buffers' own limit. The graph has no weights in it,
 # and a few of its bytes become hundreds in memory; ours have some 200 KB.
-MOST_BYTES = {GRAPH: 4 * 2**20}
+MAX_BYTES = {GRAPH: 4 * 2**20}
 LIMIT = 2**31 - 1
 
 
@@ -37,10 +37,10 @@ def check(found: Bundle) -> None:
         path = found.folder / name
         if name in CHECKS:
             try:
-                most = MOST_BYTES.get(name, LIMIT)
+                most = MAX_BYTES.get(name, LIMIT)
                 if path.stat().st_size > most:
                     raise ValueError(f"is longer than {most} bytes")
-                CHECKS[name](verified_files.of(found, name))
+                CHECKS[name](found.content(name))
             except BundleError:
                 raise
             except (ValueError, OSError) as error:

@@ -20,6 +20,7 @@ import hashlib
 import os
 import re
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,7 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from model.bundle import bounded_files as files
 from model.bundle import signature
 from model.bundle.bounded_files import BundleError as BundleError
-from model.bundle.golden import MOST_BYTES as MOST_GOLDEN
+from model.bundle.golden import MAX_BYTES as MAX_GOLDEN
 from model.bundle.golden import Golden
 
 FORMAT: Literal[1] = 1
@@ -44,14 +45,14 @@ GOLDEN = EXTRA / "golden.npz"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
-MOST_MARKER = 4 * 2**20  # bytes of `bundle.json`: parsed where requests are answered
-MOST_ENTRIES = 1_000  # files and folders of a bundle
-MOST_BYTES = 2**32  # of all its files: they are read whole before it is served
-MOST_LISTED = 10_000  # names beside each other, and versions of one
+MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: parsed where requests are answered
+MAX_ENTRIES = 1_000  # files and folders of a bundle
+MAX_BYTES = 2**32  # of all its files: they are read whole before it is served
+MAX_LISTED = 10_000  # names beside each other, and versions of one
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 
 
-MOST_CLASSES = 10_000
+MAX_CLASSES = 10_000
 ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -83,11 +84,13 @@ class Part(_Part):
     calibration_error: float
 
 
-class Quantised(_Part):
+class Quantization(_Part):
     """What int8 weights change, on the test part (or, without one, validation)."""
 
     part: str
-    error: float = Field(description="In percent; of the network itself: `Training`.")
+    error: float = Field(
+        description="In percent; of the network itself: `TrainingRecord`."
+    )
     calibration_error: float
     same_class: float = Field(description="In percent of the rows.")
     largest: float = Field(description="Change of a probability, sequences alone.")
@@ -95,7 +98,7 @@ class Quantised(_Part):
     bound: float = Field(description="Largest difference from the golden answers.")
 
 
-class Training(_Part):
+class TrainingRecord(_Part):
     """Where the weights come from."""
 
     source: str
@@ -119,7 +122,7 @@ class Metadata(_Part):
     version: str = Field(pattern=r"^[1-9][0-9]{0,8}$")
     task: Literal["classify", "label"]
     input: Frames
-    classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MOST_CLASSES)
+    classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MAX_CLASSES)
     cell: Literal["gru", "lstm"]
     layers: int = Field(ge=1)
     hidden: int = Field(ge=1)
@@ -129,8 +132,8 @@ class Metadata(_Part):
     state_size: int = Field(ge=0, description="0 where it can't be stepped.")
     normalisation: Normalisation
     temperature: float = Field(gt=0)
-    training: Training
-    int8: Quantised | None = None
+    training: TrainingRecord
+    int8: Quantization | None = None
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
 
     @model_validator(mode="after")
@@ -156,23 +159,41 @@ class Bundle:
     metadata: Metadata
     digest: str  # SHA-256 of `bundle.json`, and by it of everything
 
-    def content(self, name: str, most: int = MOST_BYTES) -> bytes:
-        """Returns the bytes of a file.
+    def content(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
+        """Return the bytes of a file, compared with its digest after they were read.
+
+        An engine that opened the file by its name could get another one, put there
+        after `read` compared it. So engines get these bytes.
 
         Raises:
-            BundleError: it can't be read, is larger than `most` bytes, or is not what
-                `bundle.json` has the digest of.
+            BundleError: the file can't be read, is larger than `max_bytes`, or its
+                SHA-256 is not the one in `bundle.json`.
         """
         path, expected = self.folder / name, self.metadata.files.get(name)
         if expected is None:
             raise BundleError(f"{path}: is not listed in {MARKER}")
         try:
-            data = files.read(path, most)
+            data = files.read(path, max_bytes)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != expected:
             raise BundleError(f"{path}: SHA-256 differs from {MARKER}")
         return data
+
+    @contextmanager
+    def saved_model(self) -> Iterator[Path]:
+        """A private copy of the SavedModel's folder, removed on exit.
+
+        TensorFlow loads no bytes, only a folder, and reads all of it while it loads.
+        """
+        with tempfile.TemporaryDirectory(prefix="unrolled-") as temporary:
+            folder = Path(temporary)
+            for name in self.metadata.files:
+                path = folder / name
+                if not Path(name).is_relative_to(EXTRA):
+                    path.parent.mkdir(exist_ok=True)
+                    path.write_bytes(self.content(name))
+            yield folder
 
     def golden(self, most: int | None = None) -> Golden:
         """Returns the golden answers.
@@ -184,7 +205,7 @@ class Bundle:
             BundleError: as `content` does; or they are no answers of this network.
         """
         path, metadata = self.folder / GOLDEN, self.metadata
-        data = self.content(GOLDEN.as_posix(), most or MOST_GOLDEN)
+        data = self.content(GOLDEN.as_posix(), most or MAX_GOLDEN)
         try:
             found = Golden.read(data, most)
         except ValueError as error:
@@ -210,7 +231,7 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
     """
     there = _listed(folder)
     try:
-        text = files.read(folder / MARKER, MOST_MARKER)
+        text = files.read(folder / MARKER, MAX_MARKER)
         if keys is not None:
             signature.verify(text, folder / SIGNATURE, keys)
         metadata = Metadata.model_validate_json(text)
@@ -265,7 +286,7 @@ def names(root: Path) -> dict[Path, list[int]]:
         OSError: `root` can't be listed.
     """
     try:
-        entries = files.listed(root, MOST_LISTED)
+        entries = files.listed(root, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return {}
     found: dict[Path, list[int]] = {}
@@ -290,7 +311,7 @@ def versions(folder: Path) -> list[int]:
         OSError: it can't be listed.
     """
     try:
-        entries = files.listed(folder, MOST_LISTED)
+        entries = files.listed(folder, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return []
     there = (entry for entry in entries if VERSION.fullmatch(entry.name))
@@ -348,20 +369,20 @@ def _listed(folder: Path) -> set[str]:
     """The paths of all files that `bundle.json` has to name."""
     found, size = set(), 0
     try:
-        for name, entry in files.walk(folder, MOST_ENTRIES):
+        for name, entry in files.walk(folder, MAX_ENTRIES):
             if not entry.is_dir(follow_symlinks=False):
                 found.add(name)
                 with suppress(OSError):  # a link that leads nowhere
                     size += entry.stat().st_size
     except OSError as error:
         raise BundleError(f"{error.filename}: {error.strerror}") from None
-    if size > MOST_BYTES:
-        raise BundleError(f"{folder}: has more than {MOST_BYTES:,} bytes")
+    if size > MAX_BYTES:
+        raise BundleError(f"{folder}: has more than {MAX_BYTES:,} bytes")
     return found - {MARKER.as_posix(), SIGNATURE.as_posix()}
 
 
 def _sha256(path: Path) -> str:
     try:
-        return files.digest(path, MOST_BYTES)
+        return files.digest(path, MAX_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None

@@ -14,9 +14,9 @@ from numpy.lib import format as npy
 # frames [B, T, F], lengths [B], state [B, S] -> probabilities, state [B, S]
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-MOST_BYTES = 2**26  # unpacked: a few sequences are far less
+MAX_BYTES = 2**26  # unpacked: a few sequences are far less
 ENTRY = b"PK\1\2"  # begins each member's entry in the archive's directory
-MOST_MEMBERS = 64  # of the archive: 4 are meant; packed bytes may look like one
+MAX_MEMBERS = 64  # of the archive: 4 are meant; packed bytes may look like one
 KINDS = {"frames": "f", "lengths": "iu", "probabilities": "f", "state": "f"}
 
 
@@ -76,15 +76,15 @@ class Golden:
 
         Args:
             data: of the file.
-            most: bytes, packed or not; else `MOST_BYTES`.
+            most: bytes, packed or not; else `MAX_BYTES`.
 
         Raises:
             ValueError: it is no such file, or its arrays don't fit each other.
         """
-        most = most or MOST_BYTES
+        most = most or MAX_BYTES
         # Each member costs memory before one is looked at.
-        if len(data) > most or data.count(ENTRY) > MOST_MEMBERS:
-            raise ValueError(f"holds more than {most} bytes or {MOST_MEMBERS} members")
+        if len(data) > most or data.count(ENTRY) > MAX_MEMBERS:
+            raise ValueError(f"holds more than {most} bytes or {MAX_MEMBERS} members")
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
                 arrays = _arrays(archive, [field.name for field in fields(cls)], most)

@@ -19,7 +19,7 @@ OPERATORS = frozenset(
     }
 )
 QUANTISED = frozenset({("com.microsoft", "DynamicQuantizeLSTM")})
-MOST_STRUCTURE = 2**18  # bytes besides the weights; ours have some 10 KB
+MAX_STRUCTURE = 2**18  # bytes besides the weights; ours have some 10 KB
 RUNTIME_FORMAT = slice(4, 8), b"ORTM"  # ONNX Runtime's own, which no parser here reads
 
 
@@ -32,7 +32,7 @@ def check(data: bytes) -> None:
     place, mark = RUNTIME_FORMAT
     if data[place] == mark:
         raise ValueError("is in ONNX Runtime's format, not in ONNX's")
-    protobuf_subset.check_structure(data, MOST_STRUCTURE)
+    protobuf_subset.check_structure(data, MAX_STRUCTURE)
     model = protobuf_subset.onnx(data)
     if not model.graph.node:
         raise ValueError("holds no network")

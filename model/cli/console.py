@@ -15,7 +15,7 @@ from model.datasets.builtin import Builtin
 from model.datasets.dataset import PARTS, Dataset
 
 if TYPE_CHECKING:  # it imports TensorFlow
-    from model.training.evaluation import Figures
+    from model.training.evaluation import Metrics
 
 # What is shown may hold names from a user's file: they are no markup.
 console = Console(highlight=False, markup=False, emoji=False)
@@ -40,7 +40,7 @@ def _table(title: str, *, show_header: bool = True) -> Table:
     return Table(title=title, title_justify="left", box=drawn, show_header=show_header)
 
 
-def figures_table(title: str, parts: dict[str, "Figures"]) -> Table:
+def figures_table(title: str, parts: dict[str, "Metrics"]) -> Table:
     """Error, accuracy, F1 and calibration of each part."""
     table = _table(title)
     table.add_column("part")
@@ -58,7 +58,7 @@ def figures_table(title: str, parts: dict[str, "Figures"]) -> Table:
     return table
 
 
-def class_table(figures: "Figures") -> Table:
+def class_table(figures: "Metrics") -> Table:
     """How often each class is recognised."""
     table = _table("by class")
     table.add_column("class")
@@ -128,7 +128,7 @@ def summary(dataset: Dataset, config: Config) -> str:
     )
 
 
-def published(folder: Path, parts: dict[str, "Figures"]) -> None:
+def published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     """Where the bundle is, and what it can."""
     console.print(figures_table("figures", parts))
     console.print(f"bundle: {folder}", soft_wrap=True)

@@ -7,13 +7,13 @@ from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeRemaini
 
 from model.cli.console import console
 from model.report.palette import MAIN
-from model.training.progress import Progress
+from model.training.loop import Callback
 
 if TYPE_CHECKING:
     from model.training.runs import Epoch
 
 
-class Bars(Progress):
+class ProgressBars(Callback):
     """A bar an epoch with the current error; on a terminal it moves, elsewhere
     only the line of each finished epoch is printed."""
 
@@ -27,7 +27,7 @@ class Bars(Progress):
     def __exit__(self, *_: object) -> None:
         self._remove()
 
-    def epoch_begins(self, epoch: int, batches: int) -> None:
+    def on_epoch_begin(self, epoch: int, batches: int) -> None:
         if not console.is_terminal:
             return
         self.bar = progress.Progress(
@@ -44,11 +44,11 @@ class Bars(Progress):
         self.bar.start()
         self.task = self.bar.add_task("", total=batches, cost=0.0, error=0.0)
 
-    def batch_ends(self, cost: float, error: float) -> None:
+    def on_batch_end(self, cost: float, error: float) -> None:
         if self.bar:
             self.bar.update(self.task, advance=1, cost=cost, error=error)
 
-    def epoch_ends(self, epoch: "Epoch") -> None:
+    def on_epoch_end(self, epoch: "Epoch") -> None:
         self._remove()
         console.print(
             f"epoch {epoch.epoch:3}/{self.epochs}"

@@ -27,7 +27,7 @@ class ExportError(ValueError):
     """An exported format that doesn't answer as the live network does."""
 
 
-def export(
+def export_bundle(
     network: Network,
     dataset: Dataset,
     root: Path,

@@ -13,7 +13,7 @@ from model.export import export
 from model.network.network import Network
 from model.report import report
 from model.training import calibration, evaluation
-from model.training.evaluation import Answers, Figures
+from model.training.evaluation import Metrics, Predictions
 from model.training.runs import Epoch
 
 
@@ -25,7 +25,7 @@ def publish(
     root: Path,
     *,
     int8: bool = False,
-) -> tuple[Path, dict[str, Figures]]:
+) -> tuple[Path, dict[str, Metrics]]:
     """Fit the temperature on the validation part, measure every part, and write
     the next version of the bundle.
 
@@ -41,7 +41,7 @@ def publish(
     """
     parts = {name: dataset.part(name) for name in PARTS}
     answers = {
-        name: evaluation.answer(part, lambda *batch: network(*batch).numpy())
+        name: evaluation.predict(part, lambda *batch: network(*batch).numpy())
         for name, part in parts.items()
         if len(part)
     }
@@ -59,7 +59,7 @@ def publish(
         report.write(folder, metadata, report.Report(history, after, before))
 
     judge = "test" if len(parts["test"]) else "validation"
-    folder = export.export(
+    folder = export.export_bundle(
         network,
         parts[judge],
         root,
@@ -71,10 +71,10 @@ def publish(
     return folder, after
 
 
-def _figures(answers: Answers, temperature: float, dataset: Dataset) -> Figures:
+def _figures(answers: Predictions, temperature: float, dataset: Dataset) -> Metrics:
     probabilities = calibration.softmax(answers.scores / temperature)
-    scored = Answers(probabilities, answers.targets, answers.lengths)
-    return evaluation.measure(scored, dataset.classes)
+    scored = Predictions(probabilities, answers.targets, answers.lengths)
+    return evaluation.compute_metrics(scored, dataset.classes)
 
 
 def _metadata(
@@ -82,8 +82,8 @@ def _metadata(
     history: list[Epoch],
     dataset: Dataset,
     config: Config,
-    before: dict[str, Figures],
-    after: dict[str, Figures],
+    before: dict[str, Metrics],
+    after: dict[str, Metrics],
     version: str,
 ) -> Metadata:
     part = "test" if "test" in before else "validation"
@@ -106,7 +106,7 @@ def _metadata(
             scale=tuple(network.scale.numpy().tolist()),
         ),
         temperature=float(np.float32(network.temperature.numpy())),
-        training=bundle.Training(
+        training=bundle.TrainingRecord(
             source=dataset.name,
             data=dataset.digest,
             seed=config.training.seed,

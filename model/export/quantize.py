@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle import bundle
-from model.bundle.bundle import Metadata, Quantised
+from model.bundle.bundle import Metadata, Quantization
 from model.bundle.golden import Golden, Step
 from model.datasets.dataset import Dataset
 from model.network import reload
 from model.training import evaluation
-from model.training.evaluation import Answers
+from model.training.evaluation import Predictions
 
 # More than these and the bundle is refused.
 MAX_ERROR = 0.5  # points of error on top
@@ -27,7 +27,7 @@ MARGIN = 2.0  # another processor rounds otherwise
 BATCH = 32
 
 
-class QuantisationError(ValueError):
+class QuantizationError(ValueError):
     """A network that can't be quantised, or loses too much by it."""
 
 
@@ -38,7 +38,7 @@ def check(cell: str) -> None:
         QuantisationError: it is no LSTM.
     """
     if cell != "lstm":
-        raise QuantisationError(
+        raise QuantizationError(
             f"--int8 is for LSTM networks: ONNX Runtime has no int8 {cell.upper()}"
         )
 
@@ -63,7 +63,7 @@ def write(folder: Path) -> None:
 
 def measure(
     folder: Path, metadata: Metadata, golden: Golden, part: str, dataset: Dataset
-) -> Quantised:
+) -> Quantization:
     """What the int8 weights change on a part of the data.
 
     Raises:
@@ -77,8 +77,8 @@ def measure(
     before = _answer(exact, dataset, size, 1)
     alone = _answer(int8, dataset, size, 1)
     mates = _answer(int8, dataset, size, BATCH)
-    figures = evaluation.measure(alone, metadata.classes)
-    change = Quantised(
+    figures = evaluation.compute_metrics(alone, metadata.classes)
+    change = Quantization(
         part=part,
         error=figures.error,
         calibration_error=figures.calibration_error,
@@ -88,7 +88,7 @@ def measure(
         mates=float(np.abs(mates.scores - alone.scores).max()),
         bound=MARGIN * golden.difference(int8),
     )
-    exactly = evaluation.measure(before, metadata.classes)
+    exactly = evaluation.compute_metrics(before, metadata.classes)
     _refuse(change, exactly.error, exactly.calibration_error)
     return change
 
@@ -116,7 +116,7 @@ The 8 bits of the activations are laid over the range of the whole batch: an ans
 little with its batch mates, and more beside frames of numbers far larger than these."""
 
 
-def _refuse(change: Quantised, error: float, calibration_error: float) -> None:
+def _refuse(change: Quantization, error: float, calibration_error: float) -> None:
     faults = [
         f"{what} {figure:.3g} (at most {bound:g} is allowed)"
         for what, figure, bound in (
@@ -132,16 +132,16 @@ def _refuse(change: Quantised, error: float, calibration_error: float) -> None:
         if not figure <= bound
     ]
     if faults:
-        raise QuantisationError(
+        raise QuantizationError(
             f"int8 weights change too much, nothing was published: {'; '.join(faults)}"
         )
 
 
-def _answer(step: Step, dataset: Dataset, size: int, batch: int) -> Answers:
+def _answer(step: Step, dataset: Dataset, size: int, batch: int) -> Predictions:
     def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         return step(frames, lengths, np.zeros((len(lengths), size), np.float32))[0]
 
-    return evaluation.answer(dataset, scorer, batch)
+    return evaluation.predict(dataset, scorer, batch)
 
 
 def _quiet(record: logging.LogRecord) -> bool:

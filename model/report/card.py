@@ -7,12 +7,12 @@ import numpy as np
 
 from model.bundle.bundle import Metadata
 from model.export import quantize
-from model.training.evaluation import Figures
+from model.training.evaluation import Metrics
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one answer is for
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
 WORST = 5  # classes, and confusions
-MOST_FEATURES = 12  # named one by one
+MAX_FEATURES = 12  # named one by one
 PLOTS = {
     "history": "Cost and error by epoch; the training part's while the weights still"
     " change, with dropout and augmentation where there are any",
@@ -34,8 +34,8 @@ def line(name: str) -> str:
 
 def text(
     metadata: Metadata,
-    parts: dict[str, Figures],
-    before: dict[str, Figures],
+    parts: dict[str, Metrics],
+    before: dict[str, Metrics],
     *,
     shown: str,
 ) -> str:
@@ -65,7 +65,7 @@ def _head(metadata: Metadata) -> str:
         "label": "says of each step which class it belongs to",
     }[metadata.task]
     features = metadata.input.names
-    if len(features) > MOST_FEATURES:
+    if len(features) > MAX_FEATURES:
         features = (*features[:3], "…", features[-1])
     longest = _count(metadata.training.longest, "step")
     rows = [
@@ -121,7 +121,7 @@ def _data(metadata: Metadata) -> str:
 
 
 def _results(
-    metadata: Metadata, parts: dict[str, Figures], before: dict[str, Figures]
+    metadata: Metadata, parts: dict[str, Metrics], before: dict[str, Metrics]
 ) -> str:
     unit = UNITS[metadata.task]
     rows = [
@@ -154,7 +154,7 @@ def _plots(shown: str) -> str:
     return "\n\n".join([f"## Plots, {shown} part", *plots])
 
 
-def _mistakes(metadata: Metadata, part: Figures, shown: str) -> str:
+def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     counts = np.array(part.confusion)
     actual, hits = counts.sum(1), counts.diagonal()
     wrong, names = counts - np.diag(hits), [*map(_escape, metadata.classes)]
@@ -209,7 +209,7 @@ The sequences may differ in length. The prediction of each
 {answer}"""
 
 
-def _limits(metadata: Metadata, parts: dict[str, Figures]) -> str:
+def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     longest = _count(metadata.training.longest, "step")
     limits = [
         f"Trained on sequences of up to {longest}. Longer ones get an answer too, but"

@@ -43,7 +43,7 @@ from model.bundle.bundle import Metadata
 from model.report import card
 from model.report.palette import ABSENT, MAIN, OTHER, QUIET
 from model.training import calibration
-from model.training.evaluation import Figures
+from model.training.evaluation import Metrics
 from model.training.runs import Epoch
 
 SHARES = LinearSegmentedColormap.from_list(
@@ -62,8 +62,8 @@ STYLE = {
     "legend.frameon": False,
     "text.parse_math": False,  # a class may be named $x$
 }
-MOST_TICKS = 40  # class names on an axis
-MOST_NUMBERS = 12  # classes whose cells hold a number
+MAX_TICKS = 40  # class names on an axis
+MAX_NUMBERS = 12  # classes whose cells hold a number
 LONGEST_NAME = 16  # characters on an axis
 
 
@@ -72,8 +72,8 @@ class Report:
     """What training came to."""
 
     history: list[Epoch]
-    parts: dict[str, Figures]  # after calibration; validation, perhaps train and test
-    before: dict[str, Figures]  # the same parts with temperature 1
+    parts: dict[str, Metrics]  # after calibration; validation, perhaps train and test
+    before: dict[str, Metrics]  # the same parts with temperature 1
 
 
 def write(folder: Path, metadata: Metadata, report: Report) -> None:
@@ -145,7 +145,7 @@ def _history(history: list[Epoch], best: int) -> Figure:
     return figure
 
 
-def _confusion(figures: Figures, classes: tuple[str, ...], title: str) -> Figure:
+def _confusion(figures: Metrics, classes: tuple[str, ...], title: str) -> Figure:
     counts = np.array(figures.confusion, float)
     actual = counts.sum(1, keepdims=True)
     shares = np.where(actual, 100 * counts / np.maximum(actual, 1), np.nan)
@@ -155,7 +155,7 @@ def _confusion(figures: Figures, classes: tuple[str, ...], title: str) -> Figure
     axes = figure.subplots()
     # The power lifts rare confusions out of the white.
     image = axes.imshow(shares, SHARES, PowerNorm(0.35, 0, 100), interpolation="none")
-    step = -(-size // MOST_TICKS)
+    step = -(-size // MAX_TICKS)
     shown = range(0, size, step)
     ticks = [_short(classes[index]) for index in shown]
     room = 14 * (side - 1.5) * step / size  # characters between two ticks
@@ -168,7 +168,7 @@ def _confusion(figures: Figures, classes: tuple[str, ...], title: str) -> Figure
     bar = figure.colorbar(image, ax=axes, shrink=0.8, ticks=[0, 1, 5, 20, 50, 100])
     bar.set_label("share of the true class (%)")
     middle = {"fontsize": 8, "ha": "center", "va": "center"}
-    if size <= MOST_NUMBERS:
+    if size <= MAX_NUMBERS:
         for row, column in np.argwhere(counts > 0):
             share = shares[row, column]
             colour = "white" if share > 12 else "black"
@@ -176,7 +176,7 @@ def _confusion(figures: Figures, classes: tuple[str, ...], title: str) -> Figure
     return figure
 
 
-def _reliability(before: Figures, after: Figures, title: str, unit: str) -> Figure:
+def _reliability(before: Metrics, after: Metrics, title: str, unit: str) -> Figure:
     figure = Figure(figsize=(5.2, 6))
     curve, bars = figure.subplots(2, 1, sharex=True, height_ratios=[3, 1])
     curve.plot([0, 100], [0, 100], color=QUIET, lw=0.8, ls=":", label="perfect")
@@ -202,7 +202,7 @@ def _reliability(before: Figures, after: Figures, title: str, unit: str) -> Figu
     return figure
 
 
-def _length(figures: Figures, title: str, unit: str) -> Figure:
+def _length(figures: Metrics, title: str, unit: str) -> Figure:
     groups = figures.by_length
     accuracy = [group["accuracy"] for group in groups]
     figure = Figure(figsize=(7.5, 3.4))

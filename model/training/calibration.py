@@ -34,7 +34,7 @@ def softmax(logits: np.ndarray) -> np.ndarray:
     return exponents / exponents.sum(-1, keepdims=True)
 
 
-def expected_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
+def expected_calibration_error(probabilities: np.ndarray, targets: np.ndarray) -> float:
     """Mean distance of confidence and accuracy over 15 equal bins, weighted."""
     bins = reliability(probabilities, targets)
     gaps = [b["count"] * abs(b["confidence"] - b["accuracy"]) for b in bins]

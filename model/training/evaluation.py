@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bundle import bundle, verified_files
+from model.bundle import bundle
 from model.datasets.dataset import Dataset, unite_features
 from model.network import reload
 from model.training import calibration
@@ -18,7 +18,7 @@ BATCH = 128
 
 
 @dataclass(frozen=True, slots=True)
-class Answers:
+class Predictions:
     """A part's answers, one row a sequence (classify) or valid step (label)."""
 
     scores: np.ndarray  # [M, C] logits or probabilities
@@ -27,7 +27,7 @@ class Answers:
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class Metrics:
     """Errors and accuracies in percent."""
 
     count: int
@@ -41,7 +41,7 @@ class Figures:
     reliability: list[dict[str, float]]
 
 
-def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
+def evaluate_bundle(found: bundle.Bundle, dataset: Dataset) -> Metrics:
     """The figures of an exported SavedModel.
 
     Raises:
@@ -62,19 +62,19 @@ def of_bundle(found: bundle.Bundle, dataset: Dataset) -> Figures:
     if not len(dataset):
         raise ValueError("no such part in the data")
     dataset = dataset.reclass(metadata.classes)
-    with verified_files.saved_model(found) as folder:
+    with found.saved_model() as folder:
         step = reload.saved_model(folder)
 
     def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
         begin = np.zeros((len(lengths), metadata.state_size), np.float32)
         return step(frames, lengths, begin)[0]
 
-    return measure(answer(dataset, scorer), metadata.classes)
+    return compute_metrics(predict(dataset, scorer), metadata.classes)
 
 
-def answer(
+def predict(
     dataset: Dataset, scorer: Callable[..., np.ndarray], batch: int = BATCH
-) -> Answers:
+) -> Predictions:
     """Score each sequence, `batch` of like length at a time.
 
     Args:
@@ -89,7 +89,7 @@ def answer(
         for row, result, length in zip(rows, results, lengths, strict=True):
             scores[row] = result[:length] if dataset.task == "label" else result[None]
     repeats = [len(score) for score in scores]
-    return Answers(
+    return Predictions(
         np.concatenate(scores),
         dataset.targets,
         np.repeat(dataset.lengths, repeats),
@@ -107,7 +107,7 @@ def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return frames, lengths
 
 
-def measure(answers: Answers, classes: tuple[str, ...]) -> Figures:
+def compute_metrics(answers: Predictions, classes: tuple[str, ...]) -> Metrics:
     """The figures of a part; `answers.scores` are probabilities here."""
     predicted = answers.scores.argmax(1)
     right = predicted == answers.targets
@@ -117,13 +117,13 @@ def measure(answers: Answers, classes: tuple[str, ...]) -> Figures:
     present = actual > 0
     f1 = 2 * hits / np.maximum(actual + guessed, 1)
     shares = hits / np.maximum(actual, 1)
-    return Figures(
+    return Metrics(
         count=len(right),
         error=100 * float(1 - right.mean()),
         accuracy=100 * float(right.mean()),
         macro_f1=100 * float(f1[present].mean()),
         calibration_error=100
-        * calibration.expected_error(answers.scores, answers.targets),
+        * calibration.expected_calibration_error(answers.scores, answers.targets),
         class_accuracy={
             name: 100 * float(share) if there else None
             for name, share, there in zip(classes, shares, present, strict=True)

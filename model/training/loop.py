@@ -14,8 +14,20 @@ from model.config import Config, ConfigError
 from model.datasets.dataset import Dataset
 from model.network.network import Network
 from model.training import augmentation, pipeline, steps
-from model.training.progress import Progress
 from model.training.runs import Epoch, Run
+
+
+class Callback:
+    """Events of a training run, named as in Keras; override those of interest."""
+
+    def on_epoch_begin(self, epoch: int, batches: int) -> None:
+        """Epoch number `epoch` begins; it has `batches` batches."""
+
+    def on_batch_end(self, cost: float, error: float) -> None:
+        """A batch is done. Cost and error (percent) are those of the epoch so far."""
+
+    def on_epoch_end(self, epoch: Epoch) -> None:
+        """An epoch is done and saved."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +67,7 @@ def fit(
     run: Run,
     *,
     resume: bool = False,
-    progress: Progress | None = None,
+    callback: Callback | None = None,
 ) -> Trained:
     """Train on the part "train", choose the epoch by the part "validation".
 
@@ -73,17 +85,17 @@ def fit(
     if resume:
         run.config()  # there is one
     with run.locked():
-        return _fit(dataset, config, run, resume, progress or Progress())
+        return _fit(dataset, config, run, resume, callback or Callback())
 
 
 def _fit(
-    dataset: Dataset, config: Config, run: Run, resume: bool, progress: Progress
+    dataset: Dataset, config: Config, run: Run, resume: bool, callback: Callback
 ) -> Trained:
     if resume:
         run.resume(config, dataset.digest)
     else:
         run.begin(config, dataset.digest)
-    epochs = _Epochs(dataset, config, run, progress)
+    epochs = _Epochs(dataset, config, run, callback)
     if resume:
         epochs.restore()
     resumed, interrupted = len(epochs.history), False
@@ -101,8 +113,8 @@ def _fit(
 class _Epochs:
     """The epochs of one run, in order."""
 
-    def __init__(self, dataset: Dataset, config: Config, run: Run, progress: Progress):
-        self.config, self.run, self.progress = config.training, run, progress
+    def __init__(self, dataset: Dataset, config: Config, run: Run, callback: Callback):
+        self.config, self.run, self.callback = config.training, run, callback
         static = config.network.unroll == "static"
         devices = steps.strategy()
         with devices.scope():
@@ -171,17 +183,17 @@ class _Epochs:
                 tf.summary.scalar(name, getattr(entry, name))
             tf.summary.scalar("learning_rate", rate)
         self.writer.flush()
-        self.progress.epoch_ends(entry)
+        self.callback.on_epoch_end(entry)
 
     def _train(self, number: int) -> tuple[float, float]:
         seed = self.config.seed
-        self.progress.epoch_begins(number, len(self.train))
+        self.callback.on_epoch_begin(number, len(self.train))
         average = _Average()
         batches = self.train.epoch((seed, number))
         for index, (_, *batch) in enumerate(batches):
             results = self.trainer.update(*batch, seed=(seed, number, index))
             average.add(results, batch)
-            self.progress.batch_ends(*average.figures())
+            self.callback.on_batch_end(*average.figures())
         return average.figures()
 
     def measure(self, batches: pipeline.Batches) -> tuple[float, float]:

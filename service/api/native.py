@@ -8,7 +8,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 from starlette.types import Receive, Scope
 
-from model.bundle import bundle, verified_files
+from model.bundle import bundle
 from model.bundle.bundle import BundleError
 from service.api import schemas
 from service.api.predict import Predictor
@@ -127,7 +127,7 @@ def router(catalogue: Catalogue) -> APIRouter:
             if path.name == file:
                 try:
                     content = await asyncio.to_thread(
-                        verified_files.of, found.bundle, str(path), REPORT_BYTES
+                        found.bundle.content, str(path), REPORT_BYTES
                     )
                 except BundleError:  # removed or changed since it was loaded
                     break

@@ -24,7 +24,7 @@ URI = re.compile(r"[a-z][a-z0-9+.-]+://")
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 PART = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f]{1,255}")  # of an object's name
 END_SECONDS = 10
-MOST_FILES, MOST_BYTES = bundle.MOST_ENTRIES, bundle.MOST_BYTES  # of a version
+MOST_FILES, MOST_BYTES = bundle.MAX_ENTRIES, bundle.MAX_BYTES  # of a version
 CHUNK = 2**20
 LONGEST_SECONDS = 300.0  # between tries, unless looks are rarer
 

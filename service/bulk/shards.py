@@ -205,7 +205,7 @@ class Groups:
         self, file: pa.NativeFile, chunk: parquet.ColumnChunkMetaData, number: int
     ) -> None:
         """ValueError where pages hold more than the footer says."""
-        values, size = parquet_pages.sizes(file, chunk)
+        values, size = parquet_pages.measure_chunk(file, chunk)
         if values > chunk.num_values or size > MOST_BYTES:
             told = f"row group {number} holds more than the file says of it"
             raise ValueError(f"{self._path}: {told}")

@@ -106,7 +106,7 @@ def stamp(folder: Path) -> Hashable:
     can't be read is given other rights."""
     found = []
     try:
-        for name, entry in bounded_files.walk(folder, bundle.MOST_ENTRIES):
+        for name, entry in bounded_files.walk(folder, bundle.MAX_ENTRIES):
             with suppress(OSError):  # gone meanwhile, or a link that leads nowhere
                 about = entry.stat()
                 owner = (about.st_mode, about.st_uid, about.st_gid)

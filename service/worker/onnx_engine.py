@@ -3,7 +3,6 @@
 import numpy as np
 import onnxruntime
 
-from model.bundle import verified_files
 from model.bundle.bundle import INT8, NETWORK, Bundle
 
 
@@ -29,7 +28,7 @@ class OnnxEngine:
         # Its own format, which nobody has checked, is not looked for.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self._session = onnxruntime.InferenceSession(
-            verified_files.of(bundle, (INT8 if quantised else NETWORK).as_posix()),
+            bundle.content((INT8 if quantised else NETWORK).as_posix()),
             options,
             providers=["CPUExecutionProvider"],
         )

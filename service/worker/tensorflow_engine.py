@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from model.bundle import quiet, verified_files
+from model.bundle import quiet
 from model.bundle.bundle import Bundle
 
 with quiet.imports():
@@ -20,7 +20,7 @@ class TensorFlowEngine:
     def __init__(self, bundle: Bundle):
         _set_threads()
         # Kept: the signature holds the variables only weakly.
-        with verified_files.saved_model(bundle) as folder:
+        with bundle.saved_model() as folder:
             self._loaded = tf.saved_model.load(str(folder))
         self._stepped = bundle.metadata.state_size > 0
         name = "step" if self._stepped else "serving_default"

@@ -40,7 +40,7 @@ def make_metadata(task="classify", **changes) -> Metadata:
             mean=(0.0,) * features, scale=(1.0,) * features
         ),
         "temperature": 1.0,
-        "training": bundle.Training(
+        "training": bundle.TrainingRecord(
             source="made",
             data="0" * 64,
             seed=0,
@@ -132,7 +132,7 @@ def write_bundle(
         (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
         (folder / "history.png").write_bytes(PNG)
 
-    return export.export(
+    return export.export_bundle(
         made, dataset, root, describe=describe, report=report, int8=int8
     )
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from model.datasets.readers import errors
 
-MOST_BYTES = 2**30  # 134 million numbers of NPZ in float32; UEA's largest file has 54
+MAX_BYTES = 2**30  # 134 million numbers of NPZ in float32; UEA's largest file has 54
 
 
 def check(path: Path, place: str | None, what: str, size: int) -> None:
@@ -18,7 +18,7 @@ def check(path: Path, place: str | None, what: str, size: int) -> None:
     Raises:
         ReadError: there are more.
     """
-    if size > MOST_BYTES:
-        most = f"at most {MOST_BYTES:,}; a larger set can be JSON Lines or CSV"
+    if size > MAX_BYTES:
+        most = f"at most {MAX_BYTES:,}; a larger set can be JSON Lines or CSV"
         told = f"{what} would take {size:,} bytes of memory, {most}"
         raise errors.ReadError(path, place, told)

@@ -88,7 +88,7 @@ def _check_size(path: Path, metadata: Any, features: int) -> None:
         for number, group in enumerate(groups):
             size = 0
             for column in map(group.column, range(group.num_columns)):
-                _, paged = parquet_pages.sizes(file, column)
+                _, paged = parquet_pages.measure_chunk(file, column)
                 text = column.physical_type == "BYTE_ARRAY"
                 held = TEXT_COPIES if text else NUMBER_COPIES
                 size += int(held * max(paged, column.total_uncompressed_size))
@@ -110,7 +110,7 @@ def _text_columns(metadata: Any) -> tuple[list[str], int]:
             if column.physical_type == "BYTE_ARRAY" and delta:
                 names.discard(column.path_in_schema)
                 size = max(column.total_uncompressed_size, 1)
-                rows = min(rows, bounds.MOST_BYTES // size)
+                rows = min(rows, bounds.MAX_BYTES // size)
     return sorted(names), max(rows, 1)
 
 

@@ -18,8 +18,8 @@ SLACK = 100  # bytes that Arrow reads past a column of some old writers
 Fields = dict[int, Any]
 
 
-def sizes(file: Any, about: Any) -> tuple[int, int]:
-    """Returns what `counted` does, of a column chunk that Arrow's metadata describe.
+def measure_chunk(file: Any, about: Any) -> tuple[int, int]:
+    """Returns what `measure_pages` does, of a column chunk that Arrow's metadata describe.
 
     Raises:
         OSError: it can't be read.
@@ -28,10 +28,10 @@ def sizes(file: Any, about: Any) -> tuple[int, int]:
     starts = (about.dictionary_page_offset, about.data_page_offset)
     start = min(place for place in starts if place)
     chunk = file.read_at(about.total_compressed_size + SLACK, start)
-    return counted(chunk, about.num_values)
+    return measure_pages(chunk, about.num_values)
 
 
-def counted(chunk: bytes, count: int) -> tuple[int, int]:
+def measure_pages(chunk: bytes, count: int) -> tuple[int, int]:
     """Returns how many values the pages of a column chunk hold, up to the page with which
     there are `count` of them, and the bytes that these take decompressed.
 

@@ -21,7 +21,7 @@ import httpx
 import numpy as np
 import pytest
 
-from model.bundle import bundle, golden, signature, verified_files
+from model.bundle import bundle, golden, signature
 from model.bundle.bundle import BundleError
 from model.bundle.golden import Golden
 from service.registry import folder as repository
@@ -113,7 +113,7 @@ class TestOdd:
         (copy / place).unlink()
         make(copy / place)
         with pytest.raises(BundleError, match="is not a regular file") as caught:
-            within(lambda: verified_files.of(found, place.as_posix()))
+            within(lambda: found.content(place.as_posix()))
         assert str(copy / place) in str(caught.value)
 
     def test_labels(self, copy, make):
@@ -130,7 +130,7 @@ class TestFiles:
         for place in (bundle.MARKER, CARD):
             (copy / place).rename(tmp_path / Path(place).name)
             (copy / place).symlink_to(tmp_path / Path(place).name)
-        assert verified_files.of(bundle.read(copy), CARD).startswith(b"# vowels")
+        assert bundle.read(copy).content(CARD).startswith(b"# vowels")
 
     def test_longer_than_it_says(self, copy):
         """A file of the system that says it is empty gives nothing away."""
@@ -145,14 +145,14 @@ class TestFiles:
         found = bundle.Bundle(copy, bundle.read(VOWELS).metadata, "")
         for name in ("more", "../../../etc/passwd"):
             with pytest.raises(BundleError, match="is not listed"):
-                within(lambda name=name: verified_files.of(found, name))
+                within(lambda name=name: found.content(name))
 
     @pytest.mark.parametrize(
         ("place", "most"),
         [
-            pytest.param(bundle.MARKER, bundle.MOST_MARKER, id="marker"),
+            pytest.param(bundle.MARKER, bundle.MAX_MARKER, id="marker"),
             pytest.param(bundle.SIGNATURE, signature.MOST, id="signature"),
-            pytest.param(CARD, bundle.MOST_BYTES, id="any"),
+            pytest.param(CARD, bundle.MAX_BYTES, id="any"),
         ],
     )
     def test_too_large(self, copy, tmp_path, place, most):
@@ -168,7 +168,7 @@ class TestFiles:
     def test_marker_at_its_limit(self, copy):
         """So large a `bundle.json` is read."""
         with (copy / bundle.MARKER).open("a") as file:
-            file.write(" " * (bundle.MOST_MARKER - file.tell()))
+            file.write(" " * (bundle.MAX_MARKER - file.tell()))
         bundle.read(copy)
 
     def test_large_labels(self, copy):
@@ -195,14 +195,14 @@ class TestFolders:
             folder.symlink_to("/")
         elif kind == "files":
             folder.mkdir(parents=True)
-            for number in range(bundle.MOST_ENTRIES + 1):
+            for number in range(bundle.MAX_ENTRIES + 1):
                 (folder / str(number)).touch()
         else:
             inner = folder
             inner.mkdir(parents=True)
             for _ in range(5):
                 inner = inner / "x" / "y"
-                for number in range(bundle.MOST_ENTRIES // 5):
+                for number in range(bundle.MAX_ENTRIES // 5):
                     (inner / str(number)).mkdir(parents=True)
         with pytest.raises(BundleError, match=r"1: has more than 1,000 entries"):
             within(lambda: bundle.read(folder))
@@ -233,7 +233,7 @@ class TestFolders:
     def test_many_names(self, tmp_path, monkeypatch):
         """Of more names, or versions of one, than anybody has, none is looked at; the
         others are found."""
-        monkeypatch.setattr(bundle, "MOST_LISTED", 20)
+        monkeypatch.setattr(bundle, "MAX_LISTED", 20)
         (tmp_path / "good" / "1").mkdir(parents=True)
         for number in range(1, 22):
             (tmp_path / "many" / str(number)).mkdir(parents=True)
@@ -407,7 +407,7 @@ class TestGolden:
 
     def test_too_many_to_export(self, tmp_path, monkeypatch):
         """What would not be read is not written."""
-        monkeypatch.setattr(golden, "MOST_BYTES", 1000)
+        monkeypatch.setattr(golden, "MAX_BYTES", 1000)
         many = np.zeros((2, 100, 4), F32)
         with pytest.raises(ValueError, match="holds more than 1000 bytes"):
             Golden(

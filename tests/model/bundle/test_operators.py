@@ -20,7 +20,6 @@ from model.bundle import (
     onnx_ops,
     protobuf_subset,
     tensorflow_ops,
-    verified_files,
 )
 from model.bundle.bundle import BundleError
 from model.export import export, onnx_graph
@@ -531,7 +530,7 @@ def runtime_operator(model):
     return "operator com.microsoft.EPContext is not allowed"
 
 
-def quantised_elsewhere(model):
+def quantized_elsewhere(model):
     model.graph.node.add(op_type="DynamicQuantizeLSTM", output=["x"])
     return "operator DynamicQuantizeLSTM is not allowed"
 
@@ -610,7 +609,7 @@ def sparse(model):
 
 LOADED = (branches, local_function, other_operator, external)
 SPOILERS = [
-    *(custom_domain, other_operator, runtime_operator, quantised_elsewhere, external),
+    *(custom_domain, other_operator, runtime_operator, quantized_elsewhere, external),
     *(external_constant, branches, graph_in_attribute, graphs_in_attribute),
     *(local_function, training, sparse),
 ]
@@ -692,9 +691,9 @@ class TestOnnx:
         (copy / bundle.NETWORK).write_bytes(data)
         assert refusal(seal(copy)).startswith(f"{copy / bundle.NETWORK}: ")
 
-    def test_int8(self, quantised):
+    def test_int8(self, quantized):
         """A network with int8 weights passes."""
-        found = bundle.read(quantised / "small" / "1")
+        found = bundle.read(quantized / "small" / "1")
         assert bundle.INT8.as_posix() in found.metadata.files
         allowlist.check(found)
 
@@ -816,18 +815,18 @@ class TestContents:
         found = bundle.read(copy)
         (copy / bundle.NETWORK).unlink()
         with pytest.raises(BundleError, match=str(bundle.NETWORK)):
-            verified_files.of(found, bundle.NETWORK.as_posix())
+            found.content(bundle.NETWORK.as_posix())
 
     def test_unlisted(self, copy):
         """Only what `bundle.json` lists has contents."""
         found = bundle.read(copy)
         with pytest.raises(BundleError):
-            verified_files.of(found, bundle.MARKER.as_posix())
+            found.content(bundle.MARKER.as_posix())
 
     def test_private(self, bundles):
         """TensorFlow reads a copy that nobody else can, and that is gone afterwards."""
         found = bundle.read(bundles / "walks" / "1")
-        with verified_files.saved_model(found) as folder:
+        with found.saved_model() as folder:
             assert folder.stat().st_mode & 0o777 == 0o700
             there = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
             assert Path("saved_model.pb") in there
@@ -846,7 +845,7 @@ class TestGolden:
 
     def test_bomb(self, copy, monkeypatch):
         """Nor more of them than a few sequences, however small when packed."""
-        monkeypatch.setattr(golden, "MOST_BYTES", 10_000)
+        monkeypatch.setattr(golden, "MAX_BYTES", 10_000)
         arrays = dict(np.load(copy / bundle.GOLDEN))
         arrays["state"] = np.zeros(100_000, np.float32)
         np.savez_compressed(copy / bundle.GOLDEN, **arrays)
@@ -863,8 +862,8 @@ class TestGolden:
 
 def test_too_long(copy, monkeypatch):
     """A file over the limit is refused before it is read."""
-    monkeypatch.setattr(allowlist, "MOST_BYTES", dict.fromkeys(allowlist.CHECKS, 1000))
-    monkeypatch.setattr(verified_files, "of", lambda *_: pytest.fail("it was read"))
+    monkeypatch.setattr(allowlist, "MAX_BYTES", dict.fromkeys(allowlist.CHECKS, 1000))
+    monkeypatch.setattr(bundle.Bundle, "content", lambda *_: pytest.fail("it was read"))
     assert "longer than 1000 bytes" in refusal(bundle.read(copy))
 
 

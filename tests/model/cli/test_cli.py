@@ -562,8 +562,8 @@ class TestNamesAsText:
     def test_classes(self, name):
         """A class may be named like markup."""
         scores = np.eye(2)
-        answers = evaluation.Answers(scores, np.arange(2), np.ones(2, int))
-        figures = evaluation.measure(answers, (name, "other"))
+        answers = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
+        figures = evaluation.compute_metrics(answers, (name, "other"))
         with console.console.capture() as shown:
             console.console.print(console.class_table(figures))
             console.console.print(console.figures_table(f"of {name}", {name: figures}))

@@ -662,7 +662,7 @@ class TestBombs:
 
     @pytest.fixture(autouse=True)
     def most(self, monkeypatch):
-        monkeypatch.setattr(bounds, "MOST_BYTES", 2_000_000)
+        monkeypatch.setattr(bounds, "MAX_BYTES", 2_000_000)
 
     def undone(self, *_, **__):
         raise AssertionError("it was decompressed")

@@ -91,7 +91,7 @@ def make(kind, root, name):
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.6, weight.shape))
-    right = evaluation.answer(dataset, network).scores.argmax(1)
+    right = evaluation.predict(dataset, network).scores.argmax(1)
     kept = random.uniform(size=len(right)) < 0.7
     dataset = replace(dataset, targets=np.where(kept, right, dataset.targets))
     folder, _ = publish.publish(network, HISTORY, dataset, config, root)

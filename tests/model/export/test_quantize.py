@@ -16,7 +16,7 @@ from model import __main__ as command
 from model.bundle import bundle
 from model.cli import console
 from model.export import publish, quantize
-from model.export.quantize import QuantisationError
+from model.export.quantize import QuantizationError
 from model.training import evaluation, loop
 from model.training.runs import Epoch
 from tests.support.networks import make_config, make_dataset, write_json_lines
@@ -33,7 +33,7 @@ def make(task="label", *, counts=(15, 12, 70), cell="lstm", **settings):
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.4, weight.shape))
-    right = evaluation.answer(dataset, network).scores.argmax(1)
+    right = evaluation.predict(dataset, network).scores.argmax(1)
     kept = random.uniform(size=len(right)) < 0.7
     return network, replace(dataset, targets=np.where(kept, right, dataset.targets))
 
@@ -235,10 +235,10 @@ class TestRefusals:
     def test_gru(self, tmp_path, task):
         """A GRU is refused for what is missing, before anything is written."""
         network, dataset = make(task, cell="gru", counts=(15, 12, 9))
-        with pytest.raises(QuantisationError, match="no int8 GRU"):
+        with pytest.raises(QuantizationError, match="no int8 GRU"):
             published(tmp_path, network, dataset)
         assert_nothing(tmp_path)
-        with pytest.raises(QuantisationError, match=r"--int8 is for LSTM networks"):
+        with pytest.raises(QuantizationError, match=r"--int8 is for LSTM networks"):
             quantize.check("gru")
         quantize.check("lstm")
 
@@ -255,7 +255,7 @@ class TestRefusals:
         without int8 weights, and the figure is told."""
         network, dataset = make(counts=(15, 12, 30))
         monkeypatch.setattr(quantize, bound, value)
-        with pytest.raises(QuantisationError, match="nothing was published") as caught:
+        with pytest.raises(QuantizationError, match="nothing was published") as caught:
             published(tmp_path, network, dataset)
         assert told in str(caught.value)
         assert f"(at most {value:g} is allowed)" in str(caught.value)
@@ -272,7 +272,7 @@ class TestRefusals:
         way.set_weights([kernel, recurrent, bias])
         scale = network.scale.numpy()
         network.scale.assign(scale * [1, 1, 1e-6])
-        with pytest.raises(QuantisationError, match="change of a probability"):
+        with pytest.raises(QuantizationError, match="change of a probability"):
             published(tmp_path, network, dataset)
         assert_nothing(tmp_path)
 

@@ -31,8 +31,8 @@ def make_parts(classes, parts, temperature, absent):
         logits = rng.normal(size=(500, len(classes)))
         logits[np.arange(500), targets] += 3
         scores = calibration.softmax(logits / temperature)
-        answers = evaluation.Answers(scores, targets, rng.integers(1, 30, 500))
-        figures[part] = evaluation.measure(answers, classes)
+        answers = evaluation.Predictions(scores, targets, rng.integers(1, 30, 500))
+        figures[part] = evaluation.compute_metrics(answers, classes)
     return figures
 
 
@@ -45,7 +45,7 @@ def make_report(classes, *, parts=("train", "validation", "test"), absent=None):
 
 
 def make_metadata(classes, task="classify", **changes):
-    training = bundle.Training(
+    training = bundle.TrainingRecord(
         source="made",
         data="0" * 64,
         seed=7,
@@ -250,8 +250,8 @@ def test_worst():
 def test_faultless():
     """A part without a mistake has a card that says so."""
     rows = np.arange(40) % 4
-    answers = evaluation.Answers(np.eye(4)[rows], rows, np.full(40, 5))
-    figures = {"test": evaluation.measure(answers, tuple("abcd"))}
+    answers = evaluation.Predictions(np.eye(4)[rows], rows, np.full(40, 5))
+    figures = {"test": evaluation.compute_metrics(answers, tuple("abcd"))}
     values = report.Report([], figures, figures)
     assert "None in the test part." in make_card(make_metadata(tuple("abcd")), values)
 

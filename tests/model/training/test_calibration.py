@@ -122,20 +122,20 @@ class TestExpectedError:
                 if entries:
                     confidence, right = np.mean(entries, axis=0)
                     total += len(entries) / 300 * abs(confidence - right)
-            found = calibration.expected_error(scores, targets)
+            found = calibration.expected_calibration_error(scores, targets)
             np.testing.assert_allclose(found, total, rtol=1e-9)
 
     def test_calibrated(self):
         """Targets drawn from the probabilities themselves leave little error."""
         logits, targets = make_logits(count=50000)
         scores = calibration.softmax(logits)
-        assert calibration.expected_error(scores, targets) < 0.01
+        assert calibration.expected_calibration_error(scores, targets) < 0.01
 
     def test_known_gap(self):
         """Confidence 0.9 where 6 of 10 are right is an error of 0.3."""
         scores = np.tile([0.9, 0.1], (1000, 1))
         targets = np.arange(1000) % 10 >= 6
-        found = calibration.expected_error(scores, targets.astype(int))
+        found = calibration.expected_calibration_error(scores, targets.astype(int))
         np.testing.assert_allclose(found, 0.3, rtol=1e-9)
 
     def test_temperature_mends(self):
@@ -144,7 +144,7 @@ class TestExpectedError:
         fit, held_out = slice(0, 10000), slice(10000, None)
         found = calibration.fit_temperature(4 * logits[fit], targets[fit])
         before, after = (
-            calibration.expected_error(
+            calibration.expected_calibration_error(
                 calibration.softmax(4 * logits[held_out] / temperature),
                 targets[held_out],
             )

@@ -8,7 +8,7 @@ import pytest
 
 from model.datasets import dataset as sets
 from model.training import calibration, evaluation
-from model.training.evaluation import Answers
+from model.training.evaluation import Predictions
 from tests.support.networks import make_dataset
 
 CLASSES = ("ant", "bee", "cat", "dog")
@@ -22,7 +22,7 @@ def make_answers(count=300, *, absent=(), seed=0):
     logits = random.normal(size=(count, 4))
     logits[np.arange(count), targets] += 1.5
     lengths = random.integers(1, 30, count)
-    return Answers(calibration.softmax(logits), targets, lengths)
+    return Predictions(calibration.softmax(logits), targets, lengths)
 
 
 def pairs(answers):
@@ -46,7 +46,7 @@ class TestMeasure:
     def test_naive(self, absent):
         """Every figure is that of a plain loop; a class that is absent counts not."""
         answers = make_answers(absent=absent)
-        figures = evaluation.measure(answers, CLASSES)
+        figures = evaluation.compute_metrics(answers, CLASSES)
         wrong = sum(true != guess for true, guess in pairs(answers))
         assert figures.count == 300
         np.testing.assert_allclose(figures.error, 100 * wrong / 300)
@@ -69,8 +69,8 @@ class TestMeasure:
     def test_calibration(self):
         """Calibration is measured on the same probabilities, in percent."""
         answers = make_answers()
-        figures = evaluation.measure(answers, CLASSES)
-        error = calibration.expected_error(answers.scores, answers.targets)
+        figures = evaluation.compute_metrics(answers, CLASSES)
+        error = calibration.expected_calibration_error(answers.scores, answers.targets)
         np.testing.assert_allclose(figures.calibration_error, 100 * error)
         assert sum(entry["count"] for entry in figures.reliability) == 300
 
@@ -78,7 +78,7 @@ class TestMeasure:
     def test_by_length(self, count):
         """Groups of lengths lie apart and hold every answer once."""
         answers = make_answers(count)
-        groups = evaluation.measure(answers, CLASSES).by_length
+        groups = evaluation.compute_metrics(answers, CLASSES).by_length
         assert 1 <= len(groups) <= 10
         assert sum(group["count"] for group in groups) == count
         edges = [e for group in groups for e in (group["shortest"], group["longest"])]
@@ -93,21 +93,21 @@ class TestMeasure:
     def test_one_length(self):
         """Sequences of one length are one group."""
         answers = replace(make_answers(50), lengths=np.full(50, 7))
-        (group,) = evaluation.measure(answers, CLASSES).by_length
+        (group,) = evaluation.compute_metrics(answers, CLASSES).by_length
         assert (group["shortest"], group["longest"], group["count"]) == (7, 7, 50)
 
     def test_perfect(self):
         """All right is 0 % error and 100 % of the rest."""
         scores = np.eye(4, dtype=np.float32)
-        answers = Answers(scores, np.arange(4), np.ones(4, int))
-        figures = evaluation.measure(answers, CLASSES)
+        answers = Predictions(scores, np.arange(4), np.ones(4, int))
+        figures = evaluation.compute_metrics(answers, CLASSES)
         assert (figures.error, figures.accuracy, figures.macro_f1) == (0, 100, 100)
         assert figures.calibration_error == 0
         assert figures.confusion == np.eye(4, dtype=int).tolist()
 
     def test_as_json(self):
         """The figures are plain values that JSON takes and gives back."""
-        figures = evaluation.measure(make_answers(absent=("bee",)), CLASSES)
+        figures = evaluation.compute_metrics(make_answers(absent=("bee",)), CLASSES)
         values = asdict(figures)
         assert json.loads(json.dumps(values, allow_nan=False)) == values
 
@@ -127,7 +127,7 @@ class TestAnswer:
                 steps = np.broadcast_to(lengths[:, None], frames.shape[:2])
                 return np.stack([frames.sum(2), steps], 2)
 
-            answers = evaluation.answer(data, sums)
+            answers = evaluation.predict(data, sums)
             assert max(batches) <= evaluation.BATCH
             assert len(batches) == 3
             np.testing.assert_array_equal(answers.targets, data.targets)

@@ -14,7 +14,6 @@ import tensorflow as tf
 
 from model.config import Config, ConfigError
 from model.training import loop, runs, steps
-from model.training.progress import Progress
 from model.training.runs import Epoch, Run
 from tests.support.networks import make_config, make_dataset, make_network
 
@@ -32,39 +31,39 @@ class Stop(RuntimeError):
     """A machine that goes down, as far as `fit` can tell."""
 
 
-class Cut(Progress):
+class Cut(loop.Callback):
     """Raises `error` in an epoch: after one of its batches, or at its end."""
 
     def __init__(self, error, epoch, *, batch=None):
         self.error, self.epoch, self.batch = error, epoch, batch
 
-    def epoch_begins(self, epoch, batches):
+    def on_epoch_begin(self, epoch, batches):
         self.now, self.done = epoch, 0
 
-    def batch_ends(self, cost, error):
+    def on_batch_end(self, cost, error):
         self.done += 1
         if (self.now, self.done) == (self.epoch, self.batch):
             raise self.error
 
-    def epoch_ends(self, epoch):
+    def on_epoch_end(self, epoch):
         if self.batch is None and epoch.epoch == self.epoch:
             raise self.error
 
 
-class Told(Progress):
+class Told(loop.Callback):
     """Keeps what it is told."""
 
     def __init__(self):
         self.epochs, self.batches = [], []
 
-    def epoch_begins(self, epoch, batches):
+    def on_epoch_begin(self, epoch, batches):
         self.expected = batches
         self.batches.append([])
 
-    def batch_ends(self, cost, error):
+    def on_batch_end(self, cost, error):
         self.batches[-1].append((cost, error))
 
-    def epoch_ends(self, epoch):
+    def on_epoch_end(self, epoch):
         self.epochs.append(epoch)
 
 
@@ -96,7 +95,7 @@ def config():
 def whole(data, config, tmp_path_factory):
     """A run that nothing cut off: what it came to, its folder, what it told."""
     run, told = Run(tmp_path_factory.mktemp("whole")), Told()
-    return loop.fit(data, config, run, progress=told), run, told
+    return loop.fit(data, config, run, callback=told), run, told
 
 
 @pytest.mark.parametrize(
@@ -159,9 +158,9 @@ class TestRepeats:
     def test_resumed(self, data, config, whole, tmp_path):
         """A run that was cut off and resumed ends as if nothing had been."""
         with pytest.raises(Stop):
-            loop.fit(data, config, Run(tmp_path), progress=Cut(Stop(), 2))
+            loop.fit(data, config, Run(tmp_path), callback=Cut(Stop(), 2))
         told = Told()
-        resumed = loop.fit(data, config, Run(tmp_path), resume=True, progress=told)
+        resumed = loop.fit(data, config, Run(tmp_path), resume=True, callback=told)
         assert [entry.epoch for entry in told.epochs] == [3]
         assert_same_weights(resumed.network, whole[0].network)
         assert resumed.history == whole[0].history
@@ -170,7 +169,7 @@ class TestRepeats:
     def test_resumed_when_done(self, data, config, whole):
         """A run that was done is not trained any further."""
         told = Told()
-        again = loop.fit(data, config, whole[1], resume=True, progress=told)
+        again = loop.fit(data, config, whole[1], resume=True, callback=told)
         assert told.epochs == []
         assert again.finished_before
         assert_same_weights(again.network, whole[0].network)
@@ -261,7 +260,7 @@ class TestInterrupt:
         """Ctrl-C ends the run with the best weights so far, and they can be had."""
         run = Run(tmp_path / "run")
         cut = Cut(KeyboardInterrupt(), 3, batch=2)
-        stopped = loop.fit(data, config, run, progress=cut)
+        stopped = loop.fit(data, config, run, callback=cut)
         assert stopped.interrupted
         assert stopped.history == whole[0].history[:2]
         assert run.history() == stopped.history
@@ -269,7 +268,7 @@ class TestInterrupt:
         run.restore_best(anew)
         assert_same_weights(anew, stopped.network)
         cut = Cut(KeyboardInterrupt(), 3, batch=1)
-        again = loop.fit(data, config, run, resume=True, progress=cut)
+        again = loop.fit(data, config, run, resume=True, callback=cut)
         assert (again.interrupted, again.finished_before) == (True, False)
         resumed = loop.fit(data, config, run, resume=True)
         assert_same_weights(resumed.network, whole[0].network)

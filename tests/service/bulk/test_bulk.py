@@ -287,7 +287,7 @@ class TestBombs:
     def test_no_pages(self, data):
         """Whatever stands in the place of pages is a ValueError, or comes to an end."""
         with contextlib.suppress(ValueError):
-            assert min(parquet_pages.counted(data, 2**40)) >= 0
+            assert min(parquet_pages.measure_pages(data, 2**40)) >= 0
 
     def test_in_batches(self, file, monkeypatch):
         """A row group is decoded a few rows at a time, and is the same."""

@@ -91,7 +91,7 @@ class TestServe:
         """The port is open, and /livez answers, before the models are loaded."""
         folder = copy_bundle(bundles / "walks" / "1", tmp_path / "walks" / "1")
         with (folder / "saved_model.pb").open("ab") as file:
-            file.truncate(bundle.MOST_BYTES - 2**20)  # whose digest takes seconds
+            file.truncate(bundle.MAX_BYTES - 2**20)  # whose digest takes seconds
         with serving(tmp_path, "--bundles", tmp_path) as made:
             response = httpx.get(f"{made.url}/readyz")
             assert response.status_code == 503

@@ -415,10 +415,10 @@ class TestConflicts:
         assert problem["detail"] == f"states[0] {reason}"
         assert altered.http.post(f"/{task}", json=body).status_code == 200
 
-    def test_precision(self, services, quantised):
+    def test_precision(self, services, quantized):
         """A token of weights of another precision is one too; int8 weights go on from
         their own."""
-        chosen = {"bundles": quantised, "port": 0, "workers": 1, "state_key": KEY}
+        chosen = {"bundles": quantized, "port": 0, "workers": 1, "state_key": KEY}
         members = {"states": [None], "return_state": True}
         tokens = {}
         for precision in ("int8", "float32"):

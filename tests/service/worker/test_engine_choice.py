@@ -135,8 +135,8 @@ class TestNone:
 
 class TestInt8:
     @pytest.fixture
-    def small(self, quantised):
-        return bundle.read(quantised / "small" / "1")
+    def small(self, quantized):
+        return bundle.read(quantized / "small" / "1")
 
     def test_only_when_asked_for(self, small):
         """The int8 network is taken when the setting asks for it, and only then; it
@@ -215,10 +215,10 @@ class TestTold:
         labels = {"engine": "tensorflow", "precision": "float32", "model": "walks"}
         assert value(text, "unrolled_model_info", **labels) == 1
 
-    def test_int8(self, quantised, caplog):
+    def test_int8(self, quantized, caplog):
         """So does it where int8 weights serve."""
         caplog.set_level(logging.INFO, logger="service")
-        settings = Settings(port=0, bundles=quantised, precision="int8", workers=1)
+        settings = Settings(port=0, bundles=quantized, precision="int8", workers=1)
         with running(settings) as made:
             (model,) = made.http.get("/models").json()["models"]
             text = made.metrics()
@@ -229,7 +229,7 @@ class TestTold:
         assert record.precision == "int8"
         labels = {"engine": "onnx", "precision": "int8", "model": "small"}
         assert value(text, "unrolled_model_info", **labels) == 1
-        found = bundle.read(quantised / "small" / "1")
+        found = bundle.read(quantized / "small" / "1")
         frames = np.array(body["sequences"], np.float32)
         begin = np.zeros((1, 16), np.float32)
         lengths = np.array([2], np.int32)
