@@ -20,12 +20,12 @@ from service.api.load_shedding import Shedding
 from service.api.predict import Predictor
 from service.api.stream import StreamRoute
 from service.callers.memory_budget import MemoryBudget
-from service.codecs.process import CodecProcesses, Reader
+from service.codecs.process import CodecProcesses, RequestDecoder
 from service.compat.open_inference import OpenInference
-from service.compat.open_inference_metadata import Schedules
+from service.compat.open_inference_metadata import BatchingModes
 from service.compat.repository import ModelRepository
-from service.compat.router import refusal, refusing
-from service.compat.sequences import Sessions
+from service.compat.router import error_app, error_response
+from service.compat.sequences import SequenceSessions
 from service.compat.tf_serving import TfServing
 from service.http import cors
 from service.http.auth import ApiKeyAuth
@@ -138,7 +138,7 @@ def _wired(
     settings: Settings, metrics: Metrics, pool: Pool, on_failure: Callable[[], None]
 ) -> Service:
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
-    reader, elsewhere = Reader(settings), CodecProcesses(settings)
+    reader, elsewhere = RequestDecoder(settings.limits), CodecProcesses(settings)
     predictor = Predictor(registry, reader, elsewhere)
     streams = Streams(registry, reader, elsewhere, settings, metrics)
 
@@ -185,18 +185,18 @@ def _wired(
     app.openapi = openapi.document(app.openapi, registry)  # type: ignore[method-assign]
     bodies = BodyReader(settings.max_body_bytes)
     direct = native.predictions(predictor, bodies, settings)
-    sessions = Sessions(settings, metrics)
+    sessions = SequenceSessions(settings, metrics)
     v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths(bodies)
-    schedules = Schedules(settings.stream_idle_seconds)
+    batching_modes = BatchingModes(settings.stream_idle_seconds)
     v2 = OpenInference(
-        registry, predictor, elsewhere, sessions, schedules, settings, _version()
+        registry, predictor, elsewhere, sessions, batching_modes, settings, _version()
     ).paths(bodies)
-    ModelRepository(registry, schedules, settings).add(v2)
-    malformed = refusing(errors.InvalidRequest, f"Malformed request: {NOTHING}")
-    nothing = refusing(errors.NotFound, NOTHING)
+    ModelRepository(registry, batching_modes, settings).add(v2)
+    malformed = error_app(errors.InvalidRequest, f"Malformed request: {NOTHING}")
+    nothing = error_app(errors.NotFound, NOTHING)
     dialects = {
-        "v1": RequestMiddleware(malformed, metrics, v1, refusal, **around),
-        "v2": RequestMiddleware(nothing, metrics, v2, refusal, **around),
+        "v1": RequestMiddleware(malformed, metrics, v1, error_response, **around),
+        "v2": RequestMiddleware(nothing, metrics, v2, error_response, **around),
     }
     stream_route = StreamRoute(streams, settings)
     shed = Shedding(registry, gate, metrics).answer

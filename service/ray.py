@@ -87,7 +87,7 @@ class Unrolled:
         while not (registry.complete or registry.failed):
             await asyncio.sleep(0.05)
         if not registry.ready:
-            raise RuntimeError("; ".join(registry.reasons()))
+            raise RuntimeError("; ".join(registry.not_ready_reasons()))
         if not registry.alive:
             raise RuntimeError("no worker lives")
 

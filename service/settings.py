@@ -280,7 +280,7 @@ class Settings(BaseSettings):
             )
         if bool(self.tls_certificate) != bool(self.tls_key):
             raise ValueError(f"{PREFIX}TLS_CERTIFICATE and {PREFIX}TLS_KEY go together")
-        if self.rate_per_key and not values.digests(self.api_keys):
+        if self.rate_per_key and not values.key_digests(self.api_keys):
             raise ValueError(f"{PREFIX}RATE_PER_KEY needs {PREFIX}API_KEYS")
         if self.tls_certificate:
             values.tls_context(self.tls_certificate, self.tls_key)

@@ -13,14 +13,14 @@ DIGEST = r"([A-Za-z0-9._-]{1,64}:)?[0-9A-Fa-f]{64}"
 ORIGIN = r"https?://[^/\s,]+|\*"
 
 
-def parts(given: str) -> list[str]:
+def split_list(given: str) -> list[str]:
     """What stands between commas."""
     return [part.strip() for part in given.split(",")] if given else []
 
 
-def digests(given: SecretStr) -> dict[str, bytes]:
+def key_digests(given: SecretStr) -> dict[str, bytes]:
     """SHA-256 of the keys that may ask, by name."""
-    split = [part.rpartition(":") for part in parts(given.get_secret_value())]
+    split = [part.rpartition(":") for part in split_list(given.get_secret_value())]
     return {
         name or f"key{number}": bytes.fromhex(digest)
         for number, (name, _, digest) in enumerate(split, 1)
@@ -28,22 +28,24 @@ def digests(given: SecretStr) -> dict[str, bytes]:
 
 
 def _digests(given: SecretStr) -> SecretStr:
-    if not all(re.fullmatch(DIGEST, one) for one in parts(given.get_secret_value())):
+    if not all(
+        re.fullmatch(DIGEST, one) for one in split_list(given.get_secret_value())
+    ):
         raise ValueError("must be NAME:SHA256 (64 hexadecimal digits), ...")
-    if len(digests(given)) < len(parts(given.get_secret_value())):
+    if len(key_digests(given)) < len(split_list(given.get_secret_value())):
         raise ValueError("must have different names")
     return given
 
 
 def _origins(given: str) -> str:
-    if not all(re.fullmatch(ORIGIN, one) for one in parts(given)):
+    if not all(re.fullmatch(ORIGIN, one) for one in split_list(given)):
         raise ValueError("must be origins such as https://example.org, or *")
     return given
 
 
 def _long_enough(given: SecretStr) -> SecretStr:
     keys = given.get_secret_value()
-    if keys and min(map(len, parts(keys))) < SHORTEST_KEY:
+    if keys and min(map(len, split_list(keys))) < SHORTEST_KEY:
         raise ValueError(f"each key must have {SHORTEST_KEY} characters or more")
     try:
         keys.encode()

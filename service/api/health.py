@@ -48,7 +48,7 @@ def router(
         """Whether every model is loaded and warm."""
         if registry.ready:
             return JSONResponse({"status": "ready", "models": list(registry.models)})
-        content = {"status": "not ready", "reasons": registry.reasons()}
+        content = {"status": "not ready", "reasons": registry.not_ready_reasons()}
         return JSONResponse(content, 503, {"Retry-After": "1"})
 
     if metrics is None:

@@ -11,9 +11,10 @@ import logging
 import random
 import time
 
+from service.codecs import fast_json
 from service.errors import MEDIA_TYPE, Overloaded
 from service.http.auth import ApiKeyAuth
-from service.registry.catalog import TASKS, Catalogue
+from service.registry.catalog import TASKS, Catalog
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
@@ -33,8 +34,8 @@ ODD = frozenset(
 class Shedding:
     """Answers what needs no thought."""
 
-    def __init__(self, catalogue: Catalogue, gate: ApiKeyAuth, metrics: Metrics):
-        self._catalogue, self._gate = catalogue, gate
+    def __init__(self, catalog: Catalog, gate: ApiKeyAuth, metrics: Metrics):
+        self._catalog, self._gate = catalog, gate
         self._refused = metrics.refused.labels(Overloaded.slug)
         self._requests = metrics.requests
         self._count = 0  # since the last line of the log
@@ -51,7 +52,7 @@ class Shedding:
         if task is None:
             return None
         begun = time.perf_counter()
-        model = self._catalogue.peek_model(data, task)
+        model = self._catalog.find(fast_json.peek_model_name(data), task)
         if (
             model is None
             or begun > model.admission.wait_estimate.refused + LASTS_SECONDS
@@ -70,7 +71,7 @@ class Shedding:
             return None
         model.admission.wait_estimate.refused = begun
         self._refused.inc()
-        model.admission.statistics.failed(0.0)
+        model.admission.statistics.record_failure(0.0)
         answered = self._requests.labels("POST", f"/{task}", "503")
         answered.observe(time.perf_counter() - begun)
         self._tell()

@@ -18,7 +18,7 @@ from service.http import deadlines
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.http.middleware import Headers, RawEndpoint
-from service.registry.catalog import Catalogue, Model
+from service.registry.catalog import Catalog, Model
 from service.settings import Settings
 
 JSON = "application/json"
@@ -72,7 +72,7 @@ def predictions(
     return {one.path: one for one in made}
 
 
-def router(catalogue: Catalogue) -> APIRouter:
+def router(catalog: Catalog) -> APIRouter:
     """The routes, over the parts that they use."""
     api = APIRouter()
 
@@ -89,10 +89,8 @@ def router(catalogue: Catalogue) -> APIRouter:
     async def models() -> dict[str, Any]:
         """Every model in service, and those whose bundle is broken."""
         return {
-            "models": [
-                _summary(model, catalogue) for model in catalogue.models.values()
-            ],
-            "broken": catalogue.broken,
+            "models": [_summary(model, catalog) for model in catalog.models.values()],
+            "broken": catalog.broken,
         }
 
     @api.get(
@@ -103,10 +101,10 @@ def router(catalogue: Catalogue) -> APIRouter:
     )
     async def model(name: str) -> dict[str, Any]:
         """What a model takes and gives, and how it was trained."""
-        found = catalogue.get(name)
+        found = catalog.get(name)
         metadata = found.metadata
         plots = [path.name for path in _report(found) if path.suffix == ".png"]
-        return _summary(found, catalogue) | {
+        return _summary(found, catalog) | {
             "features": metadata.input.names,
             "training": metadata.training.model_dump(),
             "card": f"/models/{name}/report/card.md",
@@ -121,7 +119,7 @@ def router(catalogue: Catalogue) -> APIRouter:
     )
     async def report(name: str, file: str) -> Response:
         """A plot, the figures (metrics.json) or the card (card.md) of a model."""
-        found = catalogue.get(name)
+        found = catalog.get(name)
         # Only what the bundle lists: a name can't lead out of its folder.
         for path in _report(found):
             if path.name == file:
@@ -138,15 +136,15 @@ def router(catalogue: Catalogue) -> APIRouter:
     return api
 
 
-def _summary(model: Model, catalogue: Catalogue) -> dict[str, Any]:
+def _summary(model: Model, catalog: Catalog) -> dict[str, Any]:
     metadata = model.metadata
     return {
         "name": metadata.name,
         "version": metadata.version,
-        "versions": list(catalogue.versions.get(metadata.name, {})),
-        "labels": catalogue.labels.get(metadata.name, {}),
+        "versions": list(catalog.versions.get(metadata.name, {})),
+        "labels": catalog.labels.get(metadata.name, {}),
         "task": metadata.task,
-        "default": catalogue.default(metadata.task) is model,
+        "default": catalog.default(metadata.task) is model,
         "engine": model.loaded.engine,
         "precision": model.loaded.precision,
         "engine_reason": model.loaded.reason,

@@ -8,13 +8,13 @@ import numpy as np
 
 from model.bundle.bundle import Metadata
 from service.callers.caller import Caller
-from service.codecs import native
-from service.codecs import process as reader
+from service.codecs import fast_json, native, process
 from service.codecs.fast_json import PredictRequest
-from service.codecs.process import DIGITS, INLINE_BYTES, CodecProcesses, Reader
+from service.codecs.native import NUMBER_BYTES
+from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
 from service.errors import DeadlineExceeded, NotReady
 from service.pool.admission import AdmittedRequest
-from service.registry.catalog import Catalogue, Model
+from service.registry.catalog import Catalog, Model
 from service.registry.state_tokens import State
 
 # Of the W3C's Server Timing; milliseconds.
@@ -28,8 +28,10 @@ READS = 3  # a version with other features may take another's place meanwhile
 class Predictor:
     """Parses, asks the model's workers, and writes the answer."""
 
-    def __init__(self, catalogue: Catalogue, reader: Reader, elsewhere: CodecProcesses):
-        self._catalogue, self._reader, self._elsewhere = catalogue, reader, elsewhere
+    def __init__(
+        self, catalog: Catalog, reader: RequestDecoder, elsewhere: CodecProcesses
+    ):
+        self._catalog, self._reader, self._elsewhere = catalog, reader, elsewhere
 
     async def predict(
         self, body: bytes, task: str, caller: Caller, until: float
@@ -52,7 +54,7 @@ class Predictor:
         del body  # frames are held in its place
         before = self._states(model, asked, caller)
         packed = [state.packed for state in before]
-        native.check_answer(model.metadata, len(steps), sum(steps), asked.top_k)
+        native.check_response_size(model.metadata, len(steps), sum(steps), asked.top_k)
         request = await self.compute(
             model, asked.sequences, packed, caller, until=until, keep=asked.return_state
         )
@@ -104,7 +106,7 @@ class Predictor:
                 raise DeadlineExceeded("no answer in that time")
         except BaseException:
             request = None  # else its failure would hold this frame, which holds it
-            admission.statistics.failed(time.perf_counter() - begun)
+            admission.statistics.record_failure(time.perf_counter() - begun)
             raise
         return request
 
@@ -126,7 +128,7 @@ class Predictor:
     def _check_room(self, body: bytes, task: str, caller: Caller, until: float) -> None:
         """That it is worth while to parse: under overload most is refused, and the
         time for it would be the workers'."""
-        model = self._catalogue.peek_model(body, task)
+        model = self._catalog.find(fast_json.peek_model_name(body), task)
         if model is not None:
             model.admission.check_room(until, caller.id)
 
@@ -134,11 +136,16 @@ class Predictor:
         self, body: bytes, task: str, caller: Caller
     ) -> tuple[Model, PredictRequest]:
         for _ in range(READS):
-            features = self._catalogue.features[task]
+            features = self._catalog.features[task]
             asked = await self.read(
-                body, caller, self._reader.read, reader.read, body, features
+                body,
+                caller,
+                self._reader.decode_request,
+                process.decode_request,
+                body,
+                features,
             )
-            model = self._catalogue.choose(asked.model, task)
+            model = self._catalog.choose(asked.model, task)
             wanted = model.metadata.input.features
             if asked.sequences and asked.sequences[0].shape[1] == wanted:
                 return model, asked
@@ -150,7 +157,7 @@ class Predictor:
         """Where the sequences go on from."""
         tokens = asked.states or [None] * len(asked.sequences)
         if asked.return_state or any(token is not None for token in tokens):
-            self._catalogue.check_streamable(model)
+            self._catalog.check_streamable(model)
         return model.tokens.verify_all(tokens, caller.owner)
 
     async def _write(
@@ -161,7 +168,7 @@ class Predictor:
         members: list[dict[str, Any]],
         caller: Caller,
     ) -> bytes:
-        size = DIGITS * sum(answer.size for answer in answers)
+        size = NUMBER_BYTES * sum(answer.size for answer in answers)
         size += sum(len(member["state"]) for member in members)
         given = (model.metadata, answers, top_k, members)
         text = await self._elsewhere.run_if_large(

@@ -20,7 +20,7 @@ from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
 from model.datasets.readers import parquet_pages
 from service.bulk import object_store
-from service.codecs import native
+from service.codecs import validation
 from service.errors import ServiceError
 from service.settings import Limits
 
@@ -152,11 +152,11 @@ class Lines:
     def row(self, given: bytes, features: int) -> Row:
         name = None
         try:
-            line = native.decoded(_decoder, given, "line")
+            line = validation.decode_json(_decoder, given, "line")
             if isinstance(line.id, int) and not -(2**63) <= line.id < 2**64:
                 return Row(None, None, "id must be of at most 64 bits")
             name = line.id
-            (frames,) = native.checked(["frames"], [line.frames], features, ANY)
+            (frames,) = validation.to_arrays(["frames"], [line.frames], features, ANY)
         except ServiceError as error:
             return Row(name, None, _told(error))
         return Row(name, frames)

@@ -1,4 +1,4 @@
-"""An inference request of the Open Inference Protocol v2, and its answer.
+"""Inference requests and responses of the Open Inference Protocol v2.
 
 With Triton's extensions: binary tensors, classification, parameters
 (https://github.com/triton-inference-server/server, `docs/protocol`).
@@ -14,7 +14,8 @@ import orjson
 
 from model.bundle.bundle import Metadata
 from service.codecs import native, tensors
-from service.codecs.tensors import Input, wrong
+from service.codecs.tensors import InputTensor
+from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
 from service.settings import Limits
 
@@ -22,150 +23,158 @@ PROBABILITIES = "probabilities"
 TEXT_BYTES = 128  # of a class as text, while it is written
 
 
-class Output(msgspec.Struct):
-    """A tensor that is asked for."""
+class RequestedOutput(msgspec.Struct):
+    """An output tensor that the request names."""
 
     name: str
     parameters: dict[str, Any] | None = None
 
 
-class Head(msgspec.Struct):
-    """The JSON of a request; other members are ignored, as the protocol has it."""
+class InferenceHeader(msgspec.Struct):
+    """The JSON of a request; unknown fields are ignored, as the protocol says."""
 
-    inputs: list[Input]
+    inputs: list[InputTensor]
     id: str | None = None
     parameters: dict[str, Any] | None = None
-    outputs: list[Output] | None = None
+    outputs: list[RequestedOutput] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Wanted:
-    """How `probabilities` is to be answered."""
+class OutputFormat:
+    """How to write `probabilities`."""
 
     binary: bool = False
-    top: int = 0  # so many classes as text, best first; 0: the numbers
+    top: int = 0  # so many classes as text, most probable first; 0: all numbers
 
 
 @dataclass(frozen=True, slots=True)
-class Inference:
-    """A request."""
+class InferRequest:
+    """A decoded request."""
 
     sequences: list[np.ndarray]  # [T, F] float32 each
     steps: int  # of the padded tensor
-    wanted: Wanted
+    output: OutputFormat
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
 
 
-_decoder = msgspec.json.Decoder(Head)
+_decoder = msgspec.json.Decoder(InferenceHeader)
 
 
 def decode(
     body: bytes, json_bytes: int | None, features: int, limits: Limits
-) -> Inference:
-    """What is asked of a model of so many features.
+) -> InferRequest:
+    """Decode a request to a model with so many features.
 
     Args:
-        json_bytes: of the body; None: all. 0: it is one sequence's frames and nothing
-            else (a raw request).
+        json_bytes: length of the JSON; None: of the whole body. 0: a raw request,
+            whose body is the frames of one sequence.
 
     Raises:
-        InvalidJson, InvalidRequest, TooLarge: names the member at fault.
+        InvalidJson, InvalidRequest, TooLarge: names the field.
     """
     if json_bytes == 0:
-        frames = tensors.read_raw(body, features, limits)
-        return Inference([frames], len(frames), Wanted(binary=True))
+        frames = tensors.decode_raw(body, features, limits)
+        return InferRequest([frames], len(frames), OutputFormat(binary=True))
     size = len(body) if json_bytes is None else json_bytes
     if size > len(body):
-        raise InvalidRequest("Inference-Header-Content-Length is more than the body")
-    head = native.decoded(_decoder, body[:size])
-    tail = memoryview(body)[size:]
-    *sequences, padded = tensors.read(head.inputs, tail, features, limits)
-    parameters = head.parameters or {}
-    wanted = _wanted(head.outputs or [], parameters)
-    return Inference(sequences, padded.shape[1], wanted, head.id or "", parameters)
+        raise InvalidRequest("Inference-Header-Content-Length exceeds the body")
+    header = decode_json(_decoder, body[:size])
+    binary = memoryview(body)[size:]
+    *sequences, padded = tensors.decode(header.inputs, binary, features, limits)
+    parameters = header.parameters or {}
+    output = _output_format(header.outputs or [], parameters)
+    return InferRequest(sequences, padded.shape[1], output, header.id or "", parameters)
 
 
-def answer_bytes(metadata: Metadata, sequences: int, asked: Inference) -> int:
-    """Bytes of an answer, about: padded as the request is."""
-    rows = sequences * (asked.steps if metadata.task == "label" else 1)
-    wanted, classes = asked.wanted, len(metadata.classes)
-    if wanted.top:
-        return rows * min(wanted.top, classes) * TEXT_BYTES
-    return rows * classes * (4 if wanted.binary else native.DIGITS)
+def response_bytes(metadata: Metadata, sequences: int, request: InferRequest) -> int:
+    """The approximate size of a response: it is padded like the request."""
+    rows = sequences * (request.steps if metadata.task == "label" else 1)
+    output, classes = request.output, len(metadata.classes)
+    if output.top:
+        return rows * min(output.top, classes) * TEXT_BYTES
+    return rows * classes * (4 if output.binary else native.NUMBER_BYTES)
 
 
-def check_answer(metadata: Metadata, asked: Inference) -> None:
-    """That an answer is not too long.
+def check_response_size(metadata: Metadata, request: InferRequest) -> None:
+    """Check the size of a response before anything is computed: padding can make that
+    of a few short sequences long.
 
     Raises:
-        TooLarge: it would be: of a few short sequences, padded to a long shape, too.
+        TooLarge: the response would be too large.
     """
-    if answer_bytes(metadata, len(asked.sequences), asked) > native.ANSWER_BYTES:
-        told = f"the answer, padded as the request is, would have over {native.ANSWER_BYTES} bytes"
-        raise TooLarge(told)
+    limit = native.MAX_RESPONSE_BYTES
+    if response_bytes(metadata, len(request.sequences), request) > limit:
+        raise TooLarge(f"the response, padded like the request, exceeds {limit} bytes")
 
 
 def encode(
-    metadata: Metadata, answers: list[np.ndarray], asked: Inference
+    metadata: Metadata, probabilities: list[np.ndarray], request: InferRequest
 ) -> tuple[bytes, int]:
-    """The answer's body, and how much of it is JSON: all, or what comes before a
-    binary tensor."""
+    """The response's body, and how many bytes of it are JSON: a binary tensor follows
+    it."""
     if metadata.task == "classify":
-        numbers = np.stack(answers)
-    else:  # padded as the request is
-        shape = (len(answers), asked.steps, len(metadata.classes))
+        numbers = np.stack(probabilities)
+    else:  # padded like the request
+        shape = (len(probabilities), request.steps, len(metadata.classes))
         numbers = np.zeros(shape, np.float32)
-        for row, answer in zip(numbers, answers, strict=True):
-            row[: len(answer)] = answer
-    wanted = asked.wanted
-    datatype, tail, data = "FP32", b"", numbers
-    if wanted.top:
-        datatype, data = "BYTES", _texts(numbers, metadata, answers, wanted.top)
+        for row, array in zip(numbers, probabilities, strict=True):
+            row[: len(array)] = array
+    output_format = request.output
+    datatype, binary, data = "FP32", b"", numbers
+    if output_format.top:
+        datatype = "BYTES"
+        data = _class_texts(numbers, metadata, probabilities, output_format.top)
     output: dict[str, Any] = {
         "name": PROBABILITIES,
         "datatype": datatype,
         "shape": data.shape,
     }
-    if wanted.binary:
-        tail = _joined(data) if wanted.top else data.astype("<f4", copy=False).tobytes()
-        output["parameters"] = {"binary_data_size": len(tail)}
+    if not output_format.binary:
+        output["data"] = data.ravel().tolist() if output_format.top else data.ravel()
     else:
-        output["data"] = data.ravel().tolist() if wanted.top else data.ravel()
+        if output_format.top:
+            binary = _pack_texts(data)
+        else:
+            binary = data.astype("<f4", copy=False).tobytes()
+        output["parameters"] = {"binary_data_size": len(binary)}
     body = {
         "model_name": metadata.name,
         "model_version": metadata.version,
-        "id": asked.id,
+        "id": request.id,
         "outputs": [output],
     }
-    head = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-    return head + tail, len(head)
+    text = orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+    return text + binary, len(text)
 
 
-def _wanted(outputs: list[Output], parameters: dict[str, Any]) -> Wanted:
+def _output_format(
+    outputs: list[RequestedOutput], parameters: dict[str, Any]
+) -> OutputFormat:
     if len(outputs) > 1 or (outputs and outputs[0].name != PROBABILITIES):
-        raise wrong("outputs", f"must name {PROBABILITIES}, once")
+        raise invalid_field("outputs", f"must name only {PROBABILITIES}")
     binary = parameters.get("binary_data_output", False)
     if type(binary) is not bool:
-        raise wrong("parameters.binary_data_output", "must be true or false")
+        raise invalid_field("parameters.binary_data_output", "must be true or false")
     if not outputs:
-        return Wanted(binary)
+        return OutputFormat(binary)
     chosen = outputs[0].parameters or {}
     binary, top = chosen.get("binary_data", binary), chosen.get("classification", 0)
     path = "outputs[0].parameters"
     if any(name.startswith("shared_memory") for name in chosen):
-        raise wrong(path, "can't ask for shared memory: there is none")
+        raise invalid_field(path, "shared memory is not supported")
     if type(binary) is not bool:
-        raise wrong(f"{path}.binary_data", "must be true or false")
+        raise invalid_field(f"{path}.binary_data", "must be true or false")
     if type(top) is not int or top < 0:
-        raise wrong(f"{path}.classification", "must be a number of classes")
-    return Wanted(binary, top)
+        raise invalid_field(f"{path}.classification", "must be a number of classes")
+    return OutputFormat(binary, top)
 
 
-def _texts(
-    numbers: np.ndarray, metadata: Metadata, answers: list[np.ndarray], top: int
+def _class_texts(
+    numbers: np.ndarray, metadata: Metadata, unpadded: list[np.ndarray], top: int
 ) -> np.ndarray:
-    """`value:index:label`, best first: [B, k], or [B, T, k] (empty past a length)."""
+    """`value:index:label`, most probable first: [B, k], or [B, T, k] with empty texts
+    as padding."""
     count = min(top, len(metadata.classes))
     best = np.argsort(-numbers, axis=-1, kind="stable")[..., :count]
     values = np.take_along_axis(numbers, best, axis=-1)
@@ -176,12 +185,12 @@ def _texts(
     ]
     shaped = np.array(texts, object).reshape(best.shape)
     if metadata.task == "label":
-        for row, answer in zip(shaped, answers, strict=True):
-            row[len(answer) :] = ""
+        for row, array in zip(shaped, unpadded, strict=True):
+            row[len(array) :] = ""
     return shaped
 
 
-def _joined(texts: np.ndarray) -> bytes:
-    """BYTES: the length of each in 4 bytes before it."""
+def _pack_texts(texts: np.ndarray) -> bytes:
+    """The datatype BYTES: each text's length in 4 bytes, then the text."""
     parts = [text.encode() for text in texts.ravel().tolist()]
     return b"".join(struct.pack("<I", len(part)) + part for part in parts)

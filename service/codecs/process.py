@@ -1,7 +1,8 @@
-"""Requests' bodies to arrays: small ones at once, large ones in other processes.
+"""Decoding and encoding off the event loop: small bodies inline, large ones in other
+processes.
 
-To parse a body of a megabyte takes milliseconds, in which an event loop could answer
-nobody; nor could it while another thread of its interpreter parses.
+Parsing a megabyte takes milliseconds in which an event loop answers nobody. A thread
+would not help: it holds the interpreter's lock while it parses.
 """
 
 import asyncio
@@ -20,16 +21,15 @@ from service import os_resources
 from service.callers.fair_slots import FairSlots
 from service.codecs import fast_json, native, stream_messages, tf_serving
 from service.codecs.fast_json import PredictRequest
-from service.codecs.native import DIGITS as DIGITS
-from service.codecs.stream_messages import Sent
-from service.codecs.tf_serving import Instances
+from service.codecs.stream_messages import StreamMessage
+from service.codecs.tf_serving import InstancesRequest
 from service.errors import InternalError
 from service.os_resources import available_cores
-from service.settings import Settings
+from service.settings import Limits, Settings
 
-LEAST_PROCESSES = 2
-# After the workers: else the parsing of one caller's large bodies would take the cores
-# from what they compute for others.
+MIN_PROCESSES = 2
+# Below the workers' priority: parsing one client's large bodies must not take the cores
+# from what the workers compute for others.
 NICE = 15
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
 
@@ -37,137 +37,134 @@ P = ParamSpec("P")
 T = TypeVar("T")
 
 
-class Reader:
-    """Reads bodies one after another, in one thread."""
+class RequestDecoder:
+    """Decodes one body after another, in one thread: fast if it is plain, else strictly.
 
-    def __init__(self, settings: Settings):
-        self._settings, self._most = settings, settings.max_sequences
-        self._limits = settings.limits
-        self._parser = fast_json.Parser(settings)
+    Every method raises InvalidJson, InvalidRequest or TooLarge, as the codecs say.
+    """
 
-    def read(self, body: bytes, features: dict[str | None, int]) -> PredictRequest:
-        """What is asked of a model, or of one that is not in `features`.
+    def __init__(self, limits: Limits):
+        self._limits = limits
+        self._parser = fast_json.FastParser(limits)
+
+    def decode_request(
+        self, body: bytes, features: dict[str | None, int]
+    ) -> PredictRequest:
+        """Decode `/classify` or `/label`.
 
         Args:
-            features: how many the models take; under None the default's.
-
-        Raises:
-            InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
+            features: that each model takes, by name; the default model under None. For a
+                name that is not there the result has no sequences.
         """
-        lists = fast_json.lists(body)
+        lists = fast_json.count_lists(body)
         fewest = min(features.values(), default=1)
         fast_json.check_size(body, lists, fewest, self._limits)
-        asked = self._parser.read(body, lists)
-        if asked is not None:
-            width = features.get(asked.model)
-            if width is None or asked.sequences[0].shape[1] == width:
-                return asked
-        given = native.decode(body)
-        width = features.get(given.model)
+        plain = self._parser.parse_request(body, lists)
+        if plain is not None:
+            width = features.get(plain.model)
+            if width is None or plain.sequences[0].shape[1] == width:
+                return plain
+        strict = native.decode(body)
+        width = features.get(strict.model)
         if width is None:
-            return PredictRequest([], given.model, given.top_k)
-        sequences = native.arrays(given, width, self._settings)
-        wanted = (given.states, given.return_state)
-        return PredictRequest(sequences, given.model, given.top_k, *wanted)
+            return PredictRequest([], strict.model, strict.top_k)
+        return PredictRequest(
+            native.to_arrays(strict, width, self._limits),
+            strict.model,
+            strict.top_k,
+            strict.states,
+            strict.return_state,
+        )
 
-    def read_instances(self, body: bytes, features: int, state_size: int) -> Instances:
-        """What TensorFlow Serving's `:predict` is asked of a model.
-
-        Raises:
-            InvalidJson, InvalidRequest, TooLarge: as `instances` has it.
-        """
-        lists = fast_json.lists(body)
-        others = state_size + 4  # a row may have a state, a length, and their names
-        fast_json.check_size(body, lists, features, self._limits, others)
-        plain = self._parser.rows(body, lists)
+    def decode_instances(
+        self, body: bytes, features: int, state_size: int
+    ) -> InstancesRequest:
+        """Decode TensorFlow Serving's `:predict`; arguments as of `tf_serving.decode`."""
+        lists = fast_json.count_lists(body)
+        extra = state_size + 4  # a row may have a state, a length, and their keys
+        fast_json.check_size(body, lists, features, self._limits, extra)
+        plain = self._parser.parse_instances(body, lists)
         if plain is not None and plain[1] and plain[1][0].shape[1] == features:
             name, sequences = plain
-            if name in ("instances", "inputs") and len(sequences) <= self._most:
-                return Instances(sequences, name == "instances")
-        return tf_serving.decode(body, features, state_size, self._settings)
+            fits = len(sequences) <= self._limits.max_sequences
+            if name in ("instances", "inputs") and fits:
+                return InstancesRequest(sequences, by_row=name == "instances")
+        return tf_serving.decode(body, features, state_size, self._limits)
 
-    def read_message(self, message: bytes, features: int) -> Sent:
-        """What a stream's message says to a model of so many features.
-
-        Raises:
-            InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
-        """
-        plain = self._parser.frames(message)
+    def decode_message(self, message: bytes, features: int) -> StreamMessage:
+        """Decode a stream's message to a model with so many features."""
+        plain = self._parser.parse_message(message)
         if plain is not None and plain[0].shape[1] == features:
-            return Sent(plain[0], return_state=plain[1])
-        fast_json.check_size(message, fast_json.lists(message), features, self._limits)
-        return stream_messages.decode(message, features, self._settings)
+            return StreamMessage(plain[0], return_state=plain[1])
+        lists = fast_json.count_lists(message)
+        fast_json.check_size(message, lists, features, self._limits)
+        return stream_messages.decode(message, features, self._limits)
 
 
 class CodecProcesses:
-    """Processes for what would hold up the event loop: one a core, two at least, so that
-    a body which takes long to refuse doesn't hold up others' bodies. Callers get fair
-    turns."""
+    """Processes for work that would block the event loop: one for each core, and two at
+    least, so that one slow body doesn't hold up the others. Callers get fair shares."""
 
     def __init__(self, settings: Settings):
-        # They parse what strangers send: no secret is there.
-        self._settings = settings.without_secrets()
-        count = max(LEAST_PROCESSES, settings.workers or available_cores())
-        self._processes = [self._made() for _ in range(count)]
+        # They parse untrusted input: they know no secret.
+        self._limits = settings.limits
+        count = max(MIN_PROCESSES, settings.workers or available_cores())
+        self._processes = [self._new_process() for _ in range(count)]
         self._slots = FairSlots(range(len(self._processes)))
 
     async def run(
         self,
         caller: tuple[str, int],
         size: int,
-        work: Callable[P, T],
-        *given: P.args,
-        **more: P.kwargs,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
-        """Returns what `work` returns; it must be a function of a module.
+        """Run a module's function in a process, and return its result.
 
         Args:
-            caller: as `FairSlots.acquire`.
+            caller: see `FairSlots.acquire`.
             size: of the work, in bytes of JSON.
 
         Raises:
-            Exception: what `work` raises.
-            InternalError: the process died of it; there is another.
+            Exception: what the function raises.
+            InternalError: the process died of it; another has taken its place.
         """
-        place = await self._slots.acquire(caller, size)
+        index = await self._slots.acquire(caller, size)
         loop = asyncio.get_running_loop()
 
-        def free(_: object) -> None:
+        def release(_: object) -> None:
             with contextlib.suppress(RuntimeError):  # the loop has ended
-                loop.call_soon_threadsafe(self._slots.release, place)
+                loop.call_soon_threadsafe(self._slots.release, index)
 
         try:
-            future = self._submit(place, partial(work, *given, **more))
+            future = self._submit(index, partial(function, *args, **kwargs))
         except BaseException:
-            self._slots.release(place)
+            self._slots.release(index)
             raise
-        # Not when the caller stops waiting: the process is at work until then.
-        future.add_done_callback(free)
-        answer = asyncio.wrap_future(future)
+        # Even if the caller stops waiting, the process is busy until then.
+        future.add_done_callback(release)
+        result = asyncio.wrap_future(future)
         del future
         try:
-            return await answer
+            return await result
         except BrokenProcessPool as error:
-            raise InternalError("the body could not be worked on") from error
+            raise InternalError("the body could not be processed") from error
         finally:
-            del answer  # else what it raises would hold this frame, which holds it
+            del result  # an exception in it would refer to this frame: a cycle
 
     async def run_if_large(
         self,
         caller: tuple[str, int],
         size: int,
-        work: Callable[P, T],
-        *given: P.args,
-        **more: P.kwargs,
+        function: Callable[P, T],
+        *args: P.args,
+        **kwargs: P.kwargs,
     ) -> T:
-        """The same; at once and here, where so many bytes take no time.
-
-        Raises:
-            Exception: as `run`.
-        """
+        """The same, but call the function here if so few bytes take no time."""
         if size <= INLINE_BYTES:
-            return work(*given, **more)
-        return await self.run(caller, size, work, *given, **more)
+            return function(*args, **kwargs)
+        return await self.run(caller, size, function, *args, **kwargs)
 
     def start(self) -> None:
         """Start the processes, without waiting for them."""
@@ -175,57 +172,58 @@ class CodecProcesses:
             process.submit(int)
 
     def close(self) -> None:
-        """End them; not on the event loop."""
+        """End the processes. It blocks: call it outside the event loop."""
         for process in self._processes:
             process.shutdown(cancel_futures=True)
 
-    def _submit(self, place: int, work: Callable[[], T]) -> "Future[T]":
+    def _submit(self, index: int, work: Callable[[], T]) -> "Future[T]":
         try:
-            return self._processes[place].submit(work)
-        except BrokenProcessPool:  # it died of the last one, or since
-            self._processes[place] = self._made()
-            return self._processes[place].submit(work)
+            return self._processes[index].submit(work)
+        except BrokenProcessPool:  # it died during the last work, or since
+            self._processes[index] = self._new_process()
+            return self._processes[index].submit(work)
 
-    def _made(self) -> ProcessPoolExecutor:
+    def _new_process(self) -> ProcessPoolExecutor:
         return ProcessPoolExecutor(
             1,
             mp_context=multiprocessing.get_context("forkserver"),
-            initializer=_begin,
-            initargs=(self._settings,),
+            initializer=_initialize,
+            initargs=(self._limits,),
         )
 
 
-_reader: Reader
+_decoder: RequestDecoder  # of a codec process
 
 
-def _begin(settings: Settings) -> None:
-    global _reader
+def decode_message(message: bytes, features: int) -> StreamMessage:
+    """`RequestDecoder.decode_message` in a codec process."""
+    return _decoder.decode_message(message, features)
+
+
+def decode_instances(body: bytes, features: int, state_size: int) -> InstancesRequest:
+    """`RequestDecoder.decode_instances` in a codec process."""
+    return _decoder.decode_instances(body, features, state_size)
+
+
+def decode_request(body: bytes, features: dict[str | None, int]) -> PredictRequest:
+    """`RequestDecoder.decode_request` in a codec process."""
+    return _decoder.decode_request(body, features)
+
+
+def _initialize(limits: Limits) -> None:
+    global _decoder
     os_resources.configure_allocator()
     with contextlib.suppress(AttributeError, OSError):  # not on this system
         os.nice(NICE)
-    _reader = Reader(settings)
+    _decoder = RequestDecoder(limits)
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
-    threading.Thread(target=_end_with_parent, daemon=True).start()
+        # All processes get the signal, but the serving process decides when to end.
+        signal.signal(number, signal.SIG_IGN)
+    threading.Thread(target=_exit_with_parent, daemon=True).start()
 
 
-def _end_with_parent() -> None:
+def _exit_with_parent() -> None:
     parent = multiprocessing.parent_process()
     assert parent is not None
     parent.join()
     os._exit(1)
-
-
-def read_message(message: bytes, features: int) -> Sent:
-    """`Reader.read_message` in the other process."""
-    return _reader.read_message(message, features)
-
-
-def read_instances(body: bytes, features: int, state_size: int) -> Instances:
-    """`Reader.read_instances` in the other process."""
-    return _reader.read_instances(body, features, state_size)
-
-
-def read(body: bytes, features: dict[str | None, int]) -> PredictRequest:
-    """`Reader.read` in the other process."""
-    return _reader.read(body, features)

@@ -1,12 +1,12 @@
-"""A stream's messages: what a caller sends, and what is answered, as JSON lines.
+"""The messages of a stream, one JSON object each.
 
     > {"frames": [[F floats] x t]}           < {"steps": n, "label": ..., ...}
     > {"frames": ..., "return_state": true}  < {"steps": n, ..., "state": token}
-    > {"state": token, "frames": ...}        goes on from there; null: from the start
+    > {"state": token, "frames": ...}        continues from the token; null: restarts
     > {"end": true}                          < {"end": "done", "steps": n, "state": token}
 
-A message at fault is answered with {"error": problem details, "steps": n}; the
-stream goes on from where it was.
+An invalid message is answered with {"error": problem details, "steps": n}, and the
+stream continues from where it was.
 """
 
 from typing import Any, NamedTuple
@@ -16,13 +16,13 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
-from service.codecs import native
+from service.codecs import native, validation
 from service.errors import FieldError, InvalidRequest, ServiceError
-from service.settings import Settings
+from service.settings import Limits
 
 
-class Message(msgspec.Struct, forbid_unknown_fields=True):
-    """What a caller sends."""
+class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
+    """A message's JSON; `api.schemas.Message` describes it in OpenAPI."""
 
     frames: list[list[float]] | None = None
     state: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -30,8 +30,8 @@ class Message(msgspec.Struct, forbid_unknown_fields=True):
     end: bool = False
 
 
-class Sent(NamedTuple):
-    """A message that was read."""
+class StreamMessage(NamedTuple):
+    """A decoded message."""
 
     frames: np.ndarray | None  # [t, F] float32
     state: str | msgspec.UnsetType | None = msgspec.UNSET
@@ -39,53 +39,54 @@ class Sent(NamedTuple):
     end: bool = False
 
 
-_decoder = msgspec.json.Decoder(Message)
+_decoder = msgspec.json.Decoder(MessageBody)
 
 
-def decode(text: bytes, features: int, settings: Settings) -> Sent:
-    """A message to a model of so many features.
+def decode(text: bytes, features: int, limits: Limits) -> StreamMessage:
+    """Decode a message to a model with so many features.
 
     Raises:
-        InvalidJson, InvalidRequest, TooLarge: as `codec` has it.
+        InvalidJson, InvalidRequest, TooLarge: see `validation`.
     """
-    message = native.decoded(_decoder, text, "message")
+    message = validation.decode_json(_decoder, text, "message")
     frames = None
     if message.frames is not None:
-        frames = native.checked(["frames"], [message.frames], features, settings)[0]
+        (frames,) = validation.to_arrays(["frames"], [message.frames], features, limits)
     elif not message.end:
         raise InvalidRequest(
-            "there is nothing to do",
-            [FieldError("frames", "is missing; or say end")],
+            "the message has neither frames nor end",
+            [FieldError("frames", 'is missing; or set "end": true')],
         )
-    return Sent(frames, message.state, message.return_state, message.end)
+    return StreamMessage(frames, message.state, message.return_state, message.end)
 
 
-def answer(
+def encode_answer(
     metadata: Metadata,
     probabilities: np.ndarray,
     steps: int,
     top_k: int | None,
     token: str | None = None,
 ) -> bytes:
-    """The answer to frames.
+    """The answer to a message's frames.
 
     Args:
-        probabilities: [C] so far (classify), or [t, C] of the frames (label).
-        steps: taken so far.
+        probabilities: [C] after the last frame (classify), or [t, C] of the frames
+            (label).
+        steps: of the stream so far.
     """
-    line: dict[str, Any] = {"steps": steps}
-    line |= native.prediction(metadata, probabilities, top_k)
+    fields: dict[str, Any] = {"steps": steps}
+    fields |= native.prediction(metadata, probabilities, top_k)
     if token is not None:
-        line["state"] = token
-    return orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY)
+        fields["state"] = token
+    return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def refusal(error: ServiceError, steps: int, stream_id: str) -> bytes:
-    """The answer to a message at fault."""
+def encode_error(error: ServiceError, steps: int, stream_id: str) -> bytes:
+    """The answer to an invalid message."""
     problem = orjson.Fragment(error.body(stream_id))
     return orjson.dumps({"error": problem, "steps": steps})
 
 
-def end(reason: str, steps: int, token: str | None) -> bytes:
-    """The last line: why, and the state with which a later stream goes on."""
+def encode_end(reason: str, steps: int, token: str | None) -> bytes:
+    """The last message: the reason, and a state token for a later stream."""
     return orjson.dumps({"end": reason, "steps": steps, "state": token})

@@ -1,10 +1,9 @@
-"""Requests of TensorFlow Serving's REST API v1, and their answers.
+"""Requests and responses of TensorFlow Serving's REST API v1.
 
-Rows (`instances`) may differ in length, which TensorFlow Serving refuses; each answer
+Rows (`instances`) may differ in length, which TensorFlow Serving refuses; each result
 is as long as its row (https://github.com/tensorflow/serving, `g3doc/api_rest.md`).
 """
 
-from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,21 +12,24 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
-from service.codecs import fast_json, native
-from service.codecs.tensors import wrong
-from service.errors import TooLarge
-from service.settings import Limits, Settings
+from service.codecs import fast_json
+from service.codecs.validation import (
+    check_limits,
+    decode_json,
+    invalid_field,
+    to_arrays,
+)
+from service.settings import Limits
 
 SERVING, STEP = "serving_default", "step"
 PROBABILITIES = "probabilities"
-LARGEST_STATE = 1e6  # no network's own comes near
-SIGNATURE = "must be serving_default, or step of a network that can be stepped"
+MAX_STATE = 1e6  # no network's own state comes near
 
 Frames = list[list[float]]  # [T, F]
 
 
 class Row(msgspec.Struct, forbid_unknown_fields=True):
-    """A row of several inputs."""
+    """A row with several inputs."""
 
     frames: Frames
     lengths: int | None = None
@@ -42,8 +44,8 @@ class Columns(msgspec.Struct, forbid_unknown_fields=True):
     state: list[list[float]] | None = None
 
 
-class Predict(msgspec.Struct):
-    """What `:predict` takes; other members are ignored, as they are there."""
+class PredictBody(msgspec.Struct):
+    """The JSON of `:predict`; unknown fields are ignored, as in TensorFlow Serving."""
 
     signature_name: str = SERVING
     instances: list[Frames | Row] | None = None
@@ -51,170 +53,165 @@ class Predict(msgspec.Struct):
 
 
 class Example(msgspec.Struct, forbid_unknown_fields=True):
-    """A `tf.Example` in JSON: its numbers in a row, or step by step."""
+    """A `tf.Example` in JSON: its numbers flat, or by step."""
 
     frames: list[float | list[float]]
 
 
-class Classify(msgspec.Struct):
-    """What `:classify` takes."""
+class ClassifyBody(msgspec.Struct):
+    """The JSON of `:classify`."""
 
     examples: list[Example]
     signature_name: str = SERVING
 
 
 @dataclass(frozen=True, slots=True)
-class Instances:
-    """What is asked."""
+class InstancesRequest:
+    """A decoded `:predict`."""
 
     sequences: list[np.ndarray]  # [T, F] float32 each
-    rows: bool  # answered row by row, else output by output
-    states: list[bytes] = field(default_factory=list)  # [S] float32, to be stepped on
-    step: bool = False  # the signature
+    by_row: bool  # the response is row by row, else output by output
+    states: list[bytes] = field(default_factory=list)  # [S] float32 to continue from
+    step: bool = False  # the signature is `step`
 
 
-_predict = msgspec.json.Decoder(Predict)
-_classify = msgspec.json.Decoder(Classify)
+_predict = msgspec.json.Decoder(PredictBody)
+_classify = msgspec.json.Decoder(ClassifyBody)
 
 
 def decode(
-    body: bytes, features: int, state_size: int, limits: Settings | Limits
-) -> Instances:
-    """What `:predict` is asked of a model.
+    body: bytes, features: int, state_size: int, limits: Limits
+) -> InstancesRequest:
+    """Decode `:predict`.
 
     Args:
-        state_size: 0 where it has no signature `step`.
+        features: that the model takes.
+        state_size: 0 if the model has no signature `step`.
 
     Raises:
-        InvalidJson, InvalidRequest, TooLarge: names the member at fault.
+        InvalidJson, InvalidRequest, TooLarge: names the field.
     """
-    given = native.decoded(_predict, body, inner=Row)
-    step = given.signature_name == STEP and state_size > 0
-    if given.signature_name not in (SERVING, "") and not step:
-        raise wrong("signature_name", SIGNATURE)
-    if (given.instances is None) == (given.inputs is None):
-        raise wrong("body", "must hold either instances or inputs")
-    if given.instances is not None:
-        _check_count(given.instances, limits)
-    path, columns = _columns(given)
-    _check_count(columns.frames, limits)
+    request = decode_json(_predict, body, nested=Row)
+    step = request.signature_name == STEP and state_size > 0
+    if request.signature_name not in (SERVING, "") and not step:
+        raise invalid_field(
+            "signature_name", "must be serving_default, or step if the model has it"
+        )
+    if (request.instances is None) == (request.inputs is None):
+        raise invalid_field("body", "must have either instances or inputs")
+    check_limits(limits, sequences=len(request.instances or ()))
+    path, columns = _columns(request)
+    check_limits(limits, sequences=len(columns.frames))
     if not columns.frames:
-        raise wrong(path.partition("[")[0], "must not be empty")
-    paths = [path.format(place) for place in range(len(columns.frames))]
-    frames = _cut(columns, paths)
+        raise invalid_field(path.partition("[")[0], "must not be empty")
+    paths = [path.format(index) for index in range(len(columns.frames))]
+    frames = _unpad(columns, paths)
     states = columns.state or []
     if states and not step:
-        raise wrong("inputs", "state is an input of the signature step")
-    sequences = native.checked(paths, frames, features, limits)
-    packed = [_packed(one, state_size) for one in states]
-    return Instances(sequences, given.instances is not None, packed, step)
+        raise invalid_field("inputs", "state is an input of the signature step only")
+    sequences = to_arrays(paths, frames, features, limits)
+    packed = [_pack_state(state, state_size) for state in states]
+    return InstancesRequest(sequences, request.instances is not None, packed, step)
 
 
-def _check_count(rows: Sequence[Any], limits: Settings | Limits) -> None:
-    if len(rows) > limits.max_sequences:
-        raise TooLarge(f"at most {limits.max_sequences} sequences in a request")
+def decode_examples(body: bytes, features: int, limits: Limits) -> list[np.ndarray]:
+    """Decode the sequences of `:classify`.
+
+    Raises:
+        InvalidJson, InvalidRequest, TooLarge: names the field.
+    """
+    fast_json.check_size(body, fast_json.count_lists(body), features, limits)
+    request = decode_json(_classify, body, nested=Example)
+    if request.signature_name not in (SERVING, ""):
+        raise invalid_field("signature_name", f"must be {SERVING}")
+    if not request.examples:
+        raise invalid_field("examples", "must not be empty")
+    check_limits(limits, sequences=len(request.examples))
+    paths = [f"examples[{index}].frames" for index in range(len(request.examples))]
+    sequences = []
+    for path, example in zip(paths, request.examples, strict=True):
+        frames: Any = example.frames
+        types = set(map(type, frames))
+        if list not in types:
+            if len(frames) % features:
+                raise invalid_field(path, f"must have {features} numbers for each step")
+            starts = range(0, len(frames), features)
+            frames = [frames[start : start + features] for start in starts]
+        elif len(types) > 1:
+            raise invalid_field(path, "must be all numbers, or all lists of numbers")
+        sequences.append(frames)
+    return to_arrays(paths, sequences, features, limits)
 
 
-def _columns(given: Predict) -> tuple[str, Columns]:
-    """The inputs, and where the frames of a row are."""
-    if isinstance(given.inputs, Columns):
-        return "inputs.frames[{}]", given.inputs
-    if given.inputs is not None:
-        return "inputs[{}]", Columns(given.inputs)
-    instances = given.instances or []
-    rows = [one for one in instances if isinstance(one, Row)]
+def encode(
+    probabilities: list[np.ndarray], states: list[bytes], request: InstancesRequest
+) -> bytes:
+    """The response to `:predict`, each row at its own length."""
+    result: Any = probabilities
+    if request.step:
+        result = {
+            PROBABILITIES: probabilities,
+            "state": [np.frombuffer(state, np.float32) for state in states],
+        }
+        if request.by_row:
+            rows = zip(*result.values(), strict=True)
+            result = [dict(zip(result, row, strict=True)) for row in rows]
+    body = {"predictions" if request.by_row else "outputs": result}
+    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+
+
+def encode_classes(metadata: Metadata, probabilities: list[np.ndarray]) -> bytes:
+    """The response to `:classify`: every class with its probability, for each row."""
+    results = [
+        list(map(list, zip(metadata.classes, array.tolist(), strict=True)))
+        for array in probabilities
+    ]
+    return orjson.dumps({"results": results})
+
+
+def _columns(request: PredictBody) -> tuple[str, Columns]:
+    """The path of a row's frames, and the inputs."""
+    if isinstance(request.inputs, Columns):
+        return "inputs.frames[{}]", request.inputs
+    if request.inputs is not None:
+        return "inputs[{}]", Columns(request.inputs)
+    instances = request.instances or []
+    rows = [row for row in instances if isinstance(row, Row)]
     if not rows:
         return "instances[{}]", Columns(instances)  # type: ignore[arg-type]
     if len(rows) < len(instances):
-        raise wrong("instances", "must be all lists or all objects")
-    members: dict[str, list[Any] | None] = {}
+        raise invalid_field("instances", "must be all lists or all objects")
+    inputs: dict[str, list[Any] | None] = {}
     for name in ("lengths", "state"):
         values = [getattr(row, name) for row in rows]
         missing = values.count(None)
         if missing not in (0, len(rows)):
-            raise wrong("instances", "must all have the same members")
-        members[name] = None if missing else values
-    return "instances[{}].frames", Columns([row.frames for row in rows], **members)
+            raise invalid_field("instances", "must all have the same fields")
+        inputs[name] = None if missing else values
+    return "instances[{}].frames", Columns([row.frames for row in rows], **inputs)
 
 
-def _cut(columns: Columns, paths: list[str]) -> list[Frames]:
-    """The rows as long as they are said to be."""
+def _unpad(columns: Columns, paths: list[str]) -> list[Frames]:
+    """The rows, cut to their `lengths`."""
     frames, lengths = columns.frames, columns.lengths
-    for name, other in (("lengths", lengths), ("state", columns.state)):
-        if other is not None and len(other) != len(frames):
-            told = f"{name} has {len(other)} rows, frames {len(frames)}"
-            raise wrong("inputs", told)
+    for name, rows in (("lengths", lengths), ("state", columns.state)):
+        if rows is not None and len(rows) != len(frames):
+            message = f"{name} has {len(rows)} rows, but frames {len(frames)}"
+            raise invalid_field("inputs", message)
     if lengths is None:
         return frames
     for path, row, length in zip(paths, frames, lengths, strict=True):
         if not 0 < length <= len(row):
-            raise wrong(path, f"has {len(row)} steps, which its length must fit")
+            raise invalid_field(path, f"must have a length from 1 to {len(row)}")
     return [row[:length] for row, length in zip(frames, lengths, strict=True)]
 
 
-def _packed(state: list[float], size: int) -> bytes:
+def _pack_state(state: list[float], size: int) -> bytes:
     """A state as the workers take it."""
-    with np.errstate(over="ignore"):  # infinite then, and refused
+    with np.errstate(over="ignore"):  # overflow gives infinity, refused below
         packed = np.array(state, np.float32)
-    if packed.shape != (size,) or not (np.abs(packed) <= LARGEST_STATE).all():
-        told = f"must be {size} finite numbers, none beyond {LARGEST_STATE:g}"
-        raise wrong("state", told)
+    if packed.shape != (size,) or not (np.abs(packed) <= MAX_STATE).all():
+        raise invalid_field(
+            "state", f"must be {size} finite numbers of at most {MAX_STATE:g}"
+        )
     return packed.tobytes()
-
-
-def decode_examples(
-    body: bytes, features: int, limits: Settings | Limits
-) -> list[np.ndarray]:
-    """The sequences of `:classify`.
-
-    Raises:
-        InvalidJson, InvalidRequest, TooLarge: names the member at fault.
-    """
-    of = limits.limits if isinstance(limits, Settings) else limits
-    fast_json.check_size(body, fast_json.lists(body), features, of)
-    given = native.decoded(_classify, body, inner=Example)
-    if given.signature_name not in (SERVING, ""):
-        raise wrong("signature_name", f"must be {SERVING}")
-    if not given.examples:
-        raise wrong("examples", "must not be empty")
-    _check_count(given.examples, limits)
-    paths = [f"examples[{place}].frames" for place in range(len(given.examples))]
-    sequences = []
-    for path, example in zip(paths, given.examples, strict=True):
-        frames: Any = example.frames
-        kinds = set(map(type, frames))
-        if list not in kinds:
-            if len(frames) % features:
-                raise wrong(path, f"must be {features} numbers a step")
-            at = range(0, len(frames), features)
-            frames = [frames[start : start + features] for start in at]
-        elif len(kinds) > 1:
-            raise wrong(path, "must be all numbers, or all lists of them")
-        sequences.append(frames)
-    return native.checked(paths, sequences, features, limits)
-
-
-def encode(answers: list[np.ndarray], states: list[bytes], asked: Instances) -> bytes:
-    """The answer to `:predict`, each row at its own length."""
-    outputs: dict[str, list[np.ndarray]] = {PROBABILITIES: answers}
-    if asked.step:
-        outputs["state"] = [np.frombuffer(state, np.float32) for state in states]
-    told: Any
-    if not asked.step:
-        told = answers
-    elif asked.rows:
-        rows = zip(*outputs.values(), strict=True)
-        told = [dict(zip(outputs, row, strict=True)) for row in rows]
-    else:
-        told = outputs
-    body = {"predictions" if asked.rows else "outputs": told}
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def encode_classes(metadata: Metadata, answers: list[np.ndarray]) -> bytes:
-    """The answer to `:classify`: every class with its probability, for each row."""
-    results = [
-        list(map(list, zip(metadata.classes, answer.tolist(), strict=True)))
-        for answer in answers
-    ]
-    return orjson.dumps({"results": results})

@@ -6,13 +6,13 @@ import time
 from service import errors
 from service.api.predict import Predictor
 from service.codecs import open_inference
-from service.codecs.open_inference import Inference
+from service.codecs.open_inference import InferRequest
 from service.codecs.process import CodecProcesses
-from service.codecs.tensors import wrong
+from service.codecs.validation import invalid_field
 from service.compat import open_inference_metadata
-from service.compat.open_inference_metadata import Schedules
+from service.compat.open_inference_metadata import BatchingModes
 from service.compat.router import Call, Paths, Reply, reply
-from service.compat.sequences import Sessions
+from service.compat.sequences import SequenceSessions
 from service.errors import InvalidRequest
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
@@ -36,19 +36,19 @@ class OpenInference:
         registry: Registry,
         predictor: Predictor,
         elsewhere: CodecProcesses,
-        sessions: Sessions,
-        schedules: Schedules,
+        sessions: SequenceSessions,
+        batching_modes: BatchingModes,
         settings: Settings,
         version: str,
     ):
         """
         Args:
-            schedules: what batching each model is to tell of.
+            batching_modes: what batching each model is to tell of.
             version: of the service.
         """
         self._registry, self._predictor = registry, predictor
         self._elsewhere, self._sessions = elsewhere, sessions
-        self._schedules = schedules
+        self._batching_modes = batching_modes
         self._settings, self._version = settings, version
         self._limits, self._callers = (
             settings.limits,
@@ -84,7 +84,7 @@ class OpenInference:
 
     async def _ready(self, call: Call) -> Reply:
         if not self._registry.ready:
-            told = "; ".join(self._registry.reasons())
+            told = "; ".join(self._registry.not_ready_reasons())
             raise errors.NotReady(told, headers={"Retry-After": "1"})
         return reply({"ready": True, "live": True})
 
@@ -102,7 +102,7 @@ class OpenInference:
     async def _config(self, call: Call) -> Reply:
         of, model = self._settings, self._model(call)
         made = open_inference_metadata.config(model, of.max_sequences, of.keep_versions)
-        return reply(made | self._schedules.of(model.metadata.name))
+        return reply(made | self._batching_modes.of(model.metadata.name))
 
     async def _statistics(self, call: Call) -> Reply:
         if "model" in call.named:
@@ -111,7 +111,7 @@ class OpenInference:
             there = self._registry.versions.values()
             models = [model for versions in there for model in versions.values()]
         told = [
-            m.admission.statistics.told(m.metadata.name, m.metadata.version)
+            m.admission.statistics.as_dict(m.metadata.name, m.metadata.version)
             for m in models
         ]
         return reply({"model_stats": told})
@@ -140,13 +140,13 @@ class OpenInference:
             )
             del body
             read = time.perf_counter() - begun
-            open_inference.check_answer(model.metadata, asked)
+            open_inference.check_response_size(model.metadata, asked)
             until = waiting.shorten(begun + _timeout(asked))
             model, request = await self._compute(call, model, asked, until)
             return await self._write(call, model, asked, request, read)
 
     async def _compute(
-        self, call: Call, model: Model, asked: Inference, until: float
+        self, call: Call, model: Model, asked: InferRequest, until: float
     ) -> tuple[Model, AdmittedRequest]:
         """What has been computed, and by which model: a sequence keeps its own."""
         compute, caller = self._predictor.compute, call.caller
@@ -179,22 +179,22 @@ class OpenInference:
         self,
         call: Call,
         model: Model,
-        asked: Inference,
+        asked: InferRequest,
         request: AdmittedRequest,
         read: float,
     ) -> Reply:
         begun = time.perf_counter()
         answers = request.future.result()
-        told = Inference(
-            [], asked.steps, asked.wanted, asked.id or call.scope["state"]["request_id"]
+        told = InferRequest(
+            [], asked.steps, asked.output, asked.id or call.scope["state"]["request_id"]
         )
-        size = open_inference.answer_bytes(model.metadata, len(answers), told)
+        size = open_inference.response_bytes(model.metadata, len(answers), told)
         body, json_bytes = await self._elsewhere.run_if_large(
             call.caller.id, size, open_inference.encode, model.metadata, answers, told
         )
         call.caller.reservation.resize(len(body))
         model.admission.record(request, read, time.perf_counter() - begun, call.caller)
-        if not asked.wanted.binary:
+        if not asked.output.binary:
             return Reply(body, compressible=True)
         headers = ((LENGTH, b"%d" % json_bytes),)
         return Reply(body, "application/octet-stream", True, headers)
@@ -207,23 +207,25 @@ class OpenInference:
             raise errors.UnknownModel(told) from None
 
 
-def _timeout(asked: Inference) -> float:
+def _timeout(asked: InferRequest) -> float:
     """Seconds; the parameter has microseconds."""
     given = asked.parameters.get("timeout", 0)
     if type(given) is not int or not 0 <= given <= LONGEST_TIMEOUT:
         told = f"must be microseconds, at most {LONGEST_TIMEOUT}"
-        raise wrong("parameters.timeout", told)
+        raise invalid_field("parameters.timeout", told)
     return given / 1e6 or math.inf
 
 
-def _sequence(asked: Inference) -> tuple[int | str | None, bool, bool]:
+def _sequence(asked: InferRequest) -> tuple[int | str | None, bool, bool]:
     """The id (None: there is none), START, and END."""
     given = asked.parameters
     key = given.get("sequence_id", 0)
     if type(key) not in (int, str) or (type(key) is str and len(key) > LONGEST_ID):
         told = f"must be a number or text of at most {LONGEST_ID} characters"
-        raise wrong("parameters.sequence_id", told)
+        raise invalid_field("parameters.sequence_id", told)
     flags = [given.get(f"sequence_{name}", False) for name in ("start", "end")]
     if any(type(flag) is not bool for flag in flags):
-        raise wrong("parameters", "sequence_start and sequence_end are true or false")
+        raise invalid_field(
+            "parameters", "sequence_start and sequence_end are true or false"
+        )
     return key or None, flags[0], flags[1]

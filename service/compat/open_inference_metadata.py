@@ -8,7 +8,7 @@ from typing import Any
 
 from service.codecs.open_inference import PROBABILITIES
 from service.codecs.tensors import FRAMES, LENGTHS
-from service.registry.catalog import Catalogue, Model
+from service.registry.catalog import Catalog, Model
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "tensorflow": "tensorflow_savedmodel"}
 EXTENSIONS = (
@@ -43,7 +43,7 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
 
 def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
     """`GET /v2/models/NAME/config`: a ModelConfig (`model_config.proto`) in JSON, but
-    for `Schedules`.
+    for `BatchingModes`.
 
     Args:
         max_batch: sequences in a request.
@@ -104,7 +104,7 @@ def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
     }
 
 
-class Schedules:
+class BatchingModes:
     """Which of Triton's two kinds of batching each model tells of. Every model answers
     single requests, and every one that can be stepped sequences under an id."""
 
@@ -131,7 +131,7 @@ def platform(model: Model) -> str:
     return PLATFORMS.get(model.loaded.engine, model.loaded.engine)
 
 
-def index(catalogue: Catalogue, *, ready: bool) -> list[dict[str, str]]:
+def index(catalog: Catalog, *, ready: bool) -> list[dict[str, str]]:
     """`POST /v2/repository/index`.
 
     Args:
@@ -139,12 +139,12 @@ def index(catalogue: Catalogue, *, ready: bool) -> list[dict[str, str]]:
     """
     found = [
         {"name": name, "version": version, "state": "READY", "reason": ""}
-        for name, versions in catalogue.versions.items()
+        for name, versions in catalog.versions.items()
         for version in versions
     ]
     if ready:
         return found
-    missing = catalogue.broken | dict.fromkeys(catalogue.unloaded, "unloaded")
+    missing = catalog.broken | dict.fromkeys(catalog.unloaded, "unloaded")
     for key, reason in missing.items():
         name, _, version = key.partition("@")
         if "/" not in name:  # else its labels

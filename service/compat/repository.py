@@ -10,10 +10,10 @@ from typing import Any
 
 import msgspec
 
-from service.codecs import native
-from service.codecs.tensors import wrong
+from service.codecs import validation
+from service.codecs.validation import invalid_field
 from service.compat import open_inference_metadata
-from service.compat.open_inference_metadata import Schedules
+from service.compat.open_inference_metadata import BatchingModes
 from service.compat.router import Call, Paths, Reply, reply
 from service.errors import Forbidden, ServiceError
 from service.registry.registry import Registry
@@ -49,8 +49,10 @@ _config = msgspec.json.Decoder(Config)
 class ModelRepository:
     """Its paths."""
 
-    def __init__(self, registry: Registry, schedules: Schedules, settings: Settings):
-        self._registry, self._schedules = registry, schedules
+    def __init__(
+        self, registry: Registry, batching_modes: BatchingModes, settings: Settings
+    ):
+        self._registry, self._batching_modes = registry, batching_modes
         self._open = settings.admin
 
     def add(self, paths: Paths) -> None:
@@ -68,10 +70,10 @@ class ModelRepository:
         given = dict(asked.parameters or {})
         config = given.pop("config", None)
         if given or not isinstance(config, str | None):
-            raise wrong(
+            raise invalid_field(
                 "parameters", "may hold config, a text; a folder holds the rest"
             )
-        override = native.decoded(_config, (config or "{}").encode(), "config")
+        override = validation.decode_json(_config, (config or "{}").encode(), "config")
         name = call.named["model"] or ""
         before = name in self._registry.models
         await asyncio.wrap_future(self._registry.load(name))
@@ -83,7 +85,7 @@ class ModelRepository:
                 if not before:  # a refusal changes nothing
                     await asyncio.wrap_future(self._registry.unload(name))
                 raise
-        self._schedules.tell(name, sequences=sequences)
+        self._batching_modes.tell(name, sequences=sequences)
         return reply({})
 
     async def _unload(self, call: Call) -> Reply:
@@ -103,4 +105,4 @@ class ModelRepository:
         if call.header(b"origin") is not None:
             raise Forbidden("the model repository is not for web pages")
         body = await (await call.body())()
-        return native.decoded(decoder, body) if body.strip() else None
+        return validation.decode_json(decoder, body) if body.strip() else None

@@ -50,7 +50,7 @@ class Call:
 
     @property
     def model(self) -> str:
-        """As the catalogue takes it: a name, with the version or label of the path."""
+        """As the catalog takes it: a name, with the version or label of the path."""
         which = self.named.get("version") or self.named.get("label")
         name = self.named["model"] or ""
         return name if which is None else f"{name}@{which.lstrip('0') or which}"
@@ -129,7 +129,7 @@ class Paths:
         return None
 
 
-def refusal(error: ServiceError, _: str) -> ErrorResponse:
+def error_response(error: ServiceError, _: str) -> ErrorResponse:
     """As clients of these protocols take it. What the numbers or members of a request
     are at fault for is 400 there."""
     told = "; ".join(f"{e.path} {e.message}" for e in error.errors[:MAX_ERRORS])
@@ -138,7 +138,7 @@ def refusal(error: ServiceError, _: str) -> ErrorResponse:
     return status, JSON, orjson.dumps({"error": text})
 
 
-def refusing(
+def error_app(
     error: type[ServiceError], detail: str
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
     """What answers where no path matches."""

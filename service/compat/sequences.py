@@ -13,7 +13,7 @@ from contextlib import asynccontextmanager
 from service.callers.owner_quota import OwnerQuota
 from service.errors import InvalidRequest, Overloaded
 from service.registry.catalog import Model
-from service.registry.state_tokens import BEGIN, State
+from service.registry.state_tokens import INITIAL_STATE, State
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -21,7 +21,7 @@ LOOK_SECONDS = 1.0  # between looks for idle ones, at most
 MOST_WAITING = 64  # requests of one id
 
 
-class Session:
+class SequenceSession:
     """One of them."""
 
     def __init__(self, model: Model, share: str):
@@ -32,13 +32,13 @@ class Session:
         self.turn = asyncio.Lock()
 
 
-class Sessions:
+class SequenceSessions:
     """All of them, and their limits."""
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self._quota = OwnerQuota(settings.max_streams, "sequences are kept")
         self._idle = settings.stream_idle_seconds
-        self._kept: dict[Hashable, Session] = {}
+        self._kept: dict[Hashable, SequenceSession] = {}
         self._timer: asyncio.TimerHandle | None = None
         metrics.kept_sequences.set_function(lambda: len(self._kept))
 
@@ -51,7 +51,7 @@ class Sessions:
         start: bool,
         end: bool,
         share: str = "",
-    ) -> AsyncIterator[Session]:
+    ) -> AsyncIterator[SequenceSession]:
         """A session with its state, to be replaced by the next one.
 
         Args:
@@ -73,7 +73,7 @@ class Sessions:
             async with session.turn:
                 before = session.model, session.state
                 if start:
-                    session.model, session.state = model, BEGIN
+                    session.model, session.state = model, INITIAL_STATE
                 if session.state is None:
                     raise _missing()
                 try:
@@ -90,14 +90,16 @@ class Sessions:
             if session.state is None and not session.waiting:
                 self._forget(key)
 
-    def _find(self, key: Hashable, model: Model, start: bool, share: str) -> Session:
+    def _find(
+        self, key: Hashable, model: Model, start: bool, share: str
+    ) -> SequenceSession:
         session = self._kept.get(key)
         if session is not None:
             return session
         if not start:
             raise _missing()
         self._quota.acquire(share)
-        session = self._kept[key] = Session(model, share)
+        session = self._kept[key] = SequenceSession(model, share)
         if self._timer is None:
             self._look()
         return session

@@ -5,9 +5,9 @@ from typing import Any
 
 from service import errors
 from service.api.predict import Predictor
-from service.codecs import native, tf_serving
-from service.codecs import process as readers
-from service.codecs.process import DIGITS, CodecProcesses, Reader
+from service.codecs import native, process, tf_serving
+from service.codecs.native import NUMBER_BYTES
+from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP
 from service.compat.router import Call, Paths, Reply, reply
 from service.http.body import BodyReader
@@ -31,7 +31,7 @@ class TfServing:
         self,
         registry: Registry,
         predictor: Predictor,
-        reader: Reader,
+        reader: RequestDecoder,
         elsewhere: CodecProcesses,
         settings: Settings,
     ):
@@ -95,8 +95,8 @@ class TfServing:
             asked = await predictor.read(
                 body,
                 caller,
-                self._reader.read_instances,
-                readers.read_instances,
+                self._reader.decode_instances,
+                process.decode_instances,
                 body,
                 about.input.features,
                 about.state_size,
@@ -104,13 +104,13 @@ class TfServing:
             del body
             read = time.perf_counter() - begun
             states, sequences = asked.states or None, asked.sequences
-            native.check_answer(about, len(sequences), sum(map(len, sequences)))
+            native.check_response_size(about, len(sequences), sum(map(len, sequences)))
             request = await predictor.compute(
                 model, sequences, states, caller, until=until, keep=asked.step
             )
             answers = request.future.result()
             answered = time.perf_counter()
-            size = DIGITS * sum(answer.size for answer in answers)
+            size = NUMBER_BYTES * sum(answer.size for answer in answers)
             size += sum(map(len, request.states))
             text = await self._elsewhere.run_if_large(
                 caller.id, size, tf_serving.encode, answers, request.states, asked
@@ -135,13 +135,13 @@ class TfServing:
             )
             del body
             read = time.perf_counter() - begun
-            native.check_answer(model.metadata, len(sequences), 0)
+            native.check_response_size(model.metadata, len(sequences), 0)
             request = await self._predictor.compute(
                 model, sequences, None, caller, until=until
             )
             answers = request.future.result()
             answered = time.perf_counter()
-            size = DIGITS * sum(answer.size for answer in answers)
+            size = NUMBER_BYTES * sum(answer.size for answer in answers)
             text = await self._elsewhere.run_if_large(
                 caller.id, size, tf_serving.encode_classes, model.metadata, answers
             )

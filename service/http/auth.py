@@ -61,7 +61,7 @@ class ApiKeyAuth:
     """Lets requests with a key in; without any key in the settings, all of them."""
 
     def __init__(self, settings: Settings):
-        digests = values.digests(settings.api_keys)
+        digests = values.key_digests(settings.api_keys)
         self._keys = [
             ApiKey(name, digest, settings.rate_per_key, shares=len(digests) > 1)
             for name, digest in digests.items()

@@ -19,7 +19,7 @@ TOLD = ("inference-header-content-length", "retry-after", "server-timing")
 def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
     """The application, for browsers that ask on behalf of the settings' origins (the
     fetch standard's CORS); as it is where there are none."""
-    allowed = values.parts(settings.cors_origins)
+    allowed = values.split_list(settings.cors_origins)
     if not allowed:
         return app
     return CORSMiddleware(
@@ -39,7 +39,7 @@ def check_websocket_origin(scope: Scope, settings: Settings) -> None:
         Forbidden: a page of another site.
     """
     origin = header(scope, b"origin")
-    allowed = values.parts(settings.cors_origins)
+    allowed = values.split_list(settings.cors_origins)
     if origin is None or origin in allowed or "*" in allowed:
         return
     try:

@@ -70,7 +70,7 @@ class Admission:
         self._pool, self._model, self._metadata = pool, model, metadata
         self._labels = metadata.task == "label"
         self._limit, self._seconds = settings.queue_steps, settings.request_seconds
-        self.metrics = metrics.of_model(metadata.name, metadata.version)
+        self.metrics = metrics.for_model(metadata.name, metadata.version)
         self.statistics = Statistics()
         self.wait_estimate = WaitEstimate()
         pool.on_batch[model] = self._ticked
@@ -170,9 +170,9 @@ class Admission:
             ServiceError: there are none; names `frames`.
         """
         if isinstance(told, JobFailure):
-            self.statistics.failed(0.0)
+            self.statistics.record_failure(0.0)
             raise _failure("frames", told)
-        self.statistics.answered(1, 0.0, 0.0, told.ended - told.begun, 0.0)
+        self.statistics.record_success(1, 0.0, 0.0, told.ended - told.begun, 0.0)
         numbers = np.frombuffer(told.probabilities, np.float32)
         return numbers.reshape(steps, -1) if self._labels else numbers
 
@@ -198,7 +198,7 @@ class Admission:
             write,
         )
         queue, infer = request.begun - request.submitted, request.ended - request.begun
-        self.statistics.answered(len(request.states), read, queue, infer, write)
+        self.statistics.record_success(len(request.states), read, queue, infer, write)
         return read, queue, infer, write
 
     def cancel(self, given: PendingJob) -> None:
@@ -216,7 +216,7 @@ class Admission:
         try:
             self._check(1, deadline, caller)
         except errors.ServiceError:
-            self.statistics.failed(0.0)
+            self.statistics.record_failure(0.0)
             raise
 
     def overload(
@@ -265,7 +265,7 @@ class Admission:
         if not tick.rows:
             return
         self.wait_estimate.computed(tick.useful, tick.rows, tick.seconds, tick.spent)
-        self.statistics.executed(tick.rows, tick.seconds)
+        self.statistics.record_execution(tick.rows, tick.seconds)
         metrics.batch_rows.observe(tick.rows)
         metrics.chunk_steps.observe(tick.steps)
         metrics.execute_seconds.observe(tick.seconds)

@@ -4,10 +4,9 @@ from dataclasses import dataclass
 
 from model.bundle.bundle import Bundle, Metadata
 from service import errors
-from service.codecs import fast_json
 from service.pool.admission import Admission
 from service.registry.folder import DEFAULT, LATEST
-from service.registry.state_tokens import Tokens
+from service.registry.state_tokens import TokenSigner
 from service.settings import Settings
 from service.worker.protocol import LoadResult
 
@@ -27,14 +26,14 @@ class Model:
     number: int  # that the workers know it by
     loaded: LoadResult
     admission: Admission
-    tokens: Tokens
+    tokens: TokenSigner
 
     @property
     def metadata(self) -> Metadata:
         return self.bundle.metadata
 
 
-class Catalogue:
+class Catalog:
     """Those that are loaded, those that are broken, and whether more will come.
 
     A model is meant by its name alone, by `NAME@3` (a version) or by `NAME@stable`
@@ -110,10 +109,8 @@ class Catalogue:
             )
         return model
 
-    def peek_model(self, body: bytes, task: str) -> Model | None:
-        """The model that a request's body is for, as far as can be told without
-        parsing it."""
-        name = fast_json.peek_model_name(body)
+    def find(self, name: str | None, task: str) -> Model | None:
+        """The model that `choose` would return, or None if it would raise."""
         if name is None:
             return self.default(task)
         model = self._meant.get(name)

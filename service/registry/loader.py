@@ -9,7 +9,7 @@ from service.pool.admission import Admission
 from service.pool.pool import Pool
 from service.registry import state_tokens
 from service.registry.catalog import Model
-from service.registry.state_tokens import Tokens
+from service.registry.state_tokens import TokenSigner
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
@@ -21,7 +21,7 @@ class Loader:
 
     def __init__(self, settings: Settings, metrics: Metrics, pool: Pool):
         self._settings, self._metrics, self._pool = settings, metrics, pool
-        self._keys = state_tokens.keys(settings)
+        self._keys = state_tokens.load_keys(settings)
         self._numbers = itertools.count()
         self._current: dict[tuple[str, ...], int] = {}  # numbers by name and version
 
@@ -44,7 +44,7 @@ class Loader:
         admission = Admission(
             self._pool, number, found.metadata, self._settings, self._metrics
         )
-        tokens = Tokens(self._keys, found.metadata, digest, loaded.precision)
+        tokens = TokenSigner(self._keys, found.metadata, digest, loaded.precision)
         made = Model(found, digest, number, loaded, admission, tokens)
         weakref.finalize(made, self._gone, number, name, version).atexit = False
         self._metrics.model_info.labels(*_info(made)).set(1)
@@ -72,7 +72,7 @@ class Loader:
         self._pool.unload(number)
         if self._current.get(model) == number:  # else another took its place
             del self._current[model]
-            self._metrics.remove(*model)
+            self._metrics.remove_model(*model)
 
 
 def _info(model: Model) -> tuple[str, ...]:

@@ -16,7 +16,7 @@ from model.bundle.bundle import Bundle, BundleError
 from service import errors, os_resources
 from service.pool.pool import Pool
 from service.registry import folder
-from service.registry.catalog import TASKS, Catalogue, Model
+from service.registry.catalog import TASKS, Catalog, Model
 from service.registry.folder import VersionFolder
 from service.registry.load_errors import LoadErrors
 from service.registry.loader import Loader
@@ -27,7 +27,7 @@ from service.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 
-class Registry(Catalogue):
+class Registry(Catalog):
     """Loads in the background, at the start and whenever the folder of bundles
     changes; knows at any time what is ready, and why not."""
 
@@ -96,7 +96,7 @@ class Registry(Catalogue):
     def ready(self) -> bool:
         return self.complete and not (self.failed or self._draining)
 
-    def reasons(self) -> list[str]:
+    def not_ready_reasons(self) -> list[str]:
         """Why not everything is ready; empty when it is."""
         if self._draining:
             return ["stopping"]

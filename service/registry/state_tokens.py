@@ -34,7 +34,7 @@ _URL = bytes.maketrans(b"+/", b"-_")
 _PLAIN = bytes.maketrans(b"-_+/", b"+/??")  # theirs are not ours
 
 
-class Keys:
+class SigningKeys:
     """The keys of the setting: the first signs, all verify."""
 
     def __init__(self, keys: list[bytes]):
@@ -43,13 +43,13 @@ class Keys:
         self.id = _id(self.signing)
 
 
-def keys(settings: Settings) -> Keys:
+def load_keys(settings: Settings) -> SigningKeys:
     """The setting's keys, or a random one, with a warning."""
     given = settings.state_key.get_secret_value()
     if given:
-        return Keys([key.strip().encode() for key in given.split(",")])
+        return SigningKeys([key.strip().encode() for key in given.split(",")])
     log.warning("%sSTATE_KEY is not set: no state token outlives this process", PREFIX)
-    return Keys([secrets.token_bytes(32)])
+    return SigningKeys([secrets.token_bytes(32)])
 
 
 class State(NamedTuple):
@@ -63,13 +63,15 @@ class State(NamedTuple):
         return State(self.steps + steps, packed)
 
 
-BEGIN = State(0, b"")
+INITIAL_STATE = State(0, b"")
 
 
-class Tokens:
+class TokenSigner:
     """Signs and verifies the tokens of one model."""
 
-    def __init__(self, keys: Keys, metadata: Metadata, digest: str, precision: str):
+    def __init__(
+        self, keys: SigningKeys, metadata: Metadata, digest: str, precision: str
+    ):
         """
         Args:
             digest: SHA-256 of the bundle, in hexadecimal digits.
@@ -111,7 +113,7 @@ class Tokens:
         for place, token in enumerate(tokens):
             try:
                 if token is None:
-                    states.append(BEGIN)
+                    states.append(INITIAL_STATE)
                 else:
                     states.append(self.verify(token, f"states[{place}]", owner))
             except (InvalidState, StateConflict) as error:

@@ -8,9 +8,9 @@ from urllib.parse import parse_qsl
 
 from service.callers.caller import Caller
 from service.callers.owner_quota import OwnerQuota
-from service.codecs.process import CodecProcesses, Reader
+from service.codecs.process import CodecProcesses, RequestDecoder
 from service.errors import FieldError, InvalidRequest, Stopping
-from service.registry.catalog import Catalogue, Model
+from service.registry.catalog import Catalog, Model
 from service.settings import Settings
 from service.streaming.handlers import AGED, IDLE, STOPPING
 from service.streaming.stream import Stream
@@ -24,13 +24,13 @@ class Streams:
 
     def __init__(
         self,
-        catalogue: Catalogue,
-        reader: Reader,
+        catalog: Catalog,
+        reader: RequestDecoder,
         elsewhere: CodecProcesses,
         settings: Settings,
         metrics: Metrics,
     ):
-        self._catalogue, self._settings = catalogue, settings
+        self._catalog, self._settings = catalog, settings
         self._parts = reader, elsewhere, metrics
         self._opened = metrics.open_streams
         self._open: set[Stream] = set()
@@ -83,13 +83,13 @@ class Streams:
         if top_k is not None and not re.fullmatch("[1-9][0-9]{0,8}", top_k):
             wrong.append(FieldError("top_k", "must be a number of at least 1"))
         if not name:
-            names = ", ".join(self._catalogue.streamable()) or "none"
+            names = ", ".join(self._catalog.streamable()) or "none"
             wrong.append(FieldError("model", f"is missing; there are: {names}"))
         if wrong:
             told = "; ".join(f"{fault.path} {fault.message}" for fault in wrong)
             raise InvalidRequest(told, wrong)
-        model = self._catalogue.get(name)
-        self._catalogue.check_streamable(model)
+        model = self._catalog.get(name)
+        self._catalog.check_streamable(model)
         return model, int(top_k) if top_k else None
 
     def _look(self) -> None:

@@ -13,19 +13,19 @@ import msgspec
 
 from service.callers.caller import Caller
 from service.callers.memory_budget import Reservation
-from service.codecs import native, stream_messages
-from service.codecs import process as reader
-from service.codecs.process import DIGITS, INLINE_BYTES, CodecProcesses, Reader
-from service.codecs.stream_messages import Sent
+from service.codecs import native, process, stream_messages
+from service.codecs.native import NUMBER_BYTES
+from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
+from service.codecs.stream_messages import StreamMessage
 from service.errors import ServiceError
 from service.http.middleware import as_service_error
 from service.registry.catalog import Model
-from service.registry.state_tokens import BEGIN, State
+from service.registry.state_tokens import INITIAL_STATE, State
 from service.telemetry.metrics import Metrics
 from service.worker.protocol import JobFailure, JobResult
 
 UNCOUNTED_BYTES = 4096  # a shorter message is not counted: it takes little
-IDLE = Sent(None)  # no message is under way
+IDLE = StreamMessage(None)  # no message is under way
 Message = bytes | ServiceError  # an error in the place of one that can't be read
 Done = Callable[[bytes, bool], None]
 
@@ -42,13 +42,13 @@ class Stream:
         top_k: int | None,
         stream_id: str,
         caller: Caller,
-        reader: Reader,
+        reader: RequestDecoder,
         elsewhere: CodecProcesses,
         metrics: Metrics,
     ):
         self.model, self.top_k, self.id = model, top_k, stream_id
         self.caller = caller
-        self.state = BEGIN
+        self.state = INITIAL_STATE
         self.messages = 0
         self.faults = 0  # messages that were the caller's fault, in a row
         self.computes = False
@@ -63,7 +63,7 @@ class Stream:
         self._done: Done
         self._begun = 0.0
         self._sent = IDLE
-        self._before = BEGIN
+        self._before = INITIAL_STATE
         self._task: asyncio.Task[None] | None = None
         self._given: Any = None
         self._reservation = Reservation(caller.account)
@@ -100,7 +100,7 @@ class Stream:
             if len(message) > INLINE_BYTES:
                 self._later(self._read_elsewhere(message))
             else:
-                self._compute(self._reader.read_message(message, self._features))
+                self._compute(self._reader.decode_message(message, self._features))
         except Exception as error:
             self._refuse(error)
 
@@ -118,22 +118,22 @@ class Stream:
     def last(self, reason: str) -> bytes:
         """The line that tells its caller why it ends."""
         token = self._token(self.state) if self.state.packed else None
-        return stream_messages.end(reason, self.state.steps, token)
+        return stream_messages.encode_end(reason, self.state.steps, token)
 
     def _token(self, state: State) -> str:
         return self.model.tokens.sign(state, self.caller.owner)
 
-    def _compute(self, sent: Sent) -> None:
+    def _compute(self, sent: StreamMessage) -> None:
         state = self.state
         if sent.state is None:
-            state = BEGIN
+            state = INITIAL_STATE
         elif sent.state is not msgspec.UNSET:
             state = self.model.tokens.verify(sent.state, owner=self.caller.owner)
         self._sent, self._before = sent, state
         if sent.frames is None:
             self._tell(b"", state)
             return
-        native.check_answer(self.model.metadata, 1, len(sent.frames), self.top_k)
+        native.check_response_size(self.model.metadata, 1, len(sent.frames), self.top_k)
         size = self._reservation.size
         if size:  # a long message: its frames are kept until they are computed
             self._reservation.resize(size + 2 * sent.frames.nbytes)
@@ -152,17 +152,17 @@ class Stream:
             after = self._before.after(steps, told.state)  # type: ignore[union-attr]
             token = self._token(after) if sent.return_state else None
             given = (model.metadata, answer, after.steps, self.top_k, token)
-            size = answer.size * DIGITS
+            size = answer.size * NUMBER_BYTES
             if size > INLINE_BYTES:
                 self._later(self._write_elsewhere(size, after, *given))
             else:
-                self._tell(stream_messages.answer(*given), after)
+                self._tell(stream_messages.encode_answer(*given), after)
         except Exception as error:
             self._refuse(error)
 
     async def _read_elsewhere(self, message: bytes) -> None:
         try:
-            read = reader.read_message
+            read = process.decode_message
             turn, size = self.caller.id, len(message)
             sent = await self._elsewhere.run(turn, size, read, message, self._features)
             self._compute(sent)
@@ -171,7 +171,7 @@ class Stream:
 
     async def _write_elsewhere(self, size: int, after: State, *given: Any) -> None:
         try:
-            write, turn = stream_messages.answer, self.caller.id
+            write, turn = stream_messages.encode_answer, self.caller.id
             line = await self._elsewhere.run(turn, size, write, *given)
             self._tell(line, after)
         except Exception as error:
@@ -190,7 +190,7 @@ class Stream:
     def _answer(self, line: bytes, ends: bool) -> None:
         self.computes, self.since = False, time.monotonic()
         # One that waits for its caller keeps its state, and nothing of a message.
-        self._sent, self._before, self._task = IDLE, BEGIN, None
+        self._sent, self._before, self._task = IDLE, INITIAL_STATE, None
         self._reservation.release()
         self._done(line, ends)
 
@@ -199,7 +199,9 @@ class Stream:
         refusal = as_service_error(error, self.id)
         self.faults += refusal.status < 500
         self._metrics.refused.labels(refusal.slug).inc()
-        self._answer(stream_messages.refusal(refusal, self.state.steps, self.id), False)
+        self._answer(
+            stream_messages.encode_error(refusal, self.state.steps, self.id), False
+        )
 
 
 def _nothing(reason: str) -> None:

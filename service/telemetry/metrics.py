@@ -133,7 +133,7 @@ class Metrics:
             registry=registry,
         )
 
-    def of_model(self, *model: str) -> "ModelMetrics":
+    def for_model(self, *model: str) -> "ModelMetrics":
         """The instruments of a name and its version: looked up once."""
         return ModelMetrics(
             sequence_steps=self.sequence_steps.labels(*model),
@@ -148,7 +148,7 @@ class Metrics:
             dropped=self.dropped.labels(*model),
         )
 
-    def remove(self, *model: str) -> None:
+    def remove_model(self, *model: str) -> None:
         """The version is served no more: nor are its figures told."""
         for instrument in (
             self.sequence_steps,

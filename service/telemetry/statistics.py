@@ -21,7 +21,7 @@ class Duration:
         self.count += 1
         self.ns += int(1e9 * max(seconds, 0.0))
 
-    def told(self) -> dict[str, int]:
+    def as_dict(self) -> dict[str, int]:
         return {"count": self.count, "ns": self.ns}
 
 
@@ -46,7 +46,7 @@ class Statistics:
         self._inferences = self._executions = 0
         self._last = 0  # milliseconds since 1970
 
-    def answered(
+    def record_success(
         self, rows: int, read: float, queue: float, infer: float, write: float
     ) -> None:
         """A request of so many rows has its answer, after so many seconds of each."""
@@ -59,11 +59,11 @@ class Statistics:
         self._inferences += rows
         self._last = int(1000 * time.time())
 
-    def failed(self, seconds: float) -> None:
+    def record_failure(self, seconds: float) -> None:
         """A request was refused, after so many seconds."""
         self._durations["fail"].add(seconds)
 
-    def executed(self, rows: int, seconds: float) -> None:
+    def record_execution(self, rows: int, seconds: float) -> None:
         """An engine call of so many rows."""
         self._executions += 1
         found = self._batches.get(rows)
@@ -71,15 +71,15 @@ class Statistics:
             found = self._batches[rows] = Duration()
         found.add(seconds)
 
-    def told(self, name: str, version: str) -> dict[str, Any]:
+    def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """An element of `model_stats`."""
-        durations = {key: one.told() for key, one in self._durations.items()}
+        durations = {key: one.as_dict() for key, one in self._durations.items()}
         nothing = {"ns": 0}
         batches = [
             {
                 "batch_size": rows,
                 "compute_input": {"count": one.count, **nothing},
-                "compute_infer": one.told(),
+                "compute_infer": one.as_dict(),
                 "compute_output": {"count": one.count, **nothing},
             }
             for rows, one in sorted(self._batches.items())

@@ -72,8 +72,8 @@ def state(door: Door, token: str) -> bytes:
 def foreign() -> str:
     """A token of a network that isn't there."""
     metadata = reference.alone("vowels").metadata
-    keys = state_tokens.Keys([STATE_KEY.encode()])
-    tokens = state_tokens.Tokens(keys, metadata, "00" * 32, "float32")
+    keys = state_tokens.SigningKeys([STATE_KEY.encode()])
+    tokens = state_tokens.TokenSigner(keys, metadata, "00" * 32, "float32")
     return tokens.sign(state_tokens.State(1, bytes(1024)))
 
 

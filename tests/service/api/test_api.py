@@ -457,7 +457,7 @@ class TestOpenApi:
         operation = document["paths"][path]["post"]
         content = operation["requestBody"]["content"]["application/json"]
         assert set(content["schema"]["properties"]) == set(
-            native.Body.__struct_fields__
+            native.PredictBody.__struct_fields__
         )
         examples = content["examples"].values()
         told = set()

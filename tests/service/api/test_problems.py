@@ -463,7 +463,7 @@ class TestAmplification:
         tracemalloc.start()
         try:
             with pytest.raises(errors.InvalidRequest) as caught:
-                native.arrays(read, 3, Settings())
+                native.to_arrays(read, 3, Settings().limits)
             _, peak = tracemalloc.get_traced_memory()
         finally:
             tracemalloc.stop()

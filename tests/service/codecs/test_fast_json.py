@@ -9,19 +9,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.codecs import fast_json, native, stream_messages
-from service.codecs.stream_messages import Sent
+from service.codecs.stream_messages import StreamMessage
 from service.errors import ServiceError, TooLarge
-from service.settings import Limits, Settings
+from service.settings import Limits
 
-LIMITS = Settings(max_sequences=6, max_steps=40, max_cells=300, queue_steps=100)
+LIMITS = Limits(max_sequences=6, max_steps=40, max_cells=300)
 
 
-PARSER = fast_json.Parser(LIMITS)  # the one for all bodies, as in the service
+PARSER = fast_json.FastParser(LIMITS)  # the one for all bodies, as in the service
 
 
 def read(body, limits=LIMITS):
-    parser = PARSER if limits is LIMITS else fast_json.Parser(limits)
-    return parser.read(body, fast_json.lists(body))
+    parser = PARSER if limits is LIMITS else fast_json.FastParser(limits)
+    return parser.parse_request(body, fast_json.count_lists(body))
 
 
 def assert_same(body, limits=LIMITS):
@@ -32,7 +32,7 @@ def assert_same(body, limits=LIMITS):
         return False
     features = asked.sequences[0].shape[1]
     given = native.decode(body)
-    arrays = native.arrays(given, features, limits)
+    arrays = native.to_arrays(given, features, limits)
     assert len(asked.sequences) == len(arrays)
     for ours, theirs in zip(asked.sequences, arrays, strict=True):
         assert ours.dtype == np.float32
@@ -47,8 +47,8 @@ def assert_same(body, limits=LIMITS):
 def assert_same_frames(message, limits=LIMITS):
     """Where the fast reading gives frames of a stream's message, the strict one gives
     the same, and nothing besides; whether it does."""
-    parser = PARSER if limits is LIMITS else fast_json.Parser(limits)
-    given = parser.frames(message)
+    parser = PARSER if limits is LIMITS else fast_json.FastParser(limits)
+    given = parser.parse_message(message)
     if given is None:
         return False
     ours, wanted = given
@@ -56,7 +56,7 @@ def assert_same_frames(message, limits=LIMITS):
     assert ours.dtype == np.float32
     np.testing.assert_array_equal(ours, sent.frames, strict=True)
     assert sent.return_state is wanted
-    assert (sent.state, sent.end) == (Sent(None).state, False)
+    assert (sent.state, sent.end) == (StreamMessage(None).state, False)
     return True
 
 
@@ -424,8 +424,8 @@ HOSTILE_MESSAGES = {
 def test_other_messages(message):
     """A stream's message that holds more than frames, or no sound ones, is left to
     the strict reading, and spoils nothing for the next one."""
-    assert PARSER.frames(message) is None
-    frames, wanted = PARSER.frames(b'{"frames": [[1, 2]], "return_state": true}')
+    assert PARSER.parse_message(message) is None
+    frames, wanted = PARSER.parse_message(b'{"frames": [[1, 2]], "return_state": true}')
     assert (frames.tolist(), wanted) == ([[1, 2]], True)
 
 
@@ -461,7 +461,7 @@ def test_hostile_is_refused():
         for features in (1, 2):
             try:
                 given = native.decode(body)
-                native.arrays(given, features, LIMITS)
+                native.to_arrays(given, features, LIMITS)
             except ServiceError:
                 continue
             taken.add(name)
@@ -481,7 +481,7 @@ def test_limits(changed, limit):
         "max_steps": [[[1, 2]] * 3],
         "max_cells": [[[1, 2]] * 3, [[1, 2]] * 2],
     }[changed]
-    limits = LIMITS.model_copy(update={changed: limit})
+    limits = LIMITS._replace(**{changed: limit})
     assert assert_same(json.dumps({"sequences": largest}).encode(), limits)
     over = [*largest, [[1, 2]]] if changed != "max_steps" else [[[1, 2]] * 4]
     assert read(json.dumps({"sequences": over}).encode(), limits) is None
@@ -507,7 +507,7 @@ def test_kept_arrays():
 @given(st.binary())
 def test_lists(body):
     """The lists of a body are counted by their brackets."""
-    assert fast_json.lists(body) == body.count(b"[")
+    assert fast_json.count_lists(body) == body.count(b"[")
 
 
 class TestSize:
@@ -516,7 +516,7 @@ class TestSize:
     LIMITS = Limits(max_sequences=3, max_steps=1000, max_cells=60)
 
     def check(self, body, others=0):
-        fast_json.check_size(body, fast_json.lists(body), 2, self.LIMITS, others)
+        fast_json.check_size(body, fast_json.count_lists(body), 2, self.LIMITS, others)
 
     @given(
         st.lists(st.integers(1, 10), min_size=1, max_size=3),

@@ -10,8 +10,8 @@ import signal
 import numpy as np
 import pytest
 
-from service.codecs import process as reader
-from service.codecs.process import CodecProcesses, Reader
+from service.codecs import process
+from service.codecs.process import CodecProcesses, RequestDecoder
 from service.errors import (
     InternalError,
     InvalidJson,
@@ -68,7 +68,7 @@ UNSOUND = {
 
 
 def read(text):
-    return Reader(SETTINGS).read(text, FEATURES)
+    return RequestDecoder(SETTINGS.limits).decode_request(text, FEATURES)
 
 
 def told(error):
@@ -119,11 +119,11 @@ class TestReader:
 
     def test_after_a_refusal(self):
         """A body that was refused changes nothing for the next one."""
-        made = Reader(SETTINGS)
+        made = RequestDecoder(SETTINGS.limits)
         for text, kind, _ in UNSOUND.values():
             with pytest.raises(kind):
-                made.read(text, FEATURES)
-            (array,) = made.read(body([[[1, 2]]]), FEATURES).sequences
+                made.decode_request(text, FEATURES)
+            (array,) = made.decode_request(body([[[1, 2]]]), FEATURES).sequences
             assert array.tolist() == [[1, 2]]
 
 
@@ -151,7 +151,9 @@ CALLER = ("", 1)
 
 async def run(elsewhere, text):
     async with asyncio.timeout(SECONDS):
-        return await elsewhere.run(CALLER, len(text), reader.read, text, FEATURES)
+        return await elsewhere.run(
+            CALLER, len(text), process.decode_request, text, FEATURES
+        )
 
 
 @pytest.mark.anyio
@@ -186,8 +188,8 @@ class TestElsewhere:
         """When that process dies those who wait are told of an error of ours, and the
         next are read by another."""
         await run(elsewhere, body([[[1, 2]]]))
-        for process in workers(elsewhere):
-            os.kill(process.pid, signal.SIGKILL)
+        for worker in workers(elsewhere):
+            os.kill(worker.pid, signal.SIGKILL)
 
         async def until_it_is_dead():
             while True:
@@ -203,8 +205,8 @@ class TestElsewhere:
         """A signal that all processes are sent does not end it: requests under way
         are still read."""
         await run(elsewhere, body([[[1, 2]]]))
-        for process in workers(elsewhere):
-            os.kill(process.pid, number)
+        for worker in workers(elsewhere):
+            os.kill(worker.pid, number)
         asked = await run(elsewhere, body([[[3, 4]]]))
         assert asked.sequences[0].tolist() == [[3, 4]]
 
@@ -231,7 +233,7 @@ class TestServed:
         frames = np.random.default_rng(0).normal(size=(30, 3)).round(3).tolist()
         for name, path in (("walks", "/classify"), ("tags", "/label")):
             small = body([frames], model=name)
-            large = small[:-1] + b" " * reader.INLINE_BYTES + b"}"
+            large = small[:-1] + b" " * process.INLINE_BYTES + b"}"
             answers = [
                 running_server.http.post(path, content=text).json()
                 for text in (small, large)
@@ -244,7 +246,7 @@ class TestServed:
 
     def test_large_and_wrong(self, running_server):
         """And refused alike."""
-        spaces = b" " * reader.INLINE_BYTES
+        spaces = b" " * process.INLINE_BYTES
         for text in (
             b"{",
             body([[[1, 2]]]),

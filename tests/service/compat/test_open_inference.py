@@ -227,7 +227,7 @@ class TestRaw:
     def test_size(self, http, name, size):
         """A body that is not so many whole steps is refused."""
         response = post(http, b"", b"\0" * size, name, **{HEADER: "0"})
-        assert "3 a step" in refused(response)
+        assert "3 for each step" in refused(response)
 
     def test_not_finite(self, http, name):
         """So are numbers that are none."""
@@ -262,7 +262,7 @@ class TestHeader:
     def test_more_than_the_body(self, http, more):
         """JSON that is longer than the body isn't there."""
         size = str(SIZE + len(TAIL) + more)
-        assert "more than" in refused(post(http, HEAD, TAIL, **{HEADER: size}))
+        assert "exceeds" in refused(post(http, HEAD, TAIL, **{HEADER: size}))
 
     @pytest.mark.parametrize("off", [-1, 1, -SIZE + 1, len(TAIL)])
     def test_wrong(self, http, off):

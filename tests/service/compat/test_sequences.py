@@ -6,9 +6,9 @@ from contextlib import suppress
 import pytest
 
 from service.compat import sequences
-from service.compat.sequences import MOST_WAITING, Sessions
+from service.compat.sequences import MOST_WAITING, SequenceSessions
 from service.errors import InvalidRequest, Overloaded, TooManyStreams
-from service.registry.state_tokens import BEGIN, State
+from service.registry.state_tokens import INITIAL_STATE, State
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.pool import sent, until
@@ -18,11 +18,11 @@ pytestmark = pytest.mark.anyio
 
 
 class Kept:
-    """Sessions, and requests of them that end when they are told to."""
+    """SequenceSessions, and requests of them that end when they are told to."""
 
     def __init__(self, **settings):
         self.metrics = Metrics()
-        self.sessions = Sessions(Settings(**settings), self.metrics)
+        self.sessions = SequenceSessions(Settings(**settings), self.metrics)
         self.entered = []  # what was asked, in the order of the turns
         self._tasks = []
 
@@ -330,4 +330,4 @@ async def test_fails_late(kept):
 async def test_begin(kept):
     """A sequence begins where every one does."""
     async with kept.turn("a", start=True) as session:
-        assert session.state == BEGIN
+        assert session.state == INITIAL_STATE

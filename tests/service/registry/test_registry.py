@@ -176,7 +176,7 @@ class TestBroken:
             assert registry.failed
             assert not registry.ready
             assert list(registry.broken) == ["walks"]
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             for part in (str(root / "walks" / "1"), *said):
                 assert part in reason
             assert "\n" not in reason
@@ -191,7 +191,7 @@ class TestBroken:
         with loaded(root, skip_broken=True) as (registry, calls, metrics):
             assert calls == []
             assert registry.ready
-            assert registry.reasons() == []
+            assert registry.not_ready_reasons() == []
             assert list(registry.models) == ["tags"]
             assert list(registry.broken) == ["walks"]
             for part in said:
@@ -214,8 +214,8 @@ class TestBroken:
         with loaded(root, Off) as (registry, calls, _):
             assert calls == [False]
             assert not registry.models
-            assert len(registry.reasons()) == 2
-            for reason in registry.reasons():
+            assert len(registry.not_ready_reasons()) == 2
+            for reason in registry.not_ready_reasons():
                 assert re.search(r"off misses the golden answers by \d.\de-03", reason)
 
     @pytest.mark.parametrize("alone", [True, False])
@@ -247,7 +247,7 @@ class TestBroken:
 
         with loaded(root, load) as (registry, calls, _):
             assert calls == [False]
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             assert str(root / "walks" / "1") in reason
             assert type(error).__name__ in reason
             assert list(registry.models) == ["tags"]
@@ -259,7 +259,7 @@ class TestBroken:
             raise RuntimeError("no\nsuch\r\nop")
 
         with loaded(root, load) as (registry, _, _):
-            for reason in registry.reasons():
+            for reason in registry.not_ready_reasons():
                 assert len(reason.splitlines()) == 1
 
     def test_older_in_another_folder(self, root, bundles):
@@ -278,7 +278,7 @@ class TestBroken:
         before = threading.active_count()
         with loaded(root) as (registry, calls, _):
             assert calls == [False]
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             assert "walks" in reason
             assert "and so does" in reason
         wait(lambda: threading.active_count() == before, "no thread is left")
@@ -309,7 +309,7 @@ class TestBroken:
         with loaded(root, skip_broken=skip) as (registry, calls, _):
             assert not registry.ready
             assert calls == [False]
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             assert f"{root}: no bundle found" in reason
 
     def test_all_broken_skipped(self, root):
@@ -319,7 +319,7 @@ class TestBroken:
         with loaded(root, skip_broken=True) as (registry, calls, _):
             assert not registry.ready
             assert calls == [False]
-            assert len(registry.reasons()) == 2
+            assert len(registry.not_ready_reasons()) == 2
 
     def test_unreadable(self, root, monkeypatch):
         """Whatever the disk does while bundles are looked for: it ends with a
@@ -331,7 +331,7 @@ class TestBroken:
         monkeypatch.setattr(bundle, "names", names)
         with loaded(root) as (registry, calls, _):
             assert calls == [False]
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             assert "Permission denied" in reason
 
 
@@ -355,7 +355,7 @@ class TestFound:
         flip(root / "walks" / "2" / "saved_model.pb")
         with loaded(root) as (registry, calls, _):
             assert calls == [False]
-            assert str(root / "walks" / "2") in registry.reasons()[0]
+            assert str(root / "walks" / "2") in registry.not_ready_reasons()[0]
 
     @pytest.mark.parametrize("part", ["walks", "walks/1"])
     def test_one_bundle(self, root, part):
@@ -406,7 +406,7 @@ class TestDefaults:
         with loaded(root, **{f"default_{task}": name}) as (registry, calls, _):
             assert calls == [False]
             assert not registry.ready
-            (reason,) = registry.reasons()
+            (reason,) = registry.not_ready_reasons()
             assert f"UNROLLED_DEFAULT_{task.upper()}" in reason
             assert name in reason
 
@@ -597,7 +597,7 @@ class TestServed:
             assert registry.ready
             registry.close()
             assert not registry.ready
-            assert registry.reasons() == ["stopping"]
+            assert registry.not_ready_reasons() == ["stopping"]
             assert registry.alive
             for ask in (registry.load, registry.unload):
                 with pytest.raises(errors.Stopping):
@@ -611,7 +611,7 @@ class TestServed:
         ) as made:
             made.server.stop()
             wait(lambda: made.registry._stop.is_set(), "it stops")
-            assert made.registry.reasons() == ["stopping"]
+            assert made.registry.not_ready_reasons() == ["stopping"]
             Slow.gate.set()
         assert made.registry.models == {}
         with pytest.raises(httpx.ConnectError):

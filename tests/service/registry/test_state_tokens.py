@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from service import __main__ as main
 from service.errors import MAX_ERRORS, InvalidState, StateConflict
 from service.registry import state_tokens
-from service.registry.state_tokens import BEGIN, Keys, State, Tokens
+from service.registry.state_tokens import INITIAL_STATE, SigningKeys, State, TokenSigner
 from service.settings import Settings, SettingsError, load
 from tests.support.bundles import make_metadata
 
@@ -39,8 +39,8 @@ def metadata_of(size=3, **changes):
 
 def tokens(*keys, size=3, digest=DIGEST, precision="float32", **changes):
     """Those of a service with these keys."""
-    made = Keys(list(keys or [KEY]))
-    return Tokens(made, metadata_of(size, **changes), digest, precision)
+    made = SigningKeys(list(keys or [KEY]))
+    return TokenSigner(made, metadata_of(size, **changes), digest, precision)
 
 
 def state_of(rng, size=3):
@@ -247,7 +247,7 @@ class TestChanged:
             st.text(LETTERS, max_size=300),
             st.binary(max_size=300).map(encoded),
             st.binary(min_size=60, max_size=300).map(
-                lambda data: encoded(b"\1" + Keys([KEY]).id + data)
+                lambda data: encoded(b"\1" + SigningKeys([KEY]).id + data)
             ),
         )
     )
@@ -295,7 +295,7 @@ class TestChanged:
         theirs = tokens(OTHER).sign(state_of(np.random.default_rng(5)))
 
         def pretend(content):
-            content[1:5] = Keys([KEY]).id
+            content[1:5] = SigningKeys([KEY]).id
 
         assert "changed" in refusal(tokens(), resigned(theirs, pretend, OTHER))
 
@@ -322,8 +322,8 @@ class TestRotation:
             "swapped": f"{OTHER.decode()},{KEY.decode()}",
         }
         made = {
-            name: Tokens(
-                state_tokens.keys(Settings(state_key=text)),
+            name: TokenSigner(
+                state_tokens.load_keys(Settings(state_key=text)),
                 metadata_of(),
                 DIGEST,
                 "float32",
@@ -382,9 +382,9 @@ class TestAll:
         states = [state_of(rng) for _ in range(3)]
         first, second, third = map(made.sign, states)
         given = made.verify_all([first, None, second, None, third])
-        assert given == [states[0], BEGIN, states[1], BEGIN, states[2]]
+        assert given == [states[0], INITIAL_STATE, states[1], INITIAL_STATE, states[2]]
         assert made.verify_all([]) == []
-        assert (BEGIN.steps, BEGIN.packed) == (0, b"")
+        assert (INITIAL_STATE.steps, INITIAL_STATE.packed) == (0, b"")
 
     def test_each_is_named(self, token):
         """Each that is at fault is named, with its own reason; that one is no token
@@ -417,7 +417,7 @@ class TestKeys:
         """Without a setting the key is random, each time another, and a warning says
         what that means and how to change it."""
         with caplog.at_level(logging.WARNING):
-            first, second = (state_tokens.keys(Settings()) for _ in range(2))
+            first, second = (state_tokens.load_keys(Settings()) for _ in range(2))
         assert len(first.signing) >= 32
         assert first.signing != second.signing
         told = [
@@ -429,13 +429,15 @@ class TestKeys:
     def test_set(self, caplog):
         """With one there is no warning, and the key is the setting's."""
         with caplog.at_level(logging.DEBUG):
-            made = state_tokens.keys(Settings(state_key=KEY.decode()))
+            made = state_tokens.load_keys(Settings(state_key=KEY.decode()))
         assert made.signing == KEY
         assert caplog.records == []
 
     def test_told_apart(self):
         """What tells keys apart in a token is another for each."""
-        ids = {Keys([b"a key of the tests %d" % number]).id for number in range(200)}
+        ids = {
+            SigningKeys([b"a key of the tests %d" % number]).id for number in range(200)
+        }
         assert len(ids) == 200
 
 
@@ -477,5 +479,5 @@ class TestSecret:
     def test_objects(self):
         """Nor in the text of what holds it."""
         made = tokens(self.SECRET.encode())
-        for text in (repr(made), repr(Keys([self.SECRET.encode()]))):
+        for text in (repr(made), repr(SigningKeys([self.SECRET.encode()]))):
             assert "c4n4ry" not in text

@@ -17,7 +17,7 @@ from model.bundle import bundle
 from service.codecs.process import INLINE_BYTES
 from service.pool import spawn
 from service.registry import state_tokens
-from service.registry.state_tokens import State, Tokens
+from service.registry.state_tokens import State, TokenSigner
 from service.settings import Settings
 from service.worker import engine as engines
 from tests.support.bundles import copy_bundle, random_frames
@@ -455,8 +455,8 @@ class TestSigned:
         """Who has the key and the bundle signs tokens that are taken: nothing else is
         needed of the service that gave them."""
         found = bundle.read(bundles / "walks" / "1")
-        keys = state_tokens.keys(Settings(state_key=KEY))
-        made = Tokens(keys, found.metadata, found.digest, "float32")
+        keys = state_tokens.load_keys(Settings(state_key=KEY))
+        made = TokenSigner(keys, found.metadata, found.digest, "float32")
         zeros = np.zeros(found.metadata.state_size, np.float32)
         token = made.sign(State(2**40, zeros.tobytes()))
         service = services["onnx"]

@@ -485,7 +485,7 @@ class TestErrors:
         run = process.CodecProcesses.run
 
         async def broken(elsewhere, caller, size, work, *given):
-            if work is stream_messages.answer:
+            if work is stream_messages.encode_answer:
                 raise InternalError("the process has died")
             return await run(elsewhere, caller, size, work, *given)
 
@@ -542,7 +542,7 @@ class TestHoldsUpNobody:
             None,
             "id",
             anonymous_caller(),
-            process.Reader(Settings()),
+            process.RequestDecoder(Settings().limits),
             None,
             Metrics(),
         )

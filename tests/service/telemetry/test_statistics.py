@@ -25,23 +25,23 @@ class TestDuration:
     def test_adds_up(self):
         """It tells how often, and how many nanoseconds altogether."""
         made = Duration()
-        assert made.told() == IDLE
+        assert made.as_dict() == IDLE
         for seconds in (0.5, 0.25, 0.0):
             made.add(seconds)
-        assert made.told() == {"count": 3, "ns": 750_000_000}
+        assert made.as_dict() == {"count": 3, "ns": 750_000_000}
 
     def test_never_less(self):
         """Clocks that disagree make no count smaller."""
         made = Duration()
         made.add(1.0)
         made.add(-5.0)
-        assert made.told() == {"count": 2, "ns": NANO}
+        assert made.as_dict() == {"count": 2, "ns": NANO}
 
 
 class TestTold:
     def test_nothing_yet(self):
         """Of a model that was never asked all members are there, and zero."""
-        told = Statistics().told("walks", "3")
+        told = Statistics().as_dict("walks", "3")
         durations = told.pop("inference_stats")
         assert told == {
             "name": "walks",
@@ -71,9 +71,9 @@ class TestTold:
         """An answer counts once, its rows as inferences, its seconds where they were
         spent; a success is all of them."""
         made, before = Statistics(), int(1000 * time.time())
-        made.answered(3, 1, 2, 4, 8)
-        made.answered(1, 0, 0, 1, 0)
-        told = made.told("walks", "1")
+        made.record_success(3, 1, 2, 4, 8)
+        made.record_success(1, 0, 0, 1, 0)
+        told = made.as_dict("walks", "1")
         assert told["inference_count"] == 4
         assert told["execution_count"] == 0
         assert before <= told["last_inference"] <= 1000 * time.time()
@@ -88,10 +88,10 @@ class TestTold:
     def test_failed(self):
         """A failure counts as nothing else."""
         made = Statistics()
-        made.failed(0.5)
-        told = made.told("walks", "1")
+        made.record_failure(0.5)
+        told = made.as_dict("walks", "1")
         fail = {"count": 1, "ns": NANO // 2}
-        assert told["inference_stats"] == Statistics().told("walks", "1")[
+        assert told["inference_stats"] == Statistics().as_dict("walks", "1")[
             "inference_stats"
         ] | {"fail": fail}
         assert (told["inference_count"], told["last_inference"]) == (0, 0)
@@ -100,8 +100,8 @@ class TestTold:
         """Engine calls are told by their rows, the fewest first."""
         made = Statistics()
         for rows, seconds in [(8, 1), (1, 2), (8, 3)]:
-            made.executed(rows, seconds)
-        told = made.told("walks", "1")
+            made.record_execution(rows, seconds)
+        told = made.as_dict("walks", "1")
         assert told["execution_count"] == 3
         assert told["inference_count"] == 0
         assert told["batch_stats"] == [
@@ -117,8 +117,8 @@ class TestTold:
     def test_a_copy(self):
         """What was told is not changed by what comes after."""
         made = Statistics()
-        told = made.told("walks", "1")
-        made.answered(1, 1, 1, 1, 1)
+        told = made.as_dict("walks", "1")
+        made.record_success(1, 1, 1, 1, 1)
         assert told["inference_stats"]["success"] == IDLE
 
 

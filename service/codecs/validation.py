@@ -1,0 +1,169 @@
+"""Checks that every JSON format shares: the shape of a body, and of its sequences.
+
+msgspec parses a text into exactly the declared struct: numbers only where numbers are
+declared, no unknown fields, no NaN or infinity. If a JSON key repeats, the last value
+wins.
+"""
+
+from collections.abc import Sequence
+from itertools import chain
+from typing import TypeVar
+
+import msgspec
+import numpy as np
+
+from service.errors import (
+    MAX_ERRORS,
+    FieldError,
+    InvalidJson,
+    InvalidRequest,
+    TooLarge,
+)
+from service.settings import Limits, Settings
+
+MISMATCH = "the request does not fit the model"
+
+T = TypeVar("T", bound=msgspec.Struct)
+
+
+def invalid_field(path: str, message: str) -> InvalidRequest:
+    """The error of one field."""
+    return InvalidRequest(MISMATCH, [FieldError(path, message)])
+
+
+def decode_json(
+    decoder: msgspec.json.Decoder[T],
+    text: bytes,
+    name: str = "body",
+    nested: type[msgspec.Struct] | None = None,
+) -> T:
+    """Decode a text to the decoder's struct.
+
+    Args:
+        name: what error messages call the text.
+        nested: the struct of its inner objects, for error messages.
+
+    Raises:
+        InvalidJson: the text is not JSON.
+        InvalidRequest: it has another structure; names the path.
+    """
+    try:
+        if not text.isascii():
+            text.decode()  # msgspec does not check strings in skipped fields
+        return decoder.decode(text)
+    except msgspec.ValidationError as error:
+        message, _, path = str(error).partition(" - at `$")
+        if message.startswith("Object contains unknown field"):
+            # msgspec's message would repeat the client's own text.
+            struct = nested if path and nested else decoder.type
+            message = f"allows only the fields {', '.join(struct.__struct_fields__)}"
+        path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
+        raise InvalidRequest(
+            f"the {name} has the wrong structure",
+            [FieldError(path or name, message)],
+        ) from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
+        # This message holds a position, and nothing of the input.
+        raise InvalidJson(str(error)) from None
+
+
+def check_limits(
+    limits: Settings | Limits, *, sequences: int = 0, steps: int = 0, numbers: int = 0
+) -> None:
+    """Check a request's size.
+
+    Args:
+        steps: of its longest sequence.
+        numbers: of all sequences together.
+
+    Raises:
+        TooLarge: the request exceeds a limit.
+    """
+    if sequences > limits.max_sequences:
+        raise TooLarge(f"a request may have at most {limits.max_sequences} sequences")
+    if steps > limits.max_steps:
+        raise TooLarge(f"a sequence may have at most {limits.max_steps} steps")
+    if numbers > limits.max_cells:
+        raise TooLarge(f"a request may have at most {limits.max_cells} numbers")
+
+
+def to_arrays(
+    paths: list[str],
+    sequences: list[list[list[float]]],
+    features: int,
+    limits: Settings | Limits,
+    errors: Sequence[FieldError] = (),
+) -> list[np.ndarray]:
+    """Convert nested lists to arrays [T, F] float32.
+
+    Args:
+        paths: of the sequences, for error messages.
+        errors: what is already known to be wrong with the request.
+
+    Raises:
+        TooLarge: a limit on steps or numbers is exceeded.
+        InvalidRequest: a sequence has no steps, another number of features, or a
+            number that is not finite in float32; names each path.
+    """
+    steps = [len(sequence) for sequence in sequences]
+    if max(steps, default=0) > limits.max_steps:
+        index = next(i for i, n in enumerate(steps) if n > limits.max_steps)
+        raise TooLarge(
+            f"a sequence may have at most {limits.max_steps} steps",
+            [FieldError(paths[index], f"has {steps[index]} steps")],
+        )
+    check_limits(limits, numbers=sum(steps) * features)
+    found, count, arrays = list(errors), len(errors), []
+    for path, sequence in zip(paths, sequences, strict=True):
+        array = _to_array(sequence, features)
+        if array is None:
+            number, first = _find_errors(sequence, features)
+            count += number
+            room = MAX_ERRORS + len(errors) - len(found)
+            found += [FieldError(f"{path}{at}", why) for at, why in first[:room]]
+        else:
+            arrays.append(array)
+    if found:
+        raise InvalidRequest(MISMATCH, found, error_count=count)
+    return arrays
+
+
+def _to_array(frames: list[list[float]], features: int) -> np.ndarray | None:
+    """The array [T, F] float32, or None if the lists are invalid."""
+    try:
+        with np.errstate(over="ignore"):  # overflow gives infinity, checked below
+            array = np.array(frames, np.float32)
+    except ValueError:  # rows of different lengths
+        return None
+    if array.shape[1:] != (features,) or not np.isfinite(array).all():
+        return None
+    return array
+
+
+def _find_errors(
+    frames: list[list[float]], features: int
+) -> tuple[int, list[tuple[str, str]]]:
+    """The number of errors in a sequence; and the first ones, each with its place
+    (`[3][1]`) and a message."""
+    if not frames:
+        return 1, [("", "must have at least one step")]
+    widths = np.fromiter(map(len, frames), np.int64, len(frames))
+    misshapen = widths != features
+    flat = np.fromiter(chain.from_iterable(frames), np.float64, int(widths.sum()))
+    with np.errstate(over="ignore"):
+        infinite = ~np.isfinite(flat.astype(np.float32))
+    infinite &= ~np.repeat(misshapen, widths)  # one error for a misshapen step
+    ends = np.cumsum(widths)
+    errors = [
+        (step, -1, f"has {widths[step]} features, the model takes {features}")
+        for step in np.flatnonzero(misshapen)[:MAX_ERRORS].tolist()
+    ]
+    for index in np.flatnonzero(infinite)[:MAX_ERRORS].tolist():
+        step = int(np.searchsorted(ends, index, "right"))
+        feature = index - int(ends[step] - widths[step])
+        errors.append((step, feature, "must be finite in float32"))
+    first = [
+        (f"[{step}]" if feature < 0 else f"[{step}][{feature}]", message)
+        for step, feature, message in sorted(errors)[:MAX_ERRORS]
+    ]
+    return int(misshapen.sum() + infinite.sum()), first
