@@ -1,6 +1,7 @@
 """Fixtures and options of all tests."""
 
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -9,7 +10,11 @@ import hypothesis
 import pytest
 
 from service.settings import PREFIX, Settings
-from tests.support.bundles import write_bundle
+from tests.support.bundles import (
+    cached,
+    write_quantized_bundle,
+    write_shared_bundles,
+)
 from tests.support.servers import SECONDS, Running, running
 
 LONGER_MARKERS = ("slow", "nightly", "browser", "ray")
@@ -59,32 +64,15 @@ def _leave_out(config, items, others):
 def bundles(tmp_path_factory) -> Path:
     """A folder with `walks` (classify), `tags` (label) and `both` (label, in both
     directions), each of 3 features."""
-    root = tmp_path_factory.mktemp("bundles")
-    write_bundle(
-        root, "walks", "classify", ("run", "sit", "stand", "wälk"), cell="gru", hidden=6
-    )
-    write_bundle(
-        root, "tags", "label", ("noun", "verb", "other"), cell="lstm", hidden=5
-    )
-    write_bundle(
-        root,
-        "both",
-        "label",
-        ("down", "flat", "up"),
-        cell="lstm",
-        hidden=4,
-        bidirectional=True,
-    )
-    return root
+    folder = cached("shared", write_shared_bundles)
+    return shutil.copytree(folder, tmp_path_factory.mktemp("shared") / "bundles")
 
 
 @pytest.fixture(scope="session")
 def quantized(tmp_path_factory) -> Path:
     """A folder with `small` (label), which has int8 weights too."""
-    root = tmp_path_factory.mktemp("quantized")
-    classes = ("noun", "verb", "other")
-    write_bundle(root, "small", "label", classes, int8="test", cell="lstm", hidden=8)
-    return root
+    folder = cached("quantized", write_quantized_bundle)
+    return shutil.copytree(folder, tmp_path_factory.mktemp("quantized") / "bundles")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -1,7 +1,12 @@
-"""Small real bundles for tests."""
+"""Small real bundles for tests, exported once and cached on disk."""
 
+import fcntl
+import functools
+import hashlib
+import importlib.metadata
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +16,8 @@ from model.bundle.bundle import Bundle, Metadata
 from service.settings import Settings
 from service.worker import onnx_engine
 
+ROOT = Path(__file__).parents[2]
+CACHE = ROOT / ".pytest_cache" / "bundles"
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
@@ -18,8 +25,61 @@ PNG = bytes.fromhex(
 )
 
 
+def cached(name: str, write: Callable[[Path], None], *sources: Path) -> Path:
+    """Return a folder that `write` fills, now or in an earlier run; don't change it.
+
+    Its name holds a digest of the code that fills it: `model`, this file, `sources`,
+    and the versions of the libraries. Of several processes one writes it and the
+    others wait.
+    """
+    digest = hashlib.sha256(_code_digest().encode())
+    for path in sources:
+        digest.update(path.read_bytes())
+    folder = CACHE / f"{name}-{digest.hexdigest()[:16]}"
+    CACHE.mkdir(parents=True, exist_ok=True)
+    with (CACHE / f".{name}.lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not folder.exists():
+            for outdated in CACHE.glob(f"{name}-*"):
+                shutil.rmtree(outdated)
+            temporary = CACHE / f".{name}"  # left behind by a process that was killed
+            shutil.rmtree(temporary, ignore_errors=True)
+            temporary.mkdir()
+            write(temporary)
+            temporary.rename(folder)
+    return folder
+
+
+@functools.cache
+def _code_digest() -> str:
+    files = [*sorted((ROOT / "model").rglob("*.py")), Path(__file__)]
+    files.append(Path(__file__).with_name("networks.py"))
+    digest = hashlib.sha256()
+    for path in files:
+        digest.update(path.read_bytes())
+    for library in ("tensorflow", "keras", "onnx", "onnxruntime", "numpy"):
+        digest.update(importlib.metadata.version(library).encode())
+    return digest.hexdigest()
+
+
+def write_shared_bundles(root: Path) -> None:
+    """`walks` (classify), `tags` (label) and `both` (label, in both directions)."""
+    kinds = ("run", "sit", "stand", "wälk")
+    write_bundle(root, "walks", "classify", kinds, cell="gru", hidden=6)
+    kinds = ("noun", "verb", "other")
+    write_bundle(root, "tags", "label", kinds, cell="lstm", hidden=5)
+    kinds, both = ("down", "flat", "up"), {"bidirectional": True}
+    write_bundle(root, "both", "label", kinds, cell="lstm", hidden=4, **both)
+
+
+def write_quantized_bundle(root: Path) -> None:
+    """`small` (label), which has int8 weights too."""
+    kinds = ("noun", "verb", "other")
+    write_bundle(root, "small", "label", kinds, int8="test", cell="lstm", hidden=8)
+
+
 def make_metadata(task="classify", **changes) -> Metadata:
-    """What `bundle.json` says of a small network that was never trained."""
+    """`bundle.json` of a small network that was never trained."""
     features = changes.pop("features", 1)
     values = {
         "name": "made",
@@ -71,8 +131,11 @@ def write_bundle(
     int8: str | None = None,
     **network,
 ) -> Path:
-    """Export a network with random weights; also with int8 ones, as a part's name
-    asks for."""
+    """Export a network with random weights.
+
+    Args:
+        int8: write int8 weights too, measured on this part of the data.
+    """
     # Imported here: most tests need no TensorFlow.
     import keras
 
@@ -85,7 +148,7 @@ def write_bundle(
     rng = np.random.default_rng(len(name))
     config, features = NetworkConfig(layers=1, **network), 3
     mean, scale = rng.normal(size=features), rng.uniform(0.5, 2, features)
-    made = Network(
+    model = Network(
         config,
         task=task,
         features=features,
@@ -93,9 +156,9 @@ def write_bundle(
         mean=mean,
         scale=scale,
     )
-    kernel, bias = made.head.get_weights()
-    # Far apart, so that one sequence's answer can't pass for another's.
-    made.head.set_weights([4 * kernel, bias])
+    kernel, bias = model.head.get_weights()
+    # Far apart: one sequence's answer can't pass for another's.
+    model.head.set_weights([4 * kernel, bias])
     lengths = np.arange(1, 17)
     frames = rng.normal(size=(lengths.sum(), features))
     targets = np.zeros(len(lengths if task == "classify" else frames), np.int32)
@@ -122,8 +185,8 @@ def write_bundle(
             bidirectional=config.bidirectional,
             state_size=config.state_size,
             normalisation=bundle.Normalisation(
-                mean=tuple(made.mean.numpy().tolist()),
-                scale=tuple(made.scale.numpy().tolist()),
+                mean=tuple(model.mean.numpy().tolist()),
+                scale=tuple(model.scale.numpy().tolist()),
             ),
         )
 
@@ -133,12 +196,12 @@ def write_bundle(
         (folder / "history.png").write_bytes(PNG)
 
     return export.export_bundle(
-        made, dataset, root, describe=describe, report=report, int8=int8
+        model, dataset, root, describe=describe, report=report, int8=int8
     )
 
 
 def copy_bundle(folder: Path, to: Path, **changes) -> Path:
-    """A copy of a bundle whose `bundle.json` (no digest holds it) says otherwise."""
+    """Copy a bundle and change keys of its `bundle.json`, which no digest covers."""
     shutil.copytree(folder, to)
     marker = to / bundle.MARKER
     text = json.loads(marker.read_text()) | changes
@@ -147,7 +210,7 @@ def copy_bundle(folder: Path, to: Path, **changes) -> Path:
 
 
 class OnnxEngine(onnx_engine.OnnxEngine):
-    """The service's own, made as it is by the registry; for tests to spoil."""
+    """The service's engine, built as the registry builds it, for tests to subclass."""
 
-    def __init__(self, found: Bundle, settings: Settings):
-        super().__init__(found, settings.precision)
+    def __init__(self, bundle: Bundle, settings: Settings):
+        super().__init__(bundle, settings.precision)
