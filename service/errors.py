@@ -1,33 +1,33 @@
-"""What a caller can be refused with, as RFC 9457 problem details.
+"""Errors that the client is told of, as RFC 9457 problem details.
 
 ServiceError
-├── InvalidJson        400  the body is no JSON
+├── InvalidJson        400  the body is not JSON
 ├── BadEncoding        400  the body is not compressed as its header says
-├── BadHandshake       400  not that of a WebSocket
-├── InvalidHeader      400  a header that can't be understood
-├── MalformedHttp      400  no request of HTTP/1.1
-├── Unauthorized       401  no key, or a wrong one
-├── Forbidden          403  not allowed by the settings
-├── UnknownModel       404  no such model
-├── NotFound           404  no such path
-├── MethodNotAllowed   405  the path has another method
-├── RequestTimeout     408  it did not come in time
-├── StateConflict      409  a state of another model, version or bundle
-├── TooLarge           413  over a limit of the service
-├── UnsupportedMedia   415  not JSON, or compressed in another way
-├── InvalidRequest     422  JSON, but not what the model takes
-├── InvalidState       422  no state token of this service's, or a changed one
-├── NotStreamable      422  the network reads its sequences in both directions
-├── RateLimited        429  of one key, in so short a time
-├── HeadTooLarge       431  a head over a limit
-├── InternalError      500  our mistake; the log has it under the request's id
-├── NotReady           503  still loading, or the model could not be loaded
-├── Overloaded         503  too much waits already
+├── BadHandshake       400  the WebSocket handshake is invalid
+├── InvalidHeader      400  a header can't be parsed
+├── MalformedHttp      400  the request is not HTTP/1.1
+├── Unauthorized       401  the API key is missing or wrong
+├── Forbidden          403  the settings don't allow it
+├── UnknownModel       404  there is no such model
+├── NotFound           404  there is no such path
+├── MethodNotAllowed   405  the path has other methods
+├── RequestTimeout     408  the request did not arrive in time
+├── StateConflict      409  the state belongs to another model, version or bundle
+├── TooLarge           413  the request exceeds a limit
+├── UnsupportedMedia   415  the body is not JSON, or has another compression
+├── InvalidRequest     422  the JSON does not fit the model
+├── InvalidState       422  the state token is not this service's, or was changed
+├── NotStreamable      422  the network is bidirectional
+├── RateLimited        429  the key exceeds its rate limit
+├── HeadTooLarge       431  the request head exceeds a limit
+├── InternalError      500  a bug; the log has it under the request's id
+├── NotReady           503  the models are loading, or the model is broken
+├── Overloaded         503  too many steps are waiting
 ├── BufferFull         503  too many bytes are held for requests
-├── TooManyConnections 503  as many are open as may be
-├── TooManyStreams     503  as many are open as may be
-├── Stopping           503  told to stop
-└── DeadlineExceeded   504  no answer in the time that the caller gave
+├── TooManyConnections 503  the connection limit is reached
+├── TooManyStreams     503  the stream limit is reached
+├── Stopping           503  the service is shutting down
+└── DeadlineExceeded   504  the deadline passed before the response was ready
 """
 
 from dataclasses import dataclass
@@ -41,14 +41,14 @@ MEDIA_TYPE = "application/problem+json"
 
 @dataclass(frozen=True, slots=True)
 class FieldError:
-    """What is wrong with one field; `path` as in `sequences[0][3][1]`."""
+    """An error in one field; its `path` is like `sequences[0][3][1]`."""
 
     path: str
     message: str
 
 
 class ServiceError(Exception):
-    """A refusal that the caller is told."""
+    """An error that the client is told of."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"
@@ -68,7 +68,8 @@ class ServiceError(Exception):
         self.error_count = error_count or len(self.errors)
 
     def body(self, request_id: str) -> bytes:
-        """The problem details; never more than `MAX_ERRORS` errors, no input."""
+        """The JSON of the problem details. It has at most `MAX_ERRORS` field errors, and
+        repeats nothing of the client's input."""
         problem: dict[str, Any] = {
             "type": f"urn:unrolled:error:{self.slug}",
             "title": self.title,
@@ -76,7 +77,7 @@ class ServiceError(Exception):
             "detail": self.detail,
             "request_id": request_id,
         }
-        if "Retry-After" in self.headers:  # in a stream there are no headers
+        if "Retry-After" in self.headers:  # a stream's messages have no headers
             problem["retry_after"] = int(self.headers["Retry-After"])
         if self.errors:
             problem["errors"] = self.errors[:MAX_ERRORS]
@@ -89,27 +90,27 @@ class InvalidJson(ServiceError):
 
 
 class BadEncoding(ServiceError):
-    status, slug, title = 400, "bad-encoding", "The body can't be inflated"
+    status, slug, title = 400, "bad-encoding", "The body can't be decompressed"
 
 
 class BadHandshake(ServiceError):
-    status, slug, title = 400, "bad-handshake", "The WebSocket can't be opened"
+    status, slug, title = 400, "bad-handshake", "The WebSocket handshake failed"
 
 
 class InvalidHeader(ServiceError):
-    status, slug, title = 400, "invalid-header", "A header can't be understood"
+    status, slug, title = 400, "invalid-header", "A header is invalid"
 
 
 class MalformedHttp(ServiceError):
-    status, slug, title = 400, "malformed-http", "The request is no HTTP/1.1"
+    status, slug, title = 400, "malformed-http", "The request is not valid HTTP/1.1"
 
 
 class Unauthorized(ServiceError):
-    status, slug, title = 401, "unauthorized", "A key is needed"
+    status, slug, title = 401, "unauthorized", "An API key is required"
 
 
 class Forbidden(ServiceError):
-    status, slug, title = 403, "forbidden", "Not allowed here"
+    status, slug, title = 403, "forbidden", "Not allowed"
 
 
 class UnknownModel(ServiceError):
@@ -121,23 +122,23 @@ class NotFound(ServiceError):
 
 
 class MethodNotAllowed(ServiceError):
-    status, slug, title = 405, "method-not-allowed", "Another method is needed"
+    status, slug, title = 405, "method-not-allowed", "Method not allowed"
 
 
 class RequestTimeout(ServiceError):
-    status, slug, title = 408, "request-timeout", "The request did not come in time"
+    status, slug, title = 408, "request-timeout", "The request did not arrive in time"
 
 
 class StateConflict(ServiceError):
-    status, slug, title = 409, "state-conflict", "The state is of another network"
+    status, slug, title = 409, "state-conflict", "The state belongs to another model"
 
 
 class TooLarge(ServiceError):
-    status, slug, title = 413, "too-large", "The request is over a limit"
+    status, slug, title = 413, "too-large", "The request exceeds a limit"
 
 
 class UnsupportedMedia(ServiceError):
-    status, slug, title = 415, "unsupported-media-type", "Send plain JSON"
+    status, slug, title = 415, "unsupported-media-type", "Unsupported media type"
 
 
 class InvalidRequest(ServiceError):
@@ -145,19 +146,19 @@ class InvalidRequest(ServiceError):
 
 
 class InvalidState(ServiceError):
-    status, slug, title = 422, "invalid-state", "The state can't be used"
+    status, slug, title = 422, "invalid-state", "The state token is invalid"
 
 
 class NotStreamable(ServiceError):
-    status, slug, title = 422, "not-streamable", "The model needs its sequences whole"
+    status, slug, title = 422, "not-streamable", "The model can't be streamed"
 
 
 class RateLimited(ServiceError):
-    status, slug, title = 429, "rate-limited", "Too many requests of this key"
+    status, slug, title = 429, "rate-limited", "Too many requests with this key"
 
 
 class HeadTooLarge(ServiceError):
-    status, slug, title = 431, "head-too-large", "The request's head is too large"
+    status, slug, title = 431, "head-too-large", "The request head is too large"
 
 
 class InternalError(ServiceError):
@@ -165,15 +166,15 @@ class InternalError(ServiceError):
 
 
 class NotReady(ServiceError):
-    status, slug, title = 503, "not-ready", "Not ready yet"
+    status, slug, title = 503, "not-ready", "Not ready"
 
 
 class Overloaded(ServiceError):
-    status, slug, title = 503, "overloaded", "Too much work is waiting"
+    status, slug, title = 503, "overloaded", "The service is overloaded"
 
 
 class BufferFull(ServiceError):
-    status, slug, title = 503, "buffer-full", "Too many bytes are held"
+    status, slug, title = 503, "buffer-full", "Too many bytes are buffered"
 
 
 class TooManyConnections(ServiceError):
@@ -181,12 +182,12 @@ class TooManyConnections(ServiceError):
 
 
 class TooManyStreams(ServiceError):
-    status, slug, title = 503, "too-many-streams", "Too many streams are open"
+    status, slug, title = 503, "too-many-streams", "Too many streams"
 
 
 class Stopping(ServiceError):
-    status, slug, title = 503, "stopping", "The service is stopping"
+    status, slug, title = 503, "stopping", "The service is shutting down"
 
 
 class DeadlineExceeded(ServiceError):
-    status, slug, title = 504, "deadline-exceeded", "Not answered in time"
+    status, slug, title = 504, "deadline-exceeded", "The deadline was exceeded"

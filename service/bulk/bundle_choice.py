@@ -63,7 +63,7 @@ def choose(root: Path, task: str, name: str | None, settings: Settings) -> Bundl
 
 def _version(shelf: VersionFolder, version: str, settings: Settings) -> Bundle | None:
     """A version, or a label's, of what lies on a shelf."""
-    labels = repository.labels(shelf.folder) if shelf.folder else {}
+    labels = repository.read_labels(shelf.folder) if shelf.folder else {}
     newest = list(shelf.versions)[-1]
     labels = {repository.DEFAULT: newest} | labels | {repository.LATEST: newest}
     number = labels.get(version or repository.DEFAULT)

@@ -1,4 +1,4 @@
-"""The models in service, and which of them a request means."""
+"""The loaded models, and the lookup of the model that a request names."""
 
 from dataclasses import dataclass
 
@@ -11,19 +11,19 @@ from service.settings import Settings
 from service.worker.protocol import LoadResult
 
 TASKS = ("classify", "label")
-SOON = {"Retry-After": "1"}
+RETRY_SOON = {"Retry-After": "1"}
 
 
 @dataclass(frozen=True, slots=True, weakref_slot=True, eq=False)
 class Model:
-    """A bundle whose engine has given its golden answers in every worker.
+    """A bundle whose engine has reproduced its golden answers in every worker.
 
-    Whoever holds one can use it: the workers drop it when nobody does.
+    Any reference to it keeps it usable: the workers drop it with the last one.
     """
 
     bundle: Bundle
     digest: str  # of the bundle as it was loaded
-    number: int  # that the workers know it by
+    number: int  # by which the workers know it
     loaded: LoadResult
     admission: Admission
     tokens: TokenSigner
@@ -34,90 +34,92 @@ class Model:
 
 
 class Catalog:
-    """Those that are loaded, those that are broken, and whether more will come.
+    """The models by name, version and label.
 
-    A model is meant by its name alone, by `NAME@3` (a version) or by `NAME@stable`
-    (a label; `latest` is always there). Its mappings are replaced, never changed.
+    A reference is a name, `NAME@3` (a version) or `NAME@stable` (a label; `latest`
+    always exists). The mappings are replaced as a whole, never changed.
     """
 
     def __init__(self, settings: Settings):
-        self.models: dict[str, Model] = {}  # by name: what is meant by it alone
+        self.models: dict[str, Model] = {}  # by name: the default version
         self.versions: dict[str, dict[str, Model]] = {}  # by name, oldest first
         self.labels: dict[str, dict[str, str]] = {}  # by name: label to version
-        self.broken: dict[str, str] = {}
-        self.unloaded: frozenset[str] = frozenset()  # names, until they are asked for
-        self._meant: dict[str, Model] = {}  # by all that a request may say
-        # By task: how many features its models take; under None the default's.
+        self.broken: dict[str, str] = {}  # reasons, see `LoadErrors.by_key`
+        self.unloaded: frozenset[str] = frozenset()  # names, until loaded again
+        self._by_reference: dict[str, Model] = {}
+        # By task: the features that each reference takes; the default under None.
         self.features: dict[str, dict[str | None, int]] = {t: {} for t in TASKS}
         self.complete = False  # every bundle is loaded, or broken
         self._settings = settings
 
     def get(self, reference: str) -> Model:
-        """A model by name, `NAME@VERSION` or `NAME@LABEL`.
+        """The model of a name, `NAME@VERSION` or `NAME@LABEL`.
 
         Raises:
             NotReady: it is still loading, or broken.
-            UnknownModel: there is none of that name, version or label.
+            UnknownModel: there is no such name, version or label.
         """
-        model = self._meant.get(reference)
+        model = self._by_reference.get(reference)
         if model is not None:
             return model
         if not self.complete:
-            raise errors.NotReady("the models are still loading", headers=SOON)
+            raise errors.NotReady("the models are still loading", headers=RETRY_SOON)
         if reference in self.broken:
             raise errors.NotReady(f"the bundle of {reference} is broken")
         name = reference.partition("@")[0]
         if name in self.models:
-            known = ", ".join(
-                [*self.versions.get(name, ()), *self.labels.get(name, ())]
+            known = [*self.versions.get(name, ()), *self.labels.get(name, ())]
+            raise errors.UnknownModel(
+                f"{name} has no such version; available: {', '.join(known)}"
             )
-            raise errors.UnknownModel(f"{name} has no such version; there are: {known}")
-        known = ", ".join(self.models) or "none"
-        raise errors.UnknownModel(f"no model of that name; there are: {known}")
+        known_names = ", ".join(self.models) or "none"
+        raise errors.UnknownModel(f"no such model; available: {known_names}")
 
     def default(self, task: str) -> Model | None:
         """The model for requests that name none: the setting's, or the first."""
-        name = getattr(self._settings, f"default_{task}")
-        if name:
-            model = self._meant.get(name)
+        reference = getattr(self._settings, f"default_{task}")
+        if reference:
+            model = self._by_reference.get(reference)
             return model if model and model.metadata.task == task else None
         if not self.complete:
-            return None  # which is the first is not known yet
-        fitting = (m for m in self.models.values() if m.metadata.task == task)
-        return next(fitting, None)
+            return None  # the first is not known yet
+        matching = (m for m in self.models.values() if m.metadata.task == task)
+        return next(matching, None)
 
-    def choose(self, name: str | None, task: str) -> Model:
+    def choose(self, reference: str | None, task: str) -> Model:
         """The model that a request names, or the default of its task.
 
         Raises:
-            NotReady, UnknownModel: as `get`.
-            InvalidRequest: the model is for the other task.
+            NotReady, UnknownModel: see `get`.
+            InvalidRequest: the model has the other task.
         """
-        if name is None:
+        if reference is None:
             model = self.default(task)
             if model is not None:
                 return model
             if not self.complete:
-                raise errors.NotReady("the models are still loading", headers=SOON)
-            raise errors.UnknownModel(f"no model here answers /{task} by default")
-        model = self.get(name)
+                raise errors.NotReady(
+                    "the models are still loading", headers=RETRY_SOON
+                )
+            raise errors.UnknownModel(f"there is no default model for /{task}")
+        model = self.get(reference)
         if model.metadata.task != task:
             other = model.metadata.task
             raise errors.InvalidRequest(
                 f"{model.metadata.name} is for POST /{other}",
-                [errors.FieldError("model", f"is for the task {other}, not {task}")],
+                [errors.FieldError("model", f"has the task {other}, not {task}")],
             )
         return model
 
-    def find(self, name: str | None, task: str) -> Model | None:
+    def find(self, reference: str | None, task: str) -> Model | None:
         """The model that `choose` would return, or None if it would raise."""
-        if name is None:
+        if reference is None:
             return self.default(task)
-        model = self._meant.get(name)
+        model = self._by_reference.get(reference)
         return model if model and model.metadata.task == task else None
 
     def streamable(self, task: str | None = None) -> list[str]:
-        """The names of those whose state can be carried, of a task or of both."""
+        """The names of the models that can be streamed, of one task or of both."""
         return [
             name
             for name, model in self.models.items()
@@ -125,18 +127,18 @@ class Catalog:
         ]
 
     def check_streamable(self, model: Model) -> None:
-        """That a model's state can be carried.
+        """Check that a model's state can be carried from request to request.
 
         Raises:
-            NotStreamable: it reads in both directions; names those that do not.
+            NotStreamable: it is bidirectional; names the models that are not.
         """
         if model.metadata.state_size:
             return
         task, name = model.metadata.task, model.metadata.name
-        others = " or ".join(self.streamable(task)) or "none here"
+        others = ", ".join(self.streamable(task)) or "none"
         raise errors.NotStreamable(
-            f"{name} reads sequences in both directions, so it needs them whole;"
-            f" to {task} step by step: {others}"
+            f"{name} is bidirectional and needs whole sequences; models for"
+            f" {task} that can be streamed: {others}"
         )
 
     def _publish(
@@ -144,31 +146,31 @@ class Catalog:
         versions: dict[str, dict[str, Model]],
         labels: dict[str, dict[str, str]],
     ) -> None:
-        """Have these meant from now on, all at once.
+        """Serve these models from now on, all at once.
 
         Args:
-            labels: with `latest`; `default` says what a name alone means.
+            labels: with `latest`; `default` is the version of the bare name.
         """
-        models, meant = {}, {}
-        for name, there in versions.items():
-            for version, model in there.items():
-                meant[f"{name}@{version}"] = model
+        models, by_reference = {}, {}
+        for name, loaded in versions.items():
+            for version, model in loaded.items():
+                by_reference[f"{name}@{version}"] = model
             for label, version in labels[name].items():
-                meant[f"{name}@{label}"] = there[version]
+                by_reference[f"{name}@{label}"] = loaded[version]
             default = labels[name].get(DEFAULT, labels[name][LATEST])
-            models[name] = meant[name] = there[default]
+            models[name] = by_reference[name] = loaded[default]
         self.versions, self.labels = versions, labels
-        self.models, self._meant = models, meant
+        self.models, self._by_reference = models, by_reference
         self._count_features()
 
     def _count_features(self) -> None:
         for task in TASKS:
-            taken: dict[str | None, int] = {
+            features: dict[str | None, int] = {
                 reference: model.metadata.input.features
-                for reference, model in self._meant.items()
+                for reference, model in self._by_reference.items()
                 if model.metadata.task == task
             }
             default = self.default(task)
             if default is not None:
-                taken[None] = default.metadata.input.features
-            self.features[task] = taken
+                features[None] = default.metadata.input.features
+            self.features[task] = features

@@ -1,4 +1,4 @@
-"""What is wrong with bundles, and under which name it is told."""
+"""The reasons why bundles can't be loaded, as `/models` and `/readyz` show them."""
 
 import logging
 from collections.abc import Collection
@@ -8,59 +8,61 @@ from service.registry.folder import LABELS
 
 log = logging.getLogger(__name__)
 
-LONGEST = 1_000  # characters of a reason: it may quote what a stranger wrote
+MAX_CHARACTERS = 1_000  # of a reason: it may quote a bundle's own text
 
 
 class LoadErrors:
-    """Of all bundles, by name: `NAME` where nothing of it is served, else
-    `NAME@VERSION`; `NAME/labels.json`; or another key."""
+    """The reasons of all bundles, by the name of their folder."""
 
     def __init__(self) -> None:
-        self._of_shelves: dict[str, dict[Path, str]] = {}
+        self._by_folder: dict[str, dict[Path, str]] = {}
         self._others: dict[str, str] = {}
 
-    def tell(self, shelf: str, path: Path, reason: str | None) -> None:
-        """A version, or the labels, of a name can't be used; None: they can."""
-        of_shelf = self._of_shelves.setdefault(shelf, {})
+    def set(self, folder: str, path: Path, reason: str | None) -> None:
+        """Record that a version or the labels can't be used; None: that they can."""
+        reasons = self._by_folder.setdefault(folder, {})
         if reason is None:
-            of_shelf.pop(path, None)
-        else:
-            told = _line(reason)
-            if of_shelf.get(path) != told:
-                log.error("broken bundle: %s", told)
-            of_shelf[path] = told
+            reasons.pop(path, None)
+            return
+        line = _one_line(reason)
+        if reasons.get(path) != line:
+            log.error("broken bundle: %s", line)
+        reasons[path] = line
 
     def add(self, key: str, reason: str) -> None:
-        """Something else is wrong."""
-        self._others[key] = _line(reason)
+        """Record an error that is not of one folder."""
+        self._others[key] = _one_line(reason)
         log.error("broken bundle: %s", self._others[key])
 
-    def forget(self, shelf: str) -> None:
-        """Nothing is to be told of a name."""
-        self._of_shelves.pop(shelf, None)
+    def clear(self, folder: str) -> None:
+        """Forget the errors of a folder."""
+        self._by_folder.pop(folder, None)
 
-    def of(self, shelf: str) -> list[str]:
-        """The reasons of a name."""
-        return list(self._of_shelves.get(shelf, {}).values())
+    def of_folder(self, folder: str) -> list[str]:
+        """The reasons of a folder."""
+        return list(self._by_folder.get(folder, {}).values())
 
-    def told(self, served: Collection[str]) -> dict[str, str]:
-        """Every reason by its key.
+    def by_key(self, served: Collection[str]) -> dict[str, str]:
+        """Every reason, under `NAME` if no version of it is served, else under
+        `NAME@VERSION`; labels under `NAME/labels.json`.
 
         Args:
-            served: the shelves of which something is.
+            served: the folders with a version that is served.
         """
-        made = dict(self._others)
-        for shelf, reasons in self._of_shelves.items():
+        result = dict(self._others)
+        for folder, reasons in self._by_folder.items():
             for path, reason in reasons.items():
-                key = shelf
+                key = folder
                 if path.name == LABELS:
                     key += f"/{LABELS}"
-                elif shelf in served:
+                elif folder in served:
                     key += f"@{path.name}"
-                made[key] = reason
-        return made
+                result[key] = reason
+        return result
 
 
-def _line(reason: str) -> str:
+def _one_line(reason: str) -> str:
     line = " ".join(reason.encode("utf-8", "backslashreplace").decode().split())
-    return line if len(line) <= LONGEST else line[: LONGEST - 1] + "…"
+    if len(line) <= MAX_CHARACTERS:
+        return line
+    return line[: MAX_CHARACTERS - 1] + "…"

@@ -1,4 +1,5 @@
-"""A bundle made a model: loaded by every worker, and dropped when nobody has it."""
+"""Makes a model of a bundle: loads it in every worker, and unloads it when no request
+uses it any more."""
 
 import itertools
 import logging
@@ -17,7 +18,7 @@ log = logging.getLogger(__name__)
 
 
 class Loader:
-    """Makes models; not on the event loop."""
+    """Loads and retires models. It blocks: call it outside the event loop."""
 
     def __init__(self, settings: Settings, metrics: Metrics, pool: Pool):
         self._settings, self._metrics, self._pool = settings, metrics, pool
@@ -25,8 +26,8 @@ class Loader:
         self._numbers = itertools.count()
         self._current: dict[tuple[str, ...], int] = {}  # numbers by name and version
 
-    def load(self, found: Bundle, *, background: bool) -> Model:
-        """A bundle in service.
+    def load(self, bundle: Bundle, *, background: bool) -> Model:
+        """Load a bundle in every worker.
 
         Args:
             background: see `Pool.load`.
@@ -34,20 +35,20 @@ class Loader:
         Raises:
             BundleError: a worker can't load it; with the reason.
         """
-        name, version = found.metadata.name, found.metadata.version
+        name, version = bundle.metadata.name, bundle.metadata.version
         number = next(self._numbers)
-        digest = found.digest
+        digest = bundle.digest
         loaded = self._pool.load(
-            number, str(found.folder), digest, background=background
+            number, str(bundle.folder), digest, background=background
         )
         self._current[name, version] = number
         admission = Admission(
-            self._pool, number, found.metadata, self._settings, self._metrics
+            self._pool, number, bundle.metadata, self._settings, self._metrics
         )
-        tokens = TokenSigner(self._keys, found.metadata, digest, loaded.precision)
-        made = Model(found, digest, number, loaded, admission, tokens)
-        weakref.finalize(made, self._gone, number, name, version).atexit = False
-        self._metrics.model_info.labels(*_info(made)).set(1)
+        tokens = TokenSigner(self._keys, bundle.metadata, digest, loaded.precision)
+        model = Model(bundle, digest, number, loaded, admission, tokens)
+        weakref.finalize(model, self._unload, number, name, version).atexit = False
+        self._metrics.model_info.labels(*_info(model)).set(1)
         log.info(
             "loaded",
             extra={
@@ -58,21 +59,21 @@ class Loader:
                 "reason": loaded.reason,
             },
         )
-        return made
+        return model
 
     def retire(self, model: Model) -> None:
-        """It is meant by no new request; those that have it are answered."""
+        """Stop serving a model to new requests; those under way are answered."""
         self._pool.forget(model.number)
         self._metrics.model_info.remove(*_info(model))
-        told = {"model": model.metadata.name, "version": model.metadata.version}
-        log.info("not served any more", extra=told)
+        metadata = model.metadata
+        log.info("retired", extra={"model": metadata.name, "version": metadata.version})
 
-    def _gone(self, number: int, *model: str) -> None:
-        """Nobody has it any more."""
+    def _unload(self, number: int, *name_and_version: str) -> None:
+        """Nothing refers to the model any more."""
         self._pool.unload(number)
-        if self._current.get(model) == number:  # else another took its place
-            del self._current[model]
-            self._metrics.remove_model(*model)
+        if self._current.get(name_and_version) == number:  # no other has replaced it
+            del self._current[name_and_version]
+            self._metrics.remove_model(*name_and_version)
 
 
 def _info(model: Model) -> tuple[str, ...]:

@@ -1,4 +1,5 @@
-"""The models in service: loaded, held to their golden answers, replaced, dropped."""
+"""The registry: loads bundles, checks them against their golden answers, and replaces
+or drops them as the folder changes."""
 
 import contextlib
 import gc
@@ -15,7 +16,7 @@ from model.bundle import bundle
 from model.bundle.bundle import Bundle, BundleError
 from service import errors, os_resources
 from service.pool.pool import Pool
-from service.registry import folder
+from service.registry import folder as bundle_folder
 from service.registry.catalog import TASKS, Catalog, Model
 from service.registry.folder import VersionFolder
 from service.registry.load_errors import LoadErrors
@@ -28,8 +29,10 @@ log = logging.getLogger(__name__)
 
 
 class Registry(Catalog):
-    """Loads in the background, at the start and whenever the folder of bundles
-    changes; knows at any time what is ready, and why not."""
+    """Loads bundles in a thread: at the start, when the folder changes, and on request.
+
+    It knows at any time what is ready, and why something isn't.
+    """
 
     def __init__(
         self,
@@ -47,269 +50,277 @@ class Registry(Catalog):
         self.failed = self._draining = False
         self._metrics, self._pool, self._on_failure = metrics, pool, on_failure
         self._loader = Loader(settings, metrics, pool)
-        self._faults = LoadErrors()
-        self._stocks: dict[str, ModelVersions] = {}  # by the shelf's name
-        self._owners: dict[str, str] = {}  # by a model's name: its shelf's
-        self._asked: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
-        self._ended = False  # nothing is done any more that is asked for
+        self._load_errors = LoadErrors()
+        self._versions: dict[str, ModelVersions] = {}  # by the folder's name
+        self._folder_of: dict[str, str] = {}  # the folder's name by the model's
+        self._jobs: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._finishing = False  # no further job is done
         self._stop = threading.Event()
-        # A daemon: a disk that does not answer must not hold up the process's end, as
-        # it would with an executor, whose threads the interpreter waits for.
+        # A daemon, since a disk that does not answer must not block the exit: the
+        # interpreter would wait for the thread of an executor.
         self._thread = threading.Thread(target=self._run, name="loader", daemon=True)
 
     def start(self) -> None:
-        """Load every bundle in a thread of its own."""
+        """Start loading every bundle, in the loader thread."""
         self._thread.start()
 
     def drain(self) -> None:
-        """It is about to be stopped: whoever can is to ask another."""
+        """Report not ready, because the service is about to stop."""
         self._draining = True
 
     def close(self) -> None:
         """Stop loading, and end the workers."""
         self._draining = True
         self._stop.set()
-        self._end()
+        self._finish()
         self._pool.close()
         if self._thread.ident is not None:
             self._thread.join(self._settings.grace_seconds)
 
     def load(self, name: str) -> "Future[None]":
-        """Look for new versions of a name now, also if it was unloaded.
+        """Look for new versions of a name now, even if it was unloaded.
 
         Raises (also the future):
-            UnknownModel, NotReady: there is none, or it can't be loaded.
-            Stopping: nothing is loaded any more.
+            UnknownModel, NotReady: there is no such bundle, or it can't be loaded.
+            Stopping: the service is stopping.
         """
-        return self._ask(partial(self._load_name, name))
+        return self._submit(partial(self._load_name, name))
 
     def unload(self, name: str) -> "Future[None]":
-        """Serve a name no more, until it is asked for; what is under way is answered.
+        """Stop serving a name until `load`; requests under way are answered.
 
         Raises (also the future):
-            UnknownModel: there is none.
-            Stopping: as `load`.
+            UnknownModel: there is no such model.
+            Stopping: see `load`.
         """
-        return self._ask(partial(self._unload_name, name))
+        return self._submit(partial(self._unload_name, name))
 
     @property
     def ready(self) -> bool:
         return self.complete and not (self.failed or self._draining)
 
     def not_ready_reasons(self) -> list[str]:
-        """Why not everything is ready; empty when it is."""
+        """Why the service is not ready; empty if it is."""
         if self._draining:
             return ["stopping"]
-        waiting = [] if self.complete else ["loading the bundles"]
-        return [*waiting, *(self.broken.values() if self.failed else ())]
+        loading = [] if self.complete else ["loading the bundles"]
+        return [*loading, *(self.broken.values() if self.failed else ())]
 
     @property
     def alive(self) -> bool:
-        """Requests can be answered, or will be soon."""
+        """Whether requests can be answered now or soon."""
         return self._stop.is_set() or self._pool.alive
 
-    def _ask(self, work: Callable[[], None]) -> "Future[None]":
-        """Have it done in the thread, unless the future is cancelled before."""
+    # --- the loader thread and its jobs ---
+
+    def _submit(self, job: Callable[[], None]) -> "Future[None]":
+        """Do a job in the loader thread, unless its future is cancelled before."""
         future: Future[None] = Future()
-        self._asked.put(partial(self._answer, future, work))
-        if self._ended and future.cancel():  # perhaps the thread has ended before
+        self._jobs.put(partial(self._complete, future, job))
+        if self._finishing and future.cancel():  # the thread may have ended already
             raise errors.Stopping("the service is stopping")
         return future
 
-    def _answer(self, future: "Future[None]", work: Callable[[], None]) -> None:
+    def _complete(self, future: "Future[None]", job: Callable[[], None]) -> None:
         if not future.set_running_or_notify_cancel():
             return
         try:
-            if self._ended:
+            if self._finishing:
                 raise errors.Stopping("the service is stopping")
-            work()
+            job()
         except Exception as error:
             future.set_exception(error)
         except BaseException as error:  # it would end the event loop
-            future.set_exception(errors.InternalError(f"a load ended by {error!r}"))
+            message = f"loading was interrupted by {error!r}"
+            future.set_exception(errors.InternalError(message))
             raise
         else:
             future.set_result(None)
 
-    def _end(self) -> None:
-        self._ended = True
-        self._asked.put(lambda: None)  # wakes the thread
+    def _finish(self) -> None:
+        self._finishing = True
+        self._jobs.put(lambda: None)  # wakes the thread
 
     def _run(self) -> None:
-        """Load every bundle; then do what is asked, one after another, and look at the
-        folder now and then. Nothing but `_end` ends that."""
-        _survive(self._begin)
-        os_resources.lower_thread_priority()  # from here on, requests are answered meanwhile
+        """Load every bundle; then do jobs one by one, and check the folder regularly."""
+        _log_errors(self._load_at_start)
+        os_resources.lower_thread_priority()  # from now on requests are being answered
         seconds = self._settings.reload_seconds
         due = time.monotonic() + seconds
-        while not (self._ended and self._asked.empty()):
-            left = max(0.0, due - time.monotonic()) if seconds else None
+        while not (self._finishing and self._jobs.empty()):
+            timeout = max(0.0, due - time.monotonic()) if seconds else None
             try:
-                work = self._asked.get(timeout=left)
+                job = self._jobs.get(timeout=timeout)
             except queue.Empty:
-                work, due = self._look, time.monotonic() + seconds
-            _survive(work)
+                job, due = self._check_folder, time.monotonic() + seconds
+            _log_errors(job)
 
-    def _begin(self) -> None:
+    def _load_at_start(self) -> None:
         try:
             self._load_all()
-        except BaseException as error:  # a fault of ours must not look like slowness
+        except BaseException as error:  # a bug must not look like slow loading
             log.exception("the bundles could not be loaded")
-            self._faults.add("registry", f"{type(error).__name__}: {error}")
+            self._load_errors.add("registry", f"{type(error).__name__}: {error}")
             self._fail()
         if self.failed:
-            self._end()
+            self._finish()
 
     def _load_all(self) -> None:
         begun = time.perf_counter()
         root = self._settings.bundles
-        shelves: list[VersionFolder] = []
+        folders: list[VersionFolder] = []
         try:
-            shelves = folder.scan(root)
-            if not shelves:
-                self._faults.add(str(root), f"{root}: no bundle found")
+            folders = bundle_folder.scan(root)
+            if not folders:
+                self._load_errors.add(str(root), f"{root}: no bundle found")
         except OSError as error:
-            self._faults.add(str(root), f"{root}: {error}")
-        for shelf in shelves:
+            self._load_errors.add(str(root), f"{root}: {error}")
+        for folder in folders:
             if self._stop.is_set():
                 return
-            self._update(shelf, at_once=True)
+            self._update(folder, force=True)
         if self._stop.is_set():
             return
         self._check_defaults()
-        self._retell()
-        # Nothing to serve is a failure, whatever the setting says.
+        self._update_broken()
+        # Without any model the service fails, even with `skip_broken`.
         if self.broken and not (self._settings.skip_broken and self.models):
             self._fail()
             return
         self.complete = True
-        self._count_features()  # the defaults are known now
+        self._count_features()  # the default models are known now
         self._metrics.ready.set(1)
-        # What is there stays: no need to look through it for garbage ever again.
+        # What exists now will stay: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
         seconds = round(time.perf_counter() - begun, 2)
         log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
     def _fail(self) -> None:
-        self.broken = self._faults.told(self._served())
+        self._update_broken()
         self.failed = self.complete = True
         self._count_features()
         self._on_failure()
 
-    def _look(self) -> None:
-        """Take up what has changed on disk. A name that is gone is still served."""
-        shelves = folder.scan(self._settings.bundles)
-        for gone in self._stocks.keys() - {shelf.name for shelf in shelves}:
-            if not self._stocks[gone].models:
-                self._faults.forget(gone)
-        for shelf in shelves:
+    def _check_folder(self) -> None:
+        """Load what has changed on disk. A name that is gone from it is still served."""
+        folders = bundle_folder.scan(self._settings.bundles)
+        for gone in self._versions.keys() - {folder.name for folder in folders}:
+            if not self._versions[gone].models:
+                self._load_errors.clear(gone)
+        for folder in folders:
             if not self._stop.is_set():
-                self._update(shelf)
-        self._retell()
+                self._update(folder)
+        self._update_broken()
 
     def _load_name(self, name: str) -> None:
-        # A folder may be called otherwise than its model is.
-        owner = self._owners.get(name, "" if name in self._owners.values() else name)
-        for shelf in folder.scan(self._settings.bundles):
-            if shelf.name == owner:
-                self._stock(shelf).unloaded = False
+        # A folder may have another name than its model; each is loaded by one name.
+        owner = self._folder_of.get(name)
+        if owner is None and name not in self._folder_of.values():
+            owner = name
+        for folder in bundle_folder.scan(self._settings.bundles):
+            if folder.name == owner:
+                self._versions_of(folder).unloaded = False
                 self.unloaded -= {name}
-                self._update(shelf, at_once=True)
-                self._retell()
-                if self._faults.of(owner):
-                    raise errors.NotReady("; ".join(self._faults.of(owner)))
+                self._update(folder, force=True)
+                self._update_broken()
+                if reasons := self._load_errors.of_folder(owner):
+                    raise errors.NotReady("; ".join(reasons))
                 return
-        raise errors.UnknownModel("no bundle of that name")
+        raise errors.UnknownModel("no such bundle")
 
     def _unload_name(self, name: str) -> None:
-        owner = self._owners.get(name, "")
-        stock = self._stocks.get(owner)
-        if stock is None or stock.unloaded:
-            raise errors.UnknownModel("no model of that name")
+        owner = self._folder_of.get(name, "")
+        versions = self._versions.get(owner)
+        if versions is None or versions.unloaded:
+            raise errors.UnknownModel("no such model")
         self.unloaded |= {name}
-        self._faults.forget(owner)
-        self._drop(stock.clear())
-        self._retell()
+        self._load_errors.clear(owner)
+        self._serve_without(versions.clear())
+        self._update_broken()
 
-    def _retell(self) -> None:
-        self.broken = self._faults.told(self._served())
+    # --- versions ---
 
-    def _served(self) -> set[str]:
-        return {name for name, stock in self._stocks.items() if stock.models}
-
-    def _stock(self, shelf: VersionFolder) -> ModelVersions:
-        if shelf.name not in self._stocks:
-            self._stocks[shelf.name] = ModelVersions(
-                partial(self._load, shelf),
-                partial(self._tell, shelf),
+    def _versions_of(self, folder: VersionFolder) -> ModelVersions:
+        if folder.name not in self._versions:
+            self._versions[folder.name] = ModelVersions(
+                partial(self._load, folder),
+                partial(self._set_error, folder),
                 self._pool.workers,
                 self._settings.keys,
             )
-        return self._stocks[shelf.name]
+        return self._versions[folder.name]
 
-    def _tell(self, shelf: VersionFolder, path: Path, reason: str | None) -> None:
-        if not self._stop.is_set():  # else the stop is the reason
-            self._faults.tell(shelf.name, path, reason)
-
-    def _update(self, shelf: VersionFolder, *, at_once: bool = False) -> None:
-        stock = self._stock(shelf)
-        if stock.unloaded:
+    def _update(self, folder: VersionFolder, *, force: bool = False) -> None:
+        versions = self._versions_of(folder)
+        if versions.unloaded:
             return
-        keep, pinned = self._settings.keep_versions, self._pinned(shelf.name)
-        gone = stock.update(shelf, keep, pinned, at_once=at_once)
-        if gone is not None:
-            self._drop(gone)
+        newest, pinned = self._settings.keep_versions, self._pinned(folder.name)
+        dropped = versions.update(folder, newest, pinned, force=force)
+        if dropped is not None:
+            self._serve_without(dropped)
         if not self.complete:
-            self._retell()
+            self._update_broken()
 
-    def _pinned(self, name: str) -> set[int]:
-        """The versions of a name that the settings mean."""
-        meant = (getattr(self._settings, f"default_{task}") for task in TASKS)
-        split = (reference.partition("@") for reference in meant)
-        return {int(v) for of, _, v in split if of == name and v.isdecimal()}
-
-    def _drop(self, gone: list[Model]) -> None:
-        """Have what is loaded meant, and these no more."""
-        held = [one for one in self._stocks.values() if one.models]
-        names = [next(iter(one.models.values())).metadata.name for one in held]
-        self._publish(
-            {name: one.models for name, one in zip(names, held, strict=True)},
-            {name: one.labels for name, one in zip(names, held, strict=True)},
-        )
-        self._retell()  # now: what is meant is not broken
-        for model in gone:
-            self._loader.retire(model)
-
-    def _load(self, shelf: VersionFolder, found: Bundle) -> Model:
+    def _load(self, folder: VersionFolder, found: Bundle) -> Model:
         if self._stop.is_set():
-            raise BundleError("the service stops")
+            raise BundleError("the service is stopping")
         name = found.metadata.name
-        if shelf.folder is not None and shelf.name != name:
-            # An older version, signed too, must not take a name by its folder's place.
-            own = shelf.folder.parent / name
+        if folder.folder is not None and folder.name != name:
+            # Otherwise an older version, even a signed one, could take over a name by
+            # being put in another folder.
+            own = folder.folder.parent / name
             if bundle.versions(own):
                 raise BundleError(f"{found.folder}: holds {name}, and so does {own}")
-        owner = self._owners.setdefault(name, shelf.name)
-        if owner != shelf.name and self._stocks[owner].models:
+        owner = self._folder_of.setdefault(name, folder.name)
+        if owner != folder.name and self._versions[owner].models:
             raise BundleError(f"{found.folder}: another bundle is named {name} too")
-        self._owners[name] = shelf.name
+        self._folder_of[name] = folder.name
         return self._loader.load(found, background=self.complete)
+
+    def _serve_without(self, dropped: list[Model]) -> None:
+        """Serve what is loaded, and retire what is no longer."""
+        by_name = {
+            next(iter(versions.models.values())).metadata.name: versions
+            for versions in self._versions.values()
+            if versions.models
+        }
+        self._publish(
+            {name: versions.models for name, versions in by_name.items()},
+            {name: versions.labels for name, versions in by_name.items()},
+        )
+        self._update_broken()  # at once: what is served is not broken
+        for model in dropped:
+            self._loader.retire(model)
+
+    def _pinned(self, folder: str) -> set[int]:
+        """The versions that the settings of default models name."""
+        defaults = (getattr(self._settings, f"default_{task}") for task in TASKS)
+        split = (reference.partition("@") for reference in defaults)
+        return {int(v) for name, _, v in split if name == folder and v.isdecimal()}
 
     def _check_defaults(self) -> None:
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
             if name and self.default(task) is None:
-                told = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
-                self._faults.add(f"default_{task}", told)
+                reason = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
+                self._load_errors.add(f"default_{task}", reason)
+
+    def _set_error(self, folder: VersionFolder, path: Path, reason: str | None) -> None:
+        if not self._stop.is_set():  # then the stop is the reason
+            self._load_errors.set(folder.name, path, reason)
+
+    def _update_broken(self) -> None:
+        served = {name for name, versions in self._versions.items() if versions.models}
+        self.broken = self._load_errors.by_key(served)
 
 
-def _survive(work: Callable[[], None]) -> None:
-    """Do it; whatever it raises is logged."""
+def _log_errors(job: Callable[[], None]) -> None:
+    """Do a job; whatever it raises is logged, and the thread continues."""
     try:
-        work()
+        job()
     except OSError as error:
         log.error("the bundles can't be read: %s", error)
-    except BaseException:  # whatever it is: what is served goes on
+    except BaseException:
         with contextlib.suppress(BaseException):
-            log.exception("the bundles could not be looked through")
+            log.exception("the bundles could not be checked")

@@ -1,14 +1,14 @@
-"""A sequence's state as a token that its caller keeps: signed, and nothing stored.
+"""State tokens: a sequence's state, signed, for the client to keep. Nothing is stored.
 
-Any service with the same key and bundle goes on from it, also after a restart. A
-token is base64url of
+Any service with the same key and bundle can continue from a token, also after a restart.
+A token is base64url of
 
     format 1 | key 4 | weights 1 | steps 8 | bundle's digest 32 | version 4
     | length of the name 1 | name | state 4 * S (float32) | HMAC-SHA256 32
 
 in bytes (little-endian), so all tokens of a model have one length. The HMAC
-(RFC 2104) covers all that stands before it. Where API keys are set, its key depends on
-the owner of the caller's: no other owner can go on from the token.
+(RFC 2104) covers everything before it. If API keys are set, the HMAC's key depends on
+the owner of the client's: no other owner can continue from the token.
 """
 
 import binascii
@@ -28,14 +28,14 @@ log = logging.getLogger(__name__)
 FORMAT = 1
 HEAD = struct.Struct("<B4sBQ32sIB")
 MAC = 32
-LONGEST = 2**20  # characters of a token that is looked at
+MAX_CHARACTERS = 2**20  # a longer text is not decoded
 WEIGHTS = ("float32", "int8")
 _URL = bytes.maketrans(b"+/", b"-_")
-_PLAIN = bytes.maketrans(b"-_+/", b"+/??")  # theirs are not ours
+_STANDARD = bytes.maketrans(b"-_+/", b"+/??")  # base64's own + and / are refused
 
 
 class SigningKeys:
-    """The keys of the setting: the first signs, all verify."""
+    """The keys of the setting STATE_KEY: the first one signs, all verify."""
 
     def __init__(self, keys: list[bytes]):
         self.signing = keys[0]
@@ -44,22 +44,25 @@ class SigningKeys:
 
 
 def load_keys(settings: Settings) -> SigningKeys:
-    """The setting's keys, or a random one, with a warning."""
-    given = settings.state_key.get_secret_value()
-    if given:
-        return SigningKeys([key.strip().encode() for key in given.split(",")])
-    log.warning("%sSTATE_KEY is not set: no state token outlives this process", PREFIX)
+    """The setting's keys; without any a random one, and a warning."""
+    keys = settings.state_key.get_secret_value()
+    if keys:
+        return SigningKeys([key.strip().encode() for key in keys.split(",")])
+    log.warning(
+        "%sSTATE_KEY is not set: state tokens become invalid when this process ends",
+        PREFIX,
+    )
     return SigningKeys([secrets.token_bytes(32)])
 
 
 class State(NamedTuple):
-    """Where a sequence is."""
+    """A network's state within a sequence."""
 
-    steps: int  # taken so far
-    packed: bytes  # [S] float32; empty where nothing was taken
+    steps: int  # so far
+    packed: bytes  # [S] float32; empty at the start
 
     def after(self, steps: int, packed: bytes) -> "State":
-        """Where it is so many steps later."""
+        """The state so many steps later."""
         return State(self.steps + steps, packed)
 
 
@@ -75,7 +78,7 @@ class TokenSigner:
         """
         Args:
             digest: SHA-256 of the bundle, in hexadecimal digits.
-            precision: of the weights that compute.
+            precision: of the weights in use.
         """
         self._keys, self._metadata = keys, metadata
         self._weights = WEIGHTS.index(precision)
@@ -86,7 +89,7 @@ class TokenSigner:
         """The token of a state.
 
         Args:
-            owner: of the API key that may go on from it; empty where there are none.
+            owner: of the API key that may continue from it; empty without keys.
         """
         name = self._metadata.name.encode()
         head = HEAD.pack(
@@ -99,29 +102,30 @@ class TokenSigner:
             len(name),
         )
         content = head + name + state.packed
-        mac = hmac.digest(_bound(self._keys.signing, owner), content, "sha256")
+        mac = hmac.digest(_owner_key(self._keys.signing, owner), content, "sha256")
         encoded = binascii.b2a_base64(content + mac, newline=False)
         return encoded.translate(_URL, b"=").decode()
 
     def verify_all(self, tokens: list[str | None], owner: str = "") -> list[State]:
-        """The states of a request's tokens; the beginning where there is none.
+        """The states of a request's tokens; the initial state for None.
 
         Raises:
-            InvalidState, StateConflict: as `verify`; names each that is at fault.
+            InvalidState, StateConflict: see `verify`; names each token.
         """
-        states, wrong = [], []
-        for place, token in enumerate(tokens):
+        states, errors = [], []
+        for index, token in enumerate(tokens):
             try:
                 if token is None:
                     states.append(INITIAL_STATE)
                 else:
-                    states.append(self.verify(token, f"states[{place}]", owner))
+                    states.append(self.verify(token, f"states[{index}]", owner))
             except (InvalidState, StateConflict) as error:
-                wrong.append(error)
-        if wrong:
-            first = next((e for e in wrong if isinstance(e, InvalidState)), wrong[0])
-            faults = [fault for error in wrong for fault in error.errors]
-            raise type(first)(first.detail, faults)
+                errors.append(error)
+        if errors:
+            first = next((e for e in errors if isinstance(e, InvalidState)), errors[0])
+            raise type(first)(
+                first.detail, [e for error in errors for e in error.errors]
+            )
         return states
 
     def verify(self, token: str, path: str = "state", owner: str = "") -> State:
@@ -129,58 +133,60 @@ class TokenSigner:
 
         Args:
             path: of the field that holds it.
-            owner: of the caller's API key.
+            owner: of the client's API key.
 
         Raises:
-            InvalidState: no token, changed, signed with another key, or given to
+            InvalidState: not a token, changed, signed with another key, or issued to
                 another owner.
-            StateConflict: of another model, version, bundle or precision.
+            StateConflict: issued for another model, version, bundle or precision.
         """
         try:
             return self._open(token, owner)
         except (InvalidState, StateConflict) as error:
-            fault = FieldError(path, error.detail)
-            raise type(error)(f"{path} {error.detail}", [fault]) from None
+            field = FieldError(path, error.detail)
+            raise type(error)(f"{path} {error.detail}", [field]) from None
 
     def _open(self, token: str, owner: str) -> State:
         data = _decode(token)
         if len(data) <= HEAD.size + MAC:
-            raise InvalidState("is no state token")
-        made, key, weights, steps, digest, version, length = HEAD.unpack_from(data)
-        if made != FORMAT:
-            raise InvalidState("is of a format that this service doesn't know")
+            raise InvalidState("is not a state token")
+        token_format, key, weights, steps, digest, version, length = HEAD.unpack_from(
+            data
+        )
+        if token_format != FORMAT:
+            raise InvalidState("has a format that this service does not know")
         if key not in self._keys.by_id:
-            raise InvalidState("is signed with another key, or has been changed")
+            raise InvalidState("was signed with another key, or changed")
         content = data[:-MAC]
-        mac = hmac.digest(_bound(self._keys.by_id[key], owner), content, "sha256")
+        mac = hmac.digest(_owner_key(self._keys.by_id[key], owner), content, "sha256")
         if not hmac.compare_digest(mac, data[-MAC:]):
-            other = ", or is of another API key" if owner else ""
-            raise InvalidState(f"has been changed{other}")
-        # From here on it is what a service with this key has written.
+            other = ", or issued to another API key" if owner else ""
+            raise InvalidState(f"was changed{other}")
+        # From here on the content is what a service with this key has written.
         name = content[HEAD.size : HEAD.size + length].decode()
         metadata = self._metadata
         if name != metadata.name:
-            raise StateConflict(f"is of the model {name}, not of {metadata.name}")
+            raise StateConflict(f"belongs to the model {name}, not {metadata.name}")
         if version != int(metadata.version):
             raise StateConflict(
-                f"is of version {version} of {name}; version {metadata.version} serves"
+                f"belongs to version {version} of {name}, not {metadata.version}"
             )
         packed = content[HEAD.size + length :]
         if digest != self._digest or len(packed) != self._size:
-            raise StateConflict(f"is of another bundle named {name} {version}")
+            raise StateConflict(f"belongs to another bundle named {name} {version}")
         if weights != self._weights:
             raise StateConflict(
-                f"is of {WEIGHTS[weights]} weights; {WEIGHTS[self._weights]} ones serve"
+                f"belongs to {WEIGHTS[weights]} weights, not {WEIGHTS[self._weights]}"
             )
         return State(steps, packed)
 
 
 def _id(key: bytes) -> bytes:
-    """Tells keys apart, and nothing about them."""
+    """A key's identifier, which reveals nothing of the key."""
     return hashlib.sha256(b"unrolled state key " + key).digest()[:4]
 
 
-def _bound(key: bytes, owner: str) -> bytes:
+def _owner_key(key: bytes, owner: str) -> bytes:
     """The key of an owner's tokens."""
     if not owner:
         return key
@@ -188,11 +194,11 @@ def _bound(key: bytes, owner: str) -> bytes:
 
 
 def _decode(token: str) -> bytes:
-    """The bytes of a token; empty where it is none. One text for the same bytes."""
-    if len(token) > LONGEST:
+    """The bytes of a token; empty if it is none. Each has only one valid text."""
+    if len(token) > MAX_CHARACTERS:
         return b""
     try:
-        plain = token.encode("ascii").translate(_PLAIN)
+        plain = token.encode("ascii").translate(_STANDARD)
         data = binascii.a2b_base64(plain + b"=" * (-len(plain) % 4), strict_mode=True)
     except (binascii.Error, UnicodeEncodeError):
         return b""

@@ -1,6 +1,6 @@
-"""The versions of one name that are loaded, kept as its folder has them.
+"""The loaded versions of one name, kept in step with its folder.
 
-A version is loaded aside and only then put in the place of another. What can't be
+A version is loaded first, and only then takes the place of another. One that can't be
 loaded changes nothing of what is served, and is tried again when its files change.
 """
 
@@ -12,184 +12,187 @@ from model.bundle import bundle
 from model.bundle.bundle import Bundle, BundleError
 from service.pool.spawn import WorkerDied
 from service.pool.supervisor import WorkerSupervisor
-from service.registry import folder as repository
+from service.registry import folder as bundle_folder
 from service.registry.catalog import Model
 from service.registry.folder import LATEST, VersionFolder
 
 
 @dataclass(slots=True)
 class LoadedVersion:
-    """A version that is loaded, and how its files were then."""
+    """A loaded version, and the stamp of its files then."""
 
     model: Model
     stamp: Hashable
 
 
 class ModelVersions:
-    """Of one shelf. Not shared: one thread keeps all of them."""
+    """The versions of one name. Not thread-safe: only the loader thread uses it."""
 
     def __init__(
         self,
         load: Callable[[Bundle], Model],
-        broken: Callable[[Path, str | None], None],
+        set_error: Callable[[Path, str | None], None],
         workers: WorkerSupervisor,
         keys: Path | None = None,
     ):
         """
         Args:
-            load: has every worker load a bundle.
-            broken: told what can't be loaded and why, or (None) that it can again.
-            workers: that load it.
-            keys: as `bundle.read` takes them.
+            load: loads a bundle in every worker.
+            set_error: called with why a path can't be loaded; None: it can again.
+            keys: see `bundle.read`.
         """
-        self.unloaded = False  # until it is asked for again
-        self._load, self._broken, self._keys = load, broken, keys
+        self.unloaded = False  # by request, until it is loaded by request
+        self._load, self._set_error, self._keys = load, set_error, keys
         self._workers = workers
-        self._held: dict[Path, LoadedVersion] = {}
-        self._failed: dict[Path, Hashable] = {}
-        self._killed: set[Path] = set()  # a worker, when they were loaded
-        self._seen: dict[Path, Hashable] = {}
-        self._there: set[Path] = set()  # the folders of all versions
-        self._labels: dict[str, str] = {}  # to versions that are loaded
+        self._loaded: dict[Path, LoadedVersion] = {}
+        self._failed: dict[Path, Hashable] = {}  # stamps
+        self._killed_worker: set[Path] = set()  # once, while loading
+        self._seen: dict[Path, Hashable] = {}  # stamps at the last update
+        self._on_disk: set[Path] = set()
+        self._labels: dict[str, str] = {}  # to loaded versions
 
     @property
     def models(self) -> dict[str, Model]:
-        """By version, oldest first."""
-        models = [held.model for held in self._held.values()]
+        """The models by version, oldest first."""
+        models = [loaded.model for loaded in self._loaded.values()]
         models.sort(key=lambda model: int(model.metadata.version))
         return {model.metadata.version: model for model in models}
 
     @property
     def labels(self) -> dict[str, str]:
         """The version of each label; `latest` first."""
-        there = [path for path in self._held if path in self._there] or self._held
-        versions = [self._held[path].model.metadata.version for path in there]
+        paths = [path for path in self._loaded if path in self._on_disk] or self._loaded
+        versions = [self._loaded[path].model.metadata.version for path in paths]
         return {LATEST: max(versions, key=int), **self._labels}
 
     def update(
-        self, shelf: VersionFolder, keep: int, pinned: set[int], *, at_once: bool
+        self, folder: VersionFolder, newest: int, pinned: set[int], *, force: bool
     ) -> list[Model] | None:
-        """Load what is wanted and new.
+        """Load the versions that should be served and are not.
 
         Args:
-            keep, pinned: as `VersionFolder.wanted` takes them, labels apart.
-            at_once: also what could not be loaded before, or has changed since the
-                last time and may still be written.
+            newest, pinned: see `VersionFolder.select`; labelled versions are added.
+            force: also load what failed before, or has changed since the last update
+                and may still be being written.
 
         Returns:
-            What is served no more; None where all is as before.
+            The models that are no longer served; None if nothing has changed.
         """
-        before = self._served()
-        labels = self._read_labels(shelf)
-        meant = self._labels.values() if labels is None else labels.values()
-        wanted = shelf.wanted(keep, {*map(int, meant), *pinned})
-        missing = [one for one in wanted if not self._hold(shelf, one, at_once)]
-        self._drop_others(wanted, len(missing), broken=labels is None)
-        for folder in self._failed.keys() - wanted:
-            del self._failed[folder]
-            self._broken(folder, None)
-        self._seen = {path: s for path, s in self._seen.items() if path in wanted}
-        self._label(labels)
-        self._there = set(shelf.versions.values())
-        after = self._served()
+        before = self._snapshot()
+        labels = self._read_labels(folder)
+        labelled = self._labels.values() if labels is None else labels.values()
+        paths = folder.select(newest, {*map(int, labelled), *pinned})
+        missing = [path for path in paths if not self._ensure(folder, path, force)]
+        self._drop_others(paths, len(missing), labels_broken=labels is None)
+        for path in self._failed.keys() - paths:
+            del self._failed[path]
+            self._set_error(path, None)
+        self._seen = {path: s for path, s in self._seen.items() if path in paths}
+        self._set_labels(labels)
+        self._on_disk = set(folder.versions.values())
+        after = self._snapshot()
         if after == before:
             return None
-        kept = set(after[1].values())
-        return [model for model in before[1].values() if model not in kept]
+        remaining = set(after[1].values())
+        return [model for model in before[1].values() if model not in remaining]
 
     def clear(self) -> list[Model]:
-        """Hold nothing until asked again; what is served no more."""
-        gone = [held.model for held in self._held.values()]
+        """Drop every version until a load is requested; returns their models."""
+        models = [loaded.model for loaded in self._loaded.values()]
         self.unloaded = True
-        for part in (self._held, self._failed, self._seen, self._labels):
-            part.clear()
-        self._killed.clear()
-        return gone
+        for mapping in (self._loaded, self._failed, self._seen, self._labels):
+            mapping.clear()
+        self._killed_worker.clear()
+        return models
 
-    def _served(self) -> tuple[dict[str, str], dict[Path, Model]]:
-        models = {path: held.model for path, held in self._held.items()}
+    def _snapshot(self) -> tuple[dict[str, str], dict[Path, Model]]:
+        models = {path: loaded.model for path, loaded in self._loaded.items()}
         return (self.labels if models else {}), models
 
-    def _drop_others(self, wanted: list[Path], missing: int, *, broken: bool) -> None:
-        """Hold only what is wanted; in the place of what is missing what was served
-        before: where labels lead (also where they are `broken`), and the newest."""
-        others = {p: h for p, h in self._held.items() if p not in wanted}
-        versions = {p: h.model.metadata.version for p, h in others.items()}
-        labelled = set(self._labels.values()) if missing or broken else set()
-        spare = sorted(others, key=lambda path: int(versions[path]))
-        kept = {path for path in spare if versions[path] in labelled}
-        kept |= set(spare[len(spare) - min(missing, len(spare)) :])
-        for folder in others.keys() - kept:
-            del self._held[folder]
+    def _drop_others(
+        self, paths: list[Path], missing: int, *, labels_broken: bool
+    ) -> None:
+        """Drop what is not in `paths`, except replacements for missing versions: those
+        that have a label (or had one, if labels are broken), and the newest."""
+        others = {p: v for p, v in self._loaded.items() if p not in paths}
+        versions = {p: v.model.metadata.version for p, v in others.items()}
+        labelled = set(self._labels.values()) if missing or labels_broken else set()
+        oldest_first = sorted(others, key=lambda path: int(versions[path]))
+        spared = {path for path in oldest_first if versions[path] in labelled}
+        spared |= set(oldest_first[len(others) - min(missing, len(others)) :])
+        for path in others.keys() - spared:
+            del self._loaded[path]
 
-    def _hold(self, shelf: VersionFolder, folder: Path, at_once: bool) -> bool:
-        """Whether a version is loaded as its files are."""
-        stamp, held = repository.stamp(folder), self._held.get(folder)
-        refused = self._workers.load_failures.get(held.model.number) if held else None
-        if held is not None and held.stamp == stamp:
-            served = self._workers.is_loaded(held.model.number) and not at_once
-            if served or not refused:
-                self._broken(folder, refused)  # those that have it serve it still
-                return True
-        settled, tried = self._seen.get(folder) == stamp, self._failed.get(folder)
-        self._seen[folder] = stamp
-        if not at_once and (not settled or tried == stamp):
+    def _ensure(self, folder: VersionFolder, path: Path, force: bool) -> bool:
+        """Load a version if it isn't; returns whether it is loaded as on disk."""
+        stamp, loaded = bundle_folder.stamp(path), self._loaded.get(path)
+        failure = None
+        if loaded is not None:
+            number = loaded.model.number
+            failure = self._workers.load_failures.get(number)
+            if loaded.stamp == stamp:
+                served = self._workers.is_loaded(number) and not force
+                if served or not failure:
+                    self._set_error(path, failure)  # some workers still serve it
+                    return True
+        settled = self._seen.get(path) == stamp
+        self._seen[path] = stamp
+        if not force and (not settled or self._failed.get(path) == stamp):
             return False
         try:
-            found = bundle.read(folder, self._keys)
-            self._check(shelf, found)
-            same = held is not None and held.model.digest == found.digest
-            if held is not None and same and not refused:
-                held.stamp = stamp  # touched, but the same
+            found = bundle.read(path, self._keys)
+            self._check(folder, found)
+            same = loaded is not None and loaded.model.digest == found.digest
+            if loaded is not None and same and not failure:
+                loaded.stamp = stamp  # other timestamps, same content
             else:
-                self._held[folder] = LoadedVersion(self._load(found), stamp)
+                self._loaded[path] = LoadedVersion(self._load(found), stamp)
         except Exception as error:
             reason = str(error)
             if not isinstance(error, BundleError):
-                reason = f"{folder}: {type(error).__name__}: {error}"
-            if isinstance(error, WorkerDied) and folder not in self._killed:
-                self._killed.add(folder)  # perhaps not of it: once more
+                reason = f"{path}: {type(error).__name__}: {error}"
+            if isinstance(error, WorkerDied) and path not in self._killed_worker:
+                self._killed_worker.add(path)  # it may not be the cause: try again
             else:
-                self._failed[folder] = stamp
-            self._broken(folder, reason)
+                self._failed[path] = stamp
+            self._set_error(path, reason)
             return False
-        self._killed.discard(folder)
-        self._failed.pop(folder, None)
-        self._broken(folder, None)
+        self._killed_worker.discard(path)
+        self._failed.pop(path, None)
+        self._set_error(path, None)
         return True
 
-    def _check(self, shelf: VersionFolder, found: Bundle) -> None:
-        metadata, number = found.metadata, shelf.number(found.folder)
+    def _check(self, folder: VersionFolder, found: Bundle) -> None:
+        metadata, number = found.metadata, folder.number(found.folder)
         if number and metadata.version != str(number):
             raise BundleError(f"{found.folder}: holds version {metadata.version}")
-        for folder, held in self._held.items():
-            name = held.model.metadata.name
-            if name != metadata.name and folder != found.folder:
+        for path, loaded in self._loaded.items():
+            name = loaded.model.metadata.name
+            if name != metadata.name and path != found.folder:
                 raise BundleError(f"{found.folder}: another version is named {name}")
 
-    def _read_labels(self, shelf: VersionFolder) -> dict[str, int] | None:
-        """None where they can't be read: those from before stay."""
-        folder = shelf.folder
-        if folder is None:
+    def _read_labels(self, folder: VersionFolder) -> dict[str, int] | None:
+        """The labels on disk; None if they can't be read: the former ones stay."""
+        if folder.folder is None:
             return {}
-        path = folder / repository.LABELS
+        path = folder.folder / bundle_folder.LABELS
         try:
-            labels = repository.labels(folder)
+            labels = bundle_folder.read_labels(folder.folder)
         except BundleError as error:
-            self._broken(path, str(error))
+            self._set_error(path, str(error))
             return None
-        self._broken(path, None)
+        self._set_error(path, None)
         return labels
 
-    def _label(self, wanted: dict[str, int] | None) -> None:
-        if wanted is None:
+    def _set_labels(self, labels: dict[str, int] | None) -> None:
+        if labels is None:
             return
-        there = self.models
-        given = {label: str(number) for label, number in wanted.items()}
-        before = self._labels
-        # One whose version can't be loaded stays where it was.
-        meant = {
-            label: version if version in there else before.get(label)
-            for label, version in given.items()
+        loaded, former = self.models, self._labels
+        targets = {
+            # A label whose version can't be loaded stays where it was.
+            label: str(number) if str(number) in loaded else former.get(label)
+            for label, number in labels.items()
         }
-        self._labels = {k: v for k, v in meant.items() if v is not None and v in there}
+        self._labels = {
+            k: v for k, v in targets.items() if v is not None and v in loaded
+        }

@@ -568,7 +568,7 @@ class TestSequences:
             "infer", "both", inputs_of(sequences_of("both", [2])), **options
         )
         assert error.status() == "400"
-        assert "both directions" in error.message()
+        assert "bidirectional" in error.message()
         error = client.refused(
             "infer", "walks", inputs_of(sequences_of("walks")), **options
         )

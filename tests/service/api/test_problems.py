@@ -449,8 +449,8 @@ def test_needs_it_whole(service, members):
     response = post(service, "/label", json.dumps(body | members))
     problem = assert_refused(response, 422, "not-streamable")
     assert "errors" not in problem
-    assert "both reads sequences in both directions" in problem["detail"]
-    assert problem["detail"].endswith("to label step by step: tags")
+    assert "both is bidirectional" in problem["detail"]
+    assert problem["detail"].endswith("can be streamed: tags")
 
 
 class TestAmplification:

@@ -146,7 +146,7 @@ class TestRefused:
         others, are named."""
         answer = ask_for(way, server, "/stream?model=both")
         problem = assert_refused(answer, 422, "not-streamable")
-        assert "to label step by step: tags" in problem["detail"]
+        assert "can be streamed: tags" in problem["detail"]
         assert "walks" not in problem["detail"]
 
     def test_last_counts(self, running_server, way):

@@ -71,7 +71,7 @@ def test_copied(there, made, bundles):
         (name, 1): bundle.read(bundles / name / "1").digest
         for name in ("walks", "tags")
     }
-    assert repository.labels(made.folder / "walks") == {"stable": 1}
+    assert repository.read_labels(made.folder / "walks") == {"stable": 1}
     assert {path.name for path in made.folder.iterdir()} == {"walks", "tags"}
 
 
@@ -89,7 +89,7 @@ def test_followed(there, made, bundles):
     wait(lambda: ("walks", 2) not in names(made), "it has gone")
     labels = there / "tags" / "labels.json"
     labels.write_text('{"stable": 1}')
-    wait(lambda: repository.labels(made.folder / "tags"), "labels have come")
+    wait(lambda: repository.read_labels(made.folder / "tags"), "labels have come")
 
 
 def test_half(there, made, bundles):

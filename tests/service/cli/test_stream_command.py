@@ -436,7 +436,7 @@ class TestFails:
             result = invoke(path, "--url", server, *model, *FAST)
             assert_fails(result, f"name a model for 3 features; {choices}")
         result = invoke(path, "--url", server, "--model", "both", *FAST)
-        assert_fails(result, "422 The model needs its sequences whole")
+        assert_fails(result, "422 The model can't be streamed")
 
     def test_refused(self, running_server, write):
         """So is what the service refuses, after the answers before it."""

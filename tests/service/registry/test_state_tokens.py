@@ -338,16 +338,16 @@ class TestRotation:
 
 # What serves in place of the network that signed, and what is said of it.
 CONFLICTS = [
-    pytest.param({"name": "there"}, "is of the model made, not of there", id="model"),
+    pytest.param({"name": "there"}, "belongs to the model made, not there", id="model"),
     pytest.param(
-        {"version": "12"}, "is of version 1 of made; version 12 serves", id="version"
+        {"version": "12"}, "belongs to version 1 of made, not 12", id="version"
     ),
     pytest.param(
-        {"digest": "0" * 64}, "is of another bundle named made 1", id="digest"
+        {"digest": "0" * 64}, "belongs to another bundle named made 1", id="digest"
     ),
-    pytest.param({"size": 4}, "is of another bundle named made 1", id="size"),
+    pytest.param({"size": 4}, "belongs to another bundle named made 1", id="size"),
     pytest.param(
-        {"precision": "int8"}, "is of float32 weights; int8 ones serve", id="precision"
+        {"precision": "int8"}, "belongs to float32 weights, not int8", id="precision"
     ),
 ]
 
@@ -396,9 +396,9 @@ class TestAll:
             made.verify_all(given)
         faults = {fault.path: fault.message for fault in caught.value.errors}
         assert list(faults) == ["states[0]", "states[2]", "states[4]"]
-        assert faults["states[0]"] == "is of the model there, not of made"
-        assert faults["states[2]"] == "is no state token"
-        assert caught.value.detail == "states[2] is no state token"
+        assert faults["states[0]"] == "belongs to the model there, not made"
+        assert faults["states[2]"] == "is not a state token"
+        assert caught.value.detail == "states[2] is not a state token"
         with pytest.raises(StateConflict) as caught:
             made.verify_all([token, other])
         assert [fault.path for fault in caught.value.errors] == ["states[1]"]

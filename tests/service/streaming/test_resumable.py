@@ -321,7 +321,7 @@ class TestWhole:
         ):
             response = post(running_server, "both", [FRAMES], **members)
             problem = assert_refused(response, 422, "not-streamable")
-            assert problem["detail"].endswith("to label step by step: tags")
+            assert problem["detail"].endswith("can be streamed: tags")
 
     def test_null(self, running_server):
         """Where all begin it answers as ever."""
@@ -396,10 +396,10 @@ class TestConflicts:
     @pytest.mark.parametrize(
         ("name", "served", "reason"),
         [
-            ("walks", "walks", "is of version 1 of walks; version 2 serves"),
-            ("walks", "also", "is of the model walks, not of also"),
-            ("walks", "tags", "is of the model walks, not of tags"),
-            ("tags", "tags", "is of another bundle named tags 1"),
+            ("walks", "walks", "belongs to version 1 of walks, not 2"),
+            ("walks", "also", "belongs to the model walks, not also"),
+            ("walks", "tags", "belongs to the model walks, not tags"),
+            ("tags", "tags", "belongs to another bundle named tags 1"),
         ],
         ids=["version", "model", "task", "digest"],
     )
@@ -435,7 +435,7 @@ class TestConflicts:
                 if precision == "float32":
                     response = post(made, "small", [FRAMES], states=[tokens["int8"]])
         problem = assert_refused(response, 409, "state-conflict", "states[0]")
-        assert "int8 weights; float32 ones serve" in problem["detail"]
+        assert "int8 weights, not float32" in problem["detail"]
 
     def test_several(self, services):
         """Where one is in conflict and another is none, that one decides; all that

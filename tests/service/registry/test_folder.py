@@ -100,14 +100,14 @@ WANTED = [
 def test_wanted(tmp_path, keep, labels, expected):
     """The newest versions are served, and each that has a label, lowest first."""
     (shelf,) = repository.scan(lay(tmp_path / "walks", 1, 2, 3, 9))
-    found = [shelf.number(folder) for folder in shelf.wanted(keep, labels.values())]
+    found = [shelf.number(folder) for folder in shelf.select(keep, labels.values())]
     assert found == expected
 
 
 @pytest.mark.parametrize("keep", [0, 1, 2])
 def test_one_bundle_is_wanted(tmp_path, keep):
     """One bundle alone is served, however many versions are kept."""
-    assert VersionFolder("walks", {0: tmp_path}).wanted(keep, {}) == [tmp_path]
+    assert VersionFolder("walks", {0: tmp_path}).select(keep, {}) == [tmp_path]
 
 
 def wrong(id, content, *said):
@@ -140,10 +140,12 @@ WRONG = [
     wrong("umlaut", {"stäbil": 1}, "label"),
     wrong("33-letters", {"a" * 33: 1}, "label"),
     wrong("65", MANY, "64 labels"),
-    wrong("not-there", {"stable": 1, "canary": 3}, "canary", "3", "not there"),
-    wrong("zero", {"stable": 0}, "not there"),
-    wrong("negative", {"stable": -1}, "not there"),
-    wrong("beyond-any-int", {"stable": 10**30}, "not there"),
+    wrong(
+        "not-there", {"stable": 1, "canary": 3}, "canary", "3", "there is no version"
+    ),
+    wrong("zero", {"stable": 0}, "there is no version"),
+    wrong("negative", {"stable": -1}, "there is no version"),
+    wrong("beyond-any-int", {"stable": 10**30}, "there is no version"),
     wrong("no-text", b"\xff\xfe"),
     pytest.param(
         b'{"stabl\xff": 1}',
@@ -160,19 +162,19 @@ class TestLabels:
 
     def test_none(self, folder):
         """Without the file there are no labels."""
-        assert repository.labels(folder) == {}
+        assert repository.read_labels(folder) == {}
 
     def test_read(self, folder):
         """Labels are read as they stand; `default` is one of them."""
         given = {"default": 1, "stable": 1, "canary": 2, "a": 2, "b-2_c": 1}
         label(folder, given)
-        assert repository.labels(folder) == given
+        assert repository.read_labels(folder) == given
 
     def test_most(self, folder):
         """As many as 64 labels of 32 characters may be there."""
         given = {f"{'a' * 30}{number:02}": 1 for number in range(64)}
         label(folder, given)
-        assert repository.labels(folder) == given
+        assert repository.read_labels(folder) == given
 
     @pytest.mark.parametrize(("content", "said"), WRONG)
     def test_wrong(self, folder, content, said):
@@ -180,7 +182,7 @@ class TestLabels:
         wrong, whatever bytes it holds."""
         label(folder, content)
         with pytest.raises(BundleError) as caught:
-            repository.labels(folder)
+            repository.read_labels(folder)
         assert str(folder / repository.LABELS) in str(caught.value)
         for part in said:
             assert part in str(caught.value)
@@ -189,7 +191,7 @@ class TestLabels:
         """So is a folder in the file's place."""
         (folder / repository.LABELS).mkdir()
         with pytest.raises(BundleError, match=repository.LABELS):
-            repository.labels(folder)
+            repository.read_labels(folder)
 
 
 def grow(path):
