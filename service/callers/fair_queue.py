@@ -25,6 +25,7 @@ from typing import Generic, TypeVar
 QUANTUM = 512
 
 CallerId = tuple[str, int]  # an owner (the name of an API key) and a connection
+ANONYMOUS: CallerId = ("", 0)
 
 T = TypeVar("T")
 

@@ -1,4 +1,4 @@
-"""The event loop's side of the workers: admission, sending jobs, replacing who died.
+"""The event loop's side of the workers: admission control, dispatch and supervision.
 
-It speaks `worker.protocol` over a socket to each worker process.
+Jobs go to the worker processes over a socket each (`worker.protocol`).
 """

@@ -1,4 +1,8 @@
-"""A model's requests: let in while not too much waits, and answered."""
+"""Admission control of one model: requests are refused while too much work waits.
+
+A refusal is early (load shedding): a request that would wait beyond its deadline is
+refused at once; see `wait_estimate`.
+"""
 
 import asyncio
 import math
@@ -12,7 +16,8 @@ import numpy as np
 from model.bundle.bundle import Metadata
 from service import errors
 from service.callers.caller import Caller, InferenceSummary
-from service.pool.pending_jobs import PendingJob
+from service.callers.fair_queue import ANONYMOUS, CallerId
+from service.pool.link import PendingJob
 from service.pool.pool import Pool
 from service.pool.wait_estimate import WaitEstimate
 from service.settings import Settings
@@ -20,44 +25,45 @@ from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
 from service.worker.protocol import BatchReport, Job, JobFailure, JobResult
 
-NOBODY = ("", 0)  # one caller, where it isn't told who
-SHARE = 0.5  # of the time that requests have, for what waits before a new one
+WAIT_SHARE = 0.5  # of the request timeout, that a new request may wait in the queue
 
 
 class AdmittedRequest:
-    """A future of the probabilities of all sequences, or of the first failure."""
+    """The sequences of one request, and a future of their probabilities or of the
+    first failure."""
 
     def __init__(self, sequences: int, classes: int, steps: int = 0):
         self.future: asyncio.Future[list[np.ndarray]] = (
             asyncio.get_running_loop().create_future()
         )
         self.submitted = time.perf_counter()
-        self.begun = self.ended = 0.0  # its first step, its last answer
-        self.steps, self.rows = steps, 0  # of all sequences; in an engine call with one
+        self.started = self.ended = 0.0  # of the first and the last engine call
+        self.steps, self.rows = steps, 0  # of all sequences; of the last engine call
         self._classes = classes
-        self.states = [b""] * sequences  # after the last steps, where they are wanted
-        self._answers: list[np.ndarray | None] = [None] * sequences
+        self.states = [b""] * sequences  # after the last steps, if they were requested
+        self._results: list[np.ndarray | None] = [None] * sequences
         self._missing = sequences
 
-    def give(self, place: int, answer: JobResult, *, label: bool) -> bool:
-        """The answer of one sequence; whether it was the last."""
-        numbers = np.frombuffer(answer.probabilities, np.float32)
-        self._answers[place] = numbers.reshape(-1, self._classes) if label else numbers
-        self.states[place] = answer.state
-        self.begun = min(self.begun or answer.begun, answer.begun)
-        self.ended, self.rows = answer.ended, answer.rows
+    def set_result(self, index: int, result: JobResult, *, label: bool) -> bool:
+        """Add the result of one sequence. Return whether it was the last."""
+        values = np.frombuffer(result.probabilities, np.float32)
+        self._results[index] = values.reshape(-1, self._classes) if label else values
+        self.states[index] = result.state
+        self.started = min(self.started or result.started, result.started)
+        self.ended, self.rows = result.ended, result.rows
         self._missing -= 1
         if not self._missing and not self.future.done():
-            self.future.set_result(self._answers)  # type: ignore[arg-type]
+            self.future.set_result(self._results)  # type: ignore[arg-type]
         return not self._missing
 
-    def fail(self, failure: errors.ServiceError) -> None:
+    def fail(self, error: errors.ServiceError) -> None:
         if not self.future.done():
-            self.future.set_exception(failure)
+            self.future.set_exception(error)
 
 
 class Admission:
-    """Sequences in, futures of their probabilities out."""
+    """Admits the requests and stream messages of one model, and submits them to the
+    workers."""
 
     def __init__(
         self,
@@ -73,61 +79,61 @@ class Admission:
         self.metrics = metrics.for_model(metadata.name, metadata.version)
         self.statistics = Statistics()
         self.wait_estimate = WaitEstimate()
-        pool.on_batch[model] = self._ticked
+        pool.on_batch[model] = self._observe_batch
 
     def submit(
         self,
         sequences: list[np.ndarray],
         states: list[bytes] | None = None,
         *,
-        caller: tuple[str, int] = NOBODY,
+        caller: CallerId = ANONYMOUS,
         deadline: float = math.inf,
         return_state: bool = False,
     ) -> AdmittedRequest:
         """Admit a request's sequences [T, F] float32, all or none.
 
-        Cancelling the request's future drops what is not computed.
+        Cancelling the request's future drops the jobs that are not done.
 
         Args:
-            states: [S] float32 of each to go on from; empty where it begins.
-            caller: between whom turns are fair; see `FairQueue`.
-            deadline: by when it must be computed, of `time.perf_counter`.
-            return_state: put their new states into the request's `states`.
+            states: [S] float32 of each sequence, to continue from; empty to begin.
+            caller: callers get equal shares; see `FairQueue`.
+            deadline: when the request is dropped (`time.perf_counter`).
+            return_state: put the new states into the request's `states`.
 
         Raises:
-            Overloaded: too much waits; with the seconds to wait.
-            NotReady: no worker is left.
+            Overloaded: too much work waits; with the seconds until a retry.
+            NotReady: there is no worker.
         """
         steps = sum(map(len, sequences))
         self._admit(steps, deadline, caller)
         request = AdmittedRequest(len(sequences), len(self._metadata.classes), steps)
 
-        def done(place: int, told: JobResult | JobFailure) -> None:
-            if isinstance(told, JobResult):
-                self.wait_estimate.observe_lag(time.perf_counter() - told.ended)
-                if request.give(place, told, label=self._labels):
-                    self.metrics.queue_seconds.observe(
-                        request.begun - request.submitted
-                    )
+        def done(index: int, result: JobResult | JobFailure) -> None:
+            if isinstance(result, JobResult):
+                self.wait_estimate.observe_lag(time.perf_counter() - result.ended)
+                if request.set_result(index, result, label=self._labels):
+                    wait = request.started - request.submitted
+                    self.metrics.queue_seconds.observe(wait)
             else:
-                self.metrics.dropped.inc(told.dropped)
-                request.fail(_failure(f"sequences[{place}]", told))
+                self.metrics.dropped.inc(result.dropped)
+                request.fail(_error(f"sequences[{index}]", result))
 
-        given, whole = [], not self._metadata.state_size
-        for place, frames in enumerate(sequences):
-            state = states[place] if states else b""
+        jobs, whole = [], not self._metadata.state_size
+        for index, frames in enumerate(sequences):
+            state = states[index] if states else b""
             data = frames.tobytes()
             job = Job(0, self._model, len(frames), data, state, return_state, deadline)
             job.caller = caller
-            ticket = self._pool.submit(job, partial(done, place), uninterruptible=whole)
-            given.append(ticket)
+            jobs.append(
+                self._pool.submit(job, partial(done, index), uninterruptible=whole)
+            )
             self.metrics.sequence_steps.observe(len(frames))
 
         def ended(future: "asyncio.Future[list[np.ndarray]]") -> None:
-            self.wait_estimate.charge(_waiter(caller), -steps)
+            self.wait_estimate.charge(_quota_key(caller), -steps)
             if future.cancelled() or future.exception() is not None:
-                for one in given:
-                    self.cancel(one)
+                for job in jobs:
+                    self.cancel(job)
 
         request.future.add_done_callback(ended)
         return request
@@ -137,16 +143,17 @@ class Admission:
         frames: np.ndarray,
         state: bytes,
         done: Callable[[JobResult | JobFailure], None],
-        caller: tuple[str, int] = NOBODY,
+        caller: CallerId = ANONYMOUS,
     ) -> PendingJob:
-        """Take a sequence on by frames [t, F] float32, from a state [S] float32.
+        """Advance a stream's sequence by frames [T, F] float32, from a state [S]
+        float32.
 
         Args:
-            done: called with what `result_array` takes.
-            caller: as `submit` takes it.
+            done: called with the argument for `result_array`.
+            caller: as for `submit`.
 
         Returns:
-            What `cancel` takes.
+            the argument for `cancel`.
 
         Raises:
             Overloaded, NotReady: as `submit`.
@@ -155,36 +162,38 @@ class Admission:
         steps = len(frames)
         self._admit(steps, deadline, caller)
 
-        def ended(told: JobResult | JobFailure) -> None:
-            self.wait_estimate.charge(_waiter(caller), -steps)
-            done(told)
+        def ended(result: JobResult | JobFailure) -> None:
+            self.wait_estimate.charge(_quota_key(caller), -steps)
+            done(result)
 
         job = Job(0, self._model, steps, frames.tobytes(), state, True, deadline)
         job.caller = caller
         return self._pool.submit(job, ended)
 
-    def result_array(self, told: JobResult | JobFailure, steps: int) -> np.ndarray:
-        """The probabilities [C] or [t, C] of so many steps.
+    def result_array(self, result: JobResult | JobFailure, steps: int) -> np.ndarray:
+        """Return the probabilities [C] or [T, C] of `advance` by so many steps.
 
         Raises:
-            ServiceError: there are none; names `frames`.
+            ServiceError: the job failed; names `frames`.
         """
-        if isinstance(told, JobFailure):
+        if isinstance(result, JobFailure):
             self.statistics.record_failure(0.0)
-            raise _failure("frames", told)
-        self.statistics.record_success(1, 0.0, 0.0, told.ended - told.begun, 0.0)
-        numbers = np.frombuffer(told.probabilities, np.float32)
-        return numbers.reshape(steps, -1) if self._labels else numbers
+            raise _error("frames", result)
+        self.statistics.record_success(1, 0.0, 0.0, result.ended - result.started, 0.0)
+        values = np.frombuffer(result.probabilities, np.float32)
+        return values.reshape(steps, -1) if self._labels else values
 
     def record(
         self, request: AdmittedRequest, read: float, write: float, caller: Caller
     ) -> tuple[float, float, float, float]:
-        """A request has its answer: the seconds in which it was read, waited, was
-        computed and written.
+        """Record the durations of an answered request, for statistics and traces.
 
         Args:
-            read, write: two of them.
-            caller: keeps it, for traces.
+            read: seconds for which the request was read.
+            write: seconds for which the response was written.
+
+        Returns:
+            the seconds of reading, waiting, computing and writing.
         """
         caller.inference = InferenceSummary(
             self._metadata,
@@ -193,22 +202,23 @@ class Admission:
             request.rows,
             read,
             request.submitted,
-            request.begun,
+            request.started,
             request.ended,
             write,
         )
-        queue, infer = request.begun - request.submitted, request.ended - request.begun
+        queue = request.started - request.submitted
+        infer = request.ended - request.started
         self.statistics.record_success(len(request.states), read, queue, infer, write)
         return read, queue, infer, write
 
-    def cancel(self, given: PendingJob) -> None:
-        """Drop what was given, if it is not computed yet."""
-        self._pool.cancel(given)
+    def cancel(self, job: PendingJob) -> None:
+        """Drop a job, if it is not done."""
+        self._pool.cancel(job)
 
     def check_room(
-        self, deadline: float = math.inf, caller: tuple[str, int] = NOBODY
+        self, deadline: float = math.inf, caller: CallerId = ANONYMOUS
     ) -> None:
-        """That another request can be admitted now, whatever it is.
+        """Check that the smallest request can be admitted now.
 
         Raises:
             Overloaded, NotReady: as `submit`.
@@ -220,29 +230,30 @@ class Admission:
             raise
 
     def overload(
-        self, steps: int, deadline: float, caller: tuple[str, int] = NOBODY
+        self, steps: int, deadline: float, caller: CallerId = ANONYMOUS
     ) -> errors.Overloaded | None:
-        """Why so many more steps are not admitted now, if they aren't."""
-        queue, workers, waiter = self.wait_estimate, self._pool.size, _waiter(caller)
-        waiting = queue.waiting
+        """Return the error if so many more steps cannot be admitted now."""
+        estimate, workers, key = self.wait_estimate, self._pool.size, _quota_key(caller)
+        waiting = estimate.waiting
         if not waiting:
             return None
         left = min(deadline - time.perf_counter(), self._seconds)
-        # Where this process is slow, what came was read as late as answers are written.
-        left -= 2 * queue.lag
-        # A caller may have as many steps as are left free: there is room for another.
-        free = self._limit - waiting - steps - queue.of(waiter)
-        if free >= 0 and not queue.exceeds(waiter, steps, SHARE * left, workers):
+        # While this process is slow, it reads requests as late as it writes responses.
+        left -= 2 * estimate.lag
+        # A caller may have as many steps as are left free, so another finds room.
+        free = self._limit - waiting - steps - estimate.of(key)
+        if free >= 0 and not estimate.exceeds(key, steps, WAIT_SHARE * left, workers):
             return None
-        seconds = queue.seconds(waiting, workers)
-        # Not all at the same moment: they would be refused again.
-        again = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
+        seconds = estimate.seconds(waiting, workers)
+        # Random, so that refused clients do not all return at the same moment.
+        retry_after = max(1, math.ceil(seconds * random.uniform(1, 1.5)))
         return errors.Overloaded(
-            f"{waiting:.0f} steps wait for {self._metadata.name}; try again in {again} s",
-            headers={"Retry-After": str(again)},
+            f"{waiting:.0f} steps wait for {self._metadata.name}; "
+            f"try again in {retry_after} s",
+            headers={"Retry-After": str(retry_after)},
         )
 
-    def _check(self, steps: int, deadline: float, caller: tuple[str, int]) -> None:
+    def _check(self, steps: int, deadline: float, caller: CallerId) -> None:
         self._pool.check(self._model)
         refusal = self.overload(steps, deadline, caller)
         if refusal is not None:
@@ -250,41 +261,44 @@ class Admission:
             try:
                 raise refusal
             finally:
-                del refusal  # else it would hold this frame, which holds it
+                del refusal  # its traceback holds this frame: a reference cycle
 
-    def _admit(self, steps: int, deadline: float, caller: tuple[str, int]) -> None:
+    def _admit(self, steps: int, deadline: float, caller: CallerId) -> None:
         self._check(steps, deadline, caller)
         self.wait_estimate.add(steps)
-        self.wait_estimate.charge(_waiter(caller), steps)
+        self.wait_estimate.charge(_quota_key(caller), steps)
         self.metrics.waiting_steps.value += steps
 
-    def _ticked(self, tick: BatchReport) -> None:
+    def _observe_batch(self, report: BatchReport) -> None:
         metrics = self.metrics
-        self.wait_estimate.add(-tick.settled)
-        metrics.waiting_steps.value -= tick.settled
-        if not tick.rows:
+        self.wait_estimate.add(-report.settled)
+        metrics.waiting_steps.value -= report.settled
+        if not report.rows:
             return
-        self.wait_estimate.computed(tick.useful, tick.rows, tick.seconds, tick.spent)
-        self.statistics.record_execution(tick.rows, tick.seconds)
-        metrics.batch_rows.observe(tick.rows)
-        metrics.chunk_steps.observe(tick.steps)
-        metrics.execute_seconds.observe(tick.seconds)
-        metrics.useful.value += tick.useful
-        metrics.padding.value += tick.rows * tick.steps - tick.useful
+        self.wait_estimate.observe_batch(
+            report.useful, report.rows, report.seconds, report.spent
+        )
+        self.statistics.record_execution(report.rows, report.seconds)
+        metrics.batch_rows.observe(report.rows)
+        metrics.chunk_steps.observe(report.steps)
+        metrics.execute_seconds.observe(report.seconds)
+        metrics.useful.value += report.useful
+        metrics.padding.value += report.rows * report.steps - report.useful
 
 
-def _waiter(caller: tuple[str, int]) -> str | int:
-    """Whose steps count together: those of an API key's owner, else of a connection."""
+def _quota_key(caller: CallerId) -> str | int:
+    """Return whose waiting steps count together: those of an API key's owner, or of a
+    connection where there are no several keys."""
     return caller[0] or caller[1]
 
 
-def _failure(path: str, told: JobFailure) -> errors.ServiceError:
-    if told.dropped:
+def _error(path: str, failure: JobFailure) -> errors.ServiceError:
+    if failure.dropped:
         return errors.DeadlineExceeded("no answer in that time")
-    if told.extreme:
-        fault = errors.FieldError(path, "holds extreme numbers")
-        message = "the network has no finite answer to these numbers"
-        return errors.InvalidRequest(message, [fault])
-    failure = errors.InternalError("the network could not compute an answer")
-    failure.__cause__ = RuntimeError(told.reason)
-    return failure
+    if failure.extreme:
+        field = errors.FieldError(path, "holds extreme numbers")
+        detail = "the network has no finite answer to these numbers"
+        return errors.InvalidRequest(detail, [field])
+    error = errors.InternalError("the network could not compute an answer")
+    error.__cause__ = RuntimeError(failure.reason)
+    return error

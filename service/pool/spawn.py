@@ -1,4 +1,4 @@
-"""Workers, started: as processes, or in a test as threads."""
+"""Starting workers: as processes, or as threads in tests."""
 
 import contextlib
 import importlib.util
@@ -15,25 +15,22 @@ from model.bundle.bundle import BundleError
 from service.settings import SECRETS, Settings
 from service.worker.protocol import Channel, LoadModel, LoadResult
 
-if TYPE_CHECKING:
-    from service.worker.engine import (
-        Engines,  # what a worker needs is not imported here
-    )
+if TYPE_CHECKING:  # the serving process does not import what only workers need
+    from service.worker.engine import Engines
 
 _context = multiprocessing.get_context("forkserver")
 
-
+# The modules that worker and codec processes are forked with.
 PRELOADED = (
     "service.worker.main",
-    "service.worker.trial",
     "service.worker.onnx_engine",
     "service.codecs.process",
 )
-EDGE_SECONDS = 0.01  # past a deadline, so that it has passed for sure
+EXTRA_SECONDS = 0.01  # of a socket's timeout, so that the deadline passes before it
 
 
 class WorkerDied(BundleError):
-    """A worker died while it loaded a bundle; perhaps not of it."""
+    """A worker died while it loaded a bundle; the bundle may not be the cause."""
 
 
 class LoadTimeout(BundleError):
@@ -42,62 +39,62 @@ class LoadTimeout(BundleError):
 
 @dataclass(frozen=True, slots=True)
 class Deadline:
-    """So many seconds from now on."""
+    """A point in time, so many seconds from now."""
 
     seconds: float
-    _begun: float = field(default_factory=time.monotonic)
+    _created: float = field(default_factory=time.monotonic)
 
     @property
-    def left(self) -> float:
+    def remaining(self) -> float:
         """Seconds until then; 0 when it has passed."""
-        return max(0.0, self._begun + self.seconds - time.monotonic())
+        return max(0.0, self._created + self.seconds - time.monotonic())
 
 
 @dataclass(frozen=True, slots=True)
 class WorkerHandle:
-    """The two sockets to a worker, how to wait for its end, and how to force it."""
+    """The two sockets of a worker, and how to wait for its end or force it."""
 
     jobs: socket.socket
     control: socket.socket
     wait: Callable[[float], object]
     kill: Callable[[], object] = lambda: None
-    models: set[int] = field(default_factory=set, compare=False)  # that it has loaded
+    models: set[int] = field(default_factory=set, compare=False)  # loaded
 
-    def ask(self, wanted: LoadModel, deadline: Deadline) -> None:
-        """Have it load a bundle; `told` says what became of it."""
-        with contextlib.suppress(OSError):  # told then
-            self._allow(deadline)
-            Channel(self.control, LoadResult).send([wanted])
+    def request_load(self, request: LoadModel, deadline: Deadline) -> None:
+        """Ask the worker to load a bundle; `wait_loaded` returns the result."""
+        with contextlib.suppress(OSError):  # `wait_loaded` will raise
+            self._set_timeout(deadline)
+            Channel(self.control, LoadResult).send([request])
 
-    def told(self, wanted: LoadModel, deadline: Deadline) -> LoadResult:
-        """What became of it.
+    def wait_loaded(self, request: LoadModel, deadline: Deadline) -> LoadResult:
+        """Return the result of `request_load`.
 
         Raises:
-            WorkerDied: it died.
-            LoadTimeout: it did not answer by the deadline.
-            BundleError: it can't load it; with the reason.
+            WorkerDied: the worker died.
+            LoadTimeout: there was no result by the deadline.
+            BundleError: the bundle cannot be loaded; with the reason.
         """
         try:
-            self._allow(deadline)
-            (loaded,) = Channel(self.control, LoadResult).receive()
+            self._set_timeout(deadline)
+            (result,) = Channel(self.control, LoadResult).receive()
         except (EOFError, OSError):
-            if deadline.left:
+            if deadline.remaining:
                 reason = "the process that loaded it died"
-                raise WorkerDied(f"{wanted.folder}: {reason}") from None
+                raise WorkerDied(f"{request.folder}: {reason}") from None
             self.kill()
             reason = f"did not load within {deadline.seconds:g} s"
-            raise LoadTimeout(f"{wanted.folder}: {reason}") from None
-        if loaded.error:
-            raise BundleError(loaded.error)
-        self.models.add(wanted.model)
-        told: LoadResult = loaded
-        return told
+            raise LoadTimeout(f"{request.folder}: {reason}") from None
+        assert isinstance(result, LoadResult)
+        if result.error:
+            raise BundleError(result.error)
+        self.models.add(request.model)
+        return result
 
-    def _allow(self, deadline: Deadline) -> None:
-        self.control.settimeout(deadline.left + EDGE_SECONDS)
+    def _set_timeout(self, deadline: Deadline) -> None:
+        self.control.settimeout(deadline.remaining + EXTRA_SECONDS)
 
-    def hang_up(self) -> None:
-        """Have it end, and whoever reads from it."""
+    def close(self) -> None:
+        """Close the sockets, which ends the worker and everything that reads them."""
         for sock in (self.control, self.jobs):
             with contextlib.suppress(OSError):
                 sock.shutdown(socket.SHUT_RDWR)
@@ -108,69 +105,70 @@ StartWorker = Callable[[Settings], WorkerHandle]
 
 
 def prepare() -> None:
-    """Begin to import what workers need, in the process that they are forked from:
-    each then starts in no time and shares that memory with the others."""
+    """Start the fork server, which begins to import the modules that workers need.
+    Workers then start at once and share the memory of these modules."""
     for name in PRELOADED:
-        # One that is not there would be passed over, and each start be slow.
+        # The fork server ignores a missing module; then each worker would start slowly.
         if importlib.util.find_spec(name) is None:
             raise ModuleNotFoundError(name)
     _context.set_forkserver_preload(list(PRELOADED))
     forkserver.ensure_running()
 
 
-def _work(jobs: socket.socket, control: socket.socket, settings: str) -> None:
-    from service.worker import main  # there already, where this is forked from
+def _worker(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    from service.worker import main  # imported already by the fork server
 
     main.main(jobs, control, settings)
 
 
-def _try(jobs: socket.socket, control: socket.socket, settings: str) -> None:
-    from service.worker import trial
+def _trial(jobs: socket.socket, control: socket.socket, settings: str) -> None:
+    from service.worker import loading
 
-    trial.main(jobs, control, settings)
+    loading.trial_main(jobs, control, settings)
 
 
 def process(settings: Settings) -> WorkerHandle:
-    """A worker in a process of its own."""
-    return _process(settings, _work)
+    """Start a worker process."""
+    return _start(settings, _worker)
 
 
 def trial(settings: Settings) -> WorkerHandle:
-    """A process that tries a bundle before any worker has it; see `trial`."""
-    return _process(settings, _try)
+    """Start a process that tries a bundle; see `worker.loading`."""
+    return _start(settings, _trial)
 
 
-def _process(
+def _start(
     settings: Settings, target: Callable[[socket.socket, socket.socket, str], None]
 ) -> WorkerHandle:
     jobs, control = socket.socketpair(), socket.socketpair()
-    told = settings.model_dump_json(exclude=set(SECRETS))
+    without_secrets = settings.model_dump_json(exclude=set(SECRETS))
     with jobs[1], control[1]:
-        made = _context.Process(
+        started = _context.Process(
             target=target,
-            args=(jobs[1], control[1], told),
+            args=(jobs[1], control[1], without_secrets),
             name=target.__name__.strip("_"),
             daemon=True,
         )
-        made.start()
-    return WorkerHandle(jobs[0], control[0], made.join, made.kill)
+        started.start()
+    return WorkerHandle(jobs[0], control[0], started.join, started.kill)
 
 
 def thread(engines: "Engines") -> StartWorker:
-    """Workers in threads of this process, over engines of the caller's."""
+    """Return a function that starts workers as threads of this process, which choose
+    from these engines."""
 
-    def launch(settings: Settings) -> WorkerHandle:
-        from service.worker import main
+    def start(settings: Settings) -> WorkerHandle:
+        from service.worker.main import Worker
 
         jobs, control = socket.socketpair(), socket.socketpair()
-        working = main.Worker(jobs[1], control[1], settings, engines)
+        worker = Worker(jobs[1], control[1], settings, engines)
 
         def run() -> None:
             with jobs[1], control[1]:
-                working.run()
+                worker.run()
 
-        made = threading.Thread(target=run, name="worker", daemon=True)
-        made.start()
-        return WorkerHandle(jobs[0], control[0], made.join)
+        started = threading.Thread(target=run, name="worker", daemon=True)
+        started.start()
+        return WorkerHandle(jobs[0], control[0], started.join)
 
-    return launch
+    return start

@@ -1,4 +1,4 @@
-"""The worker processes: started, told what to load, ended."""
+"""Starts and ends the worker processes, and loads models in all of them."""
 
 import contextlib
 import logging
@@ -21,13 +21,14 @@ from service.worker.protocol import LoadModel, LoadResult
 
 log = logging.getLogger(__name__)
 
-END_SECONDS = 5.0  # for a worker to end
-WAIT_SECONDS = 0.1  # between looks for a worker
-TURN_SECONDS = 0.001  # for another thread to take its turn
+END_SECONDS = 5.0  # for a worker to end before it is killed
+POLL_SECONDS = 0.1  # between checks whether a worker has started
+YIELD_SECONDS = 0.001  # so that another thread can take the lock
 
 
 class WorkerSupervisor:
-    """One for each core; all load every model. Nothing here is for the event loop."""
+    """The workers, one for each core, each of which loads every model. All methods
+    block: do not call them on the event loop."""
 
     def __init__(
         self,
@@ -37,193 +38,194 @@ class WorkerSupervisor:
     ):
         """
         Args:
-            trial: starts a process that tries each bundle before; None: none is tried.
+            trial: starts a process that tries a bundle before the workers load it.
         """
         self.all: list[WorkerHandle] = []
         self.closed = False
-        self.load_failures: dict[
-            int, str
-        ] = {}  # models that a new one goes without, and why
+        self.load_failures: dict[int, str] = {}  # of models that a new worker lacks
         self._settings, self._start, self._trial = settings, start, trial
-        self._wanted: dict[int, LoadModel] = {}  # by model; what a new worker loads
-        self._coming: list[WorkerHandle] = []  # new ones, which load that
-        self._skipped: set[int] = set()  # by the next one: the last hung in their load
-        self._loading = threading.Lock()  # a new worker must miss no model
+        self._models: dict[int, LoadModel] = {}  # that a new worker loads
+        self._starting: list[WorkerHandle] = []  # new workers that load models
+        self._skipped: set[int] = set()  # by the next new worker: the last one hung
+        self._loading = threading.Lock()  # so that a new worker misses no model
 
     def start(self) -> None:
-        """Start the processes; they load what they need while others go on."""
+        """Start the processes. They import what they need while the caller goes on."""
         for _ in range(self._settings.workers or available_cores()):
             self.all.append(self._start(self._settings))
 
-    def load(self, wanted: LoadModel) -> LoadResult:
-        """Have all load a bundle; in the background one after another, so
-        that the others have the machine to answer.
+    def load(self, request: LoadModel) -> LoadResult:
+        """Load a bundle in all workers; in the background in one after another, so
+        that the others serve requests.
 
         Raises:
-            WorkerDied: one did.
-            BundleError: one can't load it, or not in time; with the reason.
+            WorkerDied: a worker died of it, perhaps.
+            BundleError: a worker cannot load it, or not in time; with the reason.
         """
         if self._trial is not None:
-            self._try(self._trial, wanted)
+            self._run_trial(self._trial, request)
         while not self.closed:
             with self._loading:
-                workers = list(self.all)  # one that dies leaves it meanwhile
-                missing = [one for one in workers if wanted.model not in one.models]
+                workers = list(self.all)  # the list loses a worker that dies meanwhile
+                missing = [w for w in workers if request.model not in w.models]
                 if missing:
-                    turn = missing[:1] if wanted.background else missing
-                    loaded = self._load(turn, wanted)
+                    batch = missing[:1] if request.background else missing
+                    result = self._load_in(batch, request)
                 elif workers:
-                    self._wanted[wanted.model] = wanted
-                    return loaded
-            # Where all have died: others will come.
-            time.sleep(TURN_SECONDS if workers else WAIT_SECONDS)
+                    self._models[request.model] = request
+                    return result
+            # If all workers have died, wait for others.
+            time.sleep(YIELD_SECONDS if workers else POLL_SECONDS)
         raise BundleError("the service stops")
 
-    def wants(self, model: int) -> bool:
-        """Whether new ones load a model."""
-        return model in self._wanted and model not in self.load_failures
+    def will_load(self, model: int) -> bool:
+        """Return whether new workers load a model."""
+        return model in self._models and model not in self.load_failures
 
     def is_loaded(self, model: int) -> bool:
-        """Whether any has loaded a model."""
-        return any(model in one.models for one in list(self.all))
+        """Return whether some worker has loaded a model."""
+        return any(model in worker.models for worker in list(self.all))
 
     def forget(self, model: int) -> None:
-        """New ones need not load a model."""
-        self._wanted.pop(model, None)
+        """Do not load a model in new workers."""
+        self._models.pop(model, None)
         self.load_failures.pop(model, None)
 
     def start_loaded(self) -> WorkerHandle:
-        """Another one, with all models that can be loaded now.
+        """Start another worker and load all models in it, as far as possible.
 
         Raises:
-            BundleError: not now.
+            BundleError: it did not start in time, died or hung; try again.
         """
-        launched = self._started(self._start)
-        self._coming.append(launched)
+        worker = self._start_in_time(self._start)
+        self._starting.append(worker)
         try:
-            self._load_all(launched)
+            self._load_all(worker)
         except BaseException:
-            _end([launched])  # else nobody would
+            _end([worker])  # no one else has it
             raise
         finally:
-            self._coming.remove(launched)
-        return launched
+            self._starting.remove(worker)
+        return worker
 
-    def drop(self, worker: WorkerHandle) -> None:
-        """Count no more on one."""
-        with contextlib.suppress(ValueError):  # dropped already
+    def remove(self, worker: WorkerHandle) -> None:
+        """Stop using a worker."""
+        with contextlib.suppress(ValueError):  # it was removed before
             self.all.remove(worker)
-        worker.hang_up()
+        worker.close()
 
     def close(self) -> None:
-        """End them."""
+        """End all workers."""
         self.closed = True
-        _end([*self._coming, *self.all])  # in this order: one may pass from there
+        # In this order, because a worker may move from the first list to the second.
+        _end([*self._starting, *self.all])
 
-    def _started(self, begin: StartWorker) -> WorkerHandle:
-        """A new process.
+    def _start_in_time(self, start: StartWorker) -> WorkerHandle:
+        """Start a process in a thread, since the start itself may hang.
 
         Raises:
-            BundleError: it does not come up in time.
+            BundleError: it did not start in time.
         """
-        made: Future[WorkerHandle] = Future()
+        future: Future[WorkerHandle] = Future()
 
-        def start() -> None:
+        def run() -> None:
             try:
-                launched = begin(self._settings)
+                worker = start(self._settings)
             except BaseException as error:
-                if made.set_running_or_notify_cancel():
-                    made.set_exception(error)
+                if future.set_running_or_notify_cancel():
+                    future.set_exception(error)
                 return
-            if made.set_running_or_notify_cancel():
-                made.set_result(launched)
-            else:  # nobody waits for it any more
-                _end([launched])
+            if future.set_running_or_notify_cancel():
+                future.set_result(worker)
+            else:  # it is too late: the future was cancelled
+                _end([worker])
 
-        threading.Thread(target=start, name="start", daemon=True).start()
+        threading.Thread(target=run, name="start", daemon=True).start()
         deadline = Deadline(self._settings.load_seconds)
-        while not made.done() and deadline.left and not self.closed:
-            wait([made], WAIT_SECONDS)
-        if made.cancel():
+        while not future.done() and deadline.remaining and not self.closed:
+            wait([future], POLL_SECONDS)
+        if future.cancel():
             raise BundleError("a worker did not start in time")
-        return made.result()
+        return future.result()
 
-    def _load_all(self, launched: WorkerHandle) -> None:
-        """Have a new one load what is wanted, and count on it from then on."""
+    def _load_all(self, worker: WorkerHandle) -> None:
+        """Load all models in a new worker, and add it to the workers in use."""
         done = self._skipped
         while not self.closed:
             with self._loading:
-                left = [one for one in self._wanted.values() if one.model not in done]
-                if not left:
-                    self._skipped = set()  # the one after it is to try them again
-                    self.all.append(launched)
+                missing = [r for r in self._models.values() if r.model not in done]
+                if not missing:
+                    self._skipped = set()  # the next new worker tries them again
+                    self.all.append(worker)
                     return
-                done = {*done, left[0].model}
-                self._reload(launched, left[0])
-            time.sleep(TURN_SECONDS)
+                done = {*done, missing[0].model}
+                self._load_in_new(worker, missing[0])
+            time.sleep(YIELD_SECONDS)
         raise BundleError("the service stops")
 
-    def _try(self, start: StartWorker, wanted: LoadModel) -> None:
-        """Have a process of its own load a bundle; it ends then, in whatever way.
+    def _run_trial(self, start: StartWorker, request: LoadModel) -> None:
+        """Load a bundle in a process of its own, which ends afterwards.
 
         Raises:
             BundleError: as `load`.
         """
         deadline = Deadline(self._settings.load_seconds)
-        launched = self._started(start)
-        self._coming.append(launched)
+        worker = self._start_in_time(start)
+        self._starting.append(worker)
         try:
-            launched.ask(wanted, deadline)
-            launched.told(wanted, deadline)
+            worker.request_load(request, deadline)
+            worker.wait_loaded(request, deadline)
         finally:
-            self._coming.remove(launched)
-            launched.kill()
-            _end([launched])
+            self._starting.remove(worker)
+            worker.kill()
+            _end([worker])
 
-    def _load(self, workers: list[WorkerHandle], wanted: LoadModel) -> LoadResult:
+    def _load_in(self, workers: list[WorkerHandle], request: LoadModel) -> LoadResult:
         deadline = Deadline(self._settings.load_seconds)
         for worker in workers:
-            worker.ask(wanted, deadline)
-        answers: list[LoadResult] = []
+            worker.request_load(request, deadline)
+        results: list[LoadResult] = []
         failures: list[BundleError] = []
         for worker in workers:
             try:
-                answers.append(worker.told(wanted, deadline))
+                results.append(worker.wait_loaded(request, deadline))
             except BundleError as error:
                 failures.append(error)
                 if isinstance(error, WorkerDied | LoadTimeout):
-                    self.drop(worker)  # the next bundle must not be blamed for it
+                    self.remove(worker)  # so that the next bundle is not blamed for it
         if not failures:
-            return answers[0]
-        # What is certain goes before a death that may have had another cause.
+            return results[0]
+        # A certain failure goes before a death, which may have another cause.
         failures.sort(key=lambda error: isinstance(error, WorkerDied))
         try:
             raise failures[0]
         finally:
-            failures.clear()  # else they would hold the workers, and these their files
+            failures.clear()  # tracebacks would keep the workers and their sockets
 
-    def _reload(self, launched: WorkerHandle, wanted: LoadModel) -> None:
+    def _load_in_new(self, worker: WorkerHandle, request: LoadModel) -> None:
+        """Load a model in a new worker. A model that fails is left out: the other
+        workers still serve it."""
         try:
-            self._load([launched], wanted)
+            self._load_in([worker], request)
         except WorkerDied:
             raise
         except LoadTimeout as error:
-            self.load_failures[wanted.model] = str(error)
-            self._skipped.add(wanted.model)
+            self.load_failures[request.model] = str(error)
+            self._skipped.add(request.model)
             raise
-        except BundleError as error:  # the others have it still
+        except BundleError as error:
             log.error("a new worker goes without a model: %s", error)
         else:
-            self.load_failures.pop(wanted.model, None)
+            self.load_failures.pop(request.model, None)
 
 
 def _end(workers: list[WorkerHandle]) -> None:
-    """Have them end, or kill them."""
-    for launched in workers:
-        launched.hang_up()
+    """End workers, and kill those that do not end in time."""
+    for worker in workers:
+        worker.close()
     deadline = Deadline(END_SECONDS)
-    for launched in workers:
+    for worker in workers:
         with contextlib.suppress(Exception):
-            launched.wait(deadline.left)
-            launched.kill()  # one that hangs would be waited for at our own end
-            launched.wait(END_SECONDS)
+            worker.wait(deadline.remaining)
+            worker.kill()  # else one that hangs would delay our own exit
+            worker.wait(END_SECONDS)

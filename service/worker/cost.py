@@ -1,6 +1,7 @@
-"""What an engine call costs, measured: it decides how long a chunk may be."""
+"""The measured cost of engine calls, and the number of steps for each call."""
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,43 +9,79 @@ import numpy as np
 from model.bundle.bundle import Metadata
 from service.worker.engine import Engine
 
-TICK = 60e-6  # seconds of our own Python around each engine call
+OVERHEAD_SECONDS = 60e-6  # of our own Python around each engine call
 SHORT, LONG, WIDE = 1, 17, 8  # steps, steps and rows of the calls that are timed
 RUNS = 5
+
+# A new job waits for half a call on average, so calls are short while few lanes are in
+# use, and longer where a job would share the engine with many others anyway. A call
+# lasts at least as long as MIN_CALLS empty calls: an empty call's time is overhead.
+CALL_SECONDS, MAX_CALL_SECONDS = 0.001, 0.0025
+ROWS_TO_DOUBLE = 8  # with so many rows, a call may last twice CALL_SECONDS
+MIN_CALLS = 8
+LONE_LIMITS = 3  # a sequence alone may exceed the limit so many times to be done
 
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """Seconds of a call: call + steps * (step + rows * row)."""
+    """Seconds of an engine call: call + steps * (step + rows * row)."""
 
     call: float = 100e-6
     step: float = 10e-6
     row: float = 10e-6
 
-    def of_step(self, rows: int) -> float:
-        """Seconds of each step of a call of so many rows."""
+    def seconds_per_step(self, rows: int) -> float:
         return self.step + rows * self.row
 
 
 def measure(engine: Engine, metadata: Metadata) -> Cost:
-    """Time a few calls. On a busy machine all of them take longer: only how the
-    three figures compare matters."""
-    one = _seconds(engine, metadata, 1, SHORT)
+    """Time a few calls. On a busy machine all of them take longer, but only the ratios
+    of the three figures matter."""
+    short = _seconds(engine, metadata, 1, SHORT)
     long = _seconds(engine, metadata, 1, LONG)
     wide = _seconds(engine, metadata, WIDE, LONG)
-    each = max(long - one, 1e-7) / (LONG - SHORT)
+    step_and_row = max(long - short, 1e-7) / (LONG - SHORT)
     row = max(wide - long, 1e-7) / (LONG * (WIDE - 1))
-    return Cost(max(one - each, 0) + TICK, max(each - row, 0), row)
+    call = max(short - step_and_row, 0) + OVERHEAD_SECONDS
+    return Cost(call, max(step_and_row - row, 0), row)
 
 
 def _seconds(engine: Engine, metadata: Metadata, rows: int, steps: int) -> float:
-    """The shortest of a few calls: what hinders it is not its own."""
+    """Return the time of the fastest of a few calls: delays have other causes."""
     frames = np.zeros((rows, steps, metadata.input.features), np.float32)
     lengths = np.full(rows, steps, np.int32)
     state = np.zeros((rows, metadata.state_size), np.float32)
     times = []
     for _ in range(RUNS):
-        begun = time.perf_counter()
+        started = time.perf_counter()
         engine.step(frames, lengths, state)
-        times.append(time.perf_counter() - begun)
+        times.append(time.perf_counter() - started)
     return min(times)
+
+
+def choose_steps(remaining: Sequence[int], cost: Cost) -> int:
+    """Return how many steps the next call takes of lanes with so many steps left: the
+    number with the least time for each useful step, within the time limit of a call.
+
+    Few steps pay for the call more often; many steps compute padding for the lanes
+    that end within the call. The best number is always where some lane ends.
+    """
+    rows = len(remaining)
+    if not rows:
+        return 0
+    step = cost.seconds_per_step(rows)
+    seconds = min(CALL_SECONDS * (1 + rows / ROWS_TO_DOUBLE), MAX_CALL_SECONDS)
+    limit = max(1, int(max(seconds, MIN_CALLS * cost.call) / step))
+    order = sorted(remaining)
+    if order[-1] <= (LONE_LIMITS * limit if rows == 1 else limit + limit // 2):
+        limit = order[-1]  # no extra call for a few last steps
+    best, least, ended = limit, float("inf"), 0
+    for shorter, steps in enumerate(order):
+        steps = min(steps, limit)
+        price = (cost.call + steps * step) / (ended + (rows - shorter) * steps)
+        if price < least:
+            best, least = steps, price
+        if steps == limit:
+            break
+        ended += steps
+    return best

@@ -1,4 +1,4 @@
-"""What computes: one method, whatever the library behind it, and which one serves."""
+"""The interface of inference engines, and the choice of the one that serves a bundle."""
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -11,7 +11,7 @@ from service.settings import Settings
 
 
 class Engine(Protocol):
-    """A loaded network. Not shared: one worker owns it."""
+    """A loaded network. It belongs to one worker and need not be thread-safe."""
 
     name: str
 
@@ -24,7 +24,7 @@ class Engine(Protocol):
             frames: [B, T, F] float32, zero past each length.
             lengths: [B] int32, 1 to T.
             state: [B, S] float32; zeros begin a sequence. S is 0 for a network
-                that needs its sequences whole.
+                that reads whole sequences.
 
         Returns:
             probabilities [B, C] after the last valid step (classify) or
@@ -33,16 +33,17 @@ class Engine(Protocol):
         ...
 
 
-Engines = Mapping[str, Callable[[Bundle, Settings], Engine]]
+EngineFactory = Callable[[Bundle, Settings], Engine]
+Engines = Mapping[str, EngineFactory]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadedEngine:
-    """An engine that gives a bundle's golden answers."""
+    """An engine that reproduces a bundle's golden answers."""
 
     engine: Engine
     precision: str  # of its weights: float32 or int8
-    reason: str  # why this one
+    reason: str  # why this engine was chosen
 
 
 def _onnx(bundle: Bundle, settings: Settings) -> Engine:
@@ -64,51 +65,49 @@ ENGINES: Engines = {"onnx": _onnx, "tensorflow": _tensorflow}
 def load(
     bundle: Bundle, settings: Settings, engines: Engines = ENGINES
 ) -> LoadedEngine:
-    """The engine that the settings name, or the first that gives the golden answers:
-    with int8 weights where they are asked for and there, else exactly.
+    """Load the engine that the settings name, or for `auto` the first one that
+    reproduces the golden answers. Int8 weights are used if the settings ask for them
+    and the bundle has them.
 
     Raises:
-        BundleError: none does; with the reason of each.
+        BundleError: no engine does; with the reason of each.
     """
-    free = settings.engine == "auto"
-    why = "the fastest" if free else "chosen by the setting"
+    auto = settings.engine == "auto"
+    choice = "the fastest" if auto else "chosen by the setting"
     reasons: list[str] = []
-    for name in engines if free else [settings.engine]:
-        int8 = name == "onnx" and settings.precision == "int8" and bundle.metadata.int8
-        if int8:
-            told = _try(name, engines[name], bundle, settings, int8.bound)
-            if not isinstance(told, str):
-                right = f"golden answers within {int8.bound:.0e}"
-                return LoadedEngine(told, "int8", f"{why}, {right}")
-            reasons.append(told)
-            if not free:
-                break
-        exact = settings.model_copy(update={"precision": "float32"})
-        told = _try(name, engines[name], bundle, exact, TOLERANCE)
-        if not isinstance(told, str):
-            right = f"golden answers within {TOLERANCE:.0e}"
-            return LoadedEngine(
-                told, "float32", "; ".join([*reasons, f"{why}, {right}"])
-            )
-        reasons.append(told)
+    for name in engines if auto else [settings.engine]:
+        variants = []
+        wants_int8 = name == "onnx" and settings.precision == "int8"
+        if wants_int8 and bundle.metadata.int8:
+            variants.append(("int8", bundle.metadata.int8.bound))
+        if auto or not variants:
+            variants.append(("float32", TOLERANCE))
+        for precision, tolerance in variants:
+            variant = settings.model_copy(update={"precision": precision})
+            engine = _try(name, engines[name], bundle, variant, tolerance)
+            if not isinstance(engine, str):
+                reasons.append(f"{choice}, golden answers within {tolerance:.0e}")
+                return LoadedEngine(engine, precision, "; ".join(reasons))
+            reasons.append(engine)
     raise BundleError(f"{bundle.folder}: {'; '.join(reasons)}")
 
 
 def _try(
     name: str,
-    make: Callable[[Bundle, Settings], Engine],
+    factory: EngineFactory,
     bundle: Bundle,
     settings: Settings,
-    allowed: float,
+    tolerance: float,
 ) -> Engine | str:
-    """An engine within what is allowed, or why it isn't."""
+    """Return an engine whose golden answers are within the tolerance, or the reason
+    why there is none."""
     try:
-        engine = make(bundle, settings)
+        engine = factory(bundle, settings)
         difference = bundle.golden().difference(engine.step)
     except ModuleNotFoundError as error:
         return f"{name}: {error.name} is not installed"
     except Exception as error:
         return f"{name}: {type(error).__name__}: {error}"
-    if difference <= allowed:
+    if difference <= tolerance:
         return engine
     return f"{engine.name} misses the golden answers by {difference:.1e}"

@@ -1,189 +1,204 @@
-"""Cellular batching: sequences join and leave a running batch between chunks.
+"""Cellular batching: sequences join and leave a running batch between engine calls.
 
 The idea is BatchMaker's (Gao et al., *Low Latency RNN Inference with Cellular
-Batching*, EuroSys 2018). A sequence that is under way is a lane: its state and the
-steps that are left. Each tick takes the lanes under way and the oldest sequences
-that wait, steps them together by one chunk, and puts back what has not ended.
+Batching*, EuroSys 2018). Each row of the batch is a lane. A running sequence occupies
+a lane with its state and the steps that remain. Each engine call advances all lanes
+by a few steps (`cost.choose_steps`); then sequences that are done leave, and the
+oldest waiting ones take the free lanes.
 """
 
 import time
-from collections.abc import Container, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Container
 from operator import attrgetter
+from typing import TypeVar
 
 from service.callers.fair_queue import CallerId, FairQueue
-from service.worker.cost import Cost
-from service.worker.lane_shares import Shares
-from service.worker.sequence_job import SequenceJob
+from service.worker.batch import Batch, SequenceJob
+from service.worker.cost import Cost, choose_steps
 
-# A newcomer waits for half a tick on average: a short one where a lane or two run,
-# longer where it would share the engine with many anyway. No shorter than TICK_CALLS
-# calls cost, since what a call costs is lost.
-TICK_SECONDS, LONGEST_TICK = 0.001, 0.0025
-TICK_ROWS = 8  # on top of which a tick may be twice as long
-TICK_CALLS = 8
-LONG_STEPS = 500  # more than these must not keep all others from their lanes
-ALONE = 3  # ticks that a lone sequence may take at once, if it ends then
+LONG_STEPS = 500  # sequences with more steps left get at most half of the lanes
+MIN_SHARE = (
+    2  # a caller with fewer than 1/MIN_SHARE of another's lanes gets one of them
+)
 
-
-@dataclass(slots=True)
-class Batch:
-    """What is stepped next."""
-
-    works: list[SequenceJob]
-    steps: int  # the chunk: rows with fewer left are padded
-    dropped: list[SequenceJob] = field(default_factory=list)  # nobody waits for them
+T = TypeVar("T")
 
 
 class Lanes:
-    """The sequences of a network whose state can be carried."""
+    """The running and waiting sequences of a network whose state can be carried."""
 
     def __init__(self, rows: int, cost: Cost):
         self._rows, self._cost = rows, cost
-        self._share = max(1, rows // 2)  # of lanes, for long ones where others wait
-        self._under_way: list[SequenceJob] = []
-        self._shares = Shares()  # of the lanes
-        self._short: FairQueue[SequenceJob] = FairQueue()  # those that wait
+        self._max_long = max(1, rows // 2)  # lanes of long jobs, while short ones wait
+        self._running: list[SequenceJob] = []
+        self._counts = LaneCounts()
+        self._short: FairQueue[SequenceJob] = FairQueue()  # waiting jobs
         self._long: FairQueue[SequenceJob] = FairQueue()
 
     def __len__(self) -> int:
-        return len(self._under_way) + len(self._short) + len(self._long)
+        return len(self._running) + len(self._short) + len(self._long)
 
-    def add(self, work: SequenceJob) -> None:
-        if len(self._under_way) < self._rows and not (self._short or self._long):
-            self._under_way.append(work)
-            self._shares.add(work.caller)
+    def add(self, job: SequenceJob) -> None:
+        if len(self._running) < self._rows and not (self._short or self._long):
+            self._running.append(job)
+            self._counts.add(job.caller)
         else:
-            self._queue(work).push(work.caller, work, work.left)
+            self._queue_of(job).push(job.caller, job, job.remaining)
 
     def put_back(self, batch: Batch) -> None:
-        """A batch has been stepped; keep those of its works that have steps left."""
-        for work in batch.works:
-            if work.at < work.steps:
-                self._under_way.append(work)
+        """Keep the jobs of a computed batch that have steps left."""
+        for job in batch.jobs:
+            if job.position < job.steps:
+                self._running.append(job)
             else:
-                self._shares.add(work.caller, -1)
+                self._counts.remove(job.caller)
 
     def take(self) -> Batch:
-        """The lanes under way, then those that wait while there is room; where all
-        lanes are taken, some make room for callers that have fewer."""
+        """Return the next batch: the running jobs and, while there are free lanes,
+        waiting ones. If all lanes are taken, callers with many lanes give some to
+        callers with few."""
         now = time.perf_counter()
-        works, self._under_way = self._under_way, []
-        dropped = [work for work in works if work.in_vain(now)]
-        for work in dropped:
-            works.remove(work)
-            self._shares.add(work.caller, -1)
+        jobs, self._running = self._running, []
+        dropped = [job for job in jobs if job.is_abandoned(now)]
+        for job in dropped:
+            self._release(jobs, job)
         if self._short or self._long:
-            self._admit(works, dropped, now)
-        return Batch(works, chunk([work.left for work in works], self._cost), dropped)
+            self._fill(jobs, dropped, now)
+        steps = choose_steps([job.remaining for job in jobs], self._cost)
+        return Batch(jobs, steps, dropped)
 
-    def _admit(
-        self, works: list[SequenceJob], dropped: list[SequenceJob], now: float
+    def _fill(
+        self, jobs: list[SequenceJob], dropped: list[SequenceJob], now: float
     ) -> None:
-        """Give lanes to those that wait."""
-        longs = sum(map(_long, works))
-        if self._short and len(works) == self._rows and longs > self._share:
-            # Long ones stop for others, and go on from where they are.
-            for work in reversed([w for w in works if _long(w)][self._share :]):
-                self._stop(works, work)
-            longs = self._share
-        while len(works) < self._rows:
-            found = self._next(longs, dropped, now)
-            if found is None:
+        """Give lanes to waiting jobs."""
+        long = sum(map(_is_long, jobs))
+        if self._short and len(jobs) == self._rows and long > self._max_long:
+            for lane in reversed([j for j in jobs if _is_long(j)][self._max_long :]):
+                self._preempt(jobs, lane)
+            long = self._max_long
+        while len(jobs) < self._rows:
+            job = self._next(long, dropped, now)
+            if job is None:
                 return
-            works.append(found)
-            self._shares.add(found.caller)
-            longs += _long(found)
-        if self._short or self._long:
-            self._exchange(works, dropped, now)
-
-    def _queue(self, work: SequenceJob) -> FairQueue[SequenceJob]:
-        return self._long if _long(work) else self._short
-
-    def _stop(self, works: list[SequenceJob], work: SequenceJob) -> None:
-        """Let a lane wait again: it keeps its state, and goes on before other works
-        of its caller."""
-        works.remove(work)
-        self._shares.add(work.caller, -1)
-        queue = self._queue(work)
-        queue.push_front(work.caller, work, work.left, charged=work.charged)
+            self._run(jobs, job)
+            long += _is_long(job)
+        # All lanes are taken. A caller that gives a lane still has more lanes than
+        # the one that gets it, so no lane goes back and forth.
+        while (self._short or self._long) and (
+            job := self._next(long, dropped, now, self._counts)
+        ):
+            donor = self._counts.donor(job.caller)
+            lanes = [lane for lane in reversed(jobs) if lane.caller == donor]
+            lane = max(lanes, key=attrgetter("remaining"))  # would keep it the longest
+            if _is_long(job) and not _is_long(lane) and long >= self._max_long:
+                self._queue_of(job).push_front(job.caller, job, job.remaining)
+                return
+            self._preempt(jobs, lane)
+            self._run(jobs, job)
+            long += _is_long(job) - _is_long(lane)
 
     def _next(
         self,
-        longs: int,
+        long: int,
         dropped: list[SequenceJob],
         now: float,
-        passed: Container[str | CallerId] = (),
+        skip: Container[str | CallerId] = (),
     ) -> SequenceJob | None:
-        """The next that waits: a long one while those have less than their share of
-        the lanes, or nothing else waits.
+        """Take the next waiting job out of its queue: a long one while long jobs have
+        less than their share of the lanes, or no short one waits.
 
         Args:
-            longs: lanes that they have.
-            passed: owners and callers that are passed over.
+            long: number of lanes with long jobs.
+            dropped: abandoned jobs on the way are appended.
+            skip: owners and callers that are passed over.
         """
-        may = longs < self._share or not self._short
-        for queue in (self._long, self._short) if may else (self._short,):
+        take_long = long < self._max_long or not self._short
+        for queue in (self._long, self._short) if take_long else (self._short,):
             while queue:
                 try:
-                    work = queue.pop(passed)
+                    job = queue.pop(skip)
                 except IndexError:  # all are passed over
                     break
-                work.charged = True
-                if not work.in_vain(now):
-                    return work
-                dropped.append(work)
-                queue.refund(work.caller, work.left)
+                job.charged = True
+                if not job.is_abandoned(now):
+                    return job
+                dropped.append(job)
+                queue.refund(job.caller, job.remaining)
         return None
 
-    def _exchange(
-        self, works: list[SequenceJob], dropped: list[SequenceJob], now: float
-    ) -> None:
-        """Give lanes of callers that have many to others who wait and have few. None
-        goes back and forth: who gave it has more still."""
-        while True:
-            longs = sum(map(_long, works))
-            found = self._next(longs, dropped, now, self._shares)
-            if found is None:
-                return
-            giver = self._shares.giver(found.caller)
-            lanes = [work for work in reversed(works) if work.caller == giver]
-            lane = max(lanes, key=attrgetter("left"))  # who would keep it for longest
-            if _long(found) and not _long(lane) and longs >= self._share:
-                self._queue(found).push_front(found.caller, found, found.left)
-                return
-            self._stop(works, lane)
-            works.append(found)
-            self._shares.add(found.caller)
+    def _queue_of(self, job: SequenceJob) -> FairQueue[SequenceJob]:
+        return self._long if _is_long(job) else self._short
+
+    def _run(self, jobs: list[SequenceJob], job: SequenceJob) -> None:
+        jobs.append(job)
+        self._counts.add(job.caller)
+
+    def _release(self, jobs: list[SequenceJob], job: SequenceJob) -> None:
+        jobs.remove(job)
+        self._counts.remove(job.caller)
+
+    def _preempt(self, jobs: list[SequenceJob], job: SequenceJob) -> None:
+        """Make a running job wait. It keeps its state, and will continue before other
+        jobs of its caller."""
+        self._release(jobs, job)
+        queue = self._queue_of(job)
+        queue.push_front(job.caller, job, job.remaining, charged=job.charged)
 
 
-def _long(work: SequenceJob) -> bool:
-    return work.steps - work.at > LONG_STEPS
+def _is_long(job: SequenceJob) -> bool:
+    return job.steps - job.position > LONG_STEPS
 
 
-def chunk(left: Sequence[int], cost: Cost) -> int:
-    """How many steps to take of lanes that have so many left: the number with the
-    least time for each useful step, within the time that a tick may take.
+class LaneCounts:
+    """The number of lanes of each owner and each connection.
 
-    A short chunk pays for the call more often, a long one computes padding for the
-    lanes that end inside it. The best is always where some lane ends.
+    As a container it has the owners and callers that must not take another's lane:
+    no one has more than twice as many lanes as they would have then.
     """
-    rows = len(left)
-    if not rows:
-        return 0
-    step = cost.of_step(rows)
-    seconds = min(TICK_SECONDS * (1 + rows / TICK_ROWS), LONGEST_TICK)
-    limit = max(1, int(max(seconds, TICK_CALLS * cost.call) / step))
-    order = sorted(left)
-    if order[-1] <= (ALONE * limit if rows == 1 else limit + limit // 2):
-        limit = order[-1]  # no tick of its own for a short rest
-    best, least, ended = limit, float("inf"), 0
-    for place, steps in enumerate(order):
-        steps = min(steps, limit)
-        price = (cost.call + steps * step) / (ended + (rows - place) * steps)
-        if price < least:
-            best, least = steps, price
-        if steps == limit:
-            break
-        ended += steps
-    return best
+
+    def __init__(self) -> None:
+        self._owners: dict[str, int] = {}
+        self._connections: dict[str, dict[int, int]] = {}  # of each owner
+
+    def add(self, caller: CallerId, lanes: int = 1) -> None:
+        owner, connection = caller
+        _add(self._owners, owner, lanes)
+        connections = self._connections.setdefault(owner, {})
+        _add(connections, connection, lanes)
+        if not connections:
+            del self._connections[owner]
+
+    def remove(self, caller: CallerId) -> None:
+        self.add(caller, -1)
+
+    def __contains__(self, key: object) -> bool:
+        owner, connection = key if isinstance(key, tuple) else (key, None)
+        if not self._has_share(owner):
+            return False
+        connections = self._connections.get(owner, {})
+        most = max(connections.values(), default=0)
+        lanes = 0 if connection is None else connections.get(connection, 0)
+        return _is_share(lanes, most)
+
+    def donor(self, caller: CallerId) -> CallerId:
+        """Return who gives a lane to a caller that has too few: the connection with
+        the most lanes, of the owner with the most lanes. If no owner has much more
+        than the caller's, it is a connection of the same owner."""
+        owner = caller[0]
+        if not self._has_share(owner):
+            owner = max(self._owners, key=self._owners.__getitem__)
+        connections = self._connections[owner]
+        return owner, max(connections, key=connections.__getitem__)
+
+    def _has_share(self, owner: str) -> bool:
+        return _is_share(self._owners.get(owner, 0), max(self._owners.values()))
+
+
+def _add(counts: dict[T, int], key: T, count: int) -> None:
+    counts[key] = counts.get(key, 0) + count
+    if not counts[key]:
+        del counts[key]
+
+
+def _is_share(lanes: int, most: int) -> bool:
+    return MIN_SHARE * (lanes + 1) > most

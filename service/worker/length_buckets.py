@@ -1,7 +1,7 @@
-"""Batching of whole sequences, for networks that read them in both directions.
+"""Batching by length, for networks that read whole sequences (bidirectional ones).
 
-Rows are padded to the longest, so the sequence whose turn it is is stepped with those
-of the nearest lengths, under a budget of padded steps.
+Rows are padded to the longest. So the next sequence in fair order is computed together
+with those of the nearest lengths, up to a maximum of padded steps.
 """
 
 import bisect
@@ -10,66 +10,68 @@ import time
 from functools import partial
 
 from service.callers.fair_queue import FairQueue
-from service.worker.lanes import Batch
-from service.worker.sequence_job import SequenceJob
+from service.worker.batch import Batch, SequenceJob
 
-WINDOW = 512  # waiting sequences looked at for like lengths
+WINDOW = 512  # waiting sequences among which similar lengths are looked for
 
 
 class LengthBuckets:
-    """The sequences of a network that needs them whole."""
+    """The waiting sequences of a network that reads them whole."""
 
     def __init__(self, rows: int, steps: int):
+        """
+        Args:
+            rows: at most, in a batch.
+            steps: at most, in a batch, padding included.
+        """
         self._rows, self._steps = rows, steps
         self._waiting: FairQueue[SequenceJob] = FairQueue()
 
     def __len__(self) -> int:
         return len(self._waiting)
 
-    def add(self, work: SequenceJob) -> None:
-        self._waiting.push(work.caller, work, work.steps)
+    def add(self, job: SequenceJob) -> None:
+        self._waiting.push(job.caller, job, job.steps)
 
     def put_back(self, batch: Batch) -> None:
-        """A batch has been stepped, all of it."""
+        """Do nothing: after one engine call, all jobs of a batch are done."""
 
     def take(self) -> Batch:
-        """The next that waits and its neighbours in length."""
+        """Return the next waiting job and its neighbours in length."""
         batch = Batch([], 0)
         choose = partial(self._choose, batch, time.perf_counter())
-        while self._waiting and not batch.works:
+        while self._waiting and not batch.jobs:
             self._waiting.select(WINDOW, choose)
         return batch
 
     def _choose(
-        self, batch: Batch, now: float, there: list[SequenceJob]
+        self, batch: Batch, now: float, jobs: list[SequenceJob]
     ) -> dict[int, int]:
-        """The places of those that are put into the batch, and what each costs; and
-        of those that are dropped, which cost nothing."""
-        taken = {place: 0 for place, work in enumerate(there) if work.in_vain(now)}
-        batch.dropped += [there[place] for place in taken]
-        order = [place for place in range(len(there)) if place not in taken]
+        """Add some jobs to the batch. Return the index and the cost of each, and those
+        of abandoned jobs, which cost nothing; see `FairQueue.select`."""
+        taken = {index: 0 for index, job in enumerate(jobs) if job.is_abandoned(now)}
+        batch.dropped += [jobs[index] for index in taken]
+        order = [index for index in range(len(jobs)) if index not in taken]
         if not order:
             return taken
-        next_one = order[0]
-        order.sort(key=lambda place: there[place].steps)
-        lengths = [there[place].steps for place in order]
-        first = order.index(
-            next_one, bisect.bisect_left(lengths, there[next_one].steps)
-        )
-        start, stop = self._around(lengths, first)
+        first = order[0]
+        order.sort(key=lambda index: jobs[index].steps)
+        lengths = [jobs[index].steps for index in order]
+        middle = order.index(first, bisect.bisect_left(lengths, jobs[first].steps))
+        start, stop = self._neighbours(lengths, middle)
         batch.steps = lengths[stop - 1]
-        for place in order[start:stop]:
-            batch.works.append(there[place])
-            taken[place] = there[place].steps
+        for index in order[start:stop]:
+            batch.jobs.append(jobs[index])
+            taken[index] = jobs[index].steps
         return taken
 
-    def _around(self, lengths: list[int], place: int) -> tuple[int, int]:
-        """The slice of the sorted `lengths` about `place` that is batched: grown
-        to the nearer neighbour while rows and padded steps allow."""
-        start, stop = place, place + 1
+    def _neighbours(self, lengths: list[int], middle: int) -> tuple[int, int]:
+        """Return the slice of the sorted `lengths` around index `middle` that is
+        batched: it grows to the nearer neighbour while rows and steps allow."""
+        start, stop = middle, middle + 1
         while stop - start < self._rows:
-            below = lengths[place] - lengths[start - 1] if start else math.inf
-            above = lengths[stop] - lengths[place] if stop < len(lengths) else math.inf
+            below = lengths[middle] - lengths[start - 1] if start else math.inf
+            above = lengths[stop] - lengths[middle] if stop < len(lengths) else math.inf
             if below == above == math.inf:
                 break
             up = above <= below

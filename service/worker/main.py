@@ -1,8 +1,8 @@
-"""A worker: one core, one copy of each model, no other thread to wait for.
+"""A worker process: it runs the engine calls of all models on one core.
 
-Engines run here and HTTP elsewhere, because threads of one process would take turns
-in its interpreter.
-A network that takes its process down takes only this one.
+Engines run in workers and HTTP in the serving process, because threads of one process
+would compete for its interpreter. A network that crashes its process crashes only
+this worker.
 """
 
 import contextlib
@@ -12,9 +12,6 @@ import signal
 import socket
 import threading
 import time
-from collections.abc import Callable
-from functools import partial
-from typing import Any
 
 import numpy as np
 
@@ -22,9 +19,9 @@ from model.bundle.bundle import Bundle, BundleError
 from service import os_resources
 from service.settings import Settings
 from service.telemetry import logs
-from service.worker import cost, engine, loading
+from service.worker import cost, loading
 from service.worker.background import BackgroundEngine
-from service.worker.engine import Engine, Engines
+from service.worker.engine import ENGINES, EngineFactory, Engines
 from service.worker.protocol import (
     BatchReport,
     CancelJob,
@@ -42,150 +39,149 @@ from service.worker.scheduler import Scheduler
 
 log = logging.getLogger(__name__)
 
-# Who reads requests goes first where all cores are at work: it refuses what is too
-# much, and answers probes.
+# The serving process goes first when all cores are busy: it sheds load and answers
+# health probes.
 NICE = 10
-FIGURES_SECONDS = 0.02  # that figures about ticks may wait
+REPORT_SECONDS = 0.02  # batch reports without results may wait for so long
 
 
 class Worker:
-    """Computes jobs that come over one socket; loads models that another asks for,
-    beside its work."""
+    """Computes the jobs that come over one socket. A thread loads the models that the
+    other socket requests."""
 
     def __init__(
         self,
         jobs: socket.socket,
         control: socket.socket,
         settings: Settings,
-        engines: Engines = engine.ENGINES,
-        allow: loading.Allow = lambda more: None,
+        engines: Engines = ENGINES,
+        limit_memory: loading.LimitMemory = lambda extra_bytes: None,
     ):
-        """
-        Args:
-            allow: limits the memory that it takes more.
-        """
         self._jobs = Channel(jobs, ToWorker)
         self._control = Channel(control, ToWorker)
-        self._settings, self._engines, self._allow = settings, engines, allow
-        # Replaced, never changed: one thread looks through it, another adds to it.
+        self._settings, self._engines = settings, engines
+        self._limit_memory = limit_memory
+        # By model number. The dict is replaced, never changed: one thread iterates
+        # over it while another adds to it.
         self._schedulers: dict[int, Scheduler] = {}
-        self._changing = threading.Lock()
+        self._replacing = threading.Lock()
         self._idle = False
-        self._leaving: set[int] = set()
+        self._unloading: set[int] = set()
 
     def run(self) -> None:
-        """Work until the other side hangs up."""
-        threading.Thread(target=self._load_all, name="loader", daemon=True).start()
-        told: list[FromWorker] = []
+        """Work until the serving process closes the socket."""
+        threading.Thread(target=self._serve_control, name="loader", daemon=True).start()
+        messages: list[FromWorker] = []
         sent = time.monotonic()
         with contextlib.suppress(EOFError, OSError):
             while True:
                 idle = not any(s.busy for s in self._schedulers.values())
                 self._idle = idle
                 for message in self._jobs.receive(wait=idle):
-                    told += self._take(message)
+                    messages += self._handle(message)
                 self._idle = False
-                told += self._tick()
-                if self._leaving:
+                messages += self._run_batches()
+                if self._unloading:
                     self._unload()
-                # Figures alone can wait: the other side has more to do.
-                news = any(not isinstance(message, BatchReport) for message in told)
-                if told and (news or time.monotonic() > sent + FIGURES_SECONDS):
-                    self._jobs.send(told)
-                    told, sent = [], time.monotonic()
+                # Reports alone may wait: the serving process has more to do.
+                urgent = any(not isinstance(m, BatchReport) for m in messages)
+                if messages and (urgent or time.monotonic() > sent + REPORT_SECONDS):
+                    self._jobs.send(messages)
+                    messages, sent = [], time.monotonic()
 
-    def _tick(self) -> list[FromWorker]:
-        """An engine call of each model that has something to do; or of the job that
-        has to be alone, announced before."""
-        busy = [one for one in self._schedulers.values() if one.busy]
+    def _run_batches(self) -> list[FromWorker]:
+        """Make an engine call for each model that has jobs, or a single one for an
+        isolated job, which is announced first."""
+        busy = [s for s in self._schedulers.values() if s.busy]
         for scheduler in busy:
-            if scheduler.trying is not None:
-                self._jobs.send([IsolatedJobStarted(scheduler.trying)])
+            if scheduler.next_isolated is not None:
+                self._jobs.send([IsolatedJobStarted(scheduler.next_isolated)])
                 return scheduler.run_batch()
-        return [message for scheduler in busy for message in scheduler.run_batch()]
+        return [message for s in busy for message in s.run_batch()]
 
-    def _take(self, message: ToWorker) -> list[FromWorker]:
+    def _handle(self, message: ToWorker) -> list[FromWorker]:
         if isinstance(message, Job):
             scheduler = self._schedulers.get(message.model)
             if scheduler is None:
-                gone = BatchReport(message.model, 0, 0, 0, 0.0, message.steps)
-                reason = "this worker came after the model was replaced"
-                return [gone, JobFailure(message.number, reason)]
-            numbers = np.frombuffer(message.frames, np.float32)
-            frames = numbers.reshape(message.steps, -1)
+                report = BatchReport(message.model, 0, 0, 0, 0.0, message.steps)
+                reason = "this worker started after the model was replaced"
+                return [report, JobFailure(message.number, reason)]
+            values = np.frombuffer(message.frames, np.float32)
             state = np.frombuffer(message.state, np.float32) if message.state else None
             scheduler.add(
                 message.number,
-                frames,
+                values.reshape(message.steps, -1),
                 state,
-                until=message.until,
-                keep=message.keep,
-                alone=message.alone,
+                deadline=message.deadline,
+                return_state=message.return_state,
+                isolated=message.isolated,
                 caller=message.caller,
             )
         elif isinstance(message, CancelJob):
             for scheduler in self._schedulers.values():
                 scheduler.cancel(message.number)
         elif isinstance(message, UnloadModel):
-            self._leaving.add(message.model)
+            self._unloading.add(message.model)
         return []
 
     def _unload(self) -> None:
-        """Drop the models that nobody asks for, once their last work is done."""
+        """Drop the models to be unloaded whose last job is done."""
         done = {
-            number
-            for number in self._leaving
-            if number not in self._schedulers or not self._schedulers[number].busy
+            model
+            for model in self._unloading
+            if model not in self._schedulers or not self._schedulers[model].busy
         }
-        self._leaving -= done
-        with self._changing:
-            kept = self._schedulers.items()
-            self._schedulers = {n: one for n, one in kept if n not in done}
+        self._unloading -= done
+        with self._replacing:
+            items = self._schedulers.items()
+            self._schedulers = {model: s for model, s in items if model not in done}
 
-    def _gentle(
-        self, make: Callable[[Bundle, Settings], Engine], *given: Any
-    ) -> BackgroundEngine:
-        return BackgroundEngine(make(*given), lambda: self._idle)
-
-    def _load_all(self) -> None:
+    def _serve_control(self) -> None:
         with contextlib.suppress(EOFError, OSError):
             while True:
                 for message in self._control.receive():
                     self._control.send([self._load(message)])
 
-    def _load(self, wanted: LoadModel) -> LoadResult:
-        if wanted.background:
-            os_resources.lower_thread_priority()
+    def _load(self, request: LoadModel) -> LoadResult:
         engines = self._engines
-        if wanted.background:
-            engines = {n: partial(self._gentle, make) for n, make in engines.items()}
+        if request.background:
+            os_resources.lower_thread_priority()
+            engines = {name: self._background(make) for name, make in engines.items()}
         try:
-            found, loaded = loading.load(wanted, self._settings, engines, self._allow)
-            with loading.refusing(wanted.folder, self._settings):
-                price = cost.measure(loaded.engine, found.metadata)
+            bundle, loaded = loading.load(
+                request, self._settings, engines, self._limit_memory
+            )
+            with loading.bundle_errors(request.folder, self._settings):
+                call_cost = cost.measure(loaded.engine, bundle.metadata)
         except BundleError as error:
-            return LoadResult(wanted.model, error=str(error))
-        made = loaded.engine
+            return LoadResult(request.model, error=str(error))
+        engine = loaded.engine
         scheduler = Scheduler(
-            made.inner if isinstance(made, BackgroundEngine) else made,
-            found.metadata,
+            engine.inner if isinstance(engine, BackgroundEngine) else engine,
+            bundle.metadata,
             self._settings,
-            model=wanted.model,
-            cost=price,
+            model=request.model,
+            cost=call_cost,
         )
-        with self._changing:
-            self._schedulers = {**self._schedulers, wanted.model: scheduler}
-        told = (loaded.engine.name, loaded.precision, loaded.reason)
-        return LoadResult(wanted.model, *told)
+        with self._replacing:
+            self._schedulers = {**self._schedulers, request.model: scheduler}
+        return LoadResult(request.model, engine.name, loaded.precision, loaded.reason)
+
+    def _background(self, factory: EngineFactory) -> EngineFactory:
+        def make(bundle: Bundle, settings: Settings) -> BackgroundEngine:
+            return BackgroundEngine(factory(bundle, settings), lambda: self._idle)
+
+        return make
 
 
 def main(jobs: socket.socket, control: socket.socket, settings: str) -> None:
-    """The process. It ends when the one that started it does."""
+    """Run a worker process. It ends when the serving process does."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        signal.signal(number, signal.SIG_IGN)  # told to all; that one decides
+        # The terminal sends them to all processes; the serving process decides.
+        signal.signal(number, signal.SIG_IGN)
     with contextlib.suppress(AttributeError, OSError):  # not on this system
         os.nice(NICE)
     os_resources.configure_allocator()
     parsed = Settings.model_validate_json(settings)
     logs.setup(parsed.log_format, parsed.log_level)
-    Worker(jobs, control, parsed, allow=os_resources.limit_memory).run()
+    Worker(jobs, control, parsed, limit_memory=os_resources.limit_memory).run()

@@ -1,4 +1,4 @@
-"""The bundle's ONNX network, run by ONNX Runtime."""
+"""Runs a bundle's ONNX network with ONNX Runtime."""
 
 import numpy as np
 import onnxruntime
@@ -18,27 +18,27 @@ class OnnxEngine:
     def __init__(self, bundle: Bundle, precision: str = "float32"):
         """
         Args:
-            precision: `int8` takes the bundle's quantised network, if it has one.
+            precision: `int8` loads the bundle's quantised network, if it has one.
         """
         quantised = precision == "int8" and bundle.metadata.int8
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
         options.log_severity_level = 3
-        # Its own format, which nobody has checked, is not looked for.
+        # ONNX Runtime's own format is not accepted: the checks do not cover it.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self._session = onnxruntime.InferenceSession(
             bundle.content((INT8 if quantised else NETWORK).as_posix()),
             options,
             providers=["CPUExecutionProvider"],
         )
-        self._stepped = bundle.metadata.state_size > 0
+        self._stateful = bundle.metadata.state_size > 0
 
     def step(
         self, frames: np.ndarray, lengths: np.ndarray, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"frames": frames, "lengths": lengths}
-        if not self._stepped:
+        if not self._stateful:
             return self._session.run(None, inputs)[0], state
         inputs["state"] = state
         probabilities, state = self._session.run(None, inputs)

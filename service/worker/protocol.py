@@ -1,7 +1,7 @@
-"""What the serving process and its workers say to each other.
+"""Messages between the serving process and its workers.
 
-Lists of messages in MessagePack, each list behind its length in 4 bytes. Arrays
-travel as their bytes, float32.
+Each transmission is a list of messages in MessagePack, behind its length in 4 bytes.
+Arrays travel as their bytes, float32.
 """
 
 import itertools
@@ -12,94 +12,94 @@ from typing import TypeVar
 
 import msgspec
 
-LENGTH = 4
-CHUNK = 256 * 1024
-MUCH = 64 * 1024  # bytes read at once, after which there may be more
-MOST_CHUNKS = 16  # read before what they hold is looked at
+LENGTH_BYTES = 4
+READ_BYTES = 256 * 1024
+# After a read of this size more data is probably there; after so many reads, what
+# they brought is handled first.
+LARGE_READ_BYTES, MAX_READS = 64 * 1024, 16
 
 
 class LoadModel(msgspec.Struct, tag=True, array_like=True):
-    """LoadModel the bundle in a folder under a number."""
+    """Request to load the bundle in a folder as model number `model`."""
 
     model: int
     folder: str
-    digest: str = ""  # that it must have
-    background: bool = False  # requests are answered meanwhile
+    digest: str = ""  # the bundle must have this digest; "" for any
+    background: bool = False  # other models are serving requests meanwhile
 
 
 class UnloadModel(msgspec.Struct, tag=True, array_like=True):
-    """Nobody will ask for a model again."""
+    """Request to drop a model: no more jobs will come for it."""
 
     model: int
 
 
 class LoadResult(msgspec.Struct, tag=True, array_like=True):
-    """It serves, or (with `error`) never will."""
+    """The loaded model's engine, or the error why it cannot be loaded."""
 
     model: int
     engine: str = ""
     precision: str = ""
-    reason: str = ""
+    reason: str = ""  # why this engine was chosen
     error: str = ""
 
 
 class Job(msgspec.Struct, tag=True, array_like=True):
-    """A sequence to be computed."""
+    """Request to compute one sequence."""
 
     number: int
     model: int
     steps: int
     frames: bytes  # [T, F]
-    state: bytes = b""  # [S] to go on from; empty: it begins
-    keep: bool = False  # the new state is wanted
-    until: float = math.inf  # when nobody waits for it any more (seconds, monotonic)
-    alone: bool = False  # a worker died that had it: no other is to share its call
-    caller: tuple[str, int] = ("", 0)  # between whom turns are fair
+    state: bytes = b""  # [S], to continue from; empty: from the beginning
+    return_state: bool = False
+    deadline: float = math.inf  # drop the job after it (`time.perf_counter`)
+    isolated: bool = False  # compute it alone: a worker died that had it
+    caller: tuple[str, int] = ("", 0)  # see `FairQueue`
 
 
-class IsolatedJobStarted(msgspec.Struct, tag=True, array_like=True):
-    """A job that is computed alone is begun: if the worker dies, it dies of this."""
+class CancelJob(msgspec.Struct, tag=True, array_like=True):
+    """Request to drop a job, if it is not done."""
 
     number: int
 
 
-class CancelJob(msgspec.Struct, tag=True, array_like=True):
-    """Nobody waits for a job any more."""
+class IsolatedJobStarted(msgspec.Struct, tag=True, array_like=True):
+    """An isolated job starts: if the worker dies next, this job is the cause."""
 
     number: int
 
 
 class JobResult(msgspec.Struct, tag=True, array_like=True):
-    """A job's answer, and when it was computed (seconds, monotonic clock)."""
+    """A job's answer, and when it was computed (`time.perf_counter`)."""
 
     number: int
-    begun: float
+    started: float
     ended: float
     probabilities: bytes  # [C] (classify) or [T, C] (label)
-    state: bytes = b""  # [S] after the last step, where it is wanted
-    rows: int = 1  # sequences in the engine call that ended it
+    state: bytes = b""  # [S] after the last step, if it was requested
+    rows: int = 1  # of the engine call that computed the last step
 
 
 class JobFailure(msgspec.Struct, tag=True, array_like=True):
-    """A job without an answer."""
+    """A job that has no answer."""
 
     number: int
     reason: str
-    extreme: bool = False  # its own numbers are the reason
-    dropped: bool = False  # it was cancelled, or its time was up
+    extreme: bool = False  # the cause is extreme numbers in its frames
+    dropped: bool = False  # it was cancelled, or its deadline passed
 
 
 class BatchReport(msgspec.Struct, tag=True, array_like=True):
-    """An engine call: its size, seconds, and the steps of all jobs that need no
-    computing any more."""
+    """Size and duration of an engine call."""
 
     model: int
     rows: int
-    steps: int
-    useful: int
+    steps: int  # of each row, padding included
+    useful: int  # steps of all rows, without padding
     seconds: float
-    settled: int
-    spent: float = 0.0  # since the last call, if jobs have waited since
+    settled: int  # steps that are no longer pending: computed, dropped or failed
+    spent: float = 0.0  # seconds since the previous call, if jobs were waiting
 
 
 ToWorker = LoadModel | UnloadModel | Job | CancelJob
@@ -110,58 +110,63 @@ _encoder = msgspec.msgpack.Encoder()
 
 
 def encode(messages: Sequence[T]) -> bytearray:
-    """Messages, ready to be sent."""
-    buffer = bytearray(LENGTH)
-    _encoder.encode_into(messages, buffer, LENGTH)
-    buffer[:LENGTH] = (len(buffer) - LENGTH).to_bytes(LENGTH, "little")
+    """Return messages as one transmission."""
+    buffer = bytearray(LENGTH_BYTES)
+    _encoder.encode_into(messages, buffer, LENGTH_BYTES)
+    size = len(buffer) - LENGTH_BYTES
+    buffer[:LENGTH_BYTES] = size.to_bytes(LENGTH_BYTES, "little")
     return buffer
 
 
 class MessageDecoder:
-    """Bytes as they come, to lists of messages."""
+    """Decodes a stream of bytes into lists of messages."""
 
-    def __init__(self, kind: object):
-        self._decoder = msgspec.msgpack.Decoder(list[kind])  # type: ignore[valid-type]
+    def __init__(self, message_type: object):
+        self._decoder = msgspec.msgpack.Decoder(
+            list[message_type]  # type: ignore[valid-type]
+        )
         self._buffer = bytearray()
 
     def feed(self, data: bytes) -> Iterator[list]:  # type: ignore[type-arg]
-        """The lists that are whole now."""
+        """Yield the lists that are complete now."""
         buffer = self._buffer
         buffer += data
         start = 0
-        while len(buffer) >= start + LENGTH:
-            size = int.from_bytes(buffer[start : start + LENGTH], "little")
-            if len(buffer) < start + LENGTH + size:
+        while len(buffer) >= (body := start + LENGTH_BYTES):
+            end = body + int.from_bytes(buffer[start:body], "little")
+            if len(buffer) < end:
                 break
             with memoryview(buffer) as view:
-                messages = self._decoder.decode(
-                    view[start + LENGTH : start + LENGTH + size]
-                )
-            start += LENGTH + size
+                messages = self._decoder.decode(view[body:end])
+            start = end
             yield messages
         del buffer[:start]
 
 
 class Channel:
-    """A socket between two that wait for each other's messages."""
+    """Blocking exchange of messages over a socket."""
 
-    def __init__(self, sock: socket.socket, kind: object):
+    def __init__(self, sock: socket.socket, message_type: object):
+        """
+        Args:
+            message_type: of the messages that are received.
+        """
         self._socket = sock
-        self._incoming = MessageDecoder(kind)
+        self._decoder = MessageDecoder(message_type)
 
     def send(self, messages: list) -> None:  # type: ignore[type-arg]
         self._socket.sendall(encode(messages))
 
     def receive(self, *, wait: bool = True) -> list:  # type: ignore[type-arg]
-        """The messages that are there; without `wait` perhaps none.
+        """Return the messages that have arrived; without `wait` perhaps none.
 
         Raises:
-            EOFError: the other side has gone.
+            EOFError: the other side has closed the socket.
         """
         messages: list = []  # type: ignore[type-arg]
-        for chunks in itertools.count(1):
+        for reads in itertools.count(1):
             try:
-                data = self._socket.recv(CHUNK, 0 if wait else socket.MSG_DONTWAIT)
+                data = self._socket.recv(READ_BYTES, 0 if wait else socket.MSG_DONTWAIT)
             except BlockingIOError:
                 break
             except OSError as error:
@@ -170,7 +175,7 @@ class Channel:
                 break
             if not data and not messages:
                 raise EOFError
-            messages += [m for part in self._incoming.feed(data) for m in part]
-            if messages if wait else len(data) < MUCH or chunks == MOST_CHUNKS:
+            messages += [m for part in self._decoder.feed(data) for m in part]
+            if messages if wait else len(data) < LARGE_READ_BYTES or reads == MAX_READS:
                 break
         return messages

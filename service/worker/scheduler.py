@@ -1,8 +1,8 @@
-"""Which sequences of a model the engine steps together, and when.
+"""Chooses which sequences of a model the engine computes together, and when.
 
-Work is counted in steps, since a sequence of 1,000 steps costs what 100 sequences of
-10 do. A network that can be stepped is batched in lanes (`lanes`), one that reads
-its sequences in both directions whole (`whole`).
+Work is counted in steps, since a sequence of 1,000 steps costs as much as 100 sequences
+of 10 steps. A network with a carried state is batched in `Lanes`, one that reads whole
+sequences in `LengthBuckets`.
 """
 
 import logging
@@ -13,24 +13,23 @@ from collections import deque
 import numpy as np
 
 from model.bundle.bundle import Metadata
-from service.callers.fair_queue import CallerId
+from service.callers.fair_queue import ANONYMOUS, CallerId
 from service.settings import Settings
-from service.worker import batch as tick
+from service.worker.batch import Batch, SequenceJob, advance
 from service.worker.cost import Cost
 from service.worker.engine import Engine
-from service.worker.lanes import Batch, Lanes
+from service.worker.lanes import Lanes
 from service.worker.length_buckets import LengthBuckets
 from service.worker.protocol import BatchReport, FromWorker, JobFailure, JobResult
-from service.worker.sequence_job import NOBODY, SequenceJob
 
 log = logging.getLogger(__name__)
 
-LONELY_STEPS = 256  # at a time, of a sequence that is stepped alone
-EXTREME = 1e6  # deviations from the mean of the training part
+ISOLATED_STEPS = 256  # in each engine call of an isolated job
+EXTREME_DEVIATIONS = 1e6  # standard deviations from the training data's mean
 
 
 class Scheduler:
-    """Jobs in; with each tick, messages about some of them out."""
+    """Takes jobs of one model; each `run_batch` returns messages about some of them."""
 
     def __init__(
         self,
@@ -43,8 +42,8 @@ class Scheduler:
     ):
         """
         Args:
-            model: the number that its messages have.
-            cost: what the engine's calls cost, of a network that can be stepped.
+            model: number of the model, for its messages.
+            cost: of the engine's calls, for a network with a carried state.
         """
         self.engine, self.metadata, self._model = engine, metadata, model
         self._queue: Lanes | LengthBuckets
@@ -52,19 +51,19 @@ class Scheduler:
             self._queue = Lanes(settings.batch_rows, cost or Cost())
         else:
             self._queue = LengthBuckets(settings.batch_rows, settings.batch_steps)
-        self._works: dict[int, SequenceJob] = {}
-        self._alone: deque[SequenceJob] = deque()
-        self._begin = np.zeros(metadata.state_size, np.float32)
-        self._since: float | None = None  # the last call's end, if jobs wait since
+        self._jobs: dict[int, SequenceJob] = {}
+        self._isolated: deque[SequenceJob] = deque()
+        self._initial_state = np.zeros(metadata.state_size, np.float32)
+        self._last_end: float | None = None  # of a call after which jobs were waiting
 
     @property
     def busy(self) -> bool:
-        return bool(self._alone) or len(self._queue) > 0
+        return bool(self._isolated) or len(self._queue) > 0
 
     @property
-    def trying(self) -> int | None:
-        """The job that the next tick computes alone."""
-        return self._alone[0].number if self._alone else None
+    def next_isolated(self) -> int | None:
+        """The job that the next call computes in isolation, if it is such a call."""
+        return self._isolated[0].number if self._isolated else None
 
     def add(
         self,
@@ -72,92 +71,101 @@ class Scheduler:
         frames: np.ndarray,
         state: np.ndarray | None = None,
         *,
-        until: float = math.inf,
-        keep: bool = False,
-        alone: bool = False,
-        caller: CallerId = NOBODY,
+        deadline: float = math.inf,
+        return_state: bool = False,
+        isolated: bool = False,
+        caller: CallerId = ANONYMOUS,
     ) -> None:
-        """Take on a sequence [T, F], from a state [S] where it goes on.
+        """Add a sequence [T, F], which continues from a state [S] if one is passed.
 
         Args:
-            until: when it is to be dropped, of `time.perf_counter`.
-            keep: tell its new state with the answer.
-            alone: step it with no other.
-            caller: for whom; callers get equal shares.
+            deadline: when the job is dropped (`time.perf_counter`).
+            return_state: include the new state in the result.
+            isolated: compute it in engine calls of its own.
+            caller: callers get equal shares; see `FairQueue`.
         """
-        begin = self._begin if state is None else state
-        work = SequenceJob(number, frames, begin, until=until, keep=keep, caller=caller)
-        self._works[number] = work
-        (self._alone.append if alone else self._queue.add)(work)
+        state = self._initial_state if state is None else state
+        job = SequenceJob(number, frames, state, deadline, return_state, caller)
+        self._jobs[number] = job
+        (self._isolated.append if isolated else self._queue.add)(job)
 
     def cancel(self, number: int) -> None:
-        """Drop a job, if it isn't done."""
-        if number in self._works:
-            self._works[number].unwanted = True
+        """Drop a job before the next engine call, if it is not done."""
+        if number in self._jobs:
+            self._jobs[number].cancelled = True
 
     def run_batch(self) -> list[FromWorker]:
-        """One engine call for some of the jobs."""
-        lonely = bool(self._alone)
-        batch = self._lonely() if lonely else self._queue.take()
-        begun = time.perf_counter()
-        told: list[FromWorker] = [
-            self._failed(work, "cancelled", dropped=True) for work in batch.dropped
+        """Make one engine call for some of the jobs, and return a `BatchReport` and
+        the results and failures of jobs."""
+        isolated = bool(self._isolated)
+        batch = self._take_isolated() if isolated else self._queue.take()
+        started = time.perf_counter()
+        messages: list[FromWorker] = [
+            self._fail(job, "cancelled", dropped=True) for job in batch.dropped
         ]
-        settled = sum(work.left for work in batch.dropped)
-        useful, failures = self._step(batch) if batch.works else (0, [])
-        settled += useful + sum(work.left for work, _ in failures)
-        for work, reason in failures:
-            work.at = work.steps  # nothing of it is stepped again
-            told.append(self._failed(work, reason))
+        settled = sum(job.remaining for job in batch.dropped)
+        useful, failures = self._advance(batch) if batch.jobs else (0, [])
+        settled += useful + sum(job.remaining for job, _ in failures)
+        for job, reason in failures:
+            job.position = job.steps  # it is not computed any further
+            messages.append(self._fail(job, reason))
         ended = time.perf_counter()
-        failed = {work.number for work, _ in failures}
-        for work in batch.works:
-            work.begun = work.begun or begun
-            if not work.left and work.number not in failed:
-                told.append(self._finished(work, ended, len(batch.works)))
-        if not lonely:
+        failed = {job.number for job, _ in failures}
+        for job in batch.jobs:
+            job.started = job.started or started
+            if not job.remaining and job.number not in failed:
+                messages.append(self._finish(job, ended, len(batch.jobs)))
+        if not isolated:
             self._queue.put_back(batch)
-        elif batch.works and batch.works[0].left:
-            self._alone.appendleft(batch.works[0])
-        size = (len(batch.works), batch.steps, useful)
-        spent = ended - (self._since or begun)
-        self._since = ended if self.busy else None
-        # First: who has an answer is not counted as waiting.
-        return [BatchReport(self._model, *size, ended - begun, settled, spent), *told]
+        elif batch.jobs and batch.jobs[0].remaining:
+            self._isolated.appendleft(batch.jobs[0])
+        size = (len(batch.jobs), batch.steps, useful)
+        spent = ended - (self._last_end or started)
+        self._last_end = ended if self.busy else None
+        # The report is first, so that answered jobs are not counted as waiting.
+        report = BatchReport(self._model, *size, ended - started, settled, spent)
+        return [report, *messages]
 
-    def _lonely(self) -> Batch:
-        work = self._alone.popleft()
-        if work.in_vain(time.perf_counter()):
-            return Batch([], 0, [work])
+    def _take_isolated(self) -> Batch:
+        job = self._isolated.popleft()
+        if job.is_abandoned(time.perf_counter()):
+            return Batch([], 0, [job])
         whole = not self.metadata.state_size
-        return Batch([work], work.left if whole else min(work.left, LONELY_STEPS))
+        return Batch(
+            [job], job.remaining if whole else min(job.remaining, ISOLATED_STEPS)
+        )
 
-    def _step(self, batch: Batch) -> tuple[int, list[tuple[SequenceJob, str]]]:
-        """The useful steps, and the works that the engine fails on."""
+    def _advance(self, batch: Batch) -> tuple[int, list[tuple[SequenceJob, str]]]:
+        """Return the computed steps, and the jobs that the engine fails on with the
+        reasons."""
         try:
-            return tick.step(self.engine, self.metadata, batch), []
+            return advance(self.engine, self.metadata, batch), []
         except Exception as error:
-            if len(batch.works) > 1:  # find the one that the engine fails on
-                alone = [Batch([w], min(batch.steps, w.left)) for w in batch.works]
-                steps, failures = zip(*map(self._step, alone), strict=True)
-                return sum(steps), [one for some in failures for one in some]
+            if len(batch.jobs) > 1:  # find the job that the engine fails on
+                single = [
+                    self._advance(Batch([job], min(batch.steps, job.remaining)))
+                    for job in batch.jobs
+                ]
+                failures = [failure for _, failed in single for failure in failed]
+                return sum(steps for steps, _ in single), failures
             log.exception("engine failed", extra={"model": self.metadata.name})
-            return 0, [(batch.works[0], f"{type(error).__name__}: {error}")]
+            return 0, [(batch.jobs[0], f"{type(error).__name__}: {error}")]
 
-    def _failed(self, work: SequenceJob, reason: str, **why: bool) -> JobFailure:
-        del self._works[work.number]
-        return JobFailure(work.number, reason, **why)
+    def _fail(self, job: SequenceJob, reason: str, **flags: bool) -> JobFailure:
+        del self._jobs[job.number]
+        return JobFailure(job.number, reason, **flags)
 
-    def _finished(self, work: SequenceJob, ended: float, rows: int) -> FromWorker:
-        probabilities = work.probabilities
+    def _finish(self, job: SequenceJob, ended: float, rows: int) -> FromWorker:
+        probabilities = job.probabilities
         assert probabilities is not None
-        if work.sound:
-            del self._works[work.number]
+        if job.finite:
+            del self._jobs[job.number]
             data = probabilities.tobytes()
-            after = work.state.tobytes() if work.keep else b""
-            return JobResult(work.number, work.begun, ended, data, after, rows)
-        # The caller's doing, where its numbers are far beyond those trained on.
-        scaled = work.frames.astype(np.float64) - self.metadata.normalisation.mean
-        deviation = np.abs(scaled * self.metadata.normalisation.scale).max()
+            state = job.state.tobytes() if job.return_state else b""
+            return JobResult(job.number, job.started, ended, data, state, rows)
+        # The caller's mistake, if its numbers are far beyond the training data.
+        normalisation = self.metadata.normalisation
+        centred = job.frames.astype(np.float64) - normalisation.mean
+        extreme = np.abs(centred * normalisation.scale).max() >= EXTREME_DEVIATIONS
         reason = "the network's answer is not finite"
-        return self._failed(work, reason, extreme=bool(deviation >= EXTREME))
+        return self._fail(job, reason, extreme=bool(extreme))

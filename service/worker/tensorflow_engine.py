@@ -1,4 +1,4 @@
-"""The bundle's SavedModel, run by TensorFlow."""
+"""Runs a bundle's SavedModel with TensorFlow."""
 
 import numpy as np
 
@@ -10,37 +10,37 @@ with quiet.imports():
 
 
 class TensorFlowEngine:
-    """Calls the exported signature: a fixed graph, so no shape is traced anew.
+    """Calls the exported signature, a fixed graph: new shapes cause no new tracing.
 
-    It computes on one core: there is a worker for each.
+    It computes on one core, since there is a worker for each core.
     """
 
     name = "tensorflow"
 
     def __init__(self, bundle: Bundle):
         _set_threads()
-        # Kept: the signature holds the variables only weakly.
+        # An attribute, because the signature has only weak references to variables.
         with bundle.saved_model() as folder:
             self._loaded = tf.saved_model.load(str(folder))
-        self._stepped = bundle.metadata.state_size > 0
-        name = "step" if self._stepped else "serving_default"
+        self._stateful = bundle.metadata.state_size > 0
+        name = "step" if self._stateful else "serving_default"
         self._signature = self._loaded.signatures[name]
 
     def step(
         self, frames: np.ndarray, lengths: np.ndarray, state: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
         inputs = {"frames": tf.constant(frames), "lengths": tf.constant(lengths)}
-        if self._stepped:
+        if self._stateful:
             inputs["state"] = tf.constant(state)
         outputs = self._signature(**inputs)
-        after = outputs["state"].numpy() if self._stepped else state
-        return outputs["probabilities"].numpy(), after
+        new_state = outputs["state"].numpy() if self._stateful else state
+        return outputs["probabilities"].numpy(), new_state
 
 
 def _set_threads() -> None:
-    """Size TensorFlow's pools, which it would else take from the host's cores."""
+    """Limit TensorFlow's thread pools to one core (default: all of the host's)."""
     try:
         tf.config.threading.set_intra_op_parallelism_threads(1)
         tf.config.threading.set_inter_op_parallelism_threads(1)
     except RuntimeError:
-        pass  # TensorFlow runs already, in a process that is not ours alone
+        pass  # TensorFlow is already initialised, e.g. in a test process

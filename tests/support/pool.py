@@ -45,28 +45,28 @@ class Stage:
         """Sequences given as (length, first value); the request."""
         return self.admission.submit([frames(*one) for one in sequences])
 
-    def go_on(self, *parts, keep=True):
+    def go_on(self, *parts, return_state=True):
         """Parts of sequences given as (steps, first value, steps before); the
         request."""
         given, states = [], []
         for steps, first, start in parts:
             given.append(frames(start + steps, first)[start:])
             states.append(state_of(start, first).tobytes() if start else b"")
-        return self.admission.submit(given, states, return_state=keep)
+        return self.admission.submit(given, states, return_state=return_state)
 
     async def assert_right(self, request, *sequences):
         """The request's answers are those of these sequences, in this order."""
         parts = [(length, first, 0) for length, first in sequences]
         await self.assert_parts_right(request, *parts)
 
-    async def assert_parts_right(self, request, *parts, keep=False):
+    async def assert_parts_right(self, request, *parts, return_state=False):
         """So are those of parts; and so are their new states, if they are kept."""
         async with asyncio.timeout(SECONDS):
             answers = await request.future
         for answer, (steps, first, start) in zip(answers, parts, strict=True):
             assert_belongs(answer, start + steps, first, self.task, start)
         for state, (steps, first, start) in zip(request.states, parts, strict=True):
-            expected = state_of(start + steps, first).tobytes() if keep else b""
+            expected = state_of(start + steps, first).tobytes() if return_state else b""
             assert state == expected
 
     async def assert_fails(self, request):

@@ -161,12 +161,12 @@ class Scene:
             self.jobs.append(one)
         return range(len(self.jobs) - len(sequences), len(self.jobs))
 
-    def go_on(self, steps, first, start=0, *, keep=True):
+    def go_on(self, steps, first, start=0, *, return_state=True):
         """So many steps of a sequence of which `start` have been taken; the number."""
         number = len(self.jobs)
         state = state_of(start, first) if start else None
         part = frames(start + steps, first)[start:]
-        self.scheduler.add(number, part, state, keep=keep)
+        self.scheduler.add(number, part, state, return_state=return_state)
         self.jobs.append((steps, first))
         self.starts[number] = start
         return number
@@ -196,7 +196,7 @@ class Scene:
         for number in numbers or range(len(self.jobs)):
             told = self.told[number]
             assert isinstance(told, JobResult)
-            assert 0 < told.begun <= told.ended
+            assert 0 < told.started <= told.ended
             answer = np.frombuffer(told.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if label else answer
             (steps, first), start = self.jobs[number], self.starts.get(number, 0)

@@ -46,7 +46,7 @@ class TestAnswers:
                     ]
                     request = made.submit(*asked)
                     await made.assert_right(request, *asked)
-                    assert 0 < request.submitted <= request.begun <= request.ended
+                    assert 0 < request.submitted <= request.started <= request.ended
                     count += 1
 
             await asyncio.gather(*(talk(number) for number in range(12)))
@@ -81,9 +81,11 @@ class TestAnswers:
                         (length, float(1 + 8 * number + place), taken[place])
                         for length, place in zip(lengths, chosen, strict=True)
                     ]
-                    keep = turn % 3 < 2
-                    request = made.go_on(*parts, keep=keep)
-                    await made.assert_parts_right(request, *parts, keep=keep)
+                    return_state = turn % 3 < 2
+                    request = made.go_on(*parts, return_state=return_state)
+                    await made.assert_parts_right(
+                        request, *parts, return_state=return_state
+                    )
                     for length, place in zip(lengths, chosen, strict=True):
                         taken[place] += length
 

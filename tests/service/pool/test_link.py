@@ -7,8 +7,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from service.pool.link import PIECE_BYTES, WorkerLink
-from service.pool.pending_jobs import PendingJob
+from service.pool.link import PIECE_BYTES, PendingJob, WorkerLink
 from service.worker.protocol import (
     BatchReport,
     CancelJob,
@@ -34,7 +33,7 @@ class Worker:
 
     def give(self, number, size, connection):
         job = Job(0, 7, 5, bytes(size), caller=("", connection))
-        self.link.give(PendingJob(job, lambda told: None), number)
+        self.link.submit(PendingJob(job, lambda told: None), number)
 
     async def read(self, numbers):
         """All messages until the jobs of these numbers have come."""
@@ -110,4 +109,4 @@ async def test_worker_is_gone():
     made.link.send(CancelJob(1))
     await sent()
     assert made.told == []
-    assert len(made.link.tickets) == MANY + 1
+    assert len(made.link.jobs) == MANY + 1

@@ -106,7 +106,7 @@ async def pooled(start, metrics=None, **settings):
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Workers are replaced without a pause."""
-    monkeypatch.setattr(pool, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
 
 
 class Model:

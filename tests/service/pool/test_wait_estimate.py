@@ -3,14 +3,14 @@
 import anyio
 import pytest
 
-from service.pool.wait_estimate import ITEM_STEPS, WINDOW_SECONDS, WaitEstimate
+from service.pool.wait_estimate import FAIR_STEPS, WINDOW_SECONDS, WaitEstimate
 
 
 def work(queue, seconds, rate, rows=64):
     """A worker computes at that rate, half of its time in the calls."""
     step = WINDOW_SECONDS / 4
     for _ in range(round(seconds / step)):
-        queue.computed(int(rate * step), rows, step / 2, step)
+        queue.observe_batch(int(rate * step), rows, step / 2, step)
 
 
 def test_unknown():
@@ -26,8 +26,8 @@ def test_at_best():
     nothing is refused for that."""
     queue = WaitEstimate()
     queue.add(1000)
-    queue.computed(500, 1, 1.0, 1.0)
-    queue.computed(10, 1, 1.0, 1.0)
+    queue.observe_batch(500, 1, 1.0, 1.0)
+    queue.observe_batch(10, 1, 1.0, 1.0)
     assert queue.seconds(queue.waiting, 2) == pytest.approx(1.0, rel=0.01)
     assert not queue.exceeds(0, 1, 0.001, 2)
 
@@ -54,7 +54,7 @@ def test_empty():
     work(queue, 4, 10_000)
     queue.add(-1_000_000)
     queue.add(1_000)
-    queue.computed(20, 20, 0.001, 0.001)
+    queue.observe_batch(20, 20, 0.001, 0.001)
     assert not queue.exceeds(0, 1, 0.001, 2)
 
 
@@ -72,7 +72,7 @@ def test_stall():
     queue = WaitEstimate()
     queue.add(1_000_000)
     work(queue, 4, 10_000)
-    queue.computed(10, 64, 30.0, 30.0)
+    queue.observe_batch(10, 64, 30.0, 30.0)
     assert not queue.exceeds(0, 1, 101, 1)
 
 
@@ -83,11 +83,11 @@ def test_fair_turns():
     for caller in (1, 2):
         queue.add(50_000)
         queue.charge(caller, 50_000)
-    assert queue.before(3, 10) == 10 + 2 * ITEM_STEPS
-    assert queue.before(1, 10) == 100_000  # it has most of them itself
-    assert queue.before(0, 10) == 100_000  # who knows
+    assert queue.steps_before(3, 10) == 10 + 2 * FAIR_STEPS
+    assert queue.steps_before(1, 10) == 100_000  # it has most of them itself
+    assert queue.steps_before(0, 10) == 100_000  # who knows
     queue.charge(1, -50_000)
-    assert queue.before(3, 10) == 10 + ITEM_STEPS
+    assert queue.steps_before(3, 10) == 10 + FAIR_STEPS
 
 
 def test_promised():

@@ -42,7 +42,7 @@ TRANSPORTS = [
 @pytest.fixture(autouse=True)
 def _at_once(monkeypatch):
     """Workers are replaced without a pause."""
-    monkeypatch.setattr(pool, "AGAIN_SECONDS", 0.01)
+    monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
 
 
 class Asking:
@@ -510,7 +510,7 @@ def test_a_hundred(tmp_path):
         workers = made.registry._pool
         wait(lambda: len(workers.on_batch) == 1, "nobody counts the others")
         assert len(workers.workers._wanted) == 1
-        assert all(len(link.steps) <= 1 for link in workers._links)
+        assert all(len(link.pending_by_model) <= 1 for link in workers._links)
         assert made.broken == {}
         assert made.versions == ["101"]
         lines = [x for x in made.metrics().splitlines() if 'version="' in x]

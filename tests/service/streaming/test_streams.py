@@ -679,7 +679,7 @@ class TestOtherStates:
     def test_worker_dies(self, bundles, kind, monkeypatch):
         """A stream outlives the process that computes for it: the message that was
         under way is answered by another, and the next goes on from there."""
-        monkeypatch.setattr(pool, "AGAIN_SECONDS", 0.01)
+        monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
         processes = []
 
         def start(settings):

@@ -17,7 +17,7 @@ def test_waits_for_an_idle_moment():
 
 
 def test_goes_on_when_no_moment_comes(monkeypatch):
-    monkeypatch.setattr(background, "PATIENCE_SECONDS", 0.002)
+    monkeypatch.setattr(background, "MAX_WAIT_SECONDS", 0.002)
     engine = FakeEngine()
     answer, state = BackgroundEngine(engine, lambda: False).step(*SEQUENCE)
     assert_belongs(answer[0], 3, 7)

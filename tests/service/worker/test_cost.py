@@ -8,8 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.worker import cost
-from service.worker.cost import Cost
-from service.worker.lanes import chunk
+from service.worker.cost import Cost, choose_steps
 from tests.support.bundles import make_metadata
 
 SECONDS = st.floats(-6, -2).map(lambda power: 10**power)
@@ -31,7 +30,7 @@ class Priced:
         assert (features, state.shape) == (3, (rows, 2))
         assert (frames.dtype, lengths.dtype) == (np.float32, np.int32)
         self.calls.append((rows, steps))
-        self.now += self.price.call + steps * self.price.of_step(rows)
+        self.now += self.price.call + steps * self.price.seconds_per_step(rows)
         self.now += self.hindrance()
         return np.full((rows, 2), 0.5, np.float32), state
 
@@ -51,7 +50,7 @@ def test_known(call, step, row):
     found = measure(Priced(Cost(call, step, row)))
     # To what the clock resolves, with what a difference of two loses.
     close = {"rel": 1e-3, "abs": 1e-10}
-    assert found.call == pytest.approx(call + cost.TICK, **close)
+    assert found.call == pytest.approx(call + cost.OVERHEAD_SECONDS, **close)
     assert found.step == pytest.approx(step, **close)
     assert found.row == pytest.approx(row, **close)
 
@@ -73,7 +72,7 @@ def test_hindered(seed):
 
     engine.hindrance = hindrance
     found = measure(engine)
-    assert found.call == pytest.approx(price.call + cost.TICK, rel=1e-3)
+    assert found.call == pytest.approx(price.call + cost.OVERHEAD_SECONDS, rel=1e-3)
     assert found.step == pytest.approx(price.step, rel=1e-3)
     assert found.row == pytest.approx(price.row, rel=1e-3)
 
@@ -86,16 +85,16 @@ def test_nonsense(seed):
     free = Cost(0, 0, 0)
     engine = Priced(free, lambda: float(random.choice([0, 1e-9, 1e-4, 1])))
     found = measure(engine)
-    assert found.call >= cost.TICK
+    assert found.call >= cost.OVERHEAD_SECONDS
     assert found.step >= 0
     assert found.row > 0
-    assert 1 <= chunk([5, 1000, 70], found) <= 1000
+    assert 1 <= choose_steps([5, 1000, 70], found) <= 1000
 
 
 def test_free():
     """So it is of an engine that takes no time at all."""
     found = measure(Priced(Cost(0, 0, 0)))
-    assert found.call == cost.TICK
+    assert found.call == cost.OVERHEAD_SECONDS
     assert 0 <= found.step < 1e-8
     assert 0 < found.row < 1e-8
 
@@ -103,4 +102,6 @@ def test_free():
 @given(st.integers(1, 64), SECONDS, SECONDS, SECONDS)
 def test_of_step(rows, call, step, row):
     """Of a call with so many rows, each step costs its own seconds and the rows'."""
-    assert Cost(call, step, row).of_step(rows) == pytest.approx(step + rows * row)
+    assert Cost(call, step, row).seconds_per_step(rows) == pytest.approx(
+        step + rows * row
+    )

@@ -6,13 +6,13 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from service.worker.cost import Cost
-from service.worker.lanes import (
-    ALONE,
-    LONGEST_TICK,
-    TICK_CALLS,
-    TICK_ROWS,
-    TICK_SECONDS,
+from service.worker.cost import (
+    CALL_SECONDS,
+    LONE_LIMITS,
+    MAX_CALL_SECONDS,
+    MIN_CALLS,
+    ROWS_TO_DOUBLE,
+    Cost,
 )
 from tests.support.scheduler import TASKS, FakeEngine, Scene
 
@@ -27,13 +27,13 @@ def lanes(task="classify", cost=COST, **limits):
 
 def limit(rows, cost=COST):
     """The most steps of a tick that ends no lane."""
-    seconds = min(TICK_SECONDS * (1 + rows / TICK_ROWS), LONGEST_TICK)
-    budget = max(seconds, TICK_CALLS * cost.call)
-    return max(1, int(budget / cost.of_step(rows)))
+    seconds = min(CALL_SECONDS * (1 + rows / ROWS_TO_DOUBLE), MAX_CALL_SECONDS)
+    budget = max(seconds, MIN_CALLS * cost.call)
+    return max(1, int(budget / cost.seconds_per_step(rows)))
 
 
 class TestTicks:
-    @pytest.mark.parametrize("part", [0.02, 0.5, 1.0, ALONE])
+    @pytest.mark.parametrize("part", [0.02, 0.5, 1.0, LONE_LIMITS])
     def test_lone_sequence_of_one_tick(self, part):
         """A lone sequence of up to three ticks is stepped in one call."""
         made = lanes()
@@ -52,7 +52,7 @@ class TestTicks:
         made.assert_counted()
         steps = [call.steps for call in made.engine.calls]
         assert 10 < len(steps) <= -(-LONG // limit(1))
-        assert max(steps) <= ALONE * limit(1)
+        assert max(steps) <= LONE_LIMITS * limit(1)
 
     def test_slow_calls_make_longer_ticks(self):
         """Where a call costs much, a sequence is cut into fewer."""
@@ -256,10 +256,10 @@ class TestTimeIsUp:
         """A sequence whose time is up is dropped between two chunks, or before its
         first; those that have time are answered."""
         made = lanes(batch_rows=2)
-        made.add((LONG, 1.0), (LONG, 2.0), until=math.inf)
+        made.add((LONG, 1.0), (LONG, 2.0), deadline=math.inf)
         made.tick()
-        made.add((3, 3.0), until=0.0)
-        made.scheduler._works[0].until = 0.0
+        made.add((3, 3.0), deadline=0.0)
+        made.scheduler._jobs[0].deadline = 0.0
         made.tick()
         made.assert_failed(0, dropped=True)
         made.run()
@@ -277,10 +277,10 @@ class TestAlone:
         before each; all have their right answers."""
         made = Scene(FakeEngine(task), kind=kind)
         made.add((700, 1.0), (5, 2.0))
-        made.add((700, 3.0), (4, 4.0), alone=True)
+        made.add((700, 3.0), (4, 4.0), isolated=True)
         trying = []
         while made.scheduler.busy:
-            trying.append(made.scheduler.trying)
+            trying.append(made.scheduler.next_isolated)
             made.tick()
             firsts = made.engine.calls[-1].firsts
             if trying[-1] is not None:
@@ -294,7 +294,7 @@ class TestAlone:
     def test_in_vain(self):
         """It is dropped as others are."""
         made = lanes()
-        made.add((700, 1.0), alone=True)
+        made.add((700, 1.0), isolated=True)
         made.scheduler.cancel(0)
         made.tick()
         made.assert_failed(0, dropped=True)

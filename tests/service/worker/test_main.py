@@ -78,12 +78,14 @@ class Talk:
         self.send(jobs)
         return [job.number for job in jobs]
 
-    def go_on(self, model, steps, first, state=b"", start=0, *, keep, task="classify"):
+    def go_on(
+        self, model, steps, first, state=b"", start=0, *, return_state, task="classify"
+    ):
         """So many steps of a sequence of which `start` have been taken; the number."""
         number = len(self.asked)
         self.asked[number] = (start + steps, first, task, start)
         part = frames(start + steps, first)[start:].tobytes()
-        self.send([Job(number, model, steps, part, state, keep)])
+        self.send([Job(number, model, steps, part, state, return_state)])
         return number
 
     def send(self, sent):
@@ -179,7 +181,13 @@ class TestJobs:
                     # With another sequence, that begins.
                     other = talk.give(0, (steps, 100.0 + first), task=task)
                     number = talk.go_on(
-                        0, steps, float(first), state, start, keep=True, task=task
+                        0,
+                        steps,
+                        float(first),
+                        state,
+                        start,
+                        return_state=True,
+                        task=task,
                     )
                     talk.assert_right(number, *other)
                     start += steps
@@ -187,7 +195,7 @@ class TestJobs:
                     assert state == state_of(start, first).tobytes()
                     assert talk.told[other[0]].state == b""
                 last = talk.go_on(
-                    0, 3, float(first), state, start, keep=False, task=task
+                    0, 3, float(first), state, start, return_state=False, task=task
                 )
                 talk.assert_right(last)
                 assert talk.told[last].state == b""

@@ -164,7 +164,9 @@ class TestGoesOn:
     def test_state_is_told_when_asked(self, task):
         """Only who asks for the new state is told it."""
         made = Scene(FakeEngine(task))
-        asked = [made.go_on(3, float(n), n % 3, keep=n % 2 == 0) for n in range(8)]
+        asked = [
+            made.go_on(3, float(n), n % 3, return_state=n % 2 == 0) for n in range(8)
+        ]
         made.run().assert_right()
         for number in asked:
             if number % 2:
@@ -180,7 +182,7 @@ class TestGoesOn:
         state.setflags(write=False)
         rest = frames(12, 2.0)[5:]
         for number in range(3):
-            made.scheduler.add(number, rest, state, keep=True)
+            made.scheduler.add(number, rest, state, return_state=True)
             made.jobs.append((7, 2.0))
             made.starts[number] = 5
         made.run().assert_right()
@@ -215,7 +217,7 @@ class TestGoesOn:
             after[:] = np.inf
 
         made.engine.spoil = spoil
-        made.scheduler.add(0, np.full((2, 1), 3e38, np.float32), keep=True)
+        made.scheduler.add(0, np.full((2, 1), 3e38, np.float32), return_state=True)
         made.jobs.append((2, 3e38))
         made.run()
         made.assert_failed(0, extreme=True)

@@ -16,7 +16,7 @@ from service.pool.admission import Admission
 from service.pool.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.worker import engine, trial
+from service.worker import engine, loading
 from tests.support.bundles import copy_bundle, random_frames
 from tests.support.servers import SECONDS
 
@@ -134,11 +134,11 @@ def test_too_slow(bundles, monkeypatch):
     """A step must not take longer than a request may."""
     found = bundle.read(bundles / "walks" / "1")
     loaded = engine.load(found, SETTINGS)
-    trial.check_calls(loaded.engine, found.metadata, SETTINGS)
-    monkeypatch.setattr(trial, "LEAST_SECONDS", 0)
+    loading.check_calls(loaded.engine, found.metadata, SETTINGS)
+    monkeypatch.setattr(loading, "MIN_STEP_SECONDS", 0)
     settings = SETTINGS.model_copy(update={"request_seconds": 1e-7})
     with pytest.raises(BundleError, match=r"for one step, 1e-07 s at most"):
-        trial.check_calls(loaded.engine, found.metadata, settings)
+        loading.check_calls(loaded.engine, found.metadata, settings)
 
 
 @pytest.mark.anyio
