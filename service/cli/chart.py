@@ -17,7 +17,7 @@ from rich.text import Text
 from service.cli.files import ReadError
 from service.client import Client, Stream
 from service.client.results import InvalidAnswer, Labelling
-from service.client.session import SWITCHED, Answer
+from service.client.stream import SWITCHING_PROTOCOLS, Answer
 
 LIKELIEST, OTHER, QUIET = "#0072B2", "#767676", "dim"  # as in the reports' plots
 MOST_BARS, EDGE = 30, 7  # classes shown; rows for what is around the bars
@@ -79,7 +79,7 @@ class Chart:
         """
         given = answer.probabilities
         if given is None or given.shape[-1] != len(self._model["classes"]):
-            raise InvalidAnswer(SWITCHED, "Expected a probability for each class")
+            raise InvalidAnswer(SWITCHING_PROTOCOLS, "Expected a probability for each class")
         last = np.atleast_2d(given)[-1]
         if isinstance(answer, Labelling):
             self._labels += answer.labels

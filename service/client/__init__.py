@@ -1,12 +1,11 @@
-"""A client of the service, blocking (`Client`) or not (`AsyncClient`).
+"""Python clients of the service: `Client` blocks, `AsyncClient` is for asyncio.
 
-It needs nothing of the service but this folder.
+This folder imports nothing else of the service.
 """
 
 from service.client.client import AsyncClient, Client
 from service.client.results import InvalidAnswer, RequestError
-from service.client.session import StreamLost
-from service.client.stream import AsyncStream, Stream
+from service.client.stream import AsyncStream, Stream, StreamLost
 
 __all__ = [
     "AsyncClient",

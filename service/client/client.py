@@ -1,13 +1,13 @@
-"""A client of the service, blocking (`Client`) or not (`AsyncClient`).
+"""Clients of the HTTP API: `Client` blocks, `AsyncClient` is for asyncio.
 
 >>> with Client("http://127.0.0.1:8000") as client:  # doctest: +SKIP
 ...     client.classify([frames]).predictions[0].label
 '7'
 
-A sequence is anything like [T, F]: an array or nested lists. Both classes raise
-`RequestError` for a refusal of the service, and for a redirect, which is not
-followed; `InvalidAnswer`, which is one, for an answer that is not the service's; and
-httpx's own errors where there was no answer at all.
+A sequence is an array [T, F], or nested lists of that shape. Both classes raise
+`RequestError` if the service refuses a request, and for redirects, which are not
+followed; `InvalidAnswer` (a `RequestError`) if the answer is not the service's; and
+httpx's exceptions if there is no answer.
 """
 
 from collections.abc import Sequence
@@ -30,21 +30,24 @@ from service.client.stream import AsyncStream, Stream
 
 
 class Client:
-    """Calls the service and waits. Safe to share between threads."""
+    """A blocking client. Safe to share between threads."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000", timeout: float = 30, **options: Any
     ):
-        """`timeout` in seconds; `options`, such as `headers={"X-API-Key": key}`, are httpx'.
-
-        With `follow_redirects=True` requests, not streams, go where they are sent;
-        headers and cookies go to the origin of `url` only.
+        """
+        Args:
+            url: address of the service.
+            timeout: seconds.
+            options: of `httpx.Client`, such as `headers={"X-API-Key": key}`. With
+                `follow_redirects=True` requests follow redirects, and streams don't;
+                your headers and cookies are sent to the origin of `url` only.
         """
         self._http = httpx.Client(base_url=url, timeout=timeout, **options)
         hooks = self._http.event_hooks
-        hooks["request"].append(partial(_keep, self._http.base_url))
+        hooks["request"].append(partial(_strip_credentials, self._http.base_url))
         if not self._http.follow_redirects:
-            hooks["response"].append(_stay)
+            hooks["response"].append(_raise_redirect)
         self._timeout, self._headers = timeout, options.get("headers")
 
     def classify(
@@ -56,11 +59,14 @@ class Client:
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
     ) -> Classifications:
-        """One class for each sequence.
+        """Predict one class for each sequence.
 
         Args:
-            states: a token of an earlier answer for each sequence that goes on.
-            return_state: have a token with each prediction, as its `state`.
+            sequences: each of shape [T, F], of any lengths.
+            model: name, `NAME@VERSION` or `NAME@LABEL`; the service's default if None.
+            top_k: return only the likeliest classes, as `top`.
+            states: for each sequence the state token to continue from, or None.
+            return_state: return a state token with each prediction, as `state`.
         """
         body = _body(sequences, model, top_k, states, return_state)
         return results.classifications(*self._post("/classify", body))
@@ -74,7 +80,7 @@ class Client:
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
     ) -> Labellings:
-        """One class for each step of each sequence."""
+        """Predict one class for each step of each sequence; see `classify`."""
         body = _body(sequences, model, top_k, states, return_state)
         return results.labellings(*self._post("/label", body))
 
@@ -86,17 +92,18 @@ class Client:
         state: str | None = None,
         resume: bool = True,
     ) -> Stream:
-        """A sequence whose frames are sent as they come.
+        """Open a stream: a sequence whose frames are sent as they come.
 
         >>> with client.stream("letters-live") as stream:  # doctest: +SKIP
         ...     for frame in frames:
         ...         print(stream.send([frame]).labels)
 
         Args:
-            state: token to go on from.
-            resume: have a token with each answer, so that the stream goes on by
-                itself when the connection breaks or the service is restarted.
-                Of the client's options only `headers` are taken.
+            state: state token to continue from.
+            resume: request a state token with each answer, so that the stream resumes
+                when the connection breaks or the service restarts.
+
+        Of the client's options a stream uses only `headers` and the timeout.
         """
         address = self._http.base_url.join("stream")
         return Stream(
@@ -104,17 +111,18 @@ class Client:
         )
 
     def models(self) -> list[dict[str, Any]]:
-        """Every model in service."""
+        """List the models in service."""
         return results.models(*_content(self._http.get("/models")))
 
     def ready(self) -> list[str]:
-        """Why the service is not ready; empty when it is."""
+        """List the reasons why the service is not ready; empty if it is ready."""
         return _reasons(self._http.get("/readyz"))
 
     def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
         return _content(self._http.post(path, content=body, headers=_HEADERS))
 
     def close(self) -> None:
+        """Close the connections."""
         self._http.close()
 
     def __enter__(self) -> Self:
@@ -127,17 +135,17 @@ class Client:
 
 
 class AsyncClient:
-    """The same for asyncio."""
+    """`Client` for asyncio."""
 
     def __init__(
         self, url: str = "http://127.0.0.1:8000", timeout: float = 30, **options: Any
     ):
-        """`timeout` in seconds; `options` as those of `Client`."""
+        """Takes the arguments of `Client`; `options` are those of `httpx.AsyncClient`."""
         self._http = httpx.AsyncClient(base_url=url, timeout=timeout, **options)
         hooks = self._http.event_hooks
-        hooks["request"].append(partial(_keep_async, self._http.base_url))
+        hooks["request"].append(partial(_strip_credentials_async, self._http.base_url))
         if not self._http.follow_redirects:
-            hooks["response"].append(_stay_async)
+            hooks["response"].append(_raise_redirect_async)
         self._timeout, self._headers = timeout, options.get("headers")
 
     async def classify(
@@ -149,7 +157,7 @@ class AsyncClient:
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
     ) -> Classifications:
-        """One class for each sequence."""
+        """Predict one class for each sequence; see `Client.classify`."""
         body = _body(sequences, model, top_k, states, return_state)
         return results.classifications(*await self._post("/classify", body))
 
@@ -162,7 +170,7 @@ class AsyncClient:
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
     ) -> Labellings:
-        """One class for each step of each sequence."""
+        """Predict one class for each step of each sequence."""
         body = _body(sequences, model, top_k, states, return_state)
         return results.labellings(*await self._post("/label", body))
 
@@ -174,24 +182,25 @@ class AsyncClient:
         state: str | None = None,
         resume: bool = True,
     ) -> AsyncStream:
-        """A sequence whose frames are sent as they come; see `Client.stream`."""
+        """Open a stream; see `Client.stream`."""
         address = self._http.base_url.join("stream")
         return AsyncStream(
             address, model, top_k, state, resume, self._timeout, self._headers
         )
 
     async def models(self) -> list[dict[str, Any]]:
-        """Every model in service."""
+        """List the models in service."""
         return results.models(*_content(await self._http.get("/models")))
 
     async def ready(self) -> list[str]:
-        """Why the service is not ready; empty when it is."""
+        """List the reasons why the service is not ready; empty if it is ready."""
         return _reasons(await self._http.get("/readyz"))
 
     async def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
         return _content(await self._http.post(path, content=body, headers=_HEADERS))
 
     async def close(self) -> None:
+        """Close the connections."""
         await self._http.aclose()
 
     async def __aenter__(self) -> Self:
@@ -213,7 +222,7 @@ def _body(
     states: Sequence[str | None] | None,
     return_state: bool,
 ) -> bytes:
-    # float32 is what the network computes in: half the digits of float64.
+    # The network computes in float32, which has half the digits of float64 in JSON.
     body: dict[str, Any] = {
         "sequences": [np.ascontiguousarray(s, np.float32) for s in sequences]
     }
@@ -229,10 +238,10 @@ def _body(
 
 
 def _content(response: httpx.Response) -> tuple[bytes, int]:
-    """An answer and its status.
+    """The body and the status of a successful response.
 
     Raises:
-        RequestError: it is a refusal, or a redirect.
+        RequestError: an error or a redirect.
     """
     status = response.status_code
     if not response.is_success:
@@ -248,8 +257,8 @@ def _reasons(response: httpx.Response) -> list[str]:
     return []
 
 
-# Headers that another origin may have: those that httpx makes.
-_ANYBODY = {
+# Headers that any origin may see: httpx sets them itself.
+_PUBLIC_HEADERS = {
     "accept",
     "accept-encoding",
     "connection",
@@ -261,28 +270,29 @@ _ANYBODY = {
 }
 
 
-def _keep(home: httpx.URL, request: httpx.Request) -> None:
-    """Of what a redirect sends to another origin, httpx leaves out `Authorization`:
-    here it is all that the caller gave, for any header may have a key."""
-    to = request.url
-    if (to.scheme, to.host, to.port) != (home.scheme, home.host, home.port):
-        for name in set(request.headers) - _ANYBODY:
+def _strip_credentials(base: httpx.URL, request: httpx.Request) -> None:
+    """Remove the caller's headers from a request that was redirected to another origin.
+
+    httpx removes `Authorization` only; but an API key may be in any header."""
+    url = request.url
+    if (url.scheme, url.host, url.port) != (base.scheme, base.host, base.port):
+        for name in set(request.headers) - _PUBLIC_HEADERS:
             del request.headers[name]
 
 
-async def _keep_async(home: httpx.URL, request: httpx.Request) -> None:
-    _keep(home, request)
+async def _strip_credentials_async(base: httpx.URL, request: httpx.Request) -> None:
+    _strip_credentials(base, request)
 
 
-def _stay(response: httpx.Response) -> None:
-    """Raise of a redirect before httpx makes a request of it, which fails in other
-    ways where that leads nowhere."""
+def _raise_redirect(response: httpx.Response) -> None:
+    """Raise a RequestError for a redirect before httpx builds the next request, which
+    raises other exceptions if the location is invalid."""
     if response.has_redirect_location:
         response.read()
         _content(response)
 
 
-async def _stay_async(response: httpx.Response) -> None:
+async def _raise_redirect_async(response: httpx.Response) -> None:
     if response.has_redirect_location:
         await response.aread()
         _content(response)

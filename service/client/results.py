@@ -1,7 +1,7 @@
-"""The service's answers as the client gives them.
+"""The results and the errors of the clients, parsed from the service's answers.
 
-What comes over a network may be from anybody: it is checked here against what is
-documented, and nothing but a `RequestError` is raised of it.
+An answer may come from any server, so it is checked against the documented shape.
+Parsing raises nothing but `RequestError`.
 """
 
 from collections.abc import Mapping
@@ -12,23 +12,23 @@ import msgspec
 import numpy as np
 import orjson
 
-LONGEST = 1_000  # characters of an error's text
-DIGITS = 9  # of seconds to wait
+MAX_MESSAGE = 1_000  # characters of an error's text
+MAX_DIGITS = 9  # of seconds to wait
 
 T = TypeVar("T")
 
 
 class RequestError(Exception):
-    """The service refused, or a proxy before it; its problem details as attributes.
+    """The service, or a proxy before it, refused a request.
 
     Attributes:
-        status: HTTP's, or that of the error in a stream.
-        type: "about:blank" where it has none.
-        title: in a few words.
-        detail: in a sentence; empty where it has none.
-        errors: the fields at fault, each with its `path` and `message`.
-        request_id: empty where it has none.
-        retry_after: seconds to wait; None where it has none, or a date.
+        status: HTTP status, or the status of an error in a stream.
+        type: URN of the problem; "about:blank" if there is none.
+        title: a few words.
+        detail: a sentence; may be empty.
+        errors: the invalid fields, each with its `path` and `message`.
+        request_id: ID of the request in the service's log; may be empty.
+        retry_after: seconds to wait before a retry; None if not given.
     """
 
     def __init__(
@@ -36,33 +36,32 @@ class RequestError(Exception):
     ):
         """
         Args:
-            problem: the JSON that came, if it was any; what is not as documented in
-                it counts as not there.
-            title: where that has none.
+            problem: the JSON body, if any. Members that are not as documented are
+                ignored.
+            title: used if the problem has none.
         """
         if not isinstance(problem, dict):
             problem = {}
         self.status = status
         self.type = _text(problem, "type") or "about:blank"
         self.title = _text(problem, "title") or title or "No reason given"
-        self.detail = _text(problem, "detail") or _leads(status, headers)
+        self.detail = _text(problem, "detail") or _location(status, headers)
         self.errors = _errors(problem.get("errors"))
-        own_id = _text(problem, "request_id")
-        self.request_id = headers.get("x-request-id", own_id)
-        wait = _seconds(headers.get("retry-after"))
-        self.retry_after = (
-            _seconds(problem.get("retry_after")) if wait is None else wait
-        )
-        told = [self.detail] if self.detail else []
-        told += [f"{e['path']}: {e['message']}" for e in self.errors[:3]]
-        heads = [f"{self.status} {self.title}"] + (["; ".join(told)] if told else [])
-        super().__init__(_line(": ".join(heads)))
+        request_id = _text(problem, "request_id")
+        self.request_id = headers.get("x-request-id", request_id)
+        self.retry_after = _seconds(headers.get("retry-after"))
+        if self.retry_after is None:
+            self.retry_after = _seconds(problem.get("retry_after"))
+        details = [self.detail] if self.detail else []
+        details += [f"{e['path']}: {e['message']}" for e in self.errors[:3]]
+        parts = [f"{self.status} {self.title}", "; ".join(details)]
+        super().__init__(_line(": ".join(filter(None, parts))))
 
 
 class InvalidAnswer(RequestError):
-    """An answer that is not as documented: of another server, perhaps.
+    """The answer is not as documented; another server may have sent it.
 
-    Its `status` is HTTP's, such as 200; 101 of a message in a stream.
+    Its `status` is the HTTP status, such as 200, or 101 for a message in a stream.
     """
 
     def __init__(self, status: int, detail: str):
@@ -75,28 +74,32 @@ def _text(problem: dict[str, Any], name: str) -> str:
     return value if isinstance(value, str) else ""
 
 
-def _leads(status: int, headers: Mapping[str, str]) -> str:
+def _location(status: int, headers: Mapping[str, str]) -> str:
     if 300 <= status < 400 and "location" in headers:
         return f"redirects to {headers['location']}, which is not followed"
     return ""
 
 
-def _errors(given: Any) -> list[dict[str, str]]:
-    named = [e for e in given if isinstance(e, dict)] if isinstance(given, list) else []
-    both = [{"path": _text(e, "path"), "message": _text(e, "message")} for e in named]
-    return [error for error in both if error["path"] and error["message"]]
+def _errors(value: Any) -> list[dict[str, str]]:
+    items = value if isinstance(value, list) else []
+    errors = [
+        {"path": _text(item, "path"), "message": _text(item, "message")}
+        for item in items
+        if isinstance(item, dict)
+    ]
+    return [error for error in errors if error["path"] and error["message"]]
 
 
-def _seconds(given: Any) -> int | None:
-    if isinstance(given, str) and given.isdecimal() and len(given) <= DIGITS:
-        return int(given)
-    # A bool is an int, too.
-    return given if type(given) is int and 0 <= given < 10**DIGITS else None
+def _seconds(value: Any) -> int | None:
+    if isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS:
+        return int(value)
+    # `type`, because a bool is an instance of int.
+    return value if type(value) is int and 0 <= value < 10**MAX_DIGITS else None
 
 
 def _line(text: str) -> str:
-    """A text from outside on one line, without what would change a terminal."""
-    shown = text if len(text) <= LONGEST else f"{text[:LONGEST]}..."
+    """An untrusted text on one line, without control characters."""
+    shown = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
     return "".join(c if c.isprintable() else " " for c in shown)
 
 
@@ -110,14 +113,14 @@ class Choice:
 
 @dataclass(frozen=True, slots=True)
 class Classification:
-    """One sequence's class; `probabilities` [C], or `top` with `top_k`."""
+    """The class of a sequence, with `probabilities` [C], or `top` if `top_k` was set."""
 
     label: str
     probability: float
     probabilities: np.ndarray | None = None
     top: list[Choice] | None = None
-    steps: int | None = None  # taken so far, where that was asked
-    state: str | None = None  # token to go on from
+    steps: int | None = None  # taken so far, if a state was requested
+    state: str | None = None  # token to continue from
 
     def __post_init__(self) -> None:
         _check(self, 1)
@@ -125,7 +128,7 @@ class Classification:
 
 @dataclass(frozen=True, slots=True)
 class Labelling:
-    """Each step's class; `probabilities` [T, C], or `top` with `top_k`."""
+    """The class of each step, with `probabilities` [T, C], or `top` if `top_k` was set."""
 
     labels: list[str]
     probabilities: np.ndarray | None = None
@@ -139,7 +142,7 @@ class Labelling:
 
 @dataclass(frozen=True, slots=True)
 class Classifications:
-    """The answer of `classify`, one prediction a sequence."""
+    """The answer of `classify`: one prediction per sequence."""
 
     model: str
     version: str
@@ -149,7 +152,7 @@ class Classifications:
 
 @dataclass(frozen=True, slots=True)
 class Labellings:
-    """The answer of `label`, one prediction a sequence."""
+    """The answer of `label`: one prediction per sequence."""
 
     model: str
     version: str
@@ -158,7 +161,7 @@ class Labellings:
 
 
 class _Model(TypedDict):
-    """What the command line needs of a model, of all that is said of it."""
+    """The members of a model that the command line uses."""
 
     name: str
     task: str
@@ -180,22 +183,22 @@ class _NotReady(TypedDict):
 
 
 def parsed(content: bytes | str, status: int) -> Any:
-    """The JSON of an answer with that status.
+    """Parse the JSON body of an answer with this status.
 
     Raises:
-        InvalidAnswer: it is none.
+        InvalidAnswer: not JSON.
     """
     try:
         return orjson.loads(content)
     except ValueError as error:
-        raise InvalidAnswer(status, f"no JSON: {error}") from None
+        raise InvalidAnswer(status, f"invalid JSON: {error}") from None
 
 
 def typed(value: Any, kind: type[T], status: int) -> T:
-    """What has been parsed, as what it is documented to be.
+    """Convert parsed JSON to its documented type.
 
     Raises:
-        InvalidAnswer: it is something else; says where.
+        InvalidAnswer: it does not fit; the message says where.
     """
     try:
         return msgspec.convert(value, kind, dec_hook=_array)
@@ -204,7 +207,7 @@ def typed(value: Any, kind: type[T], status: int) -> T:
 
 
 def problem(content: bytes) -> Any:
-    """The JSON of a refusal; None where it has none."""
+    """Parse the JSON body of an error response; None if it is not JSON."""
     try:
         return orjson.loads(content)
     except ValueError:
@@ -212,38 +215,37 @@ def problem(content: bytes) -> Any:
 
 
 def classifications(content: bytes, status: int) -> Classifications:
-    """The answer of `POST /classify`; raises as `typed`."""
+    """Parse the answer of `POST /classify`; raises InvalidAnswer."""
     return typed(parsed(content, status), Classifications, status)
 
 
 def labellings(content: bytes, status: int) -> Labellings:
-    """The answer of `POST /label`; raises as `typed`."""
+    """Parse the answer of `POST /label`; raises InvalidAnswer."""
     return typed(parsed(content, status), Labellings, status)
 
 
 def models(content: bytes, status: int) -> list[dict[str, Any]]:
-    """The answer of `GET /models`, with all that it says; raises as `typed`."""
+    """Parse the answer of `GET /models`, all members kept; raises InvalidAnswer."""
     body = parsed(content, status)
     typed(body, _Models, status)
-    listed: list[dict[str, Any]] = body["models"]
-    return listed
+    return list(body["models"])
 
 
 def ready(content: bytes, status: int) -> None:
-    """Raises as `typed` unless it is the answer of a `GET /readyz` that is ready."""
+    """Check the answer of `GET /readyz` when ready; raises InvalidAnswer."""
     typed(parsed(content, status), _Ready, status)
 
 
 def reasons(content: bytes, status: int) -> list[str]:
-    """Why `GET /readyz` says that it is not."""
+    """Parse the reasons in the answer of `GET /readyz` when not ready."""
     try:
         return typed(parsed(content, status), _NotReady, status)["reasons"]
     except InvalidAnswer:
-        return ["not ready"]  # says a proxy
+        return ["not ready"]  # the answer of a proxy
 
 
 def _array(_: type, values: Any) -> np.ndarray:
-    array = np.array(values)  # not float32 at once, which takes text and null, too
+    array = np.array(values)  # as float32 it would accept text and null
     if array.dtype.kind not in "iuf":
         raise ValueError("Expected numbers")
     with np.errstate(over="ignore"):

@@ -1,11 +1,11 @@
-// A bar for each class: the likeliest is marked, not by colour alone.
+// A bar for each class. The likeliest is marked with a dot, not by colour alone.
 
 import { best, fill, make, percent } from "./dom.js";
 
 /**
  * @param {string[]} classes
- * @param {number[]} probabilities of each
- * @param {number} most so many classes are shown, those that are likeliest
+ * @param {number[]} probabilities of the classes
+ * @param {number} most number of classes shown: the likeliest
  */
 export function bars(container, classes, probabilities, most = 12) {
   const top = best(probabilities);

@@ -1,16 +1,16 @@
-// The `curl` and the Python that would get the same answer.
+// The `curl` command and the Python code that get the same answer.
 
 import { base, key } from "./api.js";
 import { fill, make } from "./dom.js";
 
-const SHORT = 300; // characters of a body that are shown, and not put into a file
+const SHORT = 300; // longest body, in characters, that is shown inline
 
 /**
- * Show how to ask for an answer.
+ * Show the code that gets an answer.
  *
  * @param {string} path such as "classify"
  * @param {{model: string, sequences: number[][][]}} body
- * @param {boolean} stream also show how to read it step by step
+ * @param {boolean} stream also show the code that streams it step by step
  */
 export function code(box, path, body, stream = false) {
   const text = JSON.stringify(body);
@@ -22,12 +22,12 @@ export function code(box, path, body, stream = false) {
     make(
       "details",
       open ? { open: "" } : {},
-      make("summary", {}, "Ask for it yourself"),
+      make("summary", {}, "Show the code"),
       make(
         "p",
         {},
         make("a", { href: URL.createObjectURL(blob), download: "request.json" }, "request.json"),
-        ` is the request of this answer (${text.length.toLocaleString("en")} bytes).`,
+        ` is the body of this request (${text.length.toLocaleString("en")} bytes).`,
       ),
       snippet("curl", curl(path, text)),
       snippet("Python", python(path, body.model)),
@@ -39,7 +39,7 @@ export function code(box, path, body, stream = false) {
 function snippet(name, text) {
   const copy = async ({ target }) => {
     try {
-      await navigator.clipboard.writeText(text); // there is none without HTTPS
+      await navigator.clipboard.writeText(text); // browsers have no clipboard without HTTPS
       target.textContent = "Copied";
     } catch {
       getSelection().selectAllChildren(target.closest("figure").querySelector("pre"));

@@ -1,4 +1,4 @@
-// Draw a digit: its rows are streamed, and the ten probabilities move with each.
+// The panel Digit: streams the rows of a drawn digit, and shows the probabilities after each.
 
 import { health } from "./api.js";
 import { bars } from "./bars.js";
@@ -11,9 +11,9 @@ import { Reading } from "./reading.js";
 import { refusal } from "./refusal.js";
 
 const ROWS = 28;
-const PACE = 30; // ms a row, so that one sees it
+const PACE = 30; // ms per row, so that the change can be seen
 
-/** Whether a model reads such digits, row by row. */
+/** Returns true for a model that reads digits row by row. */
 export const fits = (model) =>
   model.task === "classify" && model.streamable && model.feature_count === ROWS;
 
@@ -21,7 +21,7 @@ export function start(model, samples) {
   const reading = new Reading(model);
   const heat = new Heat(find("digit-heat"), model.classes, ROWS);
   const slider = find("digit-step");
-  let rows = null; // of the digit that is read
+  let rows = null; // of the current digit
   let history = [];
   let failed = false;
   let run = 0;
@@ -49,37 +49,37 @@ export function start(model, samples) {
     refusal(find("digit-error"));
   }
 
-  /** Read 28 rows from the first; what is read at the time is given up. */
-  async function read(drawn) {
-    const mine = ++run;
-    const calm = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    rows = drawn;
+  /** Stream 28 rows as a new sequence; cancels the one under way. */
+  async function read(newRows) {
+    const thisRun = ++run;
+    const instant = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    rows = newRows;
     history = [];
     failed = false;
     slider.disabled = true;
     refusal(find("digit-error"));
-    find("digit-said").textContent = "Reading it, row by row.";
+    find("digit-said").textContent = "Reading row by row.";
     picture(find("digit-seen"), rows);
     code(find("digit-code"), "classify", { model: model.name, sequences: [rows] }, true);
     try {
       for (let at = 0; at < ROWS; at++) {
         const answer = await reading.step([rows[at]], at === 0);
-        if (mine !== run) return;
+        if (thisRun !== run) return;
         history.push(answer.probabilities);
         show(history.length);
-        if (!calm) await new Promise((resolve) => setTimeout(resolve, PACE));
-        if (mine !== run) return;
+        if (!instant) await new Promise((resolve) => setTimeout(resolve, PACE));
+        if (thisRun !== run) return;
       }
     } catch (error) {
-      if (mine !== run) return;
+      if (thisRun !== run) return;
       failed = true;
-      return refusal(find("digit-error"), error, () => read(drawn));
+      return refusal(find("digit-error"), error, () => read(newRows));
     }
     slider.disabled = false;
-    say();
+    summarize();
   }
 
-  /** Show what was believed after a row, and which rows had been read by then. */
+  /** Show the probabilities after a row, and cover the rows that follow it. */
   function show(step) {
     slider.value = step;
     find("digit-row").textContent = `${step} of ${ROWS}`;
@@ -88,12 +88,12 @@ export function start(model, samples) {
     if (step) bars(find("digit-bars"), model.classes, history[step - 1]);
   }
 
-  function say() {
+  function summarize() {
     const last = history.at(-1);
     const step = decided(history);
     find("digit-said").textContent =
-      `It is a ${model.classes[best(last)]}, ${percent(Math.max(...last))} sure. ` +
-      (step > 1 ? `Its mind was made up at row ${step}.` : "It never thought otherwise.");
+      `${model.classes[best(last)]} (${percent(Math.max(...last))}). ` +
+      (step > 1 ? `Decided at row ${step}.` : "The prediction never changed.");
   }
 
   function sample({ label, frames }) {

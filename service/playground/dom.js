@@ -1,18 +1,18 @@
-// Elements, made and found in one line.
+// Helpers that create, find and fill elements.
 
-/** An element with attributes, handlers (`onclick`) and children; null is left out. */
+/** Create an element with attributes, handlers (`onclick`) and children; null is left out. */
 export function make(name, attributes = {}, ...children) {
-  const made = document.createElement(name);
-  return fill(dress(made, attributes), ...children);
+  const element = document.createElement(name);
+  return fill(dress(element, attributes), ...children);
 }
 
-/** The same in SVG. */
+/** Create an SVG element likewise. */
 export function draw(name, attributes = {}, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  return fill(dress(made, attributes), ...children);
+  const element = document.createElementNS("http://www.w3.org/2000/svg", name);
+  return fill(dress(element, attributes), ...children);
 }
 
-/** Replace what an element holds. */
+/** Replace the children of an element. */
 export function fill(element, ...children) {
   element.replaceChildren(...children.flat(Infinity).filter((child) => child != null));
   return element;
@@ -20,19 +20,19 @@ export function fill(element, ...children) {
 
 export const find = (id) => document.getElementById(id);
 
-/** A colour of style.css, as it is in this light. */
+/** A colour of style.css, in the current colour scheme. */
 export const colour = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
 export const percent = (share) => `${(100 * share).toFixed(1)} %`;
 
-/** The place of the largest number. */
+/** The index of the largest number. */
 export const best = (numbers) => numbers.indexOf(Math.max(...numbers));
 
-function dress(made, attributes) {
+function dress(element, attributes) {
   for (const [name, value] of Object.entries(attributes)) {
-    if (name.startsWith("on")) made.addEventListener(name.slice(2), value);
-    else if (value != null && value !== false) made.setAttribute(name, value);
+    if (name.startsWith("on")) element.addEventListener(name.slice(2), value);
+    else if (value != null && value !== false) element.setAttribute(name, value);
   }
-  return made;
+  return element;
 }

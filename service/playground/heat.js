@@ -1,10 +1,10 @@
-// A heat map: a row of the sequence downwards, a class across, the darker the likelier.
+// A heat map of probabilities: a line per step, a column per class, darker is likelier.
 
 import { best, draw, fill } from "./dom.js";
 
 const CELL = 12;
 
-/** The step from which on the likeliest class no longer changed, counted from 1. */
+/** The first step (from 1) after which the likeliest class no longer changed. */
 export function decided(history) {
   const end = best(history.at(-1));
   let step = history.length;
@@ -12,7 +12,7 @@ export function decided(history) {
   return step;
 }
 
-/** Probabilities of classes after each of a number of steps. */
+/** The probabilities of all classes after each step, as an SVG. */
 export class Heat {
   #cells;
   #mark;
@@ -38,7 +38,7 @@ export class Heat {
     this.show([]);
   }
 
-  /** Show what was believed after each step so far; `step` (from 1) is marked. */
+  /** Show the probabilities after each step so far; `step` (from 1) is marked. */
   show(history, step = 0) {
     this.#cells.forEach((row, at) => {
       row.forEach((cell, place) => {
@@ -48,9 +48,9 @@ export class Heat {
     this.#mark.setAttribute("y1", step * CELL - 0.5);
     this.#mark.setAttribute("y2", step * CELL - 0.5);
     this.#mark.style.visibility = step ? "visible" : "hidden";
-    const told = history.length
+    const summary = history.length
       ? `after row ${history.length} the likeliest class is ${this.classes[best(history.at(-1))]}`
-      : "nothing read yet";
-    this.svg.setAttribute("aria-label", `Heat map, classes by rows: ${told}`);
+      : "no row read yet";
+    this.svg.setAttribute("aria-label", `Heat map, classes by rows: ${summary}`);
   }
 }

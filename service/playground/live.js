@@ -1,40 +1,40 @@
-// What the service does now, of its Prometheus figures.
+// Live charts of the service's Prometheus metrics.
 
 import { ask } from "./api.js";
 import { find } from "./dom.js";
 import { plot } from "./plot.js";
 
 const SECONDS = 2;
-const KEPT = 90; // readings: three minutes
+const KEPT = 90; // scrapes: three minutes
 const CHARTS = {
-  "live-requests": { title: "Requests a second", of: requests },
-  "live-latency": { title: "Latency of answers, milliseconds", of: latency },
-  "live-rows": { title: "Rows per tick: sequences in each engine call", of: rows },
-  "live-padding": { title: "Wasted steps: padding, percent", of: padding },
+  "live-requests": { title: "Requests per second", of: requests },
+  "live-latency": { title: "Latency of successful requests, milliseconds", of: latency },
+  "live-rows": { title: "Batch size: sequences per engine call", of: batchSize },
+  "live-padding": { title: "Padding, percent of computed steps", of: padding },
 };
 
-let before; // the reading before
+let previous; // scrape
 const x = [];
 const kept = Object.fromEntries(Object.keys(CHARTS).map((id) => [id, []]));
 
-/** Read and draw every few seconds, while it can be seen. */
+/** Scrape and draw every few seconds, while the panel is visible. */
 export async function watch() {
   if (!find("models").hidden && document.visibilityState === "visible") {
     try {
-      look(parse(await ask("metrics")));
+      update(parse(await ask("metrics")));
       find("live-off").hidden = true;
     } catch (error) {
-      before = undefined;
+      previous = undefined;
       find("live-off").hidden = error.status !== 404;
     }
   }
   setTimeout(watch, SECONDS * 1000);
 }
 
-function look(now) {
+function update(now) {
   now.at = performance.now() / 1000;
-  const last = before;
-  before = now;
+  const last = previous;
+  previous = now;
   if (!last) return;
   x.push((x.at(-1) ?? 0) + SECONDS);
   if (x.length > KEPT) x.shift();
@@ -54,54 +54,54 @@ const above = (_, least, most) => [0, Math.max(1, most * 1.1)];
 const DURATION = "http_server_request_duration_seconds";
 
 function requests(more, seconds) {
-  const asked = (found) => more(`${DURATION}_count`, found) / seconds;
+  const rate = (filter) => more(`${DURATION}_count`, filter) / seconds;
   return {
-    answered: asked(({ method, status }) => method === "POST" && status < 400),
-    refused: asked(({ status }) => status >= 400),
+    successful: rate(({ method, status }) => method === "POST" && status < 400),
+    failed: rate(({ status }) => status >= 400),
     "stream messages": more("unrolled_stream_message_seconds_count") / seconds,
   };
 }
 
 function latency(more, _, now) {
-  const of = ({ method, status }) => method === "POST" && status < 400;
+  const successful = ({ method, status }) => method === "POST" && status < 400;
   const bounds = now
     .filter(({ name }) => name === `${DURATION}_bucket`)
     .map(({ labels }) => labels.le);
   const ordered = [...new Set(bounds)].sort((a, b) => edge(a) - edge(b));
-  const counts = ordered.map((le) => more(`${DURATION}_bucket`, (found) => found.le === le && of(found)));
-  return { median: quantile(0.5, ordered, counts), "99 of 100": quantile(0.99, ordered, counts) };
+  const counts = ordered.map((le) => more(`${DURATION}_bucket`, (labels) => labels.le === le && successful(labels)));
+  return { median: quantile(0.5, ordered, counts), "99th percentile": quantile(0.99, ordered, counts) };
 }
 
-function rows(more) {
+function batchSize(more) {
   const calls = more("unrolled_batch_rows_count");
-  return { rows: calls ? more("unrolled_batch_rows_sum") / calls : null };
+  return { "batch size": calls ? more("unrolled_batch_rows_sum") / calls : null };
 }
 
 function padding(more) {
-  const wasted = more("unrolled_steps_total", ({ kind }) => kind === "padding");
+  const padded = more("unrolled_steps_total", ({ kind }) => kind === "padding");
   const all = more("unrolled_steps_total");
-  return { wasted: all ? (100 * wasted) / all : null };
+  return { padding: all ? (100 * padded) / all : null };
 }
 
 const edge = (le) => (le === "+Inf" ? Infinity : Number(le));
 
-/** Milliseconds below which a share of them was, within the bucket in a straight line. */
+/** A quantile in milliseconds, interpolated linearly within its bucket. */
 function quantile(share, bounds, counts) {
-  const wanted = share * (counts.at(-1) ?? 0);
-  if (!wanted) return null;
-  const at = counts.findIndex((count) => count >= wanted);
+  const rank = share * (counts.at(-1) ?? 0);
+  if (!rank) return null;
+  const at = counts.findIndex((count) => count >= rank);
   const [low, below] = at ? [edge(bounds[at - 1]), counts[at - 1]] : [0, 0];
   const high = Number.isFinite(edge(bounds[at])) ? edge(bounds[at]) : low;
-  return 1000 * (low + ((high - low) * (wanted - below)) / (counts[at] - below || 1));
+  return 1000 * (low + ((high - low) * (rank - below)) / (counts[at] - below || 1));
 }
 
-function sum(samples, name, fitting = () => true) {
+function sum(samples, name, filter = () => true) {
   return samples
-    .filter((one) => one.name === name && fitting(one.labels))
+    .filter((sample) => sample.name === name && filter(sample.labels))
     .reduce((total, { value }) => total + value, 0);
 }
 
-/** Prometheus' text format: {name, labels, value} of each sample. */
+/** Parse Prometheus' text format into samples {name, labels, value}. */
 export function parse(text) {
   return text
     .split("\n")
@@ -111,7 +111,7 @@ export function parse(text) {
       const labels = [...inner.matchAll(/([a-z_]+)="((?:[^"\\]|\\.)*)"/g)];
       return {
         name,
-        labels: Object.fromEntries(labels.map(([, key, given]) => [key, given])),
+        labels: Object.fromEntries(labels.map(([, key, text]) => [key, text])),
         value: Number(value),
       };
     });

@@ -1,6 +1,6 @@
-// The page: its tabs, what the service says of itself, and a panel for each kind of use.
+// The page: tabs, the status of the service, and the start of each panel.
 
-import { ask, health, look, state } from "./api.js";
+import { ask, health, poll, state } from "./api.js";
 import * as digit from "./digit.js";
 import { find } from "./dom.js";
 import * as live from "./live.js";
@@ -36,20 +36,20 @@ tabs.forEach((tab, at) => {
   };
 });
 
-function told() {
+function showStatus() {
   const words = {
     ready: "ready",
-    starting: "starting: its models are being loaded",
-    away: "not reachable; looking for it",
+    starting: "starting: loading the models",
+    away: "not reachable; retrying",
   };
   find("status").textContent = `The service is ${words[state]}`;
   find("status").dataset.state = state;
 }
 
-for (const kind of ["ready", "starting", "away"]) health.addEventListener(kind, told);
+for (const kind of ["ready", "starting", "away"]) health.addEventListener(kind, showStatus);
 health.addEventListener("ready", start);
 
-/** Fill the panels, once the models are known. */
+/** Start the panels once the models are known. */
 async function start() {
   if (started || starting) return;
   starting = true;
@@ -70,12 +70,12 @@ async function start() {
   }
 }
 
-/** Start a panel if there is a model for it; else say so in its place. */
+/** Start a panel if there is a model for it; otherwise the panel says that there is none. */
 function panel(id, model, begin) {
   find(id).classList.toggle("without", !model);
   if (model) begin(model);
 }
 
-const asked = location.hash.slice(1);
-choose(tabs.some((tab) => tab.getAttribute("aria-controls") === asked) ? asked : "digit");
-look();
+const linked = location.hash.slice(1);
+choose(tabs.some((tab) => tab.getAttribute("aria-controls") === linked) ? linked : "digit");
+poll();

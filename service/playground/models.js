@@ -1,24 +1,24 @@
-// A card for each model in service: what it is, how it was trained, and how well it does.
+// The panel Models: a card for each model with its network, training and test figures.
 
 import { ask, base, key } from "./api.js";
 import { fill, find, make } from "./dom.js";
 import { refusal } from "./refusal.js";
 
 const PLOTS = {
-  "history.png": "Cost and error by epoch",
+  "history.png": "Loss and error by epoch",
   "confusion.png": "True class against predicted class",
-  "reliability.png": "Confidence against accuracy, before and after calibration",
+  "reliability.png": "Reliability: confidence against accuracy, before and after calibration",
   "length.png": "Accuracy by length of the sequence",
 };
 
-const pictures = []; // URLs of those that were asked for with a key
+const pictures = []; // object URLs of plots that were fetched with a key
 
 export async function show() {
   refusal(find("models-error"));
   for (const url of pictures.splice(0)) URL.revokeObjectURL(url);
   try {
     const { models, broken } = await ask("models");
-    const cards = await Promise.all(models.map(({ name }) => one(name)));
+    const cards = await Promise.all(models.map(({ name }) => cardOf(name)));
     const faults = Object.entries(broken).map(([name, reason]) =>
       make("article", { class: "card" }, make("h3", {}, `${name}: broken`), make("p", {}, reason)),
     );
@@ -28,8 +28,8 @@ export async function show() {
   }
 }
 
-/** A model's card; none, where it has gone meanwhile. */
-async function one(name) {
+/** A model's card; null if the model was unloaded meanwhile. */
+async function cardOf(name) {
   try {
     return await card(await ask(`models/${name}`));
   } catch (error) {
@@ -40,13 +40,13 @@ async function one(name) {
 
 async function card(model) {
   const { training, bidirectional, cell, layers, hidden } = model;
-  const direction = bidirectional ? "both directions" : "forward, can be streamed";
+  const direction = bidirectional ? "both directions" : "forward, streamable";
   const facts = {
     network: `${cell.toUpperCase()}, ${layers} × ${hidden}, ${direction}`,
-    takes: `${model.feature_count} numbers a step; sequences of up to ${model.longest_trained} steps were seen`,
+    input: `${model.feature_count} features per step; trained on up to ${model.longest_trained} steps`,
     engine: `${model.engine}, ${model.precision} (${model.engine_reason})`,
     versions: model.versions.join(", "),
-    trained: `${training.created} on ${training.source}, best of ${training.epochs} epochs: ${training.best_epoch}; seed ${training.seed}`,
+    trained: `${training.created} on ${training.source}, best epoch ${training.best_epoch} of ${training.epochs}, seed ${training.seed}`,
   };
   return make(
     "article",
@@ -69,7 +69,7 @@ function list(title, names) {
 
 function errors(parts) {
   const cell = (value) => make("td", {}, value == null ? "–" : `${value.toFixed(2)} %`);
-  const head = ["part", "sequences", "error", "calibration error"];
+  const head = ["part", "sequences", "error", "expected calibration error (ECE)"];
   return make(
     "table",
     {},
@@ -91,7 +91,7 @@ function errors(parts) {
   );
 }
 
-/** A plot of the report; with a key it has to be asked for, since `img` sends none. */
+/** A plot of the report; where a key is needed it is fetched, since `img` sends no header. */
 async function image(model, path) {
   const file = path.split("/").at(-1);
   let src = new URL(path.slice(1), base).href;

@@ -2,16 +2,16 @@
 
 import { colour } from "./dom.js";
 
-const WIDTH = 0.05; // of the line, as a share of the pad
+const WIDTH = 0.05; // of the line, as a fraction of the pad
 
-/** Strokes drawn on a canvas, as lists of [x, y], each a share of its side. */
+/** Strokes on a canvas: lists of points [x, y], as fractions of its side. */
 export class Pad {
   strokes = [];
   #canvas;
   #picture = null; // shown in place of strokes
 
-  /** @param ended called after each stroke */
-  constructor(canvas, ended) {
+  /** @param {() => void} onStroke called after each stroke */
+  constructor(canvas, onStroke) {
     this.#canvas = canvas;
     let current = null;
     canvas.addEventListener("pointerdown", (event) => {
@@ -27,11 +27,11 @@ export class Pad {
     canvas.addEventListener("pointermove", (event) => {
       if (!current || !event.isPrimary) return;
       const all = event.getCoalescedEvents?.() ?? [];
-      for (const one of all.length ? all : [event]) current.push(this.#place(one));
+      for (const moved of all.length ? all : [event]) current.push(this.#place(moved));
       this.draw();
     });
     const end = () => {
-      if (current) ended();
+      if (current) onStroke();
       current = null;
     };
     canvas.addEventListener("pointerup", end);
@@ -50,7 +50,7 @@ export class Pad {
     this.draw();
   }
 
-  /** Show rows of shares of ink, as if they had been drawn. */
+  /** Show rows of pixels (0 to 1) in place of strokes. */
   show(rows) {
     this.strokes = [];
     this.#picture = rows;
@@ -81,7 +81,7 @@ export class Pad {
   }
 }
 
-/** Rows of shares of ink as squares, over so wide and so high a part of a canvas. */
+/** Paint rows of pixels (0 to 1) as squares, over a width and a height of a canvas. */
 export function paint(pen, rows, width, height) {
   pen.fillStyle = colour("ink");
   const [wide, high] = [width / rows[0].length, height / rows.length];
@@ -94,7 +94,7 @@ export function paint(pen, rows, width, height) {
   pen.globalAlpha = 1;
 }
 
-/** A canvas with rows of shares of ink, a pixel each. */
+/** Set a canvas to rows of pixels (0 to 1). */
 export function picture(canvas, rows) {
   canvas.width = rows[0].length;
   canvas.height = rows.length;

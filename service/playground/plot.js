@@ -1,17 +1,17 @@
-// Lines over the steps of a sequence, by uPlot.
+// Line charts over the steps of a sequence, drawn by uPlot.
 
 import { colour, fill, make } from "./dom.js";
 
 const HEIGHT = 220; // px
-const LEFT = 52; // px, for the numbers of the axis: the ribbon begins there too
+const LEFT = 52; // px, for the axis; the ribbon begins there too
 const RIGHT = 12;
-const DASHES = [[], [6, 4], [2, 3], [10, 4, 2, 4]]; // no line is told by colour alone
+const DASHES = [[], [6, 4], [2, 3], [10, 4, 2, 4]]; // lines differ by more than colour
 const COLOURS = 7;
 
 /**
- * Draw lines; they follow the width of the page, and whether it is light or dark.
+ * Draw or update a chart; it follows the width and the colour scheme of the page.
  *
- * @param {string} title what is shown, for those who cannot see it too
+ * @param {string} title heading, and label for screen readers
  * @param {number[]} x steps
  * @param {{name: string, values: (number | null)[]}[]} series
  * @param {object} options `range` of y, `sync` with other plots, `unit` of x
@@ -28,7 +28,7 @@ export function plot(box, title, x, series, options = {}) {
   const canvas = box.querySelector("canvas");
   canvas.setAttribute("role", "img");
   canvas.setAttribute("aria-label", title);
-  sized.observe(box);
+  resize.observe(box);
 }
 
 function settings(box, series, { range, sync, unit = "step" }) {
@@ -58,7 +58,7 @@ function settings(box, series, { range, sync, unit = "step" }) {
 
 const INCREMENTS = [1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10000];
 
-const sized = new ResizeObserver((entries) => {
+const resize = new ResizeObserver((entries) => {
   for (const { target, contentRect } of entries) {
     if (contentRect.width) target.plot?.setSize({ width: contentRect.width, height: HEIGHT });
   }
@@ -68,7 +68,7 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   for (const box of document.querySelectorAll(".plot")) box.plot?.redraw();
 });
 
-/** The classes of a sequence's steps as a ribbon under such lines. */
+/** The classes of a sequence's steps as a ribbon under a chart. */
 export function ribbon(box, labels, classes) {
   const runs = [];
   for (const label of labels) {

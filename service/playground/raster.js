@@ -1,4 +1,4 @@
-// Pen strokes, as lists of [x, y], to the pixels that the networks know.
+// Pen strokes (lists of points [x, y]) to the pixels that the networks were trained on.
 
 const SIDE = 28; // of a digit
 const INNER = 20; // of its ink
@@ -7,10 +7,10 @@ const HIGH = 16; // of a letter
 const WIDE = 8;
 
 /**
- * A digit as MNIST was made (LeCun et al., 1998): the ink in a box of 20 x 20 pixels,
- * its centre of mass in the middle of 28 x 28.
+ * A digit prepared as in MNIST (LeCun et al., 1998): scaled to 20 x 20 pixels, with its
+ * centre of mass in the middle of 28 x 28.
  *
- * @returns {number[][]} 28 rows of 28 shares of ink, 0 to 1
+ * @returns {number[][]} 28 rows of 28 pixels, 0 to 1
  */
 export function digit(strokes) {
   const { left, top, width, height } = box(strokes);
@@ -25,7 +25,7 @@ export function digit(strokes) {
 }
 
 /**
- * A letter as Kassel's were made: as large as fits 16 x 8 pixels, in lines one pixel wide.
+ * A letter prepared as in Kassel's data: scaled to fit 16 x 8 pixels, in lines one pixel wide.
  *
  * @returns {number[]} 128 pixels, row by row, 0 or 1
  */
@@ -73,7 +73,7 @@ function* segments(strokes) {
   }
 }
 
-/** How much of each pixel a round pen covers, by its distance from the pen's way. */
+/** How much of each pixel a round pen covers, by the pixel's distance from the stroke. */
 function inked(strokes) {
   const all = [...segments(strokes)];
   const rows = [];

@@ -1,13 +1,13 @@
-// What the service refused, as a person wants to read it.
+// Shows a problem response to a person.
 
 import { Problem, setKey } from "./api.js";
 import { fill, make } from "./dom.js";
 
 /**
- * Show why something failed, or nothing where nothing did.
+ * Show an error, or hide the box if there is none.
  *
  * @param {Error?} error
- * @param {() => void} again what to do once a key was given
+ * @param {() => void} again called once a key was entered
  */
 export function refusal(box, error, again) {
   box.hidden = !error;
@@ -16,11 +16,11 @@ export function refusal(box, error, again) {
     console.error(error);
     return fill(box, make("strong", {}, error.message));
   }
-  const { title, detail, errors = [], error_count, retry_after, request_id } = error.told;
+  const { title, detail, errors = [], error_count, retry_after, request_id } = error.problem;
   const more = (error_count ?? 0) - errors.length;
   return fill(
     box,
-    make("strong", {}, title ?? "The service refused"),
+    make("strong", {}, title ?? "The request was refused"),
     detail ? make("p", {}, detail) : null,
     errors.length
       ? make(
@@ -33,23 +33,23 @@ export function refusal(box, error, again) {
     retry_after ? make("p", {}, `Try again in ${retry_after} s.`) : null,
     error.status === 401 ? keyForm(again) : null,
     request_id
-      ? make("p", { class: "quiet" }, `Status ${error.status}. In the service's log: ${request_id}`)
+      ? make("p", { class: "quiet" }, `Status ${error.status}. Request ID in the log: ${request_id}`)
       : null,
   );
 }
 
 function keyForm(again) {
   const input = make("input", { type: "password", autocomplete: "off", id: "key" });
-  const given = (event) => {
+  const submit = (event) => {
     event.preventDefault();
     setKey(input.value);
     again();
   };
   return make(
     "form",
-    { onsubmit: given, class: "buttons" },
-    make("label", { for: "key" }, "Key, kept until this tab is closed"),
+    { onsubmit: submit, class: "buttons" },
+    make("label", { for: "key" }, "API key, kept until this tab is closed"),
     input,
-    make("button", {}, "Use it"),
+    make("button", {}, "Use key"),
   );
 }

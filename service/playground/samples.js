@@ -1,11 +1,11 @@
-// Sequences of the test parts, made by examples/samples.py.
+// Sample sequences of the test sets; examples/samples.py writes samples.json.
 
 import { away } from "./api.js";
 
 const SIDE = 28; // of a digit
 const LETTER = 128; // pixels
 
-/** Lists of {label, frames}, by the name of the data they are of. */
+/** Lists of {label, frames} by data set. */
 export async function load() {
   let all;
   try {
@@ -16,10 +16,10 @@ export async function load() {
   const { digits, words, vowels } = all;
   return {
     digits: digits.map(({ label, pixels }) => {
-      return { label, frames: parted(bytes(pixels).map((one) => one / 255), SIDE) };
+      return { label, frames: parted(bytes(pixels).map((pixel) => pixel / 255), SIDE) };
     }),
     words: words.map(({ label, letters }) => {
-      const bits = bytes(letters).flatMap((one) => [...one.toString(2).padStart(8, "0")]);
+      const bits = bytes(letters).flatMap((byte) => [...byte.toString(2).padStart(8, "0")]);
       return { label, frames: parted(bits.map(Number), LETTER) };
     }),
     vowels,

@@ -1,4 +1,4 @@
-// Any sequence to any model: its features over time, and what the model makes of them.
+// The panel Your sequence: any sequence to any model, its features and the prediction.
 
 import { ask, health } from "./api.js";
 import { code } from "./code.js";
@@ -8,16 +8,16 @@ import { Reading } from "./reading.js";
 import { refusal } from "./refusal.js";
 import { csvLine, sequences } from "./table.js";
 
-const LINES = 8; // features, and classes, that are drawn
-const SHOWN = 100_000; // characters of a file, in the text area
-const POINTS = 200; // of the probabilities along a sequence
-const PREFIX_NUMBERS = 200_000; // in all beginnings that are asked for
+const LINES = 8; // most features, and most classes, that are drawn
+const SHOWN = 100_000; // longest file, in characters, that the text area shows
+const POINTS = 200; // most points of the probabilities along a sequence
+const PREFIX_NUMBERS = 200_000; // most values in all prefixes of a request
 
 export function start(models, samples) {
   const choice = find("sequence-model");
-  let features = []; // of the model
-  let text = ""; // as it was given, for another model too
-  let found = [];
+  let features = []; // names of the model's features
+  let text = ""; // of the input, kept for when another model is chosen
+  let inputs = [];
   let at = 0;
   let failed = false;
   let run = 0;
@@ -28,10 +28,10 @@ export function start(models, samples) {
   fill(choice, models.map(({ name }) => make("option", {}, name)));
   choice.onchange = chosen;
   find("sequence-file").onchange = ({ target }) => target.files[0] && file(target.files[0]);
-  find("sequence-read").onclick = () => given(find("sequence-text").value);
+  find("sequence-read").onclick = () => load(find("sequence-text").value);
   find("sequence-sample").onclick = () => {
     const { frames } = fitting()[Math.floor(Math.random() * fitting().length)];
-    given(JSON.stringify(frames));
+    load(JSON.stringify(frames));
   };
   find("sequence-before").onclick = () => show(at - 1);
   find("sequence-after").onclick = () => show(at + 1);
@@ -43,51 +43,51 @@ export function start(models, samples) {
     event.preventDefault();
     file(dropped);
   });
-  health.addEventListener("ready", () => failed && found.length && show(at));
+  health.addEventListener("ready", () => failed && inputs.length && show(at));
   chosen();
 
   async function chosen() {
     const { name, task, feature_count, classes } = model();
-    const what = task === "label" ? "a class for each step" : "one class";
+    const unit = task === "label" ? "step" : "sequence";
     find("sequence-takes").textContent =
-      `${name} takes steps of ${feature_count} numbers, and answers ${what} of ${classes.length}.`;
+      `${name}: ${feature_count} features per step, one of ${classes.length} classes per ${unit}.`;
     find("sequence-sample").hidden = !fitting().length;
     features = [];
-    let told;
+    let description;
     try {
-      told = await ask(`models/${name}`);
+      description = await ask(`models/${name}`);
     } catch (error) {
       return name === choice.value && fail(error, chosen);
     }
-    if (name !== choice.value) return; // another was chosen meanwhile
-    ({ features } = told);
+    if (name !== choice.value) return; // another model was chosen meanwhile
+    ({ features } = description);
     const lines = [csvLine(features), features.map(() => 0).join(",")].join("\n");
     const template = new Blob([`${lines}\n`], { type: "text/csv" });
     URL.revokeObjectURL(find("sequence-template").href);
     find("sequence-template").href = URL.createObjectURL(template);
-    if (text) given(text);
+    if (text) load(text);
   }
 
   async function file(chosenFile) {
     find("sequence-text").value = "";
-    let read;
+    let content;
     try {
-      read = await chosenFile.text();
+      content = await chosenFile.text();
     } catch (error) {
       return fail(error);
     }
-    find("sequence-file").value = ""; // so that the same can be chosen again
-    if (read.length < SHOWN) find("sequence-text").value = read;
-    given(read);
+    find("sequence-file").value = ""; // so that the same file can be chosen again
+    if (content.length < SHOWN) find("sequence-text").value = content;
+    load(content);
   }
 
-  function given(fresh) {
+  function load(input) {
     run++;
-    text = fresh;
-    found = [];
-    if (!features.length) return; // as soon as they are known
+    text = input;
+    inputs = [];
+    if (!features.length) return; // loaded again once they are known
     try {
-      found = sequences(text, features);
+      inputs = sequences(text, features);
     } catch (error) {
       return fail(error);
     }
@@ -101,34 +101,34 @@ export function start(models, samples) {
   }
 
   async function show(place) {
-    const mine = ++run;
+    const thisRun = ++run;
     at = place;
     failed = false;
-    const asked = model();
-    const { name, frames } = found[at];
-    const body = { model: asked.name, sequences: [frames] };
-    find("sequence-which").textContent = `${name}: ${at + 1} of ${found.length}`;
+    const used = model();
+    const { name, frames } = inputs[at];
+    const body = { model: used.name, sequences: [frames] };
+    find("sequence-which").textContent = `${name}: ${at + 1} of ${inputs.length}`;
     find("sequence-before").disabled = at === 0;
-    find("sequence-after").disabled = at === found.length - 1;
+    find("sequence-after").disabled = at === inputs.length - 1;
     try {
-      const { predictions, classes } = await ask(asked.task, body);
+      const { predictions, classes } = await ask(used.task, body);
       const [prediction] = predictions;
-      const along = asked.task === "label" ? whole(prediction) : await prefixes(asked, frames);
-      if (mine !== run) return;
+      const along = used.task === "label" ? whole(prediction) : await prefixes(used, frames);
+      if (thisRun !== run) return;
       refusal(find("sequence-error"));
       find("sequence-answer").hidden = false;
-      say(asked, prediction, along);
-      lines({ ...asked, classes }, frames, along); // classes as they are by now
+      summarize(used, prediction, along);
+      lines({ ...used, classes }, frames, along); // the classes of the answer
       const strip = find("sequence-ribbon");
-      if (asked.task === "label") ribbon(strip, prediction.labels, classes);
+      if (used.task === "label") ribbon(strip, prediction.labels, classes);
       else fill(strip);
-      code(find("sequence-code"), asked.task, body, asked.streamable);
+      code(find("sequence-code"), used.task, body, used.streamable);
     } catch (error) {
-      if (mine === run) fail(error, () => show(at));
+      if (thisRun === run) fail(error, () => show(at));
     }
   }
 
-  function lines(asked, frames, { steps, probabilities }) {
+  function lines(used, frames, { steps, probabilities }) {
     const varied = features
       .map((name, place) => ({ name, values: frames.map((frame) => frame[place]) }))
       .sort((a, b) => spread(b.values) - spread(a.values));
@@ -136,10 +136,10 @@ export function start(models, samples) {
     const x = frames.map((_, step) => step + 1);
     const options = { sync: "sequence", end: frames.length };
     plot(find("sequence-features"), `Features${some}`, x, varied.slice(0, LINES), options);
-    const likely = asked.classes
+    const likely = used.classes
       .map((name, place) => ({ name, values: probabilities.map((row) => row[place]) }))
       .sort((a, b) => Math.max(...b.values) - Math.max(...a.values));
-    const title = asked.task === "label" ? "Probabilities of each step" : "Probabilities so far";
+    const title = used.task === "label" ? "Probabilities of each step" : "Probabilities so far";
     const shown = likely.slice(0, LINES);
     plot(find("sequence-classes"), title, steps, shown, { ...options, range: [0, 1] });
   }
@@ -152,7 +152,7 @@ const whole = ({ probabilities }) => ({
   probabilities,
 });
 
-/** What the model believes along a sequence: streamed, or asked of its beginnings. */
+/** The probabilities along a sequence: streamed, or predicted for its prefixes. */
 async function prefixes(model, frames) {
   const numbers = frames.length * frames[0].length;
   const most = model.streamable ? POINTS : Math.max(1, PREFIX_NUMBERS / numbers);
@@ -161,8 +161,8 @@ async function prefixes(model, frames) {
   for (let end = size; end < frames.length; end += size) steps.push(end);
   steps.push(frames.length);
   if (!model.streamable) {
-    const beginnings = steps.map((end) => frames.slice(0, end));
-    const { predictions } = await ask("classify", { model: model.name, sequences: beginnings });
+    const sequences = steps.map((end) => frames.slice(0, end));
+    const { predictions } = await ask("classify", { model: model.name, sequences });
     return { steps, probabilities: predictions.map(({ probabilities }) => probabilities) };
   }
   const reading = new Reading(model);
@@ -178,12 +178,12 @@ async function prefixes(model, frames) {
   return { steps, probabilities };
 }
 
-function say(model, prediction, { probabilities }) {
+function summarize(model, prediction, { probabilities }) {
   const steps = probabilities.length;
   find("sequence-said").textContent =
     model.task === "classify"
-      ? `${model.name} says ${prediction.label}, ${percent(Math.max(...probabilities[steps - 1]))} sure.`
-      : `${model.name} says ${counted(prediction.labels)}.`;
+      ? `${model.name}: ${prediction.label} (${percent(Math.max(...probabilities[steps - 1]))}).`
+      : `${model.name}: ${counted(prediction.labels)}.`;
 }
 
 function counted(labels) {
@@ -192,5 +192,5 @@ function counted(labels) {
   }
   const counts = new Map();
   for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
-  return [...counts].map(([label, count]) => `${label} at ${count} steps`).join(", ");
+  return [...counts].map(([label, count]) => `${label} (${count} steps)`).join(", ");
 }

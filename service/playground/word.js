@@ -1,5 +1,5 @@
-// Draw letters: each gets its label and its runner-up, by a network that knows what came
-// before, and by one that also knows what comes after.
+// The panel Word: labels drawn letters with a forward network, which knows the letters so
+// far, and with a bidirectional one, which knows the whole word.
 
 import { ask, health } from "./api.js";
 import { code } from "./code.js";
@@ -10,13 +10,13 @@ import { refusal } from "./refusal.js";
 
 const PIXELS = 128;
 const WIDE = 8;
-const MOST = 14; // letters: the longest word that the networks have seen
+const MOST = 14; // letters of the longest word in the training data
 
-/** Whether a model reads such letters. */
+/** Returns true for a model that labels letters. */
 export const fits = (model) => model.task === "label" && model.feature_count === PIXELS;
 
 export function start(models, samples) {
-  // The one that knows less first: one sees what context changes.
+  // Forward networks first.
   const ordered = models.toSorted((a, b) => a.bidirectional - b.bidirectional);
   let letters = [];
   let run = 0;
@@ -24,13 +24,13 @@ export function start(models, samples) {
 
   const pad = new Pad(find("word-pad"), changed);
 
-  find("word-next").onclick = keep;
+  find("word-next").onclick = addLetter;
   find("word-back").onclick = () => {
     if (pad.empty) letters = letters.slice(0, -1);
     pad.clear();
     changed();
   };
-  find("word-clear").onclick = () => take([]);
+  find("word-clear").onclick = () => setLetters([]);
   find("word").addEventListener("keydown", (event) => {
     if (event.target.closest("button, summary, pre, a, input")) return;
     if (event.key === "Enter") find("word-next").click();
@@ -38,28 +38,28 @@ export function start(models, samples) {
   });
   health.addEventListener("ready", () => failed && changed());
   fill(find("word-samples"), samples.map(sample));
-  take([]);
+  setLetters([]);
 
-  /** The letters, with the one that is being drawn. */
+  /** All letters, the one being drawn included. */
   function all() {
     return pad.empty ? letters : [...letters, letter(pad.strokes)];
   }
 
-  function keep() {
+  function addLetter() {
     if (!pad.empty) letters = all();
     pad.clear();
     find("word-pad").focus();
     changed();
   }
 
-  function take(given) {
-    letters = given;
+  function setLetters(list) {
+    letters = list;
     pad.clear();
     changed();
   }
 
   async function changed() {
-    const mine = ++run;
+    const thisRun = ++run;
     const drawn = all();
     find("word-next").disabled = pad.empty || drawn.length >= MOST;
     find("word-back").disabled = find("word-clear").disabled = drawn.length === 0;
@@ -68,7 +68,7 @@ export function start(models, samples) {
     if (!drawn.length) {
       fill(find("word-table"));
       fill(find("word-code"));
-      find("word-said").textContent = "Draw a letter, then the next one.";
+      find("word-said").textContent = "Draw the first letter.";
       return;
     }
     const body = { sequences: [drawn], top_k: 2 };
@@ -76,12 +76,12 @@ export function start(models, samples) {
       const answers = await Promise.all(
         ordered.map(({ name }) => ask("label", { model: name, ...body })),
       );
-      if (mine !== run) return; // another letter came meanwhile
+      if (thisRun !== run) return; // a letter was added meanwhile
       table(drawn, answers.map(({ predictions }) => predictions[0]));
       const last = ordered.at(-1).name;
       code(find("word-code"), "label", { model: last, sequences: [drawn] });
     } catch (error) {
-      if (mine !== run) return;
+      if (thisRun !== run) return;
       failed = true;
       refusal(find("word-error"), error, changed);
     }
@@ -95,9 +95,9 @@ export function start(models, samples) {
     });
     const lines = predictions.map(({ top }, at) => {
       const { name, bidirectional } = ordered[at];
-      const knows = bidirectional ? "knows the whole word" : "knows what came before";
+      const knows = bidirectional ? "sees the whole word" : "sees the letters so far";
       const head = make("th", { scope: "row" }, name, make("small", {}, knows));
-      return make("tr", {}, head, top.map((two, place) => cell(two, differs(predictions, place))));
+      return make("tr", {}, head, top.map((choices, place) => cell(choices, differs(predictions, place))));
     });
     fill(
       find("word-table"),
@@ -110,7 +110,7 @@ export function start(models, samples) {
   }
 
   function sample({ label, frames }) {
-    return make("button", { onclick: () => take(frames) }, label);
+    return make("button", { onclick: () => setLetters(frames) }, label);
   }
 }
 

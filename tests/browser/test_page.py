@@ -64,8 +64,8 @@ class TestDigit:
         for drawing in digits():
             page.locator("#digit-clear").click()
             draw(page, "#digit-pad", drawing.strokes)
-            until(page, "digit", "It is a")
-            if f"It is a {drawing.label}," not in said(page, "digit"):
+            until(page, "digit", " %)")
+            if f"{drawing.label} (" not in said(page, "digit"):
                 wrong.append((drawing.hand, drawing.label, said(page, "digit")))
         assert len(digits()) >= 30
         assert len(wrong) <= len(digits()) // 10, wrong
@@ -84,7 +84,7 @@ class TestDigit:
                 "  document.getElementById('digit-row'), { childList: true }); }"
             )
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "It is a 7")
+            until(page, "digit", "7 (")
             seen = page.evaluate("() => window.seen")
             rows = [row for row, _ in seen]
             assert [f"{n} of 28" for n in range(1, 29)] == rows[-28:]
@@ -93,7 +93,7 @@ class TestDigit:
     def test_steps_back(self, page):
         """A slider tells what was believed after a row."""
         page.locator("#digit-samples button").nth(14).click()
-        until(page, "digit", "It is a 7")
+        until(page, "digit", "7 (")
         sure = page.locator("#digit-bars .best").inner_text()
         page.locator("#digit-step").fill("2")
         assert page.locator("#digit-row").inner_text() == "2 of 28"
@@ -104,7 +104,7 @@ class TestDigit:
     def test_shown_code_answers(self, page, service, tmp_path):
         """The curl and the Python that are shown get the answer that is shown."""
         page.locator("#digit-samples button").nth(6).click()
-        until(page, "digit", "It is a 3")
+        until(page, "digit", "3 (")
         page.locator("#digit-code summary").click()
         with page.expect_download() as download:
             page.locator("#digit-code a").click()
@@ -243,7 +243,7 @@ class TestSequence:
         for step, frame in enumerate(VOWEL):
             lines.append(",".join(map(str, [step, *reversed(frame)])))
         self.drop(page, "vowel.csv", "\n".join(lines))
-        until(page, "sequence", "vowels says 3")
+        until(page, "sequence", "vowels: 3")
         assert page.locator("#sequence-features canvas").count() == 1
         assert page.locator("#sequence-classes .u-legend tr").count() > 5
 
@@ -263,7 +263,7 @@ class TestSequence:
         self.choose(page, "vowels")
         page.locator("#sequence-text").fill(text)
         page.locator("#sequence-read").click()
-        until(page, "sequence", "vowels says 3")
+        until(page, "sequence", "vowels: 3")
 
     def test_label(self, page):
         """A label a step: a ribbon of the classes in words."""
@@ -277,7 +277,7 @@ class TestSequence:
     def test_sample(self, page, model):
         self.choose(page, model)
         page.locator("#sequence-sample").click()
-        until(page, "sequence", f"{model} says")
+        until(page, "sequence", f"{model}: ")
 
     def test_several(self, page):
         """A column that groups the rows makes sequences of them, to go through."""
@@ -308,7 +308,7 @@ class TestSequence:
         page.locator("#sequence-read").click()
         page.locator("#sequence-error", has_text="has 12 features").first.wait_for()
         self.choose(page, "vowels")
-        until(page, "sequence", "vowels says 3")
+        until(page, "sequence", "vowels: 3")
         assert page.locator("#sequence-error").is_hidden()
 
     @pytest.mark.parametrize(
@@ -334,10 +334,10 @@ class TestSequence:
     @pytest.mark.parametrize(
         ("text", "told"),
         [
-            ("", "nothing in it"),
-            ("[[1, 2", "no JSON"),
+            ("", "input is empty"),
+            ("[[1, 2", "Invalid JSON"),
             ("1,2\n3", "Line 2 has 1 cells"),
-            ("1,2\n3,x", "Line 2: “x” is no number"),
+            ("1,2\n3,x", "Line 2: “x” is not a number"),
         ],
     )
     def test_unreadable(self, page, text, told):
@@ -363,12 +363,12 @@ class TestSequence:
             running(Settings(port=0, bundles=bundles)) as made,
             opened(browser, made.url) as page,
         ):
-            page.get_by_text("No model in service reads digits").wait_for()
+            page.get_by_text("No model reads digits").wait_for()
             for model in ("walks", "tags", "both"):
                 self.choose(page, model)
                 page.locator("#sequence-text").fill("[[1, 2, 3], [3, 4, 5]]")
                 page.locator("#sequence-read").click()
-                until(page, "sequence", f"{model} says")
+                until(page, "sequence", f"{model}: ")
 
 
 class TestModels:
@@ -419,7 +419,7 @@ class TestService:
                 page.locator("#status", has_text="not reachable").wait_for()
                 made.process.wait()
                 with serving(tmp_path, *flags, port=port):
-                    until(page, "digit", "It is a 7")
+                    until(page, "digit", "7 (")
                     assert page.locator("#digit-error").is_hidden()
                     assert "is ready" in page.locator("#status").inner_text()
 
@@ -434,9 +434,9 @@ class TestService:
             opened(browser, made.url, complains=["401"]) as page,
         ):
             page.locator("#key").fill(key)
-            page.get_by_role("button", name="Use it").click()
+            page.get_by_role("button", name="Use key").click()
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "It is a 7")
+            until(page, "digit", "7 (")
             go(page, "models")
             page.locator(".card img").nth(3).wait_for()
 
@@ -450,7 +450,7 @@ class TestService:
             page.add_init_script(broken)
             page.goto(service.url)
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "It is a 7")
+            until(page, "digit", "7 (")
 
     def test_starts_late(self, browser, tmp_path):
         """Opened while the models are still loading, it waits for them."""
@@ -459,7 +459,7 @@ class TestService:
             opened(browser, made.url, complains=["503"]) as page,
         ):
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "It is a 7")
+            until(page, "digit", "7 (")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
@@ -470,7 +470,7 @@ def test_everybody(browser, service, scheme, size):
     options = {"color_scheme": scheme, "viewport": size, "bypass_csp": True}
     with opened(browser, service.url, **options) as page:
         page.locator("#digit-samples button").nth(14).click()
-        until(page, "digit", "It is a 7")
+        until(page, "digit", "7 (")
         for panel in ("digit", "word", "sequence", "models"):
             go(page, panel)
             if panel == "word":
@@ -478,7 +478,7 @@ def test_everybody(browser, service, scheme, size):
                 until(page, panel, "reads")
             if panel == "sequence":
                 page.locator("#sequence-sample").click()
-                until(page, panel, "says")
+                until(page, panel, ": ")
             if panel == "models":
                 page.locator(".card").first.wait_for()
             for summary in page.locator(f"#{panel} summary").all():

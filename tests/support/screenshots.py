@@ -24,7 +24,7 @@ COLOURS = 96  # a palette makes the file a third as large
 def digit(page) -> None:
     drawing = next(one for one in digits() if (one.hand, one.label) == ("broad", "4"))
     draw(page, "#digit-pad", drawing.strokes)
-    page.locator("#digit-said", has_text="It is a").wait_for()
+    page.locator("#digit-said", has_text=" %)").wait_for()
 
 
 def word(page) -> None:
@@ -35,7 +35,7 @@ def word(page) -> None:
 def sequence(page) -> None:
     page.locator("#sequence-model").select_option("vowels")
     page.locator("#sequence-file").set_input_files(ROOT / "examples" / "vowel.json")
-    page.locator("#sequence-said", has_text="vowels says").wait_for()
+    page.locator("#sequence-said", has_text="vowels: ").wait_for()
 
 
 def models(page) -> None:

@@ -27,8 +27,8 @@ from service.client import (
     Stream,
     StreamLost,
     results,
-    session,
 )
+from service.client import stream as client_stream
 from service.pool import spawn
 from service.settings import Settings
 from service.worker.engine import ENGINES
@@ -143,16 +143,20 @@ def kind(request):
         yield made
 
 
+def delays(first):
+    return [0, *(first * 2**attempt for attempt in range(8))]
+
+
 @pytest.fixture(autouse=True)
 def _impatient(monkeypatch):
     """Attempts to go on follow each other quickly."""
-    monkeypatch.setattr(session, "FIRST_WAIT", 0.002)
+    monkeypatch.setattr(client_stream, "DELAYS", delays(0.002))
 
 
 @pytest.fixture
 def _patient(_impatient, monkeypatch):
     """They do not."""
-    monkeypatch.setattr(session, "FIRST_WAIT", 0.05)
+    monkeypatch.setattr(client_stream, "DELAYS", delays(0.05))
 
 
 @pytest.fixture(scope="module")
@@ -421,8 +425,8 @@ class TestGoesOn:
                 assert caught.value.retry_after == 10
                 assert caught.value.type.endswith("too-many-streams")
                 before = refused()
-                assert before == 1 + session.AGAIN
-                monkeypatch.setattr(session, "FIRST_WAIT", 0.05)
+                assert before == len(client_stream.DELAYS)
+                monkeypatch.setattr(client_stream, "DELAYS", delays(0.05))
                 with concurrent.futures.ThreadPoolExecutor(1) as pool:
                     sent = pool.submit(stream.send, part(0, 2))
                     wait(lambda: refused() > before, "it is refused")
@@ -797,7 +801,7 @@ class TestNotTheService:
             stream = kind.stream(kind.client(url), "made")
             with pytest.raises(OSError, match="close frame"):
                 stream.send([[1]])
-            assert len(heads) == 1 + session.AGAIN
+            assert len(heads) == len(client_stream.DELAYS)
 
 
 class TestRedirects:
