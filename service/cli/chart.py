@@ -79,7 +79,9 @@ class Chart:
         """
         given = answer.probabilities
         if given is None or given.shape[-1] != len(self._model["classes"]):
-            raise InvalidAnswer(SWITCHING_PROTOCOLS, "Expected a probability for each class")
+            raise InvalidAnswer(
+                SWITCHING_PROTOCOLS, "Expected a probability for each class"
+            )
         last = np.atleast_2d(given)[-1]
         if isinstance(answer, Labelling):
             self._labels += answer.labels

@@ -24,7 +24,8 @@ from typer.testing import CliRunner
 from service import __main__ as main
 from service.cli import chart as live
 from service.cli.files import ReadError
-from service.client import Client, session
+from service.client import Client
+from service.client import stream as client_stream
 from service.client.results import Choice, Classification, InvalidAnswer, Labelling
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine, random_frames
@@ -469,7 +470,7 @@ class TestFails:
 
     def test_too_long(self, tmp_path, monkeypatch):
         """So is a line that is too long for the service."""
-        monkeypatch.setattr(session, "FIRST_WAIT", 0.001)
+        monkeypatch.setattr(client_stream, "DELAYS", [0.001] * 9)
         lines = json.dumps([[1]] * 1000) + "\n"
         with counting(tmp_path / "made", stream_message_bytes=1000) as service:
             result = invoke("-", "--url", service.url, input=lines)
