@@ -54,7 +54,7 @@ def _slug(source: str) -> str:
 def dataset(chosen: Config) -> Dataset:
     """The data of a run, with all its parts."""
     data = chosen.data
-    return builtin.resolve(
+    return builtin.load_source(
         data.source,
         task=data.task,
         test=None if data.test is None else Path(data.test),
@@ -76,7 +76,7 @@ def judged(
     record, task = metadata.training, metadata.task
     if part == "all" and source not in builtin.BUILTIN:
         return readers.read(Path(source), task=task)
-    dataset = builtin.resolve(
+    dataset = builtin.load_source(
         source,
         task=task,
         test=test,

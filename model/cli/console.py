@@ -11,7 +11,7 @@ from rich.table import Table
 
 from model.bundle.bundle import Bundle
 from model.config import Config
-from model.datasets.builtin import Builtin
+from model.datasets.builtin import BuiltinDataset
 from model.datasets.dataset import PARTS, Dataset
 
 if TYPE_CHECKING:  # it imports TensorFlow
@@ -100,7 +100,7 @@ def bundle_table(found: Bundle) -> Table:
     return table
 
 
-def datasets_table(entries: Iterable[Builtin]) -> Table:
+def datasets_table(entries: Iterable[BuiltinDataset]) -> Table:
     """The built-in sets."""
     table = _table("built-in data sets")
     for column in ("name", "task", "what it is", "licence"):

@@ -1,1 +1,1 @@
-"""Sets of sequences: those that come with the package, and files of your own."""
+"""Data sets of sequences: built-in ones, and readers for your own files."""

@@ -1,4 +1,4 @@
-"""A set of sequences: frames joined along time, their targets and their parts.
+"""A data set of sequences: frames joined along time, targets, and parts.
 
 frames   a a a b b c c c c    sequences a, b and c, joined along time
 lengths  3     2   4
@@ -18,7 +18,7 @@ Task = Literal["classify", "label"]
 TASKS: tuple[Task, ...] = get_args(Task)
 
 TRAIN, VALIDATION, TEST, UNASSIGNED = 0, 1, 2, -1
-SHOWN = 20  # names in a message
+MAX_NAMES = 20  # in a message
 PARTS = ("train", "validation", "test")  # A part's number is its index here.
 
 
@@ -70,11 +70,11 @@ class Dataset:
             raise ValueError("split holds 0 (train), 1 (validation), 2 (test) or -1")
         if width < 1 or len(self.features) != width:
             raise ValueError(f"{len(self.features)} feature names for {width} features")
-        for names, what in ((self.classes, "class"), (self.features, "feature")):
+        for names, kind in ((self.classes, "class"), (self.features, "feature")):
             if not all(isinstance(name, str) and name for name in names):
-                raise ValueError(f"{what} names are non-empty strings")
+                raise ValueError(f"{kind} names are non-empty strings")
             if len(set(names)) != len(names):
-                raise ValueError(f"a {what} name stands twice: {', '.join(names)}")
+                raise ValueError(f"a {kind} name is repeated: {', '.join(names)}")
         if len(self.targets) and not (
             self.targets.min() >= 0 and self.targets.max() < len(self.classes)
         ):
@@ -86,19 +86,19 @@ class Dataset:
         return len(self.lengths)
 
     def sequence(self, index: int) -> np.ndarray:
-        """The frames of one sequence, [T, F]."""
+        """Return the frames of one sequence, [T, F]."""
         index = range(len(self))[index]  # Negative indices, and IndexError.
         return self.frames[self.offsets[index] : self.offsets[index + 1]]
 
     def target(self, index: int) -> np.ndarray:
-        """The class of one sequence, [], or of each of its steps, [T]."""
+        """Return the class of one sequence, [], or of each of its steps, [T]."""
         index = range(len(self))[index]
         if self.task == "classify":
             return self.targets[index]
         return self.targets[self.offsets[index] : self.offsets[index + 1]]
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
-        """The sequences at these indices (or where a mask is true), in that order."""
+        """Return the sequences at these indices, in this order, or where a mask is true."""
         chosen = np.asarray(indices)
         if chosen.dtype == bool:
             if chosen.shape != self.lengths.shape:
@@ -118,24 +118,24 @@ class Dataset:
         )
 
     def part(self, name: str) -> "Dataset":
-        """The sequences of "train", "validation" or "test"; there may be none."""
+        """Return the sequences of "train", "validation" or "test", which may be none."""
         if name not in PARTS:
             raise ValueError(f"no part {name!r}; there are {', '.join(PARTS)}")
         return self.take(self.split == PARTS.index(name))
 
-    def reclass(self, classes: Sequence[str]) -> "Dataset":
-        """The same sequences with targets counted in another list of classes."""
+    def map_classes(self, classes: Sequence[str]) -> "Dataset":
+        """Return the same sequences with targets as indices in another list of classes."""
         codes = {name: code for code, name in enumerate(classes)}
         used = np.unique(self.targets)
         lost = [self.classes[code] for code in used if self.classes[code] not in codes]
         if lost:
-            raise ValueError(f"{shown(lost)}: not among {shown(classes)}")
+            raise ValueError(f"{join_names(lost)}: not among {join_names(classes)}")
         table = np.array([codes.get(name, -1) for name in self.classes], np.int32)
         return replace(self, targets=table[self.targets], classes=tuple(classes))
 
     @property
     def digest(self) -> str:
-        """SHA-256 of all that is in the set; its name and origin change nothing."""
+        """SHA-256 of the whole content, except its name."""
         head = [self.task, self.classes, self.features, self.frames.shape, len(self)]
         state = hashlib.sha256(json.dumps(head).encode())
         for array in (self.frames, self.lengths, self.targets, self.split):
@@ -144,35 +144,35 @@ class Dataset:
         return state.hexdigest()
 
 
-def shown(names: Iterable[str]) -> str:
-    """The first of some names, and how many more there are."""
+def join_names(names: Iterable[str]) -> str:
+    """Join names for a message: the first 20, and how many more there are."""
     names = list(names)
-    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(f"{name:.80}" for name in names[:SHOWN]) + more
+    more = f" and {len(names) - MAX_NAMES} more" if len(names) > MAX_NAMES else ""
+    return ", ".join(f"{name:.80}" for name in names[:MAX_NAMES]) + more
 
 
 def default_features(count: int) -> tuple[str, ...]:
-    """Names for features that came without: x0, x1, ..."""
+    """Return names for nameless features: x0, x1, ..."""
     return tuple(f"x{index}" for index in range(count))
 
 
 def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
-    """Unite two sets; the classes of one must all be among those of the other."""
+    """Join two data sets, if the classes of one are all among those of the other."""
     if train.task != test.task:
         raise ValueError(f"tasks differ: {train.task} and {test.task}")
     if len(train.features) != len(test.features):
         raise ValueError(
             f"feature counts differ: {len(train.features)} and {len(test.features)}"
         )
-    features = unite_features(train.features, test.features)
+    features = merge_feature_names(train.features, test.features)
     if set(test.classes) <= set(train.classes):
         classes = train.classes
     elif set(train.classes) <= set(test.classes):
         classes = test.classes
     else:
-        ours, theirs = shown(train.classes), shown(test.classes)
+        ours, theirs = join_names(train.classes), join_names(test.classes)
         raise ValueError(f"classes differ: {ours} and {theirs}")
-    train, test = train.reclass(classes), test.reclass(classes)
+    train, test = train.map_classes(classes), test.map_classes(classes)
     return Dataset(
         name=name,
         task=train.task,
@@ -185,11 +185,13 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
     )
 
 
-def unite_features(ours: tuple[str, ...], theirs: tuple[str, ...]) -> tuple[str, ...]:
-    """Names of columns that are united by position: alike, or given once."""
+def merge_feature_names(
+    ours: tuple[str, ...], theirs: tuple[str, ...]
+) -> tuple[str, ...]:
+    """Return the feature names of two joined sets: equal, or named in one of them only."""
     default = default_features(len(ours))
     if ours != theirs and default not in (ours, theirs):
-        # The same columns in another order would be mixed up without a word.
+        # The same columns in another order would be mixed up silently.
         raise ValueError(f"features differ: {', '.join(ours)} and {', '.join(theirs)}")
     return theirs if ours == default else ours
 

@@ -1,4 +1,4 @@
-"""Parts of a dataset: what the file names stays, what is missing is cut.
+"""Split a data set into parts: keep those that the file names, cut the missing ones.
 
 the file names            cut from                   in this order
 nothing                   all sequences              test, validation
@@ -11,43 +11,43 @@ from dataclasses import replace
 
 import numpy as np
 
-from model.datasets import dataset as sets
+from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 
 LENGTH_STRATA = 10
 
 
-def assign(
-    dataset: sets.Dataset,
+def assign_parts(
+    dataset: Dataset,
     *,
     validation: float = 0.15,
     test: float = 0.15,
     seed: int = 0,
-) -> sets.Dataset:
-    """Give each sequence a part: stratified, seeded, the same on every call.
+) -> Dataset:
+    """Assign each sequence to a part: stratified, seeded, the same on every call.
 
-    `validation` and `test` are fractions of the sequences that they are cut from;
-    0 leaves the part out. Classes (classify) or lengths (label) are spread evenly,
-    and every class keeps a sequence in the training part.
+    `validation` and `test` are fractions of the sequences that they are cut from; 0
+    leaves the part out. Classes (classify) or lengths (label) are spread evenly over
+    the parts, and training keeps at least one sequence of each class.
     """
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
             raise ValueError(f"{name} is {fraction}; expected at least 0, less than 1")
-    given = set(np.unique(dataset.split).tolist()) - {sets.UNASSIGNED}
+    named = set(np.unique(dataset.split).tolist()) - {UNASSIGNED}
     split = dataset.split.copy()
     # A file that names some parts means the rest for training.
-    split[split == sets.UNASSIGNED] = sets.TRAIN
-    pool = np.flatnonzero(split == sets.TRAIN)
+    split[split == UNASSIGNED] = TRAIN
+    pool = np.flatnonzero(split == TRAIN)
     if not len(pool):
         raise ValueError("no sequence is left for training")
-    wanted = {
+    fractions = {
         part: fraction
-        for part, fraction in ((sets.TEST, test), (sets.VALIDATION, validation))
-        if part not in given
+        for part, fraction in ((TEST, test), (VALIDATION, validation))
+        if part not in named
     }
-    if sum(wanted.values()) >= 1:
+    if sum(fractions.values()) >= 1:
         raise ValueError("validation and test leave nothing for training")
     rng = np.random.default_rng(seed)
-    counts = {part: fraction * len(pool) for part, fraction in wanted.items()}
+    counts = {part: fraction * len(pool) for part, fraction in fractions.items()}
     for part, count in counts.items():
         chosen = _cut(_strata(dataset, pool), count, rng)
         split[pool[chosen]] = part
@@ -55,8 +55,8 @@ def assign(
     return replace(dataset, split=split)
 
 
-def _strata(dataset: sets.Dataset, pool: np.ndarray) -> np.ndarray:
-    """A stratum for each sequence of the pool: its class, or its length's quantile."""
+def _strata(dataset: Dataset, pool: np.ndarray) -> np.ndarray:
+    """Return each sequence's stratum: its class, or the quantile of its length."""
     if dataset.task == "classify":
         return dataset.targets[pool]
     order = np.argsort(dataset.lengths[pool], kind="stable")
@@ -67,7 +67,7 @@ def _strata(dataset: sets.Dataset, pool: np.ndarray) -> np.ndarray:
 
 
 def _cut(strata: np.ndarray, count: float, rng: np.random.Generator) -> np.ndarray:
-    """Indices of about `count` entries, shared out over the strata."""
+    """Choose about `count` indices, spread over the strata in proportion."""
     if not count:
         return np.zeros(0, np.int64)
     _, strata, sizes = np.unique(strata, return_inverse=True, return_counts=True)
@@ -81,15 +81,15 @@ def _cut(strata: np.ndarray, count: float, rng: np.random.Generator) -> np.ndarr
 
 
 def _quota(sizes: np.ndarray, count: float, rng: np.random.Generator) -> np.ndarray:
-    """Share out `count` in proportion to the sizes, by largest remainder.
+    """Divide `count` in proportion to the sizes, by largest remainder.
 
-    Each stratum keeps one entry back, so that training sees every class.
+    One entry of each stratum is left for training.
     """
     total = max(1, round(count))
     exact = sizes * (count / sizes.sum())
     limit = sizes - 1
     quota = np.minimum(exact.astype(np.int64), limit)
-    # Ties go by lot: in file order the same small classes would always lose.
+    # Ties are broken at random: in file order the same small classes would always lose.
     lot = rng.permutation(len(sizes))
     for stratum in lot[np.argsort((quota - exact)[lot], kind="stable")]:
         if quota.sum() < total and quota[stratum] < limit[stratum]:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from model.bundle import bundle
-from model.datasets.dataset import Dataset, unite_features
+from model.datasets.dataset import Dataset, merge_feature_names
 from model.network import reload
 from model.training import calibration
 
@@ -58,10 +58,10 @@ def evaluate_bundle(found: bundle.Bundle, dataset: Dataset) -> Metrics:
             f"the data has {len(dataset.features)} features,"
             f" the bundle takes {metadata.input.features}"
         )
-    unite_features(metadata.input.names, dataset.features)  # in the same order?
+    merge_feature_names(metadata.input.names, dataset.features)  # in the same order?
     if not len(dataset):
         raise ValueError("no such part in the data")
-    dataset = dataset.reclass(metadata.classes)
+    dataset = dataset.map_classes(metadata.classes)
     with found.saved_model() as folder:
         step = reload.saved_model(folder)
 

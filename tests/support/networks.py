@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from model import config
-from model.datasets import dataset as sets
+from model.datasets.dataset import PARTS, Dataset, default_features
 from model.network.network import Network
 
 FEATURES, CLASSES = 3, 4
@@ -65,14 +65,14 @@ def make_dataset(
         places = np.repeat(targets, lengths)
     else:
         places = targets = random.permutation(np.arange(steps) % classes)
-    return sets.Dataset(
+    return Dataset(
         name="made",
         task=task,
         frames=centres[places] + random.normal(0, spread, (steps, FEATURES)),
         lengths=lengths,
         targets=targets,
         classes=("ant", "bee", "cat", "dog", "elk")[:classes],
-        features=sets.default_features(FEATURES),
+        features=default_features(FEATURES),
         split=np.repeat([0, 1, 2], counts),
     )
 
@@ -97,6 +97,6 @@ def write_json_lines(path, dataset, *, parts=True):
             names = np.array(dataset.classes)[dataset.target(index)].tolist()
             record["label" if dataset.task == "classify" else "labels"] = names
             if parts:
-                record["split"] = sets.PARTS[dataset.split[index]]
+                record["split"] = PARTS[dataset.split[index]]
             file.write(json.dumps(record) + "\n")
     return path

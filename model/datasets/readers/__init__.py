@@ -1,17 +1,17 @@
-"""Files of sequences: JSON Lines, CSV, Parquet, NumPy archives, .ts.
+"""Read files of sequences: JSON Lines, CSV, Parquet, NumPy archives, .ts.
 
 ValueError
 └── ReadError    path, line, reason: a file that does not hold sequences
 
-Each format has a module that draws its layout.
+Each format's module shows the layout of its files.
 """
 
 from collections.abc import Sequence
 from pathlib import Path
 
-from model.datasets import dataset as sets
+from model.datasets.dataset import TASKS, Dataset, Task
 from model.datasets.readers import csv_rows, json_lines, npz, parquet, ts
-from model.datasets.readers.errors import ReadError
+from model.datasets.readers.files import ReadError
 
 __all__ = ["FORMATS", "ReadError", "read"]
 
@@ -28,22 +28,22 @@ FORMATS = {
 def read(
     path: str | Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
+) -> Dataset:
     """Read a file in the format that its suffix names.
 
-    Without `task` it is guessed: JSON Lines by the key `label` or `labels`, an
-    archive by the shape of `y`, CSV and Parquet as classify where no label changes
-    within a sequence (so a labelling file of constant labels is taken wrongly: say
-    the task). Without `classes` they are those that the file declares, or else those
-    found, whole numbers by value and text by alphabet.
+    Without `task` it is inferred: from the key `label` or `labels` (JSON Lines), from
+    the shape of `y` (NumPy), and otherwise as classify if no label changes within a
+    sequence. A file for labelling with constant labels is therefore misread: give the
+    task. Without `classes` the file's declared classes are taken, or else all labels,
+    whole numbers by value and text by alphabet.
     """
     path = Path(path)
-    if task is not None and task not in sets.TASKS:
-        raise ValueError(f"task is {task!r}; expected one of {sets.TASKS}")
+    if task is not None and task not in TASKS:
+        raise ValueError(f"task is {task!r}; expected one of {TASKS}")
     if classes is not None and (not classes or len(set(classes)) != len(classes)):
-        raise ValueError("classes are given once each, and there is at least one")
+        raise ValueError("classes must be one or more different names")
     reader = FORMATS.get(path.suffix.lower())
     if reader is None:
         known = ", ".join(FORMATS)

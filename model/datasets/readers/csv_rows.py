@@ -1,4 +1,4 @@
-"""CSV in long form (see long_rows): a header, then one row a step."""
+"""Read CSV in long form (see long_rows): a header, then one row for each step."""
 
 import csv
 from array import array
@@ -8,10 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.datasets import dataset as sets
-from model.datasets.readers import errors, lines, long_rows
+from model.datasets.dataset import Dataset, Task
+from model.datasets.readers import files, long_rows
 
-BLOCK = 8192  # Rows that are held as Python objects at a time.
+BLOCK = 8192  # Rows in memory as Python objects at a time.
 
 Row = tuple[int, list[str]]  # Number of the line, cells.
 
@@ -19,18 +19,18 @@ Row = tuple[int, list[str]]  # Number of the line, cells.
 def read(
     path: Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
+) -> Dataset:
     rows = _rows(path)
     number, columns = next(rows, (None, []))
     if number is None:
-        raise errors.ReadError(path, None, "no rows in the file")
+        raise files.ReadError(path, None, "no rows in the file")
     columns = [column.strip() for column in columns]
     try:
         features = long_rows.feature_columns(columns)
     except ValueError as error:
-        raise errors.ReadError(path, number, str(error)) from None
+        raise files.ReadError(path, number, str(error)) from None
     table = long_rows.LongRows(path, "line", features, classes)
     while block := list(islice(rows, BLOCK)):
         _add(table, columns, features, block)
@@ -38,15 +38,15 @@ def read(
 
 
 def _rows(path: Path) -> Iterator[Row]:
-    """The rows that are not blank."""
-    text = (line for _, line in lines.numbered(path))
+    """Yield the rows that are not blank, with their line numbers."""
+    text = (line for _, line in files.numbered_lines(path))
     reader = csv.reader(text, strict=True, skipinitialspace=True)
     try:
         for cells in reader:
             if cells:
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise errors.ReadError(path, reader.line_num, f"not CSV: {error}") from None
+        raise files.ReadError(path, reader.line_num, f"not CSV: {error}") from None
 
 
 def _add(
@@ -56,18 +56,18 @@ def _add(
     block: list[Row],
 ) -> None:
     index = {column: place for place, column in enumerate(columns)}
-    wanted = [index[feature] for feature in features]
+    places = [index[feature] for feature in features]
     sequence, label = index["sequence"], index["label"]
     values = array("d")
     for number, cells in block:
         if len(cells) != len(columns):
-            found, expected = len(cells), len(columns)
-            table.fail(number, f"{found} columns; the header has {expected}")
+            reason = f"{len(cells)} columns; the header has {len(columns)}"
+            table.fail(number, reason)
         for column in long_rows.REQUIRED:
             if not cells[index[column]]:
                 table.fail(number, f"column {column!r} is empty")
         try:
-            values.extend([_number(cells[place]) for place in wanted])
+            values.extend([_number(cells[place]) for place in places])
         except ValueError:
             table.fail(number, _reason(cells, index, features))
     extra: dict[str, list[float]] = {"number": [number for number, _ in block]}
@@ -90,7 +90,7 @@ def _number(cell: str) -> float:
 
 
 def _reason(cells: list[str], index: dict[str, int], features: list[str]) -> str:
-    """Which cell of a row is not a number."""
+    """Name the first cell of a row that is not a number."""
     for feature in features:
         cell = cells[index[feature]]
         try:

@@ -1,4 +1,4 @@
-"""JSON Lines: one sequence a line.
+"""Read JSON Lines: one sequence on each line.
 
 {"frames": [[0.1, 2], [0.3, 4]], "label": "a"}                    classify
 {"frames": [[0.1, 2], [0.3, 4]], "labels": ["a", "b"]}            label
@@ -13,24 +13,24 @@ from typing import Any
 
 import numpy as np
 
-from model.datasets import dataset as sets
-from model.datasets.readers import errors, labels, lines
+from model.datasets.dataset import PARTS, UNASSIGNED, Dataset, Task, default_features
+from model.datasets.readers import files, labels
 
-KEYS: dict[sets.Task, str] = {"classify": "label", "label": "labels"}
+KEYS: dict[Task, str] = {"classify": "label", "label": "labels"}
 ALLOWED = {"frames", "split", *KEYS.values()}
 
 
 def read(
     path: Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
+) -> Dataset:
     names = labels.Labels(classes)
     frames: list[np.ndarray] = []
     codes: list[int] = []
     split: list[int] = []
-    for line, text in lines.numbered(path):
+    for line, text in files.numbered_lines(path):
         if not text.strip():
             continue
         try:
@@ -40,17 +40,17 @@ def read(
             codes += _codes(record, task, len(frames[-1]), names)
             split.append(_part(record))
         except ValueError as error:
-            raise errors.ReadError(path, line, str(error)) from None
+            raise files.ReadError(path, line, str(error)) from None
     if task is None or not frames:
-        raise errors.ReadError(path, None, "no sequences in the file")
-    return sets.Dataset(
+        raise files.ReadError(path, None, "no sequences in the file")
+    return Dataset(
         name=path.stem,
         task=task,
         frames=np.concatenate(frames),
         lengths=np.array([len(sequence) for sequence in frames]),
         targets=names.targets(codes),
         classes=names.classes,
-        features=sets.default_features(frames[0].shape[1]),
+        features=default_features(frames[0].shape[1]),
         split=np.array(split),
     )
 
@@ -82,11 +82,11 @@ def _no_constant(name: str) -> float:
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     record = dict(pairs)
     if len(record) < len(pairs):
-        raise ValueError("a key stands twice")
+        raise ValueError("a key is repeated")
     return record
 
 
-def _guess(record: dict[str, Any]) -> sets.Task:
+def _guess(record: dict[str, Any]) -> Task:
     for task, key in KEYS.items():
         if key in record:
             return task
@@ -94,7 +94,7 @@ def _guess(record: dict[str, Any]) -> sets.Task:
 
 
 def _frames(record: dict[str, Any], expected: int | None) -> np.ndarray:
-    """The frames of a record, [T, F] float32."""
+    """Return the frames of a record, [T, F] float32."""
     rows = record["frames"]
     if not isinstance(rows, list) or not rows:
         raise ValueError("'frames' is not a list of at least one step")
@@ -110,7 +110,7 @@ def _frames(record: dict[str, Any], expected: int | None) -> np.ndarray:
             raise ValueError(f"step {step} has {len(row)} features, step 0 has {first}")
     if expected not in (None, len(rows[0])):
         raise ValueError(f"{len(rows[0])} features; the file began with {expected}")
-    # NumPy would take true for 1 and "1" for 1.0.
+    # NumPy would read true as 1 and "1" as 1.0.
     if not set(map(type, chain.from_iterable(rows))) <= {int, float}:
         raise ValueError(f"{_first_other(rows)!r:.40} in 'frames' is not a number")
     try:
@@ -129,7 +129,7 @@ def _first_other(rows: list[list[Any]]) -> object:
 
 
 def _codes(
-    record: dict[str, Any], task: sets.Task, steps: int, names: labels.Labels
+    record: dict[str, Any], task: Task, steps: int, names: labels.Labels
 ) -> list[int]:
     key = KEYS[task]
     other = next(name for name in KEYS.values() if name != key)
@@ -142,12 +142,12 @@ def _codes(
         values = [values]
     elif not isinstance(values, list) or len(values) != steps:
         raise ValueError(f"'labels' is not a list of {steps}, one for each step")
-    return [names.encode(labels.text(value)) for value in values]
+    return [names.encode(labels.to_text(value)) for value in values]
 
 
 def _part(record: dict[str, Any]) -> int:
     if "split" not in record:
-        return sets.UNASSIGNED
-    if record["split"] not in sets.PARTS:
-        raise ValueError(f"'split' is none of {', '.join(sets.PARTS)}")
-    return sets.PARTS.index(record["split"])
+        return UNASSIGNED
+    if record["split"] not in PARTS:
+        raise ValueError(f"'split' is none of {', '.join(PARTS)}")
+    return PARTS.index(record["split"])

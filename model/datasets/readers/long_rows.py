@@ -1,6 +1,6 @@
-"""Sequences in long form, one row a step, as CSV and Parquet hold them.
+"""Join rows to sequences: the long form of CSV and Parquet, one row for each step.
 
-sequence  step  label  x0   x1   split      step and split may be left out
+sequence  step  label  x0   x1   split      step and split are optional
 a         0     up     0.1  2    train
 a         1     up     0.3  4    train
 b         0     down   0.2  1    test
@@ -13,42 +13,42 @@ from typing import NoReturn
 
 import numpy as np
 
-from model.datasets import dataset as sets
-from model.datasets.readers import errors, labels
+from model.datasets.dataset import PARTS, UNASSIGNED, Dataset, Task
+from model.datasets.readers import files, labels
 
 REQUIRED = ("sequence", "label")
 RESERVED = (*REQUIRED, "step", "split")
 
 
 def feature_columns(columns: Sequence[str]) -> list[str]:
-    """The columns that hold features; ValueError where the header is not right."""
+    """Return the feature columns; raise ValueError for a wrong header."""
     for index, column in enumerate(columns):
         if not column:
             raise ValueError(f"column {index + 1} has no name")
-    doubled = {column for column, count in Counter(columns).items() if count > 1}
-    if doubled:
-        raise ValueError(f"column {min(doubled)!r} stands twice")
+    repeated = {column for column, count in Counter(columns).items() if count > 1}
+    if repeated:
+        raise ValueError(f"column {min(repeated)!r} is repeated")
     for column in REQUIRED:
         if column not in columns:
             known = ", ".join(columns)
             raise ValueError(f"column {column!r} is missing; found {known:.80}")
     features = [column for column in columns if column not in RESERVED]
     if not features:
-        raise ValueError(f"no columns of features beside {', '.join(columns)}")
+        raise ValueError(f"no feature columns beside {', '.join(columns)}")
     return features
 
 
 def part(name: str | None) -> int:
-    """The number of a part; a row that leaves it empty has none."""
+    """Return the number of a part; an empty cell means that none is assigned."""
     if name is None or name == "":
-        return sets.UNASSIGNED
-    if name not in sets.PARTS:
-        raise ValueError(f"split {name!r:.40} is none of {', '.join(sets.PARTS)}")
-    return sets.PARTS.index(name)
+        return UNASSIGNED
+    if name not in PARTS:
+        raise ValueError(f"split {name!r:.40} is none of {', '.join(PARTS)}")
+    return PARTS.index(name)
 
 
 class LongRows:
-    """Takes rows in blocks and joins them to sequences at the end."""
+    """Collects rows in blocks, and joins them to sequences at the end."""
 
     def __init__(
         self,
@@ -59,7 +59,7 @@ class LongRows:
     ):
         self.path = path
         self.labels = labels.Labels(classes)
-        self.characters = 0  # Of names so far, for a reader that counts them.
+        self.characters = 0  # Of all names so far; counted by the Parquet reader.
         self._place = place  # "line" or "row"
         self._features = tuple(features)
         self._ids: dict[str, int] = {}
@@ -67,9 +67,9 @@ class LongRows:
         self._columns: dict[str, list[np.ndarray]] = {}
 
     def fail(self, number: int, reason: str) -> NoReturn:
-        """Refuse the file, pointing at a row."""
+        """Refuse the file; the error names the row."""
         line = int(number) if self._place == "line" else f"{self._place} {number}"
-        raise errors.ReadError(self.path, line, reason)
+        raise files.ReadError(self.path, line, reason)
 
     def add(
         self,
@@ -78,7 +78,7 @@ class LongRows:
         names: list[str],
         **columns: Sequence[float] | np.ndarray,
     ) -> None:
-        """Take R rows: frames [R, F]; columns are number, and step and split if any."""
+        """Add R rows: frames [R, F]; `columns` are number, and step and split if present."""
         numbers = np.asarray(columns["number"])
         with np.errstate(over="ignore"):
             frames = frames.astype(np.float32)
@@ -98,26 +98,26 @@ class LongRows:
         for name, values in (*columns.items(), ("id", ids), ("code", codes)):
             self._columns.setdefault(name, []).append(np.asarray(values))
 
-    def finish(self, task: sets.Task | None) -> sets.Dataset:
-        """Join the rows; `task=None` is classify if no label changes in a sequence."""
+    def finish(self, task: Task | None) -> Dataset:
+        """Join the rows. Without `task` it is classify if no label changes in a sequence."""
         if not self._frames:
-            raise errors.ReadError(self.path, None, "no rows in the file")
+            raise files.ReadError(self.path, None, "no rows in the file")
         columns = {
             name: np.concatenate(blocks) for name, blocks in self._columns.items()
         }
-        # Ids are counted as they come: one that falls has been there before.
+        # Ids are numbered in order of appearance: a lower one belongs to an earlier sequence.
         ids, codes = columns["id"], columns["code"]
         self._refuse(
             columns,
             np.diff(ids) < 0,
-            "the sequence comes back; its rows must stand together",
+            "the sequence appears again; its rows must be adjacent",
         )
         inner = np.diff(ids) == 0  # [rows - 1] The next row continues the sequence.
         if "step" in columns:
-            steps = columns["step"]  # A difference would wrap if unsigned.
+            steps = columns["step"]  # An unsigned difference would wrap.
             falls = steps[1:] <= steps[:-1]
             self._refuse(columns, inner & falls, "'step' does not increase")
-        split = columns.get("split", np.full(len(ids), sets.UNASSIGNED))
+        split = columns.get("split", np.full(len(ids), UNASSIGNED))
         changes = inner & (np.diff(split) != 0)
         self._refuse(columns, changes, "'split' changes within the sequence")
         changes = inner & (np.diff(codes) != 0)
@@ -127,7 +127,7 @@ class LongRows:
             reason = "the label changes within the sequence; task classify needs one"
             self._refuse(columns, changes, reason)
         starts = np.flatnonzero(np.concatenate([[True], ~inner]))
-        return sets.Dataset(
+        return Dataset(
             name=self.path.stem,
             task=task,
             frames=np.concatenate(self._frames),
@@ -141,7 +141,7 @@ class LongRows:
     def _refuse(
         self, columns: dict[str, np.ndarray], wrong: np.ndarray, reason: str
     ) -> None:
-        """Refuse the first row that is wrong, given for all rows but row 0."""
+        """Refuse the file at the first wrong row; `wrong` has an entry for each but row 0."""
         for row in np.flatnonzero(wrong)[:1] + 1:
             name = list(self._ids)[columns["id"][row]]
             self.fail(columns["number"][row], f"sequence {name!r:.40}: {reason}")

@@ -1,10 +1,10 @@
-"""NumPy archives (.npz), loaded without pickle; other arrays are left alone.
+"""Read NumPy archives (.npz), without pickle; other arrays are ignored.
 
 x        [sum of lengths, F]     or  frames  [N, T, F], all of one length
 lengths  [N]                     or  offsets [N + 1]
 y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
          labels as text or whole numbers, or indices where there are classes
-classes, features (text) and split [N] (0 train, 1 validation, 2 test, -1) if any
+classes, features (text) and split [N] (0 train, 1 validation, 2 test, -1): optional
 """
 
 import io
@@ -16,9 +16,9 @@ from pathlib import Path
 import numpy as np
 from numpy.lib import format as npy
 
-from model.datasets import dataset as sets
-from model.datasets.readers import bounds, errors
-from model.datasets.readers import labels as names
+from model.datasets.dataset import PARTS, UNASSIGNED, Dataset, Task, default_features
+from model.datasets.readers import files
+from model.datasets.readers.labels import Labels, to_text
 
 KNOWN = ("x", "frames", "lengths", "offsets", "y", "classes", "features", "split")
 FRAMES = ("x", "frames")
@@ -29,33 +29,31 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 def read(
     path: Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
+) -> Dataset:
     return _Archive(path).dataset(task, classes)
 
 
 class _Archive:
-    """The arrays of one file, and what is wrong with them."""
+    """The arrays of one file, and errors that name the array."""
 
     def __init__(self, path: Path):
         self.path = path
         self.arrays = _load(path)
 
-    def fail(self, name: str, reason: str) -> errors.ReadError:
-        return errors.ReadError(self.path, f"array {name!r}", reason)
+    def fail(self, name: str, reason: str) -> files.ReadError:
+        return files.ReadError(self.path, f"array {name!r}", reason)
 
-    def dataset(
-        self, task: sets.Task | None, classes: Sequence[str] | None
-    ) -> sets.Dataset:
+    def dataset(self, task: Task | None, classes: Sequence[str] | None) -> Dataset:
         frames, lengths = self.frames()
         task, y = self.y(task, lengths)
         targets, classes = self.targets(y, classes)
-        features = self.strings("features") or sets.default_features(frames.shape[1])
+        features = self.strings("features") or default_features(frames.shape[1])
         if len(features) != frames.shape[1]:
             reason = f"{len(features)} names for {frames.shape[1]} features"
             raise self.fail("features", reason)
-        return sets.Dataset(
+        return Dataset(
             name=self.path.stem,
             task=task,
             frames=frames,
@@ -70,7 +68,7 @@ class _Archive:
         """Frames [sum of lengths, F] float32, and lengths [N]."""
         if ("x" in self.arrays) == ("frames" in self.arrays):
             reason = "expected an array 'x' or an array 'frames', and not both"
-            raise errors.ReadError(self.path, None, reason)
+            raise files.ReadError(self.path, None, reason)
         name, ndim = ("x", 2) if "x" in self.arrays else ("frames", 3)
         array = self.arrays[name]
         if array.ndim != ndim or array.dtype.kind not in "biuf" or not array.size:
@@ -92,12 +90,12 @@ class _Archive:
         return frames, np.full(array.shape[0], array.shape[1], np.int32)
 
     def lengths(self, steps: int) -> np.ndarray:
-        found = [name for name in ("lengths", "offsets") if name in self.arrays]
-        if not found:
+        names = [name for name in ("lengths", "offsets") if name in self.arrays]
+        if not names:
             reason = "'x' needs an array 'lengths' or 'offsets'"
-            raise errors.ReadError(self.path, None, reason)
+            raise files.ReadError(self.path, None, reason)
         results = []
-        for name in found:
+        for name in names:
             array = self.integers(name)
             if name == "offsets":
                 if array[0] != 0:
@@ -113,12 +111,10 @@ class _Archive:
             raise self.fail("offsets", "contradicts 'lengths'")
         return results[0]
 
-    def y(
-        self, task: sets.Task | None, lengths: np.ndarray
-    ) -> tuple[sets.Task, np.ndarray]:
-        """The task, and the labels as they stand, [N] or [sum of lengths]."""
+    def y(self, task: Task | None, lengths: np.ndarray) -> tuple[Task, np.ndarray]:
+        """Return the task and the labels, [N] or [sum of lengths]."""
         if "y" not in self.arrays:
-            raise errors.ReadError(self.path, None, "array 'y' is missing")
+            raise files.ReadError(self.path, None, "array 'y' is missing")
         y, sequences, steps = self.arrays["y"], len(lengths), int(lengths.sum())
         if "frames" in self.arrays and y.shape == self.arrays["frames"].shape[:2]:
             task, y = task or "label", y.reshape(-1)
@@ -140,29 +136,29 @@ class _Archive:
     def targets(
         self, y: np.ndarray, classes: Sequence[str] | None
     ) -> tuple[np.ndarray, tuple[str, ...]]:
-        """Indices in the classes, [N] or [sum of lengths], and the classes."""
+        """Return indices in the classes, [N] or [sum of lengths], and the classes."""
         if y.dtype.kind not in "biuU":
             raise self.fail("y", f"expected whole numbers or text, not {y.dtype}")
         declared = self.strings("classes")
         values, inverse = np.unique(y, return_inverse=True)
-        found = [names.text(value) for value in values.tolist()]
+        names = [to_text(value) for value in values.tolist()]
         if declared and y.dtype.kind in "iu":
             if values[0] < 0 or values[-1] >= len(declared):
                 wrong = values[0] if values[0] < 0 else values[-1]
                 raise self.fail("y", f"{wrong} is no index in {len(declared)} classes")
-            found = [declared[value] for value in values.tolist()]
-        labels = names.Labels(classes if classes is not None else declared or None)
+            names = [declared[value] for value in values.tolist()]
+        labels = Labels(classes if classes is not None else declared or None)
         try:
-            codes = np.array([labels.encode(name) for name in found])
+            codes = np.array([labels.encode(name) for name in names])
         except ValueError as error:
             raise self.fail("y", str(error)) from None
         return labels.targets(codes[inverse]), labels.classes
 
     def split(self, count: int) -> np.ndarray:
         if "split" not in self.arrays:
-            return np.full(count, sets.UNASSIGNED)
+            return np.full(count, UNASSIGNED)
         split = self.integers("split")
-        allowed = (*range(len(sets.PARTS)), sets.UNASSIGNED)
+        allowed = (*range(len(PARTS)), UNASSIGNED)
         if len(split) != count or not np.isin(split, allowed).all():
             reason = f"expected {count} of 0 (train), 1 (validation), 2 (test) or -1"
             raise self.fail("split", reason)
@@ -183,7 +179,7 @@ class _Archive:
             raise self.fail(name, f"expected text in a row, not {array.dtype}")
         texts = tuple(array.tolist())
         if "" in texts or len(set(texts)) != len(texts):
-            raise self.fail(name, "a name is empty or stands twice")
+            raise self.fail(name, "a name is empty or repeated")
         return texts
 
 
@@ -191,33 +187,33 @@ def _load(path: Path) -> dict[str, np.ndarray]:
     name = None
     try:
         with zipfile.ZipFile(path) as archive:
-            there = set(archive.namelist())
-            members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in there}
+            names = set(archive.namelist())
+            members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in names}
             size = 0
             for name, member in members.items():
                 size += _size(archive, member, name in FRAMES)
-                bounds.check(path, f"array {name!r}", "the arrays up to it", size)
+                files.check_memory(path, f"array {name!r}", "the arrays up to it", size)
             arrays = {}
             for name, member in members.items():
                 with archive.open(member) as file:
                     arrays[name] = npy.read_array(file, allow_pickle=False)
             return arrays
-    except errors.ReadError:
+    except files.ReadError:
         raise
     except FileNotFoundError as error:
-        raise errors.ReadError(path, None, str(error.strerror)) from None
+        raise files.ReadError(path, None, str(error.strerror)) from None
     except Exception as error:
-        # NumPy, zipfile and zlib each have errors of their own for a damaged file.
+        # NumPy, zipfile and zlib each raise their own errors for a damaged file.
         place = None if name is None else f"array {name!r}"
         reason = f"not a NumPy archive without pickle: {error}"
-        raise errors.ReadError(path, place, reason) from None
+        raise files.ReadError(path, place, reason) from None
 
 
 def _size(archive: zipfile.ZipFile, member: str, frames: bool) -> int:
-    """Returns the bytes that an array takes while it is read, from its header alone.
+    """Return the bytes that an array takes while it is read, from its header alone.
 
     Raises:
-        ValueError: it has no header, or not the bytes that its header promises.
+        ValueError: its header is missing, or declares another size.
     """
     with archive.open(member) as file:
         head = io.BytesIO(file.read(HEADER))
@@ -225,9 +221,12 @@ def _size(archive: zipfile.ZipFile, member: str, frames: bool) -> int:
     if dtype.hasobject:
         raise ValueError("it holds Python objects")
     count = math.prod(shape)
-    there = archive.getinfo(member).file_size - head.tell()
-    if count * dtype.itemsize != there:
-        said = f"{count * dtype.itemsize:,} bytes of values"
-        raise ValueError(f"its header promises {said}, and there are {there:,}")
-    # Frames become float32; of the others there is a sorted copy, or one in int64.
+    size = archive.getinfo(member).file_size - head.tell()
+    declared = count * dtype.itemsize
+    if declared != size:
+        reason = (
+            f"its header declares {declared:,} bytes of values, and it has {size:,}"
+        )
+        raise ValueError(reason)
+    # Frames are copied to float32; the others are sorted, or copied to int64.
     return count * (dtype.itemsize + (4 if frames else dtype.itemsize + 8))

@@ -1,4 +1,4 @@
-"""Parquet in long form (see long_rows); needs pyarrow, an extra."""
+"""Read Parquet in long form (see long_rows) with pyarrow, an optional package."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -6,28 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from model.datasets import dataset as sets
-from model.datasets.readers import bounds, errors, labels, long_rows, parquet_pages
+from model.datasets.dataset import Dataset, Task
+from model.datasets.readers import files, labels, long_rows, parquet_pages
 
-BLOCK = 65536  # Rows that are decoded at a time.
-ROW_BYTES = 40  # Kept of a row beside its features: five whole numbers.
+BLOCK = 65536  # Rows decoded at a time.
+ROW_BYTES = 40  # Memory of a row beside its features: five integers.
 NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
-TEXT_COPIES = 4  # A page, decoded, a dictionary, and in Python.
+TEXT_COPIES = 4  # The page, decoded text, a dictionary, and Python strings.
 TEXTS = ("sequence", "label", "split")
 
 
 def read(
     path: Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
+) -> Dataset:
     try:
         import pyarrow
         from pyarrow import parquet
     except ImportError:
         reason = "reading Parquet needs the package pyarrow; install it, or use CSV"
-        raise errors.ReadError(path, None, reason) from None
+        raise files.ReadError(path, None, reason) from None
     try:
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
@@ -35,13 +35,13 @@ def read(
                 features = long_rows.feature_columns(list(schema.names))
                 _check_types(schema, features)
             except ValueError as error:
-                raise errors.ReadError(path, None, str(error)) from None
+                raise files.ReadError(path, None, str(error)) from None
             try:
                 _check_size(path, file.metadata, len(features))
-            except errors.ReadError:
+            except files.ReadError:
                 raise
             except ValueError as error:
-                raise errors.ReadError(path, None, f"not Parquet: {error}") from None
+                raise files.ReadError(path, None, f"not Parquet: {error}") from None
             texts, rows = _text_columns(file.metadata)
             texts = [name for name in texts if name in schema.names]
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
@@ -53,15 +53,17 @@ def read(
                 start += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
-        raise errors.ReadError(path, None, f"not Parquet: {reason}") from None
-    except UnicodeDecodeError:  # Arrow decodes text only as it is asked for.
-        raise errors.ReadError(path, None, "holds text that is not UTF-8") from None
+        raise files.ReadError(path, None, f"not Parquet: {reason}") from None
+    except UnicodeDecodeError:  # Arrow decodes text lazily.
+        raise files.ReadError(path, None, "holds text that is not UTF-8") from None
     return table.finish(task)
 
 
 def _check_types(schema: Any, features: list[str]) -> None:
-    """ValueError where a column is not of the type that it should be: lists and bytes
-    have any size, and are not decoded."""
+    """Raise ValueError for a column of another type than expected.
+
+    Lists and bytes may be of any size, so they must not be decoded.
+    """
     from pyarrow import types
 
     for name in schema.names:
@@ -77,30 +79,30 @@ def _check_types(schema: Any, features: list[str]) -> None:
 
 
 def _check_size(path: Path, metadata: Any, features: int) -> None:
-    """Refuses what would take too much, by the footer and by the headers of parquet_pages."""
+    """Refuse what needs too much memory, by the footer and by the pages' headers."""
     import pyarrow
 
     groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
-    what = f"its {rows:,} rows of {features} features"
-    bounds.check(path, None, what, rows * (ROW_BYTES + 4 * features))
+    content = f"its {rows:,} rows of {features} features"
+    files.check_memory(path, None, content, rows * (ROW_BYTES + 4 * features))
     with pyarrow.OSFile(str(path)) as file:
         for number, group in enumerate(groups):
             size = 0
             for column in map(group.column, range(group.num_columns)):
                 _, paged = parquet_pages.measure_chunk(file, column)
                 text = column.physical_type == "BYTE_ARRAY"
-                held = TEXT_COPIES if text else NUMBER_COPIES
-                size += int(held * max(paged, column.total_uncompressed_size))
-            bounds.check(path, f"row group {number}", "its encoded columns", size)
+                copies = TEXT_COPIES if text else NUMBER_COPIES
+                size += int(copies * max(paged, column.total_uncompressed_size))
+            files.check_memory(path, f"row group {number}", "its encoded columns", size)
 
 
 def _text_columns(metadata: Any) -> tuple[list[str], int]:
-    """Returns the columns of text that can stay dictionaries, in which a long text that
-    many rows share is there once, and the rows to decode at a time.
+    """Return the text columns to read as dictionaries, and the rows to decode at a time.
 
-    In a DELTA encoding it can't stay one, and may be what it shares with the text before
-    and a little more: each is as long as the whole column at most.
+    A dictionary holds a long text that many rows share only once. A column in a DELTA
+    encoding can't be read as one, and a few bytes of it may repeat the text before: each
+    text is at most as long as the whole column.
     """
     names, rows = set(TEXTS), BLOCK
     for number in range(metadata.num_row_groups):
@@ -110,14 +112,14 @@ def _text_columns(metadata: Any) -> tuple[list[str], int]:
             if column.physical_type == "BYTE_ARRAY" and delta:
                 names.discard(column.path_in_schema)
                 size = max(column.total_uncompressed_size, 1)
-                rows = min(rows, bounds.MAX_BYTES // size)
+                rows = min(rows, files.MAX_BYTES // size)
     return sorted(names), max(rows, 1)
 
 
 def _add(
     table: long_rows.LongRows, features: list[str], batch: Any, start: int
 ) -> None:
-    """Take a batch of rows, the first of which has the number `start`."""
+    """Add a batch of rows, the first of which is row number `start`."""
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
     extra: dict[str, Any] = {"number": np.arange(start, start + batch.num_rows)}
     if "step" in columns:
@@ -145,7 +147,7 @@ def _add(
 def _numbers(
     table: long_rows.LongRows, name: str, column: Any, start: int
 ) -> np.ndarray:
-    """A column of numbers, [R]; row numbers begin at `start`."""
+    """Return a column of numbers, [R]; its first row is number `start`."""
     _refuse_nulls(table, name, column, start)
     return column.to_numpy(zero_copy_only=False)
 
@@ -153,18 +155,18 @@ def _numbers(
 def _texts(table: long_rows.LongRows, name: str, column: Any, start: int) -> list[str]:
     _refuse_nulls(table, name, column, start)
     values = [
-        _checked(table, row, labels.text, value, f"column {name!r}: ")
+        _checked(table, row, labels.to_text, value, f"column {name!r}: ")
         for row, value in enumerate(_values(column), start)
     ]
     table.characters += sum(map(len, set(values)))
-    bounds.check(table.path, None, "the text of its columns", table.characters)
+    files.check_memory(table.path, None, "the text of its columns", table.characters)
     if "" in values:
         table.fail(start + values.index(""), f"column {name!r} is empty")
     return values
 
 
 def _values(column: Any) -> list[Any]:
-    """A column in Python; texts of a dictionary that are alike are one object."""
+    """Return a column as Python objects; equal texts of a dictionary are one object."""
     import pyarrow
 
     if not pyarrow.types.is_dictionary(column.type):

@@ -1,8 +1,8 @@
-"""Sizes of a Parquet file's pages, read from their headers before they are decoded.
+"""Read the sizes of a Parquet file's pages from their headers, before decoding.
 
-Arrow goes by these where they differ from the footer, so a footer alone bounds nothing:
-one of two bytes less made it take 10 GiB for a file of 27 KB. A header is a struct of
-Thrift's compact protocol, of which Arrow gives Python nothing.
+Arrow trusts these headers where they differ from the footer, so the footer alone limits
+nothing: a footer with two bytes changed made Arrow take 10 GiB for a file of 27 KB. A
+header is a struct in Thrift's compact protocol, which Arrow doesn't expose to Python.
 
 PageHeader    2: bytes  3: bytes compressed  5, 8: data page {1: values}
 """
@@ -10,38 +10,39 @@ PageHeader    2: bytes  3: bytes compressed  5, 8: data page {1: values}
 from typing import Any
 
 BYTES, COMPRESSED, DATA, VALUES = 2, 3, (5, 8), 1
-DEEPEST = 4  # structs within one another: a header, a page's, its statistics
+MAX_DEPTH = 4  # of nested structs: a header, a page's, its statistics
 STOP, TRUE, FALSE, BYTE, DOUBLE, BINARY, STRUCT = 0, 1, 2, 3, 7, 8, 12
 INTEGERS = (4, 5, 6)
-SLACK = 100  # bytes that Arrow reads past a column of some old writers
+SLACK = 100  # Arrow reads so many bytes past a column chunk of some old writers
 
 Fields = dict[int, Any]
 
 
-def measure_chunk(file: Any, about: Any) -> tuple[int, int]:
-    """Returns what `measure_pages` does, of a column chunk that Arrow's metadata describe.
+def measure_chunk(file: Any, column: Any) -> tuple[int, int]:
+    """Measure the pages of a column chunk, found by Arrow's metadata of the column.
 
     Raises:
-        OSError: it can't be read.
-        ValueError: there are no pages.
+        OSError: the chunk can't be read.
+        ValueError: it holds no pages.
     """
-    starts = (about.dictionary_page_offset, about.data_page_offset)
+    starts = (column.dictionary_page_offset, column.data_page_offset)
     start = min(place for place in starts if place)
-    chunk = file.read_at(about.total_compressed_size + SLACK, start)
-    return measure_pages(chunk, about.num_values)
+    chunk = file.read_at(column.total_compressed_size + SLACK, start)
+    return measure_pages(chunk, column.num_values)
 
 
 def measure_pages(chunk: bytes, count: int) -> tuple[int, int]:
-    """Returns how many values the pages of a column chunk hold, up to the page with which
-    there are `count` of them, and the bytes that these take decompressed.
+    """Return how many values a chunk's pages hold, and their decompressed bytes.
+
+    Stops at the page that completes `count` values.
 
     Raises:
-        ValueError: they are no pages.
+        ValueError: the bytes are not pages.
     """
     at = values = size = 0
     try:
         while values < count and at < len(chunk):
-            header, at = _struct(chunk, at, DEEPEST)
+            header, at = _struct(chunk, at, MAX_DEPTH)
             data = [header[kind] for kind in DATA if kind in header]
             counts = (header[BYTES], header[COMPRESSED], *(d[VALUES] for d in data))
             if min(counts) < 0:
@@ -54,9 +55,9 @@ def measure_pages(chunk: bytes, count: int) -> tuple[int, int]:
     return values, size
 
 
-def _struct(data: bytes, at: int, deepest: int) -> tuple[Fields, int]:
-    """Returns a struct's fields by their numbers, and where it ends."""
-    if not deepest:
+def _struct(data: bytes, at: int, depth: int) -> tuple[Fields, int]:
+    """Return a struct's fields by number, and the position of its end."""
+    if not depth:
         raise ValueError("a header of a page is nested too deeply")
     fields: Fields = {}
     number = 0
@@ -74,7 +75,7 @@ def _struct(data: bytes, at: int, deepest: int) -> tuple[Fields, int]:
         if kind in INTEGERS:
             fields[number], at = _integer(data, at)
         elif kind == STRUCT:
-            fields[number], at = _struct(data, at, deepest - 1)
+            fields[number], at = _struct(data, at, depth - 1)
         elif kind == BINARY:
             length, at = _varint(data, at)
             at += length
@@ -85,7 +86,7 @@ def _struct(data: bytes, at: int, deepest: int) -> tuple[Fields, int]:
 
 
 def _integer(data: bytes, at: int) -> tuple[int, int]:
-    """A signed integer: 0, -1, 1, -2, ... are written as 0, 1, 2, 3, ..."""
+    """Read a signed integer: 0, -1, 1, -2, ... are written as 0, 1, 2, 3, ..."""
     value, at = _varint(data, at)
     return (value >> 1) ^ -(value & 1), at
 

@@ -1,4 +1,4 @@
-"""The .ts files of the UEA and UCR archives: one case a line, after a header.
+"""Read .ts files of the UEA and UCR archives: a header, then one case on each line.
 
 @dimensions 2
 @classLabel true up down
@@ -11,23 +11,23 @@ from pathlib import Path
 
 import numpy as np
 
-from model.datasets import dataset as sets
-from model.datasets.readers import errors, labels, lines
+from model.datasets.dataset import UNASSIGNED, Dataset, Task, default_features
+from model.datasets.readers import files, labels
 
 
 def read(
     path: Path,
     *,
-    task: sets.Task | None = None,
+    task: Task | None = None,
     classes: Sequence[str] | None = None,
-) -> sets.Dataset:
-    """Read cases; a name that ends in _TRAIN or _TEST sets no part by itself."""
+) -> Dataset:
+    """Read the cases. Names that end in _TRAIN or _TEST assign no part."""
     if task == "label":
         reason = "a .ts file has one class a sequence; task label needs one a step"
-        raise errors.ReadError(path, None, reason)
+        raise files.ReadError(path, None, reason)
     numbered = (
         (line, text.strip())
-        for line, text in lines.numbered(path)
+        for line, text in files.numbered_lines(path)
         if text.strip() and not text.lstrip().startswith("#")
     )
     header = _Header(path, numbered)
@@ -43,25 +43,25 @@ def read(
             codes.append(names.encode(label))
             frames.append(_case(dimensions, header))
         except ValueError as error:
-            raise errors.ReadError(path, line, str(error)) from None
+            raise files.ReadError(path, line, str(error)) from None
         # The first case fixes what the header leaves open.
         header.dimensions = header.dimensions or len(dimensions)
     if not frames:
-        raise errors.ReadError(path, None, "no cases after @data")
-    return sets.Dataset(
+        raise files.ReadError(path, None, "no cases after @data")
+    return Dataset(
         name=path.stem,
         task="classify",
         frames=np.concatenate(frames),
         lengths=np.array([len(case) for case in frames]),
         targets=names.targets(codes),
         classes=names.classes,
-        features=sets.default_features(frames[0].shape[1]),
-        split=np.full(len(frames), sets.UNASSIGNED),
+        features=default_features(frames[0].shape[1]),
+        split=np.full(len(frames), UNASSIGNED),
     )
 
 
 class _Header:
-    """What the lines up to @data say."""
+    """The header: the lines up to @data."""
 
     def __init__(self, path: Path, numbered: Iterator[tuple[int, str]]):
         self.classes: tuple[str, ...] = ()
@@ -72,16 +72,16 @@ class _Header:
             if key.lower() == "@data":
                 break
             try:
-                self._take(key.lower(), words)
+                self._add(key.lower(), words)
             except ValueError as error:
-                raise errors.ReadError(path, line, str(error)) from None
+                raise files.ReadError(path, line, str(error)) from None
         else:
-            raise errors.ReadError(path, None, "no line @data")
+            raise files.ReadError(path, None, "no line @data")
         if not self.classes:
             reason = "no line '@classLabel true' with the classes before @data"
-            raise errors.ReadError(path, line, reason)
+            raise files.ReadError(path, line, reason)
 
-    def _take(self, key: str, words: list[str]) -> None:
+    def _add(self, key: str, words: list[str]) -> None:
         first = words[0].lower() if words else ""
         if not key.startswith("@"):
             raise ValueError("expected a line that begins with @, or @data before it")
@@ -100,7 +100,7 @@ class _Header:
                 raise ValueError("the file has no classes to learn")
             self.classes = tuple(words[1:])
             if len(set(self.classes)) != len(self.classes):
-                raise ValueError("a class stands twice")
+                raise ValueError("a class is repeated")
 
 
 def _count(word: str) -> int:
@@ -110,7 +110,7 @@ def _count(word: str) -> int:
 
 
 def _case(dimensions: list[str], header: _Header) -> np.ndarray:
-    """The frames of a case, [T, F] float32, from its dimensions as text."""
+    """Parse the dimensions of a case to frames, [T, F] float32."""
     expected = header.dimensions or len(dimensions)
     if not dimensions or len(dimensions) != expected:
         raise ValueError(f"{len(dimensions)} dimensions; expected {expected or 1}")
@@ -126,7 +126,7 @@ def _case(dimensions: list[str], header: _Header) -> np.ndarray:
 
 
 def _series(text: str, place: int) -> np.ndarray:
-    """One dimension, [T] float32."""
+    """Parse one dimension, [T] float32."""
     if "(" in text:
         raise ValueError(f"dimension {place} has time stamps, which are not supported")
     cells = text.split(",")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from model.datasets import builtin, readers
-from model.datasets import dataset as sets
+from model.datasets.dataset import PARTS, TEST
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ class TestBuiltins:
     def test_parts(self, builtins, name):
         """Each sequence is in one part, and the parts are as large as documented."""
         data = builtins[name]
-        sizes = tuple(len(data.part(part)) for part in sets.PARTS)
+        sizes = tuple(len(data.part(part)) for part in PARTS)
         assert sum(sizes) == len(data)
         assert SIZES[name] in (None, sizes)
         assert min(sizes) > 0
@@ -76,7 +76,7 @@ def test_letters(builtins):
     data = builtins["letters"]
     with np.load(builtin.DATA / "letters.npz") as archive:
         fold = archive["fold"]
-    np.testing.assert_array_equal(data.split == sets.TEST, fold == 0)
+    np.testing.assert_array_equal(data.split == TEST, fold == 0)
     assert data.classes == tuple("abcdefghijklmnopqrstuvwxyz")
     assert spell(data.part("test")) <= spell(data.part("train"))
 
@@ -84,7 +84,7 @@ def test_letters(builtins):
 def test_letters_unseen(builtins):
     """No word stands in two parts."""
     data = builtins["letters-unseen"]
-    train, validation, test = (spell(data.part(part)) for part in sets.PARTS)
+    train, validation, test = (spell(data.part(part)) for part in PARTS)
     assert (len(train), len(validation), len(test)) == (40, 4, 11)
     assert len(train | validation | test) == 55
 
@@ -92,7 +92,7 @@ def test_letters_unseen(builtins):
 def test_vowels(builtins):
     """The official test part stays, and validation has six of each speaker."""
     data = builtins["vowels"]
-    np.testing.assert_array_equal(data.split == sets.TEST, np.arange(640) >= 270)
+    np.testing.assert_array_equal(data.split == TEST, np.arange(640) >= 270)
     assert np.bincount(data.part("validation").targets).tolist() == [6] * 9
     assert (data.lengths.min(), data.lengths.max()) == (7, 29)
 
@@ -124,21 +124,21 @@ def write(path, labels, *, part=None, features=1):
 class TestResolve:
     def test_builtin(self, builtins):
         """A built-in name gives the built-in set, with any seed."""
-        assert builtin.resolve("vowels").digest == builtins["vowels"].digest
-        assert builtin.resolve("vowels", seed=5).digest == builtins["vowels"].digest
+        assert builtin.load_source("vowels").digest == builtins["vowels"].digest
+        assert builtin.load_source("vowels", seed=5).digest == builtins["vowels"].digest
 
     def test_file(self, tmp_path):
         """A file gets all its parts."""
-        data = builtin.resolve(str(write(tmp_path / "mine.csv", "ab" * 20)))
+        data = builtin.load_source(str(write(tmp_path / "mine.csv", "ab" * 20)))
         assert data.name == "mine"
-        assert [len(data.part(part)) for part in sets.PARTS] == [28, 6, 6]
+        assert [len(data.part(part)) for part in PARTS] == [28, 6, 6]
 
     def test_file_with_test(self, tmp_path):
         """A test file is the test part, whole, and nothing else is."""
         train = write(tmp_path / "train.csv", "abc" * 10)
         test = write(tmp_path / "test.csv", "ba" * 3)
-        data = builtin.resolve(str(train), test=test, validation=0.2)
-        assert [len(data.part(part)) for part in sets.PARTS] == [24, 6, 6]
+        data = builtin.load_source(str(train), test=test, validation=0.2)
+        assert [len(data.part(part)) for part in PARTS] == [24, 6, 6]
         held_out = data.part("test")
         assert [data.classes[code] for code in held_out.targets] == list("bababa")
 
@@ -152,7 +152,7 @@ class TestResolve:
     def test_unknown(self, name, near):
         """A name that is neither is answered with the built-in names."""
         with pytest.raises(builtin.SourceError) as caught:
-            builtin.resolve(name)
+            builtin.load_source(name)
         message = str(caught.value)
         assert message.endswith(near)
         assert all(known in message for known in builtin.names())
@@ -162,9 +162,9 @@ class TestResolve:
     def test_builtin_refusals(self, tmp_path):
         """A built-in set keeps its task and its test part."""
         with pytest.raises(ValueError, match="digits is for task classify, not label"):
-            builtin.resolve("digits", task="label")
+            builtin.load_source("digits", task="label")
         with pytest.raises(ValueError, match="digits has a test part of its own"):
-            builtin.resolve("digits", test=tmp_path / "test.csv")
+            builtin.load_source("digits", test=tmp_path / "test.csv")
 
     @pytest.mark.parametrize(
         ("train", "test", "reason"),
@@ -179,11 +179,11 @@ class TestResolve:
         train = write(tmp_path / "train.csv", "abab", **train)
         test = write(tmp_path / "test.csv", "ab", **test)
         with pytest.raises(ValueError, match=reason) as caught:
-            builtin.resolve(str(train), test=test)
+            builtin.load_source(str(train), test=test)
         assert "test.csv" in str(caught.value)
 
     def test_missing_test_file(self, tmp_path):
         """A test file that is not there is named."""
         train = write(tmp_path / "train.csv", "abab")
         with pytest.raises(readers.ReadError, match=r"gone\.csv: No such file"):
-            builtin.resolve(str(train), test=tmp_path / "gone.csv")
+            builtin.load_source(str(train), test=tmp_path / "gone.csv")

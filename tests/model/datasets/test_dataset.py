@@ -5,9 +5,19 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.datasets import dataset as sets
 from model.datasets import splits
-from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, shown
+from model.datasets.dataset import (
+    PARTS,
+    TASKS,
+    TEST,
+    TRAIN,
+    UNASSIGNED,
+    VALIDATION,
+    Dataset,
+    concatenate,
+    default_features,
+    join_names,
+)
 
 
 def make(task="classify", *, count=30, classes=3, features=2, split=None, seed=0):
@@ -15,14 +25,14 @@ def make(task="classify", *, count=30, classes=3, features=2, split=None, seed=0
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, 9, count)
     steps = int(lengths.sum())
-    return sets.Dataset(
+    return Dataset(
         name="made",
         task=task,
         frames=rng.normal(size=(steps, features)),
         lengths=lengths,
         targets=np.arange(count if task == "classify" else steps) % classes,
         classes=tuple("abcdefgh"[:classes]),
-        features=sets.default_features(features),
+        features=default_features(features),
         split=np.full(count, UNASSIGNED) if split is None else np.asarray(split),
     )
 
@@ -35,7 +45,7 @@ def assert_equal(left, right):
     assert left.features == right.features
 
 
-@pytest.mark.parametrize("task", sets.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 class TestValue:
     def test_types(self, task):
         """Arrays have the types that are promised, whatever they were made from."""
@@ -113,7 +123,7 @@ class TestValue:
     def test_reclass(self, task):
         """Another order of classes changes the numbers and not the names."""
         data = make(task)
-        other = data.reclass(("c", "z", "b", "a"))
+        other = data.map_classes(("c", "z", "b", "a"))
         before = [data.classes[code] for code in data.targets]
         assert [other.classes[code] for code in other.targets] == before
 
@@ -121,12 +131,12 @@ class TestValue:
         """Two sets become one, in order, with the classes of the larger list."""
         first, second = make(task, classes=3), make(task, classes=2, seed=1)
         for one, two in ((first, second), (second, first)):
-            both = sets.concatenate(one, two, "both")
+            both = concatenate(one, two, "both")
             assert both.classes == ("a", "b", "c")
             size = len(one)
-            assert_equal(both.take(np.arange(size)), one.reclass(both.classes))
+            assert_equal(both.take(np.arange(size)), one.map_classes(both.classes))
             assert_equal(
-                both.take(np.arange(size, len(both))), two.reclass(both.classes)
+                both.take(np.arange(size, len(both))), two.map_classes(both.classes)
             )
 
 
@@ -152,7 +162,7 @@ class TestValue:
         pytest.param({"task": "label"}, "task label needs 5", id="targets-a-step"),
         pytest.param({"split": [0]}, "one part for each", id="short-split"),
         pytest.param({"split": [0, 3]}, "split holds", id="unknown-part"),
-        pytest.param({"classes": ("a", "a")}, "stands twice", id="class-twice"),
+        pytest.param({"classes": ("a", "a")}, "is repeated", id="class-twice"),
         pytest.param({"classes": ("a", "")}, "non-empty", id="class-without-name"),
         pytest.param({"features": ("x",)}, "1 feature names for 2", id="few-names"),
     ],
@@ -169,9 +179,9 @@ def test_refusals(change, reason):
         "features": ("x", "y"),
         "split": [0, 1],
     }
-    sets.Dataset(**valid)
+    Dataset(**valid)
     with pytest.raises(ValueError, match=reason):
-        sets.Dataset(**{**valid, **change})
+        Dataset(**{**valid, **change})
 
 
 def test_part_and_reclass_refusals():
@@ -180,7 +190,7 @@ def test_part_and_reclass_refusals():
     with pytest.raises(ValueError, match="no part 'tset'; there are train"):
         data.part("tset")
     with pytest.raises(ValueError, match="c: not among a, b"):
-        data.reclass(("a", "b"))
+        data.map_classes(("a", "b"))
 
 
 @pytest.mark.parametrize(
@@ -199,14 +209,14 @@ def test_concatenate_refusals(change, reason):
     other = replace(other, features=named or other.features)
     other = replace(other, classes=renamed or other.classes)
     with pytest.raises(ValueError, match=reason):
-        sets.concatenate(replace(make(), features=("u", "v")), other, "both")
+        concatenate(replace(make(), features=("u", "v")), other, "both")
 
 
 def test_concatenate_keeps_names():
     """Feature names that only one of two sets has are kept."""
     plain, named = make(), replace(make(), features=("u", "v"))
-    assert sets.concatenate(plain, named, "both").features == ("u", "v")
-    assert sets.concatenate(named, plain, "both").features == ("u", "v")
+    assert concatenate(plain, named, "both").features == ("u", "v")
+    assert concatenate(named, plain, "both").features == ("u", "v")
 
 
 def sizes(data):
@@ -214,25 +224,25 @@ def sizes(data):
 
 
 class TestSplits:
-    @pytest.mark.parametrize("task", sets.TASKS)
+    @pytest.mark.parametrize("task", TASKS)
     def test_nothing_given(self, task):
         """Without parts in the file all three are made, in proportion, disjoint."""
-        data = splits.assign(make(task, count=200))
+        data = splits.assign_parts(make(task, count=200))
         assert sizes(data) == [140, 30, 30]
-        assert sum(len(data.part(name)) for name in sets.PARTS) == 200
+        assert sum(len(data.part(name)) for name in PARTS) == 200
 
-    @pytest.mark.parametrize("task", sets.TASKS)
+    @pytest.mark.parametrize("task", TASKS)
     def test_deterministic(self, task):
         """The same seed gives the same parts, another seed others."""
         data = make(task, count=100)
-        one, two = splits.assign(data, seed=3), splits.assign(data, seed=3)
+        one, two = splits.assign_parts(data, seed=3), splits.assign_parts(data, seed=3)
         assert one.digest == two.digest
-        assert one.digest != splits.assign(data, seed=4).digest
+        assert one.digest != splits.assign_parts(data, seed=4).digest
 
     def test_stratified_by_class(self):
         """Each part has each class in proportion, to within one sequence."""
         data = make(count=203, classes=5)
-        data = splits.assign(data, validation=0.2, test=0.1, seed=1)
+        data = splits.assign_parts(data, validation=0.2, test=0.1, seed=1)
         total = np.bincount(data.targets)
         for name, fraction in (("validation", 0.2), ("test", 0.1)):
             counts = np.bincount(data.part(name).targets, minlength=5)
@@ -240,7 +250,7 @@ class TestSplits:
 
     def test_stratified_by_length(self):
         """Each part of a labelling set has short and long sequences alike."""
-        data = splits.assign(make("label", count=400), validation=0.2, test=0.2)
+        data = splits.assign_parts(make("label", count=400), validation=0.2, test=0.2)
         order = np.argsort(np.argsort(data.lengths, kind="stable"))
         for part in (VALIDATION, TEST):
             shares = np.bincount(order[data.split == part] // 40, minlength=10)
@@ -253,40 +263,40 @@ class TestSplits:
         data = make(count=25, classes=8)
         rare = np.concatenate([np.arange(8), rng.integers(0, 8, 17) // 3])
         data = replace(data, targets=rare)
-        data = splits.assign(data, validation=0.3, test=0.4, seed=seed)
+        data = splits.assign_parts(data, validation=0.3, test=0.4, seed=seed)
         assert set(data.part("train").targets.tolist()) == set(range(8))
 
-    @pytest.mark.parametrize("task", sets.TASKS)
+    @pytest.mark.parametrize("task", TASKS)
     def test_validation_never_from_test(self, task):
         """A test part stays as given; validation is cut from the training part."""
         given = [TRAIN, TRAIN, TEST, TRAIN, UNASSIGNED] * 20
-        data = splits.assign(make(task, count=100, split=given), validation=0.25)
+        data = splits.assign_parts(make(task, count=100, split=given), validation=0.25)
         np.testing.assert_array_equal(data.split == TEST, np.array(given) == TEST)
         assert sizes(data) == [60, 20, 20]
 
     def test_test_is_cut_from_train(self):
         """Without a test part it is cut from train; validation stays as given."""
         given = np.array([TRAIN, TRAIN, TRAIN, VALIDATION] * 20)
-        data = splits.assign(make(count=80, split=given), test=0.2)
+        data = splits.assign_parts(make(count=80, split=given), test=0.2)
         np.testing.assert_array_equal(data.split == VALIDATION, given == VALIDATION)
         assert sizes(data) == [48, 20, 12]
 
     def test_all_given(self):
         """Three parts in the file are left alone, and the rest is for training."""
         given = np.array([TRAIN, VALIDATION, TEST, UNASSIGNED] * 5)
-        data = splits.assign(make(count=20, split=given))
+        data = splits.assign_parts(make(count=20, split=given))
         expected = np.where(given == UNASSIGNED, TRAIN, given)
         np.testing.assert_array_equal(data.split, expected)
 
     def test_no_test(self):
         """A fraction of 0 leaves the part out."""
-        assert sizes(splits.assign(make(), test=0)) == [26, 4, 0]
-        assert sizes(splits.assign(make(), test=0, validation=0)) == [30, 0, 0]
+        assert sizes(splits.assign_parts(make(), test=0)) == [26, 4, 0]
+        assert sizes(splits.assign_parts(make(), test=0, validation=0)) == [30, 0, 0]
 
     def test_single_sequence(self):
         """One sequence is for training."""
-        for task in sets.TASKS:
-            assert sizes(splits.assign(make(task, count=1))) == [1, 0, 0]
+        for task in TASKS:
+            assert sizes(splits.assign_parts(make(task, count=1))) == [1, 0, 0]
 
     @pytest.mark.parametrize(
         ("options", "reason"),
@@ -300,17 +310,17 @@ class TestSplits:
     def test_refusals(self, options, reason):
         """Fractions that leave nothing to train on are refused."""
         with pytest.raises(ValueError, match=reason):
-            splits.assign(make(), **options)
+            splits.assign_parts(make(), **options)
 
     def test_no_training_part(self):
         """A file of nothing but test sequences cannot be trained on."""
         with pytest.raises(ValueError, match="no sequence is left for training"):
-            splits.assign(make(count=2, split=[TEST, TEST]))
+            splits.assign_parts(make(count=2, split=[TEST, TEST]))
 
 
 def test_many_classes_are_cut_short():
     """A message names the first of very many classes, and how many more there are."""
-    told = shown([f"class {number}" for number in range(10_000)])
+    told = join_names([f"class {number}" for number in range(10_000)])
     assert told.startswith("class 0, class 1, ")
     assert told.endswith("class 19 and 9980 more")
-    assert shown(["a", "b"]) == "a, b"
+    assert join_names(["a", "b"]) == "a, b"

@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.datasets import dataset as sets
 from model.datasets import readers
-from model.datasets.readers import bounds, csv_rows, npz, parquet
+from model.datasets.dataset import PARTS, TASKS, UNASSIGNED, Dataset, default_features
+from model.datasets.readers import csv_rows, files, npz, parquet
 from tests.support.parquet import understate
 
 VOWELS = Path(readers.__file__).parents[1] / "data" / "vowels.npz"
@@ -28,14 +28,14 @@ def make(task, *, seed=0, count=12, features=3):
     lengths = rng.integers(1, 7, count)
     lengths[0] = 2  # Two steps of two classes: a CSV must see the task.
     steps = int(lengths.sum())
-    return sets.Dataset(
+    return Dataset(
         name="data",
         task=task,
         frames=rng.normal(size=(steps, features)) * 10.0 ** rng.integers(-9, 9),
         lengths=lengths,
         targets=np.arange(count if task == "classify" else steps) % 4,
         classes=("a", "b", "c d", 'e"é,'),
-        features=sets.default_features(features),
+        features=default_features(features),
         split=np.arange(count) % 4 - 1,
     )
 
@@ -53,15 +53,15 @@ def write_jsonl(path, data):
             names = labels(data, index)
             record |= {"label": names[0]} if data.task == "classify" else {}
             record |= {"labels": names} if data.task == "label" else {}
-            if data.split[index] != sets.UNASSIGNED:
-                record["split"] = sets.PARTS[data.split[index]]
+            if data.split[index] != UNASSIGNED:
+                record["split"] = PARTS[data.split[index]]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")
 
 
 def long_rows(data):
     """Rows of: sequence, step, label, split, features."""
     for index in range(len(data)):
-        part = "" if data.split[index] < 0 else sets.PARTS[data.split[index]]
+        part = "" if data.split[index] < 0 else PARTS[data.split[index]]
         rows = zip(labels(data, index), data.sequence(index).tolist(), strict=True)
         for step, (name, values) in enumerate(rows):
             yield [f"s{index}", step, name, part, *values]
@@ -109,7 +109,7 @@ WRITERS = {
 }
 
 
-@pytest.mark.parametrize("task", sets.TASKS)
+@pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("suffix", WRITERS)
 @pytest.mark.parametrize("seed", range(3))
 def test_round_trip(tmp_path, monkeypatch, task, suffix, seed):
@@ -135,7 +135,7 @@ def test_classes_given(tmp_path, suffix):
     path = tmp_path / f"data.{suffix}"
     WRITERS[suffix](path, data)
     order = ("z", *data.classes[::-1])
-    assert readers.read(path, classes=order).digest == data.reclass(order).digest
+    assert readers.read(path, classes=order).digest == data.map_classes(order).digest
     with pytest.raises(readers.ReadError, match="label 'b' is not among the classes"):
         readers.read(path, classes=("a", "z"))
 
@@ -182,7 +182,7 @@ GOOD = '{"frames": [[1, 2], [3, 4]], "label": "a"}\n'
             GOOD.replace("label", "lable"), ", line 1: unknown key 'lable'", id="key"
         ),
         pytest.param(
-            GOOD[:-2] + ', "label": "b"}', ", line 1: a key stands twice", id="twice"
+            GOOD[:-2] + ', "label": "b"}', ", line 1: a key is repeated", id="twice"
         ),
         pytest.param('{"label": "a"}', ", line 1: 'frames' is missing", id="no-frames"),
         pytest.param(
@@ -291,10 +291,14 @@ CSV = "sequence,step,label,u,v,split\na,0,x,1,2,train\na,1,x,3,4,train\n"
     [
         pytest.param("", ": no rows", id="empty"),
         pytest.param("sequence,label,u\n", ": no rows", id="header-only"),
-        pytest.param("\nsequence,label\n", ", line 2: no columns of", id="no-features"),
+        pytest.param(
+            "\nsequence,label\n", ", line 2: no feature col", id="no-features"
+        ),
         pytest.param("label,u\n", ", line 1: column 'sequence' is", id="no-sequence"),
         pytest.param("sequence;label;u\n", ", line 1: column 'seq", id="semicolons"),
-        pytest.param("sequence,label,u,u\n", ", line 1: column 'u' st", id="doubled"),
+        pytest.param(
+            "sequence,label,u,u\n", ", line 1: column 'u' is rep", id="doubled"
+        ),
         pytest.param("sequence,label,u,\n", ", line 1: column 4 has no", id="unnamed"),
         pytest.param(CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the", id="short"),
         pytest.param(CSV + "b,0,x,1,2,test,3\n", ", line 4: 7 columns", id="long"),
@@ -316,7 +320,7 @@ CSV = "sequence,step,label,u,v,split\na,0,x,1,2,train\na,1,x,3,4,train\n"
         pytest.param(CSV + "b,0,x,1e39,2,test\n", ", line 4: column 'u'", id="large"),
         pytest.param(
             CSV + "b,0,x,1,2,\na,2,x,1,2,train\n",
-            ", line 5: sequence 'a': the sequence comes back",
+            ", line 5: sequence 'a': the sequence appears again",
             id="comes-back",
         ),
         pytest.param(
@@ -369,7 +373,7 @@ def test_csv_steps_are_exact(tmp_path):
     ("columns", "message"),
     [
         pytest.param({"label": None}, ": column 'label' is missing", id="no-label"),
-        pytest.param({"u": None}, ": no columns of features", id="no-features"),
+        pytest.param({"u": None}, ": no feature columns", id="no-features"),
         pytest.param({"u": [1.0, None, 3.0]}, ", row 2: column 'u' is em", id="null"),
         pytest.param({"u": [1, 2, np.inf]}, ", row 3: column 'u' is not", id="inf"),
         pytest.param({"u": ["1", "2", "3"]}, ": column 'u' holds string", id="text"),
@@ -519,7 +523,7 @@ def test_npz_ambiguous(tmp_path):
     write_arrays(path, {"lengths": [1] * 5, "y": [0, 1, 0, 1, 1], "split": None})
     with pytest.raises(readers.ReadError, match="array 'y': one label a sequence or"):
         readers.read(path)
-    for task in sets.TASKS:
+    for task in TASKS:
         assert readers.read(path, task=task).task == task
 
 
@@ -580,8 +584,8 @@ def test_ts_vowels(tmp_path):
     write_ts(path, data)
     found = readers.read(path)
     assert found.name == "vowels_TRAIN"
-    assert (found.split == sets.UNASSIGNED).all()
-    assert found.features == sets.default_features(12)
+    assert (found.split == UNASSIGNED).all()
+    assert found.features == default_features(12)
     alike = replace(found, split=data.split, features=data.features)
     assert alike.digest == data.digest
 
@@ -653,7 +657,7 @@ def test_options(tmp_path):
     """A task or classes that cannot be meant are the caller's mistake."""
     with pytest.raises(ValueError, match="task is 'clasify'"):
         readers.read(tmp_path / "data.csv", task="clasify")
-    with pytest.raises(ValueError, match="classes are given once"):
+    with pytest.raises(ValueError, match="one or more different names"):
         readers.read(tmp_path / "data.csv", classes=("a", "a"))
 
 
@@ -662,7 +666,7 @@ class TestBombs:
 
     @pytest.fixture(autouse=True)
     def most(self, monkeypatch):
-        monkeypatch.setattr(bounds, "MAX_BYTES", 2_000_000)
+        monkeypatch.setattr(files, "MAX_BYTES", 2_000_000)
 
     def undone(self, *_, **__):
         raise AssertionError("it was decompressed")
@@ -698,7 +702,7 @@ class TestBombs:
             file.write(bytes(80))
         told = refused(path, path.read_bytes())
         assert told.startswith(", array 'x': not a NumPy archive")
-        assert "and there are 80" in told
+        assert "and it has 80" in told
 
     def test_npz_long_header(self, tmp_path):
         """A header has the length that NumPy allows, whatever it says of itself."""

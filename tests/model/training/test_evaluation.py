@@ -6,7 +6,7 @@ from dataclasses import asdict, replace
 import numpy as np
 import pytest
 
-from model.datasets import dataset as sets
+from model.datasets.dataset import TASKS
 from model.training import calibration, evaluation
 from model.training.evaluation import Predictions
 from tests.support.networks import make_dataset
@@ -115,7 +115,7 @@ class TestMeasure:
 class TestAnswer:
     def test_order(self):
         """Answers come in the order of the data, whatever the batches were."""
-        for task in sets.TASKS:
+        for task in TASKS:
             data = make_dataset(task, counts=(300, 0, 0))  # more than two batches
             batches = []
 

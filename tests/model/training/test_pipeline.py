@@ -9,14 +9,14 @@ import pytest
 import tensorflow as tf
 
 from model.config import AugmentationConfig, ConfigError
-from model.datasets import dataset as sets
+from model.datasets.dataset import TASKS, Dataset, default_features
 from model.training import augmentation, loop, pipeline
 from tests.support.networks import make_config, make_dataset, make_network
 
 SEED = (5, 1)
 
 
-@pytest.fixture(scope="module", params=sets.TASKS)
+@pytest.fixture(scope="module", params=TASKS)
 def data(request):
     return make_dataset(request.param, counts=(41, 0, 0))
 
@@ -143,14 +143,14 @@ def test_few_static_lengths():
 class TestStatistics:
     def data(self, frames):
         frames = np.asarray(frames, np.float32)
-        return sets.Dataset(
+        return Dataset(
             name="made",
             task="classify",
             frames=frames,
             lengths=[len(frames)],
             targets=[0],
             classes=("a",),
-            features=sets.default_features(frames.shape[1]),
+            features=default_features(frames.shape[1]),
             split=[0],
         )
 
@@ -378,18 +378,18 @@ class TestAugmentation:
         augmentation.check(make_config(augmentation=options).augmentation, data)
 
     def data(self, lengths, features):
-        return sets.Dataset(
+        return Dataset(
             name="made",
             task="classify",
             frames=np.zeros((sum(lengths), features)),
             lengths=lengths,
             targets=np.zeros(len(lengths), int),
             classes=("a",),
-            features=sets.default_features(features),
+            features=default_features(features),
             split=np.zeros(len(lengths), int),
         )
 
-    @pytest.mark.parametrize("task", sets.TASKS)
+    @pytest.mark.parametrize("task", TASKS)
     def test_in_batches(self, task):
         """Batches of a pass are changed, but not their rows, lengths and targets;
         each pass is changed anew, and a pass without a seed not at all."""

@@ -1,0 +1,65 @@
+"""Access to the files that a user gives: numbered lines, a memory limit, error places.
+
+ValueError
+└── ReadError    path, line, reason: what is wrong with a file, and where
+
+A thousand bytes of Parquet or NPZ can stand for gigabytes of one number. The sizes that
+such a file declares are therefore compared with a limit before anything is
+decompressed. Text takes as many characters as it holds numbers, so JSON Lines, CSV and
+.ts need no limit.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+MAX_BYTES = 2**30  # 134 million float32 numbers in NPZ; UEA's largest file has 54
+
+
+class ReadError(ValueError):
+    """A file that does not hold sequences.
+
+    `line` is the number of a line, words for another place ("array 'x'", "row 7"),
+    or None for the file as a whole.
+    """
+
+    def __init__(self, path: str | Path, line: int | str | None, reason: str):
+        super().__init__(path, line, reason)
+        self.path = path
+        self.line = line
+        self.reason = reason
+
+    def __str__(self) -> str:
+        if self.line is None:
+            return f"{self.path}: {self.reason}"
+        place = f"line {self.line}" if isinstance(self.line, int) else self.line
+        return f"{self.path}, {place}: {self.reason}"
+
+
+def check_memory(path: Path, place: str | None, content: str, size: int) -> None:
+    """Refuse content whose `size` in memory exceeds the limit.
+
+    Raises:
+        ReadError: it needs more than `MAX_BYTES`.
+    """
+    if size > MAX_BYTES:
+        limit = f"at most {MAX_BYTES:,}; a larger set can be JSON Lines or CSV"
+        reason = f"{content} would take {size:,} bytes of memory, {limit}"
+        raise ReadError(path, place, reason)
+
+
+def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
+    """Yield (1, first line), (2, second line), ..., with their line ends."""
+    try:
+        with path.open("rb") as file:
+            for number, line in enumerate(file, 1):
+                yield number, _decode(path, number, line)
+    except OSError as error:
+        raise ReadError(path, None, error.strerror or str(error)) from None
+
+
+def _decode(path: Path, number: int, line: bytes) -> str:
+    try:
+        # Spreadsheets put a byte order mark before the first line.
+        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+    except UnicodeDecodeError:
+        raise ReadError(path, number, "not UTF-8 text") from None
