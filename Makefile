@@ -12,7 +12,7 @@ SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
 	--generate-hashes --no-emit-index-url --no-emit-find-links --no-header
 
-.PHONY: help serve wheel test test-all coverage nightly browser ray robustness soak check screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
+.PHONY: help serve wheel test test-all coverage nightly browser ray robustness soak check docs screenshots train bench bench-streams bench-versions bench-wire bench-overload overload bench-ray bench-train audit licences sbom lock clean
 
 help: ## show this list
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed 's/:.*## /\t/' | expand -t 12
@@ -21,7 +21,8 @@ help: ## show this list
 .venv-ray/ready: requirements/dev.lock requirements/ray.lock
 .venv-audit/ready: requirements/audit.lock
 .venv-robustness/ready: requirements/robustness.lock
-.venv/ready .venv-audit/ready .venv-ray/ready .venv-robustness/ready:
+.venv-docs/ready: requirements/docs.lock
+.venv/ready .venv-audit/ready .venv-docs/ready .venv-ray/ready .venv-robustness/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
 	$(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install --quiet --disable-pip-version-check \
@@ -80,6 +81,10 @@ check: .venv/ready ## format, lint and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy
 
+docs: .venv-docs/ready ## build the documentation: dist/site (needs no network)
+	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
+	@echo "Open dist/site/index.html"
+
 screenshots: .venv/ready ## pictures of the playground for docs/playground (needs Chromium)
 	$(BIN)/python -m tests.support.screenshots
 
@@ -136,7 +141,8 @@ lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
 	$(COMPILE) pyproject.toml --extra ray --extra signing --extra otel -c requirements/dev.lock -o requirements/ray.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 	$(COMPILE) --group robustness -o requirements/robustness.lock
+	$(COMPILE) --group docs -o requirements/docs.lock
 	$(COMPILE) --group audit -o requirements/audit.lock
 
 clean: ## remove what was set up and cached
-	rm -rf .venv .venv-audit .venv-ray .venv-robustness dist .pytest_cache .mypy_cache .ruff_cache
+	rm -rf .venv .venv-audit .venv-docs .venv-ray .venv-robustness dist .pytest_cache .mypy_cache .ruff_cache

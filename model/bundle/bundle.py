@@ -1,18 +1,19 @@
-"""A bundle: the folder in which training hands a network to the service.
+"""The contract between training and serving: a folder that holds a network.
 
     bundles/NAME/VERSION/
       saved_model.pb  variables/  fingerprint.pb     a TensorFlow SavedModel
       assets.extra/
         network.onnx      the same network for ONNX Runtime
-        network.int8.onnx the same with int8 weights (optional)
-        golden.npz        inputs, and the outputs that every engine must reproduce
-        report/           plots, metrics.json and the model card
-        bundle.json       `Metadata`; written last: a folder without it is not a bundle
-        bundle.sig        the signature of bundle.json (optional)
+        network.int8.onnx the same with int8 weights, where the export asked for it
+        golden.npz        inputs and the answers that any engine must reproduce
+        report/           plots, metrics.json and the card
+        bundle.json       `Metadata`; written last, so a folder without it is
+                          no bundle
+        bundle.sig        its signature, where somebody has signed it
 
 `bundle.json` holds the SHA-256 of every file above it; `read` compares them all. A
-bundle is written to a temporary folder and then renamed, so that it appears whole or
-not at all. This module imports no TensorFlow.
+bundle is written to a temporary folder and renamed into place: whole or not at
+all. This module imports no TensorFlow; the service needs nothing else of `model`.
 """
 
 import hashlib
@@ -28,7 +29,8 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.bundle import bounded_files, signature
+from model.bundle import bounded_files as files
+from model.bundle import signature
 from model.bundle.bounded_files import BundleError as BundleError
 from model.bundle.golden import MAX_BYTES as MAX_GOLDEN
 from model.bundle.golden import Golden
@@ -43,73 +45,77 @@ GOLDEN = EXTRA / "golden.npz"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
-MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: the front process parses it
-MAX_ENTRIES = 1_000  # files and folders in a bundle
-MAX_BYTES = 2**32  # of all its files: they are read in full before it is served
-MAX_LISTED = 10_000  # names in a folder of bundles, and versions of a name
-MAX_CLASSES = 10_000
+MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: parsed where requests are answered
+MAX_ENTRIES = 1_000  # files and folders of a bundle
+MAX_BYTES = 2**32  # of all its files: they are read whole before it is served
+MAX_LISTED = 10_000  # names beside each other, and versions of one
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+
+
+MAX_CLASSES = 10_000
 ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Section(BaseModel):
+class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Frames(_Section):
-    """The input: a sequence of frames, each a vector of floats."""
+class Frames(_Part):
+    """Input that is a sequence of vectors of floats."""
 
     kind: Literal["frames"] = "frames"
     features: int = Field(ge=1)
     names: tuple[str, ...]
 
 
-class Normalisation(_Section):
-    """The graph's first operation, per feature: (frames - mean) * scale."""
+class Normalisation(_Part):
+    """What the graph does first: (frames - mean) * scale, feature by feature."""
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
 
 
-class PartMetrics(_Section):
-    """Metrics on one part of the data, in percent."""
+class Part(_Part):
+    """Figures of one part of the data, in percent."""
 
     count: int
     error: float
     macro_f1: float
-    calibration_error: float = Field(description="Expected calibration error (ECE).")
+    calibration_error: float
 
 
-class Quantization(_Section):
-    """The int8 network compared with the float32 one, on the test or validation part."""
+class Quantization(_Part):
+    """What int8 weights change, on the test part (or, without one, validation)."""
 
     part: str
-    error: float = Field(description="In percent, of the int8 network.")
-    calibration_error: float = Field(description="Expected calibration error (ECE).")
-    same_class: float = Field(description="Predictions with float32's class, percent.")
-    largest: float = Field(description="Largest change of a probability, batch size 1.")
-    mates: float = Field(description="Largest change by the sequences beside it.")
+    error: float = Field(
+        description="In percent; of the network itself: `TrainingRecord`."
+    )
+    calibration_error: float
+    same_class: float = Field(description="In percent of the rows.")
+    largest: float = Field(description="Change of a probability, sequences alone.")
+    mates: float = Field(description="Change of a probability by batch mates.")
     bound: float = Field(description="Largest difference from the golden answers.")
 
 
-class TrainingRecord(_Section):
-    """The data and the training run that the weights come from."""
+class TrainingRecord(_Part):
+    """Where the weights come from."""
 
     source: str
     data: str = Field(description="SHA-256 of the data.")
     seed: int
-    validation_fraction: float = Field(description="Where the data names no such part.")
+    validation_fraction: float = Field(description="Of data that names no such part.")
     test_fraction: float
     epochs: int
     best_epoch: int
     longest: int = Field(description="Steps of the longest training sequence.")
     created: str
-    parts: dict[str, PartMetrics]
+    parts: dict[str, Part]
     calibration_error_before: float
 
 
-class Metadata(_Section):
-    """`bundle.json`: the network, its training, and the digest of every file."""
+class Metadata(_Part):
+    """`bundle.json`: what the network is, and the digest of every file."""
 
     format: Literal[1] = FORMAT
     name: str = Field(pattern=NAME)
@@ -123,7 +129,7 @@ class Metadata(_Section):
     bidirectional: bool
     reset_after: bool
     dropout: float
-    state_size: int = Field(ge=0, description="0 if the network needs whole sequences.")
+    state_size: int = Field(ge=0, description="0 where it can't be stepped.")
     normalisation: Normalisation
     temperature: float = Field(gt=0)
     training: TrainingRecord
@@ -131,7 +137,7 @@ class Metadata(_Section):
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
 
     @model_validator(mode="after")
-    def _check(self) -> Self:
+    def _consistent(self) -> Self:
         features = self.input.features
         parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
         if any(len(part) != features for part in parts):
@@ -147,11 +153,11 @@ class Metadata(_Section):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder whose files `read` has compared with the digests in `metadata`."""
+    """A folder whose every file has been found to be what `metadata` says."""
 
     folder: Path
     metadata: Metadata
-    digest: str  # SHA-256 of `bundle.json`, which holds all other digests
+    digest: str  # SHA-256 of `bundle.json`, and by it of everything
 
     def content(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the bytes of a file, compared with its digest after they were read.
@@ -167,7 +173,7 @@ class Bundle:
         if expected is None:
             raise BundleError(f"{path}: is not listed in {MARKER}")
         try:
-            data = bounded_files.read(path, max_bytes)
+            data = files.read(path, max_bytes)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != expected:
@@ -189,43 +195,43 @@ class Bundle:
                     path.write_bytes(self.content(name))
             yield folder
 
-    def golden(self, max_bytes: int | None = None) -> Golden:
-        """Return the golden answers.
+    def golden(self, most: int | None = None) -> Golden:
+        """Returns the golden answers.
 
         Args:
-            max_bytes: limit of the file, and of its unpacked arrays.
+            most: bytes of them, packed or not; else as many as any bundle may have.
 
         Raises:
-            BundleError: the file can't be read, or is not of this network.
+            BundleError: as `content` does; or they are no answers of this network.
         """
         path, metadata = self.folder / GOLDEN, self.metadata
-        data = self.content(GOLDEN.as_posix(), max_bytes or MAX_GOLDEN)
+        data = self.content(GOLDEN.as_posix(), most or MAX_GOLDEN)
         try:
-            answers = Golden.read(data, max_bytes)
+            found = Golden.read(data, most)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
-        arrays = (answers.frames, answers.probabilities, answers.state)
-        sizes = [array.shape[-1] for array in arrays]
-        expected = [metadata.input.features, len(metadata.classes), metadata.state_size]
-        task = "label" if answers.probabilities.ndim == 3 else "classify"
-        if task != metadata.task or sizes != expected:
+        sizes = [a.shape[-1] for a in (found.frames, found.probabilities, found.state)]
+        features, classes = metadata.input.features, len(metadata.classes)
+        labels = found.probabilities.ndim == 3
+        other = labels != (metadata.task == "label")
+        if other or sizes != [features, classes, metadata.state_size]:
             raise BundleError(f"{path}: holds answers of another network")
-        return answers
+        return found
 
 
 def read(folder: Path, keys: Path | None = None) -> Bundle:
     """Read and verify a bundle.
 
     Args:
-        keys: a file of public keys, one of which must have signed the bundle.
+        keys: a file of public keys; one of them must have signed it.
 
     Raises:
-        BundleError: there is no bundle, its format is unknown, none of the keys signed
-            it, or a file is missing, unexpected or changed; the message names it.
+        BundleError: no bundle, an unknown format, no signature of these keys, or a
+            file that is missing, unexpected or changed; it is named.
     """
-    paths = _list_files(folder)
+    there = _listed(folder)
     try:
-        text = bounded_files.read(folder / MARKER, MAX_MARKER)
+        text = files.read(folder / MARKER, MAX_MARKER)
         if keys is not None:
             signature.verify(text, folder / SIGNATURE, keys)
         metadata = Metadata.model_validate_json(text)
@@ -237,9 +243,9 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise BundleError(f"{folder / MARKER}: {key}: {first['msg']}") from None
-    for name in sorted(paths ^ set(metadata.files)):
-        reason = "unexpected file" if name in paths else "missing file"
-        raise BundleError(f"{folder / name}: {reason}")
+    for name in sorted(there ^ set(metadata.files)):
+        trouble = "unexpected file" if name in there else "missing file"
+        raise BundleError(f"{folder / name}: {trouble}")
     for name, digest in metadata.files.items():
         if _sha256(folder / name) != digest:
             raise BundleError(f"{folder / name}: SHA-256 differs from {MARKER}")
@@ -247,11 +253,11 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
 
 
 def find(root: Path) -> list[Path]:
-    """Return the folder of each bundle's newest version, sorted by name.
+    """The newest version's folder of each bundle under `root`, by name.
 
-    `root` may also be one bundle, or the folder of its versions. A version without
-    `bundle.json` and a name's folder that can't be listed are included: `read` then
-    gives the reason.
+    `root` may also be one bundle, or the folder of its versions. A newest version
+    without `bundle.json` is listed too, so that reading it says what is wrong; so is
+    the folder of a name that can't be listed.
 
     Raises:
         OSError: `root` can't be listed.
@@ -259,73 +265,69 @@ def find(root: Path) -> list[Path]:
     if is_bundle(root):
         return [root]
     return [
-        folder / str(numbers[-1]) if numbers else folder
-        for folder, numbers in names(root).items()
+        folder / str(there[-1]) if there else folder
+        for folder, there in names(root).items()
     ]
 
 
 def is_bundle(folder: Path) -> bool:
-    """True for the folder of a bundle, complete or not."""
+    """Whether it is one, whole or not, and no folder of them."""
     return any(os.path.exists(folder / part) for part in ("saved_model.pb", MARKER))
 
 
 def names(root: Path) -> dict[Path, list[int]]:
-    """Return the folder of each name under `root` with its version numbers, ascending.
+    """The folders of all names under `root` with their versions, lowest first; `root`
+    may also be that of one name.
 
-    `root` may also be the folder of one name. A folder that can't be listed is skipped
-    (`lost+found`), unless its name could be a bundle's: then it has no versions, and
-    `read` gives the reason.
+    A folder that can't be listed is no name's (as `lost+found`), unless it is called
+    like a bundle: then it has no versions, and reading it says what is wrong.
 
     Raises:
         OSError: `root` can't be listed.
     """
     try:
-        entries = bounded_files.list_folder(root, MAX_LISTED)
+        entries = files.listed(root, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    bundles: dict[Path, list[int]] = {}
+    found: dict[Path, list[int]] = {}
     for folder in sorted(root / entry.name for entry in entries):
         try:
-            numbers = versions(folder)
+            there = versions(folder)
         except OSError:
             if re.fullmatch(NAME, folder.name):
-                bundles[folder] = []
+                found[folder] = []
         else:
-            if numbers:
-                bundles[folder] = numbers
-    # Checked last: a bundle's name may be a number, too.
-    if not any(bundles.values()) and (numbers := versions(root)):
-        return {root: numbers}
-    return bundles
+            if there:
+                found[folder] = there
+    if not any(found.values()) and (own := versions(root)):
+        return {root: own}  # a name may be a number, too
+    return found
 
 
 def versions(folder: Path) -> list[int]:
-    """Return the version numbers in the folder of a name, ascending.
+    """The version numbers in the folder of a name, lowest first.
 
     Raises:
-        OSError: the folder can't be listed.
+        OSError: it can't be listed.
     """
     try:
-        entries = bounded_files.list_folder(folder, MAX_LISTED)
+        entries = files.listed(folder, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    return sorted(
-        int(entry.name)
-        for entry in entries
-        if VERSION.fullmatch(entry.name)
-        # A broken link counts, so that `read` gives the reason.
-        and (entry.is_symlink() or entry.is_dir(follow_symlinks=False))
-    )
+    there = (entry for entry in entries if VERSION.fullmatch(entry.name))
+    # Also a link that leads nowhere, so that reading it says what is wrong.
+    found = (e.name for e in there if e.is_symlink() or e.is_dir(follow_symlinks=False))
+    return sorted(map(int, found))
 
 
 @contextmanager
 def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
-    """Yield a temporary folder, and the version number that it reserves for `name`.
-
-    On success the folder becomes that version; after an exception it is removed.
+    """A temporary folder that becomes the next version of `name` when all went
+    well, and is gone otherwise. Yields the folder and the version's number, which
+    nobody else is given meanwhile.
 
     Raises:
-        BundleError: no version number is left.
+        BundleError: no number is left.
     """
     (root / name).mkdir(parents=True, exist_ok=True)
     temporary, version = _reserve(root / name)
@@ -339,25 +341,23 @@ def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
 
 
 def _reserve(folder: Path) -> tuple[Path, str]:
-    """Create the temporary folder of the next version.
-
-    Its existence reserves the number, for writers on other machines too. A number whose
-    writer was killed stays reserved.
-    """
+    """Make the temporary folder of the next version. To make it is to reserve the
+    number, for other machines too; one whose writer was killed stays reserved."""
     number = max(versions(folder), default=0)
     while VERSION.fullmatch(version := str(number := number + 1)):
         temporary = folder / f".{version}"
-        with suppress(FileExistsError):  # reserved by another writer
+        with suppress(FileExistsError):  # somebody writes it, or has begun to
             temporary.mkdir(0o700)
             if not os.path.lexists(folder / version):
                 return temporary, version
-            temporary.rmdir()  # published since `versions` was called
+            temporary.rmdir()  # published since we looked
     raise BundleError(f"{folder}: no version number is left")
 
 
 def seal(folder: Path, metadata: Metadata) -> Metadata:
-    """Write `bundle.json` with the digests of all files in `folder`."""
-    digests = {name: _sha256(folder / name) for name in sorted(_list_files(folder))}
+    """Write `bundle.json` with the digests of all files that lie in `folder`."""
+    there = sorted(_listed(folder))
+    digests = {name: _sha256(folder / name) for name in there}
     sealed = metadata.model_copy(update={"files": digests})
     (folder / MARKER).write_text(
         sealed.model_dump_json(indent=1) + "\n", encoding="utf-8"
@@ -365,24 +365,24 @@ def seal(folder: Path, metadata: Metadata) -> Metadata:
     return sealed
 
 
-def _list_files(folder: Path) -> set[str]:
-    """Return the relative paths of all files that `bundle.json` must list."""
-    paths, size = set(), 0
+def _listed(folder: Path) -> set[str]:
+    """The paths of all files that `bundle.json` has to name."""
+    found, size = set(), 0
     try:
-        for name, entry in bounded_files.walk(folder, MAX_ENTRIES):
+        for name, entry in files.walk(folder, MAX_ENTRIES):
             if not entry.is_dir(follow_symlinks=False):
-                paths.add(name)
-                with suppress(OSError):  # a broken link
+                found.add(name)
+                with suppress(OSError):  # a link that leads nowhere
                     size += entry.stat().st_size
     except OSError as error:
         raise BundleError(f"{error.filename}: {error.strerror}") from None
     if size > MAX_BYTES:
         raise BundleError(f"{folder}: has more than {MAX_BYTES:,} bytes")
-    return paths - {MARKER.as_posix(), SIGNATURE.as_posix()}
+    return found - {MARKER.as_posix(), SIGNATURE.as_posix()}
 
 
 def _sha256(path: Path) -> str:
     try:
-        return bounded_files.digest(path, MAX_BYTES)
+        return files.digest(path, MAX_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None

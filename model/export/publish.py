@@ -117,7 +117,7 @@ def _metadata(
             longest=int(dataset.part("train").lengths.max()),
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
             parts={
-                name: bundle.PartMetrics(
+                name: bundle.Part(
                     count=figures.count,
                     error=figures.error,
                     macro_f1=figures.macro_f1,

@@ -1,4 +1,4 @@
-"""docs/conformance.md names the tests that hold it."""
+"""docs/compatibility.md names the tests that hold it."""
 
 import ast
 import re
@@ -7,7 +7,7 @@ import pytest
 
 from tests.support.servers import ROOT
 
-TEXT = (ROOT / "docs" / "conformance.md").read_text(encoding="utf-8")
+TEXT = (ROOT / "docs" / "compatibility.md").read_text(encoding="utf-8")
 FILES = {
     "triton": "clients/test_triton",
     "kserve": "clients/test_kserve",

@@ -335,27 +335,3 @@ class TestShown:
         result = CliRunner().invoke(main.app, ["settings"])
         assert result.exit_code == 2
         assert "UNROLLED_PORT" in result.output
-
-    def test_readme(self):
-        """README's table lists exactly the settings, in order, with their defaults
-        and meanings."""
-        readme = ROOT / "README.md"
-        rows = [
-            [cell.strip() for cell in line.strip().strip("|").split("|")]
-            for line in readme.read_text(encoding="utf-8").splitlines()
-            if line.strip().startswith("|")
-        ]
-        heads = [
-            i for i, row in enumerate(rows) if row == ["variable", "default", "meaning"]
-        ]
-        assert len(heads) == 1, "README.md has no table variable | default | meaning"
-        table = []
-        for row in rows[heads[0] + 2 :]:
-            if not re.fullmatch(rf"`{PREFIX}\w+`", row[0]):
-                break
-            name, default, meaning = row
-            table.append((name.strip("`"), default.strip("`"), meaning))
-        assert table == [
-            (variable(name), main.shown(field.default), field.description)
-            for name, field in Settings.model_fields.items()
-        ]
