@@ -1,4 +1,4 @@
-"""The caller of a request: its API key's owner, its connection, and the bytes held for it."""
+"""The caller of a request: its API key's owner, its connection and its buffered bytes."""
 
 import itertools
 from dataclasses import dataclass
@@ -7,44 +7,46 @@ from typing import NamedTuple, Protocol
 from starlette.types import Scope
 
 from model.bundle.bundle import Metadata
+from service.callers.fair_queue import CallerId
 from service.callers.memory_budget import ACCOUNT, Account, MemoryBudget, Reservation
 
-_numbers = itertools.count(-1, -1)  # of connections of another server than ours
+# Numbers of connections of another server than ours; ours counts from 1.
+_foreign_numbers = itertools.count(-1, -1)
 
 
 class ApiKey(Protocol):
-    """An API key, as far as others than `http.auth` need it."""
+    """An API key, as far as modules other than `http.auth` need it."""
 
     @property
     def name(self) -> str: ...
 
     @property
     def shares(self) -> bool:
-        """Whether there are other keys."""
+        """True if there are other keys too."""
         ...
 
     def take(self) -> None:
-        """Use up a request, or a message of a stream.
+        """Count a request, or a message of a stream.
 
         Raises:
-            RateLimited: none is left.
+            RateLimited: there are too many.
         """
         ...
 
 
 class InferenceSummary(NamedTuple):
-    """What was computed for a request, and where its time went (seconds; stamps of
-    `time.perf_counter`)."""
+    """What was computed for a request, and when, for traces. Durations are in seconds;
+    points in time are of `time.perf_counter`."""
 
     metadata: Metadata
     sequences: int
     steps: int
-    rows: int  # of an engine call with one of the sequences
-    read: float  # until it was given to the queue
-    submitted: float  # when that was
-    started: float  # its first step
-    ended: float  # its last one
-    write: float  # until its answer was written
+    rows: int  # of the engine call that computed the last step
+    read: float  # duration, until it was submitted
+    submitted: float
+    started: float  # the first engine call
+    ended: float  # the last engine call
+    write: float  # duration of writing the response
 
 
 @dataclass(slots=True, eq=False)
@@ -52,36 +54,35 @@ class Caller:
     """The caller of one request, or of one stream."""
 
     account: Account
-    reservation: Reservation  # of the request; a stream has others of the same account
-    owner: str = ""  # name of the API key; empty where there are none
+    reservation: Reservation  # of the request; streams have more on the same account
+    owner: str = ""  # name of the API key; "" without keys
     connection: int = 0
-    key: ApiKey | None = None  # whose rate counts
-    quota_owner: str = ""  # the owner, where there are several that share what there is
+    key: ApiKey | None = None  # whose rate limit applies
+    quota_owner: str = ""  # the owner if there are several keys, else ""
     inference: InferenceSummary | None = None
 
     @property
-    def id(self) -> tuple[str, int]:
-        """Between whom turns are fair; see `FairQueue`."""
+    def id(self) -> CallerId:
+        """The identity that gets a fair share; see `FairQueue`."""
         return self.quota_owner, self.connection
 
 
 def caller_of(scope: Scope) -> Caller:
-    """Returns the caller of a request, which `RequestMiddleware` has found."""
+    """Return a request's caller, which `RequestMiddleware` has identified."""
     caller: Caller = scope["state"]["caller"]
     return caller
 
 
 def identify(scope: Scope, budget: MemoryBudget) -> Caller:
-    """Returns the caller of a request whose key was checked."""
+    """Return the caller of a request whose API key was checked."""
     state = scope["state"]
     key = state.get("key")
     owner = key.name if key is not None else ""
-    share = owner if key is not None and key.shares else ""
+    quota_owner = owner if key is not None and key.shares else ""
     account = scope.get("extensions", {}).get(ACCOUNT)
-    if account is None:  # of another server than ours
-        account = budget.account()
-        return Caller(account, Reservation(account), owner, next(_numbers), key, share)
+    if account is None:  # another server than ours
+        account, number = budget.account(), next(_foreign_numbers)
+        return Caller(account, Reservation(account), owner, number, key, quota_owner)
     reservation = state.get("reservation") or Reservation(account)
-    caller = Caller(account, reservation, owner, account.number, key, share)
-    account.set_owner(share)
-    return caller
+    account.set_owner(quota_owner)
+    return Caller(account, reservation, owner, account.number, key, quota_owner)

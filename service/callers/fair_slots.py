@@ -1,4 +1,4 @@
-"""Places for work that takes time, given to callers in fair turns."""
+"""A fixed number of slots for work that takes time, given to callers in fair order."""
 
 import asyncio
 import time
@@ -8,42 +8,39 @@ from typing import Generic, TypeVar
 
 from service.callers.fair_queue import CallerId, FairQueue
 
-QUANTUM = 2**20  # bytes, up to which all work counts as alike
-# What ordinary work takes. A wrong body may take ten times as long as a good one, so
-# who had a place is charged for the time in the end.
+QUANTUM = 2**20  # bytes; smaller work counts as equal
+# Ordinary work is this fast. An invalid body may take ten times as long as a valid one,
+# so in the end a caller is charged for the time, at this rate.
 BYTES_PER_SECOND = 50e6
 
-P = TypeVar("P")
+S = TypeVar("S")
 
 
-class FairSlots(Generic[P]):
-    """As many at a time as there are places; others wait, fairly between callers.
+class FairSlots(Generic[S]):
+    """Slots, each held by one caller at a time; the others wait in fair order.
 
-    Of several owners of API keys, none has all places: another waits for the end of its
-    own work only.
+    If there are several owners of API keys, no owner holds all slots: another one
+    never waits for work that is not its own.
     """
 
-    def __init__(self, places: Iterable[P]):
-        self._free = list(places)
-        self._most = max(1, len(self._free) - 1)  # of one owner
-        self._waiting: FairQueue[tuple[asyncio.Future[P], CallerId, int]] = FairQueue(
+    def __init__(self, slots: Iterable[S]):
+        self._free = list(slots)
+        self._owner_limit = max(1, len(self._free) - 1)
+        self._waiting: FairQueue[tuple[asyncio.Future[S], CallerId, int]] = FairQueue(
             QUANTUM
         )
-        self._taken: dict[
-            P, tuple[CallerId, int, float]
-        ] = {}  # what it costs, and since
-        self._owners: Counter[str] = Counter()  # their places
+        self._held: dict[S, tuple[CallerId, int, float]] = {}  # with cost, start time
+        self._by_owner: Counter[str] = Counter()  # held slots
 
-    async def acquire(self, caller: CallerId, cost: int) -> P:
-        """Waits for a place, to be given back.
+    async def acquire(self, caller: CallerId, cost: int) -> S:
+        """Wait for a slot and return it.
 
         Args:
-            caller: the owner of an API key, and a connection.
             cost: of the work, in bytes.
         """
-        future: asyncio.Future[P] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[S] = asyncio.get_running_loop().create_future()
         self._waiting.push(caller, (future, caller, cost), cost)
-        self._hand_out()
+        self._assign()
         try:
             return await future
         except asyncio.CancelledError:
@@ -51,30 +48,30 @@ class FairSlots(Generic[P]):
                 self.release(future.result())
             raise
 
-    def release(self, place: P) -> None:
-        """The place is free, for the next in turn."""
-        caller, cost, since = self._taken.pop(place)
-        self._owners[caller[0]] -= 1
-        took = int(BYTES_PER_SECOND * (time.monotonic() - since))
-        self._waiting.refund(caller, cost - took)
-        self._free.append(place)
-        self._hand_out()
+    def release(self, slot: S) -> None:
+        """Free a slot, for the next caller."""
+        caller, cost, start = self._held.pop(slot)
+        self._by_owner[caller[0]] -= 1
+        actual_cost = int(BYTES_PER_SECOND * (time.monotonic() - start))
+        self._waiting.refund(caller, cost - actual_cost)
+        self._free.append(slot)
+        self._assign()
 
-    def _hand_out(self) -> None:
+    def _assign(self) -> None:
         while self._free and self._waiting:
-            passed = {
+            full = {
                 owner
-                for owner, places in self._owners.items()
-                if owner and places >= self._most
+                for owner, slots in self._by_owner.items()
+                if owner and slots >= self._owner_limit
             }
             try:
-                future, caller, cost = self._waiting.pop(passed)
-            except IndexError:  # all that wait have enough
+                future, caller, cost = self._waiting.pop(skip=full)
+            except IndexError:  # all owners that wait have their limit
                 return
             if future.done():  # it was cancelled
                 self._waiting.refund(caller, cost)
                 continue
-            place = self._free.pop()
-            self._taken[place] = caller, cost, time.monotonic()
-            self._owners[caller[0]] += 1
-            future.set_result(place)
+            slot = self._free.pop()
+            self._held[slot] = caller, cost, time.monotonic()
+            self._by_owner[caller[0]] += 1
+            future.set_result(slot)

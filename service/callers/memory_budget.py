@@ -1,14 +1,14 @@
-"""A budget of bytes for all that the serving process holds for its clients.
+"""A budget of bytes for all that the serving process buffers for its clients.
 
-Bodies under way, inflated bodies, frames that wait for a worker, pipelined requests,
-messages of streams and answers that are not read yet: each counts for its connection,
-for the owner of its API key, and in all. At the limit, connections that wait for their
-client are evicted, those first that held the most bytes for the longest time; where
-there is none, what asks for more is refused.
+Partial bodies, decompressed bodies, frames that wait for a worker, pipelined requests,
+stream messages and unread responses: each counts for its connection, for the owner of
+its API key, and in total. At the limit, connections that wait for their client are
+evicted, those first that have buffered the most bytes for the longest time. If there is
+none, the request for more is refused.
 
-An owner may hold as many bytes as are left free. A single one gets half of the budget,
-two a third each, and there is always room for another (dynamic thresholds: Choudhury
-and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
+An owner may use as many bytes as are left free. One owner alone gets half of the
+budget, two get a third each, and there is always room for another (dynamic thresholds:
+Choudhury and Hahne, IEEE/ACM Transactions on Networking 6(2), 1998).
 """
 
 import asyncio
@@ -24,18 +24,18 @@ from service.telemetry.metrics import Metrics
 log = logging.getLogger(__name__)
 
 ACCOUNT = "unrolled.account"  # ASGI extension: the `Account` of a connection
-SPARE = 1 / 8  # of the limit, that an eviction frees, so that the next is not at once
-TRIM_BYTES = 8 * 2**20  # held: after that many, freed memory goes back to the system
+EVICTION_SHARE = 1 / 8  # of the limit is freed, so that the next eviction is not soon
+TRIM_BYTES = 8 * 2**20  # after a peak above it, free memory goes back to the system
 TRIM_SECONDS = 1.0
 RETRY = {"Retry-After": "1"}
 
 
 class MemoryBudget:
-    """The bytes held for all connections."""
+    """The bytes buffered for all connections."""
 
     def __init__(self, limit: int, metrics: Metrics):
         self.limit, self.used = limit, 0
-        self._accounts: dict[Account, None] = {}  # those that hold something
+        self._accounts: dict[Account, None] = {}  # an ordered set of those in use
         self._owners: dict[str, int] = {}  # bytes of each API key's owner
         self._evictions = metrics.evictions
         self._numbers = itertools.count(1)
@@ -44,30 +44,30 @@ class MemoryBudget:
         metrics.buffered_bytes.set_function(lambda: self.used)
 
     def account(self, evict: Callable[[], bool] = lambda: False) -> "Account":
-        """Returns the account of a new connection.
+        """Return the account of a new connection.
 
         Args:
-            evict: closes the connection where that waits for its client; returns
-                whether it did.
+            evict: closes the connection if it waits for its client; returns whether
+                it did.
         """
         return Account(self, next(self._numbers), evict)
 
     def free_for(self, owner: str) -> int:
-        """Returns how many more bytes an owner may hold; for "" all that are free."""
+        """Return how many more bytes an owner may use; for "" all free bytes."""
         free = self.limit - self.used
         return free - self._owners.get(owner, 0) if owner else free
 
     def change(self, account: "Account", size: int) -> None:
-        """Counts bytes of an account, whether they may be held or not."""
+        """Add bytes to an account, or remove them, regardless of the limit."""
         if account.size == 0:
             account.since = time.monotonic()
             self._accounts[account] = None
         account.size += size
         self.used += size
         if account.owner:
-            held = self._owners.get(account.owner, 0) + size
-            if held:
-                self._owners[account.owner] = held
+            owned = self._owners.get(account.owner, 0) + size
+            if owned:
+                self._owners[account.owner] = owned
             else:
                 del self._owners[account.owner]
         if account.size == 0:
@@ -78,20 +78,21 @@ class MemoryBudget:
                 self._schedule_trim()
 
     def make_room(self, account: "Account") -> bool:
-        """Evicts connections until the budget holds; returns whether it does, and the
-        account's connection is still there."""
+        """Evict connections until the limit holds. Return whether it does, and the
+        account's connection still exists."""
         owner = account.owner if self.used <= self.limit else ""
-        spare = 0 if owner else int(SPARE * self.limit)
+        spare = 0 if owner else int(EVICTION_SHARE * self.limit)
         now = time.monotonic()
-        holders = [a for a in self._accounts if not owner or a.owner == owner]
-        holders.sort(key=lambda a: a.size * (now - a.since), reverse=True)
-        for one in holders:
+        candidates = [a for a in self._accounts if not owner or a.owner == owner]
+        candidates.sort(key=lambda a: a.size * (now - a.since), reverse=True)
+        for candidate in candidates:
             if self.free_for(owner) >= spare:
                 break
-            if one.evict():
+            if candidate.evict():
                 self._evictions.inc()
-                log.info("evicted", extra={"bytes": one.size, "owner": one.owner})
-                one.close()
+                extra = {"bytes": candidate.size, "owner": candidate.owner}
+                log.info("evicted", extra=extra)
+                candidate.close()
         return self.free_for(owner) >= 0 and not account.closed
 
     def _schedule_trim(self) -> None:
@@ -99,20 +100,18 @@ class MemoryBudget:
         self._timer = loop.call_later(TRIM_SECONDS, self._trim)
 
     def _trim(self) -> None:
-        """After a burst, have the allocator give back what it left."""
+        """After a peak, return free memory to the system."""
         self._timer = None
-        if self.used > self._peak / 2:
-            self._peak = self.used
+        peak, self._peak = self._peak, self.used
+        if self.used > peak / 2:  # the peak goes on
             self._schedule_trim()
-            return
-        self._peak = self.used
-        asyncio.get_running_loop().run_in_executor(
-            None, os_resources.release_free_memory
-        )
+        else:
+            loop = asyncio.get_running_loop()
+            loop.run_in_executor(None, os_resources.release_free_memory)
 
 
 class Account:
-    """The bytes held for one connection, which has a number of its own."""
+    """The bytes buffered for one connection, which has a number of its own."""
 
     __slots__ = ("_budget", "closed", "evict", "number", "owner", "since", "size")
 
@@ -120,12 +119,12 @@ class Account:
         self._budget, self.number, self.evict = budget, number, evict
         self.owner = ""  # of the API key
         self.size = 0
-        self.since = 0.0  # when it began to hold something (monotonic)
+        self.since = 0.0  # when the size was last 0 (`time.monotonic`)
         self.closed = False
 
     def add(self, size: int) -> bool:
-        """Counts more bytes; returns whether they may be held. Where they may not, they
-        are not counted. Of a connection that has gone nothing is."""
+        """Add bytes, and return whether they are within the limits; otherwise they are
+        not counted. Nothing counts for a connection that is closed."""
         if self.closed:
             return True
         budget = self._budget
@@ -141,28 +140,27 @@ class Account:
         return False
 
     def remove(self, size: int) -> None:
-        """Counts bytes no more."""
         if size and not self.closed:
             self._budget.change(self, -size)
 
     def set_owner(self, owner: str) -> None:
-        """Counts everything for the owner of an API key from now on."""
+        """Count all bytes for the owner of an API key from now on."""
         if owner != self.owner and not self.closed:
-            held = self.size
-            self.remove(held)
+            size = self.size
+            self.remove(size)
             self.owner = owner
-            if held:
-                self._budget.change(self, held)
+            if size:
+                self._budget.change(self, size)
 
     def close(self) -> None:
-        """The connection has gone: nothing of it counts any more."""
+        """Stop counting: the connection is closed."""
         self.remove(self.size)
         self.closed = True
-        self.evict = _gone
+        self.evict = _not_evicted  # so that the connection can be freed
 
 
 class Reservation:
-    """What of an account is held for one purpose: a request, a buffer."""
+    """The bytes of an account for one purpose: a request, a buffer."""
 
     __slots__ = ("_account", "size")
 
@@ -170,10 +168,10 @@ class Reservation:
         self._account, self.size = account, 0
 
     def resize(self, size: int) -> None:
-        """Holds so many bytes from now on.
+        """Reserve so many bytes in place of those so far.
 
         Raises:
-            BufferFull: they can't be held; it holds what it did.
+            BufferFull: the limit does not allow it; the old size remains.
         """
         more = size - self.size
         if more > 0 and not self._account.add(more):
@@ -183,7 +181,7 @@ class Reservation:
         self.size = size
 
     def grow_to(self, size: int) -> None:
-        """As `resize`, but never to less."""
+        """Reserve at least so many bytes; raises as `resize`."""
         if size > self.size:
             self.resize(size)
 
@@ -191,5 +189,5 @@ class Reservation:
         self.resize(0)
 
 
-def _gone() -> bool:
+def _not_evicted() -> bool:
     return False

@@ -138,7 +138,7 @@ class Connection(HttpToolsProtocol):
         if self._deaf or (self._part is BODY and not self._pacing.data):
             self._receive(data)
         else:
-            self._pacing.take(data, self.transport)
+            self._pacing.feed(data, self.transport)
 
     def _receive(self, data: bytes) -> None:
         if self._deaf:

@@ -5,7 +5,7 @@ import asyncio
 import pytest
 
 from service.callers.memory_budget import MemoryBudget
-from service.callers.request_pacing import LEAST, PacedConnection, RequestPacer
+from service.callers.request_pacing import MIN_REQUESTS, PacedConnection, RequestPacer
 from service.telemetry.metrics import Metrics
 
 pytestmark = pytest.mark.anyio
@@ -45,7 +45,7 @@ class Readers:
         )
         made = Socket()
         for _ in range(times):
-            turn.take(data, made)
+            turn.feed(data, made)
         return turn, made
 
 
@@ -68,11 +68,11 @@ async def test_several_owners():
     for _ in range(100):
         some.read("many")
     some.read("few")
-    assert len(some.handled) == 100 + LEAST
+    assert len(some.handled) == 100 + MIN_REQUESTS
     assert some.budget.used == 98
     await asyncio.sleep(0)
-    assert ("few", b"x") in some.handled[100 + LEAST : 100 + 2 * LEAST]
-    assert len(some.handled) <= 100 + 2 * LEAST + 1
+    assert ("few", b"x") in some.handled[100 + MIN_REQUESTS : 100 + 2 * MIN_REQUESTS]
+    assert len(some.handled) <= 100 + 2 * MIN_REQUESTS + 1
     while len(some.handled) < 202:
         await asyncio.sleep(0)
     assert some.budget.used == 0
@@ -82,7 +82,7 @@ async def test_more_comes():
     """What comes while a connection waits is handled with it; it is read no further."""
     some = Readers()
     some.read("a")
-    for _ in range(LEAST):
+    for _ in range(MIN_REQUESTS):
         some.read("b")
     _, made = some.read("b", b"abc", times=2)
     assert not made.reads
@@ -95,7 +95,7 @@ async def test_gone():
     """A connection that has gone, or that there is no room for, is not handled."""
     some = Readers(limit=10)
     some.read("a")
-    for _ in range(LEAST - 1):
+    for _ in range(MIN_REQUESTS - 1):
         some.read("b")
     gone, _ = some.read("b", b"abc")
     gone.close()
