@@ -1,9 +1,10 @@
-"""The application: every part made once, and wired by hand."""
+"""The ASGI application: creates every part once, and connects them by hand."""
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
+from functools import partial
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any, NoReturn
 
@@ -12,15 +13,14 @@ from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from starlette.exceptions import HTTPException
 from starlette.requests import Request
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service import errors
-from service.api import health, native, openapi, playground, stream
-from service.api.load_shedding import Shedding
-from service.api.predict import Predictor
+from service.api import health, models, openapi, playground, predict, stream
+from service.api.load_shedding import LoadShedder
 from service.api.stream import StreamRoute
 from service.callers.memory_budget import MemoryBudget
-from service.codecs.process import CodecProcesses, RequestDecoder
+from service.codecs.process import CodecProcesses
 from service.compat.open_inference import OpenInference
 from service.compat.open_inference_metadata import BatchingModes
 from service.compat.repository import ModelRepository
@@ -31,85 +31,78 @@ from service.http import cors
 from service.http.auth import ApiKeyAuth
 from service.http.body import THREADS, BodyReader
 from service.http.middleware import RawEndpoint, RequestMiddleware
-from service.http.traces import Traces
 from service.pool import spawn
 from service.pool.pool import Pool
 from service.pool.spawn import StartWorker
 from service.registry.registry import Registry
 from service.settings import Settings
-from service.streaming.manager import Streams
+from service.streaming.manager import StreamManager
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import Traces
 
 DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
 
-`POST /classify` answers one class for each sequence, `POST /label` one for each
-step. The examples below run as they stand. Clients of Triton, KServe and TensorFlow
-Serving are answered at `/v2` and `/v1`.
+`POST /classify` returns one class for each sequence, `POST /label` one for each step.
+The examples below run as they stand. Clients of Triton, KServe and TensorFlow Serving
+can use `/v2` and `/v1`.
 """
-
-
-NOTHING = "there is nothing at this path"
+NOT_FOUND = "this path does not exist"
 _VERSIONED = ("/v", "/V")
 
 
 class Service:
-    """The ASGI application, and what it serves.
+    """The ASGI application, and the parts that its server needs.
 
-    The paths in `direct` go past the framework: what FastAPI does around an endpoint
-    costs as much as to parse a body.
+    The hot paths bypass FastAPI, whose work around an endpoint costs as much as to parse
+    a body.
     """
 
     def __init__(
         self,
         api: FastAPI,
-        direct: Mapping[str, RawEndpoint],
-        stream: StreamRoute,
-        dialects: Mapping[str, RequestMiddleware],
-        metrics: Metrics,
+        middleware: Callable[..., RequestMiddleware],
+        raw_endpoints: Mapping[str, RawEndpoint],
+        stream_route: StreamRoute,
+        compat: Mapping[str, ASGIApp],
         registry: Registry,
-        settings: Settings,
-        check: Callable[[Scope], None],
-        shed: Callable[[bytes, int], bytes | None],
+        metrics: Metrics,
         budget: MemoryBudget,
-        traces: Traces | None,
+        shedder: LoadShedder,
+        settings: Settings,
     ):
         """
         Args:
-            dialects: by the first part of their paths.
-            check: as `RequestMiddleware` takes it.
-            shed: as `ConnectionLimiter` takes it.
-            budget: of the bytes held for all callers.
+            middleware: wraps an app; takes the raw endpoints too.
+            compat: apps of other servers' protocols, by the first part of their paths.
+            budget: of the bytes buffered for all callers.
         """
-        self.api, self.registry, self.metrics = api, registry, metrics
-        self.budget = budget
-        self.drain, self.stopping = stream.streams.stop, registry.drain
-        self.shed = shed
-        self._direct, self._stream_path = direct, stream.path
-        around: dict[str, Any] = {"check": check, "budget": budget, "traces": traces}
-        self._front = RequestMiddleware(api, metrics, direct, **around)
-        self._stream_front = RequestMiddleware(stream, metrics, {}, **around)
-        self._dialects = dialects
-        self._entry = cors.with_cors(self._dispatch, settings)
+        self.registry, self.metrics, self.budget = registry, metrics, budget
+        self.streams, self.shedder = stream_route.streams, shedder
+        self._api, self._raw_endpoints, self._compat = api, raw_endpoints, compat
+        self._raw_app = middleware(api, raw_endpoints)
+        self._stream_app = middleware(stream_route, {})
+        self._stream_path = stream_route.path
+        self._app = cors.with_cors(self._dispatch, settings)
 
     def __call__(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
-        return self._entry(scope, receive, send)
+        return self._app(scope, receive, send)
 
     def _dispatch(self, scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
         if scope["type"] == "websocket":
-            return self._stream_front(scope, receive, send)
+            return self._stream_app(scope, receive, send)
         if scope["type"] == "http":
             path = scope["path"]
             if path[:2] in _VERSIONED:
-                dialect = self._dialects.get(path.split("/", 2)[1].lower())
-                if dialect is not None:
-                    return dialect(scope, receive, send)
+                app = self._compat.get(path.split("/", 2)[1].lower())
+                if app is not None:
+                    return app(scope, receive, send)
             if scope["method"] == "POST":
-                if path in self._direct:
-                    return self._front(scope, receive, send)
+                if path in self._raw_endpoints:
+                    return self._raw_app(scope, receive, send)
                 if path == self._stream_path:
-                    return self._stream_front(scope, receive, send)
-        return self.api(scope, receive, send)
+                    return self._stream_app(scope, receive, send)
+        return self._api(scope, receive, send)
 
 
 def create_app(
@@ -122,46 +115,54 @@ def create_app(
 
     Args:
         start: starts a worker.
-        on_failure: called when a bundle is broken and must not be.
+        on_failure: called if a bundle is broken that must not be.
     """
     metrics = Metrics()
     pool = Pool(settings, metrics, start)
-    pool.start()  # first: while a worker starts, the rest of us is imported and made
+    pool.start()  # first: the workers start while the rest is imported and created
     try:
-        return _wired(settings, metrics, pool, on_failure)
+        return _create_service(settings, metrics, pool, on_failure)
     except BaseException:
-        pool.close()  # else its processes would be waited for
+        pool.close()  # otherwise the exit would wait for its processes
         raise
 
 
-def _wired(
+def _create_service(
     settings: Settings, metrics: Metrics, pool: Pool, on_failure: Callable[[], None]
 ) -> Service:
     registry = Registry(settings, metrics, pool, on_failure=on_failure)
-    reader, elsewhere = RequestDecoder(settings.limits), CodecProcesses(settings)
-    predictor = Predictor(registry, reader, elsewhere)
-    streams = Streams(registry, reader, elsewhere, settings, metrics)
+    codecs = CodecProcesses(settings)
+    bodies = BodyReader(settings.max_body_bytes)
+    auth = ApiKeyAuth(settings)
+    budget = MemoryBudget(settings.buffer_bytes, metrics)
+    traces = Traces.from_environment(_version())
+    middleware = partial(
+        RequestMiddleware,
+        metrics=metrics,
+        check=auth.check,
+        budget=budget,
+        traces=traces,
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # What is compressed, and what the framework reads of files, waits for few
-        # threads, not for one of each of many: each keeps some memory.
-        aside = ThreadPoolExecutor(THREADS, "aside")
-        asyncio.get_running_loop().set_default_executor(aside)
+        # Decompression, and the files that the framework reads, share a few threads:
+        # each thread keeps some memory.
+        executor = ThreadPoolExecutor(THREADS, "aside")
+        asyncio.get_running_loop().set_default_executor(executor)
         to_thread.current_default_thread_limiter().total_tokens = THREADS
         await pool.attach()
-        elsewhere.start()  # what large bodies need
+        codecs.start()
         registry.start()  # in the background: the port opens at once
         yield
-        # In a thread: a load that is under way must not hold up the loop.
+        # In a thread: a load in progress must not block the event loop.
         await asyncio.to_thread(registry.close)
-        await asyncio.to_thread(elsewhere.close)
-        if traced is not None:
-            await asyncio.to_thread(traced.close)
+        await asyncio.to_thread(codecs.close)
+        if traces is not None:
+            await asyncio.to_thread(traces.close)
 
-    # Its pages bring their scripts along: /docs works without a network.
-    kind = FastAPIOffline if settings.docs else FastAPI
-    app = kind(
+    # The offline variant serves the scripts of /docs itself.
+    api = (FastAPIOffline if settings.docs else FastAPI)(
         title="Unrolled",
         version=_version(),
         description=DESCRIPTION,
@@ -169,60 +170,53 @@ def _wired(
         redirect_slashes=False,
         openapi_url="/openapi.json" if settings.docs else None,
     )
-    app.include_router(native.router(registry))
-    app.include_router(stream.router())
-    figures = metrics if settings.metrics else None
-    app.include_router(health.router(registry, figures, playground=settings.playground))
+    api.include_router(predict.router())
+    api.include_router(models.router(registry))
+    api.include_router(stream.router())
+    exported = metrics if settings.metrics else None
+    api.include_router(
+        health.router(registry, exported, playground=settings.playground)
+    )
     if settings.playground:
-        app.mount(playground.PATH, playground.Files())
-    app.add_exception_handler(HTTPException, _refuse)
-    gate = ApiKeyAuth(settings)
-    traced = Traces.from_environment(_version())
-    check = gate.check
-    budget = MemoryBudget(settings.buffer_bytes, metrics)
-    around: dict[str, Any] = {"check": check, "budget": budget, "traces": traced}
-    app.add_middleware(RequestMiddleware, metrics=metrics, direct={}, **around)
-    app.openapi = openapi.document(app.openapi, registry)  # type: ignore[method-assign]
-    bodies = BodyReader(settings.max_body_bytes)
-    direct = native.predictions(predictor, bodies, settings)
+        api.mount(playground.PATH, playground.Files())
+    api.add_exception_handler(HTTPException, _raise_service_error)
+    api.add_middleware(middleware, raw_endpoints={})
+    api.openapi = openapi.with_examples(api.openapi, registry)  # type: ignore[method-assign]
+
+    v1 = TfServing(registry, codecs, settings).paths(bodies)
     sessions = SequenceSessions(settings, metrics)
-    v1 = TfServing(registry, predictor, reader, elsewhere, settings).paths(bodies)
     batching_modes = BatchingModes(settings.stream_idle_seconds)
     v2 = OpenInference(
-        registry, predictor, elsewhere, sessions, batching_modes, settings, _version()
+        registry, codecs, sessions, batching_modes, settings, _version()
     ).paths(bodies)
     ModelRepository(registry, batching_modes, settings).add(v2)
-    malformed = error_app(errors.InvalidRequest, f"Malformed request: {NOTHING}")
-    nothing = error_app(errors.NotFound, NOTHING)
-    dialects = {
-        "v1": RequestMiddleware(malformed, metrics, v1, error_response, **around),
-        "v2": RequestMiddleware(nothing, metrics, v2, error_response, **around),
-    }
-    stream_route = StreamRoute(streams, settings)
-    shed = Shedding(registry, gate, metrics).answer
+    malformed = error_app(errors.InvalidRequest, f"Malformed request: {NOT_FOUND}")
+    not_found = error_app(errors.NotFound, NOT_FOUND)
     return Service(
-        app,
-        direct,
-        stream_route,
-        dialects,
-        metrics,
+        api,
+        middleware,
+        predict.endpoints(registry, bodies, codecs, settings),
+        StreamRoute(StreamManager(registry, codecs, settings, metrics), settings),
+        {
+            "v1": middleware(malformed, v1, error_response),
+            "v2": middleware(not_found, v2, error_response),
+        },
         registry,
-        settings,
-        check,
-        shed,
+        metrics,
         budget,
-        traced,
+        LoadShedder(registry, auth, pool, metrics),
+        settings,
     )
 
 
-async def _refuse(request: Request, error: Exception) -> NoReturn:
-    """What the framework refuses by itself, told as every other refusal."""
+async def _raise_service_error(request: Request, error: Exception) -> NoReturn:
+    """Turn the framework's own errors into the service's."""
     status = error.status_code if isinstance(error, HTTPException) else 500
     headers: dict[str, Any] = dict(getattr(error, "headers", None) or {})
     if status == 404:
-        raise errors.NotFound(NOTHING, headers=headers)
+        raise errors.NotFound(NOT_FOUND, headers=headers)
     if status == 405:
-        allowed = headers.get("Allow") or headers.get("allow", "another")
+        allowed = headers.get("Allow") or headers.get("allow", "another method")
         raise errors.MethodNotAllowed(f"use {allowed}", headers=headers)
     raise errors.InternalError(f"the framework refused with {status}")
 

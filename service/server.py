@@ -1,4 +1,4 @@
-"""uvicorn, told how to stop."""
+"""The HTTP server: uvicorn, with our connections, TLS, and a graceful shutdown."""
 
 import asyncio
 import contextlib
@@ -24,17 +24,17 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-STREAM_SECONDS = 2.0  # for streams to end
-SPARE_FILES = 200  # descriptors for all that is no connection
-KEPT_FILES = 24  # of these, for what is opened later: bundles, workers, new connections
+STREAM_SECONDS = 2.0  # for open streams to end
+OTHER_FILES = 200  # descriptors for everything but connections
+RESERVED_FILES = 24  # of these, for later: bundles, workers, new connections
 ACCEPT_SOCKETS = 16
 
 
 class Server(uvicorn.Server):
-    """A server whose clean stop ends with exit code 0.
+    """A server that exits with code 0 after a graceful shutdown.
 
-    uvicorn raises the signal again when it is done, so that a stop that was asked
-    for looks like a crash (exit code 143) to whoever started the process.
+    uvicorn raises the signal again at its end, so that a requested shutdown looks like a
+    crash (exit code 143) to whatever started the process.
     """
 
     def __init__(
@@ -47,40 +47,40 @@ class Server(uvicorn.Server):
     ):
         """
         Args:
-            certificate: with which TLS is spoken; None: it isn't.
+            certificate: for TLS; None: plain HTTP.
         """
         super().__init__(config)
         self._app, self._limiter, self._certificate = app, limiter, certificate
         self._drain_seconds = settings.drain_seconds
         self._reload_seconds = settings.reload_seconds
-        self._told = self._at_once = False
+        self._signalled = self._skip_draining = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        if self._told:  # twice: wait for nothing and nobody
+        if self._signalled:  # a second signal: exit at once
             logging.shutdown()
             os._exit(1)
-        self._told = True
-        # Who types Ctrl-C is no orchestrator that still sends requests.
-        self._at_once = sig == signal.SIGINT or not self.started
+        self._signalled = True
+        # Ctrl-C comes from a person, not from an orchestrator that still sends requests.
+        self._skip_draining = sig == signal.SIGINT or not self.started
         self.should_exit = True
 
     def run(self, sockets: list[socket.socket] | None = None) -> None:
-        # A worker in the midst of a tick is not interrupted for each request that
-        # comes: its caches cost more than the moment that the request waits.
+        # Keeps the kernel from interrupting a worker's batch for every request: a cold
+        # CPU cache costs more than the moment that the request waits.
         with contextlib.suppress(OSError, AttributeError):  # not on this system
             os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
         os_resources.configure_allocator()
-        _allow_files(self._limiter.limit + SPARE_FILES)
+        _raise_file_limit(self._limiter.limit + OTHER_FILES)
         super().run(sockets)
 
     async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-        """Listen, with so many doors to the same queue of connections.
+        """Listen on several sockets that share one queue of connections.
 
-        libuv takes one connection in each turn of the loop. Under overload a turn
-        takes long, and the queue would overflow: clients, and probes, would wait for
-        their first packet's second try.
+        libuv accepts one connection per socket in each turn of the event loop. Under
+        overload a turn takes long, and the queue would overflow: clients and probes would
+        have to wait until they retransmit their first packet.
         """
-        self.config.ssl = None  # handshakes are ours; see `Handshake`
+        self.config.ssl = None  # see `Handshake`
         if self._certificate is not None and self._reload_seconds:
             self._refreshing = asyncio.create_task(self._refresh(self._certificate))
         await super().startup(sockets)
@@ -91,57 +91,58 @@ class Server(uvicorn.Server):
             server_state=self.server_state,
             app_state=self.lifespan.state,
         )
-        for door in [sock for one in self.servers for sock in one.sockets]:
+        for listener in [sock for server in self.servers for sock in server.sockets]:
             for _ in range(ACCEPT_SOCKETS - 1):
-                same = socket.socket(fileno=os.dup(door.fileno()))
+                duplicate = socket.socket(fileno=os.dup(listener.fileno()))
                 server = await loop.create_server(
-                    protocol, sock=same, backlog=config.backlog
+                    protocol, sock=duplicate, backlog=config.backlog
                 )
                 self.servers.append(server)
-        left = _files_left() - KEPT_FILES
+        left = _files_left() - RESERVED_FILES
         if left < self._limiter.limit:
             self._limiter.limit = max(1, int(left))
-            told = (
-                "the limit of open files allows %d connections, fewer than the setting"
+            log.warning(
+                "the limit of open files allows only %d connections, fewer than the setting",
+                self._limiter.limit,
             )
-            log.warning(told, self._limiter.limit)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        """Drain, end the streams, and close the connections."""
         ready = self._app.registry.ready
-        self._app.stopping()  # /readyz says so
-        self._limiter.draining = True  # who asks again does so elsewhere
-        at_once = self._at_once or not ready
-        until = time.monotonic() + (0 if at_once else self._drain_seconds)
-        while time.monotonic() < until:
+        self._app.registry.drain()  # /readyz fails from now on
+        self._limiter.draining = True  # clients reconnect, elsewhere
+        draining = ready and not self._skip_draining
+        deadline = time.monotonic() + (self._drain_seconds if draining else 0)
+        while time.monotonic() < deadline:
             await asyncio.sleep(0.05)
-        # While the port is open: callers of streams are told before they are cut off.
-        await self._app.drain(STREAM_SECONDS)
+        # While the port is open: streams get their last line before they are closed.
+        await self._app.streams.stop(STREAM_SECONDS)
         await super().shutdown(sockets)
 
     async def _refresh(self, certificate: Certificate) -> None:
-        """Look at the certificate's files now and then."""
+        """Reload the certificate when its files change."""
         while True:
             await asyncio.sleep(self._reload_seconds)
             await asyncio.to_thread(certificate.refresh)
 
     def stop(self) -> None:
-        """Stop, and serve no longer until then."""
-        self._at_once = self.should_exit = True
+        """Shut down without draining."""
+        self._skip_draining = self.should_exit = True
 
 
-def _allow_files(wanted: int) -> None:
-    """Allow so many open descriptors, which shells often limit to 1,024."""
+def _raise_file_limit(files: int) -> None:
+    """Allow so many open descriptors. Shells often limit them to 1,024."""
     with contextlib.suppress(ImportError, OSError, ValueError):  # not on this system
         import resource
 
         soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-        most = wanted if hard == resource.RLIM_INFINITY else min(wanted, hard)
-        if soft != resource.RLIM_INFINITY and soft < most:
-            resource.setrlimit(resource.RLIMIT_NOFILE, (most, hard))
+        limit = files if hard == resource.RLIM_INFINITY else min(files, hard)
+        if soft != resource.RLIM_INFINITY and soft < limit:
+            resource.setrlimit(resource.RLIMIT_NOFILE, (limit, hard))
 
 
 def _files_left() -> float:
-    """Returns how many more descriptors may be opened; infinite where none knows."""
+    """How many more descriptors may be opened; infinite if it is unknown."""
     with contextlib.suppress(ImportError, OSError, ValueError):
         import resource
 
@@ -152,13 +153,16 @@ def _files_left() -> float:
 
 
 def create_server(app: Service, settings: Settings) -> Server:
-    """A server of the app; nothing runs yet."""
-    limiter = ConnectionLimiter(settings, app.metrics, app.shed, app.budget)
+    """A server for the app, which does not run yet."""
+    shed = app.shedder.refuse
+    limiter = ConnectionLimiter(settings, app.metrics, shed, app.budget)
     http: Callable[..., asyncio.Protocol] = partial(Connection, limiter=limiter)
     certificate = None
     if settings.tls_certificate:
         certificate = Certificate(settings.tls_certificate, settings.tls_key)
-        http = partial(Handshake, make=http, limiter=limiter, certificate=certificate)
+        http = partial(
+            Handshake, create_protocol=http, limiter=limiter, certificate=certificate
+        )
     return Server(
         app,
         uvicorn.Config(
@@ -168,13 +172,13 @@ def create_server(app: Service, settings: Settings) -> Server:
             log_config=None,
             access_log=False,
             server_header=False,
-            proxy_headers=False,  # nothing here depends on who asks
+            proxy_headers=False,  # nothing here depends on the client's address
             timeout_graceful_shutdown=settings.grace_seconds,
             interface="asgi3",
             http=http,  # type: ignore[arg-type]
             ws=WebSocket,
             ws_max_size=settings.stream_message_bytes,
-            # Costs more time than messages take, and memory for each stream.
+            # Compression takes more time than the messages, and memory for each stream.
             ws_per_message_deflate=False,
             ssl_certfile=settings.tls_certificate or None,
             ssl_keyfile=settings.tls_key or None,

@@ -1,4 +1,4 @@
-"""Health for orchestrators, metrics for Prometheus."""
+"""Health checks for orchestrators, and metrics for Prometheus."""
 
 from typing import Any
 
@@ -15,27 +15,29 @@ from service.telemetry.metrics import Metrics
 def router(
     registry: Registry, metrics: Metrics | None, *, playground: bool
 ) -> APIRouter:
-    """The routes, over the parts that they ask.
-
+    """
     Args:
-        playground: answer browsers at `/` with it.
+        metrics: None: there is no `/metrics`.
+        playground: serve it to browsers at `/`.
     """
     api = APIRouter(tags=["health"])
-    failing: dict[int | str, dict[str, Any]] = {503: {"description": "Not now; why."}}
+    failing: dict[int | str, dict[str, Any]] = {
+        503: {"description": "Not now; the body says why."}
+    }
 
     @api.get("/livez", responses=failing)
     @api.get("/healthz", responses=failing)
     async def live() -> JSONResponse:
-        """Whether the process works; failing means that it must be restarted."""
+        """Liveness: the process must be restarted if this fails."""
         if registry.alive:
             return JSONResponse({"status": "alive"})
         return JSONResponse({"status": "no worker lives"}, 503)
 
     @api.get("/", responses=failing)
     async def root(request: Request) -> Response:
-        """What is here; as `/livez`, for clients of KServe's V1. Browsers get the
-        playground."""
-        if playground and page.wanted(request):
+        """The playground for browsers; for others, `/livez` and the service's name, which
+        KServe's V1 clients expect here."""
+        if playground and page.accepts_html(request):
             return page.page()
         if registry.alive:
             return JSONResponse(
@@ -45,7 +47,7 @@ def router(
 
     @api.get("/readyz", responses=failing)
     async def ready() -> JSONResponse:
-        """Whether every model is loaded and warm."""
+        """Readiness: every model is loaded and warmed up."""
         if registry.ready:
             return JSONResponse({"status": "ready", "models": list(registry.models)})
         content = {"status": "not ready", "reasons": registry.not_ready_reasons()}
@@ -56,7 +58,7 @@ def router(
 
     @api.get("/metrics", response_class=Response)
     async def read_metrics() -> Response:
-        """Figures in Prometheus' text format."""
+        """Metrics in Prometheus' text format."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return api

@@ -1,9 +1,9 @@
-"""Under overload: refusals that cost next to nothing.
+"""Load shedding: cheap refusals under overload, before HTTP is parsed.
 
-To refuse a request in the usual way takes a third of the time that it takes to serve
-it: parsed HTTP, a task, a line of the log. When ten times as much comes as can be
-computed, that is more than there is. So once requests are refused, plain ones that
-would be refused too are answered from their bytes, for as long as that lasts.
+An ordinary refusal (parsed HTTP, a task, a log line) takes a third of the time of a
+response. At ten times the load that can be served, that is more time than there is.
+While requests are being refused, plain ones that would be refused too are answered from
+their raw bytes.
 """
 
 import asyncio
@@ -14,83 +14,85 @@ import time
 from service.codecs import fast_json
 from service.errors import MEDIA_TYPE, Overloaded
 from service.http.auth import ApiKeyAuth
+from service.pool.pool import Pool
 from service.registry.catalog import TASKS, Catalog
 from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
-LASTS_SECONDS = 0.1  # after a refusal
-TELL_SECONDS = 1.0  # between lines of the log
-HEADS = {f"POST /{task} HTTP/1.1\r\n".encode(): task for task in TASKS}
-LONGEST_HEAD = 4096
+SHED_SECONDS = 0.1  # after a refusal
+LOG_SECONDS = 1.0  # between log lines
+REQUEST_LINES = {f"POST /{task} HTTP/1.1\r\n".encode(): task for task in TASKS}
+MAX_HEAD_BYTES = 4096
 TIMEOUT = b"x-request-timeout-ms"
-# With one of these in its head a request is not plain.
-ODD = frozenset(
+# A request with one of these headers is not plain.
+UNUSUAL_HEADERS = frozenset(
     {b"connection", b"expect", b"transfer-encoding", b"content-encoding", b"upgrade"}
     | {b"origin", b"x-request-id"}
 )
 
 
-class Shedding:
-    """Answers what needs no thought."""
+class LoadShedder:
+    """Refuses requests from their raw bytes."""
 
-    def __init__(self, catalog: Catalog, gate: ApiKeyAuth, metrics: Metrics):
-        self._catalog, self._gate = catalog, gate
+    def __init__(
+        self, catalog: Catalog, auth: ApiKeyAuth, pool: Pool, metrics: Metrics
+    ):
+        self._catalog, self._auth, self._pool = catalog, auth, pool
         self._refused = metrics.refused.labels(Overloaded.slug)
         self._requests = metrics.requests
-        self._count = 0  # since the last line of the log
+        self._count = 0  # since the last log line
         self._timer: asyncio.TimerHandle | None = None
 
-    def answer(self, data: bytes, connection: int) -> bytes | None:
-        """The refusal of a whole plain request that would be refused; else None.
+    def refuse(self, data: bytes, connection: int) -> bytes | None:
+        """The HTTP response to a complete, plain request that is refused; None for every
+        other request.
 
         Args:
-            data: what came over a connection that is idle.
-            connection: the number of that.
+            data: received on an idle connection.
+            connection: its number.
         """
-        task = HEADS.get(data[: data.find(b"\n", 0, 64) + 1])
+        task = REQUEST_LINES.get(data[: data.find(b"\n", 0, 64) + 1])
         if task is None:
             return None
-        begun = time.perf_counter()
+        now = time.perf_counter()
+        recently = now - SHED_SECONDS
+        if self._pool.last_refusal < recently:
+            return None
         model = self._catalog.find(fast_json.peek_model_name(data), task)
-        if (
-            model is None
-            or begun > model.admission.wait_estimate.refused + LASTS_SECONDS
-        ):
+        if model is None or model.admission.wait_estimate.refused < recently:
             return None
-        headers = _headers(data)
-        share = None if headers is None else self._gate.share(headers)
-        if headers is None or share is None:
+        headers = _parse_headers(data)
+        owner = None if headers is None else self._auth.quota_owner(headers)
+        if headers is None or owner is None:
             return None
-        left = _milliseconds(headers)
-        if left is None:
+        timeout = _timeout_ms(headers)
+        if timeout is None:
             return None
-        refusal = model.admission.overload(1, begun + left / 1000, (share, connection))
+        caller, deadline = (owner, connection), now + timeout / 1000
+        refusal = model.admission.overload(1, deadline, caller)
         if refusal is None:
             model.admission.wait_estimate.reserve(len(data))
             return None
-        model.admission.wait_estimate.refused = begun
+        model.admission.wait_estimate.refused = self._pool.last_refusal = now
         self._refused.inc()
         model.admission.statistics.record_failure(0.0)
-        answered = self._requests.labels("POST", f"/{task}", "503")
-        answered.observe(time.perf_counter() - begun)
-        self._tell()
-        return _written(refusal)
-
-    def _tell(self) -> None:
+        requests = self._requests.labels("POST", f"/{task}", "503")
+        requests.observe(time.perf_counter() - now)
         self._count += 1
         if self._timer is None:
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(TELL_SECONDS, self._told)
+            self._timer = loop.call_later(LOG_SECONDS, self._log)
+        return _response(refusal)
 
-    def _told(self) -> None:
+    def _log(self) -> None:
         log.warning("overloaded", extra={"refused": self._count})
         self._count, self._timer = 0, None
 
 
-def _headers(data: bytes) -> dict[bytes, bytes] | None:
-    """The fields of a plain request; None: it is not plain, or not whole."""
-    end = data.find(b"\r\n\r\n", 0, LONGEST_HEAD)
+def _parse_headers(data: bytes) -> dict[bytes, bytes] | None:
+    """The headers of a request, or None if it is not plain or not complete."""
+    end = data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES)
     if end < 0:
         return None
     headers = {}
@@ -99,7 +101,7 @@ def _headers(data: bytes) -> dict[bytes, bytes] | None:
         name, colon, value = line.partition(b":")
         if colon:
             headers[name.lower()] = value.strip()
-    if len(headers) < len(lines) or not ODD.isdisjoint(headers):
+    if len(headers) < len(lines) or not UNUSUAL_HEADERS.isdisjoint(headers):
         return None
     length = headers.get(b"content-length", b"")
     if b"host" not in headers or not length.isdigit() or len(length) > 9:
@@ -107,16 +109,15 @@ def _headers(data: bytes) -> dict[bytes, bytes] | None:
     return headers if int(length) == len(data) - end - 4 else None
 
 
-def _milliseconds(headers: dict[bytes, bytes]) -> float | None:
-    """The time that a request gives (infinite where it says nothing); None: who
-    knows."""
-    given = headers.get(TIMEOUT)
-    if given is None:
+def _timeout_ms(headers: dict[bytes, bytes]) -> float | None:
+    """The timeout of a request, infinite by default; None if it is not valid."""
+    value = headers.get(TIMEOUT)
+    if value is None:
         return float("inf")
-    return int(given) if given.isdigit() and len(given) < 9 else None
+    return int(value) if value.isdigit() and len(value) < 9 else None
 
 
-def _written(refusal: Overloaded) -> bytes:
+def _response(refusal: Overloaded) -> bytes:
     request_id = f"{random.getrandbits(64):016x}"
     body = refusal.body(request_id)
     head = (

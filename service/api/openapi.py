@@ -1,4 +1,4 @@
-"""Worked examples for OpenAPI, from the bundles' own golden sequences."""
+"""Examples in the OpenAPI document, made from each bundle's golden sequences."""
 
 import copy
 import json
@@ -12,37 +12,37 @@ from service.registry.catalog import Model
 from service.registry.registry import Registry
 
 PATHS = {"classify": "/classify", "label": "/label"}
-# Read and shown where requests are answered: an example is small, or none.
-MOST_GOLDEN, MOST_NUMBERS = 2**22, 10_000
+# An example is read on the event loop, and shown on a page: it is small, or left out.
+MAX_GOLDEN_BYTES, MAX_NUMBERS = 2**22, 10_000
 
 
-def document(
-    plain: Callable[[], dict[str, Any]], registry: Registry
+def with_examples(
+    openapi: Callable[[], dict[str, Any]], registry: Registry
 ) -> Callable[[], dict[str, Any]]:
-    """The OpenAPI document with a request for each model in service; made once for
-    those that are."""
-    made: dict[tuple[str, ...], dict[str, Any]] = {}
+    """Wrap FastAPI's `openapi`: adds a request for each model in service. The document is
+    cached until these change."""
+    cache: dict[tuple[str, ...], dict[str, Any]] = {}
 
-    def make() -> dict[str, Any]:
-        served = tuple(model.digest for model in registry.models.values())
-        found = made.get(served)
-        if found is None:
-            found = _add(plain(), registry)
-            made.clear()
-            made[served] = found
-        return found
+    def cached() -> dict[str, Any]:
+        digests = tuple(model.digest for model in registry.models.values())
+        document = cache.get(digests)
+        if document is None:
+            document = _add_examples(openapi(), registry)
+            cache.clear()
+            cache[digests] = document
+        return document
 
-    return make
+    return cached
 
 
-def _add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
+def _add_examples(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
     document = copy.deepcopy(document)
     body = document["paths"]["/stream"]["post"]["requestBody"]["content"]
-    lines = body["application/x-ndjson"].setdefault("examples", {})
+    stream_examples = body["application/x-ndjson"].setdefault("examples", {})
     for name, model in registry.models.items():
         try:
-            frames = _frames(model)
-        except BundleError:  # its files are too large, or others than were loaded
+            frames = _golden_frames(model)
+        except BundleError:  # its files are too large, or changed since it was loaded
             continue
         operation = document["paths"][PATHS[model.metadata.task]]["post"]
         content = operation["requestBody"]["content"]["application/json"]
@@ -53,10 +53,10 @@ def _add(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
         }
         if model.metadata.state_size:
             examples[f"{name}, resumable"] = {
-                "summary": "The same, with a state to go on from later",
+                "summary": "The same, with a state to resume from later",
                 "value": request(name, frames) | {"return_state": True},
             }
-            lines[name] = {
+            stream_examples[name] = {
                 "summary": f"Steps for {name}, and the end",
                 "value": steps(frames),
             }
@@ -69,16 +69,16 @@ def request(name: str, frames: list[list[float]]) -> dict[str, Any]:
 
 
 def steps(frames: list[list[float]]) -> str:
-    """The same sequence as a stream's lines, a step each."""
+    """The same sequence as lines of a stream, one step each."""
     lines = [{"frames": [frame]} for frame in frames] + [{"end": True}]
     return "".join(f"{json.dumps(line)}\n" for line in lines)
 
 
-def _frames(model: Model) -> list[list[float]]:
-    """The shortest golden sequence, rounded for the eye."""
-    golden = model.bundle.golden(MOST_GOLDEN)
+def _golden_frames(model: Model) -> list[list[float]]:
+    """The shortest golden sequence, rounded for readability."""
+    golden = model.bundle.golden(MAX_GOLDEN_BYTES)
     row = int(golden.lengths.argmin())
     frames = golden.frames[row, : golden.lengths[row]]
-    if frames.size > MOST_NUMBERS:
+    if frames.size > MAX_NUMBERS:
         raise BundleError(f"{model.bundle.folder}: too long for an example")
     return [[float(np.round(v, 3)) for v in frame] for frame in frames.tolist()]

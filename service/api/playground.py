@@ -1,4 +1,4 @@
-"""The playground: a page that asks this service, and shows what it answers."""
+"""The playground: a web page that sends requests to this service and shows the answers."""
 
 from pathlib import Path
 
@@ -10,26 +10,26 @@ from starlette.types import Scope
 PATH = "/playground"
 FOLDER = Path(__file__).parent.parent / "playground"
 HEADERS = {
-    # Nothing but what lies here, so that a class named like a script stays a name.
+    # Only files of this folder: a class that is named like a script stays text.
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self';"
     " img-src 'self' data: blob:; connect-src 'self'; base-uri 'none';"
     " form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
-    "Cache-Control": "no-cache",  # asked again by its ETag: a new release is seen
+    "Cache-Control": "no-cache",  # revalidated by ETag, so that a new release is seen
 }
 
 
 class Files(StaticFiles):
-    """The page's parts, with its headers."""
+    """The page's files, with its headers."""
 
     def __init__(self) -> None:
         super().__init__(directory=FOLDER)
 
     async def get_response(self, path: str, scope: Scope) -> Response:
-        answer = await super().get_response(path, scope)
-        answer.headers.update(HEADERS)
-        return answer
+        response = await super().get_response(path, scope)
+        response.headers.update(HEADERS)
+        return response
 
 
 def page() -> Response:
@@ -37,6 +37,6 @@ def page() -> Response:
     return FileResponse(FOLDER / "index.html", headers=HEADERS | {"Vary": "Accept"})
 
 
-def wanted(request: Request) -> bool:
-    """Whether who asks for `/` is a browser, which says that it reads HTML."""
+def accepts_html(request: Request) -> bool:
+    """Return whether the client is a browser, which accepts HTML."""
     return "text/html" in request.headers.get("accept", "")

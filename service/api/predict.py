@@ -1,187 +1,143 @@
-"""A request's bytes in, its answer's bytes out."""
+"""`POST /classify` and `POST /label`: choose the model, parse, admit, await, encode."""
 
 import time
-from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any
 
-import numpy as np
+from fastapi import APIRouter
+from starlette.types import Receive, Scope
 
-from model.bundle.bundle import Metadata
-from service.callers.caller import Caller
-from service.codecs import fast_json, native, process
-from service.codecs.fast_json import PredictRequest
+from service.api import schemas
+from service.callers.caller import caller_of
+from service.codecs import fast_json, native
 from service.codecs.native import NUMBER_BYTES
-from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
-from service.errors import DeadlineExceeded, NotReady
-from service.pool.admission import AdmittedRequest
-from service.registry.catalog import Catalog, Model
+from service.codecs.process import CodecProcesses, RequestDecoder
+from service.errors import NotReady
+from service.http.body import BodyReader
+from service.http.deadlines import RequestDeadlines, requested_deadline
+from service.http.middleware import Headers, RawEndpoint
+from service.registry.catalog import TASKS, Catalog
 from service.registry.state_tokens import State
+from service.settings import Settings
 
-# Of the W3C's Server Timing; milliseconds.
+JSON = "application/json"
+# Of the W3C's Server Timing, in milliseconds.
 TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
-AGAIN = {"Retry-After": "1"}
-P = ParamSpec("P")
-T = TypeVar("T")
-READS = 3  # a version with other features may take another's place meanwhile
 
 
-class Predictor:
-    """Parses, asks the model's workers, and writes the answer."""
+class PredictEndpoint:
+    """The endpoint of one task. It is outside FastAPI, whose work around an endpoint costs
+    as much as to parse the body."""
 
     def __init__(
-        self, catalog: Catalog, reader: RequestDecoder, elsewhere: CodecProcesses
+        self,
+        task: str,
+        catalog: Catalog,
+        bodies: BodyReader,
+        deadlines: RequestDeadlines,
+        codecs: CodecProcesses,
     ):
-        self._catalog, self._reader, self._elsewhere = catalog, reader, elsewhere
+        self.path, self._task = f"/{task}", task
+        self._catalog, self._bodies = catalog, bodies
+        self._deadlines, self._codecs = deadlines, codecs
 
-    async def predict(
-        self, body: bytes, task: str, caller: Caller, until: float
-    ) -> tuple[bytes, bytes]:
-        """The JSON answer to a JSON request, and where its time went, as the header
-        `Server-Timing` has it.
-
-        Args:
-            until: see `compute`.
+    async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
+        """The headers and the JSON body of the response.
 
         Raises:
-            ServiceError: the refusal that the caller is to be told.
-            CancelledError: the caller has gone; what waits is dropped.
+            ServiceError: the request is refused.
+            ClientDisconnect: the client has gone; what waits is dropped.
         """
-        begun = time.perf_counter()
-        self._check_room(body, task, caller, until)
-        model, asked = await self._read(body, task, caller)
-        steps = list(map(len, asked.sequences))
-        model.admission.wait_estimate.observe_body(len(body), sum(steps))
-        del body  # frames are held in its place
-        before = self._states(model, asked, caller)
-        packed = [state.packed for state in before]
-        native.check_response_size(model.metadata, len(steps), sum(steps), asked.top_k)
-        request = await self.compute(
-            model, asked.sequences, packed, caller, until=until, keep=asked.return_state
-        )
-        answers = request.future.result()
-        answered = time.perf_counter()
-        members: list[dict[str, Any]] = []
-        if asked.return_state:
-            sign, owner = model.tokens.sign, caller.owner
-            members = [
-                {"steps": state.steps, "state": sign(state, owner)}
-                for state in map(State.after, before, steps, request.states)
-            ]
-        text = await self._write(model, answers, asked.top_k, members, caller)
-        written = time.perf_counter() - answered
-        spent = model.admission.record(
-            request, request.submitted - begun, written, caller
-        )
-        return text, TIMING % tuple([1000 * seconds for seconds in spent])
+        deadline, caller = requested_deadline(scope), caller_of(scope)
+        decompress = await self._bodies.read(scope, receive, JSON)
+        with self._deadlines.enforce(scope, receive, deadline) as deadline:
+            body = await decompress()
+            started = time.perf_counter()
 
-    async def compute(
-        self,
-        model: Model,
-        sequences: list[np.ndarray],
-        states: list[bytes] | None,
-        caller: Caller,
-        *,
-        until: float,
-        keep: bool = False,
-    ) -> AdmittedRequest:
-        """A request whose future has the probabilities of all sequences [T, F].
+            # Choose the model, by the name that the bytes show. Under overload this
+            # refuses most requests before they are parsed, which would cost time that
+            # the workers need.
+            name = fast_json.peek_model_name(body)
+            model = self._catalog.find(name, self._task)
+            if model is not None:
+                model.admission.check_room(deadline, caller.id)
 
-        Args:
-            until: when nobody waits any more, of `time.perf_counter`.
-
-        Raises:
-            ServiceError, CancelledError: as `predict`.
-        """
-        begun = time.perf_counter()
-        admission = model.admission
-        request: AdmittedRequest | None = None
-        try:
-            caller.reservation.resize(_held(model.metadata, sequences))
-            turn = caller.id
-            request = admission.submit(
-                sequences, states, caller=turn, deadline=until, return_state=keep
+            # Parse: a small body here, a large one in another process.
+            features = self._catalog.features[self._task]
+            request = await self._codecs.decode(
+                caller.id, RequestDecoder.decode_request, body, features
             )
-            await request.future
-            if time.perf_counter() > until:
-                raise DeadlineExceeded("no answer in that time")
-        except BaseException:
-            request = None  # else its failure would hold this frame, which holds it
-            admission.statistics.record_failure(time.perf_counter() - begun)
-            raise
-        return request
+            if model is None or request.model != name:  # unknown, or spelt with escapes
+                model = self._catalog.choose(request.model, self._task)
+            metadata, sequences = model.metadata, request.sequences
+            if not sequences or sequences[0].shape[1] != metadata.input.features:
+                detail = "the model was loaded while the request was parsed"
+                raise NotReady(detail, headers={"Retry-After": "1"})
+            steps = list(map(len, sequences))
+            model.admission.wait_estimate.observe_body(len(body), sum(steps))
+            del body  # the frames take its place
+            tokens = request.states or [None] * len(sequences)
+            if request.return_state or any(token is not None for token in tokens):
+                self._catalog.check_streamable(model)
+            before = model.tokens.verify_all(tokens, caller.owner)
+            native.check_response_size(metadata, len(steps), sum(steps), request.top_k)
 
-    async def read(
-        self,
-        body: bytes,
-        caller: Caller,
-        here: Callable[P, T],
-        there: Callable[P, T],
-        *given: P.args,
-        **more: P.kwargs,
-    ) -> T:
-        """What a body says: read `here` where it is small, else in another process by
-        a function of a module (`there`)."""
-        if len(body) <= INLINE_BYTES:
-            return here(*given, **more)
-        return await self._elsewhere.run(caller.id, len(body), there, *given, **more)
-
-    def _check_room(self, body: bytes, task: str, caller: Caller, until: float) -> None:
-        """That it is worth while to parse: under overload most is refused, and the
-        time for it would be the workers'."""
-        model = self._catalog.find(fast_json.peek_model_name(body), task)
-        if model is not None:
-            model.admission.check_room(until, caller.id)
-
-    async def _read(
-        self, body: bytes, task: str, caller: Caller
-    ) -> tuple[Model, PredictRequest]:
-        for _ in range(READS):
-            features = self._catalog.features[task]
-            asked = await self.read(
-                body,
+            # Admit, and await the workers' results.
+            admitted = await model.admission.compute(
+                sequences,
+                [state.packed for state in before],
                 caller,
-                self._reader.decode_request,
-                process.decode_request,
-                body,
-                features,
+                deadline=deadline,
+                return_state=request.return_state,
             )
-            model = self._catalog.choose(asked.model, task)
-            wanted = model.metadata.input.features
-            if asked.sequences and asked.sequences[0].shape[1] == wanted:
-                return model, asked
-        raise NotReady("the model came while the request was read", headers=AGAIN)
+            results = admitted.future.result()
 
-    def _states(
-        self, model: Model, asked: PredictRequest, caller: Caller
-    ) -> list[State]:
-        """Where the sequences go on from."""
-        tokens = asked.states or [None] * len(asked.sequences)
-        if asked.return_state or any(token is not None for token in tokens):
-            self._catalog.check_streamable(model)
-        return model.tokens.verify_all(tokens, caller.owner)
-
-    async def _write(
-        self,
-        model: Model,
-        answers: list[np.ndarray],
-        top_k: int | None,
-        members: list[dict[str, Any]],
-        caller: Caller,
-    ) -> bytes:
-        size = NUMBER_BYTES * sum(answer.size for answer in answers)
-        size += sum(len(member["state"]) for member in members)
-        given = (model.metadata, answers, top_k, members)
-        text = await self._elsewhere.run_if_large(
-            caller.id, size, native.encode, *given
-        )
-        caller.reservation.resize(len(text))
-        return text
+            # Encode.
+            computed = time.perf_counter()
+            extras: list[dict[str, Any]] = []
+            if request.return_state:
+                extras = [
+                    {"steps": s.steps, "state": model.tokens.sign(s, caller.owner)}
+                    for s in map(State.after, before, steps, admitted.states)
+                ]
+            size = NUMBER_BYTES * sum(result.size for result in results)
+            size += sum(len(extra["state"]) for extra in extras)
+            text = await self._codecs.run_if_large(
+                caller.id, size, native.encode, metadata, results, request.top_k, extras
+            )
+            caller.reservation.resize(len(text))
+            encode_seconds = time.perf_counter() - computed
+            seconds = model.admission.record(
+                admitted, admitted.submitted - started, encode_seconds, caller
+            )
+            headers = [
+                (b"content-type", b"application/json"),
+                (b"content-length", b"%d" % len(text)),
+                (b"server-timing", TIMING % tuple([1000 * s for s in seconds])),
+            ]
+            return headers, text
 
 
-def _held(metadata: Metadata, sequences: list[np.ndarray]) -> int:
-    """Bytes that a request takes while it is computed: its frames, twice (here and on
-    the way to a worker), and its probabilities."""
-    frames = sum([sequence.nbytes for sequence in sequences])
-    label = metadata.task == "label"
-    rows = sum(map(len, sequences)) if label else len(sequences)
-    return 2 * frames + 4 * rows * len(metadata.classes)
+def endpoints(
+    catalog: Catalog, bodies: BodyReader, codecs: CodecProcesses, settings: Settings
+) -> dict[str, RawEndpoint]:
+    """The endpoints of all tasks, by path."""
+    deadlines = RequestDeadlines(settings.request_seconds)
+    return {
+        f"/{task}": PredictEndpoint(task, catalog, bodies, deadlines, codecs)
+        for task in TASKS
+    }
+
+
+def router() -> APIRouter:
+    """The routes, declared for OpenAPI and for other methods; `PredictEndpoint` answers."""
+    api = APIRouter()
+
+    @api.post("/classify", **schemas.operation("classify"))
+    def classify() -> None:
+        """One class for each sequence, with its probability."""
+
+    @api.post("/label", **schemas.operation("label"))
+    def label() -> None:
+        """One class for each step of each sequence."""
+
+    return api

@@ -1,4 +1,4 @@
-"""What OpenAPI says of requests and answers; JSON is written elsewhere (`codec`)."""
+"""The request and response schemas in OpenAPI. `codecs` decodes and encodes the JSON."""
 
 from typing import Any
 
@@ -7,26 +7,28 @@ from pydantic import BaseModel, ConfigDict, Field
 from service.errors import MEDIA_TYPE, ServiceError
 
 PROBABILITY = Field(ge=0, le=1)
-STEPS = "Taken so far, of all calls; with `return_state`."
-STATE = "Token with which the next call goes on; with `return_state`."
+STEPS = "Steps so far, in all calls; with `return_state`."
+STATE = "Token to resume from in the next call; with `return_state`."
+
+
+class Choice(BaseModel):
+    """A class and its probability."""
+
+    label: str
+    probability: float = PROBABILITY
 
 
 class Classification(BaseModel):
-    """One sequence's class."""
+    """The class of one sequence."""
 
     label: str
     probability: float = PROBABILITY
     probabilities: list[float] | None = Field(
         None, description="Of every class, in the order of `classes`."
     )
-    top: list["Choice"] | None = Field(None, description="Instead, with `top_k`.")
+    top: list[Choice] | None = Field(None, description="Instead, with `top_k`.")
     steps: int | None = Field(None, description=STEPS)
     state: str | None = Field(None, description=STATE)
-
-
-class Choice(BaseModel):
-    label: str
-    probability: float = PROBABILITY
 
 
 class Labelling(BaseModel):
@@ -34,56 +36,56 @@ class Labelling(BaseModel):
 
     labels: list[str]
     probabilities: list[list[float]] | None = Field(
-        None, description="A row a step: of every class, in the order of `classes`."
+        None, description="For each step: of every class, in the order of `classes`."
     )
     top: list[list[Choice]] | None = Field(
-        None, description="Instead, with `top_k`: a list a step."
+        None, description="Instead, with `top_k`: a list for each step."
     )
     steps: int | None = Field(None, description=STEPS)
     state: str | None = Field(None, description=STATE)
 
 
-class Classifications(BaseModel):
-    """The answer of `POST /classify`."""
-
+class _Predictions(BaseModel):
     model: str
     version: str
     classes: list[str]
+
+
+class Classifications(_Predictions):
+    """The response of `POST /classify`."""
+
     predictions: list[Classification]
 
 
-class Labellings(BaseModel):
-    """The answer of `POST /label`."""
+class Labellings(_Predictions):
+    """The response of `POST /label`."""
 
-    model: str
-    version: str
-    classes: list[str]
     predictions: list[Labelling]
 
 
 class Sequences(BaseModel):
-    """The request of both."""
+    """The request of `POST /classify` and `POST /label`."""
 
     model_config = ConfigDict(extra="forbid")
 
     sequences: list[list[list[float]]] = Field(
         min_length=1,
-        description="One or more sequences of any lengths: per sequence its steps,"
-        " per step the model's features.",
+        description="One or more sequences of any lengths: for each sequence its steps,"
+        " for each step the model's features.",
     )
     model: str | None = Field(
         None, description="A name from /models, NAME@VERSION or NAME@LABEL."
     )
     top_k: int | None = Field(
-        None, ge=1, description="Only the k likeliest classes, likeliest first."
+        None, ge=1, description="Only the k most probable classes, in descending order."
     )
     states: list[str | None] | None = Field(
         None,
-        description="Per sequence the token of an earlier answer, to go on from there;"
-        " null begins.",
+        description="For each sequence the token of an earlier response, to resume from;"
+        " null starts afresh.",
     )
     return_state: bool = Field(
-        False, description="Answer a token with each sequence, to go on from later."
+        False, description="Return a token with each sequence, to resume from later."
     )
 
 
@@ -93,32 +95,36 @@ class Message(BaseModel):
     model_config = ConfigDict(extra="forbid")
 
     frames: list[list[float]] | None = Field(
-        None, description="One or more steps: per step the model's features."
+        None, description="One or more steps: for each step the model's features."
     )
     state: str | None = Field(
-        None, description="Go on from this token; null: from the beginning."
+        None, description="Resume from this token; null: start afresh."
     )
-    return_state: bool = Field(False, description="Answer a token.")
+    return_state: bool = Field(False, description="Return a token.")
     end: bool = Field(False, description="This was the last message.")
 
 
-class Told(BaseModel):
-    """What a message is answered with: as a prediction, or `error`, or `end`."""
+class StreamAnswer(BaseModel):
+    """The answer to a message: a prediction, an `error`, or the `end`."""
 
-    steps: int = Field(description="Taken so far.")
+    model_config = ConfigDict(title="Told")
+
+    steps: int = Field(description="So far.")
     label: str | None = Field(None, description="Classify: of all steps so far.")
     probability: float | None = Field(None, ge=0, le=1)
     labels: list[str] | None = Field(None, description="Label: of the frames' steps.")
     probabilities: list[float] | list[list[float]] | None = None
     top: list[Choice] | list[list[Choice]] | None = None
-    state: str | None = Field(None, description="Token to go on from.")
-    error: "Problem | None" = Field(None, description="The stream goes on.")
+    state: str | None = Field(None, description="Token to resume from.")
+    error: "Problem | None" = Field(None, description="The stream continues.")
     end: str | None = Field(
-        None, description="The last: done, idle, faulty, or stopping."
+        None, description="The last line: done, idle, faulty, or stopping."
     )
 
 
 class FieldProblem(BaseModel):
+    """An error in one field of the request."""
+
     path: str = Field(examples=["sequences[0][3][1]"])
     message: str
 
@@ -131,9 +137,11 @@ class Problem(BaseModel):
     status: int
     detail: str
     request_id: str
-    retry_after: int | None = Field(None, description="Seconds, where that helps.")
+    retry_after: int | None = Field(
+        None, description="In seconds, if a retry may help."
+    )
     errors: list[FieldProblem] | None = Field(None, description="At most 20.")
-    error_count: int | None = Field(None, description="How many there were.")
+    error_count: int | None = Field(None, description="How many errors there are.")
 
 
 class Summary(BaseModel):
@@ -141,13 +149,13 @@ class Summary(BaseModel):
 
     name: str
     version: str
-    versions: list[str] = Field(description="Those that are served, oldest first.")
-    labels: dict[str, str] = Field(description="The version of each.")
+    versions: list[str] = Field(description="In service, oldest first.")
+    labels: dict[str, str] = Field(description="The version of each label.")
     task: str
-    default: bool = Field(description="Answers requests that name no model.")
+    default: bool = Field(description="Serves requests that name no model.")
     engine: str
     precision: str
-    engine_reason: str = Field(description="Why this engine serves it.")
+    engine_reason: str = Field(description="Why this engine was chosen.")
     digest: str = Field(description="SHA-256 of the bundle.")
     cell: str
     layers: int
@@ -160,87 +168,96 @@ class Summary(BaseModel):
 
 
 class Models(BaseModel):
+    """The models in service, and the errors of broken bundles."""
+
     models: list[Summary]
     broken: dict[str, str]
 
 
 class Model(Summary):
+    """A model in service, in detail."""
+
     features: list[str]
     training: dict[str, Any]
     card: str
     plots: list[str]
 
 
-# Of the connection, the key, or the service, whatever is asked.
-ANYWHERE = (400, 401, 408, 429, 431, 500, 503)
+# Of the connection, the key, or the service: any request may get them.
+COMMON = (400, 401, 408, 429, 431, 500, 503)
 
 
 def operation(task: str) -> dict[str, Any]:
-    """The OpenAPI part of the route of a task; its body is read by hand, so
-    FastAPI can't know it."""
-    answer = Classifications if task == "classify" else Labellings
+    """The arguments of a task's route. FastAPI does not see the body's schema, since the
+    endpoint parses the body itself."""
+    response = Classifications if task == "classify" else Labellings
     schema = Sequences.model_json_schema()
     content = {"application/json": {"schema": schema}}
     return {
         "operation_id": task,
         "tags": ["predictions"],
-        "responses": {200: {"model": answer}}
-        | problems(404, 409, 413, 415, 422, 504, *ANYWHERE),
+        "responses": {200: {"model": response}}
+        | problems(404, 409, 413, 415, 422, 504, *COMMON),
         "openapi_extra": {"requestBody": {"required": True, "content": content}},
     }
 
 
 def stream() -> dict[str, Any]:
-    """The OpenAPI part of the stream's route."""
-    sent, told = (
-        {"application/x-ndjson": {"schema": _whole(kind)}} for kind in (Message, Told)
+    """The arguments of the stream's route."""
+    request, response = (
+        {"application/x-ndjson": {"schema": _inlined(schema)}}
+        for schema in (Message, StreamAnswer)
     )
-    model = {"name": "model", "in": "query", "required": True}
-    top_k = {"name": "top_k", "in": "query"}
-    parameters = [
-        model
-        | {
-            "schema": {"type": "string"},
-            "description": "A streamable model, or NAME@VERSION.",
-        },
-        top_k | {"schema": {"type": "integer", "minimum": 1}},
-    ]
+    model = {
+        "name": "model",
+        "in": "query",
+        "required": True,
+        "schema": {"type": "string"},
+        "description": "A streamable model, or NAME@VERSION.",
+    }
+    top_k = {
+        "name": "top_k",
+        "in": "query",
+        "schema": {"type": "integer", "minimum": 1},
+    }
     return {
         "operation_id": "stream",
         "tags": ["predictions"],
-        "responses": {200: {"description": "A line for each line.", "content": told}}
-        | problems(404, 415, 422, *ANYWHERE),
+        "responses": {
+            200: {"description": "One line for each line.", "content": response}
+        }
+        | problems(404, 415, 422, *COMMON),
         "openapi_extra": {
-            "parameters": parameters,
-            "requestBody": {"required": True, "content": sent},
+            "parameters": [model, top_k],
+            "requestBody": {"required": True, "content": request},
         },
     }
 
 
-def _whole(kind: type[BaseModel]) -> dict[str, Any]:
-    """A schema with what it refers to inside it."""
-    schema = kind.model_json_schema()
-    parts = schema.pop("$defs", {})
+def _inlined(model: type[BaseModel]) -> dict[str, Any]:
+    """A model's schema, with the schemas that it refers to inlined."""
+    schema = model.model_json_schema()
+    definitions = schema.pop("$defs", {})
 
-    def inlined(node: Any) -> Any:
+    def inline(node: Any) -> Any:
         if isinstance(node, dict):
             name = node.get("$ref", "").rpartition("/")[2]
-            node = parts[name] if name else node
-            return {key: inlined(value) for key, value in node.items()}
-        return [inlined(one) for one in node] if isinstance(node, list) else node
+            node = definitions[name] if name else node
+            return {key: inline(value) for key, value in node.items()}
+        return [inline(item) for item in node] if isinstance(node, list) else node
 
-    return inlined(schema)  # type: ignore[no-any-return]
+    return inline(schema)  # type: ignore[no-any-return]
 
 
 def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The answers of those statuses: problem details."""
-    kinds: dict[int, list[str]] = {}
-    for kind in ServiceError.__subclasses__():
-        kinds.setdefault(kind.status, []).append(kind.title)
-    schema = _whole(Problem)
+    """The error responses with these statuses, as problem details."""
+    titles: dict[int, list[str]] = {}
+    for error in ServiceError.__subclasses__():
+        titles.setdefault(error.status, []).append(error.title)
+    schema = _inlined(Problem)
     return {
         status: {
-            "description": "; ".join(kinds[status]),
+            "description": "; ".join(titles[status]),
             "content": {MEDIA_TYPE: {"schema": schema}},
         }
         for status in statuses

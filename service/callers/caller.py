@@ -2,13 +2,13 @@
 
 import itertools
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import Protocol
 
 from starlette.types import Scope
 
-from model.bundle.bundle import Metadata
 from service.callers.fair_queue import CallerId
 from service.callers.memory_budget import ACCOUNT, Account, MemoryBudget, Reservation
+from service.telemetry.traces import InferenceSummary
 
 # Numbers of connections of another server than ours; ours counts from 1.
 _foreign_numbers = itertools.count(-1, -1)
@@ -32,21 +32,6 @@ class ApiKey(Protocol):
             RateLimited: there are too many.
         """
         ...
-
-
-class InferenceSummary(NamedTuple):
-    """What was computed for a request, and when, for traces. Durations are in seconds;
-    points in time are of `time.perf_counter`."""
-
-    metadata: Metadata
-    sequences: int
-    steps: int
-    rows: int  # of the engine call that computed the last step
-    read: float  # duration, until it was submitted
-    submitted: float
-    started: float  # the first engine call
-    ended: float  # the last engine call
-    write: float  # duration of writing the response
 
 
 @dataclass(slots=True, eq=False)

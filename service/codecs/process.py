@@ -15,7 +15,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
-from typing import ParamSpec, TypeVar
+from typing import Any, Concatenate, ParamSpec, TypeVar
 
 from service import os_resources
 from service.callers.fair_slots import FairSlots
@@ -108,9 +108,28 @@ class CodecProcesses:
     def __init__(self, settings: Settings):
         # They parse untrusted input: they know no secret.
         self._limits = settings.limits
+        self.decoder = RequestDecoder(self._limits)  # of this process
         count = max(MIN_PROCESSES, settings.workers or available_cores())
         self._processes = [self._new_process() for _ in range(count)]
         self._slots = FairSlots(range(len(self._processes)))
+
+    async def decode(
+        self,
+        caller: tuple[str, int],
+        method: Callable[Concatenate[RequestDecoder, bytes, P], T],
+        body: bytes,
+        *args: P.args,
+        **kwargs: P.kwargs,
+    ) -> T:
+        """Call a method of `RequestDecoder`: here for a small body, else in a process.
+
+        Raises:
+            Exception: as `run`.
+        """
+        if len(body) <= INLINE_BYTES:
+            return method(self.decoder, body, *args, **kwargs)
+        size = len(body)
+        return await self.run(caller, size, decode, method, body, *args, **kwargs)  # type: ignore[arg-type]
 
     async def run(
         self,
@@ -195,19 +214,9 @@ class CodecProcesses:
 _decoder: RequestDecoder  # of a codec process
 
 
-def decode_message(message: bytes, features: int) -> StreamMessage:
-    """`RequestDecoder.decode_message` in a codec process."""
-    return _decoder.decode_message(message, features)
-
-
-def decode_instances(body: bytes, features: int, state_size: int) -> InstancesRequest:
-    """`RequestDecoder.decode_instances` in a codec process."""
-    return _decoder.decode_instances(body, features, state_size)
-
-
-def decode_request(body: bytes, features: dict[str | None, int]) -> PredictRequest:
-    """`RequestDecoder.decode_request` in a codec process."""
-    return _decoder.decode_request(body, features)
+def decode(method: Callable[..., T], body: bytes, *args: Any, **kwargs: Any) -> T:
+    """Call a method of `RequestDecoder` in a codec process."""
+    return method(_decoder, body, *args, **kwargs)
 
 
 def _initialize(limits: Limits) -> None:

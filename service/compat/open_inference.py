@@ -4,7 +4,6 @@ import math
 import time
 
 from service import errors
-from service.api.predict import Predictor
 from service.codecs import open_inference
 from service.codecs.open_inference import InferRequest
 from service.codecs.process import CodecProcesses
@@ -34,8 +33,7 @@ class OpenInference:
     def __init__(
         self,
         registry: Registry,
-        predictor: Predictor,
-        elsewhere: CodecProcesses,
+        codecs: CodecProcesses,
         sessions: SequenceSessions,
         batching_modes: BatchingModes,
         settings: Settings,
@@ -46,8 +44,8 @@ class OpenInference:
             batching_modes: what batching each model is to tell of.
             version: of the service.
         """
-        self._registry, self._predictor = registry, predictor
-        self._elsewhere, self._sessions = elsewhere, sessions
+        self._registry, self._codecs = registry, codecs
+        self._sessions = sessions
         self._batching_modes = batching_modes
         self._settings, self._version = settings, version
         self._limits, self._callers = (
@@ -129,7 +127,7 @@ class OpenInference:
             begun = time.perf_counter()
             model.admission.check_room(until, caller.id)
             parsed = len(body) if size is None else size  # what is binary takes no time
-            asked = await self._elsewhere.run_if_large(
+            asked = await self._codecs.run_if_large(
                 caller.id,
                 parsed,
                 open_inference.decode,
@@ -149,11 +147,13 @@ class OpenInference:
         self, call: Call, model: Model, asked: InferRequest, until: float
     ) -> tuple[Model, AdmittedRequest]:
         """What has been computed, and by which model: a sequence keeps its own."""
-        compute, caller = self._predictor.compute, call.caller
+        caller = call.caller
         id, start, end = _sequence(asked)
         if id is None:
-            given = asked.sequences
-            return model, await compute(model, given, None, caller, until=until)
+            request = await model.admission.compute(
+                asked.sequences, None, caller, deadline=until
+            )
+            return model, request
         self._registry.check_streamable(model)
         if len(asked.sequences) > 1:
             raise InvalidRequest("a request of a sequence must have batch size 1")
@@ -169,8 +169,8 @@ class OpenInference:
             if frames.shape[1] != takes:  # that of the version it began with
                 raise InvalidRequest(f"this sequence has {takes} features a step")
             packed = [before.packed]
-            request = await compute(
-                session.model, [frames], packed, caller, until=until, keep=True
+            request = await session.model.admission.compute(
+                [frames], packed, caller, deadline=until, return_state=True
             )
             session.state = before.after(len(frames), request.states[0])
             return session.model, request
@@ -189,7 +189,7 @@ class OpenInference:
             [], asked.steps, asked.output, asked.id or call.scope["state"]["request_id"]
         )
         size = open_inference.response_bytes(model.metadata, len(answers), told)
-        body, json_bytes = await self._elsewhere.run_if_large(
+        body, json_bytes = await self._codecs.run_if_large(
             call.caller.id, size, open_inference.encode, model.metadata, answers, told
         )
         call.caller.reservation.resize(len(body))

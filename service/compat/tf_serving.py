@@ -4,8 +4,7 @@ import time
 from typing import Any
 
 from service import errors
-from service.api.predict import Predictor
-from service.codecs import native, process, tf_serving
+from service.codecs import native, tf_serving
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP
@@ -30,13 +29,10 @@ class TfServing:
     def __init__(
         self,
         registry: Registry,
-        predictor: Predictor,
-        reader: RequestDecoder,
-        elsewhere: CodecProcesses,
+        codecs: CodecProcesses,
         settings: Settings,
     ):
-        self._registry, self._predictor = registry, predictor
-        self._reader, self._elsewhere = reader, elsewhere
+        self._registry, self._codecs = registry, codecs
         self._settings, self._callers = (
             settings,
             RequestDeadlines(settings.request_seconds),
@@ -87,16 +83,14 @@ class TfServing:
     async def _predict(self, call: Call) -> Reply:
         model, caller = self._model(call), call.caller
         compressed = await call.body()
-        about, predictor = model.metadata, self._predictor
+        about = model.metadata
         with self._callers.enforce(call.scope, call.receive, call.until) as until:
             body = await compressed()
             begun = time.perf_counter()
             model.admission.check_room(until, caller.id)
-            asked = await predictor.read(
-                body,
-                caller,
-                self._reader.decode_instances,
-                process.decode_instances,
+            asked = await self._codecs.decode(
+                caller.id,
+                RequestDecoder.decode_instances,
                 body,
                 about.input.features,
                 about.state_size,
@@ -105,14 +99,14 @@ class TfServing:
             read = time.perf_counter() - begun
             states, sequences = asked.states or None, asked.sequences
             native.check_response_size(about, len(sequences), sum(map(len, sequences)))
-            request = await predictor.compute(
-                model, sequences, states, caller, until=until, keep=asked.step
+            request = await model.admission.compute(
+                sequences, states, caller, deadline=until, return_state=asked.step
             )
             answers = request.future.result()
             answered = time.perf_counter()
             size = NUMBER_BYTES * sum(answer.size for answer in answers)
             size += sum(map(len, request.states))
-            text = await self._elsewhere.run_if_large(
+            text = await self._codecs.run_if_large(
                 caller.id, size, tf_serving.encode, answers, request.states, asked
             )
             caller.reservation.resize(len(text))
@@ -130,19 +124,20 @@ class TfServing:
             body = await compressed()
             begun = time.perf_counter()
             model.admission.check_room(until, caller.id)
-            sequences = await self._predictor.read(
-                body, caller, decode, decode, body, features, self._settings.limits
+            size, limits = len(body), self._settings.limits
+            sequences = await self._codecs.run_if_large(
+                caller.id, size, decode, body, features, limits
             )
             del body
             read = time.perf_counter() - begun
             native.check_response_size(model.metadata, len(sequences), 0)
-            request = await self._predictor.compute(
-                model, sequences, None, caller, until=until
+            request = await model.admission.compute(
+                sequences, None, caller, deadline=until
             )
             answers = request.future.result()
             answered = time.perf_counter()
             size = NUMBER_BYTES * sum(answer.size for answer in answers)
-            text = await self._elsewhere.run_if_large(
+            text = await self._codecs.run_if_large(
                 caller.id, size, tf_serving.encode_classes, model.metadata, answers
             )
         model.admission.record(request, read, time.perf_counter() - answered, caller)

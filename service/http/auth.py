@@ -1,11 +1,11 @@
-"""Who may ask: by a key, as often as a key may."""
+"""API keys: which requests may enter, and how many a second each key may send."""
 
 import hashlib
 import hmac
 import logging
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 
 from starlette.types import Scope
 
@@ -15,50 +15,49 @@ from service.settings import Settings
 
 log = logging.getLogger(__name__)
 
-# Probes need no key, nor does the page that asks for one; all else does, whatever it
-# is and wherever it was found.
-OPEN = frozenset(
+# Probes need no key, and neither does the page that asks for one. Every other path does,
+# also one that does not exist.
+PUBLIC_PATHS = frozenset(
     {"/", "/livez", "/readyz", "/healthz", "/v2/health/live", "/v2/health/ready"}
 )
-PAGE = "/playground/"
-LOCAL = frozenset({"127.0.0.1", "::1", "localhost"})
+PLAYGROUND = "/playground/"
+LOCAL_HOSTS = frozenset({"127.0.0.1", "::1", "localhost"})
 CHALLENGE = {"WWW-Authenticate": "Bearer"}
 BEARER = b"bearer "
-KEY_HEADERS = (b"x-api-key", b"authorization")
 
 
 class ApiKey:
-    """One of those that may ask, and the requests that it has left (a token bucket)."""
+    """An API key and its rate limit (a token bucket)."""
 
     def __init__(self, name: str, digest: bytes, rate: float, *, shares: bool = False):
         """
         Args:
-            shares: there are other keys.
+            shares: the service has other keys too.
         """
         self.name, self.digest, self.shares = name, digest, shares
-        self._rate, self._most = rate, max(1.0, rate)
-        self._left, self._since = self._most, time.monotonic()
+        self._rate, self._capacity = rate, max(1.0, rate)
+        self._tokens, self._refilled = self._capacity, time.monotonic()
 
     def take(self) -> None:
-        """Use up a request, or a message of a stream.
+        """Count a request, or a message of a stream.
 
         Raises:
-            RateLimited: none is left; with the seconds until there is one.
+            RateLimited: the rate is used up; `Retry-After` says for how long.
         """
         if not self._rate:
             return
         now = time.monotonic()
-        left = self._left + (now - self._since) * self._rate
-        self._left, self._since = min(left, self._most), now
-        if self._left < 1:
-            seconds = math.ceil((1 - self._left) / self._rate)
-            told = f"at most {self._rate:g} requests and messages of streams a second with this key"
-            raise RateLimited(told, headers={"Retry-After": str(seconds)})
-        self._left -= 1
+        tokens = self._tokens + (now - self._refilled) * self._rate
+        self._tokens, self._refilled = min(tokens, self._capacity), now
+        if self._tokens < 1:
+            seconds = math.ceil((1 - self._tokens) / self._rate)
+            detail = f"this key may send {self._rate:g} requests and stream messages a second"
+            raise RateLimited(detail, headers={"Retry-After": str(seconds)})
+        self._tokens -= 1
 
 
 class ApiKeyAuth:
-    """Lets requests with a key in; without any key in the settings, all of them."""
+    """Admits requests with a known API key; without keys in the settings, all requests."""
 
     def __init__(self, settings: Settings):
         digests = values.key_digests(settings.api_keys)
@@ -66,50 +65,54 @@ class ApiKeyAuth:
             ApiKey(name, digest, settings.rate_per_key, shares=len(digests) > 1)
             for name, digest in digests.items()
         ]
-        if not self._keys and settings.host not in LOCAL:
+        if not self._keys and settings.host not in LOCAL_HOSTS:
             log.warning(
-                "UNROLLED_API_KEYS is not set: whoever reaches the port may ask"
+                "UNROLLED_API_KEYS is not set: anyone who reaches the port can use the service"
             )
 
     def check(self, scope: Scope) -> None:
-        """That a request may come in; its key goes into its state.
+        """Authenticate a request, and put its key into `scope["state"]["key"]`.
 
         Raises:
-            Unauthorized: it has no key, or a wrong one, or several.
-            RateLimited: as `ApiKey.take`.
+            Unauthorized: the request has no key, an unknown one, or several.
+            RateLimited: see `ApiKey.take`.
         """
         path = scope["path"]
-        if not self._keys or path in OPEN or path.startswith(PAGE):
+        if not self._keys or path in PUBLIC_PATHS or path.startswith(PLAYGROUND):
             return
-        given = set()
-        for name, value in scope["headers"]:
-            if name == b"x-api-key":
-                given.add(value.strip())
-            elif name == b"authorization" and value[:7].lower() == BEARER:
-                given.add(value[7:].strip())
-        if len(given) != 1:
-            told = "Authorization: Bearer KEY, or X-API-Key, must have one key"
-            raise Unauthorized(told, headers=CHALLENGE)
-        key = self._known(given.pop())
+        secrets = _secrets(scope["headers"])
+        if len(secrets) != 1:
+            detail = "send one API key, as Authorization: Bearer KEY or as X-API-Key"
+            raise Unauthorized(detail, headers=CHALLENGE)
+        key = self._find(secrets.pop())
         if key is None:
-            raise Unauthorized("this key is not known here", headers=CHALLENGE)
+            raise Unauthorized("the API key is unknown", headers=CHALLENGE)
         scope["state"]["key"] = key
         key.take()
 
-    def share(self, headers: Mapping[bytes, bytes]) -> str | None:
-        """As `Caller.quota_owner`, of a request with these headers, of which it has each
-        once; None: it may not come in. It counts against no rate."""
-        given = [headers[name] for name in KEY_HEADERS if name in headers]
+    def quota_owner(self, headers: Mapping[bytes, bytes]) -> str | None:
+        """The `Caller.quota_owner` of a request with these headers, or None if `check`
+        would refuse it. It does not count against the key's rate."""
         if not self._keys:
             return ""
-        if len(given) != 1:
+        secrets = _secrets(headers.items())
+        key = self._find(secrets.pop()) if len(secrets) == 1 else None
+        if key is None:
             return None
-        bare = given[0][7:] if given[0][:7].lower() == BEARER else given[0]
-        key = self._known(bare.strip())
-        return None if key is None else key.name if key.shares else ""
+        return key.name if key.shares else ""
 
-    def _known(self, given: bytes) -> ApiKey | None:
-        digest = hashlib.sha256(given).digest()
-        # All are compared, in a time that says nothing of which are alike.
-        fitting = [k for k in self._keys if hmac.compare_digest(k.digest, digest)]
-        return fitting[0] if fitting else None
+    def _find(self, secret: bytes) -> ApiKey | None:
+        digest = hashlib.sha256(secret).digest()
+        # Compares all keys in constant time, so that timing reveals no part of a digest.
+        matches = [k for k in self._keys if hmac.compare_digest(k.digest, digest)]
+        return matches[0] if matches else None
+
+
+def _secrets(headers: Iterable[tuple[bytes, bytes]]) -> set[bytes]:
+    secrets = set()
+    for name, value in headers:
+        if name == b"x-api-key":
+            secrets.add(value.strip())
+        elif name == b"authorization" and value[:7].lower() == BEARER:
+            secrets.add(value[7:].strip())
+    return secrets

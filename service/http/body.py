@@ -1,8 +1,9 @@
-"""Read a request's body within limits."""
+"""Request bodies: media type, size limit and decompression."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from typing import Self
 
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
@@ -12,128 +13,131 @@ from service.callers.fair_slots import FairSlots
 from service.errors import TooLarge, UnsupportedMedia
 from service.http import compression
 
-# curl -d and many small clients say a form when they mean nothing.
-MEANINGLESS = ("application/x-www-form-urlencoded", "")
-THREADS = 2  # that inflate: as many bodies as may become long at a time
-SHORT = 64 * 1024  # bytes that are inflated at once, in less than a millisecond
+# `curl -d` and many small clients send one of these whatever the body is.
+UNSPECIFIC_TYPES = ("application/x-www-form-urlencoded", "")
+THREADS = 2  # for decompression: as many bodies may grow large at a time
+INLINE_BYTES = 64 * 1024  # decompressed on the event loop, in under a millisecond
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """What a request's head says of its body."""
+class BodyHeaders:
+    """The headers that describe a request's body."""
 
-    kind: str  # its media type
-    coding: str  # how it is compressed; empty: it isn't
-    length: bytes  # empty where it isn't known
+    media_type: str
+    coding: str  # how the body is compressed; empty: it is not
+    length: bytes  # empty where it is unknown
 
-    def check(self, *kinds: str) -> None:
-        """That the body is of one of these kinds, or said to be nothing in
-        particular.
+    @classmethod
+    def of(cls, scope: Scope) -> Self:
+        """Find them in a request.
 
         Raises:
-            UnsupportedMedia: it isn't.
+            UnsupportedMedia: the body is compressed in an unsupported way.
         """
-        if self.kind not in (*kinds, *MEANINGLESS):
-            accept = {"Accept": ", ".join(kinds)}
-            told = f"Content-Type must be {' or '.join(kinds)}"
-            raise UnsupportedMedia(told, headers=accept)
+        media_type, coding, length = b"", b"", b""
+        for name, value in reversed(scope["headers"]):  # of several the first counts
+            if name == b"content-type":
+                media_type = value.partition(b";")[0].strip().lower()
+            elif name == b"content-encoding":
+                coding = value.strip().lower()
+            elif name == b"content-length":
+                length = value
+        name = "" if coding == b"identity" else coding.decode("latin-1")
+        if name and name not in compression.WINDOW_BITS:
+            accept = ", ".join(compression.WINDOW_BITS)
+            detail = f"Content-Encoding must be identity, {accept}"
+            raise UnsupportedMedia(detail, headers={"Accept-Encoding": accept})
+        return cls(media_type.decode("latin-1"), name, length)
 
+    def check(self, *media_types: str) -> None:
+        """Accept these media types, and those that say nothing.
 
-def told(scope: Scope) -> Told:
-    """What the head says.
-
-    Raises:
-        UnsupportedMedia: the body is compressed in a way that is unknown here.
-    """
-    kind, coding, length = b"", b"", b""
-    for name, value in reversed(scope["headers"]):  # of several the first counts
-        if name == b"content-type":
-            kind = value.partition(b";")[0].strip().lower()
-        elif name == b"content-encoding":
-            coding = value.strip().lower()
-        elif name == b"content-length":
-            length = value
-    named = "" if coding == b"identity" else coding.decode("latin-1")
-    if named and named not in compression.WINDOWS:
-        accept = ", ".join(compression.WINDOWS)
-        text = f"Content-Encoding must be identity, {accept}"
-        raise UnsupportedMedia(text, headers={"Accept-Encoding": accept})
-    return Told(kind.decode("latin-1"), named, length)
+        Raises:
+            UnsupportedMedia: the body has another media type.
+        """
+        if self.media_type not in (*media_types, *UNSPECIFIC_TYPES):
+            accept = {"Accept": ", ".join(media_types)}
+            detail = f"Content-Type must be {' or '.join(media_types)}"
+            raise UnsupportedMedia(detail, headers=accept)
 
 
 class BodyReader:
-    """Reads bodies, each counted for its caller."""
+    """Reads request bodies within the limit, and counts their bytes for the caller."""
 
     def __init__(self, limit: int):
         """
         Args:
-            limit: bytes that a body may have, before and after it is inflated.
+            limit: bytes that a body may have, both compressed and decompressed.
         """
         self._limit = limit
         self._slots: FairSlots[int] = FairSlots(range(THREADS))
 
     async def read(
-        self, scope: Scope, receive: Receive, *kinds: str
+        self, scope: Scope, receive: Receive, *media_types: str
     ) -> Callable[[], Awaitable[bytes]]:
-        """A whole body; what is returned inflates it, where it is compressed. That may
-        have to wait, which must not be longer than the caller does.
+        """Receive a whole body, and return a function that decompresses it. It may be
+        called once. Decompression may wait for a thread: call it under the request's
+        deadline.
 
         Args:
-            kinds: that it may be of; none: its media type says nothing.
+            media_types: accepted; none: every media type is.
 
         Raises:
-            UnsupportedMedia: another kind, or compressed in another way.
+            UnsupportedMedia: another media type, or an unsupported compression.
             TooLarge: over the limit; nothing more is read then.
-            BufferFull: no room for it.
-            ClientDisconnect: the caller went before the body was whole.
+            BufferFull: no room for it in the memory budget.
+            ClientDisconnect: the client went before the body was complete.
         """
-        head = told(scope)
-        if kinds:
-            head.check(*kinds)
+        headers = BodyHeaders.of(scope)
+        if media_types:
+            headers.check(*media_types)
         caller = caller_of(scope)
-        parts = [await _read(receive, self._limit, head.length, caller)]
+        parts = [await _receive(receive, self._limit, headers.length, caller)]
 
-        async def body() -> bytes:
-            """The body, once.
+        async def decompressed() -> bytes:
+            """Decompress the body.
 
             Raises:
-                TooLarge: over the limit; nothing more is inflated then.
-                BadEncoding: it can't be inflated.
-                BufferFull: no room for it.
+                TooLarge: over the limit; nothing more is decompressed then.
+                BadEncoding: the body can't be decompressed.
+                BufferFull: no room for it in the memory budget.
             """
-            whole = parts.pop()
-            if not head.coding:
-                return whole
-            return await self._inflated(whole, head.coding, caller)
+            body = parts.pop()
+            if not headers.coding:
+                return body
+            return await self._decompress(body, headers.coding, caller)
 
-        return body
+        return decompressed
 
-    async def _inflated(self, body: bytes, coding: str, caller: Caller) -> bytes:
-        if len(body) <= SHORT:
+    async def _decompress(self, body: bytes, coding: str, caller: Caller) -> bytes:
+        if len(body) <= INLINE_BYTES:
+            inline = min(INLINE_BYTES, self._limit)
             try:
-                inflated = compression.decompress(body, coding, min(SHORT, self._limit))
-                caller.reservation.resize(len(inflated))
-                return inflated
+                decompressed = compression.decompress(body, coding, inline)
+                caller.reservation.resize(len(decompressed))
+                return decompressed
             except TooLarge:
-                if self._limit <= SHORT:
+                if self._limit <= INLINE_BYTES:
                     raise
-        place = await self._slots.acquire(caller.id, self._limit)
+        slot = await self._slots.acquire(caller.id, self._limit)
         try:
-            # Of a few bytes come very many: there is room for all before it is known.
+            # A few bytes can expand to very many: reserve room for the limit first.
             caller.reservation.resize(len(body) + self._limit)
-            # In a thread, which does not hold the interpreter meanwhile.
+            # zlib releases the interpreter lock in its thread.
             work = asyncio.to_thread(compression.decompress, body, coding, self._limit)
-            inflated = await asyncio.shield(work)
+            decompressed = await asyncio.shield(work)
         finally:
-            self._slots.release(place)
-        caller.reservation.resize(len(inflated))
-        return inflated
+            self._slots.release(slot)
+        caller.reservation.resize(len(decompressed))
+        return decompressed
 
 
-async def _read(receive: Receive, limit: int, length: bytes, caller: Caller) -> bytes:
-    too_large = f"at most {limit} bytes in a body"
+async def _receive(
+    receive: Receive, limit: int, length: bytes, caller: Caller
+) -> bytes:
+    detail = f"at most {limit} bytes in a body"
     if length.isdigit() and int(length[:20]) > limit:
-        raise TooLarge(too_large)
+        raise TooLarge(detail)
     parts, size, more = [], 0, True
     while more:
         message = await receive()
@@ -142,7 +146,7 @@ async def _read(receive: Receive, limit: int, length: bytes, caller: Caller) -> 
         part = message.get("body", b"")
         size += len(part)
         if size > limit:
-            raise TooLarge(too_large)
+            raise TooLarge(detail)
         caller.reservation.grow_to(size)  # our own server has counted it already
         parts.append(part)
         more = message.get("more_body", False)

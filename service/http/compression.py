@@ -1,4 +1,4 @@
-"""gzip and deflate (RFC 1952, RFC 1950): bodies in, within a limit, and answers out."""
+"""gzip and deflate (RFC 1952, RFC 1950): request bodies within a limit, and responses."""
 
 import asyncio
 import zlib
@@ -7,101 +7,102 @@ from starlette.types import Message, Receive
 
 from service.errors import BadEncoding, TooLarge
 
-WINDOWS = {"gzip": 31, "deflate": 15}  # zlib's window bits, with its kind of header
-MIN_BYTES = 1024  # bytes; less is hardly made smaller
-MOST_MEMBERS = 64  # each is a copy of all that follow
-PART = 64 * 1024  # bytes inflated at a time, of a body that is not kept
-LEVEL = 1  # answers are numbers: other levels take longer and gain little
+WINDOW_BITS = {"gzip": 31, "deflate": 15}  # zlib's, which choose the kind of header too
+MIN_BYTES = 1024  # a shorter response hardly gets smaller
+MAX_MEMBERS = 64  # of a gzip file; each costs a copy of all that follows
+PART_BYTES = 64 * 1024  # decompressed at a time, of a body that is streamed
+LEVEL = 1  # responses are numbers: other levels take longer and save little
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes:
-    """What was compressed.
+    """Decompress a whole body.
 
     Raises:
-        BadEncoding: it wasn't, or not all of it is there.
-        TooLarge: more than `limit` bytes; no more than these are made.
+        BadEncoding: the body is not compressed in that way, or not complete.
+        TooLarge: more than `limit` bytes; no more than these are produced.
     """
     parts, left = [], limit
-    for _ in range(MOST_MEMBERS):
-        stream = zlib.decompressobj(WINDOWS[coding])
+    for _ in range(MAX_MEMBERS):
+        stream = zlib.decompressobj(WINDOW_BITS[coding])
         try:
             part = stream.decompress(body, left + 1)
         except zlib.error:
             raise BadEncoding(f"the body is not {coding}") from None
         left -= len(part)
         if left < 0:
-            raise TooLarge(f"at most {limit} bytes in a body, when inflated")
+            raise TooLarge(f"at most {limit} bytes in a body, when decompressed")
         if not stream.eof:
-            raise BadEncoding(f"the body ends within its {coding}")
+            raise BadEncoding(f"the {coding} data in the body is truncated")
         parts.append(part)
         body = stream.unused_data
         if not body:
             return b"".join(parts)
-        if coding != "gzip":  # which may have several members
+        if coding != "gzip":  # only gzip may have several members
             break
-    raise BadEncoding(f"the body goes on after its {coding}")
+    raise BadEncoding(f"the body has data after its {coding} data")
 
 
 class DecompressingReceive:
-    """A body as it comes, for what takes its parts one after another."""
+    """An ASGI `receive` that decompresses the body part by part."""
 
     def __init__(self, receive: Receive, coding: str):
         self._receive, self._coding = receive, coding
-        self._stream = zlib.decompressobj(WINDOWS[coding])
+        self._stream = zlib.decompressobj(WINDOW_BITS[coding])
         self._members = 1
-        self._rest = b""  # still to be inflated
-        self._more = self._full = False  # to be read; of what was inflated
+        self._input = b""  # received, and not decompressed yet
+        self._more_input = self._more_output = False
 
     async def __call__(self) -> Message:
-        """The next message, no longer than `PART` bytes; `pending` are those that are
-        still to be inflated.
+        """The next message, of at most `PART_BYTES` bytes. Its `pending` is the size of
+        the input that is not decompressed yet.
 
         Raises:
-            BadEncoding: as `inflate`.
+            BadEncoding: see `decompress`.
         """
-        if self._rest or self._full:
-            await asyncio.sleep(0)  # a little may become very much: others have turns
+        if self._input or self._more_output:
+            # A small input can expand to very much: let other tasks run in between.
+            await asyncio.sleep(0)
         else:
             message = await self._receive()
             if message["type"] == "http.disconnect":
                 return message
-            self._rest = message.get("body", b"")
-            self._more = message.get("more_body", False)
-        body = self._inflated()
-        more = self._more or self._full or bool(self._rest)
+            self._input = message.get("body", b"")
+            self._more_input = message.get("more_body", False)
+        body = self._decompress()
+        more = self._more_input or self._more_output or bool(self._input)
         if not more and not self._stream.eof:
-            raise BadEncoding(f"the body ends within its {self._coding}")
-        pending = len(self._rest)
+            raise BadEncoding(f"the {self._coding} data in the body is truncated")
+        pending = len(self._input)
         message = {"type": "http.request", "body": body, "more_body": more}
         return message | {"pending": pending}
 
-    def _inflated(self) -> bytes:
+    def _decompress(self) -> bytes:
         stream = self._stream
         if stream.eof:
-            if not self._rest:
+            if not self._input:
                 return b""
             self._members += 1
-            if self._coding != "gzip" or self._members > MOST_MEMBERS:
-                raise BadEncoding(f"the body goes on after its {self._coding}")
-            stream = self._stream = zlib.decompressobj(WINDOWS[self._coding])
+            if self._coding != "gzip" or self._members > MAX_MEMBERS:
+                raise BadEncoding(f"the body has data after its {self._coding} data")
+            stream = self._stream = zlib.decompressobj(WINDOW_BITS[self._coding])
         try:
-            body = stream.decompress(self._rest, PART)
+            body = stream.decompress(self._input, PART_BYTES)
         except zlib.error:
             raise BadEncoding(f"the body is not {self._coding}") from None
-        self._rest = stream.unused_data if stream.eof else stream.unconsumed_tail
-        self._full = len(body) == PART and not stream.eof
+        self._input = stream.unused_data if stream.eof else stream.unconsumed_tail
+        self._more_output = len(body) == PART_BYTES and not stream.eof
         return body
 
 
-def compress(answer: bytes, coding: str) -> bytes:
-    """An answer, compressed."""
-    stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOWS[coding])
-    return stream.compress(answer) + stream.flush()
+def compress(body: bytes, coding: str) -> bytes:
+    """Compress a whole response."""
+    stream = zlib.compressobj(LEVEL, zlib.DEFLATED, WINDOW_BITS[coding])
+    return stream.compress(body) + stream.flush()
 
 
 def accepted_encoding(header: str | None) -> str | None:
-    """The coding to answer in, of an `Accept-Encoding` (RFC 9110, 12.5.3); None: as
-    it is. Never one that not every client of these protocols reads (br, zstd)."""
+    """The coding for a response, chosen from `Accept-Encoding` (RFC 9110, 12.5.3); None:
+    uncompressed. Never br or zstd, which not every client of these protocols reads."""
     weights = {"identity": 0.0}
     for item in (header or "").lower().split(","):
         coding, _, parameter = item.partition(";")
@@ -110,6 +111,6 @@ def accepted_encoding(header: str | None) -> str | None:
         except ValueError:
             weight = 0.0
         weights[coding.strip()] = weight
-    best = max(WINDOWS, key=lambda coding: weights.get(coding, 0.0))
+    best = max(WINDOW_BITS, key=lambda coding: weights.get(coding, 0.0))
     weight = weights.get(best, 0.0)
     return best if weight > 0 and weight >= weights["identity"] else None

@@ -1,9 +1,9 @@
-"""An HTTP connection: uvicorn's, with few writes, with limits, and a sure end.
+"""HTTP connections: uvicorn's protocol, with limits, fewer writes and a clean close.
 
-uvicorn waits for ever for a request that does not come on, and takes a head of any
-size; and it writes head and body of an answer apart: two system calls, and a client
-that is woken twice. Here a head and a body have their time, a head its size, and an
-answer that is not read an end (RFC 9110, 15.5.9; RFC 6585, 5).
+uvicorn waits for ever for a request that stalls, and accepts a head of any size. It also
+writes the head and the body of a response apart, which takes two system calls and wakes
+the client twice. Here heads and bodies have timeouts, heads a size limit, and a response
+that is not read is given up at some point (RFC 9110, 15.5.9; RFC 6585, 5).
 """
 
 import asyncio
@@ -19,138 +19,161 @@ from service import errors
 from service.callers.memory_budget import ACCOUNT, Reservation
 from service.callers.request_pacing import PacedConnection
 from service.errors import ServiceError
-from service.http.alarm import Alarm
-from service.http.heads import HOST, without_h2c
-from service.http.limits import ConnectionLimiter
+from service.http.limits import HOST, ConnectionLimiter, without_h2c
 from service.http.transport import CoalescingTransport, SlowReaderGuard
 
 log = logging.getLogger(__name__)
 
 CONNECTION = "unrolled.connection"  # ASGI extension: the `Connection`
-HEAD, BODY, WHOLE = "head", "body", "whole"  # how far a request is
-# What is still sent after an answer is read and thrown away, up to these limits: a
-# close on unread bytes is a reset, and the client may lose the answer.
+HEAD, BODY, COMPLETE = "head", "body", "complete"  # how far a request has been received
+# After a response, input is read and dropped within these limits: closing a connection
+# with unread bytes resets it, and the client may lose the response.
 LINGER_SECONDS, SILENT_SECONDS, LINGER_BYTES = 30.0, 5.0, 64 * 2**20
-EVICTED_BYTES = 2**20  # the same of one that was evicted: there is no time for more
-MAX_PIPELINED = 2  # requests that wait for the answer to an earlier one
-PIPELINED_BYTES = 4096  # that each of them takes besides its head
+EVICTED_BYTES = 2**20  # the same for an evicted connection, which must go soon
+MAX_PIPELINED = 2  # requests that wait for the response to an earlier one
+PIPELINED_BYTES = 4096  # that each of them takes in memory, besides its head
 STOP_SECONDS = 2.0  # for the rest of a request, when the service stops
 
 
-class _Enough(Exception):
-    """Stops the parser: nothing more is heard."""
+class _InputIgnored(Exception):
+    """Stops the parser: the rest of the input is not read."""
 
 
 class Connection(HttpToolsProtocol):
-    """One client's, from its first byte to its last."""
+    """A client's connection, from its first byte to its last."""
 
-    def __init__(self, *args: Any, limiter: ConnectionLimiter, **named: Any):
-        super().__init__(*args, **named)
+    def __init__(self, *args: Any, limiter: ConnectionLimiter, **options: Any):
+        super().__init__(*args, **options)
         self._limiter = limiter
-        self._part = WHOLE
-        self._head_bytes = 0  # of the head that comes, as far as it was parsed
-        self._blind_bytes = 0  # as far as it came
-        self._body_came = False  # among what was parsed last
-        self._hosts = 0
-        self._begun = 0  # requests
-        self._deaf = self._patient = self._stopping = self._lingers = False
-        self._discarded, self._discards_until = 0, 0.0
+        self._phase = COMPLETE
+        self._requests = 0  # begun
+        self._head_bytes = 0  # of the current head, as far as it is parsed
+        self._unparsed_bytes = 0  # received of it, or of trailers
+        self._body_started = False  # within the input that was parsed last
+        self._host_headers = 0
+        self._ignores_input = self._lingering = False
+        self._streaming = self._stopping = False
+        self._discarded, self._discard_until = 0, 0.0
         self._linger_bytes = LINGER_BYTES
-        self._alarm = Alarm(self.loop, self._late)
+        self._timer: asyncio.TimerHandle | None = None
         self.account = limiter.budget.account(self.evict)
-        self._reservation = Reservation(self.account)  # of the request that comes
+        self._reservation = Reservation(self.account)  # of the current request
+        # Of requests without a response, in order:
+        self._reservations: deque[Reservation] = deque()
         self._pacing = PacedConnection(limiter.pacer, self.account, self._receive)
-        self._reservations: deque[Reservation] = (
-            deque()
-        )  # of those without an answer, in order
-        self.lost: Callable[[], None] | None = None  # called when the client goes
+        self.on_lost: Callable[[], None] | None = None  # called when the client goes
 
-    def abort(self) -> None:
-        self.transport.abort()
-
-    def wait(self) -> None:
-        """This request's body may take any time: it is a stream."""
-        self._patient = True
-        self._alarm.clear()
+    def mark_streaming(self) -> None:
+        """Let the body of this request take any time: it is a stream."""
+        self._streaming = True
+        self._stop_timer()
         self._limiter.mark_active(self)
 
     def make_room(self) -> None:
-        self.transport.abort()  # over TLS a close would wait for the other side's
+        """Close the connection, whose place another one needs."""
+        self.transport.abort()  # over TLS, close() would wait for the client's
 
     def evict(self) -> bool:
-        """Closes the connection where it waits for its client; returns whether it did."""
-        comes = self._part is not WHOLE and not self._answered
-        if not (comes or self.flow.write_paused):
+        """Close the connection if it waits for its client; return whether it does."""
+        receiving = self._phase is not COMPLETE and not self._responded
+        if not (receiving or self.flow.write_paused):
             return False
-        if comes and not (self._patient or self._deaf or len(self._reservations) > 1):
-            told = "too many bytes are held for requests"
+        refusable = not (self._streaming or self._ignores_input)
+        if receiving and refusable and len(self._reservations) <= 1:
+            detail = "too many bytes are buffered for requests"
             self._linger_bytes = EVICTED_BYTES
-            self._refuse(errors.BufferFull(told, headers={"Retry-After": "1"}))
+            self._refuse(errors.BufferFull(detail, headers={"Retry-After": "1"}))
         else:
             self.transport.abort()
         return True
 
     def shutdown(self) -> None:
-        under_way = self._part is BODY and not (self._answered or self._patient)
-        if self._lingers or (self._part is BODY and self._answered):
+        """uvicorn calls it when the service stops."""
+        in_body = self._phase is BODY
+        receiving = in_body and not (self._responded or self._streaming)
+        if self._lingering or (in_body and self._responded):
             self.transport.abort()
-        elif under_way or self._pacing.data or self._part is HEAD or not self._begun:
-            self._stopping = True  # a moment for what is about to come
-            if under_way:
+        elif (
+            self._pacing.data or receiving or self._phase is HEAD or not self._requests
+        ):
+            self._stopping = True  # wait a moment for the rest of the request
+            if receiving:
                 self.cycle.keep_alive = False
-            self._alarm.set(STOP_SECONDS)
+            self._start_timer(STOP_SECONDS)
         else:
             super().shutdown()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
-        self._gathered = CoalescingTransport(transport, self.account, self._linger)
-        super().connection_made(self._gathered)
-        self._reading = SlowReaderGuard(transport, self.account)
+        self._coalescing = CoalescingTransport(transport, self.account, self._linger)
+        super().connection_made(self._coalescing)
+        self._slow_reader = SlowReaderGuard(transport, self.account)
         if not self._limiter.has_room(len(self.connections)):
             self._refuse(errors.TooManyConnections("too many connections are open"))
             return
-        # Who has shaken hands over TLS has done more than to come.
+        # A TLS client has completed a handshake, which is more than to connect.
         self._limiter.mark_idle(self, new=self.scheme == "http")
-        self._alarm.set(self._limiter.head_seconds)
+        self._start_timer(self._limiter.head_seconds)
 
     def connection_lost(self, exc: Exception | None) -> None:
         super().connection_lost(exc)
         self.account.close()
         self._detach()
-        if self.lost is not None:
-            self.lost()
+        if self.on_lost is not None:
+            self.on_lost()
 
     def _detach(self) -> None:
-        """Let go of all that leads back here, so that what this holds is freed now and
-        not when the garbage collector comes to it."""
+        """Drop every reference that leads back here, so that memory is freed now and not
+        at the next garbage collection."""
         self._limiter.mark_active(self)
-        self._alarm.close()
-        self._reading.goes_on()
+        self._stop_timer()
+        self._slow_reader.writing_resumed()
         self._unset_keepalive_if_required()
-        self._gathered.lingers = _never
+        self._coalescing.defer_close = lambda: False
         self._pacing.close()
         self.pipeline.clear()
         while self._reservations:
             self._reservations.popleft().release()
         self.parser = self.cycle = self.scope = self.headers = None  # type: ignore[assignment]
 
+    def _start_timer(self, seconds: float) -> None:
+        self._stop_timer()
+        self._timer = self.loop.call_later(seconds, self._timed_out)
+
+    def _stop_timer(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _timed_out(self) -> None:
+        self._timer = None
+        if self._ignores_input or (self._phase is BODY and self._responded):
+            self.transport.abort()
+        elif self._phase is COMPLETE:
+            self.transport.close()  # no request is under way
+        elif self._stopping:
+            self._refuse(errors.Stopping("the service is stopping"))
+        else:
+            detail = f"the request's {self._phase} did not arrive in time"
+            self._refuse(errors.RequestTimeout(detail))
+
     def data_received(self, data: bytes) -> None:
-        if self._deaf or (self._part is BODY and not self._pacing.data):
+        in_body = self._phase is BODY and not self._pacing.data
+        if self._ignores_input or in_body:
             self._receive(data)
         else:
             self._pacing.feed(data, self.transport)
 
     def _receive(self, data: bytes) -> None:
-        if self._deaf:
+        if self._ignores_input:
             self._discard(len(data))
             return
-        if self._part is not BODY:
+        if self._phase is not BODY:
             data = without_h2c(data)
         if self._shed(data):
             return
-        # They are of a head whose end is perhaps not among them, or of trailers.
-        size, heads = len(data), self._begun
-        self._body_came = False
+        # Of a head whose end may be elsewhere, or of trailers.
+        size, requests = len(data), self._requests
+        self._body_started = False
         self._unset_keepalive_if_required()
         try:
             self.parser.feed_data(data)
@@ -158,123 +181,126 @@ class Connection(HttpToolsProtocol):
             if self._should_upgrade():
                 self.handle_websocket_upgrade()
         except httptools.HttpParserError as error:
-            if not isinstance(error.__context__, _EXPECTED):
-                log.error("a callback of the parser failed", exc_info=error)
+            if not isinstance(error.__context__, _PARSER_ERRORS):
+                log.error("a parser callback failed", exc_info=error)
             self.send_400_response("")
-        if self._body_came:
-            self._blind_bytes = size = 0
-        self._watch(size if self._begun <= heads + 1 else 0)
+        if self._body_started:
+            self._unparsed_bytes = size = 0
+        self._check_progress(size if self._requests <= requests + 1 else 0)
 
     def _shed(self, data: bytes) -> bool:
-        """Whether that was a request which is answered already."""
-        idle = self._part is WHOLE and self._answered and not self.flow.write_paused
-        if not idle or self._limiter.draining:
+        """Refuse a request without parsing it, if the load shedder does."""
+        idle = self._phase is COMPLETE and self._responded
+        if not idle or self.flow.write_paused or self._limiter.draining:
             return False
-        answer = self._limiter.shed(data, self.account.number)
-        if answer is None:
+        response = self._limiter.shed(data, self.account.number)
+        if response is None:
             return False
         self._unset_keepalive_if_required()
         self._limiter.mark_active(self)
         self._limiter.mark_idle(self)
-        self._alarm.set(self._limiter.idle_seconds)
-        self.transport.write(answer)
+        self._start_timer(self._limiter.idle_seconds)
+        self.transport.write(response)
         return True
 
-    def _watch(self, size: int) -> None:
-        """Limits, after so many bytes of a head, if its end was not among them, or
-        behind a body's last chunk: of trailers, or of a chunk's extension."""
+    def _check_progress(self, size: int) -> None:
+        """Limit the size and the time of what is being received, after `size` bytes of an
+        unfinished head, of trailers, or of a chunk extension."""
         limiter = self._limiter
-        if self._deaf:
+        if self._ignores_input:
             return
-        if self._part is not WHOLE:
-            self._blind_bytes += size
-        if max(self._blind_bytes, self._head_bytes) > limiter.head_bytes:
-            self._refuse(limiter.too_long())
-        elif self._alarm.is_set or self._patient:
+        if self._phase is not COMPLETE:
+            self._unparsed_bytes += size
+        if max(self._unparsed_bytes, self._head_bytes) > limiter.max_head_bytes:
+            self._refuse(limiter.head_too_large())
+        elif self._timer is not None or self._streaming:
             return
-        elif self._part is BODY:
-            self._alarm.set(limiter.body_seconds)
-        elif self._part is HEAD or self._answered:
-            self._alarm.set(limiter.head_seconds)
+        elif self._phase is BODY:
+            self._start_timer(limiter.body_seconds)
+        elif self._phase is HEAD or self._responded:
+            self._start_timer(limiter.head_seconds)
+
+    # Callbacks of the parser.
 
     def on_message_begin(self) -> None:
-        if self._deaf:
-            raise _Enough
+        if self._ignores_input:
+            raise _InputIgnored
         super().on_message_begin()
-        self._alarm.clear()
-        self._part, self._patient = HEAD, False
-        self._begun += 1
-        self._head_bytes = self._blind_bytes = self._hosts = 0
+        self._stop_timer()
+        self._phase, self._streaming = HEAD, False
+        self._requests += 1
+        self._head_bytes = self._unparsed_bytes = self._host_headers = 0
         extensions: dict[str, Any] = {CONNECTION: self, ACCOUNT: self.account}
         self.scope["extensions"] = extensions
-        self._reservation = self.scope["state"]["reservation"] = Reservation(
-            self.account
-        )
+        reservation = Reservation(self.account)
+        self._reservation = self.scope["state"]["reservation"] = reservation
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._head_bytes += len(name) + len(value) + 4
-        if self._part is not HEAD:
-            return  # a trailer is no header
+        if self._phase is not HEAD:
+            return  # a trailer, not a header
         name = name.lower()
         if name == b"host":
-            self._hosts += 1 if HOST.fullmatch(value) else 2
+            self._host_headers += 1 if HOST.fullmatch(value) else 2
         elif name == b"expect" and value.lower() == b"100-continue":
             self.expect_100_continue = True
         self.headers.append((name, value))
 
     def on_headers_complete(self) -> None:
-        if self._deaf:
+        if self._ignores_input:
             return
         self._head_bytes += len(self.url)
         version = self.parser.get_http_version()
-        size, fields = self._head_bytes, len(self.headers)
-        fault = self._limiter.fault(size, fields, self._hosts, version)
-        if fault is not None:
-            self._refuse(fault)
+        size, headers = self._head_bytes, len(self.headers)
+        error = self._limiter.check_head(size, headers, self._host_headers, version)
+        if error is not None:
+            self._refuse(error)
             return
-        if not self._answered:
+        if not self._responded:
             if len(self._reservations) > MAX_PIPELINED:
-                self._deaf = True
-                self.cycle.keep_alive = False  # of the last that is answered
-                raise _Enough
+                self._ignores_input = True
+                self.cycle.keep_alive = False  # of the last request with a response
+                raise _InputIgnored
             size += PIPELINED_BYTES
-        self._part, self._body_came = BODY, True
-        self._blind_bytes = 0
-        self._alarm.clear()
-        if not self._holds_more(size):
+        self._phase, self._body_started = BODY, True
+        self._unparsed_bytes = 0
+        self._stop_timer()
+        if not self._reserve(size):
             return
         self._reservations.append(self._reservation)
         super().on_headers_complete()
-        if self._limiter.draining and not self._answered:
+        if self._limiter.draining and not self._responded:
             self.cycle.keep_alive = False
 
     def on_body(self, body: bytes) -> None:
-        self._body_came = True
-        if self._deaf:
+        self._body_started = True
+        if self._ignores_input:
             return
-        if self._answered:
+        if self._responded:
             self._discard(len(body))
-        elif self._holds_more(len(body)):
+        elif self._reserve(len(body)):
             super().on_body(body)
 
-    def _holds_more(self, size: int) -> bool:
-        """Whether there is room for more bytes of the request; else it is refused."""
+    def on_message_complete(self) -> None:
+        if self._ignores_input:
+            return
+        self._phase = COMPLETE
+        self._stop_timer()
+        self._limiter.mark_active(self)
+        super().on_message_complete()
+        if self._responded:  # before the request was complete
+            self._limiter.mark_idle(self)
+
+    def _reserve(self, size: int) -> bool:
+        """Make room for more bytes of the request; refuse it if there is none."""
         try:
             self._reservation.resize(self._reservation.size + size)
         except errors.BufferFull as error:
-            if not self._deaf:  # by its own eviction
+            if not self._ignores_input:  # it may have been evicted itself
                 self._refuse(error)
-        return not self._deaf
+        return not self._ignores_input
 
-    def on_message_complete(self) -> None:
-        if self._deaf:
-            return
-        self._part = WHOLE
-        self._alarm.clear()
-        self._limiter.mark_active(self)
-        super().on_message_complete()
-        if self._answered:  # before it was whole
-            self._limiter.mark_idle(self)
+    # The end of a response, and of the connection.
 
     def on_response_complete(self) -> None:
         super().on_response_complete()
@@ -282,93 +308,83 @@ class Connection(HttpToolsProtocol):
             self._reservations.popleft().release()
         if self._reservations or self.transport.is_closing():
             return
-        if self._deaf:  # what came after can't be understood
-            if not self._lingers:
+        if self._ignores_input:  # what follows can't be parsed
+            if not self._lingering:
                 self.transport.close()
             return
         self._limiter.mark_idle(self)
-        if self._part is BODY:
-            self._begin_to_discard()
+        if self._phase is BODY:
+            self._start_discarding()
 
-    def _begin_to_discard(self) -> None:
+    def _start_discarding(self) -> None:
         self._discarded = 0
-        self._discards_until = self.loop.time() + LINGER_SECONDS
-        self._alarm.set(SILENT_SECONDS)
+        self._discard_until = self.loop.time() + LINGER_SECONDS
+        self._start_timer(SILENT_SECONDS)
         self.flow.resume_reading()
 
     def _discard(self, size: int) -> None:
-        """Throw away what comes behind an answer, within limits."""
-        if self._deaf and not self._lingers:
-            self.flow.pause_reading()  # until what came before is answered
+        """Drop input that follows a response, within limits."""
+        if self._ignores_input and not self._lingering:
+            self.flow.pause_reading()  # until earlier requests have their responses
             return
         self._discarded += size
-        late = self.loop.time() > self._discards_until
+        late = self.loop.time() > self._discard_until
         if late or self._discarded > self._linger_bytes:
             self.transport.abort()
         else:
-            self._alarm.set(SILENT_SECONDS)
+            self._start_timer(SILENT_SECONDS)
 
     def _linger(self) -> bool:
-        """Called before the connection is closed: whether its client still sends, so
-        that what it was told can be lost (RFC 9112, 9.6). It is closed later then."""
-        if self._lingers or (self._part is not BODY and not self._deaf):
+        """Defer the close while the client still sends, since it could lose the response
+        (RFC 9112, 9.6). Return whether it is deferred."""
+        receiving = self._phase is BODY or self._ignores_input
+        if self._lingering or not receiving:
             return False
-        self._deaf = self._lingers = True
+        self._ignores_input = self._lingering = True
         if self.transport.can_write_eof():  # not over TLS
             self.transport.write_eof()
         self._limiter.mark_lingering(self)
-        self._begin_to_discard()
+        self._start_discarding()
         return True
 
     def handle_websocket_upgrade(self) -> None:
-        if self._deaf:
+        if self._ignores_input:
             return
-        self._deaf = True
-        if not self._answered:
-            # Sent behind a request that has no answer yet, which would never hear of
-            # its connection again.
+        self._ignores_input = True
+        if not self._responded:
+            # Pipelined behind a request without a response, which would never learn of
+            # a disconnect.
             self.cycle.keep_alive = False
             return
         super().handle_websocket_upgrade()
         self._detach()
 
     def send_400_response(self, msg: str) -> None:
-        if not self._deaf:  # it has been refused already
-            self._refuse(errors.MalformedHttp("the request is no HTTP/1.1"))
+        if not self._ignores_input:  # otherwise it has been refused already
+            self._refuse(errors.MalformedHttp("the request is not valid HTTP/1.1"))
 
     def pause_writing(self) -> None:
         super().pause_writing()
-        self._reading.stopped(patient=self._patient)
+        self._slow_reader.writing_paused(streaming=self._streaming)
 
     def resume_writing(self) -> None:
         super().resume_writing()
-        self._reading.goes_on()
+        self._slow_reader.writing_resumed()
 
     @property
-    def _answered(self) -> bool:
+    def _responded(self) -> bool:
         return self.cycle is None or self.cycle.response_complete
 
-    def _late(self) -> None:
-        if self._deaf or (self._part is BODY and self._answered):
-            self.transport.abort()
-        elif self._part is WHOLE:
-            self.transport.close()  # nothing was asked
-        elif self._stopping:
-            self._refuse(errors.Stopping("the service is stopping"))
-        else:
-            late = f"the request's {self._part} did not come in time"
-            self._refuse(errors.RequestTimeout(late))
-
     def _refuse(self, error: ServiceError) -> None:
-        """Answer below the application, and hear nothing more."""
-        self._deaf = True
+        """Respond below the application, and ignore all further input."""
+        self._ignores_input = True
         self._limiter.mark_active(self)
-        if not self._answered:
-            if self._part is not BODY or self.cycle.scope is not self.scope:
-                return  # behind another request, whose answer comes first
+        if not self._responded:
+            if self._phase is not BODY or self.cycle.scope is not self.scope:
+                return  # behind another request, whose response comes first
             self.cycle.disconnected = True
             self.cycle.message_event.set()
-            if len(self._reservations) > 1:  # others are answered first
+            if len(self._reservations) > 1:  # others get their responses first
                 self.pipeline.popleft()
                 self._reservations.pop().release()
                 return
@@ -377,12 +393,8 @@ class Connection(HttpToolsProtocol):
             if self.cycle.response_started:
                 self.transport.abort()
                 return
-        self.transport.write(self._limiter.refusal(error))
+        self.transport.write(self._limiter.error_response(error))
         self.transport.close()
 
 
-_EXPECTED = (_Enough, httptools.HttpParserError, type(None))
-
-
-def _never() -> bool:
-    return False
+_PARSER_ERRORS = (_InputIgnored, httptools.HttpParserError, type(None))

@@ -1,4 +1,4 @@
-"""Web pages that may ask: those of other sites only where the settings name them."""
+"""Cross-origin requests: which other sites' pages may call the service (CORS)."""
 
 from urllib.parse import urlsplit
 
@@ -11,40 +11,41 @@ from service.http.middleware import header
 from service.settings import Settings
 
 METHODS = ("GET", "POST")
-ASKED = ("authorization", "content-type", "inference-header-content-length")
-OURS = ("x-api-key", "x-request-id", "x-request-timeout-ms")
-TOLD = ("inference-header-content-length", "retry-after", "server-timing")
+STANDARD_HEADERS = ("authorization", "content-type", "inference-header-content-length")
+OWN_HEADERS = ("x-api-key", "x-request-id", "x-request-timeout-ms")
+EXPOSED = ("inference-header-content-length", "retry-after", "server-timing")
 
 
 def with_cors(app: ASGIApp, settings: Settings) -> ASGIApp:
-    """The application, for browsers that ask on behalf of the settings' origins (the
-    fetch standard's CORS); as it is where there are none."""
-    allowed = values.split_list(settings.cors_origins)
-    if not allowed:
+    """Wrap the app in CORS middleware for the origins in the settings, if there are any."""
+    origins = values.split_list(settings.cors_origins)
+    if not origins:
         return app
     return CORSMiddleware(
         app,
-        allow_origins=allowed,
+        allow_origins=origins,
         allow_methods=METHODS,
-        allow_headers=[*ASKED, *OURS],
-        expose_headers=[*TOLD, "x-request-id"],
+        allow_headers=[*STANDARD_HEADERS, *OWN_HEADERS],
+        expose_headers=[*EXPOSED, "x-request-id"],
     )
 
 
 def check_websocket_origin(scope: Scope, settings: Settings) -> None:
-    """That a WebSocket may be opened. Browsers let any page open one to any host, and
-    name the page's origin (RFC 6455, 10.2); who names none is no browser.
+    """Allow a WebSocket from the service's own pages and from the origins in the settings.
+
+    CORS does not cover WebSockets: browsers let any page open one to any host, and name
+    the page's origin (RFC 6455, 10.2). A client that names none is not a browser.
 
     Raises:
-        Forbidden: a page of another site.
+        Forbidden: the page is of another site.
     """
     origin = header(scope, b"origin")
-    allowed = values.split_list(settings.cors_origins)
-    if origin is None or origin in allowed or "*" in allowed:
+    origins = values.split_list(settings.cors_origins)
+    if origin is None or origin in origins or "*" in origins:
         return
     try:
         same = urlsplit(origin).netloc == header(scope, b"host")
     except ValueError:
         same = False
     if not same:
-        raise Forbidden("pages of this origin may open no stream here")
+        raise Forbidden("pages of this origin may not open a stream")

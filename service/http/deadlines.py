@@ -1,4 +1,4 @@
-"""Those who wait for an answer: until when, and whether they still do."""
+"""Request deadlines and client-disconnect detection."""
 
 import asyncio
 import time
@@ -12,165 +12,172 @@ from service.http.connection import CONNECTION, Connection
 from service.http.middleware import header
 
 HEADER = "X-Request-Timeout-Ms"
-LONGEST_MS = 86_400_000
-LOOK_SECONDS = 0.02  # between looks
-# Most answers are there sooner; to watch by ASGI costs as much as to answer.
-PATIENCE_SECONDS = 0.05
+MAX_MS = 86_400_000
+CHECK_SECONDS = 0.02  # between checks of all requests
+# Most responses are sent sooner. Watching for a disconnect through ASGI costs as much as
+# a response, so it starts only then.
+WATCH_AFTER_SECONDS = 0.05
 
 
 def requested_deadline(scope: Scope) -> float:
-    """The moment (of `time.perf_counter`) at which a caller wants to wait no longer, by
-    its header, which counts from the request's head; infinite where it says nothing.
+    """The deadline (of `time.perf_counter`) that the client asks for by a header; its
+    milliseconds count from the request's head. Infinite without the header.
 
     Raises:
-        InvalidHeader: it is no whole number of milliseconds.
+        InvalidHeader: it is not a whole number of milliseconds.
     """
-    given = header(scope, b"x-request-timeout-ms")
-    if given is None:
+    value = header(scope, b"x-request-timeout-ms")
+    if value is None:
         return float("inf")
-    if not (given.isascii() and given.isdigit() and len(given) < 10):
-        given = "0"
-    if not 0 < int(given) <= LONGEST_MS:
-        told = f"{HEADER} must be a number of milliseconds, 1 to {LONGEST_MS}"
-        raise InvalidHeader(told)
-    begun: float = scope["state"]["begun"]
-    return begun + int(given) / 1000
+    if not (value.isascii() and value.isdigit() and len(value) < 10):
+        value = "0"
+    if not 0 < int(value) <= MAX_MS:
+        detail = f"{HEADER} must be a number of milliseconds, 1 to {MAX_MS}"
+        raise InvalidHeader(detail)
+    started: float = scope["state"]["started"]
+    return started + int(value) / 1000
 
 
 class RequestDeadlines:
-    """What is done for one that goes, or whose time is up, is cancelled."""
+    """Cancels requests whose client has gone, or whose deadline has passed."""
 
     def __init__(self, seconds: float):
         """
         Args:
-            seconds: that a request has, once its body is there.
+            seconds: that a request may take once its body is complete.
         """
         self._seconds = seconds
-        self._waiting: dict[DeadlineScope, None] = {}
+        self._scopes: dict[DeadlineScope, None] = {}
         self._timer: asyncio.TimerHandle | None = None
 
-    def enforce(self, scope: Scope, receive: Receive, until: float) -> "DeadlineScope":
-        """A context, of the moment by which there must be an answer: then, or when the
-        caller goes, the current task is cancelled.
+    def enforce(
+        self, scope: Scope, receive: Receive, deadline: float
+    ) -> "DeadlineScope":
+        """A context manager that cancels the current task at the deadline, or when the
+        client disconnects. Its value is the deadline that applies.
+
+        Args:
+            deadline: that the client asks for; the setting's may come first.
 
         Raises:
-            ClientDisconnect, DeadlineExceeded: at its end.
+            ClientDisconnect, DeadlineExceeded: at the end of the block.
         """
-        until = min(until, time.perf_counter() + self._seconds)
+        deadline = min(deadline, time.perf_counter() + self._seconds)
         connection = scope.get("extensions", {}).get(CONNECTION)
-        return DeadlineScope(self, connection, receive, until)
+        return DeadlineScope(self, connection, receive, deadline)
 
-    def add(self, one: "DeadlineScope") -> None:
-        self._waiting[one] = None
+    def add(self, scope: "DeadlineScope") -> None:
+        self._scopes[scope] = None
         if self._timer is None:
-            self._again()
+            self._schedule()
 
-    def discard(self, one: "DeadlineScope") -> None:
-        self._waiting.pop(one, None)
+    def discard(self, scope: "DeadlineScope") -> None:
+        self._scopes.pop(scope, None)
 
-    def _again(self) -> None:
+    def _schedule(self) -> None:
         loop = asyncio.get_running_loop()
-        self._timer = loop.call_later(LOOK_SECONDS, self._look)
+        self._timer = loop.call_later(CHECK_SECONDS, self._check_all)
 
-    def _look(self) -> None:
-        """All of them, now and then: a timer for each would cost more."""
+    def _check_all(self) -> None:
+        """Checks all requests at once: a timer for each would cost more."""
         self._timer = None
         now = time.perf_counter()
-        for one in list(self._waiting):
-            one.look(now)
-        if self._waiting:
-            self._again()
+        for scope in list(self._scopes):
+            scope.check(now)
+        if self._scopes:
+            self._schedule()
 
 
 class DeadlineScope:
-    """One of them."""
+    """The deadline of one request; see `RequestDeadlines.enforce`."""
 
     def __init__(
         self,
-        callers: RequestDeadlines,
+        deadlines: RequestDeadlines,
         connection: Connection | None,
         receive: Receive,
-        until: float,
+        deadline: float,
     ):
-        self._callers, self._receive, self._until = callers, receive, until
-        self._connection = connection
-        self._gone: asyncio.Future[Message] | None = None
+        self._deadlines, self._receive, self._deadline = deadlines, receive, deadline
+        self._connection = connection  # None: another server's, watched through ASGI
+        self._disconnect: asyncio.Future[Message] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._over = False
-        self._why: Exception | None = None  # it was cancelled
+        self._finished = False
+        self._reason: Exception | None = None  # for which the task was cancelled
 
     def __enter__(self) -> float:
         task = asyncio.current_task()
         assert task is not None
-        self._task, self._since = task, time.perf_counter()
+        self._task, self._entered = task, time.perf_counter()
         if self._connection is not None:
             if self._connection.transport.is_closing():  # while its body was read
                 raise ClientDisconnect
-            self._connection.lost = self._left
-        self._watch()
-        self._callers.add(self)
-        return self._until
+            self._connection.on_lost = self._disconnected
+        self._set_timer()
+        self._deadlines.add(self)
+        return self._deadline
 
-    def shorten(self, until: float) -> float:
-        """Wait no longer than until then; until when it is now."""
-        if until < self._until:
-            self._until = until
-            self._watch()
-        return self._until
+    def shorten(self, deadline: float) -> float:
+        """Set an earlier deadline, and return the one that applies."""
+        if deadline < self._deadline:
+            self._deadline = deadline
+            self._set_timer()
+        return self._deadline
 
-    def _watch(self) -> None:
-        left = self._until - time.perf_counter()
-        if left < LOOK_SECONDS:
+    def _set_timer(self) -> None:
+        """A timer of its own, for a deadline before the next check of all requests."""
+        left = self._deadline - time.perf_counter()
+        if left < CHECK_SECONDS:
             if self._timer is not None:
                 self._timer.cancel()
             loop = asyncio.get_running_loop()
-            self._timer = loop.call_later(max(left, 0), self._late)
+            self._timer = loop.call_later(max(left, 0), self._expired)
 
-    def look(self, now: float) -> None:
-        """See whether its time is up, and whether it is still there."""
-        if now >= self._until:
-            self._late()
+    def check(self, now: float) -> None:
+        """Cancel the task if its deadline has passed, and watch for a disconnect."""
+        if now >= self._deadline:
+            self._expired()
         elif (
             self._connection is None
-            and self._gone is None
-            and now > self._since + PATIENCE_SECONDS
+            and self._disconnect is None
+            and now > self._entered + WATCH_AFTER_SECONDS
         ):
-            # The body has been read: what comes next can only be the end.
-            self._gone = asyncio.ensure_future(self._receive())
-            self._gone.add_done_callback(self._end)
+            # The body is complete: the next message can only be the disconnect.
+            self._disconnect = asyncio.ensure_future(self._receive())
+            self._disconnect.add_done_callback(self._received)
 
-    def _end(self, ended: "asyncio.Future[Message]") -> None:
-        # Also when it goes in the very moment in which it is answered.
-        if not ended.cancelled():
-            self._left()
+    def _received(self, message: "asyncio.Future[Message]") -> None:
+        # Also at the very moment in which the response is ready.
+        if not message.cancelled():
+            self._disconnected()
 
-    def _left(self) -> None:
+    def _disconnected(self) -> None:
         self._cancel(ClientDisconnect())
 
-    def _late(self) -> None:
-        self._cancel(DeadlineExceeded("no answer in that time"))
+    def _expired(self) -> None:
+        self._cancel(DeadlineExceeded("the request was not answered by its deadline"))
 
-    def _cancel(self, why: Exception) -> None:
-        if not self._over and self._why is None:
-            self._why = why
+    def _cancel(self, reason: Exception) -> None:
+        if not self._finished and self._reason is None:
+            self._reason = reason
             self._task.cancel()
 
     def __exit__(self, kind: Any, error: Any, traceback: Any) -> None:
-        self._callers.discard(self)
-        self._over = True
+        self._deadlines.discard(self)
+        self._finished = True
         if self._connection is not None:
-            self._connection.lost = None
+            self._connection.on_lost = None
         if self._timer is not None:
             self._timer.cancel()
-        if self._gone is not None:
-            self._gone.cancel()
-        why, self._why = self._why, None
+        if self._disconnect is not None:
+            self._disconnect.cancel()
+        reason, self._reason = self._reason, None
         if (
-            why is not None
+            reason is not None
             and kind is asyncio.CancelledError
             and not self._task.uncancel()
         ):
             try:
-                raise why from None
+                raise reason from None
             finally:
-                del why  # else it would hold this frame, which holds it
+                del reason  # else it would hold this frame, which holds it

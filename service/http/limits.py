@@ -1,7 +1,11 @@
-"""All connections: no more than may be, and none that is only held open."""
+"""Connection limits: how many may be open, and what a request's head may hold.
+
+When there are too many, the connection that has waited longest for its client is evicted.
+"""
 
 import logging
 import random
+import re
 from collections.abc import Callable
 from typing import Protocol
 
@@ -15,17 +19,21 @@ from service.telemetry.metrics import Metrics
 
 log = logging.getLogger(__name__)
 
+# Of RFC 9110, 7.2: a name or an address, and perhaps a port.
+HOST = re.compile(rb"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._~%-]*)(:[0-9]*)?")
+H2C = re.compile(rb"\r\nupgrade:[ \t]*h2c[ \t]*(?=\r\n|$)", re.IGNORECASE)
 
-class Member(Protocol):
-    """A connection that may have to go."""
+
+class Evictable(Protocol):
+    """A connection, as the limiter sees it."""
 
     def make_room(self) -> None:
-        """It waits for its client, and another needs its place."""
+        """Close the connection, whose place another one needs."""
         ...
 
 
 class ConnectionLimiter:
-    """What connections have in common: their limits, and who waits for its client."""
+    """The limits that all connections share, and the order in which they are evicted."""
 
     def __init__(
         self,
@@ -36,32 +44,32 @@ class ConnectionLimiter:
     ):
         """
         Args:
-            budget: of the bytes held for all connections.
-            shed: answers what need not be looked at; see `Shedding.answer`.
+            shed: see `LoadShedder.refuse`.
+            budget: of the bytes buffered for all connections.
         """
         self.head_seconds = settings.header_seconds
         self.body_seconds = settings.body_seconds
-        self.head_bytes = settings.max_header_bytes
-        self.heads = settings.max_headers
+        self.max_head_bytes = settings.max_header_bytes
+        self.max_headers = settings.max_headers
         self.idle_seconds = settings.keep_alive_seconds
         self.shed, self.budget = shed, budget
         self.pacer = RequestPacer()
-        self.draining = False  # no connection is to be kept for another request
+        self.draining = False  # no connection is kept for another request
         self.limit, self._metrics = settings.max_connections, metrics
-        # The one whose client is awaited for longest first: idle, or in the midst of
-        # a request that does not come on.
-        self._idle: dict[Member, None] = {}
-        # Those that have asked nothing yet. They go before others where they are many:
-        # so a burst of them doesn't take the places of clients that come back.
-        self._new: dict[Member, None] = {}
-        self._lingering: dict[Member, None] = {}
+        # Each in order of time: first the one that has waited longest for its client,
+        # between requests or in the middle of one that stalls.
+        self._idle: dict[Evictable, None] = {}
+        # Connections without a request yet. If there are many, they are evicted before
+        # idle ones, so that a burst of them does not displace returning clients.
+        self._new: dict[Evictable, None] = {}
+        self._lingering: dict[Evictable, None] = {}
 
     def has_room(self, connections: int) -> bool:
-        """Whether one more may stay, with so many there; makes room if it can."""
+        """Return whether so many connections may be open, after an eviction if need be."""
         if connections <= self.limit:
             return True
         active = connections - len(self._lingering)
-        if self._lingering:  # they have been answered
+        if self._lingering:  # these have had their response
             self._evict(self._lingering)
         if active <= self.limit:
             return True
@@ -72,49 +80,53 @@ class ConnectionLimiter:
         self._evict(waiting)
         return True
 
-    def _evict(self, members: dict[Member, None]) -> None:
-        longest = next(iter(members))
-        del members[longest]
+    def _evict(self, connections: dict[Evictable, None]) -> None:
+        longest = next(iter(connections))
+        del connections[longest]
         longest.make_room()
 
-    def mark_lingering(self, member: Member) -> None:
-        """It is closed as soon as its client has heard why."""
-        self.mark_active(member)
-        self._lingering[member] = None
+    def mark_lingering(self, connection: Evictable) -> None:
+        """The connection stays only until its client has read the last response."""
+        self.mark_active(connection)
+        self._lingering[connection] = None
 
-    def mark_idle(self, member: Member, *, new: bool = False) -> None:
-        """A client has the word, for as long as it may.
+    def mark_idle(self, connection: Evictable, *, new: bool = False) -> None:
+        """The connection waits for its client.
 
         Args:
-            new: it has asked nothing yet.
+            new: it has had no request yet.
         """
-        (self._new if new else self._idle)[member] = None
+        (self._new if new else self._idle)[connection] = None
 
-    def mark_active(self, member: Member) -> None:
-        """It has said all, or has gone."""
-        for members in (self._idle, self._new, self._lingering):
-            members.pop(member, None)
+    def mark_active(self, connection: Evictable) -> None:
+        """The connection does not wait for its client, or has been closed."""
+        for connections in (self._idle, self._new, self._lingering):
+            connections.pop(connection, None)
 
-    def fault(
-        self, size: int, fields: int, hosts: int, version: str
+    def check_head(
+        self, size: int, headers: int, hosts: int, version: str
     ) -> errors.ServiceError | None:
-        """What is wrong with a head of so many bytes, fields and Host headers."""
-        if size > self.head_bytes or fields > self.heads:
-            return self.too_long()
+        """Return the error of a request's head, if it has one.
+
+        Args:
+            size: in bytes.
+            hosts: how many `Host` headers there are.
+        """
+        if size > self.max_head_bytes or headers > self.max_headers:
+            return self.head_too_large()
         if version not in ("1.0", "1.1"):
-            return errors.MalformedHttp("only HTTP/1.1 and HTTP/1.0 are spoken")
+            return errors.MalformedHttp("only HTTP/1.1 and HTTP/1.0 are supported")
         if hosts != 1 and version == "1.1":
-            told = "there must be one Host header, a name or an address"
-            return errors.MalformedHttp(told)
+            detail = "there must be one Host header, with a name or an address"
+            return errors.MalformedHttp(detail)
         return None
 
-    def too_long(self) -> errors.ServiceError:
-        limits = f"at most {self.head_bytes} bytes and {self.heads} fields"
+    def head_too_large(self) -> errors.ServiceError:
+        limits = f"at most {self.max_head_bytes} bytes and {self.max_headers} headers"
         return errors.HeadTooLarge(f"{limits} in a request's head")
 
-    def refusal(self, error: errors.ServiceError) -> bytes:
-        """The answer of a connection itself, below all that is logged and counted
-        else."""
+    def error_response(self, error: errors.ServiceError) -> bytes:
+        """A connection's own HTTP response, which no middleware logs or counts."""
         self._metrics.refused.labels(error.slug).inc()
         log.info("refused", extra={"status": error.status, "kind": error.slug})
         body = error.body(f"{random.getrandbits(64):016x}")
@@ -123,3 +135,10 @@ class ConnectionLimiter:
             head += f"{name}: {value}\r\n"
         line = STATUS_LINE[error.status]
         return line + head.encode() + b"connection: close\r\n\r\n" + body
+
+
+def without_h2c(data: bytes) -> bytes:
+    """Remove a request's offer to upgrade to HTTP/2, which a server may ignore (RFC 9110,
+    7.8). Some clients start with one, after which the parser expects no more requests."""
+    end = data.find(b"\r\n\r\n") if b"h2c" in data else -1
+    return H2C.sub(b"", data[:end]) + data[end:] if end > 0 else data

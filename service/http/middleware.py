@@ -1,6 +1,6 @@
-"""Around every request: its id, its log line, its metrics, its errors.
+"""ASGI middleware around every request: its id, log line, metrics and error responses.
 
-A WebSocket is a request whose answer is 101, unless it is refused.
+A WebSocket counts as a request whose response is 101, unless it is refused.
 """
 
 import logging
@@ -16,80 +16,79 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from service.callers.caller import Caller, identify
 from service.callers.memory_budget import MemoryBudget
 from service.errors import MEDIA_TYPE, InternalError, ServiceError
-from service.http.traces import Traces
 from service.telemetry.metrics import Metrics
+from service.telemetry.traces import Traces
 
 log = logging.getLogger("service.request")
 
 Headers = list[tuple[bytes, bytes]]
+ErrorResponse = tuple[int, str, bytes]  # status, media type and body
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
 class RawEndpoint(Protocol):
-    """What answers a path past the framework."""
+    """An endpoint outside FastAPI."""
 
     path: str
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
-        """The headers and the body of a good answer."""
+        """The headers and the body of a response with status 200."""
         ...
 
 
-ErrorResponse = tuple[int, str, bytes]  # a refusal's status, media type and body
-
-
-def problem_details(error: ServiceError, request_id: str) -> ErrorResponse:
-    """The problem's details (RFC 9457)."""
-    return error.status, MEDIA_TYPE, error.body(request_id)
-
-
 class RawEndpoints(Protocol):
-    """Those that there are, by path."""
+    """Raw endpoints by path."""
 
     def get(self, path: str, /) -> RawEndpoint | None: ...
 
 
-class RequestMiddleware:
-    """ASGI middleware, outermost.
+def problem_details(error: ServiceError, request_id: str) -> ErrorResponse:
+    """An error as problem details (RFC 9457)."""
+    return error.status, MEDIA_TYPE, error.body(request_id)
 
-    Takes the caller's `X-Request-ID` if it is short and plain, else makes one, and
-    returns it. Turns every `ServiceError` into problem details; any other exception
-    is logged in full and told as a bare 500. The paths in `direct` go past `app`.
+
+class RequestMiddleware:
+    """The outermost ASGI middleware.
+
+    Uses the client's `X-Request-ID` if it is short and plain, otherwise makes one, and
+    returns it. Turns every `ServiceError` into an error response. Any other exception is
+    logged in full and answered with a bare 500.
     """
 
     def __init__(
         self,
         app: ASGIApp,
-        metrics: Metrics,
-        direct: RawEndpoints,
-        told: Callable[[ServiceError, str], ErrorResponse] = problem_details,
+        raw_endpoints: RawEndpoints,
+        render_error: Callable[[ServiceError, str], ErrorResponse] = problem_details,
         *,
+        metrics: Metrics,
         check: Callable[[Scope], None],
         budget: MemoryBudget,
         traces: Traces | None = None,
     ):
         """
         Args:
-            traces: makes spans of requests; None: there are none.
-            check: raises what a request is to be refused with, before all else.
-            budget: of what is held for callers.
-            told: what a refusal looks like; it is given the request's id too.
+            raw_endpoints: whose paths bypass `app`.
+            render_error: makes the response to an error, with the request's id.
+            check: called first; raises the error of a request that may not enter.
+            budget: of the bytes buffered for all callers.
+            traces: None: no spans are recorded.
         """
-        self._app, self._metrics, self._direct = app, metrics, direct
-        self._told, self._check, self._budget = told, check, budget
+        self._app, self._metrics, self._raw_endpoints = app, metrics, raw_endpoints
+        self._render_error, self._check, self._budget = render_error, check, budget
         self._traces = traces
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] not in _KINDS:
+        if scope["type"] not in _REQUEST_TYPES:
             await self._app(scope, receive, send)
             return
-        begun = time.perf_counter()
+        started = time.perf_counter()
         request_id = _request_id(scope)
-        scope.setdefault("state", {}).update(request_id=request_id, begun=begun)
+        scope.setdefault("state", {}).update(request_id=request_id, started=started)
         status, size = 0, 0
         caller: Caller | None = None
 
-        async def answer(message: Message) -> None:
+        async def send_response(message: Message) -> None:
             nonlocal status, size
             kind = message["type"]
             if kind in ("http.response.start", "websocket.accept"):
@@ -98,41 +97,45 @@ class RequestMiddleware:
                 message["headers"] = [*message.get("headers", ()), header]
             else:
                 size += len(message.get("body") or message.get("text") or b"")
-            if kind in _REFUSED and scope["type"] == "websocket":
+            if kind in _HTTP_RESPONSE and scope["type"] == "websocket":
                 message["type"] = f"websocket.{kind}"
             await send(message)
 
         try:
             self._check(scope)
             scope["state"]["caller"] = caller = identify(scope, self._budget)
-            direct = self._direct.get(scope["path"])
-            if direct is not None:
-                scope["route"] = direct
-                headers, body = await direct(scope, receive)
+            endpoint = self._raw_endpoints.get(scope["path"])
+            if endpoint is not None:
+                scope["route"] = endpoint
+                headers, body = await endpoint(scope, receive)
                 headers.append((b"x-request-id", request_id.encode()))
                 status, size = 200, len(body)
                 start = {"type": "http.response.start", "status": status}
                 await send(start | {"headers": headers})
                 await send({"type": "http.response.body", "body": body})
             else:
-                await self._app(scope, receive, answer)
+                await self._app(scope, receive, send_response)
         except ClientDisconnect:
-            pass  # nobody is there to be answered
+            pass  # nobody reads a response
         except Exception as error:
             if status:
-                raise  # too late for another answer
-            await self.refuse(as_service_error(error, request_id), request_id, answer)
+                raise  # too late for another response
+            # No variable: an error that this frame holds would hold this frame.
+            await self._send_error(
+                as_service_error(error, request_id), request_id, send_response
+            )
         finally:
             if caller is not None:
                 caller.reservation.release()
-            self._record(scope, request_id, status, size, begun)
+            self._record(scope, request_id, status, size, started)
 
-    async def refuse(self, error: ServiceError, request_id: str, send: Send) -> None:
-        """Answer with what is wrong."""
+    async def _send_error(
+        self, error: ServiceError, request_id: str, send: Send
+    ) -> None:
         self._metrics.refused.labels(error.slug).inc()
-        status, kind, body = self._told(error, request_id)
+        status, media_type, body = self._render_error(error, request_id)
         headers = {
-            "content-type": kind,
+            "content-type": media_type,
             "content-length": str(len(body)),
             **error.headers,
         }
@@ -142,20 +145,23 @@ class RequestMiddleware:
         await send({"type": "http.response.body", "body": body})
 
     def _record(
-        self, scope: Scope, request_id: str, status: int, size: int, begun: float
+        self, scope: Scope, request_id: str, status: int, size: int, started: float
     ) -> None:
-        seconds = time.perf_counter() - begun
+        """Count, trace and log a request."""
+        seconds = time.perf_counter() - started
         route = getattr(scope.get("route"), "path", "unmatched")
         method = scope.get("method", "GET")
         method = method if method in _METHODS else "other"
-        # 499, as nginx has it: the caller went before there was an answer.
+        # 499, as in nginx: the client went before there was a response.
         code = status or scope["state"].get("refused", 499)
-        child = self._metrics.requests.labels(method, route, str(code))
-        child.observe(seconds)
+        histogram = self._metrics.requests.labels(method, route, str(code))
+        histogram.observe(seconds)
         probe = route in _PROBES and code < 500
         span: dict[str, str] = {}
         if self._traces is not None and not probe:
-            span = self._traces.record(scope, route, code, begun)
+            caller: Caller | None = scope["state"].get("caller")
+            inference = caller.inference if caller is not None else None
+            span = self._traces.record(scope, route, code, started, inference)
         level = logging.DEBUG if probe else logging.INFO
         if not log.isEnabledFor(level):
             return
@@ -165,7 +171,7 @@ class RequestMiddleware:
             "route": route,
             "status": code,
             "duration_ms": round(1000 * seconds, 2),
-            "bytes_in": _length(scope),
+            "bytes_in": _content_length(scope),
             "bytes_out": size,
             **span,
             **scope["state"].get("log", {}),
@@ -176,38 +182,38 @@ class RequestMiddleware:
 
 
 def as_service_error(error: Exception, request_id: str) -> ServiceError:
-    """A failure as the refusal that the caller is told; our own mistakes are logged."""
+    """The error to show the client. A failure of the service's own is logged."""
     if not isinstance(error, ServiceError):
         log.exception("unhandled", extra={"request_id": request_id})
-        return InternalError("an error of the service; its log has the id")
+        return InternalError("an internal error; the log has it under the request's id")
     if isinstance(error, InternalError):
         log.error("failed", exc_info=error.__cause__, extra={"request_id": request_id})
     return error
 
 
-_KINDS = frozenset({"http", "websocket"})
-_REFUSED = frozenset({"http.response.start", "http.response.body"})
-_random = random.Random()  # an id need not be hard to guess
-_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
-_PROBES = frozenset(
-    {"/", "/livez", "/healthz", "/readyz", "/metrics"}
-    | {"/v2/health/live", "/v2/health/ready"}
-)
-
-
 def header(scope: Scope, name: bytes) -> str | None:
-    """The first header of that (lower-case) name."""
+    """The first header with this (lower-case) name."""
     for key, value in scope["headers"]:
         if key == name:
             return str(value, "latin-1")
     return None
 
 
+_REQUEST_TYPES = frozenset({"http", "websocket"})
+_HTTP_RESPONSE = frozenset({"http.response.start", "http.response.body"})
+_METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
+_PROBES = frozenset(
+    {"/", "/livez", "/healthz", "/readyz", "/metrics"}
+    | {"/v2/health/live", "/v2/health/ready"}
+)
+_random = random.Random()  # request ids need not be hard to guess
+
+
 def _request_id(scope: Scope) -> str:
-    given = header(scope, b"x-request-id") or ""
-    return given if REQUEST_ID.fullmatch(given) else f"{_random.getrandbits(64):016x}"
+    value = header(scope, b"x-request-id") or ""
+    return value if REQUEST_ID.fullmatch(value) else f"{_random.getrandbits(64):016x}"
 
 
-def _length(scope: Scope) -> int:
-    given = header(scope, b"content-length") or "0"
-    return int(given) if given.isdecimal() and len(given) < 16 else 0
+def _content_length(scope: Scope) -> int:
+    value = header(scope, b"content-length") or "0"
+    return int(value) if value.isdecimal() and len(value) < 16 else 0

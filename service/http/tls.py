@@ -1,4 +1,4 @@
-"""TLS: handshakes that count as connections, and certificates that are read again."""
+"""TLS: handshakes that count as connections, and certificates that are reloaded."""
 
 import asyncio
 import logging
@@ -16,10 +16,7 @@ log = logging.getLogger(__name__)
 
 
 class Certificate:
-    """A certificate and its key, as their files have them.
-
-    New connections get the newest one that can be read.
-    """
+    """A certificate and its key, reloaded when their files change."""
 
     def __init__(self, chain: str, key: str):
         """
@@ -27,50 +24,53 @@ class Certificate:
             ValueError: the files can't be read, or don't belong together.
         """
         self._files = chain, key
-        self._stamp = self._stamped()
+        self._stamps = self._file_stamps()
         self.context = values.tls_context(chain, key)
 
     def refresh(self) -> None:
-        """Read the files again if they have changed; not on the event loop. What can't
-        be read changes nothing, and is logged once."""
-        stamp = self._stamped()
-        if stamp == self._stamp:
+        """Reload the files if they have changed; not on the event loop. Files that can't
+        be used change nothing, and are logged once."""
+        stamps = self._file_stamps()
+        if stamps == self._stamps:
             return
-        self._stamp = stamp
+        self._stamps = stamps
         try:
             self.context = values.tls_context(*self._files)
         except ValueError as error:
             log.error("the new TLS certificate can't be used: %s", error)
         else:
-            log.info("the TLS certificate was read again")
+            log.info("the TLS certificate was reloaded")
 
-    def _stamped(self) -> list[tuple[int, ...] | None]:
+    def _file_stamps(self) -> list[tuple[int, ...] | None]:
         return [_stamp(path) for path in self._files]
 
 
 class Handshake(asyncio.Protocol):
-    """A connection until its handshake is done; then another protocol's.
+    """A connection until its TLS handshake is complete.
 
-    An event loop that listens with a certificate shows connections only after that, so
-    that half handshakes would count nowhere. So it listens without, and is given each
-    socket again, with the certificate.
+    An event loop that listens with a certificate reports connections only after the
+    handshake, so unfinished ones would escape the connection limit. The server therefore
+    listens without, and hands each socket to the loop again, with the certificate.
     """
 
     def __init__(
         self,
         *,
-        make: Callable[..., asyncio.Protocol],
+        create_protocol: Callable[..., asyncio.Protocol],
         limiter: ConnectionLimiter,
         certificate: Certificate,
         server_state: Any,
-        **named: Any,
+        **options: Any,
     ):
         """
         Args:
-            make: takes the rest, as uvicorn's protocols do.
+            create_protocol: makes the protocol that follows; takes the other arguments, as
+                uvicorn's protocols do.
         """
         self._limiter, self._certificate = limiter, certificate
-        self._make = partial(make, server_state=server_state, **named)
+        self._create_protocol = partial(
+            create_protocol, server_state=server_state, **options
+        )
         self._connections = server_state.connections
         self._socket: socket.socket | None = None
         self._task: asyncio.Task[None] | None = None
@@ -83,17 +83,17 @@ class Handshake(asyncio.Protocol):
         if self._limiter.has_room(len(self._connections)):
             self._limiter.mark_idle(self, new=True)
             self._task = asyncio.get_running_loop().create_task(self._shake_hands())
-        else:  # nothing can be told before the handshake
+        else:  # there is no way to send an error before the handshake
             self._leave()
             self._socket.close()
 
     def make_room(self) -> None:
-        """Close the connection: another needs its place."""
+        """Close the connection, whose place another one needs."""
         if self._socket is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
 
-    shutdown = make_room  # uvicorn's, when the service stops
+    shutdown = make_room  # uvicorn calls it when the service stops
 
     def _leave(self) -> None:
         self._limiter.mark_active(self)
@@ -104,12 +104,12 @@ class Handshake(asyncio.Protocol):
         self._socket.setblocking(False)
         try:
             await asyncio.get_running_loop().connect_accepted_socket(
-                self._make,
+                self._create_protocol,
                 self._socket,
                 ssl=self._certificate.context,
                 ssl_handshake_timeout=self._limiter.head_seconds,
             )
-        except OSError:  # no TLS, none that both speak, too slow, or gone
+        except OSError:  # no TLS, no version or cipher in common, too slow, or gone
             self._socket.close()
         finally:
             self._leave()
@@ -117,9 +117,9 @@ class Handshake(asyncio.Protocol):
 
 
 def _stamp(path: str) -> tuple[int, ...] | None:
-    """Tells a file from the one that was there before; None where there is none."""
+    """A value that differs for a changed file; None if there is none."""
     try:
-        told = os.stat(path)
+        status = os.stat(path)
     except OSError:
         return None
-    return told.st_ino, told.st_mtime_ns, told.st_size
+    return status.st_ino, status.st_mtime_ns, status.st_size

@@ -1,4 +1,4 @@
-"""A connection's transport, with few writes and a sure end."""
+"""Transports that write rarely, and whose close always ends."""
 
 import asyncio
 import fcntl
@@ -11,61 +11,61 @@ from typing import Any
 from service.callers.memory_budget import Account, Reservation
 from service.errors import BufferFull
 
-# A client that reads fewer bytes than this in that time is cut off.
-LOOK_SECONDS, LEAST_BYTES = 30.0, 30 * 1024
-LINGER_SECONDS = 10.0  # without progress, of what was written before the close
-HIGH_WATER = 16 * 1024  # bytes that are written and not counted: each client's
+# A client that reads less than this in that time is disconnected.
+CHECK_SECONDS, MIN_BYTES = 30.0, 30 * 1024
+LINGER_SECONDS = 10.0  # after a close, without progress of what was written before
+HIGH_WATER = 16 * 1024  # bytes of each client that are written and not counted
 
 
 class LingeringTransport(asyncio.Transport):
-    """A transport that is cut off after its close where the other side does not read
-    what was written: it would be kept for ever."""
+    """A transport that is aborted some time after its close, if the client does not read
+    what was written. Otherwise it would stay open for ever."""
 
-    own = frozenset({"close"})  # what it does otherwise
+    overridden = frozenset({"close"})
 
     def __init__(self, transport: asyncio.Transport, account: Account):
         super().__init__()
-        self.plain, self.account = transport, account
+        self.wrapped, self.account = transport, account
         self._loop = asyncio.get_running_loop()
-        for name in _ALL - self.own:  # as attributes: some are asked very often
+        for name in _METHODS - self.overridden:  # as attributes: some are called often
             setattr(self, name, getattr(transport, name))
 
     def close(self) -> None:
-        self.plain.close()
-        if left := unread(self.plain):
-            self._loop.call_later(LINGER_SECONDS, self._cut_off, left)
+        self.wrapped.close()
+        if unread := unread_bytes(self.wrapped):
+            self._loop.call_later(LINGER_SECONDS, self._abort_if_stalled, unread)
 
-    def _cut_off(self, before: int) -> None:
-        left = unread(self.plain)
-        if left and left >= before:
-            self.plain.abort()
-        elif left:
-            self._loop.call_later(LINGER_SECONDS, self._cut_off, left)
+    def _abort_if_stalled(self, before: int) -> None:
+        unread = unread_bytes(self.wrapped)
+        if unread and unread >= before:
+            self.wrapped.abort()
+        elif unread:
+            self._loop.call_later(LINGER_SECONDS, self._abort_if_stalled, unread)
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.plain, name)
+        return getattr(self.wrapped, name)
 
 
 class CoalescingTransport(LingeringTransport):
-    """One that sends what is written in one turn of the loop together."""
+    """A transport that sends all that is written in one turn of the event loop at once."""
 
-    own = frozenset({"close", "write"})
+    overridden = frozenset({"close", "write"})
 
     def __init__(
         self,
         transport: asyncio.Transport,
         account: Account,
-        lingers: Callable[[], bool] = lambda: False,
+        defer_close: Callable[[], bool] = lambda: False,
     ):
         """
         Args:
-            lingers: called before a close; where it returns True, the owner of the
-                connection closes it later.
+            defer_close: called before a close; if it returns True, the connection closes
+                the transport later itself.
         """
         super().__init__(transport, account)
         transport.set_write_buffer_limits(HIGH_WATER)
         self._parts: list[bytes] = []
-        self.lingers = lingers
+        self.defer_close = defer_close
 
     def write(self, data: bytes | bytearray | memoryview) -> None:
         if not self._parts:
@@ -75,43 +75,43 @@ class CoalescingTransport(LingeringTransport):
     def flush(self) -> None:
         """Send now what was written."""
         parts, self._parts = self._parts, []
-        if parts and not self.plain.is_closing():
-            self.plain.write(parts[0] if len(parts) == 1 else b"".join(parts))
+        if parts and not self.wrapped.is_closing():
+            self.wrapped.write(parts[0] if len(parts) == 1 else b"".join(parts))
 
     def close(self) -> None:
         self.flush()
-        if self.plain.is_closing() or not self.lingers():
+        if self.wrapped.is_closing() or not self.defer_close():
             super().close()
 
 
 class SlowReaderGuard:
-    """Counts what the other side has not read yet, and cuts it off where it hardly
-    reads on."""
+    """Counts the bytes that the client has not read, and disconnects a client that hardly
+    reads at all."""
 
     def __init__(self, transport: asyncio.Transport, account: Account):
         self._transport = transport
         self._loop = asyncio.get_running_loop()
         self._reservation = Reservation(account)
-        self._left = 0  # bytes, at the last look
+        self._unread = 0  # bytes, at the last check
         self._timer: asyncio.TimerHandle | None = None
 
-    def stopped(self, *, patient: bool = False) -> None:
-        """More is written than it has read.
+    def writing_paused(self, *, streaming: bool = False) -> None:
+        """The client has much left to read.
 
         Args:
-            patient: let it read as slowly as it likes.
+            streaming: let it read as slowly as it likes.
         """
         self.count()
-        if self._timer is None and not patient:
-            self._watch()
+        if self._timer is None and not streaming:
+            self._schedule()
 
-    def goes_on(self) -> None:
-        """It has read most."""
+    def writing_resumed(self) -> None:
+        """The client has read most of what was written."""
         self.cancel()
         self._reservation.release()
 
     def count(self) -> None:
-        """Have what is unread counted; the connection is cut off where it can't be."""
+        """Count the unread bytes, and abort the connection if there is no room for them."""
         try:
             self._reservation.resize(self._transport.get_write_buffer_size())
         except BufferFull:
@@ -122,34 +122,38 @@ class SlowReaderGuard:
             self._timer.cancel()
             self._timer = None
 
-    def _watch(self) -> None:
-        self._left = unread(self._transport)
-        self._timer = self._loop.call_later(LOOK_SECONDS, self._look)
+    def _schedule(self) -> None:
+        self._unread = unread_bytes(self._transport)
+        self._timer = self._loop.call_later(CHECK_SECONDS, self._check)
 
-    def _look(self) -> None:
+    def _check(self) -> None:
         self._timer = None
         if self._transport.is_closing():
             return
-        if unread(self._transport) > self._left - LEAST_BYTES:
+        if unread_bytes(self._transport) > self._unread - MIN_BYTES:
             self._transport.abort()
             return
         self.count()
-        self._watch()
+        self._schedule()
 
 
-def unread(transport: asyncio.Transport) -> int:
-    """Bytes that were written and that the other side has not acknowledged. The kernel
-    takes large parts of them at a time: without its own count, who reads slowly looks
-    like one who doesn't read for a minute."""
+def unread_bytes(transport: asyncio.Transport) -> int:
+    """Bytes that were written and not acknowledged by the client.
+
+    The kernel takes large parts at a time. Without its own count, a client that reads
+    slowly looks for a minute like one that does not read.
+    """
     size = transport.get_write_buffer_size()
     if not size or sys.platform != "linux":
         return size
     sock = transport.get_extra_info("socket")
     try:
-        asked = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
-    except (AttributeError, OSError, ValueError):  # closed meanwhile
+        reply = fcntl.ioctl(sock.fileno(), termios.TIOCOUTQ, b"\0" * 4)
+    except (AttributeError, OSError, ValueError):  # closed in the meantime
         return size
-    return size + int(struct.unpack("i", asked)[0])
+    return size + int(struct.unpack("i", reply)[0])
 
 
-_ALL = frozenset(name for name in dir(asyncio.Transport) if not name.startswith("_"))
+_METHODS = frozenset(
+    name for name in dir(asyncio.Transport) if not name.startswith("_")
+)

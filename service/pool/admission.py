@@ -15,7 +15,7 @@ import numpy as np
 
 from model.bundle.bundle import Metadata
 from service import errors
-from service.callers.caller import Caller, InferenceSummary
+from service.callers.caller import Caller
 from service.callers.fair_queue import ANONYMOUS, CallerId
 from service.pool.link import PendingJob
 from service.pool.pool import Pool
@@ -23,8 +23,10 @@ from service.pool.wait_estimate import WaitEstimate
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.telemetry.statistics import Statistics
+from service.telemetry.traces import InferenceSummary
 from service.worker.protocol import BatchReport, Job, JobFailure, JobResult
 
+LATE = "the request was not answered by its deadline"
 WAIT_SHARE = 0.5  # of the request timeout, that a new request may wait in the queue
 
 
@@ -136,6 +138,50 @@ class Admission:
                     self.cancel(job)
 
         request.future.add_done_callback(ended)
+        return request
+
+    async def compute(
+        self,
+        sequences: list[np.ndarray],
+        states: list[bytes] | None,
+        caller: Caller,
+        *,
+        deadline: float,
+        return_state: bool = False,
+    ) -> AdmittedRequest:
+        """Admit a request's sequences, and wait until all of them are computed.
+
+        Args:
+            caller: has to have room for the frames and the probabilities.
+
+        Raises:
+            Overloaded, NotReady: as `submit`.
+            BufferFull: there is no room.
+            DeadlineExceeded: the results came too late.
+            CancelledError: the task was cancelled; what waits is dropped.
+        """
+        started = time.perf_counter()
+        request: AdmittedRequest | None = None
+        try:
+            # The frames twice, here and on the way to a worker.
+            frames = sum([sequence.nbytes for sequence in sequences])
+            rows = sum(map(len, sequences)) if self._labels else len(sequences)
+            probabilities = 4 * rows * len(self._metadata.classes)
+            caller.reservation.resize(2 * frames + probabilities)
+            request = self.submit(
+                sequences,
+                states,
+                caller=caller.id,
+                deadline=deadline,
+                return_state=return_state,
+            )
+            await request.future
+            if time.perf_counter() > deadline:
+                raise errors.DeadlineExceeded(LATE)
+        except BaseException:
+            request = None  # else its failure would hold this frame, which holds it
+            self.statistics.record_failure(time.perf_counter() - started)
+            raise
         return request
 
     def advance(
@@ -257,7 +303,8 @@ class Admission:
         self._pool.check(self._model)
         refusal = self.overload(steps, deadline, caller)
         if refusal is not None:
-            self.wait_estimate.refused = time.perf_counter()
+            now = time.perf_counter()
+            self.wait_estimate.refused = self._pool.last_refusal = now
             try:
                 raise refusal
             finally:
@@ -294,7 +341,7 @@ def _quota_key(caller: CallerId) -> str | int:
 
 def _error(path: str, failure: JobFailure) -> errors.ServiceError:
     if failure.dropped:
-        return errors.DeadlineExceeded("no answer in that time")
+        return errors.DeadlineExceeded(LATE)
     if failure.extreme:
         field = errors.FieldError(path, "holds extreme numbers")
         detail = "the network has no finite answer to these numbers"

@@ -69,6 +69,7 @@ class Pool:
         self._unassigned: list[PendingJob] = []  # for which there is no worker
         self._last_used: dict[int, float] = {}  # by model, of its last short job
         self._starter = ThreadPoolExecutor(1, "starter")
+        self.last_refusal = -math.inf  # of any model, of `time.perf_counter`
         self._stall_seconds, self._last_death = settings.stall_seconds, time.monotonic()
 
     def start(self) -> None:

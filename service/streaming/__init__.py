@@ -1,1 +1,5 @@
-"""Live streams: a sequence whose frames come as they happen, over WebSocket or JSON Lines."""
+"""Live streams: sequences whose frames come as they happen, over WebSocket or NDJSON.
+
+Messages come in from a connection, through a handler, to a `Stream`. It has the model
+compute them (`pool`), keeps the state between them, and encodes the answers (`codecs`).
+"""

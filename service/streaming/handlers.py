@@ -1,6 +1,7 @@
-"""How a stream talks with its caller: over ASGI, or past it.
+"""Stream handlers: they pass messages between a client and its stream.
 
-Both end in the same way: the caller is told why, with a token to go on from.
+`AsgiStreamHandler` works over ASGI, `SocketStreamHandler` on our own WebSocket without it.
+Both end a stream by telling the client why, with a token to resume from.
 """
 
 import asyncio
@@ -10,52 +11,51 @@ from typing import Protocol
 
 from service.streaming.stream import Message, Stream
 
-# Why it ended. Of the first five the caller is told.
+# Why a stream ended. The first five are told to the client.
 DONE, IDLE, AGED, STOPPING, FAULTY = "done", "idle", "aged", "stopping", "faulty"
 GONE, UNREAD = "gone", "unread"
-END_SECONDS = 1.0  # for a caller to read that it ends
-MOST_FAULTS = 100  # messages at fault in a row
+END_SECONDS = 1.0  # for the client to read the last line
+MAX_CLIENT_ERRORS = 100  # messages in a row
 
-# The next message; None after the last.
-Next = Callable[[], Awaitable[Message | None]]
 Begin = Callable[[], Awaitable[None]]
-Tell = Callable[[bytes], Awaitable[None]]
+Receive = Callable[
+    [], Awaitable[Message | None]
+]  # the next message; None after the last
+Send = Callable[[bytes], Awaitable[None]]
 
 
 class AsgiStreamHandler:
-    """In the task that the server made for the caller."""
+    """Runs a stream in the request's own task."""
 
-    def __init__(self, stream: Stream, begin: Begin, following: Next, tell: Tell):
+    def __init__(self, stream: Stream, begin: Begin, receive: Receive, send: Send):
         self._stream, self._begin = stream, begin
-        self._following, self._tell = following, tell
+        self._receive, self._send = receive, send
         self._reason = ""  # why it must end
-        self._waits = self._writes = False
+        self._receiving = self._sending = False
         self._task: asyncio.Task[object] | None = None
         stream.end = self.end
 
     async def run(self) -> str:
-        """Answer until there is nothing more, the caller says that it was the last,
-        is idle for too long or sends nothing but faults, or the service stops; why
-        it ended.
+        """Answer messages until the stream ends, and return why.
 
         Raises:
-            Exception: whatever `begin`, `following` and `tell` raise.
+            Exception: what `begin`, `receive` and `send` raise.
         """
         self._task = asyncio.current_task()
         try:
-            await self._converse()
+            await self._answer_all()
         except asyncio.CancelledError:
-            # By `end`, or else by another, whom to obey.
+            # By `end`; otherwise the task must end.
             if not self._reason or self._task is None or self._task.uncancel():
                 raise
         finally:
-            self._task = None  # past being ended
-        if self._writes:
+            self._task = None
+        if self._sending:
             return UNREAD
         reason = self._reason or DONE
         try:
             async with asyncio.timeout(END_SECONDS):
-                await self._tell(self._stream.last(reason))
+                await self._send(self._stream.last_line(reason))
         except TimeoutError:
             return UNREAD
         return reason
@@ -65,104 +65,105 @@ class AsgiStreamHandler:
         self.end(STOPPING)
 
     def end(self, reason: str) -> None:
-        """Have it end: at once where it waits, a little later where its caller has
-        yet to read, else when it has answered."""
+        """End the stream: at once if it waits, somewhat later if the client still has to
+        read, otherwise after the current answer."""
         self._reason = self._reason or reason
-        if self._writes and reason != IDLE:
-            asyncio.get_running_loop().call_later(END_SECONDS, self._cut_off)
-        elif self._waits or self._writes:
-            self._cut_off()
+        if self._sending and reason != IDLE:
+            asyncio.get_running_loop().call_later(END_SECONDS, self._cancel)
+        elif self._receiving or self._sending:
+            self._cancel()
 
-    def _cut_off(self) -> None:
-        if self._task is not None and (self._waits or self._writes):
-            self._waits = False  # once
+    def _cancel(self) -> None:
+        if self._task is not None and (self._receiving or self._sending):
+            self._receiving = False  # cancels only once
             self._task.cancel()
 
-    async def _converse(self) -> None:
-        await self._write(self._begin())
+    async def _answer_all(self) -> None:
+        await self._await_client(self._begin())
         while not self._reason:
-            self._waits = True
-            message = await self._following()
-            self._waits = False
+            self._receiving = True
+            message = await self._receive()
+            self._receiving = False
             if message is None:
                 return
             line, ends = await self._stream.answer(message)
             if line:
-                await self._write(self._tell(line))
+                await self._await_client(self._send(line))
             if ends:
                 return
-            if self._stream.faults >= MOST_FAULTS:
+            if self._stream.client_errors >= MAX_CLIENT_ERRORS:
                 self._reason = self._reason or FAULTY
-            if self._stream.faults:
-                await asyncio.sleep(0)  # nothing else may have let others go on
+            if self._stream.client_errors:
+                await asyncio.sleep(0)  # errors may be answered without any pause
 
-    async def _write(self, writing: Awaitable[None]) -> None:
-        self._writes = True
-        await writing
-        self._writes = False
+    async def _await_client(self, sending: Awaitable[None]) -> None:
+        self._sending = True
+        await sending
+        self._sending = False
 
 
 class Socket(Protocol):
-    """A connection whose messages go past ASGI."""
+    """A WebSocket that can be used without ASGI."""
 
     @property
-    def clogged(self) -> bool:
-        """What was told is not read."""
+    def write_paused(self) -> bool:
+        """The client has much left to read."""
         ...
 
     @property
     def buffered(self) -> bool:
-        """Something has come and was not handed on."""
+        """Received input waits to be handled."""
         ...
 
-    def tell(self, line: bytes) -> None: ...
+    def send_text(self, line: bytes) -> None: ...
 
-    def read_on(self) -> None:
-        """Hand on what has come, and read more where there is room for it."""
+    def read_more(self) -> None:
+        """Handle what is buffered, and read more if there is room for it."""
         ...
 
     def abort(self) -> None: ...
 
 
 class SocketStreamHandler:
-    """By callbacks of the connection. A message that comes while another is computed,
-    or while the caller does not read, stays with the connection, and no more are read
-    meanwhile."""
+    """Runs a stream by callbacks of its WebSocket.
+
+    While a message is computed, and while the client does not read, further messages stay
+    in the socket, which stops reading.
+    """
 
     def __init__(self, stream: Stream, socket: Socket):
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
-        self.computes = False
+        self.busy = False
         self._stream, self._socket = stream, socket
-        self._waiting: deque[bytes] = deque()  # came before this was there
-        self._turns = False
+        self._early: deque[bytes] = deque()  # messages from before the handler
+        self._scheduled = False  # a call of `_next`
         self._reason = ""  # why it must end
         stream.end = self.end
 
     @property
     def full(self) -> bool:
         """No message can be taken now."""
-        return (
-            self.computes or self._turns or self._socket.clogged or bool(self._reason)
-        )
+        waits = self.busy or self._scheduled or self._socket.write_paused
+        return waits or bool(self._reason)
 
     def take(self, message: bytes) -> None:
-        """A message has come."""
+        """Handle a message."""
         if self.ended.done():
             return
         if self.full:
-            self._waiting.append(message)
+            self._early.append(message)
         else:
-            self.computes = True
+            self.busy = True
             self._stream.take(message, self._answered)
 
-    def freed(self) -> None:
-        """What was told has been read."""
-        if not self._turns:
-            self._turn()
+    def resume(self) -> None:
+        """The client has read what was written."""
+        if not self._scheduled:
+            self._next()
 
-    def lost(self) -> None:
-        """The caller has gone."""
+    def disconnect(self) -> None:
+        """The client has gone."""
         self._finish(GONE)
 
     def stop(self) -> None:
@@ -170,49 +171,49 @@ class SocketStreamHandler:
         self.end(STOPPING)
 
     def end(self, reason: str) -> None:
-        """Have it end: at once where it waits, a little later where its caller has
-        yet to read, else when it has answered."""
+        """End the stream; see `AsgiStreamHandler.end`."""
         self._reason = self._reason or reason
-        if self._socket.clogged and reason != IDLE:
-            self._loop.call_later(END_SECONDS, self._cut_off)
-        elif self._socket.clogged:
-            self._cut_off()
-        elif not self._turns:
-            self._turn()
+        if self._socket.write_paused and reason != IDLE:
+            self._loop.call_later(END_SECONDS, self._abort_if_unread)
+        elif self._socket.write_paused:
+            self._abort_if_unread()
+        elif not self._scheduled:
+            self._next()
 
-    def _cut_off(self) -> None:
-        if self._socket.clogged and not self.ended.done():
+    def _abort_if_unread(self) -> None:
+        if self._socket.write_paused and not self.ended.done():
             self._socket.abort()
             self._finish(UNREAD)
 
-    def _turn(self) -> None:
-        """Whatever can be done now: the next message, or the end."""
-        self._turns = False
-        if self._waiting and not self.full:
-            self.take(self._waiting.popleft())
-        if not self._waiting:
-            self._socket.read_on()
-        clogged = self._socket.clogged
-        if self._reason and not (self.computes or clogged or self.ended.done()):
-            self._socket.tell(self._stream.last(self._reason))
+    def _next(self) -> None:
+        """Take the next message, or end the stream."""
+        self._scheduled = False
+        if self._early and not self.full:
+            self.take(self._early.popleft())
+        if not self._early:
+            self._socket.read_more()
+        waits = self.busy or self._socket.write_paused
+        if self._reason and not (waits or self.ended.done()):
+            self._socket.send_text(self._stream.last_line(self._reason))
             self._finish(self._reason)
 
     def _answered(self, line: bytes, ends: bool) -> None:
-        self.computes = False
+        self.busy = False
         if line:
-            self._socket.tell(line)
+            self._socket.send_text(line)
         if ends:
             self._reason = self._reason or DONE
-        if self._stream.faults >= MOST_FAULTS:
+        if self._stream.client_errors >= MAX_CLIENT_ERRORS:
             self._reason = self._reason or FAULTY
-        if self._waiting or self._reason or self._socket.buffered:
-            # Not now: many in a row may be answered without a moment for others.
-            self._turns = True
-            self._loop.call_soon(self._turn)
+        if self._early or self._reason or self._socket.buffered:
+            # In the next turn of the loop: many messages in a row may be answered at
+            # once, and would leave no time for others.
+            self._scheduled = True
+            self._loop.call_soon(self._next)
 
     def _finish(self, reason: str) -> None:
         if not self.ended.done():
-            self._waiting.clear()
+            self._early.clear()
             self.ended.set_result(reason)
             if reason != GONE:
-                self._socket.read_on()
+                self._socket.read_more()

@@ -1,4 +1,4 @@
-"""The streams that are open, and their limits."""
+"""The open streams and their limits: number, idle time, age."""
 
 import asyncio
 import math
@@ -8,7 +8,7 @@ from urllib.parse import parse_qsl
 
 from service.callers.caller import Caller
 from service.callers.owner_quota import OwnerQuota
-from service.codecs.process import CodecProcesses, RequestDecoder
+from service.codecs.process import CodecProcesses
 from service.errors import FieldError, InvalidRequest, Stopping
 from service.registry.catalog import Catalog, Model
 from service.settings import Settings
@@ -16,94 +16,97 @@ from service.streaming.handlers import AGED, IDLE, STOPPING
 from service.streaming.stream import Stream
 from service.telemetry.metrics import Metrics
 
-LOOK_SECONDS = 1.0  # between looks for those that must end, at most
+CHECK_SECONDS = 1.0  # between checks for idle and old streams, at most
 
 
-class Streams:
-    """All of them, and their limits."""
+class StreamManager:
+    """Opens and closes streams, and ends those that are idle or too old."""
 
     def __init__(
         self,
         catalog: Catalog,
-        reader: RequestDecoder,
-        elsewhere: CodecProcesses,
+        codecs: CodecProcesses,
         settings: Settings,
         metrics: Metrics,
     ):
         self._catalog, self._settings = catalog, settings
-        self._parts = reader, elsewhere, metrics
-        self._opened = metrics.open_streams
+        self._codecs, self._metrics = codecs, metrics
         self._open: set[Stream] = set()
         self._quota = OwnerQuota(settings.max_streams, "streams are open")
         self._timer: asyncio.TimerHandle | None = None
         self._stopping = False
 
     def open(self, query: bytes, stream_id: str, caller: Caller) -> Stream:
-        """A new stream, as the query of its address has it; to be closed.
+        """Open a stream, which must be closed.
+
+        Args:
+            query: of the address: `model=NAME`, and perhaps `top_k=K`.
 
         Raises:
-            InvalidRequest: an unknown parameter, or one that is no number.
-            UnknownModel, NotReady, NotStreamable: no model that could answer.
-            TooManyStreams, Stopping: not now.
+            InvalidRequest: a parameter is unknown, missing or not valid.
+            UnknownModel, NotReady, NotStreamable: the model can't serve streams.
+            TooManyStreams, Stopping: no stream can be opened now.
         """
         if self._stopping:
             raise Stopping("the service is stopping", headers={"Retry-After": "1"})
-        model, top_k = self._chosen(query)
+        model, top_k = self._parse(query)
         self._quota.acquire(caller.quota_owner)
-        stream = Stream(model, top_k, stream_id, caller, *self._parts)
+        stream = Stream(model, top_k, stream_id, caller, self._codecs, self._metrics)
         self._open.add(stream)
-        self._opened.labels(model.metadata.name).inc()
+        self._metrics.open_streams.labels(model.metadata.name).inc()
         if self._timer is None:
-            self._look()
+            self._check()
         return stream
 
     def close(self, stream: Stream) -> None:
-        """It has ended, in whatever way."""
-        self._opened.labels(stream.model.metadata.name).dec()
+        """The stream has ended."""
+        self._metrics.open_streams.labels(stream.model.metadata.name).dec()
         self._open.discard(stream)
         self._quota.release(stream.caller.quota_owner)
         stream.close()
 
     async def stop(self, seconds: float) -> None:
-        """Tell every caller, with a state to go on from elsewhere, and open no more;
-        return when all have gone, or after so many seconds."""
+        """End all streams, each with a token to resume from elsewhere, and open no more.
+        Return when all have ended, or after so many seconds."""
         self._stopping = True
         for stream in list(self._open):
             stream.end(STOPPING)
-        until = time.monotonic() + seconds
-        while self._open and time.monotonic() < until:
+        deadline = time.monotonic() + seconds
+        while self._open and time.monotonic() < deadline:
             await asyncio.sleep(0.01)
 
-    def _chosen(self, query: bytes) -> tuple[Model, int | None]:
-        given = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
-        name, top_k = given.pop("model", ""), given.pop("top_k", None)
-        wrong = []
-        if given:
-            wrong.append(FieldError("query", "has a parameter other than model, top_k"))
+    def _parse(self, query: bytes) -> tuple[Model, int | None]:
+        parameters = dict(parse_qsl(query.decode("latin-1"), keep_blank_values=True))
+        name, top_k = parameters.pop("model", ""), parameters.pop("top_k", None)
+        errors = []
+        if parameters:
+            message = "has a parameter other than model, top_k"
+            errors.append(FieldError("query", message))
         if top_k is not None and not re.fullmatch("[1-9][0-9]{0,8}", top_k):
-            wrong.append(FieldError("top_k", "must be a number of at least 1"))
+            errors.append(FieldError("top_k", "must be a number of at least 1"))
         if not name:
             names = ", ".join(self._catalog.streamable()) or "none"
-            wrong.append(FieldError("model", f"is missing; there are: {names}"))
-        if wrong:
-            told = "; ".join(f"{fault.path} {fault.message}" for fault in wrong)
-            raise InvalidRequest(told, wrong)
+            message = f"is missing; there are: {names}"
+            errors.append(FieldError("model", message))
+        if errors:
+            detail = "; ".join(f"{error.path} {error.message}" for error in errors)
+            raise InvalidRequest(detail, errors)
         model = self._catalog.get(name)
         self._catalog.check_streamable(model)
         return model, int(top_k) if top_k else None
 
-    def _look(self) -> None:
-        """End those that have been idle or open for too long, now and then."""
-        idle = self._settings.stream_idle_seconds
-        age = self._settings.stream_seconds or math.inf
+    def _check(self) -> None:
+        """End streams that have been idle or open for too long."""
+        idle_seconds = self._settings.stream_idle_seconds
+        max_seconds = self._settings.stream_seconds or math.inf
         now = time.monotonic()
         for stream in list(self._open):
-            if not stream.computes and stream.since < now - idle:
+            if not stream.busy and stream.last_active < now - idle_seconds:
                 stream.end(IDLE)
-            elif stream.opened < now - age:
+            elif stream.opened < now - max_seconds:
                 stream.end(AGED)
         self._timer = None
         if self._open:
             loop = asyncio.get_running_loop()
-            delay = min(LOOK_SECONDS, idle / 4, age / 4)
-            self._timer = loop.call_later(delay, self._look)
+            delay = min(CHECK_SECONDS, idle_seconds / 4, max_seconds / 4)
+            self._timer = loop.call_later(delay, self._check)

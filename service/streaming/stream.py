@@ -1,7 +1,7 @@
-"""A stream: a sequence whose frames come as they happen.
+"""A live stream: a sequence whose frames come as they happen.
 
-One that waits costs the memory of its state. Its messages are computed in the lanes
-of its model's schedulers, together with whatever else is there.
+A waiting stream only costs the memory of its state. Messages are computed in the lanes
+of the model's schedulers, batched with whatever else is there.
 """
 
 import asyncio
@@ -13,7 +13,7 @@ import msgspec
 
 from service.callers.caller import Caller
 from service.callers.memory_budget import Reservation
-from service.codecs import native, process, stream_messages
+from service.codecs import native, stream_messages
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
 from service.codecs.stream_messages import StreamMessage
@@ -24,16 +24,16 @@ from service.registry.state_tokens import INITIAL_STATE, State
 from service.telemetry.metrics import Metrics
 from service.worker.protocol import JobFailure, JobResult
 
-UNCOUNTED_BYTES = 4096  # a shorter message is not counted: it takes little
-IDLE = StreamMessage(None)  # no message is under way
-Message = bytes | ServiceError  # an error in the place of one that can't be read
-Done = Callable[[bytes, bool], None]
+UNCOUNTED_BYTES = 4096  # shorter messages do not count against the memory budget
+NO_MESSAGE = StreamMessage(None)
+Message = bytes | ServiceError  # an error in place of a message that can't be read
+Done = Callable[[bytes, bool], None]  # takes an answer, and whether the stream ends
 
 
 class Stream:
     """Answers one message after another.
 
-    By callbacks: a task's turns for each message would take a good part of its time.
+    It uses callbacks: switching tasks for each message would take much of its time.
     """
 
     def __init__(
@@ -42,34 +42,33 @@ class Stream:
         top_k: int | None,
         stream_id: str,
         caller: Caller,
-        reader: RequestDecoder,
-        elsewhere: CodecProcesses,
+        codecs: CodecProcesses,
         metrics: Metrics,
     ):
         self.model, self.top_k, self.id = model, top_k, stream_id
         self.caller = caller
         self.state = INITIAL_STATE
         self.messages = 0
-        self.faults = 0  # messages that were the caller's fault, in a row
-        self.computes = False
+        self.client_errors = 0  # in a row
+        self.busy = False  # with a message
         self.opened = time.monotonic()
-        self.since = self.opened  # its caller was last heard, or answered
-        # How it is told why it must end: by what talks with its caller.
-        self.end: Callable[[str], None] = _nothing
-        self._reader, self._elsewhere, self._metrics = reader, elsewhere, metrics
+        self.last_active = self.opened  # the last message, or the last answer
+        # The handler sets it; called with the reason for which the stream must end.
+        self.end: Callable[[str], None] = _ignore
+        self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
         self._closed = False
-        # Of the message under way:
+        # Of the current message:
         self._done: Done
-        self._begun = 0.0
-        self._sent = IDLE
+        self._started = 0.0
+        self._message = NO_MESSAGE
         self._before = INITIAL_STATE
         self._task: asyncio.Task[None] | None = None
-        self._given: Any = None
+        self._job: Any = None
         self._reservation = Reservation(caller.account)
 
     async def answer(self, message: Message) -> tuple[bytes, bool]:
-        """A message's answer (there may be none), and whether it was the last."""
+        """The answer to a message (it may be empty), and whether the stream ends."""
         future: asyncio.Future[tuple[bytes, bool]]
         future = asyncio.get_running_loop().create_future()
 
@@ -81,13 +80,13 @@ class Stream:
         return await future
 
     def take(self, message: Message, done: Done) -> None:
-        """Answer a message; not before the last one was.
+        """Answer a message. The one before it must have been answered.
 
         Args:
             done: called with what `answer` returns, perhaps at once.
         """
         self.messages += 1
-        self.computes, self._begun = True, time.perf_counter()
+        self.busy, self._started = True, time.perf_counter()
         self._done = done
         if isinstance(message, ServiceError):
             self._refuse(message)
@@ -98,111 +97,113 @@ class Stream:
             if len(message) > UNCOUNTED_BYTES:
                 self._reservation.resize(len(message))
             if len(message) > INLINE_BYTES:
-                self._later(self._read_elsewhere(message))
+                self._start_task(self._decode_large(message))
             else:
-                self._compute(self._reader.decode_message(message, self._features))
+                decoder = self._codecs.decoder
+                self._compute(decoder.decode_message(message, self._features))
         except Exception as error:
             self._refuse(error)
 
     def close(self) -> None:
-        """Its caller has gone: drop what is under way."""
+        """Drop the current message: the client has gone."""
         self._closed = True
-        self.end = _nothing
+        self.end = _ignore
         self._reservation.release()
         if self._task is not None:
             self._task.cancel()
-        if self._given is not None:
-            self.model.admission.cancel(self._given)
-        del self.model  # what still refers to this must not keep an old version
+        if self._job is not None:
+            self.model.admission.cancel(self._job)
+        del self.model  # other references to the stream must not keep an old version
 
-    def last(self, reason: str) -> bytes:
-        """The line that tells its caller why it ends."""
-        token = self._token(self.state) if self.state.packed else None
+    def last_line(self, reason: str) -> bytes:
+        """The line that tells the client why the stream ends."""
+        token = self._sign(self.state) if self.state.packed else None
         return stream_messages.encode_end(reason, self.state.steps, token)
 
-    def _token(self, state: State) -> str:
+    def _sign(self, state: State) -> str:
         return self.model.tokens.sign(state, self.caller.owner)
 
-    def _compute(self, sent: StreamMessage) -> None:
+    def _compute(self, message: StreamMessage) -> None:
         state = self.state
-        if sent.state is None:
+        if message.state is None:
             state = INITIAL_STATE
-        elif sent.state is not msgspec.UNSET:
-            state = self.model.tokens.verify(sent.state, owner=self.caller.owner)
-        self._sent, self._before = sent, state
-        if sent.frames is None:
-            self._tell(b"", state)
+        elif message.state is not msgspec.UNSET:
+            state = self.model.tokens.verify(message.state, owner=self.caller.owner)
+        self._message, self._before = message, state
+        frames = message.frames
+        if frames is None:
+            self._succeed(b"", state)
             return
-        native.check_response_size(self.model.metadata, 1, len(sent.frames), self.top_k)
+        native.check_response_size(self.model.metadata, 1, len(frames), self.top_k)
         size = self._reservation.size
-        if size:  # a long message: its frames are kept until they are computed
-            self._reservation.resize(size + 2 * sent.frames.nbytes)
-        self._given = self.model.admission.advance(
-            sent.frames, state.packed, self._computed, self.caller.id
+        if size:  # a long message, whose frames are kept until they are computed
+            self._reservation.resize(size + 2 * frames.nbytes)
+        self._job = self.model.admission.advance(
+            frames, state.packed, self._computed, self.caller.id
         )
 
-    def _computed(self, told: JobResult | JobFailure) -> None:
-        self._given = None
+    def _computed(self, result: JobResult | JobFailure) -> None:
+        self._job = None
         if self._closed:
             return
         try:
-            sent, model = self._sent, self.model
-            steps = len(sent.frames)  # type: ignore[arg-type]
-            answer = model.admission.result_array(told, steps)
-            after = self._before.after(steps, told.state)  # type: ignore[union-attr]
-            token = self._token(after) if sent.return_state else None
-            given = (model.metadata, answer, after.steps, self.top_k, token)
-            size = answer.size * NUMBER_BYTES
+            message, model = self._message, self.model
+            steps = len(message.frames)  # type: ignore[arg-type]
+            probabilities = model.admission.result_array(result, steps)
+            after = self._before.after(steps, result.state)  # type: ignore[union-attr]
+            token = self._sign(after) if message.return_state else None
+            answer = (model.metadata, probabilities, after.steps, self.top_k, token)
+            size = probabilities.size * NUMBER_BYTES
             if size > INLINE_BYTES:
-                self._later(self._write_elsewhere(size, after, *given))
+                self._start_task(self._encode_large(size, after, *answer))
             else:
-                self._tell(stream_messages.encode_answer(*given), after)
+                self._succeed(stream_messages.encode_answer(*answer), after)
         except Exception as error:
             self._refuse(error)
 
-    async def _read_elsewhere(self, message: bytes) -> None:
+    async def _decode_large(self, message: bytes) -> None:
         try:
-            read = process.decode_message
-            turn, size = self.caller.id, len(message)
-            sent = await self._elsewhere.run(turn, size, read, message, self._features)
-            self._compute(sent)
+            decode = RequestDecoder.decode_message
+            decoded = await self._codecs.decode(
+                self.caller.id, decode, message, self._features
+            )
+            self._compute(decoded)
         except Exception as error:
             self._refuse(error)
 
-    async def _write_elsewhere(self, size: int, after: State, *given: Any) -> None:
+    async def _encode_large(self, size: int, after: State, *answer: Any) -> None:
         try:
-            write, turn = stream_messages.encode_answer, self.caller.id
-            line = await self._elsewhere.run(turn, size, write, *given)
-            self._tell(line, after)
+            encode = stream_messages.encode_answer
+            line = await self._codecs.run(self.caller.id, size, encode, *answer)
+            self._succeed(line, after)
         except Exception as error:
             self._refuse(error)
 
-    def _later(self, work: Coroutine[Any, Any, None]) -> None:
+    def _start_task(self, work: Coroutine[Any, Any, None]) -> None:
         self._task = asyncio.get_running_loop().create_task(work)
 
-    def _tell(self, line: bytes, after: State) -> None:
+    def _succeed(self, line: bytes, after: State) -> None:
         self.state = after
-        seconds = time.perf_counter() - self._begun
+        seconds = time.perf_counter() - self._started
         self.model.admission.metrics.stream_seconds.observe(seconds)
-        self.faults = 0
-        self._answer(line, self._sent.end)
+        self.client_errors = 0
+        self._finish(line, self._message.end)
 
-    def _answer(self, line: bytes, ends: bool) -> None:
-        self.computes, self.since = False, time.monotonic()
-        # One that waits for its caller keeps its state, and nothing of a message.
-        self._sent, self._before, self._task = IDLE, INITIAL_STATE, None
+    def _refuse(self, error: Exception) -> None:
+        """Answer with an error; the state stays as it was."""
+        failure = as_service_error(error, self.id)
+        self.client_errors += failure.status < 500
+        self._metrics.refused.labels(failure.slug).inc()
+        line = stream_messages.encode_error(failure, self.state.steps, self.id)
+        self._finish(line, False)
+
+    def _finish(self, line: bytes, ends: bool) -> None:
+        self.busy, self.last_active = False, time.monotonic()
+        # A waiting stream keeps its state, and nothing of a message.
+        self._message, self._before, self._task = NO_MESSAGE, INITIAL_STATE, None
         self._reservation.release()
         self._done(line, ends)
 
-    def _refuse(self, error: Exception) -> None:
-        """The message was in vain; the state stands."""
-        refusal = as_service_error(error, self.id)
-        self.faults += refusal.status < 500
-        self._metrics.refused.labels(refusal.slug).inc()
-        self._answer(
-            stream_messages.encode_error(refusal, self.state.steps, self.id), False
-        )
 
-
-def _nothing(reason: str) -> None:
+def _ignore(reason: str) -> None:
     pass

@@ -33,13 +33,14 @@ def full(bundles):
     with running(settings, load_engine=Gated) as made:
         (model,) = made.registry.models.values()
         queue, limiter = model.admission.wait_estimate, made.server._limiter
+        pool = model.admission._pool
         made.http.post("/classify", content=PLAIN).raise_for_status()
         queue._rate, queue.steps = 10.0, queue.steps + 1000
         queue.charge(-1, 1000)  # of another caller
         answered, inner = [], limiter.shed
 
         def shed(data, connection):
-            queue.refused = time.perf_counter()
+            pool.last_refusal = queue.refused = time.perf_counter()
             answer = inner(data, connection)
             answered.append(answer is not None)
             return answer

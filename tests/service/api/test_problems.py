@@ -363,7 +363,7 @@ class TestCompressed:
         bomb = gzip.compress(b" " * 10 * 2**20)
         response = post(service, f"/{task}", bomb, {"content-encoding": "gzip"})
         problem = assert_refused(response, 413, "too-large")
-        assert "when inflated" in problem["detail"]
+        assert "when decompressed" in problem["detail"]
         assert_answers(service)
 
 

@@ -293,7 +293,7 @@ def test_idle_stream(service):
         made.recv(SECONDS)
         wait(lambda: used(service) == 0, "nothing is held", 5)
         streams = [one for one in gc.get_objects() if isinstance(one, Stream)]
-        assert {one._sent.frames for one in streams} == {None}
+        assert {one._message.frames for one in streams} == {None}
 
 
 def test_lost_before_its_turn():
@@ -301,7 +301,7 @@ def test_lost_before_its_turn():
     hand on."""
     lost = websocket.WebSocket.__new__(websocket.WebSocket)
     lost._buffer = bytearray(b"x")
-    lost.read_on()
+    lost.read_more()
     assert lost.buffered
 
 
@@ -309,13 +309,13 @@ def test_frames_in_bytes(service, monkeypatch):
     """A message of a WebSocket that comes in single bytes is looked at a few times, not
     with each byte."""
     looked = []
-    hear = websocket.WebSocket._hear
+    hear = websocket.WebSocket._parse
 
     def counted(self, data):
         looked.append(len(data))
         return hear(self, data)
 
-    monkeypatch.setattr(websocket.WebSocket, "_hear", counted)
+    monkeypatch.setattr(websocket.WebSocket, "_parse", counted)
     url = service.url.replace("http", "ws") + "/stream?model=walks"
     with web_sockets.connect(url, proxy=None) as made:
         text = json.dumps({"frames": [FRAME] * 2_000}).encode()
@@ -333,8 +333,8 @@ def test_frames_in_bytes(service, monkeypatch):
 def test_honest_slow_reader(service, monkeypatch):
     """Who reads a large answer slowly, but steadily, gets all of it: what counts is what
     has arrived there, not what the kernel has taken."""
-    monkeypatch.setattr(transport, "LOOK_SECONDS", 0.5)
-    monkeypatch.setattr(transport, "LEAST_BYTES", 4_000)
+    monkeypatch.setattr(transport, "CHECK_SECONDS", 0.5)
+    monkeypatch.setattr(transport, "MIN_BYTES", 4_000)
     body = json.dumps({"sequences": [[FRAME] * 10_000]}).encode()
     with connected(service, receives=4096) as made:
         made.sendall(post("/label", body, "Connection: close"))

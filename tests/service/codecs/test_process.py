@@ -152,7 +152,12 @@ CALLER = ("", 1)
 async def run(elsewhere, text):
     async with asyncio.timeout(SECONDS):
         return await elsewhere.run(
-            CALLER, len(text), process.decode_request, text, FEATURES
+            CALLER,
+            len(text),
+            process.decode,
+            RequestDecoder.decode_request,
+            text,
+            FEATURES,
         )
 
 

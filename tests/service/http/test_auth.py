@@ -20,7 +20,7 @@ from service import __main__ as main
 from service import settings as settings_module
 from service.client import Client
 from service.http import auth as module
-from service.http.auth import OPEN
+from service.http.auth import PUBLIC_PATHS
 from service.settings import Settings
 from tests.support.servers import SECONDS, running, send, wait
 
@@ -64,7 +64,7 @@ class TestKeys:
         """Without a key nothing is answered, whatever is asked."""
         assert_refused(guarded.http.request(method, path, content=BODY))
 
-    @pytest.mark.parametrize("path", [*sorted(OPEN), "/playground/main.js"])
+    @pytest.mark.parametrize("path", [*sorted(PUBLIC_PATHS), "/playground/main.js"])
     def test_open(self, guarded, path):
         """Probes need none, nor does the page that asks for one."""
         assert guarded.http.get(path).status_code == 200

@@ -330,7 +330,7 @@ class TestNumber:
 
 def test_hardly_read(bundles, monkeypatch):
     """Who does not read an answer is hung up on, though it is not whole."""
-    monkeypatch.setattr(transport, "LOOK_SECONDS", 0.1)
+    monkeypatch.setattr(transport, "CHECK_SECONDS", 0.1)
     settings = Settings(port=0, bundles=bundles / "tags", default_label="tags")
     with running(settings) as made, socket.socket() as slow:
         slow.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)

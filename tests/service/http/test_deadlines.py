@@ -61,7 +61,7 @@ def callers():
 
 @pytest.fixture
 def _impatient(monkeypatch):
-    monkeypatch.setattr(module, "PATIENCE_SECONDS", 0.005)
+    monkeypatch.setattr(module, "WATCH_AFTER_SECONDS", 0.005)
 
 
 class TestWaiting:
@@ -200,7 +200,7 @@ class TestDeadline:
 
 def scope(*values):
     headers = [(HEADER.lower().encode(), value) for value in values]
-    return {"headers": headers, "state": {"begun": 100.0}}
+    return {"headers": headers, "state": {"started": 100.0}}
 
 
 class TestAsked:

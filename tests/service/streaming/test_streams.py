@@ -19,11 +19,12 @@ from websockets.exceptions import ConnectionClosed
 
 from service import server
 from service.codecs import process, stream_messages
+from service.codecs.process import CodecProcesses
 from service.errors import InternalError
 from service.pool import pool, spawn
 from service.settings import Settings
 from service.streaming.handlers import (
-    MOST_FAULTS,
+    MAX_CLIENT_ERRORS,
     AsgiStreamHandler,
     SocketStreamHandler,
 )
@@ -533,7 +534,7 @@ class TestHoldsUpNobody:
     """Messages at fault that come all at once are answered between what is done for
     others, not before."""
 
-    COUNT = MOST_FAULTS - 1
+    COUNT = MAX_CLIENT_ERRORS - 1
 
     def stream(self):
         model = SimpleNamespace(metadata=make_metadata())
@@ -542,8 +543,7 @@ class TestHoldsUpNobody:
             None,
             "id",
             anonymous_caller(),
-            process.RequestDecoder(Settings().limits),
-            None,
+            CodecProcesses(Settings()),
             Metrics(),
         )
 
@@ -578,14 +578,17 @@ class TestHoldsUpNobody:
         """Past it, as those of a WebSocket are that had to wait."""
         told = []
         socket = SimpleNamespace(
-            clogged=True, buffered=False, tell=told.append, read_on=lambda: None
+            write_paused=True,
+            buffered=False,
+            send_text=told.append,
+            read_more=lambda: None,
         )
         talk = SocketStreamHandler(self.stream(), socket)
         for _ in range(self.COUNT):
             talk.take(b"x")
         assert told == []
-        socket.clogged = False
-        talk.freed()
+        socket.write_paused = False
+        talk.resume()
         assert await self.turns(told) > self.COUNT / 2
 
 
@@ -596,9 +599,9 @@ class TestFaulty:
         of where it was."""
         stream = opened(kind)
         stream.ask(2)
-        for _ in range(MOST_FAULTS):
+        for _ in range(MAX_CLIENT_ERRORS):
             stream.talk.send("x")
-        for _ in range(MOST_FAULTS):
+        for _ in range(MAX_CLIENT_ERRORS):
             assert stream.talk.receive()["error"]["status"] == 400
         last = stream.talk.assert_ended("faulty")
         assert last["steps"] == 2
@@ -612,9 +615,9 @@ class TestFaulty:
         """Faults with good messages between them are borne for ever."""
         stream = opened(kind)
         for _ in range(3):
-            for _ in range(MOST_FAULTS - 1):
+            for _ in range(MAX_CLIENT_ERRORS - 1):
                 stream.talk.send({})
-            for _ in range(MOST_FAULTS - 1):
+            for _ in range(MAX_CLIENT_ERRORS - 1):
                 assert stream.talk.receive()["error"]["status"] == 422
             stream.ask(1)
 
@@ -625,7 +628,7 @@ class TestFaulty:
         message, rows = other.message(20)
         other.talk.send(message)
         wait_entered(counted)
-        for _ in range(MOST_FAULTS + 1):
+        for _ in range(MAX_CLIENT_ERRORS + 1):
             stream.talk.send({"frames": [[1]]})
             assert stream.talk.receive()["error"]["status"] == 503
         release_engines(counted)

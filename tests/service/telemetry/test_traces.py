@@ -16,8 +16,8 @@ from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import (
 )
 from websockets.sync.client import connect
 
-from service.http.traces import Traces
 from service.settings import Settings, SettingsError
+from service.telemetry.traces import Traces
 from tests.support.servers import running, wait
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"

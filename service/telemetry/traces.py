@@ -1,56 +1,73 @@
-"""OpenTelemetry traces: a span of each request, with what it spent its time on.
+"""OpenTelemetry traces: a span for each request, with child spans for its stages.
 
 Configured by the standard variables (https://opentelemetry.io/docs/specs/otel/
-configuration/sdk-environment-variables/); off unless one of them names where spans go.
-Attributes follow the semantic conventions of HTTP.
+configuration/sdk-environment-variables/), and off unless one of them names an endpoint.
+Attributes follow the semantic conventions for HTTP.
 """
 
 import os
 import threading
 import time
 from collections.abc import Callable
-from typing import Any, Self
+from typing import Any, NamedTuple, Self
 
 from starlette.types import Scope
 
-from service.callers.caller import Caller, InferenceSummary
+from model.bundle.bundle import Metadata
 from service.settings import SettingsError
 
-EXTRA = "needs the extra: pip install unrolled[otel]"
+INSTALL = "needs the extra: pip install unrolled[otel]"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
-SPOKEN = "http/protobuf"
-END_SECONDS = 2.0  # for the last spans to be sent, when the service stops
-CARRIED = frozenset({b"traceparent", b"tracestate"})  # of the W3C's Trace Context
+SUPPORTED_PROTOCOL = "http/protobuf"
+SHUTDOWN_SECONDS = 2.0  # to send the last spans when the service stops
+CONTEXT_HEADERS = frozenset({b"traceparent", b"tracestate"})  # the W3C's Trace Context
+
+
+class InferenceSummary(NamedTuple):
+    """What was computed for a request, and when. Durations are in seconds; points in time
+    are of `time.perf_counter`."""
+
+    metadata: Metadata
+    sequences: int
+    steps: int
+    rows: int  # of the engine call that computed the last step
+    read: float  # duration, until it was submitted
+    submitted: float
+    started: float  # the first engine call
+    ended: float  # the last engine call
+    write: float  # duration of encoding the response
 
 
 class Traces:
-    """Makes the spans, and sends them from a thread of its own."""
+    """Records spans, and sends them from a thread of their own."""
 
     @classmethod
     def from_environment(cls, version: str) -> Self | None:
-        """Returns what makes spans; None where the variables don't say that they are to
-        be sent.
+        """Traces as the variables say, or None if they are off.
 
         Raises:
             SettingsError: as `Traces`.
         """
-        given = os.environ.get
-        if given("OTEL_SDK_DISABLED", "").strip().lower() == "true":
+        variable = os.environ.get
+        if variable("OTEL_SDK_DISABLED", "").strip().lower() == "true":
             return None
-        exporter = given("OTEL_TRACES_EXPORTER", "").strip().lower()
-        wanted = exporter == "otlp" or (not exporter and any(map(given, ENDPOINTS)))
-        return cls(version) if wanted else None
+        exporter = variable("OTEL_TRACES_EXPORTER", "").strip().lower()
+        endpoint = any(map(variable, ENDPOINTS))
+        enabled = exporter == "otlp" or (not exporter and endpoint)
+        return cls(version) if enabled else None
 
     def __init__(self, version: str):
         """
         Raises:
-            SettingsError: the packages are missing, or another protocol is asked for.
+            SettingsError: the packages are missing, or the protocol is not supported.
         """
         for name in PROTOCOLS:
-            protocol = os.environ.get(name, SPOKEN).strip()
-            if protocol not in ("", SPOKEN):
-                raise SettingsError(f"{name}: only {SPOKEN} is spoken, not {protocol}")
+            protocol = os.environ.get(name, SUPPORTED_PROTOCOL).strip()
+            if protocol not in ("", SUPPORTED_PROTOCOL):
+                raise SettingsError(
+                    f"{name}: must be {SUPPORTED_PROTOCOL}, not {protocol}"
+                )
         try:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import (
                 OTLPSpanExporter,
@@ -63,7 +80,7 @@ class Traces:
                 TraceContextTextMapPropagator,
             )
         except ModuleNotFoundError as error:
-            raise SettingsError(f"OTEL_*: {error.name} is missing: {EXTRA}") from None
+            raise SettingsError(f"OTEL_*: {error.name} is missing: {INSTALL}") from None
         resource = Resource.create({"service.version": version})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "unrolled"}))
@@ -78,25 +95,24 @@ class Traces:
         scope: Scope,
         route: str,
         status: int,
-        begun: float,
+        started: float,
+        inference: InferenceSummary | None,
     ) -> dict[str, str]:
-        """Makes the span of a request that has just ended.
+        """Record the span of a request that has just ended.
 
         Args:
-            begun: when it did, of `time.perf_counter`.
+            started: of `time.perf_counter`.
 
         Returns:
-            The ids of its trace and its span, as log lines have them.
+            The ids of its trace and its span, for the log.
         """
-        # Of the wall clock; all else is told by the other.
+        # Converts to wall-clock time, which spans have.
         epoch = time.time_ns() - int(1e9 * time.perf_counter())
 
-        def at(seconds: float) -> int:
+        def wall_clock(seconds: float) -> int:
             return epoch + int(1e9 * seconds)
 
         attributes = _attributes(scope, route, status)
-        caller: Caller | None = scope["state"].get("caller")
-        inference = caller.inference if caller is not None else None
         if inference is not None:
             metadata = inference.metadata
             attributes |= {
@@ -109,58 +125,62 @@ class Traces:
         carrier = {
             name.decode("latin-1"): value.decode("latin-1")
             for name, value in scope["headers"]
-            if name in CARRIED
+            if name in CONTEXT_HEADERS
         }
         span = self._tracer.start_span(
             f"{scope.get('method', 'GET')} {route}",
             self._propagator.extract(carrier),
             self._server,
             attributes,
-            start_time=at(begun),
+            start_time=wall_clock(started),
         )
         context = span.get_span_context()
         if span.is_recording():
             if inference is not None:
-                self._add_stages(span, inference, at)
+                self._add_stages(span, inference, wall_clock)
             if status >= 500:
                 span.set_attribute("error.type", str(status))
                 span.set_status(self._failed)
-        span.end(at(time.perf_counter()))
+        span.end(wall_clock(time.perf_counter()))
         return {
             "trace_id": f"{context.trace_id:032x}",
             "span_id": f"{context.span_id:016x}",
         }
 
     def _add_stages(
-        self, span: Any, inference: InferenceSummary, at: Callable[[float], int]
+        self,
+        span: Any,
+        inference: InferenceSummary,
+        wall_clock: Callable[[float], int],
     ) -> None:
-        """The times of `Server-Timing`, as spans within the request's."""
+        """Add the stages of `Server-Timing` as child spans."""
         from opentelemetry.trace import set_span_in_context
 
-        within = set_span_in_context(span)
+        parent = set_span_in_context(span)
         now = time.perf_counter()
-        for name, begun, ended in (
+        for name, started, ended in (
             ("parse", inference.submitted - inference.read, inference.submitted),
             ("queue", inference.submitted, inference.started),
             ("infer", inference.started, inference.ended),
             ("serialize", now - inference.write, now),
         ):
-            stage = self._tracer.start_span(name, within, start_time=at(begun))
-            stage.end(at(ended))
+            start_time = wall_clock(started)
+            stage = self._tracer.start_span(name, parent, start_time=start_time)
+            stage.end(wall_clock(ended))
 
     def close(self) -> None:
-        """Send what is left, for a short time; not on the event loop."""
-        # Where nobody listens the exporter takes its own time; nothing waits for it.
-        ending = threading.Thread(target=self._provider.shutdown, daemon=True)
-        ending.start()
-        ending.join(END_SECONDS)
+        """Send the last spans, within a short time. Not on the event loop."""
+        # Without a collector the exporter takes its own time; nothing waits for that.
+        thread = threading.Thread(target=self._provider.shutdown, daemon=True)
+        thread.start()
+        thread.join(SHUTDOWN_SECONDS)
 
 
 def _attributes(scope: Scope, route: str, status: int) -> dict[str, Any]:
-    """By OpenTelemetry's semantic conventions of an HTTP server."""
+    """OpenTelemetry's semantic conventions for an HTTP server."""
     websocket = scope["type"] == "websocket"
     scheme = {"ws": "http", "wss": "https"}.get(scope["scheme"], scope["scheme"])
-    found: dict[str, Any] = {
+    attributes: dict[str, Any] = {
         "http.request.method": "GET" if websocket else scope["method"],
         "http.response.status_code": status,
         "http.route": route,
@@ -169,7 +189,7 @@ def _attributes(scope: Scope, route: str, status: int) -> dict[str, Any]:
         "network.protocol.version": scope.get("http_version", "1.1"),
     }
     if scope.get("server"):
-        found["server.address"], found["server.port"] = scope["server"]
+        attributes["server.address"], attributes["server.port"] = scope["server"]
     if scope.get("client"):
-        found["client.address"] = scope["client"][0]
-    return found
+        attributes["client.address"] = scope["client"][0]
+    return attributes

@@ -1,0 +1,116 @@
+"""`GET /models`: the models in service, and the reports that came with them."""
+
+import asyncio
+import re
+from pathlib import PurePosixPath
+from typing import Any
+
+from fastapi import APIRouter, Response
+
+from model.bundle import bundle
+from model.bundle.bundle import BundleError
+from service.api import schemas
+from service.errors import NotFound
+from service.registry.catalog import Catalog, Model
+
+MEDIA_TYPES = {
+    ".png": "image/png",
+    ".md": "text/markdown; charset=utf-8",
+    ".json": "application/json",
+}
+REPORT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
+MAX_REPORT_BYTES = 16 * 2**20
+# A bundle's author must not act in the name of our pages.
+HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; sandbox",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+def router(catalog: Catalog) -> APIRouter:
+    api = APIRouter(tags=["models"])
+
+    @api.get("/models", response_model=schemas.Models)
+    async def models() -> dict[str, Any]:
+        """Every model in service, and those whose bundle is broken."""
+        return {
+            "models": [_summary(model, catalog) for model in catalog.models.values()],
+            "broken": catalog.broken,
+        }
+
+    @api.get(
+        "/models/{name}",
+        response_model=schemas.Model,
+        responses=schemas.problems(404, 503),
+    )
+    async def model(name: str) -> dict[str, Any]:
+        """The inputs and outputs of a model, and how it was trained."""
+        model = catalog.get(name)
+        metadata = model.metadata
+        plots = [path.name for path in _report(model) if path.suffix == ".png"]
+        return _summary(model, catalog) | {
+            "features": metadata.input.names,
+            "training": metadata.training.model_dump(),
+            "card": f"/models/{name}/report/card.md",
+            "plots": [f"/models/{name}/report/{plot}" for plot in plots],
+        }
+
+    @api.get(
+        "/models/{name}/report/{file}",
+        response_class=Response,
+        responses=schemas.problems(404, 503),
+    )
+    async def report(name: str, file: str) -> Response:
+        """A plot, the metrics (metrics.json) or the card (card.md) of a model."""
+        model = catalog.get(name)
+        # Only files that the bundle lists: a name can't lead out of its folder.
+        for path in _report(model):
+            if path.name == file:
+                try:
+                    content = await asyncio.to_thread(
+                        model.bundle.content, str(path), MAX_REPORT_BYTES
+                    )
+                except BundleError:  # removed or changed since it was loaded
+                    break
+                media_type = MEDIA_TYPES[path.suffix]
+                return Response(content, media_type=media_type, headers=HEADERS)
+        raise NotFound("the model's report has no such file")
+
+    return api
+
+
+def _summary(model: Model, catalog: Catalog) -> dict[str, Any]:
+    metadata = model.metadata
+    return {
+        "name": metadata.name,
+        "version": metadata.version,
+        "versions": list(catalog.versions.get(metadata.name, {})),
+        "labels": catalog.labels.get(metadata.name, {}),
+        "task": metadata.task,
+        "default": catalog.default(metadata.task) is model,
+        "engine": model.loaded.engine,
+        "precision": model.loaded.precision,
+        "engine_reason": model.loaded.reason,
+        "digest": model.digest,
+        "cell": metadata.cell,
+        "layers": metadata.layers,
+        "hidden": metadata.hidden,
+        "bidirectional": metadata.bidirectional,
+        "streamable": metadata.state_size > 0,
+        "feature_count": metadata.input.features,
+        "classes": metadata.classes,
+        "longest_trained": metadata.training.longest,
+    }
+
+
+def _report(model: Model) -> list[PurePosixPath]:
+    """The files of a model's report that may be served."""
+    paths = map(PurePosixPath, sorted(model.metadata.files))
+    folder = PurePosixPath(bundle.REPORT)
+    return [
+        path
+        for path in paths
+        if path.parent == folder
+        and path.suffix in MEDIA_TYPES
+        and REPORT_FILE.fullmatch(path.name)
+    ]
