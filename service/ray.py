@@ -1,7 +1,7 @@
-"""The service on Ray Serve: `serve run service.ray:build`, or `deploy/ray.yaml`.
+"""The service as a Ray Serve application: `serve run service.ray:build`.
 
-Each replica is the whole service, with a worker for each core that Ray gives it. What
-it is told by Ray's proxy is ASGI: the connections, and so their limits, are Ray's.
+Each replica is the whole service, with a worker for each core that Ray assigns. Ray's
+proxy owns the connections and their limits, and calls the replica by ASGI.
 """
 
 import asyncio
@@ -24,13 +24,13 @@ from service.telemetry import logs
 
 log = logging.getLogger(__name__)
 
-CORES = 2  # of a replica, unless more or fewer are asked for
-STREAM_SECONDS = 60.0  # after which streams go on elsewhere: a drain waits for them
-REQUESTS = 1_000  # of a replica at a time, besides its streams: it knows best
+CORES = 2  # of a replica, unless `workers` is set
+STREAM_SECONDS = 60.0  # default: streams reconnect, since a drain waits for them
+REQUESTS = 1_000  # at a time per replica, besides streams: it sheds load itself
 SLACK_SECONDS = 10.0
 REQUEST_ID = b"x-request-id"
-# Of the server in whose place Ray's proxy is.
-APART = {
+# Settings of our own HTTP server, which Ray's proxy replaces.
+SERVER_SETTINGS = {
     *("host", "port", "tls_certificate", "tls_key", "max_connections"),
     *("header_seconds", "body_seconds", "keep_alive_seconds"),
     *("max_header_bytes", "max_headers", "drain_seconds"),
@@ -38,50 +38,53 @@ APART = {
 
 
 class Unrolled:
-    """A replica."""
+    """A replica of the service."""
 
-    def __init__(self, given: Settings, source: str = ""):
+    def __init__(self, replica_settings: Settings, source: str = ""):
         """
         Args:
-            source: where the bundles are, if not in a folder: `s3://...`.
+            source: URI of the bundles, such as `s3://...`; "" if they are in a folder.
         """
         self._mirror = None
-        logs.setup(given.log_format, given.log_level)
+        logs.setup(replica_settings.log_format, replica_settings.log_level)
         cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
-        changes: dict[str, Any] = {"workers": given.workers or max(1, int(cores))}
-        if "bundles" not in given.model_fields_set:
-            changes["bundles"] = settings.SHIPPED  # as they lie on this node
+        workers = replica_settings.workers or max(1, int(cores))
+        changes: dict[str, Any] = {"workers": workers}
+        if "bundles" not in replica_settings.model_fields_set:
+            changes["bundles"] = settings.SHIPPED  # their path on this node
         if source:
             self._mirror = Mirror(source)
             try:
-                self._mirror.start(given.reload_seconds)
+                self._mirror.start(replica_settings.reload_seconds)
             except BaseException:
                 self._mirror.close()
                 raise
             changes["bundles"] = self._mirror.folder
-        self._settings = given.model_copy(update=changes)
+        self._settings = replica_settings.model_copy(update=changes)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
-        """Ray asks for it when this has been made."""
+        """Build the ASGI app; Ray calls this after `__init__`."""
         spawn.prepare()
         self._service = service = app.create_app(self._settings)
 
-        async def answer(scope: Scope, receive: Receive, send: Send) -> None:
-            async def tell(message: Message) -> None:
-                if message["type"] == "http.response.start":  # Ray's proxy adds it
-                    given = message["headers"]
-                    message["headers"] = [h for h in given if h[0] != REQUEST_ID]
+        async def without_request_id(
+            scope: Scope, receive: Receive, send: Send
+        ) -> None:
+            async def send_filtered(message: Message) -> None:
+                if message["type"] == "http.response.start":  # Ray's proxy adds one
+                    headers = message["headers"]
+                    message["headers"] = [h for h in headers if h[0] != REQUEST_ID]
                 await send(message)
 
-            await service(scope, receive, tell)
+            await service(scope, receive, send_filtered)
 
-        return answer
+        return without_request_id
 
     async def check_health(self) -> None:
-        """Ray asks now and then, and before it sends the first request.
+        """Check the replica; Ray calls this periodically, and before the first request.
 
         Raises:
-            RuntimeError: it must be replaced; with the reasons.
+            RuntimeError: the replica must be replaced; the message has the reasons.
         """
         registry = self._service.registry
         while not (registry.complete or registry.failed):
@@ -97,39 +100,40 @@ class Unrolled:
 
 
 def build(args: dict[str, Any]) -> Application:
-    """The application of a `serve` configuration.
+    """Build the Ray Serve application of a `serve` configuration.
 
     Args:
-        args: settings, by their names: `workers: 4`. Others are read from the
-            environment, as ever.
+        args: settings by name, such as `workers: 4`; all others are read from the
+            environment.
 
     Raises:
-        SettingsError: one is unknown, out of bounds, or Ray's affair.
+        SettingsError: a setting is unknown, out of bounds, or one of Ray's proxy.
     """
     args = {name.lower(): value for name, value in args.items()}
-    apart = ", ".join(sorted(APART & args.keys()))
-    if apart:
-        raise SettingsError(f"{apart}: of Ray's proxy; see http_options")
-    source = str(args.get("bundles") or object_store.setting())
-    if object_store.elsewhere(source):
-        args["bundles"] = settings.SHIPPED  # in the place of what is no path
+    refused = ", ".join(sorted(SERVER_SETTINGS & args.keys()))
+    if refused:
+        raise SettingsError(f"{refused}: set by Ray's proxy; see http_options")
+    source = str(args.get("bundles") or object_store.from_environment())
+    if object_store.is_remote(source):
+        args["bundles"] = settings.SHIPPED  # a URI is not a path
     else:
         source = ""
-    given = settings.load(**args)
+    loaded = settings.load(**args)
     changes: dict[str, Any] = {}
-    if "stream_seconds" not in given.model_fields_set:
+    if "stream_seconds" not in loaded.model_fields_set:
         changes["stream_seconds"] = STREAM_SECONDS
-    if not given.state_key.get_secret_value():
-        told = "%sSTATE_KEY is not set: no state token outlives this deployment"
-        log.warning(told, PREFIX)
+    if not loaded.state_key.get_secret_value():
+        warning = "%sSTATE_KEY is not set: no state token outlives this deployment"
+        log.warning(warning, PREFIX)
         changes["state_key"] = SecretStr(secrets.token_hex(32))  # for all replicas
-    given = given.model_copy(update=changes)
-    ends = given.stream_seconds or given.stream_idle_seconds
+    loaded = loaded.model_copy(update=changes)
+    stream_end = loaded.stream_seconds or loaded.stream_idle_seconds
     deployment = serve.deployment(serve.ingress()(Unrolled))
     return deployment.options(
         name="unrolled",
-        ray_actor_options={"num_cpus": given.workers or CORES},
-        max_ongoing_requests=given.max_streams + REQUESTS,
+        ray_actor_options={"num_cpus": loaded.workers or CORES},
+        max_ongoing_requests=loaded.max_streams + REQUESTS,
         max_queued_requests=REQUESTS,
-        graceful_shutdown_timeout_s=max(ends, given.request_seconds) + SLACK_SECONDS,
-    ).bind(given, source)
+        graceful_shutdown_timeout_s=max(stream_end, loaded.request_seconds)
+        + SLACK_SECONDS,
+    ).bind(loaded, source)

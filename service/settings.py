@@ -1,4 +1,4 @@
-"""Every setting of the service, read once, from the environment or from flags."""
+"""The settings of the service, read once from the environment or from options."""
 
 import difflib
 import os
@@ -12,8 +12,8 @@ from service import values
 from service.values import ApiKeys, Origins, StateKey
 
 PREFIX = "UNROLLED_"
-API_KEY = f"{PREFIX}API_KEY"  # of a client: no setting of the service
-# For the serving process alone, and what makes sense only beside that.
+API_KEY = f"{PREFIX}API_KEY"  # used by the client commands, not by the service
+# Secrets, which only the serving process may have, and settings that depend on them.
 SECRETS = ("state_key", "api_keys", "rate_per_key", "tls_certificate", "tls_key")
 ROOT = Path(__file__).parents[1]
 # The shipped bundles: in the wheel beside the command, in a checkout at its root.
@@ -22,11 +22,11 @@ SHIPPED = INSTALLED if INSTALLED.is_dir() else ROOT / "bundles"
 
 
 class SettingsError(ValueError):
-    """A setting that is unknown or out of bounds; the text names it."""
+    """A setting is unknown or out of bounds; the message names it."""
 
 
 class Limits(NamedTuple):
-    """What a request may hold."""
+    """Limits of a request's body."""
 
     max_sequences: int
     max_steps: int
@@ -34,7 +34,7 @@ class Limits(NamedTuple):
 
 
 class Settings(BaseSettings):
-    """The service's settings; `UNROLLED_PORT=80` or `--port 80`."""
+    """All settings; `port` is the variable `UNROLLED_PORT` and the option `--port`."""
 
     model_config = SettingsConfigDict(env_prefix=PREFIX, frozen=True, extra="forbid")
 
@@ -257,21 +257,21 @@ class Settings(BaseSettings):
 
     @property
     def keys(self) -> Path | None:
-        """Of those who may sign bundles."""
+        """The file of the public keys that may sign bundles."""
         return Path(self.bundle_keys) if self.bundle_keys else None
 
     def without_secrets(self) -> Self:
-        """For a process that needs none: as they are but for `SECRETS`."""
+        """The settings for a process that must not have the secrets."""
         fields = type(self).model_fields
         return self.model_copy(update={name: fields[name].default for name in SECRETS})
 
     @property
     def limits(self) -> Limits:
-        """For a process that must not know the rest."""
+        """The limits of a request, for a process that must not have the other settings."""
         return Limits(self.max_sequences, self.max_steps, self.max_cells)
 
     @model_validator(mode="after")
-    def _whole(self) -> Self:
+    def _check_combinations(self) -> Self:
         if self.queue_steps < self.max_steps:
             raise ValueError(f"{PREFIX}QUEUE_STEPS must be at least {PREFIX}MAX_STEPS")
         if self.buffer_bytes < self.max_body_bytes:
@@ -287,21 +287,21 @@ class Settings(BaseSettings):
         return self
 
 
-def load(**flags: Any) -> Settings:
-    """Settings of the environment, overridden by `flags`.
+def load(**options: Any) -> Settings:
+    """Read the settings from the environment; options override them.
 
     Raises:
-        SettingsError: names each variable at fault.
+        SettingsError: names each wrong variable.
     """
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     known |= {API_KEY}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
-            near = difflib.get_close_matches(name.upper(), known, n=1)
-            hint = f"; did you mean {near[0]}?" if near else ""
+            similar = difflib.get_close_matches(name.upper(), known, n=1)
+            hint = f"; did you mean {similar[0]}?" if similar else ""
             raise SettingsError(f"{name}: no such setting{hint}")
     try:
-        return Settings(**flags)
+        return Settings(**options)
     except ValidationError as error:
         reasons = (
             f"{PREFIX}{'.'.join(map(str, item['loc'])).upper()}: {message}"

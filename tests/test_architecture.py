@@ -18,7 +18,6 @@ LIBRARIES = {
     "service.ray": {"ray"},
     "service.bulk.object_store": {"pyarrow"},
     "service.bulk.shards": {"pyarrow"},
-    "service.bulk.claims": {"pyarrow"},
     "service.bulk.job": {"pyarrow"},
     "service.bulk.runner": {"ray"},
 }

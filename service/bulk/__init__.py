@@ -1,1 +1,5 @@
-"""Files of millions of sequences, computed on a Ray cluster."""
+"""Bulk prediction: files of millions of sequences, computed on a Ray cluster.
+
+In: a .jsonl or .parquet file, on disk or in an object store. Out: a folder of JSON lines,
+a file for each shard. An interrupted job continues where it stopped.
+"""

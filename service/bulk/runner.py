@@ -1,5 +1,4 @@
-"""Files of millions of sequences on a Ray cluster, over Ray Data: each shard is computed
-by an actor on a core of its own, and written by it (`job`)."""
+"""Run a job on a Ray cluster with Ray Data: one actor per core computes and writes shards."""
 
 import logging
 import os
@@ -12,19 +11,19 @@ import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
 from service.bulk import bundle_choice, object_store, shards
-from service.bulk.job import BulkError, Folder, Job, name_of
-from service.bulk.scorer import Scored, Scorer
+from service.bulk.job import BulkError, Job, OutputFolder, shard_name
+from service.bulk.scorer import Scorer, ShardResult
 from service.settings import Settings
 
-RETRIES = 3  # of a shard whose actor dies of it
+RETRIES = 3  # of a shard whose actor died
 
 
-class Scoring:
-    """Computes shards, as one of many: an actor on one core."""
+class ShardActor:
+    """An actor on one core that computes shards and writes their lines."""
 
     def __init__(self, file: str, to: str, job: Job, bundles: str, settings: Settings):
-        self._shards, self._folder = shards.of(file), Folder(to)
-        with bundle_choice.Bundles(bundles) as root:
+        self._shards, self._output = shards.open_file(file), OutputFolder(to)
+        with bundle_choice.BundleFolder(bundles) as root:
             name = f"{job.model}@{job.version}"
             folder = bundle_choice.choose(root, job.task, name, settings).folder
             self._scorer = Scorer(folder, settings, job.top_k, job.digest)
@@ -33,15 +32,18 @@ class Scoring:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["shard"])
-        given = self._shards.read(number)
-        rows = [self._shards.row(one, self._features) for one in given]
-        scored: Scored = self._scorer.score(rows)
+        rows = [
+            self._shards.parse(item, self._features)
+            for item in self._shards.read(number)
+        ]
+        result = self._scorer.score(rows)
         if shards.stamp(self._file) != self._stamp:
-            raise BulkError(f"{object_store.shown(self._file)}: has changed since")
-        self._folder.write(name_of(number), scored.text)
-        done = scored._asdict()
-        del done["text"]
-        return {"shard": number} | done
+            file = object_store.without_credentials(self._file)
+            raise BulkError(f"{file}: has changed since the job began")
+        self._output.write(shard_name(number), result.text)
+        counts = result._asdict()
+        del counts["text"]
+        return {"shard": number} | counts
 
 
 def prepare(
@@ -54,45 +56,49 @@ def prepare(
     bundles: str,
     settings: Settings,
 ) -> tuple[Job, list[int]]:
-    """The job, and which of its shards are to be computed.
+    """Begin or resume a job; returns it with the numbers of its missing shards.
 
     Raises:
-        BulkError, BundleError, ValueError, OSError: it can't be begun.
+        BulkError, BundleError, ValueError, OSError: the job can't begin.
     """
-    with bundle_choice.Bundles(bundles) as root:
-        chosen = bundle_choice.choose(root, task, model, settings)
-    about, count = shards.stamp(file), shards.of(file).count
+    with bundle_choice.BundleFolder(bundles) as root:
+        bundle = bundle_choice.choose(root, task, model, settings)
+    size, modified = shards.stamp(file)
     job = Job(
-        Path(shards.place(file)[1]).name,
-        *about,
-        shards.BYTES,
-        count,
-        task,
-        chosen.metadata.name,
-        chosen.metadata.version,
-        chosen.digest,
-        settings.engine,
-        settings.precision,
-        top_k,
+        file=Path(shards.filesystem(file)[1]).name,
+        size=size,
+        modified=modified,
+        bytes=shards.SHARD_BYTES,
+        shards=shards.open_file(file).count,
+        task=task,
+        model=bundle.metadata.name,
+        version=bundle.metadata.version,
+        digest=bundle.digest,
+        engine=settings.engine,
+        precision=settings.precision,
+        top_k=top_k,
     )
-    return job, Folder(to).begin(job)
+    return job, OutputFolder(to).begin(job)
 
 
 def run(
-    todo: list[int], given: tuple[Any, ...], told: Callable[[Scored], None]
+    missing: list[int],
+    arguments: tuple[Any, ...],
+    on_result: Callable[[ShardResult], None],
 ) -> None:
-    """Compute shards on the cluster that there is, or on one of this machine alone.
+    """Compute shards on the running Ray cluster, or on one started on this machine.
 
     Args:
-        given: what `Scoring` takes.
-        told: called with each shard, without its text.
+        missing: numbers of the shards.
+        arguments: of `ShardActor`.
+        on_result: called for each finished shard, without its text.
 
     Raises:
-        BulkError: one of them failed for good.
+        BulkError: a shard failed after all retries.
     """
-    # Our code goes along: the nodes need only have what it stands on.
-    here = Path(__file__).parent.parent
-    code = {"py_modules": [str(here), str(here.parent / "model")]}
+    # Ray ships our packages to the nodes, which need only the dependencies.
+    package = Path(__file__).parents[1]
+    code = {"py_modules": [str(package), str(package.parent / "model")]}
     os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
         ray.init(log_to_driver=False, logging_level="ERROR", runtime_env=code)
@@ -100,18 +106,18 @@ def run(
         DataContext.get_current().enable_progress_bars = False
         cores = int(ray.cluster_resources().get("CPU", 1))
         rows = ray.data.from_items(
-            [{"shard": n} for n in todo], override_num_blocks=len(todo)
+            [{"shard": number} for number in missing], override_num_blocks=len(missing)
         )
-        done = rows.map(
-            Scoring,
-            fn_constructor_args=given,
-            compute=ActorPoolStrategy(size=max(1, min(cores, len(todo)))),
+        results = rows.map(
+            ShardActor,
+            fn_constructor_args=arguments,
+            compute=ActorPoolStrategy(size=max(1, min(cores, len(missing)))),
             num_cpus=1,
             max_restarts=RETRIES,
             max_task_retries=RETRIES,
         )
-        for row in done.iter_rows():
-            told(Scored(b"", row["sequences"], row["steps"], row["refused"]))
+        for row in results.iter_rows():
+            on_result(ShardResult(b"", row["sequences"], row["steps"], row["refused"]))
     except (ray.exceptions.RayError, RuntimeError) as error:
         lines = str(error).strip().splitlines()
         raise BulkError(lines[-1] if lines else type(error).__name__) from None

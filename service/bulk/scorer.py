@@ -1,4 +1,4 @@
-"""All sequences of a shard to their predictions, on one core and with no hurry."""
+"""Compute the predictions of a shard, on one core."""
 
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,18 +15,20 @@ from service.worker import cost, engine
 from service.worker.protocol import JobFailure, JobResult
 from service.worker.scheduler import Scheduler
 
+OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
-class Scored(NamedTuple):
-    """What became of a shard."""
 
-    text: bytes  # a JSON object a line, in the order of the shard
+class ShardResult(NamedTuple):
+    """The output of a shard, and its counts."""
+
+    text: bytes  # a JSON line for each row, in order
     sequences: int
     steps: int
-    refused: int
+    refused: int  # rows whose line is an error
 
 
 class Scorer:
-    """A loaded bundle."""
+    """A loaded bundle that computes shards."""
 
     metadata: Metadata
 
@@ -35,58 +37,48 @@ class Scorer:
     ):
         """
         Args:
-            digest: that the bundle must have.
+            digest: the bundle's digest when the job began; "" skips the check.
 
         Raises:
-            BundleError: another bundle, or none.
+            BundleError: the bundle is broken, or has been replaced.
         """
-        found = bundle.read(folder, settings.keys)
-        if digest not in ("", found.digest):
-            raise BundleError(f"{folder}: is another bundle than where this was begun")
-        allowlist.check(found)
-        self.metadata, self._top_k = found.metadata, top_k
-        loaded = engine.load(found, settings)
-        price = cost.measure(loaded.engine, found.metadata)
-        made = loaded.engine
-        self._scheduler = Scheduler(made, found.metadata, settings, cost=price)
+        verified = bundle.read(folder, settings.keys)
+        if digest not in ("", verified.digest):
+            raise BundleError(f"{folder}: has been replaced since the job began")
+        allowlist.check(verified)
+        self.metadata, self._top_k = verified.metadata, top_k
+        loaded = engine.load(verified, settings).engine
+        measured = cost.measure(loaded, self.metadata)
+        self._scheduler = Scheduler(loaded, self.metadata, settings, cost=measured)
 
-    def score(self, rows: list[Row]) -> Scored:
-        """A line for each row: a prediction, or `{"error": why not}`; with the row's
-        id, if it has one."""
+    def score(self, rows: list[Row]) -> ShardResult:
+        """A line for each row: its id if it has one, and a prediction or an error."""
         lines: list[dict[str, Any]] = [{"error": row.reason} for row in rows]
-        refused, steps = 0, 0
-        # Like lengths together: lanes end together, and little is padded.
-        order = sorted(range(len(rows)), key=lambda at: len(_frames(rows[at])))
-        for at in order:
-            frames = rows[at].frames
-            if frames is not None:
-                self._scheduler.add(at, frames)
-                steps += len(frames)
+        steps = 0
+        # Sequences of similar lengths share a batch, so that there is little padding.
+        valid = [
+            (n, row.frames) for n, row in enumerate(rows) if row.frames is not None
+        ]
+        for number, frames in sorted(valid, key=lambda item: len(item[1])):
+            self._scheduler.add(number, frames)
+            steps += len(frames)
         while self._scheduler.busy:
-            for told in self._scheduler.run_batch():
-                if isinstance(told, JobResult):
-                    lines[told.number] = self._prediction(told)
-                elif isinstance(told, JobFailure):
-                    lines[told.number] = {"error": told.reason}
-        texts = []
-        for row, line in zip(rows, lines, strict=True):
-            refused += "error" in line
-            whole = line if row.id is None else {"id": row.id} | line
-            texts.append(orjson.dumps(whole, option=OPTIONS))
-        return Scored(b"".join(texts), len(rows), steps, refused)
-
-    def _prediction(self, told: JobResult) -> dict[str, Any]:
-        width = len(self.metadata.classes)
-        answer = np.frombuffer(told.probabilities, np.float32).reshape(-1, width)
-        label = self.metadata.task == "label"
-        return native.prediction(
-            self.metadata, answer if label else answer[0], self._top_k
+            for event in self._scheduler.run_batch():
+                if isinstance(event, JobResult):
+                    lines[event.number] = self._prediction(event)
+                elif isinstance(event, JobFailure):
+                    lines[event.number] = {"error": event.reason}
+        text = b"".join(
+            orjson.dumps(
+                line if row.id is None else {"id": row.id} | line, option=OPTIONS
+            )
+            for row, line in zip(rows, lines, strict=True)
         )
+        refused = sum("error" in line for line in lines)
+        return ShardResult(text, len(rows), steps, refused)
 
-
-OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
-_NONE = np.empty((0, 0), np.float32)
-
-
-def _frames(row: Row) -> np.ndarray:
-    return _NONE if row.frames is None else row.frames
+    def _prediction(self, result: JobResult) -> dict[str, Any]:
+        width = len(self.metadata.classes)
+        answer = np.frombuffer(result.probabilities, np.float32).reshape(-1, width)
+        probabilities = answer if self.metadata.task == "label" else answer[0]
+        return native.prediction(self.metadata, probabilities, self._top_k)

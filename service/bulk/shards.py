@@ -1,9 +1,9 @@
-"""A file of any size in shards: each can be read by itself, on any machine.
+"""Split a file of any size into shards, each of which any machine can read alone.
 
-.jsonl, .ndjson   an object a line, {"frames": [[...], ...]} and perhaps an "id"; what else
-                  it has is passed over. A shard is the lines that begin in its bytes.
-.parquet          a row a sequence, with the column frames, a list of lists of numbers, and
-                  perhaps id. A shard is a row group, of bounded size.
+.jsonl, .ndjson   an object per line, {"frames": [[...], ...]} and optionally "id"; other
+                  members are ignored. A shard is the lines that begin within its bytes.
+.parquet          a sequence per row: the column frames, a list of lists of numbers, and
+                  optionally id. A shard is a row group, whose size is limited.
 """
 
 import sys
@@ -24,119 +24,121 @@ from service.codecs import validation
 from service.errors import ServiceError
 from service.settings import Limits
 
-BYTES = 4 * 2**20  # of a shard of lines; a run that is cut off loses some of these
-# Of a row group: a thousand bytes of Parquet can stand for gigabytes of one number.
-MOST_ROWS = 2**21  # twice as many as Arrow writes, unless it is told to
-MOST_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
-MOST_BYTES = 2**30
-BATCH = 2**20  # numbers that are decoded at a time, as far as sequences allow
-LONGEST_ID = 1_000
-ANY = Limits(1, sys.maxsize, sys.maxsize)  # nobody else waits
+SHARD_BYTES = 4 * 2**20  # of lines; an interrupted run loses at most a shard per core
+# Limits of a row group: a thousand bytes of Parquet can decode to gigabytes.
+MAX_ROWS = 2**21  # twice the default of PyArrow's writer
+MAX_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
+MAX_BYTES = 2**30
+BATCH_NUMBERS = 2**20  # decoded at a time, or one sequence if it is longer
+MAX_ID_LENGTH = 1_000
+NO_LIMITS = Limits(1, sys.maxsize, sys.maxsize)  # a job competes with nobody
 
 
 class Line(msgspec.Struct):
-    """What is read of a line."""
+    """The members of a line that are read."""
 
     frames: list[list[float]]
     id: str | int | None = None
 
 
 class Row(NamedTuple):
-    """A sequence, or why there is none."""
+    """A sequence, or the reason why a line or row holds none."""
 
     id: str | int | None
     frames: np.ndarray | None  # [T, F] float32
     reason: str = ""
 
 
-class Shards(Protocol):
-    """A file, of which each shard can be read by itself."""
+class ShardedFile(Protocol):
+    """A file of which each shard can be read alone."""
 
     count: int
 
     def read(self, number: int) -> Iterator[Any]:
-        """Its sequences as they stand there: for `row`."""
+        """The items of a shard, one per sequence, as `parse` takes them."""
         ...
 
-    def row(self, given: Any, features: int) -> Row:
-        """One of them for a model of so many features."""
+    def parse(self, item: Any, features: int) -> Row:
+        """The sequence in an item, for a model with this number of features."""
         ...
 
 
-def whole(where: str) -> str:
-    """A path that means the same from everywhere; `s3://...` does."""
-    return where if object_store.elsewhere(where) else str(Path(where).absolute())
+def absolute(location: str) -> str:
+    """An absolute path, or the URI itself."""
+    if object_store.is_remote(location):
+        return location
+    return str(Path(location).absolute())
 
 
-def place(where: str) -> tuple[FileSystem, str]:
-    """The file system of a path or of `s3://...`, and the path within it.
+def filesystem(location: str) -> tuple[FileSystem, str]:
+    """The file system of a path or a URI, and the path within it.
 
     Raises:
-        ValueError, OSError: it can't be understood, or reached.
+        ValueError, OSError: the URI is invalid, or can't be reached.
     """
-    if object_store.elsewhere(where):
-        try:
-            system, path = FileSystem.from_uri(where)
-        except (pa.ArrowException, ImportError) as error:
-            raise ValueError(f"{object_store.shown(where)}: {error}") from None
-        return system, path
-    return LocalFileSystem(), whole(where)
+    if not object_store.is_remote(location):
+        return LocalFileSystem(), absolute(location)
+    try:
+        system, path = FileSystem.from_uri(location)
+    except (pa.ArrowException, ImportError) as error:
+        name = object_store.without_credentials(location)
+        raise ValueError(f"{name}: {error}") from None
+    return system, path
 
 
-def stamp(where: str) -> tuple[int, int]:
-    """Size and time of a file: what changes when it does.
+def stamp(location: str) -> tuple[int, int]:
+    """Size and modification time of a file.
 
     Raises:
         ValueError, OSError: no such file.
     """
-    system, path = place(where)
-    about = system.get_file_info(path)
-    if about.type != FileType.File:
-        raise FileNotFoundError(
-            f"{object_store.shown(where)}: no such file, as seen from here"
-        )
-    return about.size, about.mtime_ns or 0
+    system, path = filesystem(location)
+    info = system.get_file_info(path)
+    if info.type != FileType.File:
+        name = object_store.without_credentials(location)
+        raise FileNotFoundError(f"{name}: no such file on this machine")
+    return info.size, info.mtime_ns or 0
 
 
-def of(where: str) -> Shards:
-    """The shards of a file.
+def open_file(location: str) -> ShardedFile:
+    """Open a file by its ending.
 
     Raises:
-        ValueError, OSError: no such file, or another format.
+        ValueError, OSError: no such file, or an unknown format.
     """
-    size, _ = stamp(where)
-    system, path = place(where)
+    size, _ = stamp(location)
+    system, path = filesystem(location)
     suffix = Path(path).suffix.lower()
     if suffix in (".jsonl", ".ndjson"):
-        return Lines(system, path, size)
+        return JsonLinesFile(system, path, size)
     if suffix == ".parquet":
         try:
-            return Groups(system, path)
+            return ParquetFile(system, path)
         except pa.ArrowException as error:
             raise ValueError(f"{path}: {error}") from None
     known = ".jsonl, .ndjson, .parquet"
-    raise ValueError(f"{path}: of {suffix or 'no'} format; known are {known}")
+    raise ValueError(f"{path}: unknown format {suffix!r}; known are {known}")
 
 
-class Lines:
-    """JSON Lines."""
+class JsonLinesFile:
+    """A file of JSON lines."""
 
     def __init__(self, system: FileSystem, path: str, size: int):
         self._system, self._path, self._size = system, path, size
-        self.count = -(-size // BYTES)
+        self.count = -(-size // SHARD_BYTES)
 
     def read(self, number: int) -> Iterator[bytes]:
-        start, stop = number * BYTES, min((number + 1) * BYTES, self._size)
+        start, stop = number * SHARD_BYTES, min((number + 1) * SHARD_BYTES, self._size)
         with self._system.open_input_file(self._path) as file:
-            # From the byte before: where that ends a line, the first of ours begins.
+            # Read one byte more: if it ends a line, our first line begins at `start`.
             at = max(start - 1, 0)
             data = file.read_at(stop - at, at)
             begin = data.find(b"\n") + 1 if start else 0
             if start and not begin:
-                return  # all of it is the midst of a line
+                return  # the shard lies within one line
             parts, end = [data], stop
             while end < self._size and not parts[-1].endswith(b"\n"):
-                more = file.read_at(BYTES, end)
+                more = file.read_at(SHARD_BYTES, end)
                 if not more:
                     raise OSError(f"{self._path}: has become shorter")
                 cut = more.find(b"\n") + 1 or len(more)
@@ -144,26 +146,28 @@ class Lines:
                 end += cut
             data = b"".join(parts)
         if not start:
-            data = data.removeprefix(b"\xef\xbb\xbf")  # a byte order mark
+            data = data.removeprefix(b"\xef\xbb\xbf")  # the byte order mark
         for line in data[begin:].split(b"\n"):
             if line.strip():
                 yield line
 
-    def row(self, given: bytes, features: int) -> Row:
+    def parse(self, item: bytes, features: int) -> Row:
         name = None
         try:
-            line = validation.decode_json(_decoder, given, "line")
+            line = validation.decode_json(_decoder, item, "line")
             if isinstance(line.id, int) and not -(2**63) <= line.id < 2**64:
-                return Row(None, None, "id must be of at most 64 bits")
+                return Row(None, None, "id must have at most 64 bits")
             name = line.id
-            (frames,) = validation.to_arrays(["frames"], [line.frames], features, ANY)
+            (frames,) = validation.to_arrays(
+                ["frames"], [line.frames], features, NO_LIMITS
+            )
         except ServiceError as error:
-            return Row(name, None, _told(error))
+            return Row(name, None, _reason(error))
         return Row(name, frames)
 
 
-class Groups:
-    """Parquet."""
+class ParquetFile:
+    """A Parquet file."""
 
     def __init__(self, system: FileSystem, path: str):
         self._system, self._path = system, path
@@ -171,10 +175,10 @@ class Groups:
             opened = parquet.ParquetFile(file)
             self.count: int = opened.num_row_groups
             schema = opened.schema_arrow
-            about = opened.metadata
+            metadata = opened.metadata
         if schema.names.count("frames") != 1:
             names = ", ".join(schema.names)
-            raise ValueError(f"{path}: no column frames, or two; there are: {names}")
+            raise ValueError(f"{path}: needs one column frames; there are: {names}")
         cells = _inner(_inner(schema.field("frames").type))
         if cells is None or not (types.is_integer(cells) or types.is_floating(cells)):
             raise ValueError(f"{path}: frames must be lists of lists of numbers")
@@ -185,10 +189,11 @@ class Groups:
             kind = kind.value_type if types.is_dictionary(kind) else kind
             if not (types.is_integer(kind) or kind in (pa.string(), pa.large_string())):
                 raise ValueError(f"{path}: id must be text or whole numbers")
-        groups = [about.row_group(number) for number in range(self.count)]
-        self._batches = [_batch(group, path, n) for n, group in enumerate(groups)]
-        # A long text that many rows share is then there once.
-        self._dictionaries = [] if any(map(_delta, groups)) else self._columns[1:]
+        groups = [metadata.row_group(number) for number in range(self.count)]
+        self._batch_rows = [_batch_rows(g, path, n) for n, g in enumerate(groups)]
+        # As a dictionary, a long id that many rows share is in memory once.
+        delta = any(map(_has_delta_ids, groups))
+        self._dictionaries = [] if delta else self._columns[1:]
 
     def read(self, number: int) -> Iterator[tuple[Any, np.ndarray | None]]:
         with self._system.open_input_file(self._path) as file:
@@ -197,108 +202,111 @@ class Groups:
                 for chunk in _chunks(opened.metadata.row_group(number), name):
                     self._check(file, chunk, number)
             for batch in opened.iter_batches(
-                self._batches[number], row_groups=[number], columns=self._columns
+                self._batch_rows[number], row_groups=[number], columns=self._columns
             ):
                 yield from _sequences(batch)
 
     def _check(
         self, file: pa.NativeFile, chunk: parquet.ColumnChunkMetaData, number: int
     ) -> None:
-        """ValueError where pages hold more than the footer says."""
+        """Raise ValueError if the pages hold more than the footer says."""
         values, size = parquet_pages.measure_chunk(file, chunk)
-        if values > chunk.num_values or size > MOST_BYTES:
-            told = f"row group {number} holds more than the file says of it"
-            raise ValueError(f"{self._path}: {told}")
+        if values > chunk.num_values or size > MAX_BYTES:
+            reason = f"row group {number} holds more than the file's footer says"
+            raise ValueError(f"{self._path}: {reason}")
 
-    def row(self, given: tuple[Any, np.ndarray | None], features: int) -> Row:
-        name, frames = given
-        if isinstance(name, str) and len(name) > LONGEST_ID:
-            told = f"id must be of at most {LONGEST_ID:,} characters"
-            return Row(None, None, told)
+    def parse(self, item: tuple[Any, np.ndarray | None], features: int) -> Row:
+        name, frames = item
+        if isinstance(name, str) and len(name) > MAX_ID_LENGTH:
+            reason = f"id must have at most {MAX_ID_LENGTH:,} characters"
+            return Row(None, None, reason)
         if frames is None:
-            return Row(name, None, "frames must be steps of as many numbers each")
+            return Row(name, None, "frames must be steps of equally many numbers")
         if frames.shape[1] != features:
-            told = f"frames has {frames.shape[1]} features, the model takes {features}"
-            return Row(name, None, told)
+            reason = (
+                f"frames has {frames.shape[1]} features, the model takes {features}"
+            )
+            return Row(name, None, reason)
         with np.errstate(over="ignore"):
-            made = frames.astype(np.float32)
-        if not np.isfinite(made).all():
+            frames = frames.astype(np.float32)
+        if not np.isfinite(frames).all():
             return Row(name, None, "frames must be finite in float32")
-        return Row(name, made)
+        return Row(name, frames)
 
 
-def _batch(group: parquet.RowGroupMetaData, path: str, number: int) -> int:
-    """Returns how many rows of a row group are decoded at a time.
+def _batch_rows(group: parquet.RowGroupMetaData, path: str, number: int) -> int:
+    """The number of rows of a row group to decode at a time.
 
     Raises:
-        ValueError: by what the file says of it, the group is too large.
+        ValueError: the group is too large, by the file's footer.
     """
     rows: int = group.num_rows
     numbers = max([1, *(chunk.num_values for chunk in _chunks(group, "frames"))])
     chunks = [*_chunks(group, "frames"), *_chunks(group, "id")]
     encoded = max([1, *(chunk.total_uncompressed_size for chunk in chunks)])
-    for found, bound, what in (
-        (rows, MOST_ROWS, "rows"),
-        (numbers, MOST_NUMBERS, "numbers in frames"),
-        (encoded, MOST_BYTES, "bytes of a column"),
+    for size, limit, unit in (
+        (rows, MAX_ROWS, "rows"),
+        (numbers, MAX_NUMBERS, "numbers in frames"),
+        (encoded, MAX_BYTES, "bytes of a column"),
     ):
-        if found > bound:
-            told = f"{found:,} {what} in row group {number}, at most {bound:,}"
-            raise ValueError(f"{path}: {told}; write smaller row groups")
-    most: int = min(rows, rows * BATCH // numbers)
-    if _delta(group):
-        most = min(most, MOST_BYTES // encoded)
-    return max(1, most)
+        if size > limit:
+            reason = f"{size:,} {unit} in row group {number}, at most {limit:,}"
+            raise ValueError(f"{path}: {reason}; write smaller row groups")
+    batch_rows: int = min(rows, rows * BATCH_NUMBERS // numbers)
+    if _has_delta_ids(group):
+        batch_rows = min(batch_rows, MAX_BYTES // encoded)
+    return max(1, batch_rows)
 
 
 def _chunks(group: parquet.RowGroupMetaData, name: str) -> Iterator[Any]:
-    """A column of a row group, or the leaves of one that is nested."""
+    """The chunks of a column of a row group; a nested column has one for each leaf."""
     for chunk in map(group.column, range(group.num_columns)):
         if chunk.path_in_schema.partition(".")[0] == name:
             yield chunk
 
 
-def _delta(group: parquet.RowGroupMetaData) -> bool:
-    """Whether an id may be what it shares with the one before, and a little more: each
-    may be as long as the whole column, and Arrow makes no dictionary of them."""
+def _has_delta_ids(group: parquet.RowGroupMetaData) -> bool:
+    """Returns true if ids are stored as differences from the previous one.
+
+    Then each may be as long as the whole column, and PyArrow can't make a dictionary."""
     chunks = [c for c in _chunks(group, "id") if c.physical_type == "BYTE_ARRAY"]
     return any(name.startswith("DELTA") for c in chunks for name in c.encodings)
 
 
 def _sequences(batch: pa.RecordBatch) -> Iterator[tuple[Any, np.ndarray | None]]:
-    """The id and the frames [T, F] of each row; None where they are of no such shape."""
+    """The id and the frames [T, F] of each row; None if they don't have that shape."""
     ids = _ids(batch.column("id")) if "id" in batch.schema.names else None
-    steps, inner = _unpacked(batch.column("frames"))  # [N + 1]
-    cells, numbers = _unpacked(inner)  # [steps + 1]
-    values = numbers.to_numpy(zero_copy_only=False)  # NaN where it is null
+    steps, inner = _unpack(batch.column("frames"))  # [N + 1]
+    cells, numbers = _unpack(inner)  # [steps + 1]
+    values = numbers.to_numpy(zero_copy_only=False)  # null becomes NaN
     for at, (begin, end) in enumerate(pairwise(steps)):
         widths = np.diff(cells[begin : end + 1])
-        made = None
+        frames = None
         if len(widths) and (widths == widths[0]).all() and widths[0]:
-            made = values[cells[begin] : cells[end]].reshape(len(widths), -1)
-        yield ids[at] if ids else None, made
+            frames = values[cells[begin] : cells[end]].reshape(len(widths), -1)
+        yield ids[at] if ids else None, frames
 
 
-def _unpacked(lists: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """Where each list begins and ends in what they hold, and that."""
+def _unpack(lists: pa.Array) -> tuple[np.ndarray, pa.Array]:
+    """The offsets [N + 1] of lists in their joined values, and the values."""
     if types.is_fixed_size_list(lists.type):
         lists = lists.cast(pa.large_list(lists.type.value_type))
     return lists.offsets.to_numpy(), lists.values
 
 
 def _ids(column: pa.Array) -> list[Any]:
-    """Ids in Python; those that are alike are one object, since they may be long."""
+    """Ids as Python values; equal ids are one object, since they may be long."""
     if not types.is_dictionary(column.type):
         ids: list[Any] = column.to_pylist()
         return ids
     places = column.indices.fill_null(-1).to_numpy()
     used, inverse = np.unique(places, return_inverse=True)
-    found = column.dictionary.take(pa.array(used, mask=used < 0)).to_pylist()
-    return [found[place] for place in inverse]
+    values = column.dictionary.take(pa.array(used, mask=used < 0)).to_pylist()
+    return [values[place] for place in inverse]
 
 
 def _inner(kind: Any) -> Any:
-    """Of what a list is; None of what is none."""
+    """The type of a list's values; None if the type is not a list."""
     lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
     return kind.value_type if kind is not None and any(f(kind) for f in lists) else None
 
@@ -306,6 +314,6 @@ def _inner(kind: Any) -> Any:
 _decoder = msgspec.json.Decoder(Line)
 
 
-def _told(error: ServiceError) -> str:
-    faults = "; ".join(f"{one.path} {one.message}" for one in error.errors[:3])
-    return faults or error.detail
+def _reason(error: ServiceError) -> str:
+    errors = "; ".join(f"{field.path} {field.message}" for field in error.errors[:3])
+    return errors or error.detail

@@ -1,1 +1,4 @@
-"""The command line of `python -m service`: classify, label, and a chart of a stream."""
+"""The commands that call a service: `classify`, `label` and `stream`.
+
+In: a file or standard input. Out: JSON lines, or a chart on a terminal.
+"""

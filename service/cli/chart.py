@@ -1,4 +1,4 @@
-"""A stream's probabilities as bars on a terminal that move with each answer."""
+"""The command `stream`: a live bar chart of a stream's probabilities, or JSON lines."""
 
 import itertools
 import sys
@@ -19,16 +19,17 @@ from service.client import Client, Stream
 from service.client.results import InvalidAnswer, Labelling
 from service.client.stream import SWITCHING_PROTOCOLS, Answer
 
-LIKELIEST, OTHER, QUIET = "#0072B2", "#767676", "dim"  # as in the reports' plots
-MOST_BARS, EDGE = 30, 7  # classes shown; rows for what is around the bars
+LIKELIEST, OTHER, QUIET = "#0072B2", "#767676", "dim"  # colours of the reports' plots
+MAX_BARS = 30
+OTHER_ROWS = 7  # of the terminal, around the bars
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def choose(client: Client, name: str | None, features: int) -> dict[str, Any]:
-    """The model that is named, or the only one that such a stream can be for.
+def choose_model(client: Client, name: str | None, features: int) -> dict[str, Any]:
+    """The named model, or the only streamable one with this number of features.
 
     Raises:
-        ReadError: there is not exactly one; names those that there are.
+        ReadError: there is no such model, or several; lists the streamable ones.
     """
     models = {model["name"]: model for model in client.models()}
     if name in models:
@@ -37,17 +38,17 @@ def choose(client: Client, name: str | None, features: int) -> dict[str, Any]:
     fitting = [m for m in streamable if m["feature_count"] == features]
     if name is None and len(fitting) == 1:
         return fitting[0]
-    told = ", ".join(f"{m['name']} ({m['feature_count']})" for m in streamable)
+    known = ", ".join(f"{m['name']} ({m['feature_count']})" for m in streamable)
     raise ReadError(
-        f"name a model for {features} features; streamable: {told or 'none'}"
+        f"name a model for {features} features; streamable: {known or 'none'}"
     )
 
 
-def steps(file: TextIO) -> Iterator[np.ndarray]:
-    """Frames [t, F] as lines come: a frame, several, or {"frames": several}.
+def read_lines(file: TextIO) -> Iterator[np.ndarray]:
+    """Yield frames [t, F] for each line: a frame, a list of frames, or {"frames": list}.
 
     Raises:
-        ReadError: a line that is none of these; says which.
+        ReadError: a line is none of these; names the line.
     """
     for number, line in enumerate(iter(file.readline, ""), 1):
         if not line.strip():
@@ -55,76 +56,74 @@ def steps(file: TextIO) -> Iterator[np.ndarray]:
         try:
             value = orjson.loads(line)
             value = value["frames"] if isinstance(value, dict) else value
-            with np.errstate(over="ignore"):  # the service refuses what is infinite
+            with np.errstate(over="ignore"):  # the service refuses infinite values
                 frames = np.atleast_2d(np.array(value, np.float32))
             if frames.ndim != 2:
-                raise ValueError("more than steps of numbers")
+                raise ValueError("expected a frame, or a list of frames")
         except (ValueError, TypeError, KeyError) as error:
             raise ReadError(f"line {number}: {error}") from None
         yield frames
 
 
 class Chart:
-    """Bars for the likeliest classes, in the order of the model."""
+    """A bar for each of the likeliest classes, in the model's order."""
 
     def __init__(self, model: dict[str, Any], console: Console):
         self._model, self._console = model, console
         self._labels: list[str] = []
 
     def draw(self, answer: Answer) -> Group:
-        """What is shown after an answer.
+        """The chart after an answer.
 
         Raises:
-            InvalidAnswer: it has not a probability for each class.
+            InvalidAnswer: the answer does not have a probability for each class.
         """
-        given = answer.probabilities
-        if given is None or given.shape[-1] != len(self._model["classes"]):
+        probabilities, classes = answer.probabilities, self._model["classes"]
+        if probabilities is None or probabilities.shape[-1] != len(classes):
             raise InvalidAnswer(
                 SWITCHING_PROTOCOLS, "Expected a probability for each class"
             )
-        last = np.atleast_2d(given)[-1]
+        last = np.atleast_2d(probabilities)[-1]
         if isinstance(answer, Labelling):
             self._labels += answer.labels
-        rows = max(3, min(MOST_BARS, self._console.height - EDGE))
+        rows = max(3, min(MAX_BARS, self._console.height - OTHER_ROWS))
         shown = np.sort(np.argsort(-last, kind="stable")[:rows])
         table = Table.grid(padding=(0, 1))
         width = max(10, self._console.width - 40)
         best = int(last.argmax())
         for place in shown.tolist():
             style = LIKELIEST if place == best else OTHER
-            mark = "●" if place == best else " "  # not by colour alone
+            mark = "●" if place == best else " "  # not marked by colour alone
             table.add_row(
-                Text(f"{mark} {self._model['classes'][place]}", style),
+                Text(f"{mark} {classes[place]}", style),
                 Text(_bar(float(last[place]), width), style, no_wrap=True),
                 Text(f"{100 * last[place]:5.1f} %", style, justify="right"),
             )
         head = Text(f"{self._model['name']}  step {answer.steps}", QUIET)
-        gap = "" if max(map(len, self._model["classes"])) == 1 else " "
-        said = gap.join(self._labels)[-width:]
-        return Group(head, table, *([Text(f"so far: {said}")] if said else []))
+        gap = "" if max(map(len, classes)) == 1 else " "
+        labels = gap.join(self._labels)[-width:]
+        return Group(head, table, *([Text(f"so far: {labels}")] if labels else []))
 
 
-def _bar(share: float, width: int) -> str:
-    eighths = round(8 * share * width)
+def _bar(probability: float, width: int) -> str:
+    eighths = round(8 * probability * width)
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip().ljust(width)
 
 
 def show(
     stream: Stream, model: dict[str, Any], parts: Iterable[np.ndarray], out: TextIO
 ) -> None:
-    """Send frames [t, F] as they come, and show what is answered: bars on a
-    terminal, else a JSON object a line.
+    """Send each part [t, F], and show the answer: a chart on a terminal, else a JSON line.
 
     Raises:
-        RequestError, StreamLost, OSError: as `Stream.send`.
-        InvalidAnswer: it can't be drawn.
+        RequestError, StreamLost, OSError: see `Stream.send`.
     """
     console = Console(file=out, highlight=False, markup=False)
     if not console.is_terminal:
         for frames in parts:
-            told = asdict(stream.send(frames))
-            told = {k: v for k, v in told.items() if v is not None and k != "state"}
-            out.write(orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY).decode())
+            members = asdict(stream.send(frames)).items()
+            answer = {k: v for k, v in members if v is not None and k != "state"}
+            out.write(orjson.dumps(answer, option=orjson.OPT_SERIALIZE_NUMPY).decode())
             out.write("\n")
             out.flush()
         return
@@ -141,28 +140,27 @@ def run(
     rate: float,
     headers: dict[str, str],
 ) -> None:
-    """Stream sequences step by step, so many a second, or (None) what standard input
-    brings.
+    """Stream sequences step by step at a rate per second; None: lines of standard input.
 
     Raises:
-        ReadError: a line that holds no frames, or no model for them.
-        RequestError, StreamLost, OSError: as `Stream.send`.
+        ReadError: a line holds no frames, or no model takes them.
+        RequestError, StreamLost, OSError: see `Stream.send`.
     """
     with Client(url, headers=headers) as client:
-        given: list[Iterator[np.ndarray]]
+        streams: list[Iterator[np.ndarray]]
         if sequences is None:
-            lines = steps(sys.stdin)
+            lines = read_lines(sys.stdin)
             first = next(lines, None)
             if first is None:
                 return
-            given, features = [itertools.chain([first], lines)], first.shape[1]
+            streams, features = [itertools.chain([first], lines)], first.shape[1]
         elif not sequences:
-            raise ReadError("there is no sequence in the file")
+            raise ReadError("the file holds no sequence")
         else:
-            given = [_paced(frames, rate) for frames in sequences]
+            streams = [_paced(frames, rate) for frames in sequences]
             features = sequences[0].shape[1]
-        model = choose(client, name, features)
-        for parts in given:
+        model = choose_model(client, name, features)
+        for parts in streams:
             with client.stream(model["name"]) as stream:
                 show(stream, model, parts, sys.stdout)
                 stream.end()

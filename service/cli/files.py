@@ -1,4 +1,4 @@
-"""Sequences from a file of the caller's, for the command line."""
+"""Read sequences from .json, .jsonl, .csv and .npy files."""
 
 import csv
 import json
@@ -13,33 +13,33 @@ import numpy as np
 import orjson
 from numpy.lib import format as npy
 
-NUMBERS = "biuf"  # kinds of NumPy's types
+NUMBER_KINDS = "biuf"  # of NumPy's types
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
-LONGEST = 300  # characters of a reason
-NO_MEMORY = "there is not enough memory for it"
+MAX_REASON = 300  # characters
+NO_MEMORY = "not enough memory to read the file"
 NO_FRAMES = "a sequence must be a list of steps, each a list of numbers"
 
 
 class ReadError(ValueError):
-    """A file that holds no sequences; names the file and the reason, on one line."""
+    """The file can't be read as sequences; one line with the file and the reason."""
 
 
-Asked = tuple[list[np.ndarray], str | None, int | None]
+Request = tuple[list[np.ndarray], str | None, int | None]
 
 
-def read(path: Path) -> Asked:
-    """The sequences [T, F] of a file; and the model and top_k of a request's.
+def read(path: Path) -> Request:
+    """The sequences [T, F] of a file, and `model` and `top_k` if it is a request.
 
     Raises:
-        ReadError: no such file, another format, not numbers, deeper or larger than can
-            be read, or an array whose header doesn't fit the file.
+        ReadError: no such file, an unknown format, values that are not numbers, too
+            deeply nested, too large, or an array whose header doesn't match its size.
     """
     try:
         return _read(path)
     except MemoryError:
         reason = NO_MEMORY
     except RecursionError:
-        reason = "it is nested too deeply"
+        reason = "nested too deeply"
     except (
         OSError,
         ValueError,
@@ -48,11 +48,11 @@ def read(path: Path) -> Asked:
         OverflowError,
         csv.Error,
     ) as error:
-        reason = " ".join(str(error).split())[:LONGEST]
+        reason = " ".join(str(error).split())[:MAX_REASON]
     raise ReadError(f"{path}: {reason}")
 
 
-def _read(path: Path) -> Asked:
+def _read(path: Path) -> Request:
     if path.suffix == ".npy":
         with path.open("rb") as file:
             return [_frames(_array(file))], None, None
@@ -62,55 +62,55 @@ def _read(path: Path) -> Asked:
         try:
             list(map(float, rows[0] if rows else []))
         except ValueError:
-            rows = rows[1:]  # a header
+            rows = rows[1:]  # the header
         return [_frames([list(map(float, row)) for row in rows])], None, None
     if path.suffix in (".jsonl", ".ndjson"):
         lines = [json.loads(line) for line in text.splitlines() if line.strip()]
         return [_frames(line["frames"]) for line in lines], None, None
     value = json.loads(text)
     if isinstance(value, dict):
-        return [_frames(frames) for frames in value["sequences"]], *_chosen(value)
+        return [_frames(frames) for frames in value["sequences"]], *_options(value)
     return [_frames(value)], None, None
 
 
-def _chosen(request: dict[str, Any]) -> tuple[str | None, int | None]:
+def _options(request: dict[str, Any]) -> tuple[str | None, int | None]:
     model, top_k = request.get("model"), request.get("top_k")
     if model is not None and not isinstance(model, str):
         raise ValueError("the model must be a name")
     if top_k is not None and not isinstance(top_k, int):
         raise ValueError("top_k must be a number")
-    orjson.dumps(
-        [model, top_k]
-    )  # raises of what can't be sent, such as half a character
+    orjson.dumps([model, top_k])  # raises for what can't be sent, e.g. a lone surrogate
     return model, top_k
 
 
 def _array(file: BinaryIO) -> np.ndarray:
-    """The array of a .npy file, and no memory but for what is in the file: its header
-    may say anything."""
-    shape, fortran, kind = _header(file)
-    if kind.kind not in NUMBERS:
-        raise ValueError(f"its values are no numbers but {kind}")
+    """The array of a .npy file.
+
+    The header may promise any size, so it is compared with the file's size before
+    memory is allocated."""
+    shape, fortran, dtype = _header(file)
+    if dtype.kind not in NUMBER_KINDS:
+        raise ValueError(f"values must be numbers, not {dtype}")
     if len(shape) != 2 or shape[1] < 1:
         raise ValueError(NO_FRAMES)
     count = math.prod(shape)
-    there = os.fstat(file.fileno()).st_size - file.tell()
-    if count * kind.itemsize != there:
-        said = f"{count * kind.itemsize} bytes of numbers"
-        raise ValueError(f"its header promises {said}, and there are {there}")
-    values: np.ndarray = np.fromfile(file, kind, count)
+    expected = count * dtype.itemsize
+    size = os.fstat(file.fileno()).st_size - file.tell()
+    if expected != size:
+        raise ValueError(f"the header promises {expected} bytes of numbers, not {size}")
+    values: np.ndarray = np.fromfile(file, dtype, count)
     return values.reshape(shape, order="F" if fortran else "C")
 
 
 def _header(file: BinaryIO) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # it is parsed as Python
+            warnings.simplefilter("ignore")  # NumPy parses it as Python
             header: tuple[tuple[int, ...], bool, np.dtype[Any]]
             header = HEADERS[npy.read_magic(file)](file)
             return header
-    except Exception as error:  # whatever Python's parser raises, MemoryError, too
-        raise ValueError(f"its header can't be read: {error}") from None
+    except Exception as error:  # Python's parser raises MemoryError and others too
+        raise ValueError(f"the header can't be read: {error}") from None
 
 
 def _frames(values: Any) -> np.ndarray:

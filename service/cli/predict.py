@@ -1,10 +1,10 @@
-"""What the commands `classify` and `label` do: ask a service, or compute on a cluster."""
+"""The commands `classify` and `label`: ask a service, or compute on a Ray cluster."""
 
 import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Self
 
 import orjson
 import typer
@@ -21,10 +21,10 @@ from service.bulk import object_store
 from service.settings import load
 
 if TYPE_CHECKING:
-    from service.bulk.scorer import Scored
+    from service.bulk.scorer import ShardResult
 
-LINE_SECONDS = 10.0  # between lines of progress, elsewhere than on a terminal
-STOPPED = 130  # exit code, as shells have it
+LOG_SECONDS = 10.0  # between progress lines, if stderr is no terminal
+INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 
 
 def predict(
@@ -38,17 +38,17 @@ def predict(
     to: str | None,
     bundles: str | None,
 ) -> None:
-    """Either of the commands, as `engine` says."""
+    """Run the command for a task with the chosen engine."""
     if engine == "ray":
-        compute(file, to, bundles, task, model, top_k)
+        run_job(file, to, bundles, task, model, top_k)
     elif to or bundles:
-        typer.echo("error: --to and --bundles go with --engine ray", err=True)
+        typer.echo("error: --to and --bundles need --engine ray", err=True)
         raise typer.Exit(2)
     else:
-        ask(Path(file), url, headers, task, model, top_k)
+        ask_service(Path(file), url, headers, task, model, top_k)
 
 
-def ask(
+def ask_service(
     file: Path,
     url: str,
     headers: dict[str, str],
@@ -56,10 +56,10 @@ def ask(
     model: str | None,
     top_k: int | None,
 ) -> None:
-    """Print a line for each sequence of the file.
+    """Send the file's sequences to a service, and print a JSON line for each.
 
     Raises:
-        typer.Exit: after a line that says why there is no answer, with exit code 1.
+        typer.Exit: with exit code 1, after an error was printed.
     """
     import httpx
 
@@ -68,23 +68,25 @@ def ask(
 
     failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError)
     try:
-        frames, named, k = files.read(file)
+        sequences, file_model, file_top_k = files.read(file)
         with Client(url, headers=headers) as client:
-            call = client.classify if task == "classify" else client.label
-            answer = call(frames, model=model or named, top_k=top_k or k)
-    except MemoryError:  # as a body it takes several times as much
+            method = client.classify if task == "classify" else client.label
+            answer = method(
+                sequences, model=model or file_model, top_k=top_k or file_top_k
+            )
+    except MemoryError:  # the request's body is several times as large as the array
         typer.echo(f"error: {file}: {files.NO_MEMORY}", err=True)
         raise typer.Exit(1) from None
     except (*failures, orjson.JSONEncodeError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     for prediction in answer.predictions:
-        told = {k: v for k, v in asdict(prediction).items() if v is not None}
-        line = orjson.dumps(told, option=orjson.OPT_SERIALIZE_NUMPY)
+        members = {k: v for k, v in asdict(prediction).items() if v is not None}
+        line = orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)
         sys.stdout.write(line.decode() + "\n")
 
 
-def compute(
+def run_job(
     file: str,
     to: str | None,
     bundles: str | None,
@@ -92,64 +94,67 @@ def compute(
     model: str | None,
     top_k: int | None,
 ) -> None:
-    """Write a line for each sequence into a folder, and print what was done."""
-    begun = time.monotonic()
+    """Compute the file's sequences on a Ray cluster, into a folder; print a summary."""
+    start = time.monotonic()
     try:
-        from service.bulk import runner, shards  # need what is not always there
+        from service.bulk import runner, shards  # need Ray and PyArrow
 
         settings = load().without_secrets()
-        # As other machines find them.
-        file, to = map(shards.whole, (file, to or _beside(file, task)))
-        bundles = bundles or object_store.setting() or str(settings.bundles)
-        bundles = shards.whole(bundles)
+        # The nodes have another working directory.
+        file, to = map(shards.absolute, (file, to or _default_output(file, task)))
+        bundles = bundles or object_store.from_environment() or str(settings.bundles)
+        bundles = shards.absolute(bundles)
         if settings.bundle_keys:
-            keys = shards.whole(settings.bundle_keys)
+            keys = shards.absolute(settings.bundle_keys)
             settings = settings.model_copy(update={"bundle_keys": keys})
-        job, todo = runner.prepare(
+        job, missing = runner.prepare(
             file, to, task, model=model, top_k=top_k, bundles=bundles, settings=settings
         )
-        with Done(job.shards, job.shards - len(todo)) as done:
-            if todo:
-                runner.run(todo, (file, to, job, bundles, settings), done.add)
+        with JobProgress(job.shards, job.shards - len(missing)) as progress:
+            if missing:
+                runner.run(missing, (file, to, job, bundles, settings), progress.add)
     except ModuleNotFoundError as error:
-        typer.echo(f"error: {error.name} is not installed: the extra ray", err=True)
+        typer.echo(
+            f"error: {error.name} is not installed: pip install 'unrolled[ray]'",
+            err=True,
+        )
         raise typer.Exit(1) from None
     except (ValueError, OSError) as error:
         typer.echo(f"error: {error}", err=True)
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
-        typer.echo("stopped; the same command goes on from here", err=True)
-        raise typer.Exit(STOPPED) from None
-    told = {"model": f"{job.model}@{job.version}", "shards": job.shards}
-    seconds = {"seconds": round(time.monotonic() - begun, 1)}
-    told |= (
-        {"computed": len(todo)}
-        | done.figures
-        | seconds
-        | {"to": object_store.shown(to)}
-    )
-    typer.echo(orjson.dumps(told).decode())
-    if done.figures["refused"]:
-        typer.echo(f"{done.figures['refused']} lines are errors", err=True)
+        typer.echo("stopped; run the same command to continue", err=True)
+        raise typer.Exit(INTERRUPTED) from None
+    summary = {
+        "model": f"{job.model}@{job.version}",
+        "shards": job.shards,
+        "computed": len(missing),
+        **progress.totals,
+        "seconds": round(time.monotonic() - start, 1),
+        "to": object_store.without_credentials(to),
+    }
+    typer.echo(orjson.dumps(summary).decode())
+    if progress.totals["refused"]:
+        typer.echo(f"{progress.totals['refused']} lines are errors", err=True)
 
 
-def _beside(file: str, task: str) -> str:
-    """The folder for the answers; of `s3://...` without touching what follows a `?`."""
-    path, mark, rest = file.partition("?") if "://" in file else (file, "", "")
-    return f"{path}.{task}{mark}{rest}"
+def _default_output(file: str, task: str) -> str:
+    """FILE.TASK; in a URI like `s3://...?region=...` the query stays at the end."""
+    path, mark, query = file.partition("?") if "://" in file else (file, "", "")
+    return f"{path}.{task}{mark}{query}"
 
 
-class Done:
-    """What has been computed so far, as a bar, or as a line now and then."""
+class JobProgress:
+    """The progress of a job: a bar on a terminal, elsewhere a line now and then."""
 
-    def __init__(self, shards: int, before: int):
+    def __init__(self, shards: int, done: int):
         """
         Args:
-            before: shards that there were already.
+            done: number of shards that an earlier run has computed.
         """
-        self.figures = {"sequences": 0, "steps": 0, "refused": 0}
-        self._begun = self._told = time.monotonic()
-        self._shards, self._count = shards, before
+        self.totals = {"sequences": 0, "steps": 0, "refused": 0}
+        self._start = self._last_line = time.monotonic()
+        self._shards, self._done = shards, done
         console = Console(stderr=True)
         self._terminal = console.is_terminal
         self._bar = Progress(
@@ -160,22 +165,22 @@ class Done:
             console=console,
             disable=not self._terminal,
         )
-        self._task = self._bar.add_task("", total=shards, completed=before)
-        if before:
-            typer.echo(f"{before} of {shards} shards are there already", err=True)
+        self._task = self._bar.add_task("", total=shards, completed=done)
+        if done:
+            typer.echo(f"{done} of {shards} shards are there already", err=True)
 
-    def add(self, scored: "Scored") -> None:
-        """A shard is done."""
-        given: dict[str, Any] = scored._asdict()
-        self.figures = {name: n + given[name] for name, n in self.figures.items()}
-        self._count += 1
+    def add(self, result: "ShardResult") -> None:
+        """Count a finished shard."""
+        counts = result._asdict()
+        self.totals = {name: n + counts[name] for name, n in self.totals.items()}
+        self._done += 1
         now = time.monotonic()
-        rate = self.figures["sequences"] / (now - self._begun)
-        told = f"{self.figures['sequences']:,} sequences, {rate:,.0f} a second"
-        self._bar.update(self._task, advance=1, description=told)
-        if not self._terminal and now > self._told + LINE_SECONDS:
-            self._told = now
-            typer.echo(f"{self._count} of {self._shards} shards: {told}", err=True)
+        rate = self.totals["sequences"] / (now - self._start)
+        text = f"{self.totals['sequences']:,} sequences, {rate:,.0f} per second"
+        self._bar.update(self._task, advance=1, description=text)
+        if not self._terminal and now > self._last_line + LOG_SECONDS:
+            self._last_line = now
+            typer.echo(f"{self._done} of {self._shards} shards: {text}", err=True)
 
     def __enter__(self) -> Self:
         self._bar.start()

@@ -1,4 +1,4 @@
-"""Settings: from the environment, from flags, refused by name, and documented."""
+"""Settings: read from variables and options, refused by name, and documented."""
 
 import re
 from pathlib import Path
@@ -13,7 +13,7 @@ from service.settings import PREFIX, SECRETS, SHIPPED, Settings, SettingsError
 from tests.support.servers import ROOT
 
 DIGEST = 64 * "a"
-# Of each setting a value that isn't its default: as text, and as it is then.
+# For each setting a value other than its default: as text, and parsed.
 VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("0", 0),
@@ -103,37 +103,39 @@ WRONG = [
     *(("log_format", text) for text in ("xml", "JSON", "")),
     *(("log_level", text) for text in ("loud", "INFO", "10")),
 ]
-# These make sense with others only: see `TestTogether`.
+# These need others: see `test_combinations`.
 TOGETHER = {"rate_per_key", "tls_certificate", "tls_key"}
-SWITCHES = (
-    "skip_broken",
-    "admin",
-    "docs",
-    "metrics",
-    "playground",
-)  # flags without a value
+SWITCHES = {"skip_broken", "admin", "docs", "metrics", "playground"}  # without a value
 
 
 def variable(name):
     return f"{PREFIX}{name.upper()}"
 
 
-def run(monkeypatch, *arguments):
-    """The flags that `serve` hands on, and the settings that they make."""
-    seen = []
+def option(name):
+    return f"--{name.replace('_', '-')}"
 
-    def load(**flags):
-        seen.append((flags, settings.load(**flags)))
+
+def serve(*arguments, **options):
+    return CliRunner().invoke(main.app, ["serve", *arguments], **options)
+
+
+def options_of(monkeypatch, *arguments):
+    """The options that `serve` parses, and the settings loaded from them."""
+    calls = []
+
+    def load(**options):
+        calls.append((options, settings.load(**options)))
         raise SettingsError("far enough")
 
     monkeypatch.setattr(main, "load", load)
-    result = CliRunner().invoke(main.app, ["serve", *arguments])
+    result = serve(*arguments)
     assert result.exit_code == 2, result.output
     assert "far enough" in result.output
-    return seen[0]
+    return calls[0]
 
 
-def test_table_is_whole():
+def test_table_is_complete():
     """The tests here know every setting."""
     assert set(VALUES) | TOGETHER == set(Settings.model_fields)
     for name, (_, expected) in VALUES.items():
@@ -141,171 +143,149 @@ def test_table_is_whole():
 
 
 def test_defaults():
-    """Without anything every setting has its default, and the shipped bundles lie
-    beside the packages."""
+    """Without variables every setting has its default, and the shipped bundles are at
+    the root of the checkout."""
     loaded = settings.load()
     for name, field in Settings.model_fields.items():
         assert getattr(loaded, name) == field.default
     assert ROOT / "bundles" == SHIPPED
 
 
-@pytest.mark.parametrize("name", VALUES)
-class TestEach:
-    def test_environment(self, monkeypatch, name):
-        """Each can be set by its variable, and changes no other."""
-        text, expected = VALUES[name]
-        monkeypatch.setenv(variable(name), text)
-        assert settings.load() == Settings().model_copy(update={name: expected})
+def test_variables(monkeypatch):
+    """Each setting has a variable, which changes no other setting; an option overrides
+    it."""
+    for name, (text, expected) in VALUES.items():
+        default = Settings.model_fields[name].default
+        with monkeypatch.context() as patch:
+            patch.setenv(variable(name), text)
+            assert settings.load() == Settings().model_copy(update={name: expected})
+            assert getattr(settings.load(**{name: default}), name) == default
 
-    def test_flag(self, monkeypatch, name):
-        """Each can be set by its flag, and changes no other."""
-        text, expected = VALUES[name]
-        flag = f"--{name.replace('_', '-')}"
+
+def test_options(monkeypatch):
+    """Each setting has an option, which changes no other setting."""
+    for name, (text, expected) in VALUES.items():
+        arguments = [option(name), text]
         if name in SWITCHES:
-            arguments = [flag if expected else f"--no-{flag[2:]}"]
-        else:
-            arguments = [flag, text]
-        flags, loaded = run(monkeypatch, *arguments)
-        assert flags == {name: expected}
+            arguments = [option(name) if expected else f"--no-{option(name)[2:]}"]
+        options, loaded = options_of(monkeypatch, *arguments)
+        assert options == {name: expected}
         assert loaded == Settings().model_copy(update={name: expected})
 
-    def test_flag_goes_first(self, monkeypatch, name):
-        """A flag counts more than the variable."""
-        text, expected = VALUES[name]
-        default = Settings.model_fields[name].default
-        monkeypatch.setenv(variable(name), text)
-        assert getattr(settings.load(**{name: default}), name) == default
-        assert getattr(settings.load(), name) == expected
 
-    def test_told_to_a_worker(self, monkeypatch, name):
-        """Each reaches a worker as it is, in JSON, but for the secrets."""
-        text, _ = VALUES[name]
-        monkeypatch.setenv(variable(name), text)
-        loaded = settings.load()
-        told = loaded.model_dump_json(exclude=set(SECRETS))
-        monkeypatch.delenv(variable(name))
-        read = Settings.model_validate_json(told)
-        assert read == loaded.without_secrets()
-        assert read == loaded or name in SECRETS
+def test_sent_to_workers(monkeypatch):
+    """Each setting reaches a worker unchanged, in JSON, except for the secrets."""
+    for name, (text, _) in VALUES.items():
+        with monkeypatch.context() as patch:
+            patch.setenv(variable(name), text)
+            loaded = settings.load()
+        message = loaded.model_dump_json(exclude=set(SECRETS))
+        received = Settings.model_validate_json(message)
+        assert received == loaded.without_secrets()
+        assert received == loaded or name in SECRETS
 
-    def test_help(self, name):
-        """Each stands in `serve --help` with its meaning and its default."""
-        result = CliRunner().invoke(
-            main.app,
-            ["serve", "--help"],
-            env={"COLUMNS": "400", "TERMINAL_WIDTH": "400", "NO_COLOR": "1"},
-        )
-        text = re.sub(r"\s+", " ", result.output)
-        field = Settings.model_fields[name]
-        assert f"--{name.replace('_', '-')}" in text
+
+def test_help():
+    """`serve --help` has each setting with its meaning, a sentence, and its default."""
+    environment = {"COLUMNS": "400", "TERMINAL_WIDTH": "400", "NO_COLOR": "1"}
+    text = re.sub(r"\s+", " ", serve("--help", env=environment).output)
+    for name, field in Settings.model_fields.items():
+        assert option(name) in text
         assert f"{field.description} [default: {main.shown(field.default)}]" in text
-
-    def test_described(self, name):
-        """Each says what it means, in a sentence."""
-        description = Settings.model_fields[name].description
-        assert re.fullmatch(r"[A-Z/].*\.", description)
-        assert "|" not in description
+        assert re.fullmatch(r"[A-Z/][^|]*\.", field.description)
 
 
 class TestRefused:
-    @pytest.mark.parametrize(("name", "text"), WRONG)
-    def test_out_of_bounds(self, monkeypatch, name, text):
-        """A value out of bounds is refused by the variable's name."""
-        monkeypatch.setenv(variable(name), text)
-        with pytest.raises(SettingsError) as caught:
-            settings.load()
-        assert str(caught.value).startswith(f"{variable(name)}: ")
-        assert "pydantic" not in str(caught.value)
+    def test_variable_out_of_bounds(self, monkeypatch):
+        """A value out of bounds is refused with the variable's name."""
+        for name, text in WRONG:
+            with monkeypatch.context() as patch:
+                patch.setenv(variable(name), text)
+                with pytest.raises(SettingsError) as caught:
+                    settings.load()
+            assert str(caught.value).startswith(f"{variable(name)}: ")
+            assert "pydantic" not in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("name", "text"), [one for one in WRONG if one[0] not in SWITCHES]
-    )
-    def test_flag_out_of_bounds(self, name, text):
-        """So is a flag's, with exit code 2."""
-        flag = f"--{name.replace('_', '-')}"
-        result = CliRunner().invoke(main.app, ["serve", f"{flag}={text}"])
-        assert result.exit_code == 2, result.output
-        assert flag in result.output or variable(name) in result.output
-        assert "Traceback" not in result.output
+    def test_option_out_of_bounds(self):
+        """An option out of bounds is refused with its name, and with exit code 2."""
+        for name, text in WRONG:
+            if name in SWITCHES:
+                continue
+            result = serve(f"{option(name)}={text}")
+            assert result.exit_code == 2, result.output
+            assert option(name) in result.output or variable(name) in result.output
+            assert "Traceback" not in result.output
 
     def test_several(self, monkeypatch):
-        """All that are wrong are named at once."""
+        """All wrong settings are named at once."""
         monkeypatch.setenv("UNROLLED_PORT", "-1")
         monkeypatch.setenv("UNROLLED_WORKERS", "x")
         with pytest.raises(SettingsError, match=r"UNROLLED_PORT: .*; UNROLLED_WORKERS"):
             settings.load()
 
-    @pytest.mark.parametrize("text", ["inf", "1e400"])
-    def test_for_ever(self, monkeypatch, text):
-        """A time without an end, which JSON can't tell a worker, is refused."""
-        monkeypatch.setenv("UNROLLED_STREAM_IDLE_SECONDS", text)
-        with pytest.raises(SettingsError, match="UNROLLED_STREAM_IDLE_SECONDS"):
-            settings.load()
+    def test_infinite(self, monkeypatch):
+        """An infinite time, which JSON can't express, is refused."""
+        for text in ("inf", "1e400"):
+            monkeypatch.setenv("UNROLLED_STREAM_IDLE_SECONDS", text)
+            with pytest.raises(SettingsError, match="UNROLLED_STREAM_IDLE_SECONDS"):
+                settings.load()
 
-    def test_no_text(self, monkeypatch):
-        """A key whose bytes are no text is refused, and not repeated."""
+    def test_not_utf_8(self, monkeypatch):
+        """A key that is not UTF-8 is refused, and the message doesn't repeat it."""
         monkeypatch.setenv("UNROLLED_STATE_KEY", "\udcff0123456789abcdef")
         with pytest.raises(SettingsError, match="UNROLLED_STATE_KEY") as caught:
             settings.load()
         assert "0123" not in str(caught.value)
 
-    def test_together(self, monkeypatch):
-        """Two that don't fit together are both named: one sequence must fit in the
-        queue."""
-        monkeypatch.setenv("UNROLLED_QUEUE_STEPS", "100")
-        with pytest.raises(SettingsError) as caught:
-            settings.load()
-        assert "UNROLLED_QUEUE_STEPS" in str(caught.value)
-        assert "UNROLLED_MAX_STEPS" in str(caught.value)
-        assert "UNROLLED_:" not in str(caught.value)
+    def test_combinations(self):
+        """Settings that don't fit together are named."""
+        for options, names in (
+            ({"queue_steps": 100}, ("QUEUE_STEPS", "MAX_STEPS")),
+            ({"buffer_bytes": 100}, ("BUFFER_BYTES", "MAX_BODY_BYTES")),
+            ({"tls_key": "/key.pem"}, ("TLS_CERTIFICATE", "TLS_KEY")),
+            ({"rate_per_key": 1}, ("RATE_PER_KEY", "API_KEYS")),
+        ):
+            with pytest.raises(SettingsError) as caught:
+                settings.load(**options)
+            for name in names:
+                assert f"{PREFIX}{name}" in str(caught.value)
+            assert "UNROLLED_:" not in str(caught.value)
 
-    @pytest.mark.parametrize(
-        ("name", "hint"),
-        [
-            ("UNROLLED_PROT", "UNROLLED_PORT"),
-            ("UNROLLED_MAX_STEP", "UNROLLED_MAX_STEPS"),
-            ("UNROLLED_BUNDLE", "UNROLLED_BUNDLES"),
-            ("UNROLLED_SKIPBROKEN", "UNROLLED_SKIP_BROKEN"),
-            ("UNROLLED_LOGLEVEL", "UNROLLED_LOG_LEVEL"),
-        ],
-    )
-    def test_unknown(self, monkeypatch, name, hint):
-        """An unknown variable of ours is refused with the one that was meant."""
-        monkeypatch.setenv(name, "1")
-        message = f"{name}: no such setting; did you mean {hint}?"
-        with pytest.raises(SettingsError, match=re.escape(message)):
-            settings.load()
-
-    @pytest.mark.parametrize("name", ["UNROLLED_", "UNROLLED_QQQQQQQQQQQQQQQQ"])
-    def test_unknown_without_hint(self, monkeypatch, name):
-        """One that is like no other is refused all the same."""
-        monkeypatch.setenv(name, "1")
-        with pytest.raises(SettingsError, match=f"{name}: no such setting"):
-            settings.load()
+    def test_unknown_variable(self, monkeypatch):
+        """An unknown variable with our prefix is refused, with the most similar one."""
+        for name, hint in (
+            ("UNROLLED_PROT", "; did you mean UNROLLED_PORT?"),
+            ("UNROLLED_MAX_STEP", "; did you mean UNROLLED_MAX_STEPS?"),
+            ("UNROLLED_SKIPBROKEN", "; did you mean UNROLLED_SKIP_BROKEN?"),
+            ("unrolled_prot", "; did you mean UNROLLED_PORT?"),
+            ("UNROLLED_", "; did you mean UNROLLED_PORT?"),
+            ("UNROLLED_QQQQQQQQQQQQQQQQ", ""),
+        ):
+            with monkeypatch.context() as patch:
+                patch.setenv(name, "1")
+                with pytest.raises(SettingsError) as caught:
+                    settings.load()
+            assert str(caught.value) == f"{name}: no such setting{hint}"
 
     def test_lower_case(self, monkeypatch):
-        """A variable counts in lower case too, and is refused in it."""
+        """Variables may be in lower case."""
         monkeypatch.setenv("unrolled_port", "81")
         assert settings.load().port == 81
-        monkeypatch.setenv("unrolled_prot", "81")
-        with pytest.raises(SettingsError, match="unrolled_prot: no such setting"):
-            settings.load()
 
-    def test_others_are_let_be(self, monkeypatch):
-        """Variables of other programs are none of ours."""
+    def test_other_variables(self, monkeypatch):
+        """Variables of other programs are ignored."""
         for name in ("UNROLLEDPORT", "PORT", "XUNROLLED_PORT", "HOST"):
             monkeypatch.setenv(name, "nonsense")
         assert settings.load() == Settings()
 
-    def test_unknown_flag(self):
-        """An unknown flag, or member, is refused."""
-        result = CliRunner().invoke(main.app, ["serve", "--prot", "1"])
-        assert result.exit_code == 2
+    def test_unknown_option(self):
+        """An unknown option is refused."""
+        assert serve("--prot", "1").exit_code == 2
         with pytest.raises(SettingsError, match="PROT"):
             settings.load(prot=1)
 
     def test_frozen(self):
-        """Once read, settings don't change."""
+        """Settings can't be changed after they were read."""
         loaded = settings.load()
         with pytest.raises(ValueError, match="frozen"):
             loaded.port = 1
@@ -313,7 +293,7 @@ class TestRefused:
 
 class TestShown:
     def test_settings_command(self, monkeypatch):
-        """`settings` prints each with its value here, its variable and its meaning."""
+        """`settings` prints each variable with its current value and its meaning."""
         monkeypatch.setenv("UNROLLED_PORT", "81")
         result = CliRunner().invoke(main.app, ["settings"])
         assert result.exit_code == 0
@@ -330,7 +310,7 @@ class TestShown:
         assert "UNROLLED_PORT=81" in result.output
 
     def test_settings_command_refuses(self, monkeypatch):
-        """With a setting that is wrong it says which, with exit code 2."""
+        """With a wrong setting it names the variable, with exit code 2."""
         monkeypatch.setenv("UNROLLED_PORT", "x")
         result = CliRunner().invoke(main.app, ["settings"])
         assert result.exit_code == 2

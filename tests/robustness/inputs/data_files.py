@@ -27,7 +27,7 @@ begun, told = time.monotonic(), ""
 try:
     if kind == "bulk":
         from service.bulk import shards
-        found = shards.of(path)
+        found = shards.open_file(path)
         list(found.read(0))
     else:
         from model.datasets import readers

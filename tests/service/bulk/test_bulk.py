@@ -34,8 +34,8 @@ from tests.support.servers import SECONDS
 pa = pytest.importorskip("pyarrow")
 from pyarrow import fs, parquet  # noqa: E402
 
-from service.bulk import claims  # noqa: E402
-from service.bulk.job import BulkError, Folder, Job, name_of  # noqa: E402
+from service.bulk import job as bulk_job  # noqa: E402
+from service.bulk.job import BulkError, Job, OutputFolder, shard_name  # noqa: E402
 
 JOB = Job("many.jsonl", 9, 1, 4, 3, "label", "tags", "1", "d1", "auto", "float32", None)
 CLOSE = {"rtol": 0, "atol": 1e-5}
@@ -50,9 +50,9 @@ KINDS = {
 
 def rows(file, features=3):
     """What each shard of a file holds."""
-    found = shards.of(str(file))
+    found = shards.open_file(str(file))
     return [
-        [found.row(one, features) for one in found.read(number)]
+        [found.parse(one, features) for one in found.read(number)]
         for number in range(found.count)
     ]
 
@@ -70,8 +70,8 @@ class TestLines:
         lines = [b"%d" % place + b"x" * length for place, length in enumerate(lengths)]
         file.write_bytes(breaks.join(lines) + (breaks if ending and lines else b""))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shards, "BYTES", size)
-            found = shards.of(str(file))
+            patch.setattr(shards, "SHARD_BYTES", size)
+            found = shards.open_file(str(file))
             assert found.count == -(-file.stat().st_size // size)
             told = [line for n in range(found.count) for line in found.read(n)]
         assert [line.rstrip(b"\r") for line in told] == lines
@@ -129,10 +129,10 @@ class TestLines:
 
     def test_shorter(self, tmp_path, monkeypatch):
         """A file that shrinks while it is read is an error, not a wait."""
-        monkeypatch.setattr(shards, "BYTES", 100)
+        monkeypatch.setattr(shards, "SHARD_BYTES", 100)
         file = tmp_path / "some.jsonl"
         file.write_bytes(b"x" * 99 + b"\n" + b"y" * 150)
-        found = shards.of(str(file))
+        found = shards.open_file(str(file))
         file.write_bytes(b"x" * 99 + b"\n" + b"y" * 20)
         with pytest.raises(OSError, match="has become shorter"):
             list(found.read(1))
@@ -179,7 +179,7 @@ class TestParquet:
         assert [row.frames is None for row in told] == [True] * 7 + [False]
         assert {row.id for row in told} == {None}
         assert [row.reason for row in told][:7] == [
-            *["frames must be steps of as many numbers each"] * 4,
+            *["frames must be steps of equally many numbers"] * 4,
             "frames has 2 features, the model takes 3",
             *["frames must be finite in float32"] * 2,
         ]
@@ -187,7 +187,7 @@ class TestParquet:
     @pytest.mark.parametrize(
         ("columns", "reason"),
         [
-            ({"frame": [1]}, r"no column frames, or two; there are: frame"),
+            ({"frame": [1]}, r"needs one column frames; there are: frame"),
             ({"frames": [[1.0]]}, "must be lists of lists of numbers"),
             ({"frames": [[["1"]]]}, "must be lists of lists of numbers"),
             ({"frames": [[[1]]], "id": [b"a"]}, "id must be text or whole numbers"),
@@ -201,7 +201,7 @@ class TestParquet:
         else:
             file.write_bytes(b"no such file")
         with pytest.raises(ValueError, match=reason):
-            shards.of(str(file))
+            shards.open_file(str(file))
 
 
 class TestBombs:
@@ -221,9 +221,9 @@ class TestBombs:
     @pytest.mark.parametrize(
         ("bound", "frames", "reason"),
         [
-            ("MOST_NUMBERS", [[[0.0] * 3] * 40_000], "120,000 numbers in frames"),
-            ("MOST_NUMBERS", [[[]] * 120_000], "120,000 numbers in frames"),
-            ("MOST_ROWS", [None] * 120_000, "120,000 rows"),
+            ("MAX_NUMBERS", [[[0.0] * 3] * 40_000], "120,000 numbers in frames"),
+            ("MAX_NUMBERS", [[[]] * 120_000], "120,000 numbers in frames"),
+            ("MAX_ROWS", [None] * 120_000, "120,000 rows"),
         ],
     )
     def test_group(self, file, monkeypatch, bound, frames, reason):
@@ -234,22 +234,22 @@ class TestBombs:
             rf"some\.parquet: {reason} in row group 0, at most 100,000; write smaller"
         )
         with pytest.raises(ValueError, match=told):
-            shards.of(str(file))
+            shards.open_file(str(file))
 
     def test_encoded(self, file, monkeypatch):
         """Nor is a column that is large before it is compressed."""
-        monkeypatch.setattr(shards, "MOST_BYTES", 100_000)
+        monkeypatch.setattr(shards, "MAX_BYTES", 100_000)
         self.write(file, [[[1.0]]], ["a" * 120_000])
         with pytest.raises(
             ValueError, match=r"120,\d+ bytes of a column in row group 0"
         ):
-            shards.of(str(file))
+            shards.open_file(str(file))
 
     @pytest.mark.parametrize("delta", [False, True], ids=["alike", "prefixes"])
     def test_ids(self, file, monkeypatch, delta):
         """Long ids that take few bytes in the file take few in memory, and are refused:
         each would stand in its answer."""
-        monkeypatch.setattr(shards, "MOST_BYTES", 1_000_000)
+        monkeypatch.setattr(shards, "MAX_BYTES", 1_000_000)
         count = 4_000
         ids = [f"{'a' * 20_000}{n if delta else ''}" for n in range(count)]
         encoding = {"id": "DELTA_BYTE_ARRAY"} if delta else None
@@ -262,9 +262,7 @@ class TestBombs:
         (told,) = rows(file)
         taken = tracemalloc.get_traced_memory()[1]
         tracemalloc.stop()
-        assert {row.reason for row in told} == {
-            "id must be of at most 1,000 characters"
-        }
+        assert {row.reason for row in told} == {"id must have at most 1,000 characters"}
         assert {row.id for row in told} == {None}
         assert taken < 20_000_000
         assert pa.default_memory_pool().max_memory() < before + 20_000_000
@@ -279,7 +277,7 @@ class TestBombs:
         assert row.frames.shape == (40_000, 3)
         understate(file, 120_000)
         with pytest.raises(
-            ValueError, match="row group 0 holds more than the file says"
+            ValueError, match="row group 0 holds more than the file's footer says"
         ):
             rows(file)
 
@@ -294,7 +292,7 @@ class TestBombs:
         rng = np.random.default_rng(3)
         frames = [random_frames(rng, int(n)) for n in rng.integers(1, 30, 50)]
         ids = [None if n % 7 == 0 else f"id {n // 3}" for n in range(50)]
-        monkeypatch.setattr(shards, "BATCH", 100)
+        monkeypatch.setattr(shards, "BATCH_NUMBERS", 100)
         self.write(file, [one.tolist() for one in frames], ids)
         (told,) = rows(file)
         assert [row.id for row in told] == ids
@@ -306,13 +304,13 @@ class TestBombs:
 def test_formats(tmp_path, name):
     (tmp_path / name).write_text("1,2")
     with pytest.raises(ValueError, match=r"known are \.jsonl, \.ndjson, \.parquet"):
-        shards.of(str(tmp_path / name))
+        shards.open_file(str(tmp_path / name))
 
 
 def test_no_file(tmp_path):
     for name in ("nowhere.jsonl", "."):
         with pytest.raises(FileNotFoundError, match="no such file"):
-            shards.of(str(tmp_path / name))
+            shards.open_file(str(tmp_path / name))
 
 
 @pytest.mark.parametrize("top_k", [None, 2])
@@ -352,7 +350,7 @@ def test_scored(bundles, running_server, name, top_k):
 
 def test_scored_elsewhere(bundles):
     """A bundle that was replaced since the job began is not taken."""
-    with pytest.raises(BundleError, match="is another bundle"):
+    with pytest.raises(BundleError, match="has been replaced"):
         Scorer(bundles / "walks" / "1", Settings(), None, "0" * 64)
 
 
@@ -422,21 +420,21 @@ class TestFolder:
     @pytest.mark.parametrize("left", [b"", b'{"label": "a"}\n{"lab'])
     def test_power_cut(self, tmp_path, left):
         """A shard whose name is there without all of its bytes is computed again."""
-        folder = Folder(str(tmp_path))
+        folder = OutputFolder(str(tmp_path))
         folder.begin(JOB)
         for number in range(3):
-            folder.write(name_of(number), b'{"label": "a"}\n')
+            folder.write(shard_name(number), b'{"label": "a"}\n')
         assert folder.begin(JOB) == []
-        (tmp_path / name_of(1)).write_bytes(left)
+        (tmp_path / shard_name(1)).write_bytes(left)
         assert folder.begin(JOB) == [1]
 
     def test_resumed(self, tmp_path):
         """What is there is not computed again; what was cut off is removed, unless
         it may be of a run that goes on."""
-        folder = Folder(str(tmp_path / "answers"))
+        folder = OutputFolder(str(tmp_path / "answers"))
         assert folder.begin(JOB) == [0, 1, 2]
-        folder.write(name_of(1), b"one\n")
-        cut_off = tmp_path / "answers" / f".{name_of(2)}.1f"
+        folder.write(shard_name(1), b"one\n")
+        cut_off = tmp_path / "answers" / f".{shard_name(2)}.1f"
         cut_off.write_bytes(b"ha")
         assert folder.begin(JOB) == [0, 2]
         assert cut_off.exists()
@@ -450,13 +448,13 @@ class TestFolder:
     @pytest.mark.parametrize(
         ("change", "reason"),
         [
-            ({"digest": "d2"}, "is of another job: digest d1, not d2"),
+            ({"digest": "d2"}, "holds another job: digest d1, not d2"),
             ({"top_k": 2, "size": 8}, "size 9, not 8; top_k None, not 2"),
         ],
     )
     def test_another_job(self, tmp_path, change, reason):
         """Answers of two jobs never lie in one folder."""
-        folder = Folder(str(tmp_path))
+        folder = OutputFolder(str(tmp_path))
         folder.begin(JOB)
         other = Job(**vars(JOB) | change)
         with pytest.raises(BulkError, match=reason):
@@ -464,41 +462,41 @@ class TestFolder:
 
     def test_two_at_once(self, tmp_path, monkeypatch):
         """Nor where both find it empty."""
-        first, second = Folder(str(tmp_path)), Folder(str(tmp_path))
-        write = Folder.write
+        first, second = OutputFolder(str(tmp_path)), OutputFolder(str(tmp_path))
+        write = OutputFolder.write
 
         def faster(self, *given, **options):
-            monkeypatch.setattr(Folder, "write", write)
+            monkeypatch.setattr(OutputFolder, "write", write)
             second.begin(Job(**vars(JOB) | {"digest": "d2"}))
             self.write(*given, **options)
 
-        monkeypatch.setattr(Folder, "write", faster)
-        with pytest.raises(BulkError, match="of another job: digest d2, not d1"):
+        monkeypatch.setattr(OutputFolder, "write", faster)
+        with pytest.raises(BulkError, match="holds another job: digest d2, not d1"):
             first.begin(JOB)
         assert [path.name for path in tmp_path.iterdir()] == ["job.json"]
 
     def test_killed_at_once(self, tmp_path):
         """A run that did not even write its job is gone on with."""
         (tmp_path / ".job.json.1f").touch()
-        assert Folder(str(tmp_path)).begin(JOB) == [0, 1, 2]
+        assert OutputFolder(str(tmp_path)).begin(JOB) == [0, 1, 2]
 
     @pytest.mark.parametrize("text", ["", "[]", "{"])
     def test_no_job(self, tmp_path, text):
         (tmp_path / "job.json").write_text(text)
-        with pytest.raises(BulkError, match=r"job\.json: is no description of a job"):
-            Folder(str(tmp_path)).begin(JOB)
+        with pytest.raises(BulkError, match=r"job\.json: does not describe a job"):
+            OutputFolder(str(tmp_path)).begin(JOB)
 
     def test_not_empty(self, tmp_path):
         """Nor do they get among files of others."""
         (tmp_path / "mine.txt").touch()
-        with pytest.raises(BulkError, match="is not empty, and of no job"):
-            Folder(str(tmp_path)).begin(JOB)
+        with pytest.raises(BulkError, match="is not empty, and holds no job"):
+            OutputFolder(str(tmp_path)).begin(JOB)
 
     def test_elsewhere(self, tmp_path):
         """An object store will do."""
-        folder = Folder((tmp_path / "answers").as_uri())
+        folder = OutputFolder((tmp_path / "answers").as_uri())
         folder.begin(JOB)
-        folder.write(name_of(0), b"one\n")
+        folder.write(shard_name(0), b"one\n")
         assert folder.begin(JOB) == [1, 2]
 
 
@@ -533,10 +531,10 @@ class TestClaims:
 
     @pytest.fixture(autouse=True)
     def quick(self, monkeypatch):
-        monkeypatch.setattr(claims, "POLL_SECONDS", 0.001)
+        monkeypatch.setattr(bulk_job, "POLL_SECONDS", 0.001)
 
     def folder(self, root, seed=0):
-        made = Folder(root.as_uri())
+        made = OutputFolder(root.as_uri())
         made._system, made._path = Store(root, seed), "answers"
         return made
 
@@ -571,7 +569,7 @@ class TestClaims:
         told = self.begun(root, [JOB, self.OTHER], seed)
         lost = next((text for text in told if isinstance(text, str)), "both begin")
         assert told.count([0, 1, 2]) == 1
-        assert "is of another job: digest" in lost
+        assert "holds another job: digest" in lost
         assert [path.name for path in (root / "answers").iterdir()] == ["job.json"]
         won = (JOB, self.OTHER)[told.index([0, 1, 2])]
         assert json.loads((root / "answers" / "job.json").read_text()) == vars(won)
@@ -580,7 +578,7 @@ class TestClaims:
         """Runs of the same job hold up nobody, nor does a claim of long ago."""
         root = tmp_path / "store"
         (root / "answers").mkdir(parents=True)
-        left = root / "answers" / f"{claims.PREFIX}{'0' * 64}.1f"
+        left = root / "answers" / f"{bulk_job.CLAIM}{'0' * 64}.1f"
         left.touch()
         os.utime(left, (0, 0))
         assert self.begun(root, [JOB] * 3, 0) == [[0, 1, 2]] * 3
@@ -589,10 +587,10 @@ class TestClaims:
     @pytest.mark.parametrize("digest", ["0" * 64, "f" * 64], ids=["lower", "higher"])
     def test_about_to(self, tmp_path, monkeypatch, digest):
         """One that was killed while it began is told, and nothing is written."""
-        monkeypatch.setattr(claims, "WAIT_SECONDS", 0.05)
+        monkeypatch.setattr(bulk_job, "CLAIM_SECONDS", 0.05)
         root = tmp_path / "store"
         (root / "answers").mkdir(parents=True)
-        left = root / "answers" / f"{claims.PREFIX}{digest}.1f"
+        left = root / "answers" / f"{bulk_job.CLAIM}{digest}.1f"
         left.touch()
         with pytest.raises(BulkError, match="another job is about to begin here"):
             self.folder(root).begin(JOB)
@@ -609,7 +607,7 @@ class TestClaims:
 )
 def test_beside(file, folder):
     """Where the answers go, unless another place is named."""
-    assert predict._beside(file, "label") == folder
+    assert predict._default_output(file, "label") == folder
 
 
 class TestCommand:
@@ -619,7 +617,7 @@ class TestCommand:
     def test_only_with_ray(self, tmp_path):
         made = self.run("classify", "a.json", "--to", tmp_path)
         assert made.exit_code == 2
-        assert "--to and --bundles go with --engine ray" in made.output
+        assert "--to and --bundles need --engine ray" in made.output
 
     def test_without_ray(self, tmp_path):
         """It says what is missing, and leaves nothing behind."""
@@ -627,5 +625,5 @@ class TestCommand:
             pytest.skip("Ray is installed")
         made = self.run("label", tmp_path / "a.jsonl", "--engine", "ray")
         assert made.exit_code == 1
-        assert "ray is not installed: the extra ray" in made.output
+        assert "ray is not installed: pip install 'unrolled[ray]'" in made.output
         assert not list(tmp_path.iterdir())

@@ -99,15 +99,15 @@ def test_half(there, made, bundles):
     text = marker.read_text()
     marker.unlink()
     with pytest.raises(BundleError, match=r"there/walks/2: no assets\.extra"):
-        made.look()
+        made.sync()
     assert served(made).keys() == {("walks", 1), ("tags", 1)}
     files = json.loads(text)["files"]
     marker.write_text(text.replace(files["saved_model.pb"], 64 * "0"))
     with pytest.raises(BundleError, match=r"2/saved_model\.pb: SHA-256 differs"):
-        made.look()
+        made.sync()
     assert served(made).keys() == {("walks", 1), ("tags", 1)}
     marker.write_text(text)
-    made.look()
+    made.sync()
     assert ("walks", 2) in served(made)
 
 
@@ -129,7 +129,7 @@ def test_half_at_the_start(there, made, bundles):
     (there / "walks" / "2" / bundle.MARKER).unlink()
     made.start(0)
     assert served(made).keys() == {("walks", 1), ("tags", 1)}
-    made.look()  # raises nothing
+    made.sync()  # raises nothing
 
 
 def test_odd_names(there, made):
@@ -180,7 +180,7 @@ class TestFullDisk:
     def full(self, there, made, bundles, monkeypatch):
         """A copy, on a disk that has no room for a third version; when it is tried."""
         made.start(0)
-        made._seconds = 5
+        made._sync_seconds = 5
         copy_bundle(bundles / "walks" / "1", there / "walks" / "2", version="2")
         copy, tried = made._copy, []
 
@@ -198,10 +198,10 @@ class TestFullDisk:
         """It is tried after twice as long each time, five minutes at most, and each
         failure says when again."""
         Clock(made, monkeypatch, looks=360)  # half an hour, each 5 s
-        made._run(5)
+        made._sync_repeatedly(5)
         waits = [5, 10, 20, 40, 80, 160, 300, 300, 300, 300]
         assert [after - before for before, after in itertools.pairwise(full)] == waits
-        told = [one for one in caplog.records if one.message == "not taken over"]
+        told = [one for one in caplog.records if one.message == "bundle not copied"]
         assert [one.retry_seconds for one in told] == [*waits, 300]
         assert {one.reason for one in told} == {"[Errno 28] No space left on device"}
 
@@ -211,7 +211,7 @@ class TestFullDisk:
         for look in range(9):
             clock.now, self.room = 5.0 * look, look > 3
             with contextlib.suppress(OSError):
-                made.look()
+                made.sync()
             assert (("walks", 2) in served(made)) == (look > 6)
         assert len(full) == 3
         assert not made._failed
@@ -227,7 +227,7 @@ class TestFullDisk:
                 (there / "walks" / "2" / "more").touch()
 
         Clock(made, monkeypatch, 50, do)
-        made._run(5)
+        made._sync_repeatedly(5)
         assert [at / 5 for at in full] == [1, 2, 4, 8, 16, 32, 40, 41, 43, 47]
 
 
@@ -235,7 +235,7 @@ class TestFullDisk:
 def test_leads_out(made, up):
     """An object is written within the copy's folder, or nowhere."""
     name = f"walks/1/{up}written-outside"
-    made._there = Store(made._there, made._root, name)
+    made._filesystem = Store(made._filesystem, made._root, name)
     made.start(0)
     assert served(made).keys() == {("walks", 1), ("tags", 1)}
     around = (made.folder, *made.folder.parents)
@@ -244,7 +244,7 @@ def test_leads_out(made, up):
 
 def test_too_much(there, made, monkeypatch):
     """A version of more bytes than a bundle may have is not copied."""
-    monkeypatch.setattr(object_store, "MOST_BYTES", 1000)
+    monkeypatch.setattr(object_store, "MAX_BYTES", 1000)
     with pytest.raises(BundleError, match="too large"):
         made.start(0)
     assert not list(made.folder.glob("*/*/*"))
@@ -252,7 +252,7 @@ def test_too_much(there, made, monkeypatch):
 
 def test_closed_while_it_copies(there, made, monkeypatch):
     """Nothing is left of a copy that is under way when it is closed."""
-    monkeypatch.setattr(object_store, "END_SECONDS", 0.1)
+    monkeypatch.setattr(object_store, "JOIN_SECONDS", 0.1)
     begun, go, copy = threading.Event(), threading.Event(), made._copy
 
     def slowly(*given):
@@ -272,15 +272,17 @@ def test_closed_while_it_copies(there, made, monkeypatch):
 
 def test_shown():
     """A key that stands in an address is not."""
-    assert object_store.shown("s3://me:secret@bucket/a") == "s3://bucket/a"
-    assert object_store.shown("s3://bucket/a@b") == "s3://bucket/a@b"
+    assert (
+        object_store.without_credentials("s3://me:secret@bucket/a") == "s3://bucket/a"
+    )
+    assert object_store.without_credentials("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
 @pytest.mark.parametrize("place", ["s3://bucket/a", "gs://bucket", "file:///a/b"])
 def test_elsewhere(place):
-    assert object_store.elsewhere(place)
+    assert object_store.is_remote(place)
 
 
 @pytest.mark.parametrize("place", ["", "/a/b", "bundles", "C:/bundles", "a:b"])
 def test_here(place):
-    assert not object_store.elsewhere(place)
+    assert not object_store.is_remote(place)
