@@ -83,7 +83,7 @@ check: .venv/ready ## format, lint and types
 
 docs: .venv-docs/ready ## build the documentation: dist/site (needs no network)
 	NO_MKDOCS_2_WARNING=1 .venv-docs/bin/mkdocs build --strict --quiet
-	@echo "Open dist/site/index.html"
+	@echo "Open dist/site/index.html. To search it: python3 -m http.server --directory dist/site"
 
 screenshots: .venv/ready ## pictures of the playground for docs/playground (needs Chromium)
 	$(BIN)/python -m tests.support.screenshots

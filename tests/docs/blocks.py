@@ -90,14 +90,14 @@ class Block:
 def blocks_of(path: Path) -> list[Block]:
     """The code blocks of a page, in order."""
     page = path.read_text(encoding="utf-8")
-    found = []
+    blocks = []
     for match in FENCE.finditer(page):
         directive = DIRECTIVE.search(page, 0, match.start())
         language, _, rest = match["info"].strip().partition(" ")
         title = TITLE.search(rest)
         indent = len(match["indent"])
         lines = (line[indent:] for line in match["text"].splitlines(keepends=True))
-        found.append(
+        blocks.append(
             Block(
                 path=path,
                 line=page.count("\n", 0, match.start()) + 1,
@@ -108,7 +108,7 @@ def blocks_of(path: Path) -> list[Block]:
                 reason=(directive["reason"] or "") if directive else "",
             )
         )
-    return found
+    return blocks
 
 
 class Runner:
@@ -250,12 +250,12 @@ def check_shape(expected: Any, actual: Any, at: str) -> None:
                 check_shape(value, actual[key], f"{at}.{key}")
         case [*first, "…"], list():
             assert len(actual) > len(first), f"{at} has {len(actual)} items"
-            for n, (one, other) in enumerate(zip(first, actual, strict=False)):
-                check_shape(one, other, f"{at}[{n}]")
+            for n, (shown, item) in enumerate(zip(first, actual, strict=False)):
+                check_shape(shown, item, f"{at}[{n}]")
         case list(), list():
             assert len(expected) == len(actual), f"{at} has {len(actual)} items"
-            for n, (one, other) in enumerate(zip(expected, actual, strict=True)):
-                check_shape(one, other, f"{at}[{n}]")
+            for n, (shown, item) in enumerate(zip(expected, actual, strict=True)):
+                check_shape(shown, item, f"{at}[{n}]")
         case _:
             assert expected == actual, f"{at}: {expected!r} on the page, is {actual!r}"
 

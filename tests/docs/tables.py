@@ -52,7 +52,7 @@ def updated(page: str, name: str, content: str) -> str:
     assert re.search(pattern, page, re.DOTALL), f"no place for {name}"
     return re.sub(
         pattern,
-        lambda found: f"{found[1]}\n{content}\n{found[2]}",
+        lambda match: f"{match[1]}\n{content}\n{match[2]}",
         page,
         flags=re.DOTALL,
     )

@@ -32,14 +32,14 @@ def title(path: Path) -> str:
 
 def anchors(path: Path) -> set[str]:
     """The anchors of a page's headings, as GitHub and the site make them."""
-    found: set[str] = set()
+    slugs: set[str] = set()
     for line in prose_of(path):
         if heading := re.match(r"#{1,6} +(.*)", line):
             text = re.sub(r"\[([^\]]*)\]\([^)]*\)", r"\1", heading[1]).replace("`", "")
             slug = re.sub(r"[^\w\- ]", "", text.strip().lower()).replace(" ", "-")
-            assert slug not in found, f"{title(path)} has two headings #{slug}"
-            found.add(slug)
-    return found
+            assert slug not in slugs, f"{title(path)} has two headings #{slug}"
+            slugs.add(slug)
+    return slugs
 
 
 @pytest.mark.parametrize("page", MARKDOWN, ids=title)
@@ -120,11 +120,14 @@ def test_navigation():
 
     Loader.add_multi_constructor("tag:yaml.org,2002:python/", lambda *_: None)
     config = yaml.load((ROOT / "mkdocs.yml").read_text(), Loader)
-    listed = [
-        page
-        for item in config["nav"]
-        for page in ([item] if isinstance(item, str) else next(iter(item.values())))
-    ]
+
+    def pages(item):
+        if isinstance(item, str):
+            return [item]
+        items = item if isinstance(item, list) else item.values()
+        return [page for each in items for page in pages(each)]
+
+    listed = pages(config["nav"])
     assert sorted(listed) == sorted(path.name for path in DOCS.glob("*.md"))
 
 
