@@ -14,6 +14,9 @@ The language says what a block is:
     output    the output of the block before it
     jsonl, toml, yaml    must parse
     text      not code: a drawing, a file layout
+    diff      a change of the file that `title="..."` names; `@@` is between its places
+
+A Python block with a title is a new file.
 
 Responses are compared in shape: the same keys, the same strings, numbers in the same
 places. `…` stands for any text, and as a list's last item for more items. Output is
@@ -109,6 +112,23 @@ def blocks_of(path: Path) -> list[Block]:
             )
         )
     return blocks
+
+
+def apply_change(block: Block, folder: Path) -> None:
+    """Write the file that a block with a title shows, or change it as a diff says."""
+    path = folder / block.title
+    if block.language != "diff":
+        assert not path.exists(), f"{block}: {block.title} exists already"
+        path.write_text(block.text, encoding="utf-8")
+        return
+    content = path.read_text(encoding="utf-8")
+    for change in re.split(r"^@@.*\n", block.text, flags=re.MULTILINE):
+        lines = change.splitlines(keepends=True)
+        before = "".join(line[1:] for line in lines if line[0] != "+")
+        after = "".join(line[1:] for line in lines if line[0] != "-")
+        assert content.count(before) == 1, f"{block}: not in {block.title}:\n{before}"
+        content = content.replace(before, after)
+    path.write_text(content, encoding="utf-8")
 
 
 class Runner:

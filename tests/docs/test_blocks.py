@@ -12,7 +12,14 @@ import urllib.request
 
 import pytest
 
-from tests.docs.blocks import LANGUAGES, Runner, blocks_of, check_output, check_shape
+from tests.docs.blocks import (
+    LANGUAGES,
+    Runner,
+    apply_change,
+    blocks_of,
+    check_output,
+    check_shape,
+)
 from tests.support.servers import ROOT
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -33,17 +40,20 @@ COPIED = ("unrolled", "model", "service", "examples", "bundles", "requirements")
 SETTINGS = {"UNROLLED_ADMIN": "true", "UNROLLED_DRAIN_SECONDS": "0"}
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    """A copy of the project, in which blocks may write."""
-    copy = tmp_path_factory.mktemp("docs") / "unrolled"
+def copy_project(copy, folders):
     copy.mkdir()
-    for name in COPIED:
+    for name in folders:
         ignored = shutil.ignore_patterns("__pycache__")
         shutil.copytree(ROOT / name, copy / name, ignore=ignored)
     for name in ("Makefile", "docker-compose.yml", "pyproject.toml"):
         shutil.copy(ROOT / name, copy / name)
     return copy
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """A copy of the project, in which blocks may write."""
+    return copy_project(tmp_path_factory.mktemp("docs") / "unrolled", COPIED)
 
 
 @pytest.fixture(scope="module")
@@ -89,6 +99,18 @@ def test_quick_blocks(page, runner):
 def test_all_blocks(page, runner):
     """All blocks of a page run in order, those that take long among them."""
     runner.run_page(page, slow=True)
+
+
+@pytest.mark.slow
+def test_worked_examples(tmp_path):
+    """The changes that CONTRIBUTING.md shows apply, and their tests and linter pass."""
+    folder = copy_project(tmp_path / "unrolled", (*COPIED, "tests"))
+    runner = Runner(folder, "http://localhost:1")
+    for block in blocks_of(ROOT / "CONTRIBUTING.md"):
+        if block.title:
+            apply_change(block, folder)
+        elif block.language != "text":
+            runner.run(block, None)
 
 
 def test_every_block_is_understood():
