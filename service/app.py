@@ -183,13 +183,13 @@ def _create_service(
     api.add_middleware(middleware, raw_endpoints={})
     api.openapi = openapi.with_examples(api.openapi, registry)  # type: ignore[method-assign]
 
-    v1 = TfServing(registry, codecs, settings).paths(bodies)
+    v1 = TfServing(registry, codecs, settings).router(bodies)
     sessions = SequenceSessions(settings, metrics)
     batching_modes = BatchingModes(settings.stream_idle_seconds)
     v2 = OpenInference(
         registry, codecs, sessions, batching_modes, settings, _version()
-    ).paths(bodies)
-    ModelRepository(registry, batching_modes, settings).add(v2)
+    ).router(bodies)
+    ModelRepository(registry, batching_modes, settings).add_routes(v2)
     malformed = error_app(errors.InvalidRequest, f"Malformed request: {NOT_FOUND}")
     not_found = error_app(errors.NotFound, NOT_FOUND)
     return Service(

@@ -91,6 +91,12 @@ class RequestDecoder:
                 return InstancesRequest(sequences, by_row=name == "instances")
         return tf_serving.decode(body, features, state_size, self._limits)
 
+    def decode_examples(self, body: bytes, features: int) -> InstancesRequest:
+        """Decode TensorFlow Serving's `:classify` of a model with so many features."""
+        lists = fast_json.count_lists(body)
+        fast_json.check_size(body, lists, features, self._limits)
+        return tf_serving.decode_examples(body, features, self._limits)
+
     def decode_message(self, message: bytes, features: int) -> StreamMessage:
         """Decode a stream's message to a model with so many features."""
         plain = self._parser.parse_message(message)

@@ -12,7 +12,6 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
-from service.codecs import fast_json
 from service.codecs.validation import (
     check_limits,
     decode_json,
@@ -67,12 +66,13 @@ class ClassifyBody(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class InstancesRequest:
-    """A decoded `:predict`."""
+    """A decoded `:predict` or `:classify`."""
 
     sequences: list[np.ndarray]  # [T, F] float32 each
     by_row: bool  # the response is row by row, else output by output
     states: list[bytes] = field(default_factory=list)  # [S] float32 to continue from
     step: bool = False  # the signature is `step`
+    classify: bool = False
 
 
 _predict = msgspec.json.Decoder(PredictBody)
@@ -114,13 +114,12 @@ def decode(
     return InstancesRequest(sequences, request.instances is not None, packed, step)
 
 
-def decode_examples(body: bytes, features: int, limits: Limits) -> list[np.ndarray]:
-    """Decode the sequences of `:classify`.
+def decode_examples(body: bytes, features: int, limits: Limits) -> InstancesRequest:
+    """Decode `:classify`.
 
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
-    fast_json.check_size(body, fast_json.count_lists(body), features, limits)
     request = decode_json(_classify, body, nested=Example)
     if request.signature_name not in (SERVING, ""):
         raise invalid_field("signature_name", f"must be {SERVING}")
@@ -140,13 +139,23 @@ def decode_examples(body: bytes, features: int, limits: Limits) -> list[np.ndarr
         elif len(types) > 1:
             raise invalid_field(path, "must be all numbers, or all lists of numbers")
         sequences.append(frames)
-    return to_arrays(paths, sequences, features, limits)
+    arrays = to_arrays(paths, sequences, features, limits)
+    return InstancesRequest(arrays, by_row=True, classify=True)
 
 
 def encode(
-    probabilities: list[np.ndarray], states: list[bytes], request: InstancesRequest
+    metadata: Metadata,
+    probabilities: list[np.ndarray],
+    states: list[bytes],
+    request: InstancesRequest,
 ) -> bytes:
-    """The response to `:predict`, each row at its own length."""
+    """The response, each row at its own length."""
+    if request.classify:  # every class with its probability, for each row
+        results = [
+            list(map(list, zip(metadata.classes, array.tolist(), strict=True)))
+            for array in probabilities
+        ]
+        return orjson.dumps({"results": results})
     result: Any = probabilities
     if request.step:
         result = {
@@ -158,15 +167,6 @@ def encode(
             result = [dict(zip(result, row, strict=True)) for row in rows]
     body = {"predictions" if request.by_row else "outputs": result}
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
-
-
-def encode_classes(metadata: Metadata, probabilities: list[np.ndarray]) -> bytes:
-    """The response to `:classify`: every class with its probability, for each row."""
-    results = [
-        list(map(list, zip(metadata.classes, array.tolist(), strict=True)))
-        for array in probabilities
-    ]
-    return orjson.dumps({"results": results})
 
 
 def _columns(request: PredictBody) -> tuple[str, Columns]:

@@ -1,4 +1,4 @@
-"""The Open Inference Protocol v2 over HTTP, with extensions of Triton's."""
+"""The Open Inference Protocol v2 over HTTP, with Triton's extensions."""
 
 import math
 import time
@@ -10,7 +10,7 @@ from service.codecs.process import CodecProcesses
 from service.codecs.validation import invalid_field
 from service.compat import open_inference_metadata
 from service.compat.open_inference_metadata import BatchingModes
-from service.compat.router import Call, Paths, Reply, reply
+from service.compat.router import Request, Response, Router, json_response
 from service.compat.sequences import SequenceSessions
 from service.errors import InvalidRequest
 from service.http.body import BodyReader
@@ -21,14 +21,14 @@ from service.registry.registry import Registry
 from service.settings import Settings
 
 MODEL = r"/v2/models/(?P<model>[^/]+)(?:/versions/(?P<version>[0-9]{1,9}))?"
-NAMED = "/v2/models/{model}"
-LENGTH = b"inference-header-content-length"
-LONGEST_TIMEOUT = 2**64 - 1  # microseconds
-LONGEST_ID = 256  # characters of a sequence's
+PATH = "/v2/models/{model}"
+JSON_LENGTH = b"inference-header-content-length"
+MAX_TIMEOUT = 2**64 - 1  # microseconds
+MAX_ID_CHARACTERS = 256  # of a sequence
 
 
 class OpenInference:
-    """Its paths."""
+    """The routes of `/v2`."""
 
     def __init__(
         self,
@@ -41,191 +41,211 @@ class OpenInference:
     ):
         """
         Args:
-            batching_modes: what batching each model is to tell of.
             version: of the service.
         """
-        self._registry, self._codecs = registry, codecs
-        self._sessions = sessions
+        self._registry, self._codecs, self._sessions = registry, codecs, sessions
         self._batching_modes = batching_modes
         self._settings, self._version = settings, version
-        self._limits, self._callers = (
-            settings.limits,
-            RequestDeadlines(settings.request_seconds),
-        )
+        self._limits = settings.limits
+        self._deadlines = RequestDeadlines(settings.request_seconds)
 
-    def paths(self, bodies: BodyReader) -> Paths:
-        made = Paths(bodies)
-        # The first that fits answers: what is asked most, first.
-        made.add(f"{NAMED}/infer", f"{MODEL}/infer", post=self._infer)
-        made.add("/v2", "/v2/?", get=self._server)
-        made.add("/v2/health/live", "/v2/health/live/?", get=self._live)
-        made.add("/v2/health/ready", "/v2/health/ready/?", get=self._ready)
-        made.add("/v2/models", "/v2/models/?", get=self._models)
-        made.add("/v2/models/stats", "/v2/models/stats", get=self._statistics)
-        made.add(f"{NAMED}/ready", f"{MODEL}/ready", get=self._model_ready)
-        made.add(f"{NAMED}/config", f"{MODEL}/config", get=self._config)
-        made.add(f"{NAMED}/stats", f"{MODEL}/stats", get=self._statistics)
-        made.add(NAMED, f"{MODEL}/?", get=self._metadata)
-        return made
+    def router(self, body_reader: BodyReader) -> Router:
+        router = Router(body_reader)
+        # Routes are tried in turn: the most used one is first.
+        router.add(f"{PATH}/infer", f"{MODEL}/infer", post=self._infer)
+        router.add("/v2", "/v2/?", get=self._server)
+        router.add("/v2/health/live", "/v2/health/live/?", get=self._live)
+        router.add("/v2/health/ready", "/v2/health/ready/?", get=self._ready)
+        router.add("/v2/models", "/v2/models/?", get=self._models)
+        router.add("/v2/models/stats", "/v2/models/stats", get=self._statistics)
+        router.add(f"{PATH}/ready", f"{MODEL}/ready", get=self._model_ready)
+        router.add(f"{PATH}/config", f"{MODEL}/config", get=self._config)
+        router.add(f"{PATH}/stats", f"{MODEL}/stats", get=self._statistics)
+        router.add(PATH, f"{MODEL}/?", get=self._metadata)
+        return router
 
-    async def _server(self, call: Call) -> Reply:
+    async def _server(self, request: Request) -> Response:
         extensions: tuple[str, ...] = open_inference_metadata.EXTENSIONS
         if self._settings.admin:
             extensions += open_inference_metadata.ADMIN_EXTENSIONS
-        about = {"name": self._settings.server_name, "version": self._version}
-        return reply(about | {"extensions": extensions})
+        return json_response(
+            {
+                "name": self._settings.server_name,
+                "version": self._version,
+                "extensions": extensions,
+            }
+        )
 
-    async def _live(self, call: Call) -> Reply:
+    async def _live(self, request: Request) -> Response:
         if not self._registry.alive:
-            raise errors.NotReady("no worker lives")
-        return reply({"live": True})
+            raise errors.NotReady("no worker is running")
+        return json_response({"live": True})
 
-    async def _ready(self, call: Call) -> Reply:
+    async def _ready(self, request: Request) -> Response:
         if not self._registry.ready:
-            told = "; ".join(self._registry.not_ready_reasons())
-            raise errors.NotReady(told, headers={"Retry-After": "1"})
-        return reply({"ready": True, "live": True})
+            reasons = "; ".join(self._registry.not_ready_reasons())
+            raise errors.NotReady(reasons, headers={"Retry-After": "1"})
+        return json_response({"ready": True, "live": True})
 
-    async def _models(self, call: Call) -> Reply:
-        return reply({"models": list(self._registry.models)})
+    async def _models(self, request: Request) -> Response:
+        return json_response({"models": list(self._registry.models)})
 
-    async def _model_ready(self, call: Call) -> Reply:
-        return reply({"name": self._model(call).metadata.name, "ready": True})
+    async def _model_ready(self, request: Request) -> Response:
+        name = self._model(request).metadata.name
+        return json_response({"name": name, "ready": True})
 
-    async def _metadata(self, call: Call) -> Reply:
-        model = self._model(call)
+    async def _metadata(self, request: Request) -> Response:
+        model = self._model(request)
         versions = list(self._registry.versions.get(model.metadata.name, {}))
-        return reply(open_inference_metadata.metadata(model, versions))
+        return json_response(open_inference_metadata.metadata(model, versions))
 
-    async def _config(self, call: Call) -> Reply:
-        of, model = self._settings, self._model(call)
-        made = open_inference_metadata.config(model, of.max_sequences, of.keep_versions)
-        return reply(made | self._batching_modes.of(model.metadata.name))
+    async def _config(self, request: Request) -> Response:
+        model, settings = self._model(request), self._settings
+        config = open_inference_metadata.config(
+            model, settings.max_sequences, settings.keep_versions
+        )
+        return json_response(config | self._batching_modes.config(model.metadata.name))
 
-    async def _statistics(self, call: Call) -> Reply:
-        if "model" in call.named:
-            models = [self._model(call)]
+    async def _statistics(self, request: Request) -> Response:
+        if "model" in request.path_params:
+            models = [self._model(request)]
         else:
-            there = self._registry.versions.values()
-            models = [model for versions in there for model in versions.values()]
-        told = [
+            models = [m for v in self._registry.versions.values() for m in v.values()]
+        statistics = [
             m.admission.statistics.as_dict(m.metadata.name, m.metadata.version)
             for m in models
         ]
-        return reply({"model_stats": told})
+        return json_response({"model_stats": statistics})
 
-    async def _infer(self, call: Call) -> Reply:
-        model, caller = self._model(call), call.caller
-        compressed = await call.body()
-        given = call.header(LENGTH)
-        if given is not None and not (given.isdecimal() and len(given) < 16):
-            raise InvalidRequest("Inference-Header-Content-Length must be a number")
-        size = None if given is None else int(given)
-        waiting = self._callers.enforce(call.scope, call.receive, call.until)
-        with waiting as until:
-            body = await compressed()
+    async def _infer(self, request: Request) -> Response:
+        model, caller = self._model(request), request.caller
+        read_body = await request.body()
+        json_bytes = _json_bytes(request.header(JSON_LENGTH))
+        scope = self._deadlines.enforce(
+            request.scope, request.receive, request.deadline
+        )
+        with scope as deadline:
+            body = await read_body()
             begun = time.perf_counter()
-            model.admission.check_room(until, caller.id)
-            parsed = len(body) if size is None else size  # what is binary takes no time
-            asked = await self._codecs.run_if_large(
+            model.admission.check_room(deadline, caller.id)
+            decoded = await self._codecs.run_if_large(
                 caller.id,
-                parsed,
+                # Binary tensors take no time to decode.
+                len(body) if json_bytes is None else json_bytes,
                 open_inference.decode,
                 body,
-                size,
+                json_bytes,
                 model.metadata.input.features,
                 self._limits,
             )
             del body
-            read = time.perf_counter() - begun
-            open_inference.check_response_size(model.metadata, asked)
-            until = waiting.shorten(begun + _timeout(asked))
-            model, request = await self._compute(call, model, asked, until)
-            return await self._write(call, model, asked, request, read)
+            decode_seconds = time.perf_counter() - begun
+            open_inference.check_response_size(model.metadata, decoded)
+            deadline = scope.shorten(begun + _timeout(decoded))
+            model, computed = await self._compute(request, model, decoded, deadline)
+            return await self._respond(
+                request, model, decoded, computed, decode_seconds
+            )
 
     async def _compute(
-        self, call: Call, model: Model, asked: InferRequest, until: float
+        self, request: Request, model: Model, decoded: InferRequest, deadline: float
     ) -> tuple[Model, AdmittedRequest]:
-        """What has been computed, and by which model: a sequence keeps its own."""
-        caller = call.caller
-        id, start, end = _sequence(asked)
+        """Compute a request; returns also the model, since a sequence keeps its own."""
+        caller = request.caller
+        id, start, end = _sequence(decoded)
         if id is None:
-            request = await model.admission.compute(
-                asked.sequences, None, caller, deadline=until
+            computed = await model.admission.compute(
+                decoded.sequences, None, caller, deadline=deadline
             )
-            return model, request
+            return model, computed
         self._registry.check_streamable(model)
-        if len(asked.sequences) > 1:
+        if len(decoded.sequences) > 1:
             raise InvalidRequest("a request of a sequence must have batch size 1")
-        (frames,) = asked.sequences
-        # No sequence of one owner is another's, whatever its id.
-        key = (caller.owner, call.model, id)
-        turn = self._sessions.turn(
-            key, model, start=start, end=end, share=caller.quota_owner
-        )
-        async with turn as session:
-            before, takes = session.state, session.model.metadata.input.features
-            assert before is not None
-            if frames.shape[1] != takes:  # that of the version it began with
-                raise InvalidRequest(f"this sequence has {takes} features a step")
-            packed = [before.packed]
-            request = await session.model.admission.compute(
-                [frames], packed, caller, deadline=until, return_state=True
+        (frames,) = decoded.sequences
+        # With the owner, so that no other can continue the sequence.
+        key = (caller.owner, request.model, id)
+        async with self._sessions.use(
+            key, model, start=start, end=end, quota_owner=caller.quota_owner
+        ) as session:
+            state, features = session.state, session.model.metadata.input.features
+            assert state is not None
+            if frames.shape[1] != features:  # of the version that it started with
+                raise InvalidRequest(f"this sequence has {features} features a step")
+            computed = await session.model.admission.compute(
+                [frames],
+                [state.packed],
+                caller,
+                deadline=deadline,
+                return_state=True,
             )
-            session.state = before.after(len(frames), request.states[0])
-            return session.model, request
+            session.state = state.after(len(frames), computed.states[0])
+            return session.model, computed
 
-    async def _write(
+    async def _respond(
         self,
-        call: Call,
+        request: Request,
         model: Model,
-        asked: InferRequest,
-        request: AdmittedRequest,
-        read: float,
-    ) -> Reply:
+        decoded: InferRequest,
+        computed: AdmittedRequest,
+        decode_seconds: float,
+    ) -> Response:
         begun = time.perf_counter()
-        answers = request.future.result()
-        told = InferRequest(
-            [], asked.steps, asked.output, asked.id or call.scope["state"]["request_id"]
-        )
-        size = open_inference.response_bytes(model.metadata, len(answers), told)
+        probabilities, caller = computed.future.result(), request.caller
+        id = decoded.id or request.scope["state"]["request_id"]
+        # Without the sequences, which may go to another process.
+        summary = InferRequest([], decoded.steps, decoded.output, id)
         body, json_bytes = await self._codecs.run_if_large(
-            call.caller.id, size, open_inference.encode, model.metadata, answers, told
+            caller.id,
+            open_inference.response_bytes(model.metadata, len(probabilities), summary),
+            open_inference.encode,
+            model.metadata,
+            probabilities,
+            summary,
         )
-        call.caller.reservation.resize(len(body))
-        model.admission.record(request, read, time.perf_counter() - begun, call.caller)
-        if not asked.output.binary:
-            return Reply(body, compressible=True)
-        headers = ((LENGTH, b"%d" % json_bytes),)
-        return Reply(body, "application/octet-stream", True, headers)
+        caller.reservation.resize(len(body))
+        encode_seconds = time.perf_counter() - begun
+        model.admission.record(computed, decode_seconds, encode_seconds, caller)
+        if not decoded.output.binary:
+            return Response(body, compressible=True)
+        headers = ((JSON_LENGTH, b"%d" % json_bytes),)
+        return Response(body, "application/octet-stream", True, headers)
 
-    def _model(self, call: Call) -> Model:
+    def _model(self, request: Request) -> Model:
         try:
-            return self._registry.get(call.model)
+            return self._registry.get(request.model)
         except errors.UnknownModel as error:
-            told = f"Request for unknown model: {error.detail}"
-            raise errors.UnknownModel(told) from None
+            message = f"Request for unknown model: {error.detail}"
+            raise errors.UnknownModel(message) from None
 
 
-def _timeout(asked: InferRequest) -> float:
-    """Seconds; the parameter has microseconds."""
-    given = asked.parameters.get("timeout", 0)
-    if type(given) is not int or not 0 <= given <= LONGEST_TIMEOUT:
-        told = f"must be microseconds, at most {LONGEST_TIMEOUT}"
-        raise invalid_field("parameters.timeout", told)
-    return given / 1e6 or math.inf
+def _json_bytes(header: str | None) -> int | None:
+    if header is None:
+        return None
+    if not header.isdecimal() or len(header) > 15:
+        raise InvalidRequest("Inference-Header-Content-Length must be a number")
+    return int(header)
 
 
-def _sequence(asked: InferRequest) -> tuple[int | str | None, bool, bool]:
-    """The id (None: there is none), START, and END."""
-    given = asked.parameters
-    key = given.get("sequence_id", 0)
-    if type(key) not in (int, str) or (type(key) is str and len(key) > LONGEST_ID):
-        told = f"must be a number or text of at most {LONGEST_ID} characters"
-        raise invalid_field("parameters.sequence_id", told)
-    flags = [given.get(f"sequence_{name}", False) for name in ("start", "end")]
-    if any(type(flag) is not bool for flag in flags):
-        raise invalid_field(
-            "parameters", "sequence_start and sequence_end are true or false"
+def _timeout(request: InferRequest) -> float:
+    """The parameter `timeout`, in seconds."""
+    microseconds = request.parameters.get("timeout", 0)
+    if type(microseconds) is not int or not 0 <= microseconds <= MAX_TIMEOUT:
+        message = f"must be microseconds, at most {MAX_TIMEOUT}"
+        raise invalid_field("parameters.timeout", message)
+    return microseconds / 1e6 or math.inf
+
+
+def _sequence(request: InferRequest) -> tuple[int | str | None, bool, bool]:
+    """A sequence's id (None: no sequence), START, and END."""
+    parameters = request.parameters
+    id = parameters.get("sequence_id", 0)
+    if type(id) not in (int, str) or (type(id) is str and len(id) > MAX_ID_CHARACTERS):
+        message = (
+            f"must be a number, or a text of at most {MAX_ID_CHARACTERS} characters"
         )
-    return key or None, flags[0], flags[1]
+        raise invalid_field("parameters.sequence_id", message)
+    flags = [parameters.get(f"sequence_{name}", False) for name in ("start", "end")]
+    if any(type(flag) is not bool for flag in flags):
+        message = "sequence_start and sequence_end must be true or false"
+        raise invalid_field("parameters", message)
+    return id or None, flags[0], flags[1]

@@ -1,7 +1,6 @@
-"""A model as the Open Inference Protocol v2 and Triton describe it.
+"""A model's description in the Open Inference Protocol v2, with Triton's extensions.
 
-Field by field as Triton's server writes it, which its load generator
-(`perf_analyzer`) reads unchecked.
+The fields are exactly Triton's: its load generator (`perf_analyzer`) requires them.
 """
 
 from typing import Any
@@ -24,7 +23,7 @@ ADMIN_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 
 
 def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
-    """`GET /v2/models/NAME`; -1 is a size that a request chooses."""
+    """`GET /v2/models/NAME`; a dimension of -1 may have any size."""
     features, classes = model.metadata.input.features, len(model.metadata.classes)
     steps = [-1] if model.metadata.task == "label" else []
     return {
@@ -41,17 +40,17 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
     }
 
 
-def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
-    """`GET /v2/models/NAME/config`: a ModelConfig (`model_config.proto`) in JSON, but
-    for `BatchingModes`.
+def config(model: Model, max_batch: int, newest: int) -> dict[str, Any]:
+    """`GET /v2/models/NAME/config`: a ModelConfig (`model_config.proto`) in JSON, without
+    the fields of `BatchingModes`.
 
     Args:
         max_batch: sequences in a request.
-        keep: versions that are served; 0: all.
+        newest: the number of newest versions that are served; 0: all.
     """
     about = model.metadata
     steps = [-1] if about.task == "label" else []
-    policy = {"latest": {"num_versions": keep}} if keep else {"all": {}}
+    policy = {"latest": {"num_versions": newest}} if newest else {"all": {}}
     parameters = {
         "task": about.task,
         "classes": "\n".join(about.classes),
@@ -79,7 +78,9 @@ def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
                 "data_type": "TYPE_INT32",
                 "format": "FORMAT_NONE",
                 "dims": [1],
-                "reshape": {"shape": []},  # a number a row; [batch] is taken too
+                "reshape": {
+                    "shape": []
+                },  # one number for each row; [batch] is allowed too
                 "is_shape_tensor": False,
                 "allow_ragged_batch": False,
                 "optional": True,
@@ -105,19 +106,21 @@ def config(model: Model, max_batch: int, keep: int) -> dict[str, Any]:
 
 
 class BatchingModes:
-    """Which of Triton's two kinds of batching each model tells of. Every model answers
-    single requests, and every one that can be stepped sequences under an id."""
+    """The kind of Triton's batching that each model's configuration announces.
+
+    Every model answers single requests, and every streamable one also sequences.
+    """
 
     def __init__(self, idle_seconds: float):
         self._idle = int(1e6 * idle_seconds)
         self._sequences: set[str] = set()
 
-    def tell(self, name: str, *, sequences: bool) -> None:
-        """From now on a model tells of sequences, or of single requests."""
+    def set(self, name: str, *, sequences: bool) -> None:
+        """Announce sequence batching, or dynamic batching of single requests."""
         (self._sequences.add if sequences else self._sequences.discard)(name)
 
-    def of(self, name: str) -> dict[str, Any]:
-        """The member of a ModelConfig."""
+    def config(self, name: str) -> dict[str, Any]:
+        """The field of a ModelConfig."""
         if name not in self._sequences:
             delays = {"preferred_batch_size": [], "max_queue_delay_microseconds": 0}
             return {"dynamic_batching": delays}
@@ -127,7 +130,7 @@ class BatchingModes:
 
 
 def platform(model: Model) -> str:
-    """Of the engine, as Triton calls it."""
+    """Triton's name of the model's engine."""
     return PLATFORMS.get(model.loaded.engine, model.loaded.engine)
 
 
@@ -135,19 +138,25 @@ def index(catalog: Catalog, *, ready: bool) -> list[dict[str, str]]:
     """`POST /v2/repository/index`.
 
     Args:
-        ready: only what can be asked.
+        ready: only the models that can answer.
     """
-    found = [
+    models = [
         {"name": name, "version": version, "state": "READY", "reason": ""}
         for name, versions in catalog.versions.items()
         for version in versions
     ]
     if ready:
-        return found
+        return models
     missing = catalog.broken | dict.fromkeys(catalog.unloaded, "unloaded")
     for key, reason in missing.items():
         name, _, version = key.partition("@")
-        if "/" not in name:  # else its labels
-            told = {"name": name, "version": version, "state": "UNAVAILABLE"}
-            found.append(told | {"reason": reason})
-    return found
+        if "/" not in name:  # not an error of its labels
+            models.append(
+                {
+                    "name": name,
+                    "version": version,
+                    "state": "UNAVAILABLE",
+                    "reason": reason,
+                }
+            )
+    return models

@@ -1,8 +1,5 @@
-"""What the protocols of other servers have in common here: paths by patterns, bodies
-of any media type, answers that may be compressed, errors as `{"error": text}`.
-
-A dialect translates: its requests are computed as those of `/classify` are.
-"""
+"""A small router for the protocols of other servers: routes by regular expression,
+bodies of any media type, compressed responses, errors as `{"error": text}`."""
 
 import asyncio
 import re
@@ -23,37 +20,39 @@ from service.http.middleware import ErrorResponse, Headers, header
 JSON = "application/json"
 
 
-class Reply(NamedTuple):
-    """A good answer."""
+class Response(NamedTuple):
+    """A successful response."""
 
     body: bytes
-    kind: str = JSON
-    # Only predictions: tritonclient's aio inflates nothing else.
+    media_type: str = JSON
+    # Only predictions: tritonclient's asyncio client decompresses nothing else.
     compressible: bool = False
     headers: tuple[tuple[bytes, bytes], ...] = ()
 
 
-def reply(value: Any) -> Reply:
-    """The JSON of a value."""
-    return Reply(orjson.dumps(value))
+def json_response(value: Any) -> Response:
+    return Response(orjson.dumps(value))
 
 
 @dataclass(frozen=True, slots=True)
-class Call:
-    """A request, and what its path names."""
+class Request:
+    """A request, and the parameters in its path."""
 
     scope: Scope
     receive: Receive
-    bodies: BodyReader
-    until: float  # when its caller waits no longer; infinite where it doesn't say
-    named: Mapping[str, str | None] = field(default_factory=dict)
+    body_reader: BodyReader
+    deadline: float  # of its header; infinite without one
+    path_params: Mapping[str, str | None] = field(default_factory=dict)
 
     @property
     def model(self) -> str:
-        """As the catalog takes it: a name, with the version or label of the path."""
-        which = self.named.get("version") or self.named.get("label")
-        name = self.named["model"] or ""
-        return name if which is None else f"{name}@{which.lstrip('0') or which}"
+        """The model's reference for the catalog: its name, with the path's version or
+        label."""
+        version = self.path_params.get("version") or self.path_params.get("label")
+        name = self.path_params["model"] or ""
+        if version is None:
+            return name
+        return f"{name}@{version.lstrip('0') or version}"
 
     def header(self, name: bytes) -> str | None:
         return header(self.scope, name)
@@ -63,77 +62,78 @@ class Call:
         return caller_of(self.scope)
 
     async def body(self) -> Callable[[], Awaitable[bytes]]:
-        """As `BodyReader.read`; its media type says nothing.
+        """Read the body, of any media type; see `BodyReader.read`.
 
         Raises:
-            UnsupportedMedia, TooLarge, BufferFull, ClientDisconnect: as there.
+            UnsupportedMedia, TooLarge, BufferFull, ClientDisconnect: see there.
         """
-        return await self.bodies.read(self.scope, self.receive)
+        return await self.body_reader.read(self.scope, self.receive)
 
 
-Handler = Callable[[Call], Awaitable[Reply]]
+Handler = Callable[[Request], Awaitable[Response]]
 
 
-class Path:
-    """What answers at the paths of a pattern; a `RawEndpoint` of the middleware."""
+class Route:
+    """The handlers of one path, by method; a `RawEndpoint` of the middleware."""
 
     def __init__(
         self,
         path: str,
         pattern: str,
-        bodies: BodyReader,
+        body_reader: BodyReader,
         ignore_case: bool,
         **handlers: Handler,
     ):
         """
         Args:
-            path: as logs and metrics name it.
-            handlers: by method, in small letters.
+            path: for logs and metrics.
+            handlers: by method, in lower case.
         """
-        self.path, self._bodies = path, bodies
+        self.path, self._body_reader = path, body_reader
         self.pattern = re.compile(pattern, re.IGNORECASE if ignore_case else 0)
-        self._handlers = {method.upper(): one for method, one in handlers.items()}
+        self._handlers = {method.upper(): h for method, h in handlers.items()}
 
     async def __call__(self, scope: Scope, receive: Receive) -> tuple[Headers, bytes]:
         handler = self._handlers.get(scope["method"])
         if handler is None:
             allowed = ", ".join(self._handlers)
             raise MethodNotAllowed(f"use {allowed}", headers={"Allow": allowed})
-        matched = self.pattern.fullmatch(scope["path"])
-        assert matched is not None
-        call = Call(
-            scope,
-            receive,
-            self._bodies,
-            deadlines.requested_deadline(scope),
-            matched.groupdict(),
+        match = self.pattern.fullmatch(scope["path"])
+        assert match is not None
+        deadline = deadlines.requested_deadline(scope)
+        request = Request(
+            scope, receive, self._body_reader, deadline, match.groupdict()
         )
-        return await _compressed(call, await handler(call))
+        return await _compress(request, await handler(request))
 
 
-class Paths:
-    """All of a dialect's, tried in turn."""
+class Router:
+    """All routes of a protocol; the first that matches handles a request."""
 
-    def __init__(self, bodies: BodyReader, *, ignore_case: bool = False):
-        self._bodies, self._ignore_case = bodies, ignore_case
-        self._paths: list[Path] = []
+    def __init__(self, body_reader: BodyReader, *, ignore_case: bool = False):
+        self._body_reader, self._ignore_case = body_reader, ignore_case
+        self._routes: list[Route] = []
 
     def add(self, path: str, pattern: str, **handlers: Handler) -> None:
-        made = Path(path, pattern, self._bodies, self._ignore_case, **handlers)
-        self._paths.append(made)
+        """Add a route; arguments as of `Route`."""
+        self._routes.append(
+            Route(path, pattern, self._body_reader, self._ignore_case, **handlers)
+        )
 
-    def get(self, path: str) -> Path | None:
-        for one in self._paths:
-            if one.pattern.fullmatch(path):
-                return one
+    def get(self, path: str) -> Route | None:
+        for route in self._routes:
+            if route.pattern.fullmatch(path):
+                return route
         return None
 
 
 def error_response(error: ServiceError, _: str) -> ErrorResponse:
-    """As clients of these protocols take it. What the numbers or members of a request
-    are at fault for is 400 there."""
-    told = "; ".join(f"{e.path} {e.message}" for e in error.errors[:MAX_ERRORS])
-    text = f"{error.detail}: {told}" if told else error.detail
+    """An error in the form that clients of these protocols expect, which has 400 in place
+    of 422."""
+    text = error.detail
+    if error.errors:
+        fields = [f"{e.path} {e.message}" for e in error.errors[:MAX_ERRORS]]
+        text = f"{text}: {'; '.join(fields)}"
     status = 400 if error.status == 422 else error.status
     return status, JSON, orjson.dumps({"error": text})
 
@@ -141,28 +141,27 @@ def error_response(error: ServiceError, _: str) -> ErrorResponse:
 def error_app(
     error: type[ServiceError], detail: str
 ) -> Callable[[Scope, Receive, Send], Awaitable[None]]:
-    """What answers where no path matches."""
+    """An ASGI application that raises an error, for paths without a route."""
 
-    async def refuse(scope: Scope, receive: Receive, send: Send) -> None:
-        # Each time another one: an exception keeps what it has passed through.
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        # A new one each time: an exception keeps the frames that it passed.
         raise error(detail)
 
-    return refuse
+    return app
 
 
-async def _compressed(call: Call, answer: Reply) -> tuple[Headers, bytes]:
-    headers = [(b"content-type", answer.kind.encode()), *answer.headers]
-    body = answer.body
-    coding = None
-    if answer.compressible and len(body) >= compression.MIN_BYTES:
-        coding = compression.accepted_encoding(call.header(b"accept-encoding"))
+async def _compress(request: Request, response: Response) -> tuple[Headers, bytes]:
+    headers = [(b"content-type", response.media_type.encode()), *response.headers]
+    body, encoding = response.body, None
+    if response.compressible and len(body) >= compression.MIN_BYTES:
+        encoding = compression.accepted_encoding(request.header(b"accept-encoding"))
         headers.append((b"vary", b"accept-encoding"))
-    if coding is not None:
+    if encoding is not None:
         if len(body) <= INLINE_BYTES:
-            body = compression.compress(body, coding)
+            body = compression.compress(body, encoding)
         else:
-            body = await asyncio.to_thread(compression.compress, body, coding)
-        call.caller.reservation.resize(len(body))
-        headers.append((b"content-encoding", coding.encode()))
+            body = await asyncio.to_thread(compression.compress, body, encoding)
+        request.caller.reservation.resize(len(body))
+        headers.append((b"content-encoding", encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     return headers, body

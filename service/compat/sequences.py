@@ -1,8 +1,8 @@
-"""Sequences that the service keeps under an id that their callers chose.
+"""Sequences whose state the service keeps under an id that the client chose.
 
-As Triton's sequence batcher has it: a first request with START makes one, each goes
-on from where the last one ended, one with END is its last. Requests of one id are
-computed one after another, in the order in which they came.
+Like Triton's sequence batcher: the first request, with START, creates a sequence; each
+further one continues it; one with END is its last. Requests with the same id are
+computed one after another, in the order of their arrival.
 """
 
 import asyncio
@@ -17,113 +17,113 @@ from service.registry.state_tokens import INITIAL_STATE, State
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 
-LOOK_SECONDS = 1.0  # between looks for idle ones, at most
-MOST_WAITING = 64  # requests of one id
+CHECK_SECONDS = 1.0  # between checks for idle sequences, at most
+MAX_WAITING = 64  # requests with one id
 
 
 class SequenceSession:
-    """One of them."""
+    """A sequence that is kept."""
 
-    def __init__(self, model: Model, share: str):
-        self.model, self.share = model, share
-        self.state: State | None = None  # None: it hasn't begun, or has ended
-        self.since = time.monotonic()  # it was last used
+    def __init__(self, model: Model, quota_owner: str):
+        self.model, self.quota_owner = model, quota_owner
+        self.state: State | None = None  # None: it has not begun, or has ended
+        self.last_used = time.monotonic()
         self.waiting = 0  # requests
-        self.turn = asyncio.Lock()
+        self.lock = asyncio.Lock()
 
 
 class SequenceSessions:
-    """All of them, and their limits."""
+    """All sequences, and their limits."""
 
     def __init__(self, settings: Settings, metrics: Metrics):
         self._quota = OwnerQuota(settings.max_streams, "sequences are kept")
-        self._idle = settings.stream_idle_seconds
-        self._kept: dict[Hashable, SequenceSession] = {}
+        self._idle_seconds = settings.stream_idle_seconds
+        self._sessions: dict[Hashable, SequenceSession] = {}
         self._timer: asyncio.TimerHandle | None = None
-        metrics.kept_sequences.set_function(lambda: len(self._kept))
+        metrics.kept_sequences.set_function(lambda: len(self._sessions))
 
     @asynccontextmanager
-    async def turn(
+    async def use(
         self,
         key: Hashable,
         model: Model,
         *,
         start: bool,
         end: bool,
-        share: str = "",
+        quota_owner: str = "",
     ) -> AsyncIterator[SequenceSession]:
-        """A session with its state, to be replaced by the next one.
+        """Wait for the turn of a request; the block replaces the session's state.
 
         Args:
-            key: of the sequence: the owner of the API key, the model, and the id.
-            share: as `OwnerQuota.acquire`, of one that starts.
-            model: of a session that starts; one that goes on keeps its own.
+            key: of the sequence: the API key's owner, the model, and the id.
+            model: for a sequence that starts; one that continues keeps its own.
+            quota_owner: see `OwnerQuota.acquire`.
 
         Raises:
-            InvalidRequest: there is none to go on with, and it doesn't start.
-            TooManyStreams: as many are kept as may be, in all or of this owner.
+            InvalidRequest: there is no such sequence, and the request has no START.
+            TooManyStreams: the limit is reached, in total or of this owner.
             Overloaded: too many of its requests wait.
         """
-        session = self._find(key, model, start, share)
-        if session.waiting >= MOST_WAITING:
-            told = f"{MOST_WAITING} requests of this sequence wait"
-            raise Overloaded(told, headers={"Retry-After": "1"})
+        session = self._get_or_create(key, model, start, quota_owner)
+        if session.waiting >= MAX_WAITING:
+            message = f"{MAX_WAITING} requests of this sequence are waiting"
+            raise Overloaded(message, headers={"Retry-After": "1"})
         session.waiting += 1
         try:
-            async with session.turn:
+            async with session.lock:
                 before = session.model, session.state
                 if start:
                     session.model, session.state = model, INITIAL_STATE
                 if session.state is None:
-                    raise _missing()
+                    raise _not_started()
                 try:
                     yield session
                 except BaseException:
-                    # What could not be computed changes nothing.
+                    # A failed request changes nothing.
                     session.model, session.state = before
                     raise
                 if end:
                     session.state = None
         finally:
             session.waiting -= 1
-            session.since = time.monotonic()
+            session.last_used = time.monotonic()
             if session.state is None and not session.waiting:
-                self._forget(key)
+                self._remove(key)
 
-    def _find(
-        self, key: Hashable, model: Model, start: bool, share: str
+    def _get_or_create(
+        self, key: Hashable, model: Model, start: bool, quota_owner: str
     ) -> SequenceSession:
-        session = self._kept.get(key)
+        session = self._sessions.get(key)
         if session is not None:
             return session
         if not start:
-            raise _missing()
-        self._quota.acquire(share)
-        session = self._kept[key] = SequenceSession(model, share)
+            raise _not_started()
+        self._quota.acquire(quota_owner)
+        session = self._sessions[key] = SequenceSession(model, quota_owner)
         if self._timer is None:
-            self._look()
+            self._remove_idle()
         return session
 
-    def _forget(self, key: Hashable) -> None:
-        session = self._kept.pop(key, None)
+    def _remove(self, key: Hashable) -> None:
+        session = self._sessions.pop(key, None)
         if session is not None:
-            self._quota.release(session.share)
+            self._quota.release(session.quota_owner)
 
-    def _look(self) -> None:
-        """Forget those that have been idle for too long, now and then."""
-        before = time.monotonic() - self._idle
-        for key, session in list(self._kept.items()):
-            if not session.waiting and session.since < before:
-                self._forget(key)
+    def _remove_idle(self) -> None:
+        """Remove the sequences that are idle for too long; repeated by a timer."""
+        oldest = time.monotonic() - self._idle_seconds
+        for key, session in list(self._sessions.items()):
+            if not session.waiting and session.last_used < oldest:
+                self._remove(key)
         self._timer = None
-        if self._kept:
+        if self._sessions:
             loop = asyncio.get_running_loop()
-            delay = min(LOOK_SECONDS, self._idle / 4)
-            self._timer = loop.call_later(delay, self._look)
+            delay = min(CHECK_SECONDS, self._idle_seconds / 4)
+            self._timer = loop.call_later(delay, self._remove_idle)
 
 
-def _missing() -> InvalidRequest:
+def _not_started() -> InvalidRequest:
     return InvalidRequest(
-        "a sequence must specify the START flag on its first request: it has not"
-        " begun here, has ended, or was idle for too long"
+        "a sequence must specify the START flag on its first request: this one has not"
+        " started, has ended, or was idle for too long"
     )

@@ -1,14 +1,16 @@
-"""TensorFlow Serving's REST API v1."""
+"""TensorFlow Serving's REST API v1, with KServe's additions."""
 
 import time
+from collections.abc import Callable
+from dataclasses import replace
 from typing import Any
 
 from service import errors
 from service.codecs import native, tf_serving
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
-from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP
-from service.compat.router import Call, Paths, Reply, reply
+from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP, InstancesRequest
+from service.compat.router import Request, Response, Router, json_response
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.registry.catalog import Model
@@ -19,12 +21,12 @@ MODEL = (
     r"/v1/models/(?P<model>[^/:]+)"
     r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
 )
-NAMED = "/v1/models/{model}"
+PATH = "/v1/models/{model}"
 TYPES = {"frames": "DT_FLOAT", "lengths": "DT_INT32", "state": "DT_FLOAT"}
 
 
 class TfServing:
-    """Its paths."""
+    """The routes of `/v1`."""
 
     def __init__(
         self,
@@ -33,33 +35,29 @@ class TfServing:
         settings: Settings,
     ):
         self._registry, self._codecs = registry, codecs
-        self._settings, self._callers = (
-            settings,
-            RequestDeadlines(settings.request_seconds),
-        )
+        self._deadlines = RequestDeadlines(settings.request_seconds)
 
-    def paths(self, bodies: BodyReader) -> Paths:
-        made = Paths(bodies, ignore_case=True)
-        made.add("/v1/models", "/v1/models/?", get=self._models)
-        made.add(f"{NAMED}:predict", f"{MODEL}:predict", post=self._predict)
-        made.add(f"{NAMED}:classify", f"{MODEL}:classify", post=self._classify)
-        made.add(f"{NAMED}:regress", f"{MODEL}:regress", post=self._regress)
-        made.add(f"{NAMED}/metadata", f"{MODEL}/metadata", get=self._metadata)
-        made.add(NAMED, f"{MODEL}/?", get=self._status)
-        return made
+    def router(self, body_reader: BodyReader) -> Router:
+        router = Router(body_reader, ignore_case=True)
+        router.add("/v1/models", "/v1/models/?", get=self._models)
+        router.add(f"{PATH}:predict", f"{MODEL}:predict", post=self._predict)
+        router.add(f"{PATH}:classify", f"{MODEL}:classify", post=self._classify)
+        router.add(f"{PATH}:regress", f"{MODEL}:regress", post=self._regress)
+        router.add(f"{PATH}/metadata", f"{MODEL}/metadata", get=self._metadata)
+        router.add(PATH, f"{MODEL}/?", get=self._status)
+        return router
 
-    async def _models(self, call: Call) -> Reply:
-        """Of KServe's V1; TensorFlow Serving has nothing there."""
-        return reply({"models": list(self._registry.models)})
+    async def _models(self, request: Request) -> Response:
+        """Of KServe's V1; TensorFlow Serving has nothing at this path."""
+        return json_response({"models": list(self._registry.models)})
 
-    async def _status(self, call: Call) -> Reply:
-        model = self._model(call)
-        name = model.metadata.name
-        if "@" in call.model:
-            versions = [model.metadata.version]
+    async def _status(self, request: Request) -> Response:
+        metadata = self._model(request).metadata
+        if "@" in request.model:
+            versions = [metadata.version]
         else:
-            versions = [*self._registry.versions.get(name, {})][::-1]
-        told = [
+            versions = [*self._registry.versions.get(metadata.name, {})][::-1]
+        statuses = [
             {
                 "version": version,
                 "state": "AVAILABLE",
@@ -67,111 +65,111 @@ class TfServing:
             }
             for version in versions
         ]
-        # What is beside it is KServe's V1.
-        return reply({"model_version_status": told, "name": name, "ready": True})
+        # The other fields are of KServe's V1.
+        return json_response(
+            {"model_version_status": statuses, "name": metadata.name, "ready": True}
+        )
 
-    async def _metadata(self, call: Call) -> Reply:
-        model = self._model(call)
+    async def _metadata(self, request: Request) -> Response:
+        model = self._model(request)
         about = model.metadata
         spec = {"name": about.name, "signature_name": "", "version": about.version}
         signatures = {SERVING: _signature(model, SERVING)}
         if about.state_size:
             signatures[STEP] = _signature(model, STEP)
-        inner = {"signature_def": {"signature_def": signatures}}
-        return reply({"model_spec": spec, "metadata": inner})
+        definitions = {"signature_def": {"signature_def": signatures}}
+        return json_response({"model_spec": spec, "metadata": definitions})
 
-    async def _predict(self, call: Call) -> Reply:
-        model, caller = self._model(call), call.caller
-        compressed = await call.body()
-        about = model.metadata
-        with self._callers.enforce(call.scope, call.receive, call.until) as until:
-            body = await compressed()
+    async def _predict(self, request: Request) -> Response:
+        model = self._model(request)
+        features, state_size = model.metadata.input.features, model.metadata.state_size
+        return await self._respond(
+            request, model, RequestDecoder.decode_instances, features, state_size
+        )
+
+    async def _classify(self, request: Request) -> Response:
+        model = self._model(request)
+        metadata = model.metadata
+        if metadata.task != "classify":
+            raise errors.InvalidRequest(
+                f"{metadata.name} has classes for each step: use :predict"
+            )
+        return await self._respond(
+            request, model, RequestDecoder.decode_examples, metadata.input.features
+        )
+
+    async def _regress(self, request: Request) -> Response:
+        self._model(request)
+        raise errors.InvalidRequest("the models here have classes: use :predict")
+
+    async def _respond(
+        self,
+        request: Request,
+        model: Model,
+        decode: Callable[..., InstancesRequest],
+        *args: int,
+    ) -> Response:
+        """Decode a request with a method of `RequestDecoder`, compute it, and encode the
+        response."""
+        caller, metadata = request.caller, model.metadata
+        read_body = await request.body()
+        with self._deadlines.enforce(
+            request.scope, request.receive, request.deadline
+        ) as deadline:
+            body = await read_body()
             begun = time.perf_counter()
-            model.admission.check_room(until, caller.id)
-            asked = await self._codecs.decode(
-                caller.id,
-                RequestDecoder.decode_instances,
-                body,
-                about.input.features,
-                about.state_size,
-            )
+            model.admission.check_room(deadline, caller.id)
+            decoded = await self._codecs.decode(caller.id, decode, body, *args)
             del body
-            read = time.perf_counter() - begun
-            states, sequences = asked.states or None, asked.sequences
-            native.check_response_size(about, len(sequences), sum(map(len, sequences)))
-            request = await model.admission.compute(
-                sequences, states, caller, deadline=until, return_state=asked.step
+            decode_seconds = time.perf_counter() - begun
+            sequences, states = decoded.sequences, decoded.states or None
+            steps = sum(map(len, sequences))
+            native.check_response_size(metadata, len(sequences), steps)
+            computed = await model.admission.compute(
+                sequences, states, caller, deadline=deadline, return_state=decoded.step
             )
-            answers = request.future.result()
-            answered = time.perf_counter()
-            size = NUMBER_BYTES * sum(answer.size for answer in answers)
-            size += sum(map(len, request.states))
+            begun = time.perf_counter()
+            probabilities = computed.future.result()
+            size = NUMBER_BYTES * sum(array.size for array in probabilities)
+            size += sum(map(len, computed.states))
             text = await self._codecs.run_if_large(
-                caller.id, size, tf_serving.encode, answers, request.states, asked
+                caller.id,
+                size,
+                tf_serving.encode,
+                metadata,
+                probabilities,
+                computed.states,
+                # Without the inputs, which may go to another process.
+                replace(decoded, sequences=[], states=[]),
             )
             caller.reservation.resize(len(text))
-        model.admission.record(request, read, time.perf_counter() - answered, caller)
-        return Reply(text, compressible=True)
+        encode_seconds = time.perf_counter() - begun
+        model.admission.record(computed, decode_seconds, encode_seconds, caller)
+        return Response(text, compressible=True)
 
-    async def _classify(self, call: Call) -> Reply:
-        model, caller = self._model(call), call.caller
-        if model.metadata.task != "classify":
-            told = f"{model.metadata.name} has classes for each step: use :predict"
-            raise errors.InvalidRequest(told)
-        compressed = await call.body()
-        decode, features = tf_serving.decode_examples, model.metadata.input.features
-        with self._callers.enforce(call.scope, call.receive, call.until) as until:
-            body = await compressed()
-            begun = time.perf_counter()
-            model.admission.check_room(until, caller.id)
-            size, limits = len(body), self._settings.limits
-            sequences = await self._codecs.run_if_large(
-                caller.id, size, decode, body, features, limits
-            )
-            del body
-            read = time.perf_counter() - begun
-            native.check_response_size(model.metadata, len(sequences), 0)
-            request = await model.admission.compute(
-                sequences, None, caller, deadline=until
-            )
-            answers = request.future.result()
-            answered = time.perf_counter()
-            size = NUMBER_BYTES * sum(answer.size for answer in answers)
-            text = await self._codecs.run_if_large(
-                caller.id, size, tf_serving.encode_classes, model.metadata, answers
-            )
-        model.admission.record(request, read, time.perf_counter() - answered, caller)
-        return Reply(text, compressible=True)
-
-    async def _regress(self, call: Call) -> Reply:
-        self._model(call)
-        raise errors.InvalidRequest("the networks here have classes: use :predict")
-
-    def _model(self, call: Call) -> Model:
+    def _model(self, request: Request) -> Model:
         try:
-            return self._registry.get(call.model)
+            return self._registry.get(request.model)
         except errors.UnknownModel as error:
-            told = f"Servable not found for request: {error.detail}"
-            raise errors.UnknownModel(told) from None
+            message = f"Servable not found for request: {error.detail}"
+            raise errors.UnknownModel(message) from None
 
 
 def _signature(model: Model, name: str) -> dict[str, Any]:
-    """A SignatureDef in JSON, as the bundle's SavedModel has it."""
+    """A SignatureDef in JSON, as in the bundle's SavedModel."""
     about = model.metadata
     steps = [-1] if about.task == "label" else []
-    shapes = {
-        "frames": [-1, -1, about.input.features],
-        "lengths": [-1],
-    }
-    call = "StatefulPartitionedCall" + ("_1" if name == STEP else "")
+    inputs = {"frames": [-1, -1, about.input.features], "lengths": [-1]}
     outputs = {PROBABILITIES: [-1, *steps, len(about.classes)]}
+    call = "StatefulPartitionedCall"
     if name == STEP:
-        shapes["state"] = outputs["state"] = [-1, about.state_size]
+        inputs["state"] = outputs["state"] = [-1, about.state_size]
+        call += "_1"
     return {
-        "inputs": {k: _tensor(f"{name}_{k}:0", k, v) for k, v in shapes.items()},
+        "inputs": {k: _tensor(f"{name}_{k}:0", k, v) for k, v in inputs.items()},
         "outputs": {
-            key: _tensor(f"{call}:{place}", key, shape)
-            for place, (key, shape) in enumerate(outputs.items())
+            key: _tensor(f"{call}:{index}", key, shape)
+            for index, (key, shape) in enumerate(outputs.items())
         },
         "method_name": "tensorflow/serving/predict",
         "defaults": {},
@@ -179,9 +177,9 @@ def _signature(model: Model, name: str) -> dict[str, Any]:
 
 
 def _tensor(name: str, key: str, shape: list[int]) -> dict[str, Any]:
-    dims = [{"size": str(size), "name": ""} for size in shape]
+    dimensions = [{"size": str(size), "name": ""} for size in shape]
     return {
         "dtype": TYPES.get(key, "DT_FLOAT"),
-        "tensor_shape": {"dim": dims, "unknown_rank": False},
+        "tensor_shape": {"dim": dimensions, "unknown_rank": False},
         "name": name,
     }

@@ -1,5 +1,6 @@
-"""What Prometheus reads at /metrics; no label holds what a caller sent."""
+"""Prometheus metrics, for `/metrics`. No label holds what a client sent."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from prometheus_client import (
@@ -10,131 +11,115 @@ from prometheus_client import (
     generate_latest,
 )
 
-from service.telemetry.instruments import Distribution, Samples, Tallies, Tally
+from service.telemetry import instruments
+from service.telemetry.instruments import Distribution, Metric, Number
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10)
-OF_MODEL = ("model", "version")
-POWERS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+SIZES = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024, 4096, 16384)
+MODEL = ("model", "version")
 
 
 class Metrics:
-    """All instruments of one service."""
+    """All metrics of one service."""
 
     def __init__(self) -> None:
         self.registry = registry = CollectorRegistry()
         ProcessCollector(registry=registry)
-        self.requests = Distribution(
+
+        def histogram(
+            name: str,
+            help_text: str,
+            bounds: Sequence[float],
+            labels: Sequence[str] = MODEL,
+        ) -> Metric[Distribution]:
+            return instruments.histogram(name, help_text, labels, bounds, registry)
+
+        def counter(name: str, help_text: str, *labels: str) -> Counter:
+            return Counter(f"unrolled_{name}", help_text, labels, registry=registry)
+
+        def gauge(name: str, help_text: str, *labels: str) -> Gauge:
+            return Gauge(f"unrolled_{name}", help_text, labels, registry=registry)
+
+        self.requests = histogram(
             "http_server_request_duration_seconds",
-            "Time from the first byte of a request to the last of its answer.",
+            "Duration of HTTP requests, from the first byte received to the last sent.",
+            SECONDS,
             ("method", "route", "status"),
-            SECONDS,
-            registry,
         )
-        self.ready = Gauge(
-            "unrolled_ready", "1 when every model is loaded.", registry=registry
+        self.ready = gauge("ready", "1 if every model is loaded, else 0.")
+        self.model_info = gauge(
+            "model_info",
+            "1 for each loaded model version.",
+            *MODEL,
+            "engine",
+            "precision",
+            "digest",
         )
-        self.model_info = Gauge(
-            "unrolled_model_info",
-            "1 for each model in service.",
-            ("model", "version", "engine", "precision", "digest"),
-            registry=registry,
+        self.sequence_steps = histogram(
+            "unrolled_sequence_steps", "Length of each sequence, in steps.", SIZES
         )
-        self.sequence_steps = Distribution(
-            "unrolled_sequence_steps",
-            "Steps of each sequence.",
-            OF_MODEL,
-            POWERS,
-            registry=registry,
-        )
-        self.batch_rows = Distribution(
+        self.batch_rows = histogram(
             "unrolled_batch_rows",
-            "Sequences in each engine call.",
-            OF_MODEL,
-            POWERS,
-            registry=registry,
+            "Batch size of each engine call, in sequences.",
+            SIZES,
         )
-        self.chunk_steps = Distribution(
+        self.chunk_steps = histogram(
             "unrolled_chunk_steps",
-            "Steps that each engine call takes of its sequences.",
-            OF_MODEL,
-            POWERS,
-            registry=registry,
+            "Steps by which each engine call advances its sequences.",
+            SIZES,
         )
-        self.queue_seconds = Distribution(
+        self.queue_seconds = histogram(
             "unrolled_queue_seconds",
-            "Time that a request waits for its first step.",
-            OF_MODEL,
+            "Time that a request waits until its first step is computed.",
             SECONDS,
-            registry=registry,
         )
-        self.execute_seconds = Distribution(
-            "unrolled_execute_seconds",
-            "Time of each engine call.",
-            OF_MODEL,
-            SECONDS,
-            registry=registry,
+        self.execute_seconds = histogram(
+            "unrolled_execute_seconds", "Duration of each engine call.", SECONDS
         )
-        self.steps = Tallies(
+        self.steps = instruments.counter(
             "unrolled_steps",
-            "Steps computed: useful ones, and padding.",
-            (*OF_MODEL, "kind"),
+            "Computed steps, by kind: useful or padding.",
+            (*MODEL, "kind"),
             registry,
         )
-        self.waiting_steps = Tallies(
+        self.waiting_steps = instruments.gauge(
             "unrolled_waiting_steps",
-            "Steps admitted and not yet computed.",
-            OF_MODEL,
+            "Steps that are admitted and not computed yet.",
+            MODEL,
             registry,
-            gauge=True,
         )
-        self.dropped = Counter(
-            "unrolled_dropped_sequences",
-            "Sequences not computed because their caller had gone.",
-            OF_MODEL,
-            registry=registry,
+        self.dropped = counter(
+            "dropped_sequences",
+            "Sequences that were not computed because the client had disconnected.",
+            *MODEL,
         )
-        self.open_streams = Gauge(
-            "unrolled_open_streams",
-            "Streams that are open.",
-            ("model",),
-            registry=registry,
+        self.open_streams = gauge("open_streams", "Open streams.", "model")
+        self.kept_sequences = gauge(
+            "kept_sequences",
+            "Sequences whose state is kept under a `sequence_id` (/v2).",
         )
-        self.kept_sequences = Gauge(
-            "unrolled_kept_sequences",
-            "Sequences that are kept under an id (`sequence_id` of /v2).",
-            registry=registry,
+        self.buffered_bytes = gauge(
+            "buffered_bytes",
+            "Bytes held for clients: bodies, frames, and responses not sent yet.",
         )
-        self.buffered_bytes = Gauge(
-            "unrolled_buffered_bytes",
-            "Bytes held for clients: bodies, frames, answers that are not read yet.",
-            registry=registry,
+        self.evictions = counter(
+            "evicted_connections",
+            "Connections closed to stay within the limit of buffered bytes.",
         )
-        self.evictions = Counter(
-            "unrolled_evicted_connections",
-            "Connections closed since too many bytes were held.",
-            registry=registry,
-        )
-        self.stream_seconds = Distribution(
+        self.stream_seconds = histogram(
             "unrolled_stream_message_seconds",
-            "Time from a stream's message to its answer.",
-            OF_MODEL,
+            "Time from a stream message to its answer.",
             SECONDS,
-            registry=registry,
         )
-        self.worker_deaths = Counter(
-            "unrolled_worker_deaths",
-            "Workers that died and were replaced.",
-            registry=registry,
+        self.worker_deaths = counter(
+            "worker_deaths", "Worker processes that died and were replaced."
         )
-        self.refused = Counter(
-            "unrolled_refused_requests",
-            "Requests refused, by the kind of problem.",
-            ("kind",),
-            registry=registry,
+        self.refused = counter(
+            "refused_requests", "Refused requests, by the kind of error.", "kind"
         )
 
     def for_model(self, *model: str) -> "ModelMetrics":
-        """The instruments of a name and its version: looked up once."""
+        """The metrics of a model's name and version."""
         return ModelMetrics(
             sequence_steps=self.sequence_steps.labels(*model),
             batch_rows=self.batch_rows.labels(*model),
@@ -149,8 +134,8 @@ class Metrics:
         )
 
     def remove_model(self, *model: str) -> None:
-        """The version is served no more: nor are its figures told."""
-        for instrument in (
+        """Remove the metrics of a version that is no longer loaded."""
+        for metric in (
             self.sequence_steps,
             self.batch_rows,
             self.chunk_steps,
@@ -160,26 +145,26 @@ class Metrics:
             self.waiting_steps,
             self.dropped,
         ):
-            instrument.remove(*model)
+            metric.remove(*model)
         for kind in ("useful", "padding"):
             self.steps.remove(*model, kind)
 
     def text(self) -> bytes:
-        """The exposition in Prometheus' text format."""
+        """The metrics in Prometheus' text format."""
         return generate_latest(self.registry)
 
 
 @dataclass(frozen=True, slots=True)
 class ModelMetrics:
-    """What is counted of one model."""
+    """The metrics of one model version, looked up once."""
 
-    sequence_steps: Samples
-    batch_rows: Samples
-    chunk_steps: Samples
-    queue_seconds: Samples
-    execute_seconds: Samples
-    stream_seconds: Samples
-    useful: Tally
-    padding: Tally
-    waiting_steps: Tally
+    sequence_steps: Distribution
+    batch_rows: Distribution
+    chunk_steps: Distribution
+    queue_seconds: Distribution
+    execute_seconds: Distribution
+    stream_seconds: Distribution
+    useful: Number
+    padding: Number
+    waiting_steps: Number
     dropped: Counter

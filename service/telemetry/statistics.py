@@ -1,8 +1,8 @@
-"""What Triton's statistics extension tells of a model.
+"""A model's statistics, as Triton's statistics extension shows them.
 
-Counts and nanoseconds since it was loaded, of requests of every kind (messages of a
-stream among them). `execution_count` counts engine calls: a sequence may be in
-several, each of which takes it on by a few steps.
+Counts and nanoseconds since the model was loaded, of requests of every kind, including
+the messages of streams. `execution_count` counts engine calls: a sequence may take part
+in several, each of which advances it by a few steps.
 """
 
 import time
@@ -10,7 +10,7 @@ from typing import Any
 
 
 class Duration:
-    """How often, and how long altogether."""
+    """A count, and the total time."""
 
     __slots__ = ("count", "ns")
 
@@ -38,56 +38,55 @@ REQUEST = (
 
 
 class Statistics:
-    """Of one version of a model."""
+    """The statistics of one model version."""
 
     def __init__(self) -> None:
         self._durations = {name: Duration() for name in REQUEST}
-        self._batches: dict[int, Duration] = {}  # engine calls by rows
+        self._batches: dict[int, Duration] = {}  # engine calls by batch size
         self._inferences = self._executions = 0
-        self._last = 0  # milliseconds since 1970
+        self._last_inference = 0  # milliseconds since 1970
 
     def record_success(
         self, rows: int, read: float, queue: float, infer: float, write: float
     ) -> None:
-        """A request of so many rows has its answer, after so many seconds of each."""
-        of = self._durations
-        of["success"].add(read + queue + infer + write)
-        of["compute_input"].add(read)
-        of["queue"].add(queue)
-        of["compute_infer"].add(infer)
-        of["compute_output"].add(write)
+        """Count an answered request of so many sequences; the times are in seconds."""
+        durations = self._durations
+        durations["success"].add(read + queue + infer + write)
+        durations["compute_input"].add(read)
+        durations["queue"].add(queue)
+        durations["compute_infer"].add(infer)
+        durations["compute_output"].add(write)
         self._inferences += rows
-        self._last = int(1000 * time.time())
+        self._last_inference = int(1000 * time.time())
 
     def record_failure(self, seconds: float) -> None:
-        """A request was refused, after so many seconds."""
+        """Count a request that failed after so many seconds."""
         self._durations["fail"].add(seconds)
 
     def record_execution(self, rows: int, seconds: float) -> None:
-        """An engine call of so many rows."""
+        """Count an engine call with a batch of so many sequences."""
         self._executions += 1
-        found = self._batches.get(rows)
-        if found is None:
-            found = self._batches[rows] = Duration()
-        found.add(seconds)
+        duration = self._batches.get(rows)
+        if duration is None:
+            duration = self._batches[rows] = Duration()
+        duration.add(seconds)
 
     def as_dict(self, name: str, version: str) -> dict[str, Any]:
         """An element of `model_stats`."""
-        durations = {key: one.as_dict() for key, one in self._durations.items()}
-        nothing = {"ns": 0}
+        durations = {key: value.as_dict() for key, value in self._durations.items()}
         batches = [
             {
                 "batch_size": rows,
-                "compute_input": {"count": one.count, **nothing},
-                "compute_infer": one.as_dict(),
-                "compute_output": {"count": one.count, **nothing},
+                "compute_input": {"count": duration.count, "ns": 0},
+                "compute_infer": duration.as_dict(),
+                "compute_output": {"count": duration.count, "ns": 0},
             }
-            for rows, one in sorted(self._batches.items())
+            for rows, duration in sorted(self._batches.items())
         ]
         return {
             "name": name,
             "version": version,
-            "last_inference": self._last,
+            "last_inference": self._last_inference,
             "inference_count": self._inferences,
             "execution_count": self._executions,
             "inference_stats": durations,

@@ -6,7 +6,7 @@ from contextlib import suppress
 import pytest
 
 from service.compat import sequences
-from service.compat.sequences import MOST_WAITING, SequenceSessions
+from service.compat.sequences import MAX_WAITING, SequenceSessions
 from service.errors import InvalidRequest, Overloaded, TooManyStreams
 from service.registry.state_tokens import INITIAL_STATE, State
 from service.settings import Settings
@@ -27,7 +27,7 @@ class Kept:
         self._tasks = []
 
     def turn(self, key, model="first", *, start=False, end=False):
-        return self.sessions.turn(key, model, start=start, end=end)
+        return self.sessions.use(key, model, start=start, end=end)
 
     async def take(self, key, steps=1, model="first", **flags):
         """A request that takes so many steps; its model and the steps before it."""
@@ -274,7 +274,7 @@ class TestLimits:
     async def test_waiters(self, kept):
         """Only so many requests of one id may wait: one more is asked to come again
         and changes nothing, while other ids are served."""
-        held = [kept.hold("a", n, start=not n) for n in range(MOST_WAITING)]
+        held = [kept.hold("a", n, start=not n) for n in range(MAX_WAITING)]
         await sent()
         for start in (False, True):
             with pytest.raises(Overloaded) as caught:
@@ -284,13 +284,13 @@ class TestLimits:
         for future, _ in held:
             future.set_result(1)
         await asyncio.gather(*(task for _, task in held))
-        assert kept.entered == list(range(MOST_WAITING))
-        assert await kept.take("a") == ("first", MOST_WAITING)
+        assert kept.entered == list(range(MAX_WAITING))
+        assert await kept.take("a") == ("first", MAX_WAITING)
 
     async def test_idle(self, monkeypatch):
         """One that is idle for too long is forgotten, and has freed its place; one
         with a request under way is not."""
-        monkeypatch.setattr(sequences, "LOOK_SECONDS", 0.01)
+        monkeypatch.setattr(sequences, "CHECK_SECONDS", 0.01)
         kept = Kept(stream_idle_seconds=0.05, max_streams=2)
         await kept.take("a", start=True)
         future, task = kept.hold("b", "long", start=True)

@@ -490,7 +490,7 @@ class TestLines:
         reading, writing = small_pipe()
         os.set_blocking(writing.fileno(), False)  # it refuses, where others wait
         os.write(writing.fileno(), b" " * (logs.BLOCK - 1) + b"\n")
-        handler = logs.Lines(writing, limit=20_000)
+        handler = logs.BufferedHandler(writing, limit=20_000)
         handler.setFormatter(logs.JsonFormatter())
         with reading, writing:
             yield handler, reading
@@ -528,7 +528,7 @@ class TestLines:
         [
             (OSError(errno.ENOSPC, "No space left on device"), []),
             (ValueError("I/O operation on closed file"), []),
-            (MemoryError(), ["the log's writer failed; another goes on"]),
+            (MemoryError(), ["the log's writer thread failed; a new one will start"]),
         ],
         ids=["full", "closed", "unexpected"],
     )
@@ -544,7 +544,7 @@ class TestLines:
 
         monkeypatch.setattr(os, "write", failing)
         with (tmp_path / "log").open("w") as file:
-            handler = logs.Lines(file)
+            handler = logs.BufferedHandler(file)
             handler.setFormatter(logs.JsonFormatter())
             for number in range(3):  # a thread that has ended is seen by the next
                 handler.handle(record(number))
@@ -560,7 +560,7 @@ class TestLines:
     def test_without_a_form(self, capsys):
         """A record that can't be formatted is told of in the log, and nowhere else."""
         file = Lines()
-        handler = logs.Lines(file)
+        handler = logs.BufferedHandler(file)
         handler.setFormatter(logs.JsonFormatter())
         handler.handle(record("%d steps", args=("no number",)))
         handler.close()
