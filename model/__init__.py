@@ -1,6 +1,6 @@
-"""From sequences in files to a trained, calibrated and exported network."""
+"""Train recurrent networks on sequences, and export them as bundles."""
 
 import os
 
-# ONNX Runtime (1.29 and later) else tells its maker about every model that it loads.
+# ONNX Runtime 1.29 and later reports every model that it loads to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"

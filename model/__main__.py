@@ -1,4 +1,4 @@
-"""The commands: datasets, train, evaluate, export, inspect, keygen, sign."""
+"""The training commands: datasets, train, evaluate, export, inspect, keygen, sign."""
 
 import contextlib
 import sys
@@ -9,78 +9,80 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from model import config
 from model.bundle import quiet, signature
 from model.cli import arguments, flags
+from model.config import ConfigError, presets
 
 app = typer.Typer(
     no_args_is_help=True,
     rich_markup_mode="markdown" if sys.stdout.isatty() else None,
     help="Train a recurrent network on sequences, and export it as a bundle.\n\n"
-    "`unrolled datasets` lists the built-in data and the formats of files.\n\n"
+    "`unrolled datasets` lists the built-in data sets and the file formats.\n\n"
     "`unrolled train vowels` trains on a built-in set in a minute.\n\n"
-    "`unrolled train my.jsonl --name mine` trains on a file of yours.",
+    "`unrolled train my.jsonl --name mine` trains on your own file.",
 )
 Source = Annotated[
     str,
     typer.Argument(
-        help="A built-in set, a preset, or a file (see `datasets`).",
+        help="Built-in data set, preset, or file (see `datasets`).",
         metavar="NAME|FILE",
     ),
 ]
 Folder = Annotated[
     Path,
-    typer.Argument(help="Folder of a bundle, or of its versions.", metavar="BUNDLE"),
+    typer.Argument(
+        help="Folder of a bundle, or of its versions (then the newest).",
+        metavar="BUNDLE",
+    ),
 ]
 Int8 = Annotated[
     bool,
-    typer.Option(
-        "--int8", help="Add a network with int8 weights, twice as fast; LSTM only."
-    ),
+    typer.Option("--int8", help="Add int8 weights: about twice as fast. LSTM only."),
 ]
-Output = Annotated[Path, typer.Option(help="Folder of the bundles.")]
+Output = Annotated[Path, typer.Option(help="Folder to write bundles to.")]
 
 
 @app.command()
 def datasets() -> None:
-    """List the built-in data sets and the formats that files may have."""
+    """List the built-in data sets and the supported file formats."""
     from model.cli import console
-    from model.datasets import builtin as datasets
+    from model.datasets import builtin
 
-    console.console.print(console.datasets_table(datasets.BUILTIN.values()))
+    console.console.print(console.datasets_table(builtin.BUILTIN.values()))
     console.console.print(console.FORMATS, markup=False)
 
 
 @app.command()
-@flags.of_config
+@flags.config_flags
 def train(
     source: Source,
     preset: Annotated[
         str | None,
-        typer.Option(help=f"Start from one of: {', '.join(config.presets())}."),
+        typer.Option(help=f"Start from one of: {', '.join(presets())}."),
     ] = None,
     settings: Annotated[
-        Path | None, typer.Option(help="Start from a TOML file like the presets.")
+        Path | None,
+        typer.Option(help="Start from a TOML file like `model/presets/*.toml`."),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option(help="Bundle's name. [default: the preset's or the file's]"),
+        typer.Option(help="Name of the bundle. [default: the preset's or the file's]"),
     ] = None,
     output: Output = Path("bundles"),
-    runs: Annotated[Path, typer.Option(help="Folder of the training runs.")] = Path(
+    runs: Annotated[Path, typer.Option(help="Folder for checkpoints and logs.")] = Path(
         "runs"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Go on with a run that was cut off.")
+        bool, typer.Option("--resume", help="Resume an interrupted run.")
     ] = False,
     int8: Int8 = False,
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Train, calibrate, measure on the test part, and write a bundle.
+    """Train a network, calibrate it, evaluate it on the test part, and write a bundle.
 
-    A built-in set brings the preset of its name; flags override a preset or a TOML
-    file.
+    A built-in set uses the preset of its name. Options override the preset or TOML
+    file. Ctrl-C stops a run; `--resume` continues it.
 
     Examples:
 
@@ -91,8 +93,8 @@ def train(
     `unrolled train walks_TRAIN.ts --test walks_TEST.ts --task classify
     --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
     """
-    with _refusing():
-        chosen = arguments.config_of(source, preset, settings, name, flags)
+    with _reported_errors():
+        config = arguments.build_config(source, preset, settings, name, flags)
         with quiet.imports():
             from model.cli import console
             from model.cli.progress import ProgressBars
@@ -101,41 +103,43 @@ def train(
             from model.training.runs import Run
 
         if int8:
-            quantize.check(chosen.network.cell)
-        dataset, run = arguments.dataset(chosen), Run(runs / chosen.name)
-        console.console.print(console.summary(dataset, chosen))
-        with ProgressBars(chosen.training.epochs) as bars:
-            trained = loop.fit(dataset, chosen, run, resume=resume, callback=bars)
+            quantize.check(config.network.cell)
+        dataset, run = arguments.load_dataset(config), Run(runs / config.name)
+        console.console.print(console.describe_run(dataset, config))
+        with ProgressBars(config.training.epochs) as bars:
+            trained = loop.fit(dataset, config, run, resume=resume, callback=bars)
         if trained.finished_before:
-            again = f"unrolled export {run.folder} --output {output}"
-            raise config.ConfigError(f"{run.folder} is finished; its bundle: {again}")
+            command = f"unrolled export {run.folder} --output {output}"
+            raise ConfigError(f"{run.folder} is complete; write its bundle: {command}")
         if trained.interrupted:
             best = max(entry.epoch for entry in trained.history if entry.best)
             typer.echo(
                 f"stopped; the best weights so far (epoch {best}) are in"
                 f" {run.folder / 'best'}\n"
-                "go on: the same command with --resume\n"
-                f"or take them: unrolled export {run.folder} --output {output}",
+                "continue: the same command with --resume\n"
+                f"or use them: unrolled export {run.folder} --output {output}",
                 err=True,
             )
             raise typer.Exit(130)
         published = publish.publish(
-            trained.network, trained.history, dataset, chosen, output, int8=int8
+            trained.network, trained.history, dataset, config, output, int8=int8
         )
-        console.published(*published)
+        console.print_published(*published)
 
 
 @app.command()
 def export(
-    run: Annotated[Path, typer.Argument(help="Folder of a training run.")],
+    run: Annotated[
+        Path, typer.Argument(help="Folder of a training run, such as runs/digits.")
+    ],
     output: Output = Path("bundles"),
     int8: Int8 = False,
 ) -> None:
-    """Write the bundle of a run's best weights, also of one that was cut off.
+    """Write a bundle from the best weights of a run, complete or interrupted.
 
     Example: `unrolled export runs/digits`
     """
-    with _refusing():
+    with _reported_errors():
         with quiet.imports():
             from model.cli import console
             from model.export import publish, quantize
@@ -143,17 +147,17 @@ def export(
             from model.training.runs import Run
 
         folder = Run(run)
-        chosen, digest = folder.config()
+        config, digest = folder.config()
         if int8:
-            quantize.check(chosen.network.cell)
-        dataset = arguments.dataset(chosen)
+            quantize.check(config.network.cell)
+        dataset = arguments.load_dataset(config)
         if dataset.digest != digest:
-            raise config.ConfigError(f"{run}: the data has changed since the training")
-        network = loop.build(dataset, chosen)
+            raise ConfigError(f"{run}: the data has changed since training")
+        network = loop.build(dataset, config)
         folder.restore_best(network)
         history = folder.history()
-        console.published(
-            *publish.publish(network, history, dataset, chosen, output, int8=int8)
+        console.print_published(
+            *publish.publish(network, history, dataset, config, output, int8=int8)
         )
 
 
@@ -163,14 +167,14 @@ def evaluate(
     source: Source,
     part: Annotated[
         Literal["train", "validation", "test", "all"],
-        typer.Option(help="Which sequences; all: also those of a file without parts."),
+        typer.Option(help="Which sequences; `all` also of a file without parts."),
     ] = "test",
-    test: Annotated[
-        Path | None, typer.Option(help="File that holds the test part.")
-    ] = None,
-    json: Annotated[bool, typer.Option("--json", help="Print every figure.")] = False,
+    test: Annotated[Path | None, typer.Option(help="File with the test part.")] = None,
+    json: Annotated[
+        bool, typer.Option("--json", help="Print all metrics as JSON.")
+    ] = False,
 ) -> None:
-    """Measure a bundle, as it was exported, on data.
+    """Evaluate an exported bundle on a data set.
 
     Examples:
 
@@ -178,61 +182,65 @@ def evaluate(
 
     `unrolled evaluate bundles/walks more_walks.csv --part all`
     """
-    with _refusing():
+    with _reported_errors():
         with quiet.imports():
             from model.cli import console
             from model.training import evaluation
 
-        found = arguments.bundle(path)
-        dataset = arguments.judged(source, part, test, found.metadata)
-        figures = evaluation.evaluate_bundle(found, dataset)
+        bundle = arguments.load_bundle(path)
+        metadata = bundle.metadata
+        dataset = arguments.evaluation_data(source, part, test, metadata)
+        metrics = evaluation.evaluate_bundle(bundle, dataset)
         if json:
-            console.console.print_json(data=asdict(figures))
+            console.console.print_json(data=asdict(metrics))
             return
-        title = f"{found.metadata.name}, version {found.metadata.version}: {source}"
-        console.console.print(console.figures_table(title, {part: figures}))
-        console.console.print(console.class_table(figures))
+        title = f"{metadata.name}, version {metadata.version}: {source}"
+        console.console.print(console.metrics_table(title, {part: metrics}))
+        console.console.print(console.class_table(metrics))
 
 
 @app.command()
 def inspect(path: Folder) -> None:
-    """Verify a bundle's files, and that its networks only compute; show what it is.
+    """Verify a bundle's files, check that its networks only compute, and show it.
 
     Example: `unrolled inspect bundles/digits`
     """
-    with _refusing():
+    with _reported_errors():
         from model.cli import console
 
-        found = arguments.bundle(path)
-        console.console.print(console.bundle_table(found))
+        bundle = arguments.load_bundle(path)
+        console.console.print(console.bundle_table(bundle))
 
 
 @app.command()
 def keygen(
-    file: Annotated[Path, typer.Argument(help="Where to write the private key.")],
+    file: Annotated[Path, typer.Argument(help="File to write the private key to.")],
 ) -> None:
-    """Make a key that signs bundles; what the service takes is in FILE.pub."""
-    with _refusing():
+    """Create a key pair for signing bundles: FILE (private) and FILE.pub (public)."""
+    with _reported_errors():
         public = signature.generate(file)
-        typer.echo(f"{file} signs; UNROLLED_BUNDLE_KEYS={public} asks for it")
+        typer.echo(
+            f"private key: {file} (for `sign --key`)\npublic key:  {public}"
+            f" (serve with UNROLLED_BUNDLE_KEYS={public})"
+        )
 
 
 @app.command()
 def sign(
     path: Folder,
-    key: Annotated[Path, typer.Option(help="File of the private key.")],
+    key: Annotated[Path, typer.Option(help="File with the private key.")],
 ) -> None:
-    """Verify a bundle as `inspect` does, and sign it.
+    """Check a bundle like `inspect`, and sign it.
 
     Example: `unrolled sign bundles/digits --key my.pem`
     """
-    with _refusing():
-        typer.echo(f"signed: {arguments.sign(path, key)}")
+    with _reported_errors():
+        typer.echo(f"signed: {arguments.sign_bundle(path, key)}")
 
 
 @contextlib.contextmanager
-def _refusing() -> Iterator[None]:
-    """Turn a refusal of settings, data or bundles into one line and exit code 2."""
+def _reported_errors() -> Iterator[None]:
+    """Report invalid settings, data or bundles in one line, with exit code 2."""
     try:
         yield
     except (ValueError, OSError) as error:

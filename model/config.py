@@ -1,8 +1,8 @@
-"""Every choice of a training run, with its default, bounds and meaning.
+"""The settings of a training run, with defaults, bounds and descriptions.
 
-A run is described by one `Config`: built in Python, read from a TOML file or
-started from a preset (`model/presets/NAME.toml`), then overridden by flags.
-Unknown keys and values out of bounds are refused by name.
+One `Config` describes a run: built in Python, or read from a TOML file or a preset
+(`model/presets/NAME.toml`), and overridden by command-line options. Unknown keys and
+values out of bounds are refused, and the key is named.
 """
 
 import tomllib
@@ -17,7 +17,7 @@ PRESETS = Path(__file__).parent / "presets"
 
 
 class ConfigError(ValueError):
-    """A setting that is unknown or out of bounds; the text names it."""
+    """An unknown setting, or a value out of bounds; the message names it."""
 
 
 class _Section(BaseModel):
@@ -27,25 +27,31 @@ class _Section(BaseModel):
 class DataConfig(_Section):
     """Where the sequences come from and how they are split."""
 
-    source: str = Field("", description="Built-in set or file.")
+    source: str = Field("", description="Built-in data set, or file.")
     task: Literal["classify", "label"] | None = Field(
-        None, description="One class per sequence, or per step."
+        None, description="Predict one class per sequence, or per step."
     )
-    test: str | None = Field(None, description="File that holds the test part.")
+    test: str | None = Field(None, description="File with the test part.")
     validation_fraction: float = Field(
-        0.15, gt=0, lt=1, description="Cut from training, if the data names none."
+        0.15,
+        gt=0,
+        lt=1,
+        description="Fraction for validation, if the data names no such part.",
     )
     test_fraction: float = Field(
-        0.15, ge=0, lt=1, description="Cut for the test, if the data names none."
+        0.15,
+        ge=0,
+        lt=1,
+        description="Fraction for the test, if the data names no such part.",
     )
     normalise: Literal["features", "whole", "none"] = Field(
         "features",
-        description="Scale each feature, all features alike, or nothing.",
+        description="Normalise each feature, all features alike, or none.",
     )
 
 
 class NetworkConfig(_Section):
-    """The network of the original post: 3 layers of 200, dropout on outputs."""
+    """The network; by default 3 layers of 200 with dropout, as in the original post."""
 
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     layers: int = Field(3, ge=1, le=32, description="Recurrent layers.")
@@ -54,65 +60,76 @@ class NetworkConfig(_Section):
         0.5,
         ge=0,
         lt=1,
-        description="Part of each layer's output dropped in training"
+        description="Fraction of each layer's outputs that training drops"
         " (the post's keep probability is 1 - dropout).",
     )
     bidirectional: bool = Field(
         False, description="Read each sequence in both directions."
     )
     unroll: Literal["dynamic", "static"] = Field(
-        "dynamic", description="Loop in the graph, or one copy of the cell per step."
+        "dynamic",
+        description="Loop over time in the graph, or one copy of the cell per step.",
     )
     reset_after: bool = Field(
         True,
-        description="GRU: reset gate after the matrix product (cuDNN's formula),"
-        " or before it (the original one).",
+        description="GRU: apply the reset gate after the matrix product (as cuDNN),"
+        " or before it (as in the original paper).",
     )
 
     @property
     def state_size(self) -> int:
-        """Floats that carry one sequence on; 0 where it can't be stepped."""
+        """Floats of state for one sequence; 0 if the network is bidirectional."""
         vectors = 2 if self.cell == "lstm" else 1
         return 0 if self.bidirectional else self.layers * vectors * self.hidden
 
 
 class TrainingConfig(_Section):
-    """How the weights are found."""
+    """The optimisation of the weights."""
 
-    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Update rule.")
+    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Optimizer.")
     learning_rate: float = Field(0.003, gt=0, description="Highest learning rate.")
     schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="Learning rate over the run: down to 0, or constant."
+        "cosine", description="Learning rate schedule: cosine decay to 0, or constant."
     )
     clip_norm: float = Field(
-        1.0, gt=0, description="Longest gradient, over all weights together."
+        1.0, gt=0, description="Clip the gradient's global norm to this."
     )
     epochs: int = Field(60, ge=1, description="Passes over the training part.")
     patience: int = Field(
-        20, ge=1, description="Epochs without a better validation error to stop."
+        20,
+        ge=1,
+        description="Stop after this many epochs without a lower validation error.",
     )
-    batch: int = Field(16, ge=1, description="Sequences per update.")
-    seed: int = Field(0, ge=0, le=2**31 - 1, description="Fixes every random choice.")
+    batch: int = Field(16, ge=1, description="Batch size: sequences per update.")
+    seed: int = Field(
+        0, ge=0, le=2**31 - 1, description="Random seed; the same seed repeats a run."
+    )
 
 
 class AugmentationConfig(_Section):
-    """Random changes of the training frames; all off by default."""
+    """Random changes of training frames; all off by default."""
 
     image: tuple[int, int] | None = Field(
-        None, description="Height and width, where frames are rows or whole images."
+        None, description="Height and width, if frames are images or their rows."
     )
-    shift: float = Field(0, ge=0, description="Move by up to this many pixels.")
-    rotate: float = Field(0, ge=0, le=180, description="Turn by up to these degrees.")
-    zoom: float = Field(0, ge=0, lt=1, description="Grow or shrink by up to this part.")
-    shear: float = Field(0, ge=0, lt=1, description="Slant by up to this part.")
-    erase: float = Field(0, ge=0, lt=1, description="Part of the values set to zero.")
+    shift: float = Field(0, ge=0, description="Shift by up to this many pixels.")
+    rotate: float = Field(
+        0, ge=0, le=180, description="Rotate by up to this many degrees."
+    )
+    zoom: float = Field(
+        0, ge=0, lt=1, description="Zoom in or out by up to this fraction."
+    )
+    shear: float = Field(0, ge=0, lt=1, description="Shear by up to this fraction.")
+    erase: float = Field(
+        0, ge=0, lt=1, description="Fraction of the values set to zero."
+    )
     noise: float = Field(
         0, ge=0, description="Gaussian noise, in standard deviations of the feature."
     )
     offset: float = Field(
         0,
         ge=0,
-        description="Gaussian shift of a feature for a whole sequence, likewise.",
+        description="Gaussian offset of a feature for a whole sequence, in the same units.",
     )
 
 
@@ -126,7 +143,7 @@ class Config(_Section):
     augmentation: AugmentationConfig = AugmentationConfig()
 
     def update(self, changes: dict[str, Any]) -> "Config":
-        """This config with nested `changes`, each checked anew.
+        """Return a copy with nested `changes`, validated.
 
         >>> Config().update({"network": {"hidden": 64}}).network.hidden
         64
@@ -141,10 +158,10 @@ class Config(_Section):
 
 
 def parse(values: dict[str, Any], origin: str = "settings") -> Config:
-    """A config from nested values.
+    """Build a config from nested values.
 
     Raises:
-        ConfigError: names `origin` and each key at fault.
+        ConfigError: names `origin` and each invalid key.
     """
     try:
         return Config.model_validate(values)
@@ -157,10 +174,10 @@ def parse(values: dict[str, Any], origin: str = "settings") -> Config:
 
 
 def load(path: Path) -> Config:
-    """The config that a TOML file describes.
+    """Read a config from a TOML file.
 
     Raises:
-        ConfigError: no such file, no TOML, or a key at fault.
+        ConfigError: the file can't be read, is not TOML, or has an invalid key.
     """
     try:
         return parse(tomllib.loads(path.read_text(encoding="utf-8")), str(path))
@@ -169,5 +186,5 @@ def load(path: Path) -> Config:
 
 
 def presets() -> dict[str, Path]:
-    """The presets that come with the package, by name."""
+    """Return the files of the shipped presets by name."""
     return {path.stem: path for path in sorted(PRESETS.glob("*.toml"))}

@@ -1,77 +1,76 @@
-"""From the words of a command line to settings, data, and bundles."""
+"""Turn command-line arguments into settings, data sets and bundle."""
 
 import hashlib
 from pathlib import Path
 from typing import Any
 
 from model import config
-from model.bundle import allowlist, signature
-from model.bundle import bundle as bundles
+from model.bundle import allowlist, bundle, signature
 from model.bundle.bundle import Bundle, BundleError
 from model.config import Config, ConfigError
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, Dataset
 
 
-def config_of(
+def build_config(
     source: str,
     preset: str | None,
     settings: Path | None,
     name: str | None,
     flags: dict[str, Any],
 ) -> Config:
-    """Defaults, then the preset or file, then flags.
+    """Build the config: defaults, then the preset or file, then options.
 
     Raises:
-        ConfigError: no such preset, or a setting at fault; it is named.
+        ConfigError: there is no such preset, or a setting is invalid.
     """
     presets = config.presets()
     if preset is not None and settings is not None:
-        raise ConfigError("take --preset or --settings, not both")
+        raise ConfigError("use --preset or --settings, not both")
     if preset is not None and preset not in presets:
         known = ", ".join(presets)
         raise ConfigError(f"no preset {preset!r}; there are {known}")
-    base = Config(name=_slug(source))
+    base = Config(name=_bundle_name(source))
     path = settings or presets.get(preset or source)
     if path is not None:
         base = config.load(path)
     if source in presets and source not in builtin.BUILTIN:
-        source = base.data.source  # a preset's name stands for its data too
+        source = base.data.source  # a preset's name also selects its data
     data = {**flags.get("data", {}), "source": source}
     changes = {**flags, "data": data, **({"name": name} if name else {})}
     return base.update(changes)
 
 
-def _slug(source: str) -> str:
-    """A bundle's name from a file's."""
+def _bundle_name(source: str) -> str:
+    """Derive a bundle's name from a file's."""
     stem = Path(source).stem.lower().removesuffix("_train")
-    kept = "".join(
+    name = "".join(
         c if c.isascii() and (c.isalnum() or c in "._-") else "-" for c in stem
     )
-    return kept.strip("._-")[:64] or "model"
+    return name.strip("._-")[:64] or "model"
 
 
-def dataset(chosen: Config) -> Dataset:
-    """The data of a run, with all its parts."""
-    data = chosen.data
+def load_dataset(config: Config) -> Dataset:
+    """Load the data of a run; all its sequences have a part."""
+    data = config.data
     return builtin.load_source(
         data.source,
         task=data.task,
         test=None if data.test is None else Path(data.test),
         validation=data.validation_fraction,
         test_fraction=data.test_fraction,
-        seed=chosen.training.seed,
+        seed=config.training.seed,
     )
 
 
-def judged(
-    source: str, part: str, test: Path | None, metadata: bundles.Metadata
+def evaluation_data(
+    source: str, part: str, test: Path | None, metadata: bundle.Metadata
 ) -> Dataset:
-    """The sequences that a bundle is to be measured on.
+    """Load the sequences to evaluate a bundle on.
 
     Raises:
-        ValueError: a part that would have to be cut from other data than that of
-            the training, or anew: what a network was trained on is no test.
+        ValueError: the file names no such part and differs from the training data. A
+            new split could put training sequences into the test part.
     """
     record, task = metadata.training, metadata.task
     if part == "all" and source not in builtin.BUILTIN:
@@ -86,45 +85,45 @@ def judged(
     )
     if part == "all":
         return dataset
-    given = source in builtin.BUILTIN or test is not None
-    if not given and dataset.digest != record.data:
+    fixed = source in builtin.BUILTIN or test is not None
+    if not fixed and dataset.digest != record.data:
         split = readers.read(Path(source), task=task).split
         if PARTS.index(part) not in split:
             raise ValueError(
-                f"{source} names no {part} part, and is not what the bundle was trained"
-                " on: take --part all, or --test FILE as in the training"
+                f"{source} names no {part} part, and is not the data that the bundle was"
+                " trained on: use --part all, or --test FILE as in training"
             )
     return dataset.part(part)
 
 
-def bundle(path: Path) -> Bundle:
-    """The one bundle at a path, verified, with a network that can only compute.
+def load_bundle(path: Path) -> Bundle:
+    """Read and check the bundle at a path.
 
     Raises:
-        BundleError: none there, several, or a broken one.
+        BundleError: there is no bundle, several, or an invalid one.
     """
-    found = bundles.find(path)
-    if len(found) != 1:
-        names = ", ".join(str(folder.parent) for folder in found)
-        raise BundleError(
-            f"{path}: {'several bundles: ' + names if found else 'no bundle'}"
-        )
-    verified = bundles.read(found[0])
+    folders = bundle.find(path)
+    if not folders:
+        raise BundleError(f"{path}: no bundle")
+    if len(folders) > 1:
+        names = ", ".join(str(folder.parent) for folder in folders)
+        raise BundleError(f"{path}: several bundles: {names}")
+    verified = bundle.read(folders[0])
     allowlist.check(verified)
     return verified
 
 
-def sign(path: Path, key: Path) -> Path:
-    """Sign the one bundle at a path; the file of its signature.
+def sign_bundle(path: Path, key: Path) -> Path:
+    """Check and sign the bundle at a path; return the signature's file.
 
     Raises:
-        BundleError: as `bundle` does.
+        BundleError: as `load_bundle`.
         SignatureError: the file holds no private key.
     """
-    found = bundle(path)
-    text = (found.folder / bundles.MARKER).read_bytes()
-    if hashlib.sha256(text).hexdigest() != found.digest:
-        raise BundleError(f"{found.folder}: has been replaced")
-    file = found.folder / bundles.SIGNATURE
+    verified = load_bundle(path)
+    text = (verified.folder / bundle.MARKER).read_bytes()
+    if hashlib.sha256(text).hexdigest() != verified.digest:
+        raise BundleError(f"{verified.folder}: was replaced meanwhile")
+    file = verified.folder / bundle.SIGNATURE
     file.write_bytes(signature.sign(text, key))
     return file

@@ -1,4 +1,4 @@
-"""A flag of the command line for each setting of `config.Config`."""
+"""Command-line options for all settings of `config.Config`."""
 
 import functools
 import inspect
@@ -12,15 +12,15 @@ from model.config import Config
 SECTIONS = ("data", "network", "training", "augmentation")
 
 
-def of_config(command: Callable[..., None]) -> Callable[..., None]:
-    """`command`, whose argument `flags` is gathered from one flag a setting.
+def config_flags(command: Callable[..., None]) -> Callable[..., None]:
+    """Decorate a command: add an option for each setting, and pass them as `flags`.
 
-    `flags` then holds what the user gave, nested as `Config.update` takes it.
+    `flags` holds the options that were given, nested for `Config.update`.
     """
-    own = [
+    arguments = [
         p for p in inspect.signature(command).parameters.values() if p.name != "flags"
     ]
-    places = {
+    sections = {
         field: section
         for section in SECTIONS
         for field in _fields(section)
@@ -28,20 +28,20 @@ def of_config(command: Callable[..., None]) -> Callable[..., None]:
     }
 
     @functools.wraps(command)
-    def gathered(**values: Any) -> None:
+    def wrapper(**values: Any) -> None:
         flags: dict[str, dict[str, Any]] = {}
-        for field, section in places.items():
+        for field, section in sections.items():
             value = values.pop(field)
             if value is not None:
                 flags.setdefault(section, {})[field] = value
         command(**values, flags=flags)
 
-    settings = [_parameter(field, section) for field, section in places.items()]
+    settings = [_parameter(field, section) for field, section in sections.items()]
     keyword = inspect.Parameter.KEYWORD_ONLY
-    parameters = [p.replace(kind=keyword) for p in own] + settings
-    gathered.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    gathered.__annotations__ = {p.name: p.annotation for p in parameters}
-    return gathered
+    parameters = [p.replace(kind=keyword) for p in arguments] + settings
+    wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
+    return wrapper
 
 
 def _fields(section: str) -> dict[str, Any]:
@@ -50,8 +50,8 @@ def _fields(section: str) -> dict[str, Any]:
 
 def _parameter(field: str, section: str) -> inspect.Parameter:
     info = _fields(section)[field]
-    shown = "" if info.default is None else f" [default: {info.default}]"
-    option = typer.Option(help=f"{info.description}{shown}", rich_help_panel=section)
+    default = "" if info.default is None else f" [default: {info.default}]"
+    option = typer.Option(help=f"{info.description}{default}", rich_help_panel=section)
     kind = info.annotation
     optional = kind if type(None) in get_args(kind) else kind | None
     return inspect.Parameter(

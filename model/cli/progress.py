@@ -1,4 +1,4 @@
-"""A progress bar for each epoch of a training run."""
+"""Show the progress of training."""
 
 from typing import TYPE_CHECKING, Self
 
@@ -14,8 +14,7 @@ if TYPE_CHECKING:
 
 
 class ProgressBars(Callback):
-    """A bar an epoch with the current error; on a terminal it moves, elsewhere
-    only the line of each finished epoch is printed."""
+    """A progress bar for each epoch on a terminal, and a line for each finished one."""
 
     def __init__(self, epochs: int):
         self.epochs = epochs
@@ -54,7 +53,7 @@ class ProgressBars(Callback):
             f"epoch {epoch.epoch:3}/{self.epochs}"
             f"  cost {epoch.cost:.4f}  error {epoch.error:5.2f} %"
             f"  validation cost {epoch.validation_cost:.4f}"
-            f"  error {epoch.validation_error:5.2f} %{'  best' if epoch.best else ''}"
+            f"  error {epoch.validation_error:5.2f} %{'  best so far' if epoch.best else ''}"
         )
 
     def _remove(self) -> None:

@@ -1,1 +1,1 @@
-"""From a trained network to a bundle."""
+"""Write a trained network as a bundle: SavedModel, ONNX, int8, report."""

@@ -1,7 +1,7 @@
-"""Write a bundle, and publish it only if both formats answer as the network does.
+"""Export a network as a bundle, if both formats compute what the network computes.
 
-The SavedModel has the signatures `serving_default` (whole sequences) and, for a
-network that can be stepped, `step` (with the state in and out).
+The SavedModel has the signatures `serving_default` (whole sequences) and, unless the
+network is bidirectional, `step` (with the state in and out).
 """
 
 from collections.abc import Callable
@@ -24,7 +24,7 @@ GOLDEN_SEQUENCES = 8
 
 
 class ExportError(ValueError):
-    """An exported format that doesn't answer as the live network does."""
+    """An exported format computes other probabilities than the live network."""
 
 
 def export_bundle(
@@ -37,36 +37,35 @@ def export_bundle(
     seed: int = 0,
     int8: str | None = None,
 ) -> Path:
-    """Write the next version of a bundle under `root`; its folder.
+    """Write the next version of a bundle under `root`, and return its folder.
 
     Args:
-        dataset: gives the golden answers' inputs.
-        describe: version -> what `bundle.json` is to say.
+        dataset: the golden answers' inputs are taken from it.
+        describe: returns the metadata of a version.
         report: writes the report into a folder.
-        int8: writes an int8 network too, measured on `dataset`, which is this part
-            of the data.
+        int8: add a network with int8 weights; the name of the part that `dataset` is.
 
     Raises:
         ExportError: a format differs by more than `bundle.TOLERANCE`.
-        BundleError: a format holds what no service would load.
-        QuantisationError: int8 weights change too much.
+        BundleError: a format holds an operator that the service refuses.
+        QuantizationError: int8 weights change the results too much.
     """
     name = describe("1").name
     if int8:
         quantize.check(network.config.cell)
-    stepper = network.stepper()
+    exported = network.for_export()
     with bundle.writing(root, name) as (folder, version):
-        save(stepper, folder)
+        save(exported, folder)
         (folder / bundle.EXTRA).mkdir(exist_ok=True)
-        onnx.save(onnx_graph.build(stepper), str(folder / bundle.NETWORK))
-        live = _live(stepper)
-        golden = _golden(live, stepper, dataset, seed)
-        compare(folder, live, stepper, golden, seed)
+        onnx.save(onnx_graph.build(exported), str(folder / bundle.NETWORK))
+        live = _live_step(exported)
+        golden = _golden_answers(live, exported, dataset, seed)
+        verify_formats(folder, live, exported, golden, seed)
         golden.save(folder / bundle.GOLDEN)
         metadata = describe(version)
         if int8:
             quantize.write(folder)
-            change = quantize.measure(folder, metadata, golden, int8, dataset)
+            change = quantize.compare(folder, metadata, golden, int8, dataset)
             metadata = metadata.model_copy(update={"int8": change})
         (folder / bundle.REPORT).mkdir()
         report(folder / bundle.REPORT, metadata)
@@ -75,51 +74,52 @@ def export_bundle(
     return root / name / version
 
 
-def save(stepper: Network, folder: Path) -> None:
-    """The SavedModel of a network made by `Network.stepper`."""
-    frames = tf.TensorSpec((None, None, stepper.features), tf.float32, "frames")
+def save(exported: Network, folder: Path) -> None:
+    """Write the SavedModel of a network made by `Network.for_export`."""
+    frames = tf.TensorSpec((None, None, exported.features), tf.float32, "frames")
     lengths = tf.TensorSpec((None,), tf.int32, "lengths")
-    size = stepper.config.state_size
+    size = exported.config.state_size
 
-    def whole(frames, lengths):
+    def serve(frames, lengths):
         if size:
             state = tf.zeros((tf.shape(frames)[0], size))
-            logits, _ = stepper.step(frames, lengths, state)
+            logits, _ = exported.step(frames, lengths, state)
         else:
-            logits = stepper(frames, lengths)
-        return {"probabilities": stepper.probabilities(logits)}
+            logits = exported(frames, lengths)
+        return {"probabilities": exported.probabilities(logits)}
 
     def step(frames, lengths, state):
-        logits, state = stepper.step(frames, lengths, state)
-        return {"probabilities": stepper.probabilities(logits), "state": state}
+        logits, state = exported.step(frames, lengths, state)
+        return {"probabilities": exported.probabilities(logits), "state": state}
 
-    signatures = {"serving_default": tf.function(whole, [frames, lengths])}
+    signatures = {"serving_default": tf.function(serve, [frames, lengths])}
     if size:
         state = tf.TensorSpec((None, size), tf.float32, "state")
         signatures["step"] = tf.function(step, [frames, lengths, state])
     module = tf.Module()
-    # Keras' own export would write each weight twice.
-    module.weights = [variable.value for variable in stepper.variables]
+    # Keras' export would write each weight twice.
+    module.weights = [variable.value for variable in exported.variables]
     tf.saved_model.save(module, str(folder), signatures)
 
 
-def compare(
-    folder: Path, live: Step, stepper: Network, golden: Golden, seed: int
+def verify_formats(
+    folder: Path, live: Step, exported: Network, golden: Golden, seed: int
 ) -> None:
-    """Reload both formats and compare them with the live network: on the golden
-    inputs, and on random frames of random lengths and batch sizes.
+    """Load both formats and compare them with the live network.
+
+    Inputs are the golden ones, and random frames of random lengths and batch sizes.
 
     Raises:
         ExportError: names the format and the difference.
     """
     random = np.random.default_rng(seed)
-    deviation = 1 / stepper.scale.numpy()
+    deviation = 1 / exported.scale.numpy()
     checks = [golden]
     for batch in (1, 3, 17):
         lengths = random.integers(1, 40, batch).astype(np.int32)
-        frames = random.normal(size=(batch, lengths.max(), stepper.features))
-        frames = frames * deviation + stepper.mean.numpy()
-        checks.append(_answers(live, stepper, frames.astype(np.float32), lengths))
+        frames = random.normal(size=(batch, lengths.max(), exported.features))
+        frames = frames * deviation + exported.mean.numpy()
+        checks.append(_answers(live, exported, frames.astype(np.float32), lengths))
     formats = {
         "SavedModel": reload.saved_model(folder),
         "ONNX": reload.onnx(folder / bundle.NETWORK),
@@ -133,29 +133,31 @@ def compare(
             )
 
 
-def _live(stepper: Network) -> Step:
+def _live_step(exported: Network) -> Step:
     def step(frames, lengths, state):
-        if stepper.config.state_size:
-            logits, state = stepper.step(
+        if exported.config.state_size:
+            logits, state = exported.step(
                 tf.constant(frames), tf.constant(lengths), tf.constant(state)
             )
-            return stepper.probabilities(logits).numpy(), state.numpy()
-        logits = stepper(tf.constant(frames), tf.constant(lengths))
-        return stepper.probabilities(logits).numpy(), state
+            return exported.probabilities(logits).numpy(), state.numpy()
+        logits = exported(tf.constant(frames), tf.constant(lengths))
+        return exported.probabilities(logits).numpy(), state
 
     return step
 
 
-def _golden(live: Step, stepper: Network, dataset: Dataset, seed: int) -> Golden:
-    """Sequences of the data from the shortest to the longest, and their answers."""
+def _golden_answers(
+    live: Step, exported: Network, dataset: Dataset, seed: int
+) -> Golden:
+    """Choose sequences from the shortest to the longest, and compute their answers."""
     order = np.argsort(dataset.lengths, kind="stable")
     places = np.linspace(0, len(order) - 1, GOLDEN_SEQUENCES).astype(int)
     chosen = [dataset.sequence(row) for row in order[np.unique(places)]]
-    return _answers(live, stepper, *evaluation.pad(chosen))
+    return _answers(live, exported, *evaluation.pad(chosen))
 
 
 def _answers(
-    live: Step, stepper: Network, frames: np.ndarray, lengths: np.ndarray
+    live: Step, exported: Network, frames: np.ndarray, lengths: np.ndarray
 ) -> Golden:
-    begin = np.zeros((len(lengths), stepper.config.state_size), np.float32)
-    return Golden(frames, lengths, *live(frames, lengths, begin))
+    state = np.zeros((len(lengths), exported.config.state_size), np.float32)
+    return Golden(frames, lengths, *live(frames, lengths, state))

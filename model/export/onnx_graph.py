@@ -1,9 +1,9 @@
-"""The network's weights as an ONNX graph, built node by node.
+"""Build the ONNX graph of a network, node by node.
 
-A converter would turn a masked cell into a general loop, 5 to 20 times slower
-than ONNX Runtime's fused `LSTM` and `GRU` operators (ONNX opset 14, see the
-operators' specification), so the graph names them directly. Gates lie in
-another order there: Keras has i f c o and z r h; ONNX has i o f c and z r h.
+A converter would turn a masked cell into a general loop, 5 to 20 times slower than
+ONNX Runtime's fused operators `LSTM` and `GRU` (ONNX opset 14, see the operators'
+specification), so the graph uses them directly. The gates' order differs: Keras has
+i f c o and z r h; ONNX has i o f c and z r h.
 
     frames [B, T, F], lengths [B] (, state [B, S]) -> probabilities (, next_state)
 """
@@ -18,8 +18,11 @@ OPSET, IR = 17, 8
 
 
 def build(network: Network) -> onnx.ModelProto:
-    """The graph of `network.probabilities`, with the state in and out of it
-    where the network can be stepped (zeros begin a sequence)."""
+    """Build the graph of `network.probabilities`.
+
+    Unless the network is bidirectional, the state goes in and out; zeros start a
+    sequence.
+    """
     graph = _Graph()
     config = network.config
     stepped = config.state_size > 0
@@ -27,9 +30,9 @@ def build(network: Network) -> onnx.ModelProto:
     vectors = 2 if config.cell == "lstm" else 1
     finals: list[str] = []
     states = _states(graph, config) if stepped else []
-    for index, ways in enumerate(network.encoder):
+    for index, directions in enumerate(network.encoder):
         initial = states[index * vectors : (index + 1) * vectors]
-        x, *final = _layer(graph, config, ways, x, initial)
+        x, *final = _layer(graph, config, directions, x, initial)
         finals += final
     if network.task == "classify":
         x = _joined(graph, finals[-vectors], config.hidden * len(network.encoder[-1]))
@@ -60,7 +63,7 @@ def build(network: Network) -> onnx.ModelProto:
 
 
 def _normalise(graph: "_Graph", network: Network) -> str:
-    """Scaled frames in time-major order. What lies past a length is not read."""
+    """Scale frames, and put time first. Frames past a length are never read."""
     mean = graph.constant(network.mean.numpy())
     scale = graph.constant(network.scale.numpy())
     x = graph.add("Mul", [graph.add("Sub", ["frames", mean]), scale])
@@ -68,7 +71,7 @@ def _normalise(graph: "_Graph", network: Network) -> str:
 
 
 def _states(graph: "_Graph", config) -> list[str]:
-    """The vectors [1, B, H] that the rows of `state` pack, layer by layer."""
+    """Split the rows of `state` into vectors [1, B, H], layer by layer."""
     count = config.state_size // config.hidden
     shape = graph.constant([0, count, config.hidden], np.int64)
     stacked = graph.add(
@@ -79,15 +82,17 @@ def _states(graph: "_Graph", config) -> list[str]:
     return names
 
 
-def _layer(graph: "_Graph", config, ways, x: str, initial: list[str]) -> list[str]:
-    """Outputs [T, B, D * H], last hidden [D, B, H] and, of an LSTM, cell vectors."""
-    weights = [_onnx_weights(config, *way.get_weights()) for way in ways]
+def _layer(
+    graph: "_Graph", config, directions, x: str, initial: list[str]
+) -> list[str]:
+    """Return outputs [T, B, D * H], last hidden [D, B, H] and, for an LSTM, cell vectors."""
+    weights = [_onnx_weights(config, *layer.get_weights()) for layer in directions]
     kernel, recurrent, bias = (
         graph.constant(np.stack(part)) for part in zip(*weights, strict=True)
     )
     options = {
         "hidden_size": config.hidden,
-        "direction": "bidirectional" if len(ways) == 2 else "forward",
+        "direction": "bidirectional" if len(directions) == 2 else "forward",
     }
     inputs = [x, kernel, recurrent, bias, "lengths", *initial]
     outputs = [graph.name("Y"), graph.name("Y_h")]
@@ -97,10 +102,10 @@ def _layer(graph: "_Graph", config, ways, x: str, initial: list[str]) -> list[st
         options["linear_before_reset"] = int(config.reset_after)
     graph.add(config.cell.upper(), inputs, outputs, **options)
     y, *final = outputs  # [T, D, B, H]
-    if len(ways) == 1:
+    if len(directions) == 1:
         return [graph.squeeze(y, 1), *final]  # no copy
     y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, B, D, H]
-    width = graph.constant([0, 0, config.hidden * len(ways)], np.int64)
+    width = graph.constant([0, 0, config.hidden * len(directions)], np.int64)
     return [graph.add("Reshape", [y, width]), *final]
 
 
@@ -111,7 +116,7 @@ def _joined(graph: "_Graph", hidden: str, width: int) -> str:
 
 
 def _onnx_weights(config, kernel, recurrent, bias):
-    """W [G * H, F], R [G * H, H], B [2 * G * H] in ONNX's order of gates."""
+    """Return W [G * H, F], R [G * H, H], B [2 * G * H] in ONNX's order of gates."""
     order = [0, 3, 1, 2] if config.cell == "lstm" else [0, 1, 2]
 
     def gates(values):
@@ -124,7 +129,7 @@ def _onnx_weights(config, kernel, recurrent, bias):
 
 
 class _Graph:
-    """Nodes and constants as they are added."""
+    """Collects nodes and constants of a graph."""
 
     def __init__(self) -> None:
         self.nodes: list[onnx.NodeProto] = []
@@ -136,7 +141,7 @@ class _Graph:
         return f"{kind}_{self.count}"
 
     def add(self, kind: str, inputs, outputs=(), **attributes) -> str:
-        """A node; the name of its first output."""
+        """Add a node, and return the name of its first output."""
         outputs = list(outputs) or [self.name(kind)]
         self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
         return outputs[0]

@@ -1,4 +1,4 @@
-"""From a trained network to its bundle: calibrate, measure, describe, export."""
+"""Publish a trained network: calibrate, evaluate, describe, and export it as a bundle."""
 
 import datetime
 from pathlib import Path
@@ -26,31 +26,30 @@ def publish(
     *,
     int8: bool = False,
 ) -> tuple[Path, dict[str, Metrics]]:
-    """Fit the temperature on the validation part, measure every part, and write
-    the next version of the bundle.
+    """Calibrate on the validation part, evaluate each part, write the next version.
 
     Args:
-        int8: write a network with int8 weights too.
+        int8: add a network with int8 weights.
 
     Returns:
-        the bundle's folder, and the figures of each part.
+        the bundle's folder, and the metrics of each part.
 
     Raises:
-        ExportError: an exported format doesn't answer as the network does.
-        QuantisationError: int8 weights change too much.
+        ExportError: an exported format computes other probabilities than the network.
+        QuantizationError: int8 weights change the results too much.
     """
     parts = {name: dataset.part(name) for name in PARTS}
-    answers = {
+    predictions = {
         name: evaluation.predict(part, lambda *batch: network(*batch).numpy())
         for name, part in parts.items()
         if len(part)
     }
     temperature = calibration.fit_temperature(
-        answers["validation"].scores, answers["validation"].targets
+        predictions["validation"].scores, predictions["validation"].targets
     )
     network.temperature.assign(temperature)
-    before = {name: _figures(a, 1.0, dataset) for name, a in answers.items()}
-    after = {name: _figures(a, temperature, dataset) for name, a in answers.items()}
+    before = {name: _metrics(p, 1.0, dataset) for name, p in predictions.items()}
+    after = {name: _metrics(p, temperature, dataset) for name, p in predictions.items()}
 
     def describe(version: str) -> Metadata:
         return _metadata(network, history, dataset, config, before, after, version)
@@ -58,23 +57,23 @@ def publish(
     def write(folder: Path, metadata: Metadata) -> None:
         report.write(folder, metadata, report.Report(history, after, before))
 
-    judge = "test" if len(parts["test"]) else "validation"
+    part = "test" if len(parts["test"]) else "validation"
     folder = export.export_bundle(
         network,
-        parts[judge],
+        parts[part],
         root,
         describe=describe,
         report=write,
         seed=config.training.seed,
-        int8=judge if int8 else None,
+        int8=part if int8 else None,
     )
     return folder, after
 
 
-def _figures(answers: Predictions, temperature: float, dataset: Dataset) -> Metrics:
-    probabilities = calibration.softmax(answers.scores / temperature)
-    scored = Predictions(probabilities, answers.targets, answers.lengths)
-    return evaluation.compute_metrics(scored, dataset.classes)
+def _metrics(predictions: Predictions, temperature: float, dataset: Dataset) -> Metrics:
+    probabilities = calibration.softmax(predictions.scores / temperature)
+    calibrated = Predictions(probabilities, predictions.targets, predictions.lengths)
+    return evaluation.compute_metrics(calibrated, dataset.classes)
 
 
 def _metadata(
@@ -117,13 +116,13 @@ def _metadata(
             longest=int(dataset.part("train").lengths.max()),
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
             parts={
-                name: bundle.Part(
-                    count=figures.count,
-                    error=figures.error,
-                    macro_f1=figures.macro_f1,
-                    calibration_error=figures.calibration_error,
+                name: bundle.PartMetrics(
+                    count=metrics.count,
+                    error=metrics.error,
+                    macro_f1=metrics.macro_f1,
+                    calibration_error=metrics.calibration_error,
                 )
-                for name, figures in after.items()
+                for name, metrics in after.items()
             },
             calibration_error_before=before[part].calibration_error,
         ),

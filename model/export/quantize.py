@@ -1,9 +1,9 @@
-"""The same network with int8 weights: about twice as fast, and what that changes.
+"""Quantize a network to int8 weights, about twice as fast, and measure the changes.
 
-ONNX Runtime's dynamic quantisation keeps the recurrent weights as int8 and takes
-each step's activations to 8 bits by their range. That range is taken over the whole
-batch, so an answer then depends a little on its batch mates. How much is measured
-before anything is published. There is no such kernel for the GRU.
+ONNX Runtime's dynamic quantization stores the recurrent weights as int8, and rounds each
+step's activations to 8 bits by their range. That range is computed over the whole
+batch, so a prediction depends a little on its batch neighbours. Both changes are
+measured before a bundle is published. ONNX Runtime has no int8 kernel for the GRU.
 """
 
 import logging
@@ -19,23 +19,23 @@ from model.network import reload
 from model.training import evaluation
 from model.training.evaluation import Predictions
 
-# More than these and the bundle is refused.
-MAX_ERROR = 0.5  # points of error on top
-MAX_CALIBRATION = 0.5  # points of calibration error on top
-MAX_CHANGE = 0.1  # of a probability, by the weights or by batch mates
-MARGIN = 2.0  # another processor rounds otherwise
-BATCH = 32
+# Limits; a bundle that exceeds one is refused.
+MAX_ERROR = 0.5  # percentage points more
+MAX_CALIBRATION = 0.5  # percentage points more
+MAX_CHANGE = 0.1  # of a probability, by the weights or by batch neighbours
+MARGIN = 2.0  # for processors that round differently
+BATCH_SIZE = 32
 
 
 class QuantizationError(ValueError):
-    """A network that can't be quantised, or loses too much by it."""
+    """A network that can't be quantized, or that changes too much by it."""
 
 
 def check(cell: str) -> None:
-    """Refuse a network that has no int8 kernel.
+    """Refuse a cell that has no int8 kernel.
 
     Raises:
-        QuantisationError: it is no LSTM.
+        QuantizationError: the cell is not an LSTM.
     """
     if cell != "lstm":
         raise QuantizationError(
@@ -44,11 +44,13 @@ def check(cell: str) -> None:
 
 
 def write(folder: Path) -> None:
-    """Quantise the recurrent weights of a bundle's ONNX network."""
-    # Imported here: it brings ONNX along, which a card's text does not need.
+    """Quantize the recurrent weights of a bundle's ONNX network."""
+    # Imported here: it imports ONNX, which a card's text doesn't need.
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
-    logging.getLogger("root").addFilter(_quiet)  # advice for other kinds of networks
+    logging.getLogger("root").addFilter(
+        _quiet
+    )  # hides advice for other kinds of networks
     try:
         quantize_dynamic(
             folder / bundle.NETWORK,
@@ -61,87 +63,89 @@ def write(folder: Path) -> None:
         logging.getLogger("root").removeFilter(_quiet)
 
 
-def measure(
+def compare(
     folder: Path, metadata: Metadata, golden: Golden, part: str, dataset: Dataset
 ) -> Quantization:
-    """What the int8 weights change on a part of the data.
+    """Measure what the int8 weights change on a part of the data.
 
     Raises:
-        QuantisationError: more than the bounds allow; with each figure.
+        QuantizationError: a change exceeds its limit; the message lists all such changes.
     """
-    exact, int8 = (
-        reload.onnx(folder / bundle.NETWORK),
-        reload.onnx(folder / bundle.INT8),
-    )
+    float32 = reload.onnx(folder / bundle.NETWORK)
+    int8 = reload.onnx(folder / bundle.INT8)
     size = metadata.state_size
-    before = _answer(exact, dataset, size, 1)
-    alone = _answer(int8, dataset, size, 1)
-    mates = _answer(int8, dataset, size, BATCH)
-    figures = evaluation.compute_metrics(alone, metadata.classes)
-    change = Quantization(
+    before = _predict(float32, dataset, size, 1)
+    after = _predict(int8, dataset, size, 1)
+    batched = _predict(int8, dataset, size, BATCH_SIZE)
+    same = before.scores.argmax(1) == after.scores.argmax(1)
+    metrics = evaluation.compute_metrics(after, metadata.classes)
+    result = Quantization(
         part=part,
-        error=figures.error,
-        calibration_error=figures.calibration_error,
-        same_class=100
-        * float((before.scores.argmax(1) == alone.scores.argmax(1)).mean()),
-        largest=float(np.abs(alone.scores - before.scores).max()),
-        mates=float(np.abs(mates.scores - alone.scores).max()),
+        error=metrics.error,
+        calibration_error=metrics.calibration_error,
+        same_class=100 * float(same.mean()),
+        largest=float(np.abs(after.scores - before.scores).max()),
+        mates=float(np.abs(batched.scores - after.scores).max()),
         bound=MARGIN * golden.difference(int8),
     )
-    exactly = evaluation.compute_metrics(before, metadata.classes)
-    _refuse(change, exactly.error, exactly.calibration_error)
-    return change
+    exact = evaluation.compute_metrics(before, metadata.classes)
+    _check_limits(result, exact.error, exact.calibration_error)
+    return result
 
 
 def section(metadata: Metadata) -> str:
-    """What the card says of it; empty where there is no int8 network."""
+    """Return the card's section on int8, empty without such a network."""
     change = metadata.int8
     if change is None:
         return ""
     exact = metadata.training.parts[change.part]
     return f"""## int8
 
-`assets.extra/{bundle.INT8.name}` is the same network with int8 weights; the service takes it
+`assets.extra/{bundle.INT8.name}` is the same network with int8 weights; the service uses it
 with `UNROLLED_PRECISION=int8`. On the {change.part} part:
 
 | | float32 | int8 | at most |
 | --- | --- | --- | --- |
 | Error | {exact.error:.2f} % | {change.error:.2f} % | {MAX_ERROR:g} points more |
-| Calibration error | {exact.calibration_error:.2f} % | {change.calibration_error:.2f} % | {MAX_CALIBRATION:g} points more |
+| Expected calibration error (ECE) | {exact.calibration_error:.2f} % | {change.calibration_error:.2f} % | {MAX_CALIBRATION:g} points more |
 | Same class as float32 | | {change.same_class:.2f} % | |
 | Largest change of a probability | | {change.largest:.4f} | {MAX_CHANGE:g} |
-| Largest change by batch mates | | {change.mates:.4f} | {MAX_CHANGE:g} |
+| Largest change by batch neighbours | | {change.mates:.4f} | {MAX_CHANGE:g} |
 
-The 8 bits of the activations are laid over the range of the whole batch: an answer changes a
-little with its batch mates, and more beside frames of numbers far larger than these."""
+Activations are rounded to 8 bits over the range of the whole batch: a prediction depends a
+little on its batch neighbours, and more if their frames hold far larger numbers."""
 
 
-def _refuse(change: Quantization, error: float, calibration_error: float) -> None:
-    faults = [
-        f"{what} {figure:.3g} (at most {bound:g} is allowed)"
-        for what, figure, bound in (
-            ("points of error on top:", change.error - error, MAX_ERROR),
+def _check_limits(change: Quantization, error: float, calibration_error: float) -> None:
+    excesses = [
+        f"{quantity} {value:.3g} (at most {limit:g} is allowed)"
+        for quantity, value, limit in (
+            ("percentage points of error more:", change.error - error, MAX_ERROR),
             (
-                "points of calibration error on top:",
+                "percentage points of expected calibration error (ECE) more:",
                 change.calibration_error - calibration_error,
                 MAX_CALIBRATION,
             ),
             ("change of a probability:", change.largest, MAX_CHANGE),
-            ("change of a probability by batch mates:", change.mates, MAX_CHANGE),
+            ("change of a probability by batch neighbours:", change.mates, MAX_CHANGE),
         )
-        if not figure <= bound
+        if not value <= limit
     ]
-    if faults:
+    if excesses:
         raise QuantizationError(
-            f"int8 weights change too much, nothing was published: {'; '.join(faults)}"
+            f"int8 weights change too much, nothing was published: {'; '.join(excesses)}"
         )
 
 
-def _answer(step: Step, dataset: Dataset, size: int, batch: int) -> Predictions:
+def _predict(
+    step: Step, dataset: Dataset, state_size: int, batch_size: int
+) -> Predictions:
     def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        return step(frames, lengths, np.zeros((len(lengths), size), np.float32))[0]
+        return step(frames, lengths, np.zeros((len(lengths), state_size), np.float32))[
+            0
+        ]
 
-    return evaluation.predict(dataset, scorer, batch)
+    return evaluation.predict(dataset, scorer, batch_size)
 
 
 def _quiet(record: logging.LogRecord) -> bool:

@@ -1,1 +1,1 @@
-"""The recurrent network."""
+"""The recurrent network: layers, cost, and the loop over time of the export."""

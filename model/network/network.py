@@ -1,12 +1,12 @@
-"""The recurrent network: encoder, classifier or labeller, cost and error.
+"""The recurrent network: encoder, classifier or labeller, cost and errors.
 
 The method is Danijar Hafner's *Introduction to Recurrent Networks in TensorFlow*
 (2016) with its sequel on variable sequence lengths. Where those guess a length
 from zero frames, lengths are an input here.
 
-Sequences are padded on the right only. A forward layer then needs no mask: what
-it puts out at a valid step can't depend on the padding behind it. Masks appear
-where a *state* leaves the graph (`step`), and in the cost.
+Sequences are padded on the right only. A forward layer then needs no mask: its output
+at a valid step can't depend on the padding behind it. Masks are only used where a
+*state* leaves the graph (`step`), and in the cost.
 """
 
 import keras
@@ -19,9 +19,9 @@ from model.network import recurrence
 
 
 class Network(keras.Model):  # type: ignore[misc]
-    """Normalise, encode, and score each class.
+    """Normalise frames, run the recurrent layers, and score each class.
 
-    Calling it gives logits: [B, C] for the task classify, [B, T, C] for label.
+    A call returns logits: [B, C] for the task classify, [B, T, C] for label.
     """
 
     def __init__(
@@ -38,25 +38,25 @@ class Network(keras.Model):  # type: ignore[misc]
         """
         Args:
             mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
-            cudnn: use its kernels where there is a GPU. False keeps the graph
-                free of them, so that an export runs everywhere.
+            cudnn: use cuDNN kernels on a GPU. False keeps them out of the graph, so
+                that an export runs everywhere.
         """
         super().__init__()
         self.config, self.task, self.features = config, task, features
         self.mean = self._constant("mean", (features,), mean)
         self.scale = self._constant("scale", (features,), scale, 1.0)
         self.temperature = self._constant("temperature", (), None, 1.0)
-        directions = ("forward", "backward")[: 2 if config.bidirectional else 1]
+        names = ("forward", "backward")[: 2 if config.bidirectional else 1]
         self.encoder = [
-            [_recurrent(config, cudnn, f"{way}_{index}") for way in directions]
+            [_recurrent(config, cudnn, f"{name}_{index}") for name in names]
             for index in range(config.layers)
         ]
         self.head = keras.layers.Dense(classes, name="logits")
         width = features
-        for ways in self.encoder:
-            for layer in ways:
+        for directions in self.encoder:
+            for layer in directions:
                 layer.build((None, None, width))
-            width = config.hidden * len(ways)
+            width = config.hidden * len(directions)
         self.head.build((None, width))
         self.built = True
 
@@ -69,54 +69,55 @@ class Network(keras.Model):  # type: ignore[misc]
         return weight
 
     def call(self, frames, lengths, seed=None):
-        """Logits of whole sequences.
+        """Return the logits of whole sequences.
 
         Args:
-            frames: [B, T, F] float32; what lies past a length is ignored.
+            frames: [B, T, F] float32; frames past a length are ignored.
             lengths: [B] int32, at least 1.
-            seed: [2] int32 turns dropout on, and fixes it.
+            seed: [2] int32; turns dropout on, and makes it repeatable.
         """
-        x = self._normalised(frames, lengths)
-        for index, ways in enumerate(self.encoder):
-            outputs = [ways[0](x)]  # [B, T, H]
-            if len(ways) == 2:
-                backward = ways[1](tf.reverse_sequence(x, lengths, seq_axis=1))
+        x = self._normalize(frames, lengths)
+        for index, directions in enumerate(self.encoder):
+            outputs = [directions[0](x)]  # [B, T, H]
+            if len(directions) == 2:
+                backward = directions[1](tf.reverse_sequence(x, lengths, seq_axis=1))
                 outputs.append(tf.reverse_sequence(backward, lengths, seq_axis=1))
             x = tf.concat(outputs, 2)
             if seed is not None and self.config.dropout:
-                own = tf.random.experimental.stateless_fold_in(seed, index)
-                x = tf.nn.experimental.stateless_dropout(x, self.config.dropout, own)
+                layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
+                rate = self.config.dropout
+                x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
         return self.head(x if self.task == "label" else self._last(x, lengths))
 
     def step(self, frames, lengths, state):
-        """Logits after more frames of sequences that began earlier.
+        """Continue sequences with more frames; return logits and the new state.
 
         Args:
-            state: [B, S], as this method returned it; zeros begin a sequence.
-                Per layer its hidden vector, then, for an LSTM, its cell vector.
+            state: [B, S], returned by an earlier call; zeros start a sequence. It
+                holds each layer's hidden vector and, for an LSTM, its cell vector.
 
         Returns:
             logits (classify: after the last valid step), state [B, S]. A row of
             length 0 keeps its state.
         """
-        x = self._normalised(frames, lengths)
+        x = self._normalize(frames, lengths)
         vectors = 2 if self.config.cell == "lstm" else 1
         before = tf.split(state, self.config.layers * vectors, 1)
         after = []
         for index, (layer,) in enumerate(self.encoder):
             initial = before[index * vectors : (index + 1) * vectors]
-            x, final = recurrence.run(layer, x, lengths, initial)
+            x, final = recurrence.run_layer(layer, x, lengths, initial)
             after += final
         last = after[-vectors]  # [B, H], the top layer's hidden vector
         logits = self.head(x if self.task == "label" else last)
         return logits, tf.concat(after, 1)
 
     def probabilities(self, logits):
-        """Calibrated class probabilities, the same shape as `logits`."""
+        """Return calibrated class probabilities, in the shape of `logits`."""
         return tf.nn.softmax(logits / self.temperature)
 
-    def stepper(self) -> "Network":
-        """A copy for export: free of cuDNN, dynamic, and returning its states."""
+    def for_export(self) -> "Network":
+        """Return a copy without cuDNN kernels, with a loop over time that returns states."""
         config = self.config.model_copy(update={"unroll": "dynamic"})
         copy = Network(
             config,
@@ -126,31 +127,31 @@ class Network(keras.Model):  # type: ignore[misc]
             cudnn=False,
         )
         copy.set_weights(self.get_weights())
-        for ways in copy.encoder:
-            for layer in ways:
+        for directions in copy.encoder:
+            for layer in directions:
                 layer.return_state = not config.bidirectional
         return copy
 
-    def _normalised(self, frames, lengths):
+    def _normalize(self, frames, lengths):
         mask = tf.sequence_mask(lengths, tf.shape(frames)[1])[:, :, None]
         return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
 
     def _last(self, outputs, lengths):
-        """What each direction puts out when it has read the whole sequence."""
+        """Return the output of each direction after its last step."""
         hidden = self.config.hidden
         last = tf.gather(outputs[:, :, :hidden], lengths - 1, axis=1, batch_dims=1)
         return tf.concat([last, outputs[:, 0, hidden:]], 1)
 
 
 def cost(logits, targets, lengths, weights):
-    """Cross entropy: averaged over the valid steps of each sequence, then over
+    """Return the cross entropy, averaged over each sequence's valid steps, then over
     sequences.
 
     Args:
         logits: [B, C] or [B, T, C].
         targets: [B] or [B, T] class numbers.
         lengths: [B].
-        weights: [B], each sequence's part in the sum; 1 / B gives the mean.
+        weights: [B], of each sequence in the sum; 1 / B gives the mean.
     """
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
     if entropy.shape.rank == 2:
@@ -159,11 +160,11 @@ def cost(logits, targets, lengths, weights):
     return tf.reduce_sum(entropy * weights)
 
 
-def mistakes(logits, targets, lengths, rows):
-    """How many sequences (or valid steps) are scored wrong, and of how many.
+def count_errors(logits, targets, lengths, rows):
+    """Return the number of wrong predictions and of all, sequences or valid steps.
 
     Args:
-        rows: [B] bool, the sequences that count.
+        rows: [B] bool, the sequences to count.
     """
     wrong = tf.argmax(logits, -1, tf.int32) != targets
     valid = rows

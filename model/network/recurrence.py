@@ -1,25 +1,25 @@
-"""A recurrent layer's loop over time for serving: the input's part outside of it.
+"""Run a recurrent layer for serving, with the input projection outside of the loop.
 
-What each step's input adds to the gates needs no earlier step, so all steps of it
-are one matrix product, made before the loop. Keras' own loop makes it step by step;
-for the few rows of a request this one is 1.0 to 1.5 times as fast (three layers of
-200, one core). Nothing here can be trained faster: see docs/decisions.md.
+The input's contribution to the gates needs no earlier step, so it is one matrix product
+for all steps, before the loop over time. Keras multiplies step by step; for the few rows
+of a request this is 1.0 to 1.5 times as fast (three layers of 200, one core). It does
+not speed up training: see docs/decisions.md.
 """
 
 import tensorflow as tf
 
 
-def run(layer, x, lengths, initial):
-    """The outputs of a Keras LSTM or GRU layer, and its state after the last valid
-    step.
+def run_layer(layer, x, lengths, initial):
+    """Return the outputs of a Keras LSTM or GRU layer, and its state after the last
+    valid step.
 
     Args:
         x: [B, T, F].
-        lengths: [B]; a row's state stays as it is past its length.
+        lengths: [B]; past its length a row keeps its state.
         initial: the layer's state, one or two vectors [B, H].
 
     Returns:
-        outputs [B, T, H], what lies past a length being of no use, and the state.
+        outputs [B, T, H], undefined past a length, and the state.
     """
     cell = layer.cell
     kernel, recurrent = cell.kernel.value, cell.recurrent_kernel.value
@@ -35,10 +35,10 @@ def run(layer, x, lengths, initial):
     def body(time, state, outputs):
         after = step(projected[time], state, recurrent, inner)
         valid = (time < lengths)[:, None]
-        kept = [
+        state = [
             tf.where(valid, new, old) for new, old in zip(after, state, strict=True)
         ]
-        return time + 1, kept, outputs.write(time, after[0])
+        return time + 1, state, outputs.write(time, after[0])
 
     outputs = tf.TensorArray(tf.float32, size=steps, element_shape=[None, units])
     _, state, outputs = tf.while_loop(

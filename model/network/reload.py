@@ -1,4 +1,4 @@
-"""Exported networks as plain functions: what was written, read back."""
+"""Load exported networks as plain functions."""
 
 from pathlib import Path
 
@@ -9,12 +9,12 @@ from model.bundle.golden import Step
 
 
 def saved_model(folder: Path) -> Step:
-    """The exported SavedModel as a `Step`."""
+    """Load a SavedModel as a `Step`."""
     signatures = tf.saved_model.load(str(folder)).signatures
     if "step" not in signatures:
-        whole = signatures["serving_default"]
+        serve = signatures["serving_default"]
         return lambda frames, lengths, state: (
-            whole(frames=tf.constant(frames), lengths=tf.constant(lengths))[
+            serve(frames=tf.constant(frames), lengths=tf.constant(lengths))[
                 "probabilities"
             ].numpy(),
             state,
@@ -32,7 +32,7 @@ def saved_model(folder: Path) -> Step:
 
 
 def onnx(path: Path) -> Step:
-    """The exported ONNX network as a `Step`."""
+    """Load an ONNX network as a `Step`."""
     session = onnxruntime.InferenceSession(
         str(path), providers=["CPUExecutionProvider"]
     )

@@ -1,1 +1,1 @@
-"""The report beside a network: plots, figures, and a model card."""
+"""The report of a network: plots, metrics and the model card."""

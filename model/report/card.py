@@ -1,4 +1,4 @@
-"""The model card: what a network does, how well, and where that ends; Markdown."""
+"""Write the model card in Markdown: what a network does, how well, and its limits."""
 
 import re
 from collections.abc import Iterable, Sequence
@@ -9,27 +9,27 @@ from model.bundle.bundle import Metadata
 from model.export import quantize
 from model.training.evaluation import Metrics
 
-UNITS = {"classify": "sequence", "label": "step"}  # what one answer is for
+UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
 WORST = 5  # classes, and confusions
-MAX_FEATURES = 12  # named one by one
+MAX_FEATURES = 12  # listed by name
 PLOTS = {
-    "history": "Cost and error by epoch; the training part's while the weights still"
-    " change, with dropout and augmentation where there are any",
-    "confusion": "True classes against predicted ones",
-    "reliability": "Confidence against accuracy, before and after calibration",
+    "history": "Cost and error by epoch; for the training part averaged during the epoch,"
+    " with dropout and augmentation if any",
+    "confusion": "Confusion matrix: true classes against predicted ones",
+    "reliability": "Reliability diagram: confidence against accuracy, before and after calibration",
     "length": "Accuracy by length of the sequence",
 }
 
 
 def line(name: str) -> str:
-    r"""`name` on one line, of signs that can be seen.
+    r"""Return `name` on one line, without invisible characters.
 
     >>> line("two\nlines")
     'two lines'
     """
-    seen = "".join(sign if sign.isprintable() else " " for sign in name)
-    return " ".join(seen.split()) or "␣"
+    visible = "".join(c if c.isprintable() else " " for c in name)
+    return " ".join(visible.split()) or "␣"
 
 
 def text(
@@ -39,11 +39,11 @@ def text(
     *,
     shown: str,
 ) -> str:
-    """The card.
+    """Return the text of the card.
 
     Args:
-        parts, before: figures by part, after and before calibration.
-        shown: the part that plots, classes and confusions are of.
+        parts, before: metrics by part, after and before calibration.
+        shown: the part that plots, classes and confusions show.
     """
     sections = [
         _head(metadata),
@@ -61,22 +61,22 @@ def text(
 
 def _head(metadata: Metadata) -> str:
     aim = {
-        "classify": "says which class the whole sequence belongs to",
-        "label": "says of each step which class it belongs to",
+        "classify": "predicts the class of the whole sequence",
+        "label": "predicts the class of each step",
     }[metadata.task]
     features = metadata.input.names
     if len(features) > MAX_FEATURES:
         features = (*features[:3], "…", features[-1])
     longest = _count(metadata.training.longest, "step")
     rows = [
-        ("Task", f"`{metadata.task}`: one class a {UNITS[metadata.task]}"),
+        ("Task", f"`{metadata.task}`: one class for each {UNITS[metadata.task]}"),
         (f"Classes ({len(metadata.classes)})", _names(metadata.classes)),
         (f"Features ({metadata.input.features})", _names(features)),
         ("Length", f"one step or more; trained on up to {longest}"),
     ]
     return f"""# {_escape(metadata.name)}, version {metadata.version}
 
-A recurrent network that reads a sequence, one frame of features a step, and
+A recurrent network that reads a sequence, one frame of features at each step, and
 {aim}.
 
 {_table(("What it does", ""), rows)}"""
@@ -91,7 +91,9 @@ def _network(metadata: Metadata) -> str:
     if metadata.bidirectional:
         ways = "forwards and backwards"
     if metadata.state_size:
-        stream = f"yes: {_count(metadata.state_size, 'number')} carry a sequence on"
+        stream = (
+            f"yes: {_count(metadata.state_size, 'number')} of state for each sequence"
+        )
     rows = [
         ("Layers", layers),
         ("Reads", ways),
@@ -104,7 +106,7 @@ def _network(metadata: Metadata) -> str:
         "subtracts a mean and multiplies by a scale, which `bundle.json` records."
     )
     if set(mean) == {0.0} and set(scale) == {1.0}:
-        note = "Frames enter the network as they are: nothing is normalised."
+        note = "Frames enter the network as they are, without normalisation."
     return f"## Network\n\n{_table(('Network', ''), rows)}\n\n{note}"
 
 
@@ -134,18 +136,18 @@ def _results(
         )
         for name, part in parts.items()
     ]
-    head = ("Part", f"{unit.capitalize()}s", "Error", "Macro F1", "Calibration error")
+    head = ("Part", f"{unit.capitalize()}s", "Error", "Macro F1", "ECE")
     note = "expect more errors on new data: there was no test part."
     if "test" in parts:
-        note = "its figures flatter; the test part had no say in either."
+        note = "its metrics are too good; the test part influenced neither."
     return f"""## Results
 
 {_table(head, rows)}
 
-Error is the share of {unit}s that are wrong, and in brackets their number. Macro F1 is
-the mean of the F1 of each class that the part has. Calibration error is the expected
-distance of confidence and accuracy, over 15 bins, before and after calibration. The
-validation part chose the best epoch and the temperature, so
+Error is the share of wrong {unit}s, with their number in brackets. Macro F1 is the mean
+F1 of the classes in the part. ECE is the expected calibration error: the mean gap
+between confidence and accuracy, over 15 bins, before and after calibration. The best
+epoch and the temperature were chosen on the validation part, so
 {note}"""
 
 
@@ -156,8 +158,8 @@ def _plots(shown: str) -> str:
 
 def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     counts = np.array(part.confusion)
-    actual, hits = counts.sum(1), counts.diagonal()
-    wrong, names = counts - np.diag(hits), [*map(_escape, metadata.classes)]
+    actual, correct = counts.sum(1), counts.diagonal()
+    wrong, names = counts - np.diag(correct), [*map(_escape, metadata.classes)]
     if not wrong.any():
         return f"## Mistakes\n\nNone in the {shown} part."
     shares = 100 * wrong / np.maximum(actual, 1)[:, None]
@@ -170,24 +172,24 @@ def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     confusions = [
         (
             names[true],
-            names[taken],
-            f"{wrong[true, taken]:,}",
-            f"{shares[true, taken]:.1f} %",
+            names[predicted],
+            f"{wrong[true, predicted]:,}",
+            f"{shares[true, predicted]:.1f} %",
         )
-        for true, taken in sorted(
+        for true, predicted in sorted(
             np.argwhere(wrong).tolist(), key=lambda at: -wrong[*at]
         )
     ][:WORST]
     unit = f"{UNITS[metadata.task].capitalize()}s"
     return f"""## Mistakes
 
-The classes with the most errors for their number, {shown} part:
+The classes with the highest error, {shown} part:
 
 {_table(("Class", "Error", unit), classes)}
 
 The most frequent confusions:
 
-{_table(("True", "Taken for", unit, "Share of the true class"), confusions)}"""
+{_table(("True", "Predicted", unit, "Share of the true class"), confusions)}"""
 
 
 def _call(metadata: Metadata) -> str:
@@ -195,7 +197,8 @@ def _call(metadata: Metadata) -> str:
     answer = {
         "classify": "has a `label`, its `probability`, and the `probabilities` of all"
         " classes.",
-        "label": "has a list of `labels` and one of `probabilities`, an entry a step.",
+        "label": "has a list of `labels` and one of `probabilities`, with an entry for each"
+        " step.",
     }[metadata.task]
     return f"""## How to call it
 
@@ -205,25 +208,25 @@ curl http://localhost:8000/{metadata.task} -H 'content-type: application/json' \
 ```
 
 `sequences` is a list of sequences, each a list of frames, each a list of {numbers}.
-The sequences may differ in length. The prediction of each
+Sequences may differ in length. Each prediction
 {answer}"""
 
 
 def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     longest = _count(metadata.training.longest, "step")
     limits = [
-        f"Trained on sequences of up to {longest}. Longer ones get an answer too, but"
-        " nothing here says how good it is.",
-        "It knows the classes above and no other: whatever it is given, it names one"
-        " of them. Input unlike the data above gives answers that mean little.",
+        f"Trained on sequences of up to {longest}. Longer ones are accepted,"
+        " but were not evaluated.",
+        "It always predicts one of the classes above. For input unlike the training data"
+        " the prediction means little.",
         f"Probabilities are calibrated by one temperature ({metadata.temperature:.3g}),"
-        " fitted on the validation part: right on average there, and possibly not for a"
+        " fitted on the validation part: right on average there, but not necessarily for a"
         " single class, a rare input or other data.",
     ]
     if metadata.task == "label" and metadata.state_size:
         limits.append(
-            "A step is judged by itself and those before it, never by later ones, so"
-            " the first steps of a sequence are the hardest."
+            "The class of a step is predicted from this step and earlier ones, so the"
+            " first steps of a sequence are the hardest."
         )
     for name, part in parts.items():
         unseen = [key for key, share in part.class_accuracy.items() if share is None]
@@ -241,7 +244,7 @@ def _count(number: int, noun: str) -> str:
 
 
 def _escape(name: str) -> str:
-    """`name` as Markdown that shows it, in a table too."""
+    """Escape `name` for Markdown, tables included."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", line(name))
 
 

@@ -1,7 +1,7 @@
-"""The colours of reports, progress bars and, as copies that a test compares, of the
-service's terminal (`service/cli/chart.py`) and page (`service/playground/style.css`).
+"""The colours of plots and progress bars, by Okabe and Ito: safe for colour blindness.
 
-Okabe and Ito's, which colour-blind readers can tell apart.
+The service's terminal (`service/cli/chart.py`) and page (`service/playground/style.css`)
+have copies; a test compares them.
 """
 
 MAIN, OTHER, QUIET, ABSENT = "#0072B2", "#D55E00", "#767676", "#E4E4E4"

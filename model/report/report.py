@@ -1,25 +1,25 @@
-"""The report beside a network: four plots, the numbers, and a card to read.
+"""Write the report of a network: four plots, the metrics, and the model card.
 
     history.png      cost and error by epoch
-    confusion.png    true against predicted class
-    reliability.png  confidence against accuracy, before and after calibration
+    confusion.png    confusion matrix
+    reliability.png  reliability diagram, before and after calibration
     length.png       accuracy by length of the sequence
-    metrics.json     the numbers behind the plots
-    card.md          what the network does, how well, and how to call it
+    metrics.json     the numbers in the plots
+    card.md          the model card
 
-The plots show the test part, or validation where there is no test part.
-`metrics.json` is strict JSON; a number that isn't finite is null:
+The plots show the test part or, without one, the validation part.
+`metrics.json` is strict JSON; numbers that aren't finite are null:
 
     name, version, task, classes, temperature    as in `bundle.json`
-    unit                   what one answer is for: "sequence" or "step"
-    history                an object an epoch, as `runs.Epoch`
+    unit                   what one prediction is for: "sequence" or "step"
+    history                an object for each epoch, see `runs.Epoch`
     parts.PART             one of train, validation, test; each is optional
-      count                answers
+      count                predictions
       error, accuracy, macro_f1                  percent
-      calibration_error    {before, after} calibration, percent
-      class_accuracy       percent by class; null: the part has no such class
+      calibration_error    ECE {before, after} calibration, percent
+      class_accuracy       percent by class; null if the part has no such class
       by_length            groups: shortest, longest (steps), count, accuracy (percent)
-      reliability          {before, after}: bins of confidence that are not empty:
+      reliability          {before, after}: bins of confidence, without empty ones:
                            from, to, confidence, accuracy (0 to 1), count
       confusion            counts, [true][predicted], in the order of classes
 """
@@ -60,29 +60,31 @@ STYLE = {
     "axes.spines.top": False,
     "axes.spines.right": False,
     "legend.frameon": False,
-    "text.parse_math": False,  # a class may be named $x$
+    "text.parse_math": False,  # a class's name may contain $
 }
 MAX_TICKS = 40  # class names on an axis
-MAX_NUMBERS = 12  # classes whose cells hold a number
-LONGEST_NAME = 16  # characters on an axis
+MAX_NUMBERS = 12  # classes up to which cells hold a number
+MAX_NAME = 16  # characters on an axis
 
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What training came to."""
+    """The results of a training run."""
 
     history: list[Epoch]
-    parts: dict[str, Metrics]  # after calibration; validation, perhaps train and test
+    parts: dict[
+        str, Metrics
+    ]  # after calibration; validation, and train and test if any
     before: dict[str, Metrics]  # the same parts with temperature 1
 
 
 def write(folder: Path, metadata: Metadata, report: Report) -> None:
-    """Write the six files into `folder`, which exists."""
+    """Write the six files into an existing folder."""
     part = "test" if "test" in report.parts else "validation"
     after, before = report.parts[part], report.before[part]
     unit = card.UNITS[metadata.task]
     with matplotlib.style.context(["default", STYLE]), warnings.catch_warnings():
-        # A class may be named in signs that the font lacks: boxes, but a plot.
+        # Characters of class names that the font lacks become boxes.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figures = {
             "history": _history(report.history, metadata.training.best_epoch),
@@ -94,10 +96,10 @@ def write(folder: Path, metadata: Metadata, report: Report) -> None:
             canvas = FigureCanvasAgg(figure)
             canvas.draw()
             image = Image.fromarray(np.asarray(canvas.buffer_rgba())).convert("RGB")
-            # A palette makes the file a third as large.
+            # 256 colours make the file a third as large.
             image.quantize(256, dither=Image.Dither.NONE).save(folder / f"{name}.png")
-    loose = json.dumps(_metrics(metadata, report))
-    strict = json.loads(loose, parse_constant=lambda name: None)
+    text = json.dumps(_metrics(metadata, report))
+    strict = json.loads(text, parse_constant=lambda name: None)
     (folder / "metrics.json").write_text(json.dumps(strict) + "\n", encoding="utf-8")
     text = card.text(metadata, report.parts, report.before, shown=part)
     (folder / "card.md").write_text(text, encoding="utf-8")
@@ -153,14 +155,14 @@ def _confusion(figures: Metrics, classes: tuple[str, ...], title: str) -> Figure
     side = min(max(0.24 * size + 2.6, 4.6), 9)
     figure = Figure(figsize=(side + 0.6, side))
     axes = figure.subplots()
-    # The power lifts rare confusions out of the white.
+    # The power scale makes rare confusions visible.
     image = axes.imshow(shares, SHARES, PowerNorm(0.35, 0, 100), interpolation="none")
     step = -(-size // MAX_TICKS)
     shown = range(0, size, step)
     ticks = [_short(classes[index]) for index in shown]
-    room = 14 * (side - 1.5) * step / size  # characters between two ticks
-    turn = 0 if max(map(len, ticks)) < room else 90
-    axes.set_xticks(shown, ticks, rotation=turn, fontsize=8)
+    room = 14 * (side - 1.5) * step / size  # characters for each label
+    rotation = 0 if max(map(len, ticks)) < room else 90
+    axes.set_xticks(shown, ticks, rotation=rotation, fontsize=8)
     axes.set_yticks(shown, ticks, fontsize=8)
     grey = "; grey: none in this part" if not actual.all() else ""
     axes.set(xlabel="predicted class", ylabel=f"true class{grey}", title=title)
@@ -184,7 +186,7 @@ def _reliability(before: Metrics, after: Metrics, title: str, unit: str) -> Figu
         (("before", before, OTHER, "s--"), ("after", after, MAIN, "o-"))
     ):
         bins = figures.reliability
-        label = f"{name} calibration: expected error {figures.calibration_error:.2f} %"
+        label = f"{name} calibration: ECE {figures.calibration_error:.2f} %"
         confidence = [100 * entry["confidence"] for entry in bins]
         accuracy = [100 * entry["accuracy"] for entry in bins]
         drawn = curve.plot(confidence, accuracy, line, color=colour, label=label)
@@ -211,7 +213,7 @@ def _length(figures: Metrics, title: str, unit: str) -> Figure:
     axes.axhline(figures.accuracy, color=QUIET, lw=0.8, ls=":", zorder=0)
     for place, value in enumerate(accuracy):
         around = accuracy[max(place - 1, 0) : place + 2]
-        # In a valley the number stands below, where no line passes.
+        # In a valley the number goes below the line.
         offset = 8 if 2 * value >= min(around) + max(around) else -15
         text = axes.annotate(
             f"{value:.1f}", (place, value), (0, offset), textcoords="offset points"
@@ -236,11 +238,11 @@ def _span(group: dict[str, float]) -> str:
 
 def _short(name: str) -> str:
     name = card.line(name)
-    return name if len(name) <= LONGEST_NAME else name[: LONGEST_NAME - 1] + "…"
+    return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 
 def _percent(share: float) -> str:
-    """One digit behind the point; never 0 or 100 for what isn't quite."""
+    """Format with one decimal; 0 and 100 only for exact values."""
     if 0 < share < 0.05:
         return "<0.1"
     if 99.95 <= share < 100:

@@ -1,1 +1,1 @@
-"""From a data set to a trained, calibrated and evaluated network."""
+"""Train, calibrate and evaluate a network on a data set."""

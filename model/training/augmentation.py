@@ -1,7 +1,7 @@
-"""Random changes of training frames that leave their class as it is.
+"""Augmentation: random changes of training frames that don't change their class.
 
-Everything is drawn from an explicit seed, so that a run can be repeated and a
-run that was cut off goes on as if it had not been.
+Everything is drawn from an explicit seed, so that a run can be repeated, and an
+interrupted run resumes as if it had never stopped.
 """
 
 import numpy as np
@@ -15,8 +15,7 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
     """Refuse settings that don't fit the data.
 
     Raises:
-        ConfigError: an image's size that neither frames nor sequences have, or
-            none where one is needed.
+        ConfigError: the image's size fits neither frames nor sequences, or is missing.
     """
     moves = config.shift or config.rotate or config.zoom or config.shear
     if config.image is None:
@@ -34,11 +33,11 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
 
 
 def apply(frames, config: AugmentationConfig, *, scale=None, seed):
-    """Changed `frames` [B, T, F].
+    """Return changed `frames` [B, T, F].
 
     With `config.image` = (height, width), a frame of height * width values is an
     image; a frame of `width` values is a row of the image that the whole
-    sequence makes. Each image is turned, zoomed, slanted and moved by its own
+    sequence makes. Each image is rotated, zoomed, sheared and shifted by its own
     random amounts.
 
     Args:
@@ -47,27 +46,28 @@ def apply(frames, config: AugmentationConfig, *, scale=None, seed):
         seed: [2] int32.
     """
     seeds = tf.random.experimental.stateless_split(seed, 4)
-    warp, erase, add, move = tf.unstack(seeds)
+    warp_seed, erase_seed, noise_seed, offset_seed = tf.unstack(seeds)
     deviation = 1.0 if scale is None else 1 / np.asarray(scale, np.float32)
     if config.image and (config.shift or config.rotate or config.zoom or config.shear):
         height, width = config.image
         shape = tf.shape(frames)
         images = tf.reshape(frames, (-1, height, width, 1))
-        frames = tf.reshape(_warp(images, config, height, width, warp), shape)
+        frames = tf.reshape(_warp(images, config, height, width, warp_seed), shape)
     if config.erase:
-        keep = tf.random.stateless_uniform(tf.shape(frames), erase)
-        frames = tf.where(keep < config.erase, 0.0, frames)
+        draw = tf.random.stateless_uniform(tf.shape(frames), erase_seed)
+        frames = tf.where(draw < config.erase, 0.0, frames)
     if config.noise:
-        noise = tf.random.stateless_normal(tf.shape(frames), add)
+        noise = tf.random.stateless_normal(tf.shape(frames), noise_seed)
         frames += config.noise * deviation * noise
     if config.offset:
         shape = tf.stack([tf.shape(frames)[0], 1, tf.shape(frames)[2]])
-        frames += config.offset * deviation * tf.random.stateless_normal(shape, move)
+        offset = tf.random.stateless_normal(shape, offset_seed)
+        frames += config.offset * deviation * offset
     return frames
 
 
 def _warp(images, config: AugmentationConfig, height: int, width: int, seed):
-    """One random affine map an image, about its centre, bilinear, zeros outside."""
+    """Apply a random affine map to each image: about its centre, bilinear, zero-padded."""
     count = tf.shape(images)[0]
     draw = tf.random.stateless_uniform((count, 6), seed, -1.0, 1.0)
     angle = draw[:, 0] * config.rotate * np.pi / 180

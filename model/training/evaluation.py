@@ -1,7 +1,7 @@
-"""How good the answers are: error, per class, by length, calibration.
+"""Compute metrics of predictions: error, accuracy by class and by length, calibration.
 
-Works on probabilities alone, whoever computed them, so that a network in
-training and an exported bundle are measured by the same code.
+They depend on probabilities alone, so that a network in training and an exported bundle
+are evaluated by the same code.
 """
 
 from collections.abc import Callable
@@ -9,46 +9,46 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bundle import bundle
+from model.bundle.bundle import Bundle
 from model.datasets.dataset import Dataset, merge_feature_names
 from model.network import reload
 from model.training import calibration
 
-BATCH = 128
+BATCH_SIZE = 128
 
 
 @dataclass(frozen=True, slots=True)
 class Predictions:
-    """A part's answers, one row a sequence (classify) or valid step (label)."""
+    """Predictions: one row for each sequence (classify) or valid step (label)."""
 
     scores: np.ndarray  # [M, C] logits or probabilities
     targets: np.ndarray  # [M]
-    lengths: np.ndarray  # [M], of the sequence that the row belongs to
+    lengths: np.ndarray  # [M], of the row's sequence
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Errors and accuracies in percent."""
+    """Metrics of one part of the data; errors and accuracies in percent."""
 
     count: int
     error: float
     accuracy: float
     macro_f1: float
-    calibration_error: float
+    calibration_error: float  # expected calibration error (ECE)
     class_accuracy: dict[str, float | None]  # None: no such class in the part
     confusion: list[list[int]]  # [true][predicted]
     by_length: list[dict[str, float]]
     reliability: list[dict[str, float]]
 
 
-def evaluate_bundle(found: bundle.Bundle, dataset: Dataset) -> Metrics:
-    """The figures of an exported SavedModel.
+def evaluate_bundle(bundle: Bundle, dataset: Dataset) -> Metrics:
+    """Evaluate the SavedModel of a bundle.
 
     Raises:
         ValueError: the data is of another task or feature count, or has a class
             that the bundle doesn't know.
     """
-    metadata = found.metadata
+    metadata = bundle.metadata
     if dataset.task != metadata.task:
         raise ValueError(
             f"the data is to {dataset.task}, the bundle to {metadata.task}"
@@ -58,32 +58,32 @@ def evaluate_bundle(found: bundle.Bundle, dataset: Dataset) -> Metrics:
             f"the data has {len(dataset.features)} features,"
             f" the bundle takes {metadata.input.features}"
         )
-    merge_feature_names(metadata.input.names, dataset.features)  # in the same order?
+    merge_feature_names(metadata.input.names, dataset.features)  # refuses another order
     if not len(dataset):
-        raise ValueError("no such part in the data")
+        raise ValueError("the data has no such part")
     dataset = dataset.map_classes(metadata.classes)
-    with found.saved_model() as folder:
+    with bundle.saved_model() as folder:
         step = reload.saved_model(folder)
 
     def scorer(frames: np.ndarray, lengths: np.ndarray) -> np.ndarray:
-        begin = np.zeros((len(lengths), metadata.state_size), np.float32)
-        return step(frames, lengths, begin)[0]
+        state = np.zeros((len(lengths), metadata.state_size), np.float32)
+        return step(frames, lengths, state)[0]
 
     return compute_metrics(predict(dataset, scorer), metadata.classes)
 
 
 def predict(
-    dataset: Dataset, scorer: Callable[..., np.ndarray], batch: int = BATCH
+    dataset: Dataset, scorer: Callable[..., np.ndarray], batch_size: int = BATCH_SIZE
 ) -> Predictions:
-    """Score each sequence, `batch` of like length at a time.
+    """Score each sequence, in batches of similar length.
 
     Args:
         scorer: frames [B, T, F], lengths [B] -> [B, C] or [B, T, C].
     """
     order = np.argsort(dataset.lengths, kind="stable")
     scores = [np.empty(0)] * len(dataset)
-    for start in range(0, len(order), batch):
-        rows = order[start : start + batch]
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
         frames, lengths = pad([dataset.sequence(row) for row in rows])
         results = np.asarray(scorer(frames, lengths))
         for row, result, length in zip(rows, results, lengths, strict=True):
@@ -97,7 +97,7 @@ def predict(
 
 
 def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
-    """Sequences [T, F] joined to frames [B, longest T, F] and lengths [B]."""
+    """Pad sequences [T, F] to frames [B, longest T, F]; return them and lengths [B]."""
     lengths = np.array([len(sequence) for sequence in sequences], np.int32)
     frames = np.zeros(
         (len(sequences), lengths.max(), sequences[0].shape[1]), np.float32
@@ -107,35 +107,39 @@ def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
     return frames, lengths
 
 
-def compute_metrics(answers: Predictions, classes: tuple[str, ...]) -> Metrics:
-    """The figures of a part; `answers.scores` are probabilities here."""
-    predicted = answers.scores.argmax(1)
-    right = predicted == answers.targets
+def compute_metrics(predictions: Predictions, classes: tuple[str, ...]) -> Metrics:
+    """Compute the metrics of predictions whose scores are probabilities."""
+    predicted = predictions.scores.argmax(1)
+    right = predicted == predictions.targets
     confusion = np.zeros((len(classes), len(classes)), int)
-    np.add.at(confusion, (answers.targets, predicted), 1)
-    hits, actual, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
+    np.add.at(confusion, (predictions.targets, predicted), 1)
+    correct, actual, guessed = confusion.diagonal(), confusion.sum(1), confusion.sum(0)
     present = actual > 0
-    f1 = 2 * hits / np.maximum(actual + guessed, 1)
-    shares = hits / np.maximum(actual, 1)
+    f1 = 2 * correct / np.maximum(actual + guessed, 1)
+    shares = correct / np.maximum(actual, 1)
     return Metrics(
         count=len(right),
         error=100 * float(1 - right.mean()),
         accuracy=100 * float(right.mean()),
         macro_f1=100 * float(f1[present].mean()),
         calibration_error=100
-        * calibration.expected_calibration_error(answers.scores, answers.targets),
+        * calibration.expected_calibration_error(
+            predictions.scores, predictions.targets
+        ),
         class_accuracy={
-            name: 100 * float(share) if there else None
-            for name, share, there in zip(classes, shares, present, strict=True)
+            name: 100 * float(share) if occurs else None
+            for name, share, occurs in zip(classes, shares, present, strict=True)
         },
         confusion=confusion.tolist(),
-        by_length=_by_length(answers.lengths, right),
-        reliability=calibration.reliability(answers.scores, answers.targets),
+        by_length=_by_length(predictions.lengths, right),
+        reliability=calibration.reliability_bins(
+            predictions.scores, predictions.targets
+        ),
     )
 
 
 def _by_length(lengths: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:
-    """Accuracy in up to ten groups of lengths that hold about as many rows."""
+    """Return the accuracy of up to ten groups of lengths, of about the same size."""
     edges = np.unique(np.quantile(lengths, np.linspace(0, 1, 11), method="higher"))
     groups = np.searchsorted(edges[1:-1], lengths, side="left")
     return [

@@ -1,7 +1,7 @@
-"""Find the weights: epochs, early stopping, checkpoints, resuming.
+"""The training loop: epochs, early stopping, checkpoints, resuming.
 
-Every random choice is drawn from (seed, epoch, batch), so a run that was cut off
-and resumed ends with the weights that it would have had.
+Every random choice is drawn from (seed, epoch, batch), so that a resumed run ends with
+the same weights as an uninterrupted one.
 """
 
 from dataclasses import dataclass
@@ -32,23 +32,23 @@ class Callback:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """The network with its best weights, and how it came to them."""
+    """The result of a run: the network with its best weights, and the history."""
 
     network: Network
     history: list[Epoch]
-    resumed: int  # epochs of the history that were done before
+    resumed: int  # epochs of the history that an earlier call had done
     interrupted: bool
 
     @property
     def finished_before(self) -> bool:
-        """There was nothing left to train."""
+        """True if the run was complete before this call."""
         return not self.interrupted and 0 < self.resumed == len(self.history)
 
 
 def build(dataset: Dataset, config: Config) -> Network:
-    """A fresh network for `dataset`, its weights fixed by the seed."""
+    """Create a network for `dataset` with weights drawn from the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    mean, scale = pipeline.statistics(dataset.part("train"), config.data.normalise)
+    mean, scale = pipeline.normalization(dataset.part("train"), config.data.normalise)
     if not (scale > np.finfo(np.float32).tiny).all():
         raise ConfigError(f"{dataset.name}: numbers too large to be scaled in float32")
     return Network(
@@ -69,21 +69,21 @@ def fit(
     resume: bool = False,
     callback: Callback | None = None,
 ) -> Trained:
-    """Train on the part "train", choose the epoch by the part "validation".
+    """Train on the part "train", and choose the best epoch by the part "validation".
 
-    Ctrl-C ends the run early; the best weights so far are kept and returned.
+    Ctrl-C stops the run; the best weights so far are saved and returned.
 
     Raises:
-        ConfigError: an empty part, an augmentation that doesn't fit the data, a folder
-            to resume from that holds another run, or one where another is at work.
-        KeyboardInterrupt: before the first epoch was done.
+        ConfigError: a part is empty, the augmentation doesn't fit the data, the folder
+            holds another run, or another training is writing to it.
+        KeyboardInterrupt: no epoch was complete yet.
     """
     for part in ("train", "validation"):
         if not len(dataset.part(part)):
             raise ConfigError(f"{dataset.name}: too few sequences for a {part} part")
     augmentation.check(config.augmentation, dataset)
     if resume:
-        run.config()  # there is one
+        run.config()  # raises if there is none
     with run.locked():
         return _fit(dataset, config, run, resume, callback or Callback())
 
@@ -95,23 +95,23 @@ def _fit(
         run.resume(config, dataset.digest)
     else:
         run.begin(config, dataset.digest)
-    epochs = _Epochs(dataset, config, run, callback)
+    loop = _Loop(dataset, config, run, callback)
     if resume:
-        epochs.restore()
-    resumed, interrupted = len(epochs.history), False
+        loop.restore()
+    resumed, interrupted = len(loop.history), False
     try:
-        while not epochs.over():
-            epochs.next()
+        while not loop.is_finished():
+            loop.run_epoch()
     except KeyboardInterrupt:
-        if not epochs.history:
+        if not loop.history:
             raise
         interrupted = True
-    run.restore_best(epochs.network)
-    return Trained(epochs.network, epochs.history, resumed, interrupted)
+    run.restore_best(loop.network)
+    return Trained(loop.network, loop.history, resumed, interrupted)
 
 
-class _Epochs:
-    """The epochs of one run, in order."""
+class _Loop:
+    """The state of one run: network, optimizer, batches, checkpoints, history."""
 
     def __init__(self, dataset: Dataset, config: Config, run: Run, callback: Callback):
         self.config, self.run, self.callback = config.training, run, callback
@@ -141,7 +141,7 @@ class _Epochs:
         self.history: list[Epoch] = []
 
     def restore(self) -> None:
-        """Go on after the last whole epoch of the run's folder."""
+        """Restore the state after the last complete epoch in the run's folder."""
         path = self.latest.latest_checkpoint
         if path is None:
             return
@@ -149,15 +149,15 @@ class _Epochs:
         done = int(path.rpartition("-")[2])
         self.history = self.run.history()[:done]
 
-    def over(self) -> bool:
-        """All epochs are done, or patience with the validation error is."""
+    def is_finished(self) -> bool:
+        """True after the last epoch, or when the validation error stopped improving."""
         best = [entry.epoch for entry in self.history if entry.best]
         done = len(self.history)
-        waited = done - best[-1] if best else 0
-        return done >= self.config.epochs or waited >= self.config.patience
+        since_best = done - best[-1] if best else 0
+        return done >= self.config.epochs or since_best >= self.config.patience
 
-    def next(self) -> None:
-        """One pass over the training part, measured on the validation part."""
+    def run_epoch(self) -> None:
+        """Train on all batches once, evaluate on the validation part, and save."""
         number = len(self.history) + 1
         rate = float(self.trainer.optimizer.learning_rate)
         cost, error = self._train(number)
@@ -188,35 +188,35 @@ class _Epochs:
     def _train(self, number: int) -> tuple[float, float]:
         seed = self.config.seed
         self.callback.on_epoch_begin(number, len(self.train))
-        average = _Average()
+        average = _RunningAverage()
         batches = self.train.epoch((seed, number))
         for index, (_, *batch) in enumerate(batches):
-            results = self.trainer.update(*batch, seed=(seed, number, index))
+            results = self.trainer.train_step(*batch, seed=(seed, number, index))
             average.add(results, batch)
-            self.callback.on_batch_end(*average.figures())
-        return average.figures()
+            self.callback.on_batch_end(*average.values())
+        return average.values()
 
     def measure(self, batches: pipeline.Batches) -> tuple[float, float]:
-        """Cost and error (percent) of a part."""
-        average = _Average()
+        """Return cost and error (percent) of a part."""
+        average = _RunningAverage()
         for _, *batch in batches.epoch():
-            average.add(self.trainer.measure(*batch), batch)
-        return average.figures()
+            average.add(self.trainer.eval_step(*batch), batch)
+        return average.values()
 
 
-class _Average:
-    """Cost per sequence and error in percent, over batches of any size."""
+class _RunningAverage:
+    """Average cost of a sequence and error in percent, over batches of any size."""
 
     def __init__(self) -> None:
-        self.cost = self.sequences = self.wrong = self.judged = 0.0
+        self.cost = self.sequences = self.wrong = self.count = 0.0
 
     def add(self, results, batch) -> None:
-        cost, wrong, judged = map(float, results)
+        cost, wrong, count = map(float, results)
         size = batch[0].shape[0]
         self.cost += cost * size
         self.sequences += size
         self.wrong += wrong
-        self.judged += judged
+        self.count += count
 
-    def figures(self) -> tuple[float, float]:
-        return self.cost / self.sequences, 100 * self.wrong / self.judged
+    def values(self) -> tuple[float, float]:
+        return self.cost / self.sequences, 100 * self.wrong / self.count

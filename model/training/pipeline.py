@@ -1,4 +1,4 @@
-"""From a dataset to batches: statistics, length buckets, padding (tf.data)."""
+"""Turn a data set into batches with tf.data: statistics, length buckets, padding."""
 
 import functools
 from dataclasses import dataclass
@@ -10,15 +10,15 @@ from model.config import AugmentationConfig
 from model.datasets.dataset import Dataset
 from model.training import augmentation
 
-BUCKETS = 8  # lengths that static unrolling compiles a graph for
+BUCKETS = 8  # padded lengths, each with a compiled graph, for static unrolling
 
 
-def statistics(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray]:
-    """Mean and scale [F] that bring frames to zero mean and unit deviation.
+def normalization(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray]:
+    """Return the mean and scale [F] that give frames zero mean and unit deviation.
 
-    A feature that is mostly constant is scaled by its rare range (to 50) instead,
-    and one that is wholly constant as the average one, so that neither can blow
-    up later. Features may be in very different units: each is judged by itself.
+    A mostly constant feature is scaled by its range instead (to 50), and a constant one
+    like the average feature, so that neither gets huge on other data. Features may have
+    very different units: each is scaled by itself.
     """
     features = dataset.frames.shape[1]
     if normalise == "none":
@@ -31,61 +31,61 @@ def statistics(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndarray
         average = dataset.frames.std(dtype=np.float64) or 1.0
         deviation = np.full(features, average)
     if normalise == "features":
-        reach = np.abs(dataset.frames - mean).max(0)
+        span = np.abs(dataset.frames - mean).max(0)
         varies = deviation > 1e-6 * np.abs(mean)
-        deviation = np.where(varies, np.maximum(deviation, reach / 50), average)
+        deviation = np.where(varies, np.maximum(deviation, span / 50), average)
     return mean.astype(np.float32), (1 / deviation).astype(np.float32)
 
 
 @dataclass(frozen=True)
 class Batches:
-    """Batches of one part; each pass is another order, fixed by its seed.
+    """Batches of one part, in a new order for each epoch, which its seed determines.
 
-    Sequences of like length share a batch: they are shuffled, sorted by length,
-    cut, and the batches shuffled again.
+    Sequences of similar length share a batch: they are shuffled, sorted by length, cut
+    into batches, and the batches are shuffled.
     """
 
     dataset: Dataset
-    batch: int
+    batch_size: int
     static: bool = False
     augment: AugmentationConfig | None = None
     scale: np.ndarray | None = None
 
     def __len__(self) -> int:
-        return -(-len(self.dataset) // self.batch)
+        return -(-len(self.dataset) // self.batch_size)
 
     def epoch(self, seed: tuple[int, int] | None = None) -> tf.data.Dataset:
-        """One pass over the part.
+        """Iterate once over the part.
 
         Args:
-            seed: shuffles and augments; None keeps the order by length.
+            seed: for shuffling and augmentation; None keeps the order by length.
 
         Yields:
             rows [B] (their numbers in the dataset), frames [B, T, F],
             lengths [B], targets [B] or [B, T].
         """
         tensors = self._tensors
-        batches = self._rows(seed)
+        batches = self._order(seed)
         flat = np.concatenate([*batches, np.empty(0, np.int64)])
         sizes = np.array([len(rows) for rows in batches], np.int64)
-        # Not `tf.ragged.constant`: it goes through the rows one by one, as Python's.
+        # Not `tf.ragged.constant`, which loops over the rows in Python.
         with tf.device("CPU:0"):
             rows = tf.RaggedTensor.from_row_lengths(flat, sizes)
         data = tf.data.Dataset.from_tensor_slices(rows).enumerate()
         data = data.map(lambda index, rows: (index, self._gather(rows, *tensors)))
-        data = data.map(lambda index, batch: self._changed(index, batch, seed))
+        data = data.map(lambda index, batch: self._augment(index, batch, seed))
         return data.prefetch(4)
 
-    def _changed(self, index, batch, seed: tuple[int, int] | None):
+    def _augment(self, index, batch, seed: tuple[int, int] | None):
         if seed is None or self.augment is None:
             return batch
         rows, frames, lengths, targets = batch
-        # The dropout of the same batch is drawn from (seed, epoch).
-        own = tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index)
-        frames = augmentation.apply(frames, self.augment, scale=self.scale, seed=own)
+        # Negative: dropout is drawn from (seed, epoch).
+        seed = tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index)
+        frames = augmentation.apply(frames, self.augment, scale=self.scale, seed=seed)
         return rows, frames, lengths, targets
 
-    def _rows(self, seed: tuple[int, int] | None) -> list[np.ndarray]:
+    def _order(self, seed: tuple[int, int] | None) -> list[np.ndarray]:
         lengths = self.dataset.lengths
         if seed is None:
             order = np.argsort(lengths, kind="stable")
@@ -97,13 +97,13 @@ class Batches:
         return [batches[index] for index in random.permutation(len(batches))]
 
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        starts = range(0, len(order), self.batch)
-        return [order[start : start + self.batch] for start in starts]
+        starts = range(0, len(order), self.batch_size)
+        return [order[start : start + self.batch_size] for start in starts]
 
     @functools.cached_property
     def _tensors(self) -> list[tf.Tensor]:
-        """The data as tensors that a graph refers to: as constants of the graph
-        they would be copied for each epoch, and could not exceed 2 GB."""
+        """The data as tensors. Constants in the graph would be copied for each epoch,
+        and limited to 2 GB."""
         data = self.dataset
         with tf.device("CPU:0"):
             arrays = (data.frames, data.lengths, data.offsets, data.targets)
@@ -111,7 +111,7 @@ class Batches:
 
     def _gather(self, rows, frames, lengths, offsets, targets):
         lengths = tf.gather(lengths, rows)
-        steps = self._padded(tf.reduce_max(lengths))
+        steps = self._padded_length(tf.reduce_max(lengths))
         starts = tf.gather(offsets, rows)
         valid = tf.sequence_mask(lengths, steps)
         places = tf.where(
@@ -126,8 +126,8 @@ class Batches:
             targets = tf.where(valid, targets, 0)
         return rows, frames, lengths, targets
 
-    def _padded(self, longest):
-        """Steps of a batch: its longest sequence, or the next bucket's end."""
+    def _padded_length(self, longest):
+        """Return the steps of a batch: its longest sequence, or the end of its bucket."""
         if not self.static:
             return longest
         quantiles = np.linspace(0, 1, BUCKETS + 1)[1:]

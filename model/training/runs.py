@@ -1,12 +1,12 @@
-"""The folder of a training run: its settings, history and checkpoints.
+"""The folder of a training run: settings, history and checkpoints.
 
 runs/NAME/
   config.json     the settings and the data's digest
-  history.json    one entry an epoch
-  latest/         checkpoint of the last whole epoch: resumes the run
+  history.json    an entry for each epoch
+  latest/         checkpoint of the last complete epoch, to resume from
   best/           checkpoint of the best epoch by validation error
   logs/           TensorBoard
-  lock            held by the training that is under way
+  lock            locked while a training is writing
 """
 
 import dataclasses
@@ -20,14 +20,13 @@ from pathlib import Path
 import keras
 import tensorflow as tf
 
-from model import config as config_module
-from model.config import Config, ConfigError
+from model.config import Config, ConfigError, parse
 from model.network.network import Network
 
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
-    """What one pass over the training part came to; errors in percent."""
+    """Metrics of one epoch; errors in percent."""
 
     epoch: int
     cost: float
@@ -39,17 +38,17 @@ class Epoch:
 
 
 class Run:
-    """One run's folder."""
+    """The folder of one training run."""
 
     def __init__(self, folder: Path):
         self.folder = folder
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Holds the run: another training would write its weights in between.
+        """Lock the folder against other trainings.
 
         Raises:
-            ConfigError: another training holds it.
+            ConfigError: another training has locked it.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         with (self.folder / "lock").open("w") as file:
@@ -57,17 +56,17 @@ class Run:
                 import fcntl
 
                 fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except ImportError:  # not on this system
+            except ImportError:  # not on Windows
                 pass
             except BlockingIOError:
                 raise ConfigError(
-                    f"{self.folder}: another training is at work there;"
+                    f"{self.folder}: another training is writing to it;"
                     " wait for it, or give this one another --name"
                 ) from None
             yield
 
     def begin(self, config: Config, digest: str) -> None:
-        """An empty folder for a new run; what an older run left goes."""
+        """Start a new run: remove the checkpoints and logs of an older one."""
         for name in ("latest", "best", "logs"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
@@ -75,31 +74,31 @@ class Run:
         self._write("config.json", {"data": digest, "config": config.model_dump()})
 
     def resume(self, config: Config, digest: str) -> None:
-        """Check that the folder holds this very run, cut off or whole.
+        """Check that the folder holds this run, complete or not.
 
         Raises:
-            ConfigError: no run there, other settings, or other data.
+            ConfigError: there is no run, or one with other settings or data.
         """
         before, data = self.config()
         if data != digest:
             raise ConfigError(f"{self.folder}: was trained on other data")
         if before != config:
-            theirs, ours = _flat(before), _flat(config)
-            changed = [key for key in ours if ours[key] != theirs[key]]
+            old, new = _flatten(before), _flatten(config)
+            changed = [key for key in new if new[key] != old[key]]
             raise ConfigError(
-                f"{self.folder}: was begun with other settings ({', '.join(changed)})"
+                f"{self.folder}: was started with other settings ({', '.join(changed)})"
             )
 
     def config(self) -> tuple[Config, str]:
-        """The run's settings and its data's digest."""
+        """Return the run's settings and the digest of its data."""
         origin = str(self.folder / "config.json")
         match self._read("config.json"):
             case {"config": dict(values), "data": str(digest)}:
-                return config_module.parse(values, origin), digest
+                return parse(values, origin), digest
         raise ConfigError(f"{self.folder}: holds no training run")
 
     def history(self) -> list[Epoch]:
-        """One entry an epoch, in order."""
+        """Return the entries of all epochs, in order."""
         return [Epoch(**entry) for entry in self._read("history.json")]
 
     def write_history(self, history: list[Epoch]) -> None:
@@ -108,24 +107,24 @@ class Run:
     def latest(
         self, network: Network, optimizer: keras.optimizers.Optimizer
     ) -> tf.train.CheckpointManager:
-        """Keeps the last whole epoch."""
+        """Return the checkpoint manager of the last complete epoch."""
         folder = str(self.folder / "latest")
         return tf.train.CheckpointManager(_checkpoint(network, optimizer), folder, 1)
 
     def best(self, network: Network) -> tf.train.CheckpointManager:
-        """Keeps the best epoch's weights."""
+        """Return the checkpoint manager of the best epoch's weights."""
         folder = str(self.folder / "best")
         return tf.train.CheckpointManager(_checkpoint(network), folder, 1)
 
     def restore_best(self, network: Network) -> None:
-        """Give `network` the best weights of the run.
+        """Load the best weights of the run into `network`.
 
         Raises:
-            ConfigError: no epoch was finished.
+            ConfigError: no epoch is complete.
         """
         path = tf.train.latest_checkpoint(str(self.folder / "best"))
         if path is None:
-            raise ConfigError(f"{self.folder}: no finished epoch to take weights from")
+            raise ConfigError(f"{self.folder}: no complete epoch to take weights from")
         _checkpoint(network).restore(path).assert_existing_objects_matched()
 
     def _read(self, name: str):
@@ -141,15 +140,17 @@ class Run:
 
 
 def _checkpoint(*owners: Network | keras.optimizers.Optimizer) -> tf.train.Checkpoint:
-    """Every variable by its place: TensorFlow does not look into Keras' lists of
-    layers, and would leave their weights out without a word."""
+    """Checkpoint every variable by its position.
+
+    TensorFlow doesn't follow Keras' lists of layers, and would silently skip them.
+    """
     return tf.train.Checkpoint(
         variables=[variable.value for owner in owners for variable in owner.variables]
     )
 
 
-def _flat(config: Config) -> dict[str, object]:
-    """Every setting by its dotted name."""
+def _flatten(config: Config) -> dict[str, object]:
+    """Return every setting by its dotted name."""
     values: dict[str, object] = {"name": config.name}
     for section, settings in config.model_dump(exclude={"name"}).items():
         values |= {f"{section}.{key}": value for key, value in settings.items()}

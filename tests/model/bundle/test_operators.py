@@ -715,7 +715,7 @@ def exports(tmp_path_factory):
     for number, (task, layers, both, cell) in enumerate(EXPORTS):
         network = make_network(
             task, layers=layers, bidirectional=both, **CELLS[cell]
-        ).stepper()
+        ).for_export()
         folder = tmp_path_factory.mktemp(f"export{number}")
         export.save(network, folder)
         made[task, layers, both, cell] = (

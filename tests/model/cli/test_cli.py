@@ -177,7 +177,7 @@ class TestResume:
         """A finished run is not gone on with; how to have its bundle is said."""
         settings = (*TINY, "--seed", 5)
         line = refusal("train", file, "--name", "walks", *settings, "--resume", *places)
-        assert "is finished" in line
+        assert "is complete" in line
         assert "export" in line
 
     def test_nothing(self, file, tmp_path):
@@ -508,13 +508,13 @@ class TestSettings:
     )
     def test_name_of_a_file(self, name, slug):
         """A bundle without a name gets one from its file, which is always allowed."""
-        chosen = choices.config_of(f"some/folder/{name}", None, None, None, {})
+        chosen = choices.build_config(f"some/folder/{name}", None, None, None, {})
         assert chosen.name == slug
 
     @pytest.mark.parametrize("stem", ["a" * 63 + ".x", "-" * 70 + "a", "x" * 63 + "-y"])
     def test_name_is_allowed(self, stem):
         """Whatever a file is called, the name that it gives is allowed."""
-        choices.config_of(f"{stem}.csv", None, None, None, {})
+        choices.build_config(f"{stem}.csv", None, None, None, {})
 
 
 class TestFlags:
@@ -566,7 +566,7 @@ class TestNamesAsText:
         figures = evaluation.compute_metrics(answers, (name, "other"))
         with console.console.capture() as shown:
             console.console.print(console.class_table(figures))
-            console.console.print(console.figures_table(f"of {name}", {name: figures}))
+            console.console.print(console.metrics_table(f"of {name}", {name: figures}))
         for line in ("of ", "100.00"):
             assert any(line in row and name in row for row in shown.get().splitlines())
 
@@ -574,5 +574,5 @@ class TestNamesAsText:
         """A path is printed whole, on one line, brackets and all."""
         path = tmp_path / "[bold]" / ("long" * 50) / "1"
         with console.console.capture() as shown:
-            console.published(path, {})
+            console.print_published(path, {})
         assert f"bundle: {path}" in shown.get().splitlines()

@@ -245,9 +245,9 @@ class TestRefusals:
     @pytest.mark.parametrize(
         ("bound", "value", "told"),
         [
-            ("MAX_ERROR", -100.0, "points of error on top"),
-            ("MAX_CALIBRATION", -100.0, "points of calibration error on top"),
-            ("MAX_CHANGE", 0.0, "change of a probability by batch mates"),
+            ("MAX_ERROR", -100.0, "percentage points of error more"),
+            ("MAX_CALIBRATION", -100.0, "percentage points of expected calibration error (ECE) more"),
+            ("MAX_CHANGE", 0.0, "change of a probability by batch neighbours"),
         ],
     )
     def test_over_a_bound(self, tmp_path, monkeypatch, bound, value, told):

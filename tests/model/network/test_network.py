@@ -130,7 +130,7 @@ class TestNumPy:
     @tasks
     def test_step(self, cell, task):
         """A step from any state gives the formulas' answers and packed state."""
-        network = make_network(task, **CELLS[cell]).stepper()
+        network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames(LENGTHS)
         size = (4, network.config.state_size)
         state = np.random.default_rng(1).normal(size=size).astype(np.float32)
@@ -167,7 +167,7 @@ class TestNumPy:
             task, cell="lstm", bidirectional=bidirectional, unroll="static"
         )
         network.temperature.assign(1.7)
-        copy = network.stepper()
+        copy = network.for_export()
         frames, lengths = make_frames(LENGTHS)
         if bidirectional:
             logits = copy(frames, lengths)
@@ -262,7 +262,7 @@ def cuts(lengths, pieces, random):
 class TestStep:
     def test_chunks(self, cell, task):
         """Cut anywhere, the chunks give the whole's answers and end in its state."""
-        network = make_network(task, **CELLS[cell]).stepper()
+        network = make_network(task, **CELLS[cell]).for_export()
         random = np.random.default_rng(3)
         frames, lengths = make_frames([9, 1, 6, 13])
         whole, last = network.step(frames, lengths, zeros(network, 4))
@@ -289,7 +289,7 @@ class TestStep:
 
     def test_nothing_new(self, cell, task):
         """A row of length 0 keeps its state to the bit, and its last answer."""
-        network = make_network(task, **CELLS[cell]).stepper()
+        network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames([4, 4, 4])
         logits, state = network.step(frames, lengths, zeros(network, 3))
         more = np.array([0, 2, 0], np.int32)
@@ -420,7 +420,9 @@ class TestMistakes:
         logits = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
         targets, lengths = np.array([0, 0, 1, 1], np.int32), np.ones(4, np.int32)
         for keep, want in (([1, 1, 1, 1], (2, 4)), ([1, 0, 1, 0], (1, 2))):
-            figures = networks.mistakes(logits, targets, lengths, np.array(keep, bool))
+            figures = networks.count_errors(
+                logits, targets, lengths, np.array(keep, bool)
+            )
             assert tuple(map(float, figures)) == want
 
     def test_label(self):
@@ -430,7 +432,9 @@ class TestMistakes:
         targets = np.array([[1, 0, 0], [0, 1, 0]], np.int32)
         lengths = np.array([2, 3], np.int32)
         for keep, want in (([1, 1], (3, 5)), ([1, 0], (1, 2)), ([0, 1], (2, 3))):
-            figures = networks.mistakes(logits, targets, lengths, np.array(keep, bool))
+            figures = networks.count_errors(
+                logits, targets, lengths, np.array(keep, bool)
+            )
             assert tuple(map(float, figures)) == want
 
 

@@ -158,7 +158,7 @@ class TestReliability:
     def test_counts(self):
         """Bins lie apart, in order, and hold every answer once."""
         logits, targets = make_logits(count=500)
-        bins = calibration.reliability(calibration.softmax(logits), targets)
+        bins = calibration.reliability_bins(calibration.softmax(logits), targets)
         assert sum(entry["count"] for entry in bins) == 500
         assert all(entry["count"] for entry in bins)
         for entry in bins:
@@ -168,5 +168,7 @@ class TestReliability:
 
     def test_certain(self):
         """A confidence of exactly 1 belongs to the last bin."""
-        (entry,) = calibration.reliability(np.eye(3, dtype=np.float32), np.arange(3))
+        (entry,) = calibration.reliability_bins(
+            np.eye(3, dtype=np.float32), np.arange(3)
+        )
         assert (entry["to"], entry["count"], entry["accuracy"]) == (1, 3, 1)

@@ -128,7 +128,7 @@ class TestAnswer:
                 return np.stack([frames.sum(2), steps], 2)
 
             answers = evaluation.predict(data, sums)
-            assert max(batches) <= evaluation.BATCH
+            assert max(batches) <= evaluation.BATCH_SIZE
             assert len(batches) == 3
             np.testing.assert_array_equal(answers.targets, data.targets)
             if task == "classify":

@@ -87,7 +87,7 @@ class TestBatches:
 def test_as_cut(data, size, seed):
     """Batches come one by one as the order was cut into them, the shorter one too."""
     batches = pipeline.Batches(data, size)
-    cut = tf.ragged.constant(batches._rows(seed), tf.int64, ragged_rank=1)
+    cut = tf.ragged.constant(batches._order(seed), tf.int64, ragged_rank=1)
     assert [rows.tolist() for rows, *_ in read(batches, seed)] == cut.to_list()
 
 
@@ -156,7 +156,7 @@ class TestStatistics:
 
     def normalised(self, frames, normalise):
         data = self.data(frames)
-        mean, scale = pipeline.statistics(data, normalise)
+        mean, scale = pipeline.normalization(data, normalise)
         assert mean.dtype == scale.dtype == np.float32
         return (data.frames - mean) * scale
 
@@ -170,7 +170,7 @@ class TestStatistics:
     def test_whole(self):
         """All features get one mean and one scale; all values, mean 0, deviation 1."""
         frames = np.random.default_rng(0).normal([3, -5, 0], [1, 2, 0.5], (500, 3))
-        mean, scale = pipeline.statistics(self.data(frames), "whole")
+        mean, scale = pipeline.normalization(self.data(frames), "whole")
         assert len(set(mean.tolist())) == len(set(scale.tolist())) == 1
         x = self.normalised(frames, "whole")
         np.testing.assert_allclose([x.mean(), x.std()], [0, 1], atol=1e-4)
@@ -193,7 +193,7 @@ class TestStatistics:
     )
     def test_finite(self, frames, normalise):
         """Features that don't vary stay finite."""
-        _, scale = pipeline.statistics(self.data(frames), normalise)
+        _, scale = pipeline.normalization(self.data(frames), normalise)
         assert np.isfinite(scale).all()
         assert (scale > 0).all()
         assert np.isfinite(self.normalised(frames, normalise)).all()

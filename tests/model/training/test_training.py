@@ -181,7 +181,7 @@ class TestRepeats:
         shutil.copytree(whole[1].folder, run.folder)
         run.begin(config, data.digest)
         assert run.history() == []
-        with pytest.raises(ConfigError, match="no finished epoch"):
+        with pytest.raises(ConfigError, match="no complete epoch"):
             run.restore_best(loop.build(data, config))
 
 
@@ -248,7 +248,7 @@ def test_one_at_a_time(data, config, whole, tmp_path):
     changes nothing there: it would give the first one its weights."""
     run = Run(tmp_path / "run")
     shutil.copytree(whole[1].folder, run.folder)
-    with run.locked(), pytest.raises(ConfigError, match="another training is at work"):
+    with run.locked(), pytest.raises(ConfigError, match="another training is writing"):
         loop.fit(data, config, Run(run.folder))
     network = loop.build(data, config)
     run.restore_best(network)
@@ -280,10 +280,10 @@ class TestInterrupt:
         def interrupted(*_):
             raise KeyboardInterrupt
 
-        monkeypatch.setattr(loop._Epochs, "_train", interrupted)
+        monkeypatch.setattr(loop._Loop, "_train", interrupted)
         with pytest.raises(KeyboardInterrupt):
             loop.fit(data, config, Run(tmp_path))
-        with pytest.raises(ConfigError, match="no finished epoch"):
+        with pytest.raises(ConfigError, match="no complete epoch"):
             Run(tmp_path).restore_best(loop.build(data, config))
 
 
@@ -301,8 +301,8 @@ class TestEpochs:
             return 1.0, 50.0
 
         found = iter(scores)
-        monkeypatch.setattr(loop._Epochs, "_train", train)
-        monkeypatch.setattr(loop._Epochs, "measure", lambda *_: next(found))
+        monkeypatch.setattr(loop._Loop, "_train", train)
+        monkeypatch.setattr(loop._Loop, "measure", lambda *_: next(found))
         config = make_config(training=settings)
         trained = loop.fit(data, config, Run(tmp_path))
         kept = {v for w in trained.network.trainable_variables for v in w.numpy().flat}
@@ -402,7 +402,7 @@ class TestTrainer:
         """Measuring changes no weight, drops nothing, and counts as one would."""
         network = loop.build(data, config)
         before = weights(network)
-        judge = steps.Trainer(network, config, updates=1, devices=steps.strategy())
+        trainer = steps.Trainer(network, config, updates=1, devices=steps.strategy())
         sequences = [data.sequence(row) for row in range(3)]
         lengths = data.lengths[:3]
         frames = np.zeros((3, lengths.max(), 3), np.float32)
@@ -416,7 +416,7 @@ class TestTrainer:
             scores = powers / powers.sum(1, keepdims=True)
             costs.append(-np.log(scores[np.arange(len(x)), data.target(row)]).mean())
         batch = map(tf.constant, (frames, lengths, targets))
-        found = judge.measure(*batch)
+        found = trainer.eval_step(*batch)
         np.testing.assert_allclose(found, [np.mean(costs), wrong, lengths.sum()], 1e-5)
         for ours, theirs in zip(weights(network), before, strict=True):
             np.testing.assert_array_equal(ours, theirs)
@@ -425,16 +425,18 @@ class TestTrainer:
         """The gradient of all weights together is no longer than `clip_norm`."""
         settings = make_config(training={"clip_norm": 1e-3, "optimizer": "rmsprop"})
         network = make_network("label")
-        update = steps.Trainer(network, settings, updates=10, devices=steps.strategy())
+        trainer = steps.Trainer(network, settings, updates=10, devices=steps.strategy())
         seen = []
-        update.optimizer.apply_gradients = lambda pairs: seen.extend(
+        trainer.optimizer.apply_gradients = lambda pairs: seen.extend(
             gradient for gradient, _ in pairs
         )
         tf.config.run_functions_eagerly(True)
         try:
             frames = tf.random.stateless_normal((4, 6, 3), (1, 2))
             lengths = tf.constant([6, 1, 3, 4])
-            update.update(frames, lengths, tf.zeros((4, 6), tf.int32), seed=(1, 2, 3))
+            trainer.train_step(
+                frames, lengths, tf.zeros((4, 6), tf.int32), seed=(1, 2, 3)
+            )
         finally:
             tf.config.run_functions_eagerly(False)
         length = np.sqrt(sum(np.square(gradient).sum() for gradient in seen))
@@ -444,7 +446,7 @@ class TestTrainer:
     @pytest.mark.parametrize("replicas", [2, 3])
     def test_deal(self, size, replicas):
         """Every row goes to one device, and a device without any counts nothing."""
-        hands = [steps._deal(size, replicas, index) for index in range(replicas)]
+        hands = [steps._split_rows(size, replicas, index) for index in range(replicas)]
         real = [row for rows, weight in hands for row in rows[weight > 0]]
         assert sorted(real) == list(range(size))
         assert all(len(rows) == len(weight) > 0 for rows, weight in hands)
@@ -490,5 +492,5 @@ def test_two_devices(tmp_path):
 
 def test_best_is_found_by_runs(tmp_path):
     """A folder without a checkpoint is no run to take weights from."""
-    with pytest.raises(ConfigError, match="no finished epoch"):
+    with pytest.raises(ConfigError, match="no complete epoch"):
         runs.Run(tmp_path).restore_best(make_network())
