@@ -1,7 +1,7 @@
-"""The contract between training and serving: a folder that holds a network.
+"""The bundle, a folder that holds a network: written by training, read by the service.
 
-What may be in it, its golden answers, signatures and digests. Nothing here needs
-TensorFlow, and the service imports little else of `model`.
+Metadata, digests, golden answers, signatures, and the check that a network's graph only
+computes. Nothing here imports TensorFlow. The service imports little else of `model`.
 """
 
 from model.bundle.bundle import (

@@ -1,9 +1,9 @@
-"""What may be in a bundle's files before an engine sees a byte of them.
+"""Check the files of a bundle before an engine opens them.
 
-Digests say that a bundle is as it was written, not that it was written in good faith.
-A network that multiplies matrices needs few operators; a bundle that holds any
-other is refused, by name. So is a file that no bundle has: TensorFlow looks for
-some by their names.
+Digests prove that a bundle is as its author wrote it, not that the author means well.
+A recurrent network needs few operators, so a bundle with any other operator is refused,
+and the operator named. An unknown file is refused too: TensorFlow looks for some files
+by their names.
 """
 
 import re
@@ -17,33 +17,33 @@ CHECKS = {
     NETWORK.as_posix(): onnx_ops.check,
     INT8.as_posix(): onnx_ops.check,
 }
-# Numbers: read by TensorFlow and NumPy as such, wherever they come from.
+# Weights and arrays: TensorFlow and NumPy read them as numbers only.
 NUMBERS = rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{re.escape(GOLDEN.as_posix())}"
-SHOWN = rf"{re.escape(REPORT.as_posix())}/[^/]+"
-KNOWN = re.compile(f"{NUMBERS}|{SHOWN}")
-# Of a file that is parsed: Protocol Buffers' own limit. The graph has no weights in it,
-# and a few of its bytes become hundreds in memory; ours have some 200 KB.
+REPORTS = rf"{re.escape(REPORT.as_posix())}/[^/]+"
+KNOWN = re.compile(f"{NUMBERS}|{REPORTS}")
+# Size limits of parsed files. A SavedModel's graph holds no weights, and a few bytes of it
+# take hundreds in memory; the project's own have some 200 KB.
 MAX_BYTES = {GRAPH: 4 * 2**20}
-LIMIT = 2**31 - 1
+PROTOBUF_LIMIT = 2**31 - 1
 
 
-def check(found: Bundle) -> None:
-    """Refuse a bundle that could do more than compute.
+def check(bundle: Bundle) -> None:
+    """Refuse a bundle whose networks could do more than compute.
 
     Raises:
         BundleError: names the file and the operator.
     """
-    for name in found.metadata.files:
-        path = found.folder / name
+    for name in bundle.metadata.files:
+        path = bundle.folder / name
         if name in CHECKS:
             try:
-                most = MAX_BYTES.get(name, LIMIT)
-                if path.stat().st_size > most:
-                    raise ValueError(f"is longer than {most} bytes")
-                CHECKS[name](found.content(name))
+                max_bytes = MAX_BYTES.get(name, PROTOBUF_LIMIT)
+                if path.stat().st_size > max_bytes:
+                    raise ValueError(f"is longer than {max_bytes} bytes")
+                CHECKS[name](bundle.content(name))
             except BundleError:
                 raise
             except (ValueError, OSError) as error:
                 raise BundleError(f"{path}: {error}") from None
         elif not KNOWN.fullmatch(name):
-            raise BundleError(f"{path}: no bundle has such a file")
+            raise BundleError(f"{path}: a bundle has no such file")

@@ -1,97 +1,96 @@
-"""Files and folders that a stranger may have written: read within limits.
+"""Read files and folders that a stranger may have written, within limits.
 
-Under a bundle's names may lie anything. A FIFO would hold up whoever opens it, a device
-has no end, and a folder may lead to all of the machine.
+A file of a bundle can be anything. Opening a FIFO would block for ever, a device has no
+end, and a link may lead to any folder of the machine.
 """
 
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator
 from errno import EFBIG
 from pathlib import Path
 
-# Opening waits for nobody at the other end, and gives us no terminal.
+# Never wait for a FIFO's other end, and never take over a terminal.
 FLAGS = os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC
 CHUNK = 2**20
 
 
 class BundleError(ValueError):
-    """A folder that is no whole, unchanged bundle; the text says what is wrong."""
+    """A folder that is not a complete, unchanged bundle; the message says why."""
 
 
-def read(path: Path, most: int) -> bytes:
-    """Returns the bytes of a regular file, or of one that a link leads to.
+def read(path: Path, max_bytes: int) -> bytes:
+    """Return the bytes of a regular file, or of one that a link leads to.
 
     Raises:
-        OSError: it can't be opened or read.
-        BundleError: it is no regular file, or larger than `most` bytes.
+        OSError: the file can't be opened or read.
+        BundleError: it is not a regular file, or is larger than `max_bytes`.
     """
-    return b"".join(_pieces(path, most, most))
+    return b"".join(_chunks(path, max_bytes, max_bytes))
 
 
-def digest(path: Path, most: int) -> str:
-    """Returns the SHA-256 of such a file. Raises what `read` does."""
-    found = hashlib.sha256()
-    for piece in _pieces(path, most, CHUNK):
-        found.update(piece)
-    return found.hexdigest()
+def digest(path: Path, max_bytes: int) -> str:
+    """Return the SHA-256 of a regular file. Raises what `read` raises."""
+    sha256 = hashlib.sha256()
+    for chunk in _chunks(path, max_bytes, CHUNK):
+        sha256.update(chunk)
+    return sha256.hexdigest()
 
 
-def walk(folder: Path, most: int) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
-    """Yields everything under a folder, with its path from there; follows no link.
+def walk(folder: Path, max_entries: int) -> Iterator[tuple[str, "os.DirEntry[str]"]]:
+    """Yield all files and folders under `folder` with their relative paths.
+
+    Links are not followed.
 
     Raises:
         OSError: a folder can't be listed.
-        BundleError: there are more than `most` entries.
+        BundleError: there are more than `max_entries`.
     """
-    waiting, left = [""], most
-    while waiting:
-        inner = waiting.pop()
-        with os.scandir(folder / inner) as entries:
+    pending, count = [""], 0
+    while pending:
+        prefix = pending.pop()
+        with os.scandir(folder / prefix) as entries:
             for entry in entries:
-                left -= 1
-                if left < 0:
-                    raise BundleError(f"{folder}: has more than {most:,} entries")
-                yield inner + entry.name, entry
+                count += 1
+                if count > max_entries:
+                    raise BundleError(
+                        f"{folder}: has more than {max_entries:,} entries"
+                    )
+                yield prefix + entry.name, entry
                 if entry.is_dir(follow_symlinks=False):
-                    waiting.append(f"{inner}{entry.name}/")
+                    pending.append(f"{prefix}{entry.name}/")
 
 
-def listed(folder: Path, most: int) -> list["os.DirEntry[str]"]:
-    """Returns the entries of one folder.
+def list_folder(folder: Path, max_entries: int) -> list["os.DirEntry[str]"]:
+    """Return the entries of one folder.
 
     Raises:
-        OSError: it can't be listed, or has more than `most` entries.
+        OSError: the folder can't be listed, or has more than `max_entries`.
     """
-    found: list[os.DirEntry[str]] = []
-    with os.scandir(folder) as entries:
-        for entry in entries:
-            if len(found) == most:
-                raise OSError(EFBIG, f"has more than {most:,} entries", str(folder))
-            found.append(entry)
-    return found
+    with os.scandir(folder) as iterator:
+        entries = list(itertools.islice(iterator, max_entries + 1))
+    if len(entries) > max_entries:
+        raise OSError(EFBIG, f"has more than {max_entries:,} entries", str(folder))
+    return entries
 
 
-def _pieces(path: Path, most: int, size: int) -> Iterator[bytes]:
-    _check(path, os.stat(path), most)  # before: a device may act on being opened
-    with open(path, "rb", opener=_open) as file:
-        about = os.fstat(file.fileno())
-        _check(path, about, most)
-        left = about.st_size
-        while left and (piece := file.read(min(left, size))):
-            left -= len(piece)
-            yield piece
-        if left or file.read(1):  # longer than it says: also some files of /proc
+def _chunks(path: Path, max_bytes: int, chunk_bytes: int) -> Iterator[bytes]:
+    _check(path, os.stat(path), max_bytes)  # first: opening a device may have effects
+    with open(path, "rb", opener=lambda name, _: os.open(name, FLAGS)) as file:
+        status = os.fstat(file.fileno())
+        _check(path, status, max_bytes)
+        left = status.st_size
+        while left and (chunk := file.read(min(left, chunk_bytes))):
+            left -= len(chunk)
+            yield chunk
+        if left or file.read(1):  # also some files of /proc, which claim to be empty
             raise BundleError(f"{path}: has changed while it was read")
 
 
-def _open(path: str, _: int) -> int:
-    return os.open(path, FLAGS)
-
-
-def _check(path: Path, about: os.stat_result, most: int) -> None:
-    if not stat.S_ISREG(about.st_mode):
+def _check(path: Path, status: os.stat_result, max_bytes: int) -> None:
+    if not stat.S_ISREG(status.st_mode):
         raise BundleError(f"{path}: is not a regular file")
-    if about.st_size > most:
-        raise BundleError(f"{path}: is larger than {most:,} bytes")
+    if status.st_size > max_bytes:
+        raise BundleError(f"{path}: is larger than {max_bytes:,} bytes")

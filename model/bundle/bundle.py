@@ -1,19 +1,18 @@
-"""The contract between training and serving: a folder that holds a network.
+"""A bundle: the folder in which training hands a network to the service.
 
     bundles/NAME/VERSION/
       saved_model.pb  variables/  fingerprint.pb     a TensorFlow SavedModel
       assets.extra/
         network.onnx      the same network for ONNX Runtime
-        network.int8.onnx the same with int8 weights, where the export asked for it
-        golden.npz        inputs and the answers that any engine must reproduce
-        report/           plots, metrics.json and the card
-        bundle.json       `Metadata`; written last, so a folder without it is
-                          no bundle
-        bundle.sig        its signature, where somebody has signed it
+        network.int8.onnx the same with int8 weights (optional)
+        golden.npz        inputs, and the outputs that every engine must reproduce
+        report/           plots, metrics.json and the model card
+        bundle.json       `Metadata`; written last: a folder without it is not a bundle
+        bundle.sig        the signature of bundle.json (optional)
 
 `bundle.json` holds the SHA-256 of every file above it; `read` compares them all. A
-bundle is written to a temporary folder and renamed into place: whole or not at
-all. This module imports no TensorFlow; the service needs nothing else of `model`.
+bundle is written to a temporary folder and then renamed, so that it appears whole or
+not at all. This module imports no TensorFlow.
 """
 
 import hashlib
@@ -29,8 +28,7 @@ from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from model.bundle import bounded_files as files
-from model.bundle import signature
+from model.bundle import bounded_files, signature
 from model.bundle.bounded_files import BundleError as BundleError
 from model.bundle.golden import MAX_BYTES as MAX_GOLDEN
 from model.bundle.golden import Golden
@@ -45,77 +43,73 @@ GOLDEN = EXTRA / "golden.npz"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
-MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: parsed where requests are answered
-MAX_ENTRIES = 1_000  # files and folders of a bundle
-MAX_BYTES = 2**32  # of all its files: they are read whole before it is served
-MAX_LISTED = 10_000  # names beside each other, and versions of one
-VERSION = re.compile(r"[1-9][0-9]{0,8}")
-
-
+MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: the front process parses it
+MAX_ENTRIES = 1_000  # files and folders in a bundle
+MAX_BYTES = 2**32  # of all its files: they are read in full before it is served
+MAX_LISTED = 10_000  # names in a folder of bundles, and versions of a name
 MAX_CLASSES = 10_000
+VERSION = re.compile(r"[1-9][0-9]{0,8}")
 ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
-class _Part(BaseModel):
+class _Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
 
 
-class Frames(_Part):
-    """Input that is a sequence of vectors of floats."""
+class Frames(_Section):
+    """The input: a sequence of frames, each a vector of floats."""
 
     kind: Literal["frames"] = "frames"
     features: int = Field(ge=1)
     names: tuple[str, ...]
 
 
-class Normalisation(_Part):
-    """What the graph does first: (frames - mean) * scale, feature by feature."""
+class Normalisation(_Section):
+    """The graph's first operation, per feature: (frames - mean) * scale."""
 
     mean: tuple[float, ...]
     scale: tuple[float, ...]
 
 
-class Part(_Part):
-    """Figures of one part of the data, in percent."""
+class PartMetrics(_Section):
+    """Metrics on one part of the data, in percent."""
 
     count: int
     error: float
     macro_f1: float
-    calibration_error: float
+    calibration_error: float = Field(description="Expected calibration error (ECE).")
 
 
-class Quantization(_Part):
-    """What int8 weights change, on the test part (or, without one, validation)."""
+class Quantization(_Section):
+    """The int8 network compared with the float32 one, on the test or validation part."""
 
     part: str
-    error: float = Field(
-        description="In percent; of the network itself: `TrainingRecord`."
-    )
-    calibration_error: float
-    same_class: float = Field(description="In percent of the rows.")
-    largest: float = Field(description="Change of a probability, sequences alone.")
-    mates: float = Field(description="Change of a probability by batch mates.")
+    error: float = Field(description="In percent, of the int8 network.")
+    calibration_error: float = Field(description="Expected calibration error (ECE).")
+    same_class: float = Field(description="Predictions with float32's class, percent.")
+    largest: float = Field(description="Largest change of a probability, batch size 1.")
+    mates: float = Field(description="Largest change by the sequences beside it.")
     bound: float = Field(description="Largest difference from the golden answers.")
 
 
-class TrainingRecord(_Part):
-    """Where the weights come from."""
+class TrainingRecord(_Section):
+    """The data and the training run that the weights come from."""
 
     source: str
     data: str = Field(description="SHA-256 of the data.")
     seed: int
-    validation_fraction: float = Field(description="Of data that names no such part.")
+    validation_fraction: float = Field(description="Where the data names no such part.")
     test_fraction: float
     epochs: int
     best_epoch: int
     longest: int = Field(description="Steps of the longest training sequence.")
     created: str
-    parts: dict[str, Part]
+    parts: dict[str, PartMetrics]
     calibration_error_before: float
 
 
-class Metadata(_Part):
-    """`bundle.json`: what the network is, and the digest of every file."""
+class Metadata(_Section):
+    """`bundle.json`: the network, its training, and the digest of every file."""
 
     format: Literal[1] = FORMAT
     name: str = Field(pattern=NAME)
@@ -129,7 +123,7 @@ class Metadata(_Part):
     bidirectional: bool
     reset_after: bool
     dropout: float
-    state_size: int = Field(ge=0, description="0 where it can't be stepped.")
+    state_size: int = Field(ge=0, description="0 if the network needs whole sequences.")
     normalisation: Normalisation
     temperature: float = Field(gt=0)
     training: TrainingRecord
@@ -137,7 +131,7 @@ class Metadata(_Part):
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
 
     @model_validator(mode="after")
-    def _consistent(self) -> Self:
+    def _check(self) -> Self:
         features = self.input.features
         parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
         if any(len(part) != features for part in parts):
@@ -153,11 +147,11 @@ class Metadata(_Part):
 
 @dataclass(frozen=True, slots=True)
 class Bundle:
-    """A folder whose every file has been found to be what `metadata` says."""
+    """A folder whose files `read` has compared with the digests in `metadata`."""
 
     folder: Path
     metadata: Metadata
-    digest: str  # SHA-256 of `bundle.json`, and by it of everything
+    digest: str  # SHA-256 of `bundle.json`, which holds all other digests
 
     def content(self, name: str, max_bytes: int = MAX_BYTES) -> bytes:
         """Return the bytes of a file, compared with its digest after they were read.
@@ -173,7 +167,7 @@ class Bundle:
         if expected is None:
             raise BundleError(f"{path}: is not listed in {MARKER}")
         try:
-            data = files.read(path, max_bytes)
+            data = bounded_files.read(path, max_bytes)
         except OSError as error:
             raise BundleError(f"{path}: {error.strerror}") from None
         if hashlib.sha256(data).hexdigest() != expected:
@@ -195,43 +189,43 @@ class Bundle:
                     path.write_bytes(self.content(name))
             yield folder
 
-    def golden(self, most: int | None = None) -> Golden:
-        """Returns the golden answers.
+    def golden(self, max_bytes: int | None = None) -> Golden:
+        """Return the golden answers.
 
         Args:
-            most: bytes of them, packed or not; else as many as any bundle may have.
+            max_bytes: limit of the file, and of its unpacked arrays.
 
         Raises:
-            BundleError: as `content` does; or they are no answers of this network.
+            BundleError: the file can't be read, or is not of this network.
         """
         path, metadata = self.folder / GOLDEN, self.metadata
-        data = self.content(GOLDEN.as_posix(), most or MAX_GOLDEN)
+        data = self.content(GOLDEN.as_posix(), max_bytes or MAX_GOLDEN)
         try:
-            found = Golden.read(data, most)
+            answers = Golden.read(data, max_bytes)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
-        sizes = [a.shape[-1] for a in (found.frames, found.probabilities, found.state)]
-        features, classes = metadata.input.features, len(metadata.classes)
-        labels = found.probabilities.ndim == 3
-        other = labels != (metadata.task == "label")
-        if other or sizes != [features, classes, metadata.state_size]:
+        arrays = (answers.frames, answers.probabilities, answers.state)
+        sizes = [array.shape[-1] for array in arrays]
+        expected = [metadata.input.features, len(metadata.classes), metadata.state_size]
+        task = "label" if answers.probabilities.ndim == 3 else "classify"
+        if task != metadata.task or sizes != expected:
             raise BundleError(f"{path}: holds answers of another network")
-        return found
+        return answers
 
 
 def read(folder: Path, keys: Path | None = None) -> Bundle:
     """Read and verify a bundle.
 
     Args:
-        keys: a file of public keys; one of them must have signed it.
+        keys: a file of public keys, one of which must have signed the bundle.
 
     Raises:
-        BundleError: no bundle, an unknown format, no signature of these keys, or a
-            file that is missing, unexpected or changed; it is named.
+        BundleError: there is no bundle, its format is unknown, none of the keys signed
+            it, or a file is missing, unexpected or changed; the message names it.
     """
-    there = _listed(folder)
+    paths = _list_files(folder)
     try:
-        text = files.read(folder / MARKER, MAX_MARKER)
+        text = bounded_files.read(folder / MARKER, MAX_MARKER)
         if keys is not None:
             signature.verify(text, folder / SIGNATURE, keys)
         metadata = Metadata.model_validate_json(text)
@@ -243,9 +237,9 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         first = error.errors()[0]
         key = ".".join(map(str, first["loc"]))
         raise BundleError(f"{folder / MARKER}: {key}: {first['msg']}") from None
-    for name in sorted(there ^ set(metadata.files)):
-        trouble = "unexpected file" if name in there else "missing file"
-        raise BundleError(f"{folder / name}: {trouble}")
+    for name in sorted(paths ^ set(metadata.files)):
+        reason = "unexpected file" if name in paths else "missing file"
+        raise BundleError(f"{folder / name}: {reason}")
     for name, digest in metadata.files.items():
         if _sha256(folder / name) != digest:
             raise BundleError(f"{folder / name}: SHA-256 differs from {MARKER}")
@@ -253,11 +247,11 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
 
 
 def find(root: Path) -> list[Path]:
-    """The newest version's folder of each bundle under `root`, by name.
+    """Return the folder of each bundle's newest version, sorted by name.
 
-    `root` may also be one bundle, or the folder of its versions. A newest version
-    without `bundle.json` is listed too, so that reading it says what is wrong; so is
-    the folder of a name that can't be listed.
+    `root` may also be one bundle, or the folder of its versions. A version without
+    `bundle.json` and a name's folder that can't be listed are included: `read` then
+    gives the reason.
 
     Raises:
         OSError: `root` can't be listed.
@@ -265,69 +259,73 @@ def find(root: Path) -> list[Path]:
     if is_bundle(root):
         return [root]
     return [
-        folder / str(there[-1]) if there else folder
-        for folder, there in names(root).items()
+        folder / str(numbers[-1]) if numbers else folder
+        for folder, numbers in names(root).items()
     ]
 
 
 def is_bundle(folder: Path) -> bool:
-    """Whether it is one, whole or not, and no folder of them."""
+    """True for the folder of a bundle, complete or not."""
     return any(os.path.exists(folder / part) for part in ("saved_model.pb", MARKER))
 
 
 def names(root: Path) -> dict[Path, list[int]]:
-    """The folders of all names under `root` with their versions, lowest first; `root`
-    may also be that of one name.
+    """Return the folder of each name under `root` with its version numbers, ascending.
 
-    A folder that can't be listed is no name's (as `lost+found`), unless it is called
-    like a bundle: then it has no versions, and reading it says what is wrong.
+    `root` may also be the folder of one name. A folder that can't be listed is skipped
+    (`lost+found`), unless its name could be a bundle's: then it has no versions, and
+    `read` gives the reason.
 
     Raises:
         OSError: `root` can't be listed.
     """
     try:
-        entries = files.listed(root, MAX_LISTED)
+        entries = bounded_files.list_folder(root, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return {}
-    found: dict[Path, list[int]] = {}
+    bundles: dict[Path, list[int]] = {}
     for folder in sorted(root / entry.name for entry in entries):
         try:
-            there = versions(folder)
+            numbers = versions(folder)
         except OSError:
             if re.fullmatch(NAME, folder.name):
-                found[folder] = []
+                bundles[folder] = []
         else:
-            if there:
-                found[folder] = there
-    if not any(found.values()) and (own := versions(root)):
-        return {root: own}  # a name may be a number, too
-    return found
+            if numbers:
+                bundles[folder] = numbers
+    # Checked last: a bundle's name may be a number, too.
+    if not any(bundles.values()) and (numbers := versions(root)):
+        return {root: numbers}
+    return bundles
 
 
 def versions(folder: Path) -> list[int]:
-    """The version numbers in the folder of a name, lowest first.
+    """Return the version numbers in the folder of a name, ascending.
 
     Raises:
-        OSError: it can't be listed.
+        OSError: the folder can't be listed.
     """
     try:
-        entries = files.listed(folder, MAX_LISTED)
+        entries = bounded_files.list_folder(folder, MAX_LISTED)
     except (FileNotFoundError, NotADirectoryError):
         return []
-    there = (entry for entry in entries if VERSION.fullmatch(entry.name))
-    # Also a link that leads nowhere, so that reading it says what is wrong.
-    found = (e.name for e in there if e.is_symlink() or e.is_dir(follow_symlinks=False))
-    return sorted(map(int, found))
+    return sorted(
+        int(entry.name)
+        for entry in entries
+        if VERSION.fullmatch(entry.name)
+        # A broken link counts, so that `read` gives the reason.
+        and (entry.is_symlink() or entry.is_dir(follow_symlinks=False))
+    )
 
 
 @contextmanager
 def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
-    """A temporary folder that becomes the next version of `name` when all went
-    well, and is gone otherwise. Yields the folder and the version's number, which
-    nobody else is given meanwhile.
+    """Yield a temporary folder, and the version number that it reserves for `name`.
+
+    On success the folder becomes that version; after an exception it is removed.
 
     Raises:
-        BundleError: no number is left.
+        BundleError: no version number is left.
     """
     (root / name).mkdir(parents=True, exist_ok=True)
     temporary, version = _reserve(root / name)
@@ -341,23 +339,25 @@ def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
 
 
 def _reserve(folder: Path) -> tuple[Path, str]:
-    """Make the temporary folder of the next version. To make it is to reserve the
-    number, for other machines too; one whose writer was killed stays reserved."""
+    """Create the temporary folder of the next version.
+
+    Its existence reserves the number, for writers on other machines too. A number whose
+    writer was killed stays reserved.
+    """
     number = max(versions(folder), default=0)
     while VERSION.fullmatch(version := str(number := number + 1)):
         temporary = folder / f".{version}"
-        with suppress(FileExistsError):  # somebody writes it, or has begun to
+        with suppress(FileExistsError):  # reserved by another writer
             temporary.mkdir(0o700)
             if not os.path.lexists(folder / version):
                 return temporary, version
-            temporary.rmdir()  # published since we looked
+            temporary.rmdir()  # published since `versions` was called
     raise BundleError(f"{folder}: no version number is left")
 
 
 def seal(folder: Path, metadata: Metadata) -> Metadata:
-    """Write `bundle.json` with the digests of all files that lie in `folder`."""
-    there = sorted(_listed(folder))
-    digests = {name: _sha256(folder / name) for name in there}
+    """Write `bundle.json` with the digests of all files in `folder`."""
+    digests = {name: _sha256(folder / name) for name in sorted(_list_files(folder))}
     sealed = metadata.model_copy(update={"files": digests})
     (folder / MARKER).write_text(
         sealed.model_dump_json(indent=1) + "\n", encoding="utf-8"
@@ -365,24 +365,24 @@ def seal(folder: Path, metadata: Metadata) -> Metadata:
     return sealed
 
 
-def _listed(folder: Path) -> set[str]:
-    """The paths of all files that `bundle.json` has to name."""
-    found, size = set(), 0
+def _list_files(folder: Path) -> set[str]:
+    """Return the relative paths of all files that `bundle.json` must list."""
+    paths, size = set(), 0
     try:
-        for name, entry in files.walk(folder, MAX_ENTRIES):
+        for name, entry in bounded_files.walk(folder, MAX_ENTRIES):
             if not entry.is_dir(follow_symlinks=False):
-                found.add(name)
-                with suppress(OSError):  # a link that leads nowhere
+                paths.add(name)
+                with suppress(OSError):  # a broken link
                     size += entry.stat().st_size
     except OSError as error:
         raise BundleError(f"{error.filename}: {error.strerror}") from None
     if size > MAX_BYTES:
         raise BundleError(f"{folder}: has more than {MAX_BYTES:,} bytes")
-    return found - {MARKER.as_posix(), SIGNATURE.as_posix()}
+    return paths - {MARKER.as_posix(), SIGNATURE.as_posix()}
 
 
 def _sha256(path: Path) -> str:
     try:
-        return files.digest(path, MAX_BYTES)
+        return bounded_files.digest(path, MAX_BYTES)
     except OSError as error:
         raise BundleError(f"{path}: {error.strerror}") from None

@@ -1,4 +1,4 @@
-"""Answers that every engine must reproduce before it may serve."""
+"""Golden answers: inputs, and the outputs that every engine must reproduce."""
 
 import io
 import math
@@ -14,15 +14,15 @@ from numpy.lib import format as npy
 # frames [B, T, F], lengths [B], state [B, S] -> probabilities, state [B, S]
 Step = Callable[[np.ndarray, np.ndarray, np.ndarray], tuple[np.ndarray, np.ndarray]]
 
-MAX_BYTES = 2**26  # unpacked: a few sequences are far less
-ENTRY = b"PK\1\2"  # begins each member's entry in the archive's directory
-MAX_MEMBERS = 64  # of the archive: 4 are meant; packed bytes may look like one
+MAX_BYTES = 2**26  # unpacked: a few sequences take far less
+DIRECTORY_ENTRY = b"PK\1\2"  # begins each member's entry in a ZIP file's directory
+MAX_MEMBERS = 64  # of the archive; it has 4, and packed bytes may look like an entry
 KINDS = {"frames": "f", "lengths": "iu", "probabilities": "f", "state": "f"}
 
 
 @dataclass(frozen=True, slots=True)
 class Golden:
-    """Inputs, and the answers that every engine must give for them."""
+    """Padded input sequences with the expected probabilities and states."""
 
     frames: np.ndarray  # [N, T, F]
     lengths: np.ndarray  # [N]
@@ -30,16 +30,19 @@ class Golden:
     state: np.ndarray  # [N, S] after the last valid step
 
     def difference(self, step: Step) -> float:
-        """Largest absolute difference of `step`'s answers from the golden ones:
-        all rows together, each alone and, with a state, each in two pieces."""
-        everything = np.arange(len(self.lengths))
-        gaps = [self._gap(step, rows) for rows in (everything, *everything[:, None])]
-        longer = everything[self.lengths > 1]
-        if self.state.shape[1] and len(longer):
-            gaps.append(self._gap(_in_two(step), longer))
-        return max(gaps)
+        """Return the largest absolute difference between `step` and these answers.
 
-    def _gap(self, step: Step, rows: np.ndarray) -> float:
+        All sequences run in one batch, then each by itself and, if the network has a
+        state, each in two halves.
+        """
+        rows = np.arange(len(self.lengths))
+        largest = [self._difference(step, batch) for batch in (rows, *rows[:, None])]
+        longer = rows[self.lengths > 1]
+        if self.state.shape[1] and len(longer):
+            largest.append(self._difference(_in_halves(step), longer))
+        return max(largest)
+
+    def _difference(self, step: Step, rows: np.ndarray) -> float:
         lengths = self.lengths[rows]
         frames = self.frames[rows, : lengths.max()]
         probabilities, state = step(frames, lengths, np.zeros_like(self.state[rows]))
@@ -49,52 +52,48 @@ class Golden:
             expected = expected[:, : frames.shape[1]][valid]
             probabilities = probabilities[valid]
         pairs = [(probabilities, expected)]
-        # A state may be large: its error counts in proportion then.
-        size = np.maximum(np.abs(self.state[rows]), 1)
-        pairs.append((state / size, self.state[rows] / size))
-        gaps = [np.abs(ours - theirs).max(initial=0) for ours, theirs in pairs]
-        return float(np.nan_to_num(max(gaps), nan=np.inf))
+        # A state may be large: above 1 the relative difference counts.
+        scale = np.maximum(np.abs(self.state[rows]), 1)
+        pairs.append((state / scale, self.state[rows] / scale))
+        largest = [np.abs(actual - right).max(initial=0) for actual, right in pairs]
+        return float(np.nan_to_num(max(largest), nan=np.inf))
 
     def save(self, path: Path) -> None:
-        """Write a file.
+        """Write the arrays to a file.
 
         Raises:
-            ValueError: `read` would not take it.
+            ValueError: `read` would refuse the file.
         """
-        np.savez_compressed(
-            path,
-            frames=self.frames,
-            lengths=self.lengths,
-            probabilities=self.probabilities,
-            state=self.state,
-        )
+        arrays = {field.name: getattr(self, field.name) for field in fields(self)}
+        np.savez_compressed(path, **arrays)
         self.read(path.read_bytes())
 
     @classmethod
-    def read(cls, data: bytes, most: int | None = None) -> Self:
-        """Returns what a file holds: numbers only, never a pickled object.
+    def read(cls, data: bytes, max_bytes: int | None = None) -> Self:
+        """Read the arrays from a file's bytes: numbers only, never a pickled object.
 
         Args:
-            data: of the file.
-            most: bytes, packed or not; else `MAX_BYTES`.
+            max_bytes: limit of `data` and of the unpacked arrays; `MAX_BYTES` if None.
 
         Raises:
-            ValueError: it is no such file, or its arrays don't fit each other.
+            ValueError: it is not such a file, or its arrays don't fit each other.
         """
-        most = most or MAX_BYTES
-        # Each member costs memory before one is looked at.
-        if len(data) > most or data.count(ENTRY) > MAX_MEMBERS:
-            raise ValueError(f"holds more than {most} bytes or {MAX_MEMBERS} members")
+        max_bytes = max_bytes or MAX_BYTES
+        # `ZipFile` allocates memory for each member before any can be checked.
+        if len(data) > max_bytes or data.count(DIRECTORY_ENTRY) > MAX_MEMBERS:
+            limits = f"{max_bytes} bytes or {MAX_MEMBERS} members"
+            raise ValueError(f"holds more than {limits}")
+        names = [field.name for field in fields(cls)]
         try:
             with zipfile.ZipFile(io.BytesIO(data)) as archive:
-                arrays = _arrays(archive, [field.name for field in fields(cls)], most)
+                arrays = _read_arrays(archive, names, max_bytes)
         except ValueError:
             raise
-        except Exception as error:  # whatever a stranger's file makes of its reader
+        except Exception as error:  # a damaged file raises errors of many kinds
             raise ValueError(f"can't be read: {error}") from None
-        found = cls(**arrays)
-        found._check()
-        return found
+        answers = cls(**arrays)
+        answers._check()
+        return answers
 
     def _check(self) -> None:
         rows, steps, _ = self.frames.shape if self.frames.ndim == 3 else (0, 0, 0)
@@ -106,53 +105,56 @@ class Golden:
             raise ValueError(f"has lengths that are not from 1 to {steps}")
 
 
-def _arrays(
-    archive: zipfile.ZipFile, names: list[str], most: int
+def _read_arrays(
+    archive: zipfile.ZipFile, names: list[str], max_bytes: int
 ) -> dict[str, np.ndarray]:
     members = archive.infolist()
     expected = sorted(f"{name}.npy" for name in names)
     if sorted(member.filename for member in members) != expected:
         raise ValueError(f"holds other arrays than {expected}")
-    if sum(member.file_size for member in members) > most:
-        raise ValueError(f"holds more than {most} bytes")
-    return {name: _array(archive, archive.getinfo(f"{name}.npy")) for name in names}
+    if sum(member.file_size for member in members) > max_bytes:
+        raise ValueError(f"holds more than {max_bytes} bytes")
+    return {
+        name: _read_array(archive, archive.getinfo(f"{name}.npy")) for name in names
+    }
 
 
-def _array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
-    """One array. NumPy's own reader would make room for whatever the header says."""
+def _read_array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+    """Read one array. NumPy's own reader allocates whatever size the header claims."""
     if member.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise ValueError(f"{member.filename}: is packed in another way than NumPy's")
+        raise ValueError(f"{member.filename}: is not compressed as NumPy does it")
     with archive.open(member) as file:
         if npy.read_magic(file) != (1, 0):
             raise ValueError(f"{member.filename}: is of another version than 1.0")
-        shape, by_columns, kind = npy.read_array_header_1_0(file)
-        if kind.kind not in KINDS[member.filename.removesuffix(".npy")]:
-            told = f"{member.filename}: holds {kind}, not numbers (allow_pickle=False)"
-            raise ValueError(told)
-        data = file.read(member.file_size)  # no more than that is unpacked
-    if math.prod(shape) * kind.itemsize != len(data):
+        shape, fortran_order, dtype = npy.read_array_header_1_0(file)
+        if dtype.kind not in KINDS[member.filename.removesuffix(".npy")]:
+            reason = f"holds {dtype}, not numbers (allow_pickle=False)"
+            raise ValueError(f"{member.filename}: {reason}")
+        data = file.read(member.file_size)  # unpacks no more than that
+    if math.prod(shape) * dtype.itemsize != len(data):
         raise ValueError(f"{member.filename}: is not as long as its shape says")
-    return np.frombuffer(data, kind).reshape(shape, order="F" if by_columns else "C")
+    return np.frombuffer(data, dtype).reshape(
+        shape, order="F" if fortran_order else "C"
+    )
 
 
-def _in_two(step: Step) -> Step:
-    """The same step, taken as two calls that the state joins."""
+def _in_halves(step: Step) -> Step:
+    """Wrap `step`: run each sequence as two halves, and pass the state between them."""
 
-    def halves(frames, lengths, state):
-        first = lengths // 2
-        early, state = step(frames[:, : first.max()], first, state)
+    def run(frames, lengths, state):
+        middles = lengths // 2
+        rows = list(zip(range(len(frames)), middles, lengths, strict=True))
+        first, state = step(frames[:, : middles.max()], middles, state)
         rest = np.zeros_like(frames)
-        for row, start, stop in zip(range(len(frames)), first, lengths, strict=True):
-            rest[row, : stop - start] = frames[row, start:stop]
-        late, state = step(rest, lengths - first, state)
-        if early.ndim == 3:
-            joined = np.zeros((*frames.shape[:2], late.shape[2]), late.dtype)
-            for row, start, stop in zip(
-                range(len(frames)), first, lengths, strict=True
-            ):
-                joined[row, :start] = early[row, :start]
-                joined[row, start:stop] = late[row, : stop - start]
-            late = joined
-        return late, state
+        for row, middle, end in rows:
+            rest[row, : end - middle] = frames[row, middle:end]
+        second, state = step(rest, lengths - middles, state)
+        if first.ndim == 2:  # classify: the answer after the last step
+            return second, state
+        joined = np.zeros((*frames.shape[:2], second.shape[2]), second.dtype)
+        for row, middle, end in rows:
+            joined[row, :middle] = first[row, :middle]
+            joined[row, middle:end] = second[row, : end - middle]
+        return joined, state
 
-    return halves
+    return run

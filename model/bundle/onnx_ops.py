@@ -1,14 +1,14 @@
-"""What a bundle's ONNX network may do: compute on what it is given, nothing else.
+"""Check that an ONNX network only computes on its inputs.
 
-ONNX Runtime brings operators that hand a graph to other libraries, and a tensor may lie
-in any file that it names. Here are those that the project's exports hold, over all
-cells, layers, directions and tasks, and those of older exports. None takes a graph of
-its own, so there are no loops but a recurrent layer's.
+ONNX Runtime has operators that hand a graph to other libraries, and a tensor may name
+any file. The allowlist holds the operators of this project's exports, past and present:
+all cells, layers, directions and tasks. None of them takes a subgraph, so the only
+loops are those of recurrent layers.
 """
 
 from model.bundle import protobuf_subset
 
-DOMAINS = ("", "ai.onnx")  # the same
+DOMAINS = ("", "ai.onnx")  # synonyms
 OPERATORS = frozenset(
     {
         # shapes
@@ -18,19 +18,22 @@ OPERATORS = frozenset(
         *("Add", "Div", "MatMul", "Mul", "Sub", "Softmax", "GRU", "LSTM"),
     }
 )
-QUANTISED = frozenset({("com.microsoft", "DynamicQuantizeLSTM")})
-MAX_STRUCTURE = 2**18  # bytes besides the weights; ours have some 10 KB
-RUNTIME_FORMAT = slice(4, 8), b"ORTM"  # ONNX Runtime's own, which no parser here reads
+QUANTIZED = frozenset({("com.microsoft", "DynamicQuantizeLSTM")})
+MAX_STRUCTURE = 2**18  # bytes besides the weights; the project's own have some 10 KB
+RUNTIME_FORMAT = (
+    slice(4, 8),
+    b"ORTM",
+)  # ONNX Runtime's own format, which isn't checked here
 
 
 def check(data: bytes) -> None:
     """Refuse an ONNX model that could do more than a network.
 
     Raises:
-        ValueError: says what it holds that it may not; an operator by its name.
+        ValueError: names the forbidden operator or feature.
     """
-    place, mark = RUNTIME_FORMAT
-    if data[place] == mark:
+    position, magic = RUNTIME_FORMAT
+    if data[position] == magic:
         raise ValueError("is in ONNX Runtime's format, not in ONNX's")
     protobuf_subset.check_structure(data, MAX_STRUCTURE)
     model = protobuf_subset.onnx(data)
@@ -41,7 +44,7 @@ def check(data: bytes) -> None:
     tensors = list(model.graph.initializer)
     for node in model.graph.node:
         known = node.domain in DOMAINS and node.op_type in OPERATORS
-        if not known and (node.domain, node.op_type) not in QUANTISED:
+        if not known and (node.domain, node.op_type) not in QUANTIZED:
             name = f"{node.domain}.{node.op_type}".removeprefix(".")
             raise ValueError(f"operator {name} is not allowed")
         for value in node.attributes:

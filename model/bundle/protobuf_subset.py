@@ -1,11 +1,10 @@
-"""The parts of TensorFlow's and ONNX's messages that say what a network may do.
+"""Parse the operators of TensorFlow's and ONNX's files with Protocol Buffers' own parser.
 
-The service has neither library's schema, only Protocol Buffers' own parser. It is given
-these few fields, so that what is checked is what an engine will read: with the same
-numbers, the same merging of a message that comes in pieces, the same last value of a
-`oneof`. Two differences are on purpose. A map is a list of entries here, so that
-a key given twice is seen twice. And fields that are not here are skipped: they hold
-numbers and names, no operators.
+The service has neither library's schema. These few fields are enough to check what an
+engine will read: with the same field numbers, the same merging of split messages, and
+the same last value of a `oneof`. Two differences are on purpose. A map is a list of
+entries here, so that a repeated key is seen twice. Fields that are missing here are
+skipped: they hold numbers and names, no operators.
 """
 
 from collections.abc import Iterator
@@ -16,8 +15,8 @@ from google.protobuf.message import DecodeError, Message
 
 Field = descriptor_pb2.FieldDescriptorProto
 
-# By message and field: number and kind; a star is a list, what stands behind the slash
-# the `oneof` that the field belongs to.
+# By message and field: field number and type. A star marks a list; the word after the
+# slash is the `oneof` that the field belongs to.
 TENSORFLOW = {
     "SavedModel": {"meta_graphs": (2, "MetaGraph*")},
     "MetaGraph": {
@@ -146,7 +145,7 @@ WEIGHTS = (7, 5, 9)  # of ONNX: the model's graph, its initializers, their raw d
 
 
 def _classes(package: str, messages: dict[str, dict[str, tuple[int, str]]]) -> Any:
-    # proto3, as TensorFlow's are; ONNX's of proto2 differ in nothing that is read here.
+    # TensorFlow's files are proto3. ONNX's are proto2, which reads these fields alike.
     file = descriptor_pb2.FileDescriptorProto(
         name=f"{package}.proto", package=package, syntax="proto3"
     )
@@ -168,7 +167,9 @@ def _classes(package: str, messages: dict[str, dict[str, tuple[int, str]]]) -> A
                 message.oneof_decl.add(name=group)
             if group:
                 added.oneof_index = groups.index(group)
-    pool = descriptor_pool.DescriptorPool()  # its own: the real ones may be loaded too
+    pool = (
+        descriptor_pool.DescriptorPool()
+    )  # a private pool: the real schemas may be loaded too
     pool.Add(file)
     return lambda name: message_factory.GetMessageClass(
         pool.FindMessageTypeByName(f"{package}.{name}")
@@ -180,41 +181,42 @@ _ONNX_MODEL = _classes("network", ONNX)("Model")
 
 
 def saved_model(data: bytes) -> Any:
-    """A TensorFlow SavedModel's graph, functions and objects.
+    """Parse a SavedModel's graph, functions and objects.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are not a SavedModel.
     """
     return _parse(_SAVED_MODEL, data)
 
 
 def onnx(data: bytes) -> Any:
-    """An ONNX model's graph.
+    """Parse an ONNX model's graph.
 
     Raises:
-        ValueError: it is none.
+        ValueError: the bytes are not an ONNX model.
     """
     return _parse(_ONNX_MODEL, data)
 
 
-def check_structure(data: bytes, most: int) -> None:
-    """Refuse an ONNX model with more than so many bytes besides its weights: a few
-    bytes of an empty message become hundreds in the memory of whoever parses it.
+def check_structure(data: bytes, max_bytes: int) -> None:
+    """Refuse an ONNX model with more than `max_bytes` besides its weights.
+
+    A few bytes of an empty message take hundreds in memory once parsed.
 
     Raises:
-        ValueError: it has; or it is none.
+        ValueError: it has more, or is not an ONNX model.
     """
-    left = most
+    total = 0
     for size in _structure(data, 0, len(data), WEIGHTS):
-        left -= size
-        if left < 0:
-            raise ValueError(f"holds more than {most} bytes besides its weights")
+        total += size
+        if total > max_bytes:
+            raise ValueError(f"holds more than {max_bytes} bytes besides its weights")
 
 
 def _structure(
     data: bytes, at: int, end: int, weights: tuple[int, ...]
 ) -> Iterator[int]:
-    """Bytes of each field but the weights, which lie under these field numbers."""
+    """Yield the size of each field except the weights, at this path of field numbers."""
     for number, start, stop, size in _fields(data, at, end):
         if number != weights[0]:
             yield size
@@ -225,8 +227,10 @@ def _structure(
 
 
 def _fields(data: bytes, at: int, end: int) -> Iterator[tuple[int, int, int, int]]:
-    """Each field of a message: its number, where its content begins and ends, and its
-    bytes in all (https://protobuf.dev/programming-guides/encoding)."""
+    """Yield each field of a message: number, start and end of the content, total size.
+
+    https://protobuf.dev/programming-guides/encoding
+    """
     while at < end:
         begin = at
         tag, at = _varint(data, at, end)

@@ -1,7 +1,7 @@
-"""TensorFlow without the lines that it writes to stderr while it is imported.
+"""Import TensorFlow without the lines that it writes to stderr meanwhile.
 
-They come from before its own log level counts, so only the file descriptor can
-hold them back. What goes wrong still shows: an import that fails raises.
+It writes them before its log level takes effect, so the file descriptor is redirected.
+A failing import still raises its exception.
 """
 
 import contextlib
@@ -11,14 +11,14 @@ from collections.abc import Iterator
 
 @contextlib.contextmanager
 def imports() -> Iterator[None]:
-    """Send the process' stderr nowhere; other threads' too, so keep it short."""
+    """Discard stderr meanwhile, for the whole process: all threads are affected."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
-    kept = os.dup(2)
-    nowhere = os.open(os.devnull, os.O_WRONLY)
+    stderr = os.dup(2)
+    null = os.open(os.devnull, os.O_WRONLY)
     try:
-        os.dup2(nowhere, 2)
+        os.dup2(null, 2)
         yield
     finally:
-        os.dup2(kept, 2)
-        os.close(kept)
-        os.close(nowhere)
+        os.dup2(stderr, 2)
+        os.close(stderr)
+        os.close(null)

@@ -1,11 +1,11 @@
-"""Who wrote a bundle: an Ed25519 signature of `bundle.json`.
+"""Sign bundles, and verify signatures: Ed25519 over `bundle.json`.
 
-It holds the digest of every other file, so its signature is that of the whole bundle,
-name and version included. The signature is 64 bytes in a file beside it, as `openssl
-pkeyutl -sign -rawin` writes them; keys are PEM files. Several public keys in one file
-are all accepted, which is how a key is replaced.
+`bundle.json` holds the digest of every other file, so its signature covers the whole
+bundle, name and version included. The signature is a file of 64 bytes beside it, as
+written by `openssl pkeyutl -sign -rawin`; keys are PEM files. All public keys in a file
+are accepted, so that a key can be replaced.
 
-The library is needed by those alone who sign, or ask for signatures.
+The package cryptography is only needed to sign and to verify.
 """
 
 import os
@@ -17,19 +17,20 @@ from model.bundle import bounded_files
 
 MISSING = "signatures need the package cryptography: pip install 'unrolled[signing]'"
 PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
-MOST = 64 * 2**10  # bytes of a signature's file; a signature has 64
+MAX_BYTES = 64 * 2**10  # of a signature's file; a signature has 64
 
 
 class SignatureError(ValueError):
-    """A key that is none, or a bundle that none of the keys has signed."""
+    """An invalid key, or a bundle that none of the keys signed."""
 
 
 def generate(path: Path) -> Path:
-    """Write a new private key, readable by its owner alone, and beside it the public
-    one (`.pub`), whose path is returned.
+    """Write a private key that only its owner can read, and return its public key's file.
+
+    The public key is written beside it, with the suffix `.pub`.
 
     Raises:
-        SignatureError: there is such a file already.
+        SignatureError: one of the files exists, or can't be written.
     """
     serialization, ed25519 = _library()
     key = ed25519.Ed25519PrivateKey.generate()
@@ -41,22 +42,22 @@ def generate(path: Path) -> Path:
     public = key.public_key().public_bytes(
         serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
     )
-    shown = path.with_name(f"{path.name}.pub")
-    for file, text, mode in ((path, private, 0o600), (shown, public, 0o644)):
+    public_path = path.with_name(f"{path.name}.pub")
+    for file, text, mode in ((path, private, 0o600), (public_path, public, 0o644)):
         try:
             flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
             with open(os.open(file, flags, mode), "wb") as opened:
                 opened.write(text)
         except OSError as error:
             raise SignatureError(f"{file}: {error.strerror}") from None
-    return shown
+    return public_path
 
 
 def sign(text: bytes, key: Path) -> bytes:
-    """The signature of a text.
+    """Return the signature of `text`.
 
     Raises:
-        SignatureError: the file holds no private key of the kind.
+        SignatureError: `key` is not the file of an Ed25519 private key.
     """
     serialization, ed25519 = _library()
     try:
@@ -69,29 +70,29 @@ def sign(text: bytes, key: Path) -> bytes:
 
 
 def verify(text: bytes, signature: Path, keys: Path) -> None:
-    """Refuse a text that none of the keys has signed.
+    """Refuse a text that none of the keys signed.
 
     Raises:
-        SignatureError: says which file is missing or wrong.
-        BundleError: the signature's is no regular file, or too large.
+        SignatureError: names the file that is missing or wrong.
+        BundleError: the signature is not a regular file, or too large.
     """
-    known = public_keys(keys)
+    accepted = public_keys(keys)
     try:
-        given = bounded_files.read(signature, MOST)
+        signed = bounded_files.read(signature, MAX_BYTES)
     except OSError as error:
         raise SignatureError(f"{signature}: not signed ({error.strerror})") from None
-    if not any(_signed(text, given, key) for key in known):
+    if not any(_is_signed(text, signed, key) for key in accepted):
         raise SignatureError(f"{signature}: signed by no key of {keys}")
 
 
 def public_keys(path: Path) -> list[Any]:
-    """The keys of a PEM file; at least one.
+    """Return the public keys of a PEM file, at least one.
 
     Raises:
-        SignatureError: it can't be read, or holds something else too.
+        SignatureError: the file can't be read, or holds anything else.
     """
     serialization, ed25519 = _library()
-    found = []
+    keys = []
     for part in PEM.finditer(_read(path)):
         try:
             key = serialization.load_pem_public_key(part[0])
@@ -99,13 +100,13 @@ def public_keys(path: Path) -> list[Any]:
             raise SignatureError(f"{path}: no public key ({error})") from None
         if not isinstance(key, ed25519.Ed25519PublicKey):
             raise SignatureError(f"{path}: no Ed25519 key")
-        found.append(key)
-    if not found:
+        keys.append(key)
+    if not keys:
         raise SignatureError(f"{path}: no public key")
-    return found
+    return keys
 
 
-def _signed(text: bytes, signature: bytes, key: Any) -> bool:
+def _is_signed(text: bytes, signature: bytes, key: Any) -> bool:
     from cryptography.exceptions import InvalidSignature
 
     try:

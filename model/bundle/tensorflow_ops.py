@@ -1,13 +1,13 @@
-"""What a bundle's SavedModel may do: compute, read its own weights, nothing else.
+"""Check that a SavedModel only computes and reads its own weights.
 
-TensorFlow's operators can read and write files, run Python, and open sockets; a graph
-is a program. These here can't: they are what the project's exports hold, over all
-cells, layers, directions and tasks, and those of older exports. What they are
-connected to is not looked at, so a graph may still compute without end.
+A TensorFlow graph is a program: its operators can read and write files, run Python and
+open sockets. The allowlist holds the operators of this project's exports, past and
+present: all cells, layers, directions and tasks. How they are connected is not checked,
+so a graph may still compute for ever.
 
-The operators that save and restore weights are in every SavedModel, and TensorFlow
-Serving restores by them. They stay where only a saver gets: nothing that answers a
-request may lead to them, nor anything that `tf.saved_model.load` makes callable.
+Every SavedModel has operators that save and restore weights; TensorFlow Serving
+restores with them. They may only be reachable from the saver: neither from a signature
+nor from any function that `tf.saved_model.load` makes callable.
 """
 
 from collections.abc import Iterable, Iterator
@@ -15,7 +15,7 @@ from typing import Any
 
 from model.bundle import protobuf_subset
 
-# In the functions that a signature calls, and in those that these call.
+# In the functions that a signature calls, directly or not.
 COMPUTING = frozenset(
     {
         # numbers and shapes
@@ -34,15 +34,15 @@ COMPUTING = frozenset(
         "TensorListStack",
     }
 )
-# Around the functions: what names the weights and gives a signature its inputs.
+# Outside of functions: the weights' handles and the signatures' inputs.
 OUTSIDE = frozenset(
     {
         *("Const", "NoOp", "Placeholder", "ReadVariableOp", "VarHandleOp"),
         "StatefulPartitionedCall",
     }
 )
-# Of a saver alone. Restoring may not write a file, and a served function not change
-# its weights.
+# In the saver's functions only. Restoring may not write a file, and a served function
+# may not change its weights.
 RESTORING = frozenset({"AssignVariableOp", "RestoreV2"})
 SAVING = frozenset(
     {
@@ -50,8 +50,8 @@ SAVING = frozenset(
         *("ShardedFilename", "StaticRegexFullMatch", "StringJoin"),
     }
 )
-# Attributes whose meaning is TensorFlow's own. Others may choose another function than
-# the one that a node names (`api_implements`), so they are refused.
+# Internal attributes of TensorFlow. Others are refused, since they may select another
+# function than the one that a node names (`api_implements`).
 PRIVATE = frozenset(
     {
         *("_collective_manager_ids", "_has_manual_control_dependencies"),
@@ -64,7 +64,7 @@ OBJECTS = frozenset({"user_object", "variable", "bare_concrete_function"})
 USER_OBJECTS = frozenset(
     {"_generic_user_object", "signature_map", "trackable_list_wrapper"}
 )
-NUMBERS = frozenset({1, 9})  # float32; int64, of an unused seed
+NUMBERS = frozenset({1, 9})  # dtypes of weights: float32; int64 for an unused seed
 MAIN_OP = "saved_model_main_op"
 
 
@@ -75,7 +75,7 @@ def check(data: bytes) -> None:
         data: `saved_model.pb`.
 
     Raises:
-        ValueError: says what it holds that it may not; an operator by its name.
+        ValueError: names the forbidden operator or feature.
     """
     graphs = protobuf_subset.saved_model(data).meta_graphs
     if len(graphs) != 1:
@@ -119,10 +119,10 @@ def check(data: bytes) -> None:
 
 
 def _restorers(graph: Any, restoring: str) -> set[str]:
-    """The functions that the saver restores by, from the file that it is given."""
+    """Return the functions that restore weights from the file named by the caller."""
     nodes = [node for node in graph.graph.node if node.name == restoring]
-    given = [_node(graph.saver.filename)]
-    if any([_node(name) for name in node.input[:1]] != given for node in nodes):
+    filename = [_node(graph.saver.filename)]
+    if any([_node(name) for name in node.input[:1]] != filename for node in nodes):
         raise ValueError("restores from a file of its choice")
     return set(_called(nodes))
 
@@ -138,8 +138,8 @@ def _check_node(node: Any, allowed: frozenset[str], place: str) -> None:
 
 
 def _check_value(value: Any, place: str) -> None:
-    """Neither a function that the caller chooses, nor a tensor that is a program or
-    the handle of something that is not its own."""
+    """Refuse functions that the caller chooses, and tensors that hold programs or handles
+    of foreign resources."""
     kind = value.WhichOneof("value")
     if kind == "placeholder":
         raise ValueError(f"a function in {place} is left to the caller")
@@ -161,8 +161,10 @@ def _functions_of(value: Any, kind: str | None) -> Iterable[Any]:
 
 
 def _check_objects(graph: Any) -> None:
-    """What `tf.saved_model.load` makes of it: variables and functions, and nothing
-    that it calls by itself (resources, tables, restore functions, assets)."""
+    """Allow only variables and functions as objects that `tf.saved_model.load` creates.
+
+    It would run the code of others (resources, tables, restore functions, assets).
+    """
     if not graph.HasField("objects") or not graph.objects.nodes:
         raise ValueError("was written by TensorFlow 1")
     if graph.assets:
@@ -181,7 +183,7 @@ def _check_objects(graph: Any) -> None:
 
 
 def _check_names(graph: Any, saver: set[str]) -> None:
-    """Signatures and the operator that begins lead to nothing of the saver's."""
+    """Refuse signatures and start-up operators that lead to the saver."""
     named = []
     for entry in graph.collections:
         if entry.key != MAIN_OP or entry.value.WhichOneof("kind") != "nodes":
@@ -233,17 +235,17 @@ def _functions(value: Any) -> Iterator[str]:
 
 
 def _reach(begin: Iterable[str], calls: dict[str, set[str]]) -> set[str]:
-    """The functions that are called from some, directly or not."""
+    """Return the functions that are reachable from `begin`."""
     seen: set[str] = set()
-    waiting = list(begin)
-    while waiting:
-        name = waiting.pop()
+    pending = list(begin)
+    while pending:
+        name = pending.pop()
         if name in calls and name not in seen:
             seen.add(name)
-            waiting += calls[name]
+            pending += calls[name]
     return seen
 
 
 def _node(name: str) -> str:
-    """The node of a tensor or of a control input."""
+    """Return the name of the node that a tensor or a control input comes from."""
     return name.removeprefix("^").partition(":")[0]

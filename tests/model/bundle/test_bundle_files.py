@@ -151,7 +151,7 @@ class TestFiles:
         ("place", "most"),
         [
             pytest.param(bundle.MARKER, bundle.MAX_MARKER, id="marker"),
-            pytest.param(bundle.SIGNATURE, signature.MOST, id="signature"),
+            pytest.param(bundle.SIGNATURE, signature.MAX_BYTES, id="signature"),
             pytest.param(CARD, bundle.MAX_BYTES, id="any"),
         ],
     )
@@ -296,7 +296,7 @@ def empty(arrays):
 def declared(data, size):
     """The archive's directory says that all members have that size."""
     made, at = bytearray(data), 0
-    while (at := made.find(golden.ENTRY, at)) >= 0:
+    while (at := made.find(golden.DIRECTORY_ENTRY, at)) >= 0:
         made[at + 24 : at + 28] = size.to_bytes(4, "little")
         at += 1
     return bytes(made)
@@ -343,7 +343,7 @@ WRONG = {
     ),
     "header": (large_header, "state.npy: is not as long as its shape says"),
     "members": (many_members, "64 members"),
-    "packed": (packed_otherwise, "another way"),
+    "packed": (packed_otherwise, "not compressed as NumPy"),
     "text": (lambda p: save(p, state=np.array([["a"], ["b"]])), "not numbers"),
     "no-rows": (lambda p: save(p, empty), "fit"),
     "rows": (lambda p: save(p, lengths=np.ones(3, I32)), "fit"),

@@ -502,7 +502,7 @@ def test_files(copy, name):
     look for some of them."""
     (copy / name).parent.mkdir(exist_ok=True)
     (copy / name).write_bytes(b"")
-    assert refusal(seal(copy)) == f"{copy / name}: no bundle has such a file"
+    assert refusal(seal(copy)) == f"{copy / name}: a bundle has no such file"
 
 
 # --- ONNX ------------------------------------------------------------------------

@@ -136,8 +136,8 @@ class TestTrain:
 
         places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
         with monkeypatch.context() as patch:
-            patch.setattr(progress.Bars, "batch_ends", stop)
-            patch.setattr(progress.Bars, "epoch_begins", begins)
+            patch.setattr(progress.ProgressBars, "on_batch_end", stop)
+            patch.setattr(progress.ProgressBars, "on_epoch_begin", begins)
             result = run("train", file, "--name", "x", *TINY, *places, code=130)
         assert "epoch 1" in result.stderr
         assert "--resume" in result.stderr
