@@ -84,6 +84,6 @@ def test_without_tensorflow(tmp_path):
         "inspect 0 ",
         "datasets 0 ",
         "keygen 0 ",
-        "train 2 error: onnx is not installed. TensorFlow and what else training needs are"
+        "train 2 error: keras is not installed. TensorFlow and what else training needs are"
         " in the extra `train`: pip install 'unrolled[train]'",
     ]
