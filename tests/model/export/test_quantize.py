@@ -246,7 +246,11 @@ class TestRefusals:
         ("bound", "value", "told"),
         [
             ("MAX_ERROR", -100.0, "percentage points of error more"),
-            ("MAX_CALIBRATION", -100.0, "percentage points of expected calibration error (ECE) more"),
+            (
+                "MAX_CALIBRATION",
+                -100.0,
+                "percentage points of expected calibration error (ECE) more",
+            ),
             ("MAX_CHANGE", 0.0, "change of a probability by batch neighbours"),
         ],
     )
