@@ -120,7 +120,7 @@ class TestOdd:
         """In the place of the labels."""
         make(copy.parent / repository.LABELS)
         with pytest.raises(BundleError, match="is not a regular file") as caught:
-            within(lambda: repository.labels(copy.parent))
+            within(lambda: repository.read_labels(copy.parent))
         assert str(copy.parent / repository.LABELS) in str(caught.value)
 
 
@@ -175,11 +175,11 @@ class TestFiles:
         """So are labels over their limit, and at it they are read."""
         path = copy.parent / repository.LABELS
         text = json.dumps({"stable": 1})
-        path.write_text(text + " " * (repository.MOST_BYTES - len(text)))
-        assert repository.labels(copy.parent) == {"stable": 1}
+        path.write_text(text + " " * (repository.MAX_LABELS_BYTES - len(text)))
+        assert repository.read_labels(copy.parent) == {"stable": 1}
         path.write_text(path.read_text() + " ")
         with pytest.raises(BundleError, match="is larger than 65,536 bytes"):
-            repository.labels(copy.parent)
+            repository.read_labels(copy.parent)
 
 
 # --- folders ---------------------------------------------------------------------
@@ -260,8 +260,8 @@ class TestFolders:
         told = LoadErrors()
         with pytest.raises(BundleError) as caught:
             bundle.read(copy)
-        told.tell("vowels", copy, str(caught.value))
-        (reason,) = told.of("vowels")
+        told.set("vowels", copy, str(caught.value))
+        (reason,) = told.of_folder("vowels")
         assert reason.startswith(f"{marker}: xxx")
         assert len(reason) == 1000
 
@@ -575,7 +575,7 @@ class TestUnreadable:
             "from service.registry import folder\n"
             "for shelf in folder.scan(Path(sys.argv[1])):\n"
             "    stamps = [folder.stamp(p) for p in shelf.versions.values()]\n"
-            "    print(shelf.name, *shelf.versions, shelf.hidden)\n"
+            "    print(shelf.name, *shelf.versions, shelf.unreadable)\n"
         )
         command = [sys.executable, "-c", script, str(shared / "root")]
         options = {"cwd": ROOT, "capture_output": True, "text": True, **other_user()}
@@ -596,7 +596,7 @@ class TestUnreadable:
     def test_labels_stay(self, copy):
         """Labels of a name that can't be listed are told as broken: those from before
         stay."""
-        hidden = repository.VersionFolder("vowels", {0: copy}, hidden=True)
+        hidden = repository.VersionFolder("vowels", {0: copy}, unreadable=True)
         assert hidden.folder == copy
         assert repository.VersionFolder("vowels", {0: copy}).folder is None
 
