@@ -29,7 +29,9 @@ class FairSlots(Generic[S]):
         self._waiting: FairQueue[tuple[asyncio.Future[S], CallerId, int]] = FairQueue(
             QUANTUM
         )
-        self._held: dict[S, tuple[CallerId, int, float]] = {}  # with cost, start time
+        self._acquired: dict[
+            S, tuple[CallerId, int, float]
+        ] = {}  # with cost, start time
         self._by_owner: Counter[str] = Counter()  # held slots
 
     async def acquire(self, caller: CallerId, cost: int) -> S:
@@ -50,7 +52,7 @@ class FairSlots(Generic[S]):
 
     def release(self, slot: S) -> None:
         """Free a slot, for the next caller."""
-        caller, cost, start = self._held.pop(slot)
+        caller, cost, start = self._acquired.pop(slot)
         self._by_owner[caller[0]] -= 1
         actual_cost = int(BYTES_PER_SECOND * (time.monotonic() - start))
         self._waiting.refund(caller, cost - actual_cost)
@@ -72,6 +74,6 @@ class FairSlots(Generic[S]):
                 self._waiting.refund(caller, cost)
                 continue
             slot = self._free.pop()
-            self._held[slot] = caller, cost, time.monotonic()
+            self._acquired[slot] = caller, cost, time.monotonic()
             self._by_owner[caller[0]] += 1
             future.set_result(slot)

@@ -1,4 +1,4 @@
-"""CPU quotas and thread priorities. Memory limits: `worker/test_trial.py`."""
+"""CPU quotas and thread priorities. Memory limits: `worker/test_loading.py`."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""Workers over engines of ours, on the event loop of a test."""
+"""A worker pool with fake engines, on the event loop of a test."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -20,77 +20,79 @@ from tests.support.scheduler import (
 from tests.support.servers import SECONDS, value
 
 
-async def until(true, what):
-    """Return as soon as `true()`; fail after a while."""
+async def wait_until(true, what):
+    """Return as soon as `true()`; fail after `SECONDS`."""
     async with asyncio.timeout(SECONDS):
         while not true():
             await asyncio.sleep(0.002)
     assert true(), what
 
 
-async def sent():
-    """Return when what was said to the workers is on its way."""
-    for _ in range(10):  # turns of the loop, which may gather it
+async def flush():
+    """Wait until messages to workers are sent."""
+    for _ in range(10):  # iterations of the event loop, which may collect messages
         await asyncio.sleep(0)
 
 
-class Stage:
-    """A pool with one model, and its engines: one a worker."""
+class PoolHarness:
+    """A pool that serves one model, and its engines: one for each worker.
+
+    Sequences are given as (length, first value).
+    """
 
     def __init__(self, pool, admission, metrics, engines, task):
         self.pool, self.admission, self.metrics = pool, admission, metrics
         self.engines, self.task = engines, task
 
     def submit(self, *sequences):
-        """Sequences given as (length, first value); the request."""
-        return self.admission.submit([frames(*one) for one in sequences])
+        """Submit a request with these sequences."""
+        return self.admission.submit([frames(*sequence) for sequence in sequences])
 
-    def go_on(self, *parts, return_state=True):
-        """Parts of sequences given as (steps, first value, steps before); the
-        request."""
-        given, states = [], []
+    def resume(self, *parts, return_state=True):
+        """Submit a request with parts of sequences, given as (steps, first value, steps
+        before)."""
+        sequences, states = [], []
         for steps, first, start in parts:
-            given.append(frames(start + steps, first)[start:])
+            sequences.append(frames(start + steps, first)[start:])
             states.append(state_of(start, first).tobytes() if start else b"")
-        return self.admission.submit(given, states, return_state=return_state)
+        return self.admission.submit(sequences, states, return_state=return_state)
 
     async def assert_right(self, request, *sequences):
-        """The request's answers are those of these sequences, in this order."""
+        """Assert that a request has the answers of these sequences, in order."""
         parts = [(length, first, 0) for length, first in sequences]
         await self.assert_parts_right(request, *parts)
 
     async def assert_parts_right(self, request, *parts, return_state=False):
-        """So are those of parts; and so are their new states, if they are kept."""
+        """The same for parts of sequences and, if requested, their new states."""
         async with asyncio.timeout(SECONDS):
             answers = await request.future
         for answer, (steps, first, start) in zip(answers, parts, strict=True):
             assert_belongs(answer, start + steps, first, self.task, start)
         for state, (steps, first, start) in zip(request.states, parts, strict=True):
-            expected = state_of(start + steps, first).tobytes() if return_state else b""
-            assert state == expected
+            new_state = state_of(start + steps, first).tobytes()
+            assert state == (new_state if return_state else b"")
 
     async def assert_fails(self, request):
-        """It fails as our mistake, with nothing of the cause in what is told."""
+        """Assert that a request fails with a 500 that does not disclose the cause."""
         async with asyncio.timeout(SECONDS):
-            error = await asyncio.gather(request.future, return_exceptions=True)
-        assert isinstance(error[0], errors.InternalError)
-        assert "poison" not in error[0].detail
-        assert error[0].__cause__ is not None
+            (error,) = await asyncio.gather(request.future, return_exceptions=True)
+        assert isinstance(error, errors.InternalError)
+        assert "poison" not in error.detail
+        assert error.__cause__ is not None
 
     async def block(self):
-        """Occupy every worker, with a step each, until `release`."""
+        """Occupy every worker with a request of one step, until `release`."""
         self.close_gates()
         before, requests = len(self.calls), []
         for number in range(len(self.engines)):
             requests.append(self.submit((1, -1.0 - number)))
-            await until(
-                lambda: len(self.calls) == before + len(requests),
-                "it is occupied",
+            await wait_until(
+                lambda: len(self.calls) == before + len(requests), "it is occupied"
             )
         return requests
 
     async def release(self, requests):
-        """Let the engines run, and see the answers of what occupied them."""
+        """Let the engines run, and await the answers of the blocking requests."""
         self.open_gates()
         for number, request in enumerate(requests):
             await self.assert_right(request, (1, -1.0 - number))
@@ -100,7 +102,7 @@ class Stage:
 
     @property
     def calls(self):
-        """What the engines have computed since they were loaded."""
+        """All engine calls since the model was loaded."""
         return [call for engine in self.engines for call in self.calls_of(engine)]
 
     def close_gates(self):
@@ -120,37 +122,37 @@ class Stage:
         return value(text, f"unrolled_{name}", model="made", **labels)
 
     async def settled(self):
-        """Every step that was admitted has been computed, or will not be."""
-        await until(lambda: self.value("waiting_steps") == 0, "nothing waits")
+        """Wait until no admitted steps are pending."""
+        await wait_until(lambda: self.value("waiting_steps") == 0, "nothing waits")
 
 
 @asynccontextmanager
-async def stage(folder, task="classify", kind="lanes", *, workers=1, **limits):
-    """A pool of workers that are threads of this process, until the block ends."""
+async def running_pool(folder, task="classify", kind="lanes", *, workers=1, **limits):
+    """A pool whose workers are threads of this process."""
     engines = []
 
-    def make(found, settings):
+    def make(bundle, settings):
         engines.append(FakeEngine(task))
         return engines[-1]
 
     limits = {"max_steps": 1000, "queue_steps": 100_000, "workers": workers} | limits
     settings, metrics = Settings(**limits), Metrics()
-    pool = Pool(settings, metrics, spawn.thread({"given": make}))
+    pool = Pool(settings, metrics, spawn.thread({"fake": make}))
     pool.start()
     try:
         await pool.attach()
-        where = str(write_bundle(folder / "made", task, kind))
-        await asyncio.to_thread(pool.load, 0, where)
+        bundle = write_bundle(folder / "made", task, kind)
+        await asyncio.to_thread(pool.load, 0, str(bundle))
         for engine in engines:
             engine.loading = len(engine.calls)
         metadata = metadata_of(task, kind)
         admission = Admission(pool, 0, metadata, settings, metrics)
-        made = Stage(pool, admission, metrics, engines, task)
-        yield made
-        made.open_gates()
-        await made.settled()
+        harness = PoolHarness(pool, admission, metrics, engines, task)
+        yield harness
+        harness.open_gates()
+        await harness.settled()
     finally:
         for engine in engines:
             engine.gate.set()
         await asyncio.to_thread(pool.close)
-        await asyncio.sleep(0)  # the loop hears of it
+        await asyncio.sleep(0)  # the loop notices the end

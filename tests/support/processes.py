@@ -1,4 +1,4 @@
-"""The commands as processes, and who descends from them."""
+"""Runs the commands as processes, and finds their child processes."""
 
 import contextlib
 import json
@@ -17,12 +17,13 @@ from tests.support.servers import ROOT, SECONDS, wait
 
 
 def environment(**variables):
-    given = {"PYTHONUNBUFFERED": "1", "UNROLLED_DRAIN_SECONDS": "0"}
-    return os.environ | given | variables
+    """The environment of a command: this process's, and these variables."""
+    defaults = {"PYTHONUNBUFFERED": "1", "UNROLLED_DRAIN_SECONDS": "0"}
+    return os.environ | defaults | variables
 
 
 def run(*arguments, timeout=SECONDS, **variables):
-    """A command as a process, to its end."""
+    """Run a command as a process, to its end."""
     return subprocess.run(
         [sys.executable, "-m", "service", *arguments],
         cwd=ROOT,
@@ -50,7 +51,7 @@ class Started:
         return [json.loads(line) for line in self.output.read_text().splitlines()]
 
     def answers(self, path):
-        """Whether it answers there that all is well; fails where it has ended."""
+        """Return whether a GET succeeds; fail if the process has ended."""
         assert self.process.poll() is None, self.output.read_text()
         try:
             return httpx.get(self.url + path, timeout=5).is_success
@@ -60,7 +61,7 @@ class Started:
 
 @contextmanager
 def serving(folder, *flags, port=None, **variables):
-    """`python -m service serve` as a process that lives, until the block ends."""
+    """Run `python -m service serve` as a process, until the block ends."""
     port, output = port or free_port(), folder / "log"
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
     with output.open("w") as file:
@@ -72,16 +73,16 @@ def serving(folder, *flags, port=None, **variables):
             stderr=subprocess.STDOUT,
         )
     try:
-        made = Started(process, f"http://127.0.0.1:{port}", output)
-        wait(lambda: made.answers("/livez"), "it lives")
-        yield made
+        started = Started(process, f"http://127.0.0.1:{port}", output)
+        wait(lambda: started.answers("/livez"), "it lives")
+        yield started
     finally:
         process.kill()
         process.wait(SECONDS)
 
 
 def processes():
-    """The parent of every process that runs, by its number."""
+    """Return the parent of every running process, by process id."""
     parents = {}
     for stat in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -94,16 +95,16 @@ def processes():
 
 
 def family(process):
-    """A process and all that descend from it."""
-    parents, found = processes(), {process.pid}
-    while more := {one for one, parent in parents.items() if parent in found} - found:
-        found |= more
-    return found
+    """Return the ids of a process and its descendants."""
+    parents, pids = processes(), {process.pid}
+    while new := {pid for pid, parent in parents.items() if parent in pids} - pids:
+        pids |= new
+    return pids
 
 
 @contextmanager
 def standing_still(process):
-    """All that descends from a process stands still, until the block ends."""
+    """Suspend all descendants of a process, until the block ends."""
     others = family(process) - {process.pid}
     try:
         for number in others:

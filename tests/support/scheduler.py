@@ -1,5 +1,5 @@
-"""A scheduler over an engine whose answers tell which steps it was given, and in what
-order."""
+"""A scheduler with a fake engine, whose answers show which steps it computed, and in
+what order."""
 
 import threading
 from dataclasses import dataclass
@@ -22,7 +22,7 @@ CLASSES = ("steps", "first", "sum")
 
 
 def frames(length, first):
-    """A sequence whose values tell which one it is, and all steps apart."""
+    """A sequence whose values identify it and each of its steps."""
     values = 1 + (7 * first + 31 * np.arange(length)) % 251
     values[0] = first
     return values.astype(np.float32)[:, None]
@@ -38,20 +38,21 @@ def expected(length, first):
 
 
 def assert_belongs(answer, length, first, task="classify", start=0):
-    """The answer is that of the sequence: of all its steps from `start` on, in order,
-    and no other."""
+    """Assert that an answer is that of the sequence: of its steps from `start` on, in
+    order, and of no others."""
     rows = expected(length, first)
     np.testing.assert_array_equal(answer, rows[start:] if task == "label" else rows[-1])
 
 
 def state_of(length, first):
-    """The engine's state after a sequence; of no steps: that in which it begins."""
+    """The engine's state after a sequence; of no steps: the initial state."""
     rows = expected(length, first)[-1:] if length else np.zeros((1, SIZE))
     return rows[0].astype(np.float32)
 
 
 def metadata_of(task, kind):
-    """A network that is stepped in lanes, or whole, as the engine answers."""
+    """The metadata of a network with a carried state (lanes), or of one that reads
+    whole sequences."""
     return make_metadata(
         task,
         classes=CLASSES,
@@ -63,11 +64,11 @@ def metadata_of(task, kind):
 
 @dataclass(frozen=True)
 class Call:
-    """What the engine was given."""
+    """The arguments of an engine call."""
 
     frames: np.ndarray
     lengths: list[int]
-    starts: list[int]  # steps that each row was on beforehand
+    starts: list[int]  # steps of each row that were computed before
     firsts: list[float]  # the first value of each row's sequence
 
     @property
@@ -76,14 +77,14 @@ class Call:
 
 
 class FakeEngine:
-    """Answers each row with its steps so far, its sequence's first value, and a sum
-    in which every value counts by its place.
+    """Answers each row with its steps so far, its sequence's first value, and the sum
+    of all values weighted by their places.
 
-    Rows that are mixed up, a chunk that is lost, taken twice or out of order, and a
-    state that is used again all show in the last answer; what breaks the promises of
-    `Engine.step` is noted in `faults`. `closed()` holds every call until `gate.set()`;
-    `hook(call, answer)` runs in each call and may raise, or return probabilities in
-    place of the right ones; `spoil(call, after)` may change the new states.
+    Rows that are mixed up, steps that are lost, repeated or out of order, and states
+    that are used twice all show in the last answer. Calls that break the contract of
+    `Engine.step` are noted in `faults`. After `closed()`, calls block until
+    `gate.set()`. `hook(call, answer)` runs in each call; it may raise, or return other
+    probabilities. `spoil(call, new_state)` may change the new states.
     """
 
     name = "fake"
@@ -96,7 +97,7 @@ class FakeEngine:
         self.gate = threading.Event()
         self.gate.set()
         self.hook = lambda call, answer: None
-        self.spoil = lambda call, after: None
+        self.spoil = lambda call, new_state: None
 
     def closed(self) -> "FakeEngine":
         self.gate.clear()
@@ -119,28 +120,31 @@ class FakeEngine:
         rows = np.stack([places, firsts, totals % MODULUS], 2).astype(np.float32)
         last = rows[np.arange(len(lengths)), lengths - 1]
         answer = rows if self.task == "label" else last
-        special = self.hook(call, answer.copy())
-        after = last.copy() if state.size else state
-        self.spoil(call, after)
-        return (answer if special is None else special), after
+        replacement = self.hook(call, answer.copy())
+        new_state = last.copy() if state.size else state
+        self.spoil(call, new_state)
+        return (answer if replacement is None else replacement), new_state
 
     def _check(self, frames, lengths, state, starts):
-        kinds = (frames.dtype, lengths.dtype, state.dtype)
-        if kinds != (np.float32, np.int32, np.float32):
-            self.faults.append(f"of other kinds: {kinds}")
+        dtypes = (frames.dtype, lengths.dtype, state.dtype)
+        if dtypes != (np.float32, np.int32, np.float32):
+            self.faults.append(f"dtypes: {dtypes}")
         if not len(frames) == len(lengths) == len(state) > 0:
-            self.faults.append("other numbers of rows")
+            self.faults.append("numbers of rows differ")
         if lengths.min() < 1 or lengths.max() != frames.shape[1]:
             self.faults.append(f"{frames.shape[1]} steps for {lengths}")
         padding = np.arange(frames.shape[1]) >= lengths[:, None]
         if frames[padding].any():
-            self.faults.append("padding that is not zero")
+            self.faults.append("padding is not zero")
         if state[starts == 0].any():
-            self.faults.append("a sequence that begins in another's state")
+            self.faults.append("a new sequence begins in another's state")
 
 
-class Scene:
-    """A scheduler and its engine, and what became of each job."""
+class SchedulerHarness:
+    """A scheduler with its engine, and the results of all jobs.
+
+    Sequences are given as (length, first value).
+    """
 
     def __init__(self, engine=None, *, kind="lanes", cost=None, **limits):
         self.engine = engine or FakeEngine()
@@ -150,19 +154,19 @@ class Scene:
             self.engine, self.metadata, Settings(**limits), model=7, cost=cost
         )
         self.jobs: list[tuple[int, float]] = []  # by number: length, first value
-        self.starts: dict[int, int] = {}  # steps that were taken before, if any were
-        self.ticks: list[BatchReport] = []
-        self.told: dict[int, JobResult | JobFailure] = {}
+        self.starts: dict[int, int] = {}  # steps that a job's state begins after
+        self.reports: list[BatchReport] = []
+        self.results: dict[int, JobResult | JobFailure] = {}
 
-    def add(self, *sequences, **how):
-        """Sequences given as (length, first value); their numbers."""
-        for one in sequences:
-            self.scheduler.add(len(self.jobs), frames(*one), **how)
-            self.jobs.append(one)
+    def add(self, *sequences, **options):
+        """Add sequences, and return their numbers."""
+        for length, first in sequences:
+            self.scheduler.add(len(self.jobs), frames(length, first), **options)
+            self.jobs.append((length, first))
         return range(len(self.jobs) - len(sequences), len(self.jobs))
 
-    def go_on(self, steps, first, start=0, *, return_state=True):
-        """So many steps of a sequence of which `start` have been taken; the number."""
+    def resume(self, steps, first, start=0, *, return_state=True):
+        """Add the steps of a sequence behind the first `start`; return the number."""
         number = len(self.jobs)
         state = state_of(start, first) if start else None
         part = frames(start + steps, first)[start:]
@@ -171,67 +175,69 @@ class Scene:
         self.starts[number] = start
         return number
 
-    def tick(self):
-        """One tick; what it tells of jobs."""
-        ticked, *told = self.scheduler.run_batch()
-        assert isinstance(ticked, BatchReport)  # first: who has an answer does not wait
-        assert ticked.model == 7
-        assert ticked.rows or told, "it gets nowhere"
-        self.ticks.append(ticked)
-        for message in told:
-            assert message.number not in self.told, "it was told twice"
-            self.told[message.number] = message
-        return told
+    def run_batch(self):
+        """Run one batch, and return its results."""
+        report, *results = self.scheduler.run_batch()
+        assert isinstance(report, BatchReport)  # first: answered jobs do not wait
+        assert report.model == 7
+        assert report.rows or results, "no progress"
+        self.reports.append(report)
+        for result in results:
+            assert result.number not in self.results, "two results of a job"
+            self.results[result.number] = result
+        return results
 
-    def run(self, ticks=100_000):
-        """Tick until nothing is left to do."""
-        while self.scheduler.busy and ticks:
-            self.tick()
-            ticks -= 1
+    def run(self, batches=100_000):
+        """Run batches until all jobs are done."""
+        while self.scheduler.busy and batches:
+            self.run_batch()
+            batches -= 1
         return self
 
     def assert_right(self, *numbers):
-        """These jobs (else all) have been answered, and rightly."""
+        """Assert that these jobs (default: all) have the right answers."""
         label = self.metadata.task == "label"
         for number in numbers or range(len(self.jobs)):
-            told = self.told[number]
-            assert isinstance(told, JobResult)
-            assert 0 < told.started <= told.ended
-            answer = np.frombuffer(told.probabilities, np.float32)
+            result = self.results[number]
+            assert isinstance(result, JobResult)
+            assert 0 < result.started <= result.ended
+            answer = np.frombuffer(result.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if label else answer
             (steps, first), start = self.jobs[number], self.starts.get(number, 0)
             assert_belongs(answer, start + steps, first, self.metadata.task, start)
 
-    def assert_failed(self, number, **why):
-        """This job was told to have failed, and why."""
-        told = self.told[number]
-        assert isinstance(told, JobFailure)
-        assert told.reason
-        assert (told.extreme, told.dropped) == (
-            why.get("extreme", False),
-            why.get("dropped", False),
-        )
+    def assert_state(self, number):
+        """Assert that a job's new state is right."""
+        (steps, first), start = self.jobs[number], self.starts[number]
+        assert self.results[number].state == state_of(start + steps, first).tobytes()
 
-    def assert_counted(self):
-        """Nothing is left to do; every step that was taken on has been settled, and
-        the figures are those of the engine's calls that did not fail."""
+    def assert_failed(self, number, *, extreme=False, dropped=False):
+        """Assert that a job failed, for this reason."""
+        result = self.results[number]
+        assert isinstance(result, JobFailure)
+        assert result.reason
+        assert (result.extreme, result.dropped) == (extreme, dropped)
+
+    def assert_settled(self):
+        """Assert that all jobs have results and all their steps are settled."""
         assert not self.scheduler.busy
-        assert self.told.keys() == set(range(len(self.jobs)))
-        assert sum(t.settled for t in self.ticks) == sum(n for n, _ in self.jobs)
+        assert self.results.keys() == set(range(len(self.jobs)))
+        settled = sum(report.settled for report in self.reports)
+        assert settled == sum(length for length, _ in self.jobs)
         assert self.engine.faults == []
 
     def steps_of(self, first):
-        """The steps computed of a sequence."""
+        """The number of computed steps of a sequence."""
         return sum(
             length
             for call in self.engine.calls
-            for length, one in zip(call.lengths, call.firsts, strict=True)
-            if one == first
+            for length, value in zip(call.lengths, call.firsts, strict=True)
+            if value == first
         )
 
 
 def poisoned(values):
-    """A hook that raises where it meets the sequences with these first values."""
+    """A hook that raises at the sequences with these first values."""
 
     def hook(call, answer):
         if set(call.firsts) & set(values):
@@ -241,15 +247,15 @@ def poisoned(values):
 
 
 def write_bundle(folder, task="classify", kind="lanes"):
-    """A bundle for which the engine gives the golden answers, and nothing else can."""
+    """A bundle whose golden answers only `FakeEngine` gives."""
     lengths = np.array([1, 2, 5], np.int32)
-    given = np.zeros((3, 5, 1), np.float32)
-    for row, (place, length) in zip(given, enumerate(lengths), strict=True):
+    inputs = np.zeros((3, 5, 1), np.float32)
+    for row, (place, length) in zip(inputs, enumerate(lengths), strict=True):
         row[:length] = frames(int(length), float(place))
     metadata = metadata_of(task, kind)
     state = np.zeros((3, metadata.state_size), np.float32)
-    answers = FakeEngine(task).step(given, lengths, state)
+    answers = FakeEngine(task).step(inputs, lengths, state)
     (folder / bundle.EXTRA).mkdir(parents=True)
-    Golden(given, lengths, *answers).save(folder / bundle.GOLDEN)
+    Golden(inputs, lengths, *answers).save(folder / bundle.GOLDEN)
     bundle.seal(folder, metadata)
     return folder

@@ -11,7 +11,7 @@ from service.errors import InvalidRequest, Overloaded, TooManyStreams
 from service.registry.state_tokens import INITIAL_STATE, State
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support.pool import sent, until
+from tests.support.pool import flush, wait_until
 from tests.support.servers import SECONDS, value
 
 pytestmark = pytest.mark.anyio
@@ -131,7 +131,7 @@ class TestStates:
         await kept.assert_none(other)
         await kept.take(other, 5, start=True)
         future, task = kept.hold(one, "one")
-        await until(lambda: kept.entered, "it has its turn")
+        await wait_until(lambda: kept.entered, "it has its turn")
         assert await kept.take(other) == ("first", 5)
         future.set_result(1)
         await task
@@ -145,7 +145,7 @@ class TestOrder:
         the one before has ended."""
         held = [kept.hold("a", number, start=not number) for number in range(10)]
         for number, (future, task) in enumerate(held):
-            await sent()
+            await flush()
             assert kept.entered == list(range(number + 1))
             future.set_result(1)
             await task
@@ -177,10 +177,10 @@ class TestOrder:
         """One whose caller goes while it waits is left out; the others have their
         turns."""
         held = [kept.hold("a", number, start=not number) for number in range(4)]
-        await sent()
+        await flush()
         held[1][1].cancel()
         held[2][1].cancel()
-        await sent()
+        await flush()
         assert kept.entered == [0]
         held[0][0].set_result(1)
         held[3][0].set_result(1)
@@ -192,7 +192,7 @@ class TestOrder:
     async def test_all_are_cancelled(self, kept):
         """Where all go, the first of which was to begin it, nothing is left."""
         held = [kept.hold("a", number, start=not number) for number in range(3)]
-        await sent()
+        await flush()
         for _, task in held:
             task.cancel()
         await asyncio.gather(*(t for _, t in held), return_exceptions=True)
@@ -213,7 +213,7 @@ class TestFailures:
         state."""
         await kept.take("a", 3, start=True)
         future, task = kept.hold("a", "fails", end=True)
-        await sent()
+        await flush()
         fail(future, task)
         await asyncio.gather(task, return_exceptions=True)
         assert await kept.take("a", 4) == ("first", 3)
@@ -222,7 +222,7 @@ class TestFailures:
     async def test_start(self, kept, fail):
         """A start that fails leaves nothing, and takes no place."""
         future, task = kept.hold("a", "fails", start=True)
-        await sent()
+        await flush()
         fail(future, task)
         await asyncio.gather(task, return_exceptions=True)
         assert kept.count == 0
@@ -232,7 +232,7 @@ class TestFailures:
     async def test_start_before_others(self, kept, fail):
         """Those that wait behind such a start are told to START."""
         held = [kept.hold("a", number, start=not number) for number in range(3)]
-        await sent()
+        await flush()
         fail(*held[0])
         told = await asyncio.gather(*(t for _, t in held), return_exceptions=True)
         assert [type(one) for one in told[1:]] == [InvalidRequest] * 2
@@ -243,7 +243,7 @@ class TestFailures:
         it goes on, with its model."""
         await kept.take("a", 3, start=True)
         future, task = kept.hold("a", "fails", model="second", start=True)
-        await sent()
+        await flush()
         fail(future, task)
         await asyncio.gather(task, return_exceptions=True)
         assert await kept.take("a", model="second") == ("first", 3)
@@ -275,7 +275,7 @@ class TestLimits:
         """Only so many requests of one id may wait: one more is asked to come again
         and changes nothing, while other ids are served."""
         held = [kept.hold("a", n, start=not n) for n in range(MAX_WAITING)]
-        await sent()
+        await flush()
         for start in (False, True):
             with pytest.raises(Overloaded) as caught:
                 await kept.take("a", start=start)
@@ -294,17 +294,17 @@ class TestLimits:
         kept = Kept(stream_idle_seconds=0.05, max_streams=2)
         await kept.take("a", start=True)
         future, task = kept.hold("b", "long", start=True)
-        await until(lambda: kept.entered, "the other has its turn")
-        await until(lambda: kept.count == 1, "the idle one is forgotten")
+        await wait_until(lambda: kept.entered, "the other has its turn")
+        await wait_until(lambda: kept.count == 1, "the idle one is forgotten")
         await kept.assert_none("a")
         await asyncio.sleep(0.1)
         assert kept.count == 1
         future.set_result(2)
         await task
         assert await kept.take("b") == ("first", 2)
-        await until(lambda: kept.count == 0, "so is the other, afterwards")
+        await wait_until(lambda: kept.count == 0, "so is the other, afterwards")
         await kept.take("c", start=True)  # the looks begin again
-        await until(lambda: kept.count == 0, "and one that came later")
+        await wait_until(lambda: kept.count == 0, "and one that came later")
 
     async def test_gauge(self, kept):
         """The metrics tell how many are kept."""

@@ -14,7 +14,7 @@ from service.callers.memory_budget import MemoryBudget
 from service.http import transport as module
 from service.http.transport import CoalescingTransport, LingeringTransport
 from service.telemetry.metrics import Metrics
-from tests.support.pool import until
+from tests.support.pool import wait_until
 from tests.support.servers import SECONDS
 
 ACCOUNT = MemoryBudget(2**30, Metrics()).account()
@@ -206,7 +206,7 @@ class TestCutOff:
             await asyncio.sleep(0)
             assert plain.get_write_buffer_size() > 0
             transport.close()
-            await until(lambda: lost, "it is gone")
+            await wait_until(lambda: lost, "it is gone")
             assert transport.get_write_buffer_size() == 0
 
         with theirs:
@@ -230,7 +230,7 @@ class TestCutOff:
             size = 0
             while data := await made.sock_recv(theirs, 2**16):
                 size += len(data)
-            await until(lambda: plain.get_write_buffer_size() == 0, "it is gone")
+            await wait_until(lambda: plain.get_write_buffer_size() == 0, "it is gone")
             return size
 
         with theirs:
@@ -253,7 +253,7 @@ class TestCutOff:
             plain, _ = await made.create_connection(Protocol, sock=ours)
             transport = kind(plain, ACCOUNT)
             theirs.close()
-            await until(lambda: lost, "it is gone")
+            await wait_until(lambda: lost, "it is gone")
             transport.close()
             transport.close()
             await turns(10)

@@ -10,7 +10,7 @@ import pytest
 from service import errors
 from service.worker import cost, scheduler
 from service.worker.cost import Cost
-from tests.support.pool import sent, stage, until
+from tests.support.pool import flush, running_pool, wait_until
 from tests.support.scheduler import KINDS, TASKS, poisoned
 from tests.support.servers import SECONDS
 
@@ -32,7 +32,9 @@ class TestAnswers:
         """Whatever is submitted by whomever: each answer belongs to its input, comes
         in the request's order, and is counted as what was computed."""
         limits = {"batch_rows": 8, "batch_steps": 300}
-        async with stage(tmp_path, task, kind, workers=workers, **limits) as made:
+        async with running_pool(
+            tmp_path, task, kind, workers=workers, **limits
+        ) as made:
             count = 0
 
             async def talk(number):
@@ -69,7 +71,7 @@ class TestAnswers:
         """Parts of sequences, some of which begin, each get the answer and the new
         state of their own sequence, in the request's order, whichever worker takes
         the part before and after."""
-        async with stage(tmp_path, task, workers=workers, batch_rows=4) as made:
+        async with running_pool(tmp_path, task, workers=workers, batch_rows=4) as made:
 
             async def talk(number):
                 rng = np.random.default_rng(number)
@@ -95,7 +97,7 @@ class TestAnswers:
 
     async def test_shared(self, tmp_path, workers):
         """Each sequence goes to the worker with the fewest steps to compute."""
-        async with stage(tmp_path, workers=workers) as made:
+        async with running_pool(tmp_path, workers=workers) as made:
             blocked = await made.block()
             lengths = np.random.default_rng(0).permutation(np.arange(2, 62) ** 2 // 5)
             asked = [(int(length), float(n)) for n, length in enumerate(lengths + 1)]
@@ -118,11 +120,11 @@ class TestAnswers:
     async def test_shared_again(self, tmp_path, workers):
         """What has been computed, or was dropped, counts for nothing any more: as
         many alike go to each worker."""
-        async with stage(tmp_path, workers=workers) as made:
+        async with running_pool(tmp_path, workers=workers) as made:
             await made.assert_right(made.submit((500, 1.0)), (500, 1.0))
             blocked = await made.block()
             made.submit((900, 2.0)).future.cancel()
-            await sent()
+            await flush()
             await made.release(blocked)
             await made.settled()
             asked = [(60, 10.0 + number) for number in range(2 * workers)]
@@ -135,7 +137,7 @@ class TestAnswers:
         """A caller that has its answer is not counted as waiting any more: with the
         queue's whole room in use, its next request is taken."""
         limits = {"max_steps": 10, "queue_steps": 10}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
             for number in range(50):
                 request = made.submit((10, float(number)))
                 await made.assert_right(request, (10, float(number)))
@@ -147,14 +149,14 @@ class TestCancel:
     async def test_before_it_runs(self, tmp_path, workers, seed):
         """A cancelled request never reaches an engine, and nobody else is hurt."""
         rng = np.random.default_rng(seed)
-        async with stage(tmp_path, workers=workers, batch_rows=4) as made:
+        async with running_pool(tmp_path, workers=workers, batch_rows=4) as made:
             blocked = await made.block()
             asked = [(int(n), float(i)) for i, n in enumerate(rng.integers(1, 20, 40))]
             requests = [made.submit(one) for one in asked]
             gone = set(rng.choice(40, 15, replace=False).tolist())
             for number in gone:
                 assert requests[number].future.cancel()
-            await sent()
+            await flush()
             await made.release(blocked)
             for number, request in enumerate(requests):
                 if number not in gone:
@@ -166,12 +168,12 @@ class TestCancel:
 
     async def test_part_of_a_request(self, tmp_path, workers):
         """The rest of a request that was begun is dropped when its caller goes."""
-        async with stage(tmp_path, workers=workers, batch_rows=1) as made:
+        async with running_pool(tmp_path, workers=workers, batch_rows=1) as made:
             made.close_gates()
             request = made.submit(*[(4, 1.0)] * 30)
-            await until(lambda: len(made.calls) == workers, "it has begun")
+            await wait_until(lambda: len(made.calls) == workers, "it has begun")
             request.future.cancel()
-            await sent()
+            await flush()
             made.open_gates()
             await made.settled()
             assert len(made.calls) == workers
@@ -180,10 +182,10 @@ class TestCancel:
     async def test_frees_the_queue(self, tmp_path, workers):
         """Work whose caller has gone makes room."""
         limits = {"max_steps": 100, "queue_steps": 100}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
             blocked = await made.block()
             made.submit((97, 1.0)).future.cancel()
-            await sent()
+            await flush()
             await made.release(blocked)
             await made.settled()
             await made.assert_right(made.submit((100, 5.0)), (100, 5.0))
@@ -194,7 +196,7 @@ class TestFaults:
     async def test_within_a_request(self, tmp_path, workers):
         """A sequence that the engine fails on fails the whole of its request, and no
         other."""
-        async with stage(tmp_path, workers=workers) as made:
+        async with running_pool(tmp_path, workers=workers) as made:
             blocked = await made.block()
             made.hook(poisoned([2]))
             bad = made.submit((6, 1.0), (6, 2.0), (6, 3.0))
@@ -205,7 +207,7 @@ class TestFaults:
 
     async def test_rest_is_dropped(self, tmp_path, workers):
         """Of a request that has failed the rest is not computed any further."""
-        async with stage(tmp_path, workers=workers, max_steps=50_000) as made:
+        async with running_pool(tmp_path, workers=workers, max_steps=50_000) as made:
 
             def hook(call, answer):
                 if 1.0 in call.firsts:
@@ -220,7 +222,7 @@ class TestFaults:
     async def test_extreme_numbers(self, tmp_path, workers):
         """Numbers so large that the network overflows are the caller's mistake, and
         the sequence is named."""
-        async with stage(tmp_path, workers=workers) as made:
+        async with running_pool(tmp_path, workers=workers) as made:
 
             def hook(call, answer):
                 answer[np.array(call.firsts) > 1e30] = np.nan
@@ -240,7 +242,7 @@ class TestQueue:
         """Past the limit a request is refused with the seconds to wait, and what was
         admitted is still answered."""
         limits = {"max_steps": 100, "queue_steps": 102}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
             blocked = await made.block()
             asked = [(33, 1.0), (33, 2.0), (102 - workers - 66, 3.0)]
             requests = [made.submit(one) for one in asked]
@@ -259,7 +261,7 @@ class TestQueue:
     async def test_all_or_none(self, tmp_path, workers):
         """A request that does not fit as a whole is not begun."""
         limits = {"max_steps": 100, "queue_steps": 100}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
             blocked = await made.block()
             with pytest.raises(errors.Overloaded):
                 made.submit(*[(10, 1.0)] * 10)
@@ -272,7 +274,7 @@ class TestQueue:
         """One request may be larger than the queue, if nothing else waits: else it
         could never be answered."""
         limits = {"max_steps": 100, "queue_steps": 100}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
             asked = [(100, float(number)) for number in range(5)]
             await made.assert_right(made.submit(*asked), *asked)
 
@@ -282,7 +284,7 @@ class TestQueue:
         clock = SimpleNamespace(perf_counter=lambda: now[0])
         monkeypatch.setattr(scheduler, "time", clock)
         limits = {"max_steps": 100, "queue_steps": 100}
-        async with stage(tmp_path, workers=workers, **limits) as made:
+        async with running_pool(tmp_path, workers=workers, **limits) as made:
 
             def hook(call, answer):
                 now[0] += 0.25

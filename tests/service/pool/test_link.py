@@ -16,7 +16,7 @@ from service.worker.protocol import (
     MessageDecoder,
     ToWorker,
 )
-from tests.support.pool import sent, until
+from tests.support.pool import flush, wait_until
 from tests.support.servers import SECONDS
 
 pytestmark = pytest.mark.anyio
@@ -56,7 +56,7 @@ async def worker():
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: link, sock=ours)
         yield Worker(link, theirs, told)
-    await until(lambda: lost, "the link hears of it")
+    await wait_until(lambda: lost, "the link hears of it")
 
 
 async def test_fair():
@@ -65,9 +65,9 @@ async def test_fair():
     async with worker() as made:
         for number in range(MANY):
             made.give(number, LARGE, 1)
-        await sent()
+        await flush()
         made.give(MANY, SMALL, 2)
-        await sent()
+        await flush()
         messages = await made.read(range(MANY + 1))
         numbers = [message.number for message in messages]
         assert numbers.index(MANY) < 3
@@ -82,11 +82,11 @@ async def test_cancelled():
     async with worker() as made:
         for number in range(MANY):
             made.give(number, LARGE, number % 2)
-        await sent()
+        await flush()
         gone = [0, 3, 4, 5, 8, 9]
         for number in gone:
             made.link.send(CancelJob(number))
-        await sent()
+        await flush()
         dropped = [one.number for one in made.told if isinstance(one, JobFailure)]
         messages = await made.read({*range(MANY)} - {*dropped})
     jobs = [one.number for one in messages if isinstance(one, Job)]
@@ -104,9 +104,9 @@ async def test_worker_is_gone():
     async with worker() as made:
         for number in range(MANY):
             made.give(number, LARGE, 1)
-        await sent()
+        await flush()
     made.give(MANY, SMALL, 1)
     made.link.send(CancelJob(1))
-    await sent()
+    await flush()
     assert made.told == []
     assert len(made.link.jobs) == MANY + 1

@@ -10,7 +10,7 @@ from service.pool.admission import Admission
 from service.pool.pool import CALL_STEPS, Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support.pool import sent, until
+from tests.support.pool import flush, wait_until
 from tests.support.scheduler import FakeEngine, frames, metadata_of, write_bundle
 from tests.support.servers import SECONDS
 
@@ -66,7 +66,7 @@ async def two(folder, workers):
         for engine in engines["whole"]:
             engine.gate.set()
         await asyncio.to_thread(made.close)
-        await sent()
+        await flush()
 
 
 async def test_other_models_go_on(tmp_path):
@@ -75,7 +75,7 @@ async def test_other_models_go_on(tmp_path):
     async with two(tmp_path, 3) as made:
         await made.answered(made.submit(STEPPED, 3))
         long = [made.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(9)]
-        await until(lambda: made.busy() == 2, "two workers are held up")
+        await wait_until(lambda: made.busy() == 2, "two workers are held up")
         for _ in range(6):
             some = [made.submit(STEPPED, 3, float(n)) for n in range(6)]
             await made.answered(*some)
@@ -91,7 +91,7 @@ async def test_all_workers_without_others(tmp_path, monkeypatch):
         await made.answered(made.submit(STEPPED, 3))
         monkeypatch.setattr(pool, "RECENT_SECONDS", 0.0)
         long = [made.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(4)]
-        await until(lambda: made.busy() == 2, "all are at work")
+        await wait_until(lambda: made.busy() == 2, "all are at work")
         for engine in made.engines:
             engine.gate.set()
         await made.answered(*long)
@@ -102,7 +102,7 @@ async def test_short_ones_go_round(tmp_path):
     async with two(tmp_path, 2) as made:
         await made.answered(made.submit(STEPPED, 3))
         long = made.submit(WHOLE, CALL_STEPS + 1)
-        await until(lambda: made.busy() == 1, "one is held up")
+        await wait_until(lambda: made.busy() == 1, "one is held up")
         (free,) = [one for one in made.engines if len(one.calls) == one.loading]
         free.gate.set()
         short = [made.submit(WHOLE, CALL_STEPS, float(n)) for n in range(4)]

@@ -23,7 +23,7 @@ from service.pool.spawn import WorkerDied, WorkerHandle
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.bundles import OnnxEngine, random_frames
-from tests.support.pool import sent, until
+from tests.support.pool import flush, wait_until
 from tests.support.servers import ROOT, SECONDS, running, value, wait
 
 DEADLY = 1e6  # a network that is given this takes its process down
@@ -98,7 +98,7 @@ async def pooled(start, metrics=None, **settings):
         yield made
     finally:
         await asyncio.to_thread(made.close)
-        await sent()
+        await flush()
         for process in start.processes:
             assert process.wait(SECONDS) is not None
 
@@ -161,7 +161,7 @@ class TestJobs:
             for frames, request in zip(asked, requests, strict=True):
                 if frames is not asked[2]:
                     await model.assert_right(request, frames)
-            await until(lambda: made.size == 2, "others take their places")
+            await wait_until(lambda: made.size == 2, "others take their places")
             assert made.alive
             assert len(start.processes) == 4  # once among others, once alone
             for _ in range(6):
@@ -180,7 +180,7 @@ class TestJobs:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             for process in start.processes:
                 process.kill()
-            await until(lambda: not made.size, "none is left")
+            await wait_until(lambda: not made.size, "none is left")
             assert made.alive
             frames = random_frames(np.random.default_rng(0), 20)
             await model.assert_right(model.admission.submit([frames]), frames)
@@ -199,7 +199,7 @@ class TestJobs:
                 await model.assert_right(request, frames)
             with pytest.raises(errors.InternalError):
                 await hanging.future
-            await until(lambda: made.size == 2, "others take their places")
+            await wait_until(lambda: made.size == 2, "others take their places")
             assert caplog.messages.count("a worker hangs") == 2
             text = metrics.text().decode()
             assert value(text, "unrolled_waiting_steps", model="walks") == 0
@@ -223,15 +223,15 @@ class TestJobs:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             frames = random_frames(np.random.default_rng(0), 5000)
             stays, goes = (model.admission.submit([frames]) for _ in range(2))
-            await sent()
+            await flush()
             for process in start.processes:
                 process.kill()
-            await until(lambda: not made.size, "none is left")
+            await wait_until(lambda: not made.size, "none is left")
             goes.future.cancel()
-            await sent()
+            await flush()
             start.goes_on.set()
             await model.assert_right(stays, frames)
-            await until(lambda: made.size == 2, "others take their places")
+            await wait_until(lambda: made.size == 2, "others take their places")
             text = metrics.text().decode()
             assert value(text, "unrolled_waiting_steps", model="walks") == 0
 
@@ -245,7 +245,7 @@ class TestJobs:
                 request = model.admission.submit([deadly()])
                 with pytest.raises(errors.InternalError):
                     await request.future
-                await until(lambda: made.size == 2, "another takes its place")
+                await wait_until(lambda: made.size == 2, "another takes its place")
                 assert len(start.processes) == 2 + 2 * turn
                 alive = [one for one in start.processes if one.poll() is None]
                 assert len(alive) == 2
@@ -265,7 +265,7 @@ async def test_a_bundle_is_deadly(bundles, weak):
         loaded = await asyncio.to_thread(made.load, 1, str(walks))
         assert loaded.model == 1
         model = Model(made, metrics, walks)
-        await until(lambda: made.size == 2, "others take their places")
+        await wait_until(lambda: made.size == 2, "others take their places")
         rng = np.random.default_rng(0)
         asked = [random_frames(rng, 20) for _ in range(8)]
         await model.assert_right(model.admission.submit(asked), *asked)
@@ -290,7 +290,7 @@ async def test_a_load_hangs(bundles, hanging):
                 await asyncio.to_thread(process.wait, 5) if number in hanging else None
             )
             assert ended == (-signal.SIGKILL if number in hanging else None)
-        await until(lambda: made.size == 2, "others take their places")
+        await wait_until(lambda: made.size == 2, "others take their places")
         asked = [random_frames(np.random.default_rng(0), 20) for _ in range(8)]
         await model.assert_right(model.admission.submit(asked), *asked)
 
@@ -332,7 +332,7 @@ class TestReplacing:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             with pytest.raises(errors.InternalError):
                 await model.admission.submit([deadly()]).future
-            await until(lambda: made.size == 2, "another takes its place")
+            await wait_until(lambda: made.size == 2, "another takes its place")
             assert start.refusals == 0
 
     async def test_load_hangs(self, bundles):
@@ -345,7 +345,7 @@ class TestReplacing:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             rng = np.random.default_rng(0)
             start.processes[0].kill()
-            await until(lambda: len(start.processes) == 3, "a new one is started")
+            await wait_until(lambda: len(start.processes) == 3, "a new one is started")
             async with asyncio.timeout(SECONDS):
                 while made.size < 2:
                     frames = random_frames(rng, 20)
@@ -356,8 +356,8 @@ class TestReplacing:
             assert found == [{0, 1}, {1}]
             assert list(made.workers.load_failures) == [0]
             start.processes[1].kill()
-            await until(lambda: len(start.processes) == 5, "a new one is started")
-            await until(lambda: made.size == 2, "another takes its place")
+            await wait_until(lambda: len(start.processes) == 5, "a new one is started")
+            await wait_until(lambda: made.size == 2, "another takes its place")
             assert made.workers.all[-1].models == {0, 1}
             assert not made.workers.load_failures
 
@@ -368,14 +368,14 @@ class TestReplacing:
         async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             start.processes[0].kill()
-            await until(start.begins.is_set, "a new one is started")
+            await wait_until(start.begins.is_set, "a new one is started")
             async with asyncio.timeout(SECONDS / 2):
                 await asyncio.to_thread(made.load, 2, str(bundles / "tags" / "1"))
-            await until(lambda: made.size == 2, "another takes its place")
+            await wait_until(lambda: made.size == 2, "another takes its place")
             frames = random_frames(np.random.default_rng(0), 20)
             await model.assert_right(model.admission.submit([frames]), frames)
             start.goes_on.set()
-            await until(lambda: len(start.processes) == 4, "it is there")
+            await wait_until(lambda: len(start.processes) == 4, "it is there")
             await asyncio.to_thread(start.processes[3].wait, SECONDS)
             assert made.size == 2
 
@@ -386,9 +386,11 @@ class TestReplacing:
             async with pooled(start, metrics) as made:
                 await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
                 start.processes[0].kill()
-                await until(lambda: len(start.processes) == 3, "a new one is started")
+                await wait_until(
+                    lambda: len(start.processes) == 3, "a new one is started"
+                )
                 await asyncio.sleep(1)  # it loads, or will
-            await until(lambda: not made._tasks, "nothing goes on")
+            await wait_until(lambda: not made._tasks, "nothing goes on")
 
     @pytest.mark.parametrize("pause", [0, 0.5])
     async def test_closed_meanwhile(self, bundles, pause):
@@ -400,7 +402,7 @@ class TestReplacing:
             with pytest.raises(errors.InternalError):
                 await model.admission.submit([deadly()]).future
             await asyncio.sleep(pause)
-        await until(lambda: not made._tasks, "nothing goes on")
+        await wait_until(lambda: not made._tasks, "nothing goes on")
 
     async def test_closed_while_one_starts(self, bundles):
         """So it is where a new one is being started in that moment."""
@@ -409,11 +411,11 @@ class TestReplacing:
             model = await Model.load(made, metrics, bundles / "walks" / "1")
             with pytest.raises(errors.InternalError):
                 await model.admission.submit([deadly()]).future
-            await until(lambda: start.begins.is_set(), "a new one is started")
+            await wait_until(lambda: start.begins.is_set(), "a new one is started")
             await asyncio.to_thread(made.close)
             start.goes_on.set()
-            await until(lambda: len(start.processes) == 3, "it is there")
-            await until(lambda: not made._tasks, "nothing goes on")
+            await wait_until(lambda: len(start.processes) == 3, "it is there")
+            await wait_until(lambda: not made._tasks, "nothing goes on")
             for process in start.processes:
                 await asyncio.to_thread(process.wait, SECONDS)
 

@@ -1,4 +1,4 @@
-"""What an engine call costs, found out from an engine whose cost is known."""
+"""The measured cost of engine calls, and the number of steps that follows from it."""
 
 from types import SimpleNamespace
 
@@ -8,19 +8,30 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from service.worker import cost
-from service.worker.cost import Cost, choose_steps
+from service.worker.cost import (
+    CALL_SECONDS,
+    LONE_LIMITS,
+    MAX_CALL_SECONDS,
+    MIN_CALLS,
+    ROWS_TO_DOUBLE,
+    Cost,
+    choose_steps,
+)
 from tests.support.bundles import make_metadata
 
-SECONDS = st.floats(-6, -2).map(lambda power: 10**power)
+REMAINING = st.lists(st.integers(1, 1500), min_size=1, max_size=24)
+SECONDS = st.floats(-7, -2).map(lambda power: 10**power)
+COSTS = st.builds(Cost, call=SECONDS, step=SECONDS, row=SECONDS)
+SEEDS = st.integers(0, 2**32 - 1)
 
 
-class Priced:
-    """An engine whose calls take known seconds of a clock that only they move."""
+class TimedEngine:
+    """An engine whose calls take known seconds of a simulated clock."""
 
-    name = "priced"
+    name = "timed"
 
-    def __init__(self, price, hindrance=lambda: 0.0):
-        self.price, self.hindrance = price, hindrance
+    def __init__(self, true_cost, delay=lambda: 0.0):
+        self.true_cost, self.delay = true_cost, delay
         self.now = 1000.0
         self.calls = []
 
@@ -30,78 +41,119 @@ class Priced:
         assert (features, state.shape) == (3, (rows, 2))
         assert (frames.dtype, lengths.dtype) == (np.float32, np.int32)
         self.calls.append((rows, steps))
-        self.now += self.price.call + steps * self.price.seconds_per_step(rows)
-        self.now += self.hindrance()
+        seconds_per_step = self.true_cost.step + rows * self.true_cost.row
+        self.now += self.true_cost.call + steps * seconds_per_step + self.delay()
         return np.full((rows, 2), 0.5, np.float32), state
 
 
 def measure(engine):
-    """What is found out, by that clock."""
     with pytest.MonkeyPatch.context() as patch:
         clock = SimpleNamespace(perf_counter=lambda: engine.now)
         patch.setattr(cost, "time", clock)
         return cost.measure(engine, make_metadata(features=3))
 
 
-@given(SECONDS, SECONDS, SECONDS)
-def test_known(call, step, row):
-    """The seconds of a call, of a step and of a row are each found, with our own
-    seconds around a call on top."""
-    found = measure(Priced(Cost(call, step, row)))
-    # To what the clock resolves, with what a difference of two loses.
-    close = {"rel": 1e-3, "abs": 1e-10}
-    assert found.call == pytest.approx(call + cost.OVERHEAD_SECONDS, **close)
-    assert found.step == pytest.approx(step, **close)
-    assert found.row == pytest.approx(row, **close)
+class TestMeasure:
+    @given(COSTS)
+    def test_known_cost(self, true_cost):
+        """The seconds of a call, a step and a row are measured; the call also includes
+        our own overhead."""
+        measured = measure(TimedEngine(true_cost))
+        # `abs` is the clock's resolution.
+        approx = {"rel": 1e-3, "abs": 1e-9}
+        call = true_cost.call + cost.OVERHEAD_SECONDS
+        assert measured.call == pytest.approx(call, **approx)
+        assert measured.step == pytest.approx(true_cost.step, **approx)
+        assert measured.row == pytest.approx(true_cost.row, **approx)
+
+    @given(SEEDS)
+    def test_delays(self, seed):
+        """Delays of all but one of the calls of a kind have no effect."""
+        random = np.random.default_rng(seed)
+        true_cost = Cost(1e-4, 1e-5, 2e-6)
+        engine = TimedEngine(true_cost)
+        delayed = np.zeros(cost.RUNS, bool)
+
+        def delay():
+            place = (len(engine.calls) - 1) % cost.RUNS
+            if not place:
+                delayed[:] = True
+                delayed[random.integers(cost.RUNS)] = False
+            return float(delayed[place] * random.exponential(1))
+
+        engine.delay = delay
+        measured = measure(engine)
+        call = true_cost.call + cost.OVERHEAD_SECONDS
+        assert measured.call == pytest.approx(call, rel=1e-3)
+        assert measured.step == pytest.approx(true_cost.step, rel=1e-3)
+        assert measured.row == pytest.approx(true_cost.row, rel=1e-3)
+
+    @given(SEEDS)
+    def test_random_times(self, seed):
+        """Whatever the times, no figure is negative, and `choose_steps` works."""
+        random = np.random.default_rng(seed)
+        free = Cost(0, 0, 0)
+        delays = TimedEngine(free, lambda: float(random.choice([0, 1e-9, 1e-4, 1])))
+        for engine in (delays, TimedEngine(free)):
+            measured = measure(engine)
+            assert measured.call >= cost.OVERHEAD_SECONDS
+            assert measured.step >= 0
+            assert measured.row > 0
+            assert 1 <= choose_steps([5, 1000, 70], measured) <= 1000
+        assert measured.call == cost.OVERHEAD_SECONDS
+        assert measured.step < 1e-8
+        assert measured.row < 1e-8
+
+    def test_seconds_per_step(self):
+        assert Cost(7, 3, 0.5).seconds_per_step(4) == 5
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_hindered(seed):
-    """Calls that something else hinders, most of them, change nothing."""
-    random = np.random.default_rng(seed)
-    price = Cost(1e-4, 1e-5, 2e-6)
-    engine = Priced(price)
-    hindered = np.zeros(cost.RUNS, bool)
-
-    def hindrance():
-        place = (len(engine.calls) - 1) % cost.RUNS
-        if not place:  # all but one of those that are alike
-            hindered[:] = True
-            hindered[random.integers(cost.RUNS)] = False
-        return float(hindered[place] * random.exponential(1))
-
-    engine.hindrance = hindrance
-    found = measure(engine)
-    assert found.call == pytest.approx(price.call + cost.OVERHEAD_SECONDS, rel=1e-3)
-    assert found.step == pytest.approx(price.step, rel=1e-3)
-    assert found.row == pytest.approx(price.row, rel=1e-3)
+def price(steps, remaining, call_cost):
+    """Seconds for each useful step of a call with so many steps."""
+    useful = sum(min(steps, left) for left in remaining)
+    seconds_per_step = call_cost.step + len(remaining) * call_cost.row
+    return (call_cost.call + steps * seconds_per_step) / useful
 
 
-@given(st.integers(0, 2**32 - 1))
-def test_nonsense(seed):
-    """However odd the times are, no figure is negative, and a step costs something:
-    the length of a chunk can be told from them."""
-    random = np.random.default_rng(seed)
-    free = Cost(0, 0, 0)
-    engine = Priced(free, lambda: float(random.choice([0, 1e-9, 1e-4, 1])))
-    found = measure(engine)
-    assert found.call >= cost.OVERHEAD_SECONDS
-    assert found.step >= 0
-    assert found.row > 0
-    assert 1 <= choose_steps([5, 1000, 70], found) <= 1000
+def max_steps(remaining, call_cost):
+    """The most steps within the time limit of a call. If the longest lane would end
+    then, the limit is 1.5 times as long, or LONE_LIMITS times for a lane alone."""
+    rows = len(remaining)
+    seconds = min(CALL_SECONDS * (1 + rows / ROWS_TO_DOUBLE), MAX_CALL_SECONDS)
+    budget = max(seconds, MIN_CALLS * call_cost.call)
+    steps = max(1, int(budget / (call_cost.step + rows * call_cost.row)))
+    extended = LONE_LIMITS * steps if rows == 1 else steps + steps // 2
+    return max(remaining) if max(remaining) <= extended else steps
 
 
-def test_free():
-    """So it is of an engine that takes no time at all."""
-    found = measure(Priced(Cost(0, 0, 0)))
-    assert found.call == cost.OVERHEAD_SECONDS
-    assert 0 <= found.step < 1e-8
-    assert 0 < found.row < 1e-8
+class TestChooseSteps:
+    @given(REMAINING, COSTS, st.randoms())
+    def test_least_price(self, remaining, call_cost, random):
+        """No other number within the limit has a lower price, and the order of the
+        lanes does not matter."""
+        steps = choose_steps(remaining, call_cost)
+        limit = max_steps(remaining, call_cost)
+        assert 1 <= steps <= min(limit, max(remaining))
+        best = min(price(n, remaining, call_cost) for n in range(1, limit + 1))
+        assert price(steps, remaining, call_cost) == pytest.approx(best, rel=1e-9)
+        random.shuffle(remaining)
+        assert choose_steps(remaining, call_cost) == steps
 
+    @given(st.integers(1, 100_000), st.integers(1, 24), COSTS)
+    def test_equal_lengths(self, length, rows, call_cost):
+        """Equal lanes take the whole limit, or all that they have left."""
+        for remaining in ([length], [length] * rows):
+            limit = max_steps(remaining, call_cost)
+            assert choose_steps(remaining, call_cost) == min(limit, length)
 
-@given(st.integers(1, 64), SECONDS, SECONDS, SECONDS)
-def test_of_step(rows, call, step, row):
-    """Of a call with so many rows, each step costs its own seconds and the rows'."""
-    assert Cost(call, step, row).seconds_per_step(rows) == pytest.approx(
-        step + rows * row
-    )
+    @given(REMAINING)
+    def test_extreme_costs(self, remaining):
+        """If calls cost nothing, no lane is padded. If only calls cost, all lanes run
+        to their ends."""
+        free_calls = Cost(call=0, step=1e-6, row=1e-6)
+        assert choose_steps(remaining, free_calls) <= min(remaining)
+        only_calls = Cost(call=1, step=1e-9, row=1e-9)
+        assert choose_steps(remaining, only_calls) == max(remaining)
+
+    def test_no_lanes(self):
+        assert choose_steps([], Cost()) == 0

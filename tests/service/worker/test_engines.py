@@ -1,5 +1,5 @@
-"""The engines themselves: in whatever company and pieces a sequence is stepped, its
-answer is that of the network; and no shape costs memory for ever."""
+"""The real engines: however a sequence is batched and divided, its answer is that of
+the network, and no batch shape costs memory permanently."""
 
 import asyncio
 import subprocess
@@ -30,21 +30,22 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 @pytest.fixture(scope="module")
 def truth(bundles):
-    """Bundle's name, frames -> what its SavedModel answers of them, whole and alone."""
+    """A function of a bundle's name and frames: its SavedModel's answer to the whole
+    sequence alone."""
     loaded = {name: tf.saved_model.load(str(bundles / name / "1")) for name in NAMES}
 
-    def alone(name, frames):
+    def answer(name, frames):
         outputs = loaded[name].signatures["serving_default"](
             frames=tf.constant(frames[None]),
             lengths=tf.constant([len(frames)], tf.int32),
         )
         return outputs["probabilities"].numpy()[0]
 
-    return alone
+    return answer
 
 
-def sequences(seed, count):
-    """Of 1 to 100 steps, and a few much longer."""
+def random_sequences(seed, count):
+    """Sequences of 1 to 100 steps, and three much longer ones."""
     rng = np.random.default_rng(seed)
     lengths = rng.permutation(np.linspace(1, 100, count).round().astype(int))
     lengths[rng.choice(count, 3, replace=False)] = rng.integers(300, 1000, 3)
@@ -53,77 +54,86 @@ def sequences(seed, count):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", NAMES)
-class TestAnswers:
-    def test_scheduled(self, bundles, truth, name, engine):
-        """Sequences that come one after another, and are stepped together in chunks,
-        each get the answer that they would get alone."""
-        found = bundle.read(bundles / name / "1")
-        loaded = load(found, Settings(engine=engine))
-        scheduler = Scheduler(
-            loaded.engine,
-            found.metadata,
-            Settings(batch_rows=16),
-            cost=Cost(1e-4, 2e-5, 1e-5),
-        )
-        asked = sequences(len(name), 60)
-        rng = np.random.default_rng(0)
-        waiting, answers = list(enumerate(asked)), {}
-        while waiting or scheduler.busy:
-            for _ in range(int(rng.integers(4))):
-                if waiting:
-                    scheduler.add(*waiting.pop(0))
-            if scheduler.busy:
-                for message in scheduler.run_batch():
-                    if isinstance(message, JobResult):
-                        answers[message.number] = message.probabilities
-        assert len(answers) == len(asked)
-        for number, frames in enumerate(asked):
-            expected = truth(name, frames)
-            answer = np.frombuffer(answers[number], np.float32)
-            np.testing.assert_allclose(
-                answer.reshape(expected.shape), expected, **CLOSE
-            )
+def test_scheduled(bundles, truth, name, engine):
+    """Sequences that arrive one after another, and are batched, get the answers that
+    they would get alone."""
+    checked = bundle.read(bundles / name / "1")
+    loaded = load(checked, Settings(engine=engine))
+    scheduler = Scheduler(
+        loaded.engine,
+        checked.metadata,
+        Settings(batch_rows=16),
+        cost=Cost(1e-4, 2e-5, 1e-5),
+    )
+    sequences = random_sequences(len(name), 60)
+    rng = np.random.default_rng(0)
+    waiting, answers = list(enumerate(sequences)), {}
+    while waiting or scheduler.busy:
+        for _ in range(int(rng.integers(4))):
+            if waiting:
+                scheduler.add(*waiting.pop(0))
+        if scheduler.busy:
+            for message in scheduler.run_batch():
+                if isinstance(message, JobResult):
+                    answers[message.number] = message.probabilities
+    assert len(answers) == len(sequences)
+    for number, frames in enumerate(sequences):
+        expected = truth(name, frames)
+        answer = np.frombuffer(answers[number], np.float32)
+        np.testing.assert_allclose(answer.reshape(expected.shape), expected, **CLOSE)
 
-    @pytest.mark.anyio
-    async def test_pooled(self, bundles, truth, name, engine):
-        """So do those that many callers ask for at once, of several processes."""
-        settings, metrics = Settings(engine=engine, workers=2), Metrics()
-        pool = Pool(settings, metrics, spawn.process)
-        pool.start()
-        try:
-            await pool.attach()
-            folder = bundles / name / "1"
-            loaded = await asyncio.to_thread(pool.load, 0, str(folder))
-            assert loaded.engine == engine
-            metadata = bundle.read(folder).metadata
-            admission = Admission(pool, 0, metadata, settings, metrics)
 
-            async def talk(seed):
-                asked = sequences(seed, 12)
-                for at in range(0, len(asked), 4):
-                    some = asked[at : at + 4]
-                    async with asyncio.timeout(SECONDS):
-                        answers = await admission.submit(some).future
-                    for answer, frames in zip(answers, some, strict=True):
-                        expected = truth(name, frames)
-                        np.testing.assert_allclose(answer, expected, **CLOSE)
+@pytest.mark.anyio
+@pytest.mark.parametrize(
+    ("name", "engine"),
+    [
+        ("tags", "onnx"),
+        *(
+            pytest.param(name, engine, marks=pytest.mark.slow)
+            for name in NAMES
+            for engine in ENGINES
+            if (name, engine) != ("tags", "onnx")
+        ),
+    ],
+)
+async def test_pooled(bundles, truth, name, engine):
+    """So do sequences of many concurrent callers, computed by several processes."""
+    settings, metrics = Settings(engine=engine, workers=2), Metrics()
+    pool = Pool(settings, metrics, spawn.process)
+    pool.start()
+    try:
+        await pool.attach()
+        folder = bundles / name / "1"
+        loaded = await asyncio.to_thread(pool.load, 0, str(folder))
+        assert loaded.engine == engine
+        metadata = bundle.read(folder).metadata
+        admission = Admission(pool, 0, metadata, settings, metrics)
 
-            await asyncio.gather(*(talk(seed) for seed in range(16)))
-        finally:
-            await asyncio.to_thread(pool.close)
-            await asyncio.sleep(0)
+        async def call(seed):
+            sequences = random_sequences(seed, 12)
+            for at in range(0, len(sequences), 4):
+                part = sequences[at : at + 4]
+                async with asyncio.timeout(SECONDS):
+                    answers = await admission.submit(part).future
+                for answer, frames in zip(answers, part, strict=True):
+                    np.testing.assert_allclose(answer, truth(name, frames), **CLOSE)
+
+        await asyncio.gather(*(call(seed) for seed in range(8)))
+    finally:
+        await asyncio.to_thread(pool.close)
+        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("name", NAMES)
 def test_no_shape_is_traced(bundles, name):
-    """TensorFlow makes no function for a shape that it has not met before."""
-    found = bundle.read(bundles / name / "1")
-    engine = load(found, Settings(engine="tensorflow")).engine
+    """TensorFlow traces no function for a new batch shape."""
+    checked = bundle.read(bundles / name / "1")
+    engine = load(checked, Settings(engine="tensorflow")).engine
 
     def step(rows, steps):
         frames = np.zeros((rows, steps, 3), np.float32)
         lengths = np.full(rows, steps, np.int32)
-        state = np.zeros((rows, found.metadata.state_size), np.float32)
+        state = np.zeros((rows, checked.metadata.state_size), np.float32)
         return engine.step(frames, lengths, state)
 
     step(1, 1)
@@ -133,7 +143,7 @@ def test_no_shape_is_traced(bundles, name):
         step(rows, steps)
     assert not set(context.context().list_function_names()) - before
 
-    # What the names would show: a function that is traced for each shape.
+    # The check works: a function that is traced for each shape is seen.
     traced = tf.function(lambda frames: frames * 2)
     for steps in (3, 4):
         traced(tf.zeros((1, steps, 3)))
@@ -147,22 +157,22 @@ from pathlib import Path
 
 import numpy as np
 
-from model import bundle
+from model.bundle import bundle
 from service.worker.engine import load
 from service.settings import Settings
 
-found = bundle.read(Path(sys.argv[1]))
-engine = load(found, Settings(engine=sys.argv[2])).engine
+checked = bundle.read(Path(sys.argv[1]))
+engine = load(checked, Settings(engine=sys.argv[2])).engine
 rng = np.random.default_rng(0)
 shapes = [(n // 100 + 1, n % 100 + 1) for n in rng.permutation(6400)[:{SHAPES}].tolist()]
 assert len(set(shapes)) == {SHAPES}
 kept = []
 
-def everything():
+def run_all():
     for rows, steps in shapes:
         frames = rng.normal(size=(rows, steps, 3)).astype(np.float32)
         lengths = rng.integers(1, steps + 1, rows).astype(np.int32)
-        state = np.zeros((rows, found.metadata.state_size), np.float32)
+        state = np.zeros((rows, checked.metadata.state_size), np.float32)
         frames[np.arange(steps) >= lengths[:, None]] = 0
         engine.step(frames, lengths, state)
         if sys.argv[3] == "leaking":
@@ -170,14 +180,14 @@ def everything():
     pages = Path("/proc/self/statm").read_text().split()[1]
     return int(pages) * 4096
 
-first = everything()
-print(everything() - first)
+first = run_all()
+print(run_all() - first)
 """
 MIB = 2**20
 
 
 def growth(folder, engine, kind):
-    """Bytes that a process grows by when it meets the same shapes a second time."""
+    """Return the bytes by which a process grows when the same shapes come again."""
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(folder), engine, kind],
         cwd=ROOT,
@@ -192,12 +202,12 @@ def growth(folder, engine, kind):
 @pytest.mark.parametrize("name", NAMES)
 @pytest.mark.parametrize("engine", ENGINES)
 def test_memory(bundles, name, engine):
-    """Of thousands of shapes of batches nothing is kept: when all of them come again,
-    the process grows by less than 10 MiB."""
+    """Nothing is kept of thousands of batch shapes: when all come again, the process
+    grows by less than 10 MiB."""
     assert growth(bundles / name / "1", engine, "sound") < 10 * MIB
 
 
 @pytest.mark.nightly
 def test_memory_is_seen(bundles):
-    """An engine of which something is kept for each call is caught by that."""
+    """The check works: an engine that keeps something of each call is seen."""
     assert growth(bundles / "walks" / "1", "onnx", "leaking") > 10 * MIB

@@ -1,4 +1,5 @@
-"""A bundle that takes too much memory or time is refused before a worker has it."""
+"""Loading: bundles that need too much memory or time are refused before a worker loads
+them, and background loading yields to requests."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -16,23 +17,25 @@ from service.pool.admission import Admission
 from service.pool.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from service.worker import engine, loading
+from service.worker import background, engine, loading
+from service.worker.background import BackgroundEngine
 from tests.support.bundles import copy_bundle, random_frames
+from tests.support.scheduler import FakeEngine, assert_belongs, frames, state_of
 from tests.support.servers import SECONDS
 
 SETTINGS = Settings(workers=1, engine="onnx", load_bytes=64 * 2**20)
-FEW = 8 * 2**20  # a Range of so many: 64 MiB, and 32 MiB more as float32
+COUNT = 8 * 2**20  # numbers: 64 MiB as int64, and 32 MiB more as float32
 
 
 @pytest.fixture
 def greedy(bundles, tmp_path):
-    """Makes a copy of `walks` that answers as it does, and counts up to a number that
-    grows with the squares of all frames."""
+    """Makes a copy of `walks` with the same answers, which allocates an array whose
+    length grows with the squares of all frames."""
 
     def make(least, factor):
         folder = copy_bundle(bundles / "walks" / "1", tmp_path / "greedy" / "1")
         network = onnx.load(folder / NETWORK)
-        given = {
+        constants = {
             "row": np.array([1, -1]),
             "column": np.array([-1, 1]),
             "none": np.array([], np.int64),
@@ -43,8 +46,8 @@ def greedy(bundles, tmp_path):
             "nothing": np.float32(0),
         }
         network.graph.initializer.extend(
-            onnx.numpy_helper.from_array(np.asarray(one), name)
-            for name, one in given.items()
+            onnx.numpy_helper.from_array(np.asarray(value), name)
+            for name, value in constants.items()
         )
         (last,) = (n for n in network.graph.node if "probabilities" in n.output)
         last.output[list(last.output).index("probabilities")] = "right"
@@ -83,7 +86,7 @@ def greedy(bundles, tmp_path):
 
 
 @asynccontextmanager
-async def pooled(settings):
+async def running_pool(settings):
     pool = Pool(settings, Metrics(), spawn.process)
     pool.start()
     try:
@@ -93,11 +96,12 @@ async def pooled(settings):
         await asyncio.to_thread(pool.close)
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_too_much_memory(bundles, greedy):
-    """Its golden answers are right. Workers never see it, and go on."""
-    async with pooled(SETTINGS) as pool:
-        walks, folder = bundles / "walks" / "1", greedy(FEW, 0)
+    """Though its golden answers are right, the workers never load it, and go on."""
+    async with running_pool(SETTINGS) as pool:
+        walks, folder = bundles / "walks" / "1", greedy(COUNT, 0)
         await asyncio.to_thread(pool.load, 0, str(walks))
         (worker,) = pool.workers.all
         with pytest.raises(BundleError, match=r"64 MiB.*UNROLLED_LOAD_BYTES"):
@@ -105,23 +109,23 @@ async def test_too_much_memory(bundles, greedy):
         assert pool.workers.all == [worker]
         assert worker.models == {0}
         enough = SETTINGS.model_copy(update={"load_bytes": 512 * 2**20})
-    async with pooled(enough) as pool:
+    async with running_pool(enough) as pool:
         assert (await asyncio.to_thread(pool.load, 1, str(folder))).engine == "onnx"
 
 
 @pytest.mark.anyio
-async def test_later(bundles, greedy):
-    """One that takes it only for some frames fails for these: its worker, and all
-    other requests, go on."""
+async def test_too_much_memory_later(bundles, greedy):
+    """If a bundle needs too much memory for some frames, only requests with these
+    fail: the worker goes on."""
     metadata = bundle.read(bundles / "walks" / "1").metadata
-    async with pooled(SETTINGS) as pool:
+    async with running_pool(SETTINGS) as pool:
         await asyncio.to_thread(pool.load, 1, str(greedy(0, 1)))
         admission = Admission(pool, 1, metadata, SETTINGS, Metrics())
-        frames = random_frames(np.random.default_rng(0), 20)
+        sequence = random_frames(np.random.default_rng(0), 20)
         (worker,) = pool.workers.all
-        for large, fails in ((0, False), (3e4, True), (0, False)):
+        for offset, fails in ((0, False), (3e4, True), (0, False)):
             async with asyncio.timeout(SECONDS):
-                request = admission.submit([frames + np.float32(large)])
+                request = admission.submit([sequence + np.float32(offset)])
                 if fails:
                     with pytest.raises(InternalError):
                         await request.future
@@ -131,21 +135,36 @@ async def test_later(bundles, greedy):
 
 
 def test_too_slow(bundles, monkeypatch):
-    """A step must not take longer than a request may."""
-    found = bundle.read(bundles / "walks" / "1")
-    loaded = engine.load(found, SETTINGS)
-    loading.check_calls(loaded.engine, found.metadata, SETTINGS)
+    """One step must not take longer than the request timeout."""
+    checked = bundle.read(bundles / "walks" / "1")
+    loaded = engine.load(checked, SETTINGS)
+    loading.check_calls(loaded.engine, checked.metadata, SETTINGS)
     monkeypatch.setattr(loading, "MIN_STEP_SECONDS", 0)
     settings = SETTINGS.model_copy(update={"request_seconds": 1e-7})
     with pytest.raises(BundleError, match=r"for one step, 1e-07 s at most"):
-        loading.check_calls(loaded.engine, found.metadata, settings)
+        loading.check_calls(loaded.engine, checked.metadata, settings)
 
 
 @pytest.mark.anyio
-async def test_hangs(bundles):
-    """A trial without an end is ended."""
+async def test_trial_hangs(bundles):
+    """A trial that takes too long is ended."""
     settings = Settings(workers=1, engine="tensorflow", load_seconds=0.5)
-    async with pooled(settings) as pool:
+    async with running_pool(settings) as pool:
         with pytest.raises(BundleError, match=r"did not load within 0.5 s"):
             await asyncio.to_thread(pool.load, 0, str(bundles / "walks" / "1"))
         assert len(pool.workers.all) == 1
+
+
+def test_background_engine(monkeypatch):
+    """Calls wait until the worker is idle, but not for ever."""
+    sequence = frames(3, 7)[None], np.array([3], np.int32), state_of(0, 7)[None]
+    idle = iter([False, False, True])
+    answer, _ = BackgroundEngine(FakeEngine(), lambda: next(idle)).step(*sequence)
+    assert_belongs(answer[0], 3, 7)
+    assert next(idle, None) is None
+    monkeypatch.setattr(background, "MAX_WAIT_SECONDS", 0.002)
+    inner = FakeEngine()
+    answer, state = BackgroundEngine(inner, lambda: False).step(*sequence)
+    assert_belongs(answer[0], 3, 7)
+    np.testing.assert_array_equal(state[0], state_of(3, 7))
+    assert not inner.faults
