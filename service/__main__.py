@@ -73,7 +73,7 @@ def serve(**flags: Any) -> None:
     try:
         settings = load(**{k: v for k, v in flags.items() if v is not None})
     except SettingsError as error:
-        _fail(error, 2)
+        _refuse(error)
     from service.pool import spawn
 
     spawn.prepare()  # the fork server starts while this process imports the rest
@@ -85,7 +85,7 @@ def serve(**flags: Any) -> None:
     try:
         service = application.create_app(settings, on_failure=lambda: server.stop())
     except SettingsError as error:  # raised where traces are set up
-        _fail(error, 2)
+        _refuse(error)
     server = http_server.create_server(service, settings)
     try:
         server.run()
@@ -131,7 +131,7 @@ def settings() -> None:
     try:
         values = load()
     except SettingsError as error:
-        _fail(error, 2)
+        _refuse(error)
     for name, field in Settings.model_fields.items():
         typer.echo(
             f"{PREFIX}{name.upper()}={getattr(values, name)}  # {field.description}"
@@ -215,19 +215,14 @@ def stream(
     several `[[0.1, 0.2], [0.3, 0.4]]`. If the output is no terminal, each answer is
     printed as a JSON line.
     """
-    import httpx
+    from service.cli import chart, errors, files
 
-    from service.cli import chart, files
-    from service.client import RequestError, StreamLost
-
-    failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, StreamLost)
     try:
-        sequences, file_model = None, None
-        if file != "-":
-            sequences, file_model, _ = files.read(Path(file))
-        chart.run(url, sequences, model or file_model, rate, _headers(key))
-    except (*failures, OSError, ValueError) as error:
-        _fail(error, 1)
+        with errors.reported(url):
+            sequences, file_model = None, None
+            if file != "-":
+                sequences, file_model, _ = files.read(Path(file))
+            chart.run(url, sequences, model or file_model, rate, _headers(key))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 
@@ -235,15 +230,14 @@ def stream(
 @app.command()
 def health(url: Url = URL, key: Key = None) -> None:
     """Print whether the service is ready; exit code 1 if it is not."""
-    import httpx
-
-    from service.client import Client, RequestError
+    from service.cli import errors
+    from service.client import Client
 
     try:
         with Client(url, timeout=5, headers=_headers(key)) as client:
             reasons = client.ready()
-    except (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError) as error:
-        reasons = [str(error)]
+    except errors.FAILURES as error:
+        reasons = [errors.describe(error, url)]
     typer.echo("; ".join(reasons) or "ready")
     raise typer.Exit(1 if reasons else 0)
 
@@ -252,10 +246,10 @@ def _headers(key: str | None) -> dict[str, str]:
     return {"X-API-Key": key} if key else {}
 
 
-def _fail(error: Exception, code: int) -> NoReturn:
-    """Print an error on one line, and exit."""
+def _refuse(error: SettingsError) -> NoReturn:
+    """Print a wrong setting on one line, and exit with code 2."""
     typer.echo(f"error: {error}", err=True)
-    raise typer.Exit(code) from None
+    raise typer.Exit(2) from None
 
 
 if __name__ == "__main__":

@@ -61,25 +61,18 @@ def ask_service(
     Raises:
         typer.Exit: with exit code 1, after an error was printed.
     """
-    import httpx
+    from service.cli import errors, files
+    from service.client import Client
 
-    from service.cli import files
-    from service.client import Client, RequestError
-
-    failures = (httpx.HTTPError, httpx.InvalidURL, RequestError, ValueError)
-    try:
+    with errors.reported(url), Client(url, headers=headers) as client:
         sequences, file_model, file_top_k = files.read(file)
-        with Client(url, headers=headers) as client:
-            method = client.classify if task == "classify" else client.label
+        method = client.classify if task == "classify" else client.label
+        try:
             answer = method(
                 sequences, model=model or file_model, top_k=top_k or file_top_k
             )
-    except MemoryError:  # the request's body is several times as large as the array
-        typer.echo(f"error: {file}: {files.NO_MEMORY}", err=True)
-        raise typer.Exit(1) from None
-    except (*failures, orjson.JSONEncodeError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(1) from None
+        except MemoryError:  # the request's body is several times as large as the file
+            raise files.ReadError(f"{file}: {files.NO_MEMORY}") from None
     for prediction in answer.predictions:
         members = {k: v for k, v in asdict(prediction).items() if v is not None}
         line = orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)

@@ -1,11 +1,12 @@
-"""The service where only what it needs is installed: no TensorFlow, no Keras, no
-ONNX (only its runtime), no Matplotlib."""
+"""The service in a slim install: without TensorFlow, Keras, ONNX (except for ONNX
+Runtime) and Matplotlib."""
 
 import json
 import subprocess
 import sys
 
 import numpy as np
+import pytest
 
 from model.network import reload
 from tests.support.bundles import random_frames
@@ -26,27 +27,28 @@ sys.path.insert(0, {str(ROOT)!r})
 from tests.support.servers import running
 from service.settings import Settings
 
-asked = json.load(sys.stdin)
-with running(Settings(port=0, bundles=sys.argv[1])) as made:
-    told = {{"models": made.http.get("/models").json()["models"], "answers": []}}
-    for path, body in asked:
-        response = made.http.post(path, json=body)
+requests = json.load(sys.stdin)
+with running(Settings(port=0, bundles=sys.argv[1])) as server:
+    output = {{"models": server.http.get("/models").json()["models"], "answers": []}}
+    for path, body in requests:
+        response = server.http.post(path, json=body)
         assert response.status_code == 200, response.text
-        told["answers"].append(response.json())
-told["loaded"] = [n for n in sys.modules if n.partition(".")[0] in {ABSENT!r}]
-print(json.dumps(told))
+        output["answers"].append(response.json())
+output["loaded"] = [n for n in sys.modules if n.partition(".")[0] in {ABSENT!r}]
+print(json.dumps(output))
 """
 
 
+@pytest.mark.slow
 def test_serves(bundles):
-    """It serves every bundle with the right answers, by ONNX Runtime, and imports
-    nothing of what is not there."""
+    """It serves every bundle with ONNX Runtime, with the right answers, and imports no
+    package that is missing."""
     rng = np.random.default_rng(5)
     tasks = {"walks": "classify", "tags": "label", "both": "label"}
-    asked = {name: random_frames(rng, 20) for name in tasks}
+    sequences = {name: random_frames(rng, 20) for name in tasks}
     bodies = [
         (f"/{tasks[name]}", {"model": name, "sequences": [frames.tolist()]})
-        for name, frames in asked.items()
+        for name, frames in sequences.items()
     ]
     result = subprocess.run(
         [sys.executable, "-c", SCRIPT, str(bundles)],
@@ -57,13 +59,15 @@ def test_serves(bundles):
         timeout=SECONDS,
     )
     assert result.returncode == 0, result.stderr
-    told = json.loads(result.stdout)
-    assert told["loaded"] == []
-    assert {model["engine"] for model in told["models"]} == {"onnx"}
-    for (name, frames), answer in zip(asked.items(), told["answers"], strict=True):
+    output = json.loads(result.stdout)
+    assert output["loaded"] == []
+    assert {model["engine"] for model in output["models"]} == {"onnx"}
+    for (name, frames), answer in zip(
+        sequences.items(), output["answers"], strict=True
+    ):
         step = reload.saved_model(bundles / name / "1")
         size = {"walks": 6, "tags": 10, "both": 0}[name]
         lengths = np.array([len(frames)], np.int32)
         expected, _ = step(frames[None], lengths, np.zeros((1, size), np.float32))
-        given = answer["predictions"][0]["probabilities"]
-        np.testing.assert_allclose(given, expected[0], atol=1e-5)
+        (prediction,) = answer["predictions"]
+        np.testing.assert_allclose(prediction["probabilities"], expected[0], atol=1e-5)
