@@ -17,8 +17,8 @@ from tests.support.proxies import TEXT, needs_nginx, proxied
 from tests.support.servers import SECONDS, send
 
 FRAMES = random_frames(np.random.default_rng(3), 6).tolist()
-KINDS = {one.slug: one for one in errors.ServiceError.__subclasses__()}
-# What nginx can refuse by; few of them can be brought about here.
+KINDS = {kind.slug: kind for kind in errors.ServiceError.__subclasses__()}
+# Statuses that nginx can refuse with; few of them can be provoked here.
 CODES = (400, 401, 403, 404, 405, 411, 413, 414, 421, 429, 494, 500, 501, 502, 503, 504)
 
 
@@ -31,8 +31,8 @@ def proxy(running_server, tmp_path_factory):
 
 
 def seconds(name):
-    """The values that the configuration gives a setting."""
-    return [int(one) for one in re.findall(rf"\b{name} (\d+)s;", TEXT)]
+    """The values of a directive of the configuration."""
+    return [int(number) for number in re.findall(rf"\b{name} (\d+)s;", TEXT)]
 
 
 def test_limits_fit_the_service():
@@ -44,34 +44,33 @@ def test_limits_fit_the_service():
     for name in ("client_body_timeout", "proxy_send_timeout", "proxy_read_timeout"):
         assert max(seconds(name)) > settings.stream_idle_seconds
     assert seconds("client_header_timeout") == [10]
-    # The service is the one to say that a body did not come.
+    # The service, not the proxy, times a body out.
     assert min(seconds("client_body_timeout")) > settings.body_seconds
 
 
 @needs_nginx
 def test_predictions(proxy, server):
-    """Answers are those of the service, and the caller's id is passed on."""
+    """Predictions pass unchanged, and so does the request ID."""
     for task, model in (("classify", "walks"), ("label", "both")):
         body = {"model": model, "sequences": [FRAMES]}
         sent = {"X-Request-ID": "mine-1"}
-        given = httpx.post(f"{proxy}/{task}", json=body, headers=sent)
-        assert given.status_code == 200, given.text
-        assert given.headers["x-request-id"] == "mine-1"
+        response = httpx.post(f"{proxy}/{task}", json=body, headers=sent)
+        assert response.status_code == 200, response.text
+        assert response.headers["x-request-id"] == "mine-1"
         direct = httpx.post(f"{server}/{task}", json=body).json()
-        for one, other in zip(
-            given.json()["predictions"], direct["predictions"], strict=True
-        ):
+        pairs = zip(response.json()["predictions"], direct["predictions"], strict=True)
+        for prediction, right in pairs:
             np.testing.assert_allclose(
-                one["probabilities"], other["probabilities"], atol=1e-5
+                prediction["probabilities"], right["probabilities"], atol=1e-5
             )
 
 
 @needs_nginx
-def test_an_id_is_made(proxy):
-    """Without an id, or with one that the service would not take, the proxy makes one."""
+def test_request_id(proxy):
+    """If the request ID is missing or invalid, the proxy generates one."""
     for sent in ({}, {"X-Request-ID": "no good"}):
-        given = httpx.get(f"{proxy}/livez", headers=sent).headers["x-request-id"]
-        assert re.fullmatch("[0-9a-f]{32}", given)
+        headers = httpx.get(f"{proxy}/livez", headers=sent).headers
+        assert re.fullmatch("[0-9a-f]{32}", headers["x-request-id"])
 
 
 @needs_nginx
@@ -84,7 +83,7 @@ def test_web_sockets(proxy):
 
 @needs_nginx
 def test_lines(proxy):
-    """So does one of JSON lines, whose body never ends before the answer begins."""
+    """So does a stream of JSON lines: the answer begins before the body ends."""
     url = httpx.URL(proxy)
     with socket.create_connection((url.host, url.port), SECONDS) as connection:
         connection.sendall(
@@ -96,12 +95,12 @@ def test_lines(proxy):
                 line = json.dumps({"frames": [frame]}).encode() + b"\n"
                 connection.sendall(b"%x\r\n%s\r\n" % (len(line), line))
                 while not (answer := answers.readline()).startswith(b"{"):
-                    assert answer  # its head, or the size of a chunk
+                    assert answer  # a header line, or the size of a chunk
                 assert json.loads(answer)["steps"] == step
 
 
 def assert_problem(status, headers, body):
-    """That an answer is what the service tells its refusals by."""
+    """Assert that a response is problem details as the service writes them."""
     assert headers["content-type"] == "application/problem+json"
     problem = json.loads(body)
     assert problem["status"] == status
@@ -149,26 +148,26 @@ def assert_problem(status, headers, body):
     ],
 )
 def test_refusals(proxy, request_bytes, status):
-    """What the proxy refuses itself, it tells as the service does."""
+    """The proxy refuses requests with the service's problem details."""
     got, headers, body = send(proxy, request_bytes)
     assert got == status
     assert_problem(status, headers, body)
 
 
 @needs_nginx
-@pytest.mark.parametrize("code", CODES)
-def test_every_refusal(tmp_path, code):
-    """So it does whatever else goes wrong in it: no answer is a page of its own."""
-    fails = {"location = /metrics {\n": f"location = /metrics {{\nreturn {code};\n"}
-    with proxied(tmp_path, free_port(), **fails) as url:
-        request = b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n"
-        status, headers, body = send(url, request)
-    assert_problem(status, headers, body)
+def test_all_error_pages(tmp_path):
+    """No status of nginx has one of nginx's own error pages."""
+    locations = "".join(f"location = /{code} {{ return {code}; }}\n" for code in CODES)
+    changes = {"location = /metrics {": f"{locations}location = /metrics {{"}
+    with proxied(tmp_path, free_port(), **changes) as url:
+        for code in CODES:
+            request = f"GET /{code} HTTP/1.1\r\nHost: a\r\n\r\n".encode()
+            assert_problem(*send(url, request))
 
 
 @needs_nginx
 def test_old_clients(proxy, server):
-    """A request of HTTP/1.0 without a Host is answered, as by the service."""
+    """A request of HTTP/1.0 without a Host header is answered."""
     for url in (server, proxy):
         status, _, body = send(url, b"GET /livez HTTP/1.0\r\n\r\n")
         assert status == 200, body
@@ -176,19 +175,19 @@ def test_old_clients(proxy, server):
 
 @needs_nginx
 def test_log(running_server, tmp_path):
-    """The log has the path that was asked for, without its query."""
-    asked = ("/livez?key=secret", "/metrics?key=secret", "/classify?key=secret")
+    """The log has the path of a request, without the query."""
+    targets = ("/livez?key=secret", "/metrics?key=secret", "/classify?key=secret")
     with proxied(tmp_path, httpx.URL(running_server.url).port) as url:
-        for one in asked:
-            httpx.post(url + one, content=b"{}")
+        for target in targets:
+            httpx.post(url + target, content=b"{}")
     lines = (tmp_path / "access.log").read_text().splitlines()
     logged = [json.loads(line)["path"] for line in lines]
     assert logged == ["/livez", "/metrics", "/classify"]
 
 
 @needs_nginx
-def test_greedy_callers(running_server, tmp_path):
-    """Over the rate callers are told to come back."""
+def test_rate_limit(running_server, tmp_path):
+    """Beyond the rate limit clients get 429 with Retry-After."""
     port = httpx.URL(running_server.url).port
     slow = {"rate=500r/s": "rate=1r/m", "burst=1000": "burst=1"}
     with proxied(tmp_path, port, **slow) as url:
@@ -200,7 +199,7 @@ def test_greedy_callers(running_server, tmp_path):
 
 @needs_nginx
 def test_no_service(tmp_path):
-    """While there is no service, callers are told to come back."""
+    """While the service is down, clients get 503 with Retry-After."""
     with proxied(tmp_path, free_port()) as url:
         answer = httpx.post(f"{url}/classify", json={})
     assert answer.status_code == 503

@@ -1,5 +1,4 @@
-"""What becomes of bodies that pass through nginx: nothing of them is stored, and others
-are not held up."""
+"""Bodies through nginx: none is stored on disk, and slow ones don't block others."""
 
 import http.client
 import json
@@ -39,82 +38,86 @@ def head(path, size, host="here"):
 
 
 def padded(size):
-    """A request for a prediction, of so many bytes."""
+    """A prediction request, padded to a size in bytes."""
     body = json.dumps({"model": "walks", "sequences": [FRAMES]}).encode()
     return body.ljust(size)
 
 
 @needs_nginx
 def test_unfinished_bodies(proxy):
-    """While one caller sends much and ends nothing, others' bodies are answered."""
+    """While a client sends large unfinished bodies, the requests of others are answered."""
     size, url = 7 * 2**20, httpx.URL(proxy)
     with ExitStack() as stack:
 
         def upload():
-            at = (url.host, url.port)
-            connection = stack.enter_context(socket.create_connection(at, SECONDS))
-            # Those that the service evicts are told, and then cut off.
+            address = (url.host, url.port)
+            opened = socket.create_connection(address, SECONDS)
+            connection = stack.enter_context(opened)
+            # The service may refuse and close it to make room.
             with suppress(ConnectionError):
                 connection.sendall(head("/classify", size) + padded(size - 1))
 
         uploads = [threading.Thread(target=upload) for _ in range(40)]
-        for one in uploads:
-            one.start()
-        for one in uploads:
-            one.join(SECONDS)
+        for thread in uploads:
+            thread.start()
+        for thread in uploads:
+            thread.join(SECONDS)
         answers = [
             httpx.post(f"{proxy}/classify", content=padded(100_000), timeout=SECONDS)
             for _ in range(5)
         ]
-    assert [one.status_code for one in answers] == [200] * 5, answers[0].text
+    assert [answer.status_code for answer in answers] == [200] * 5, answers[0].text
 
 
 @needs_nginx
-@pytest.mark.parametrize("path", ["/classify", "/v1/models/walks:predict", "/v2"])
-def test_no_body_is_stored(running_server, tmp_path, path):
-    """No body is written to the file system that callers share, whatever its length."""
+def test_no_body_is_stored(running_server, tmp_path):
+    """nginx writes no body to disk, whatever its size."""
     with proxied(tmp_path, httpx.URL(running_server.url).port) as url:
         shutil.rmtree(tmp_path / "client_body")
         (tmp_path / "client_body").write_text("no folder")  # nothing can be written
-        for size in (1_000, 59_999, 100_000, 7 * 2**20):
-            direct = httpx.post(running_server.url + path, content=padded(size))
-            through = httpx.post(url + path, content=padded(size), timeout=SECONDS)
-            assert through.status_code == direct.status_code
+        for path in ("/classify", "/v1/models/walks:predict", "/v2"):
+            for size in (1_000, 59_999, 100_000, 7 * 2**20):
+                direct = httpx.post(running_server.url + path, content=padded(size))
+                proxied_answer = httpx.post(
+                    url + path, content=padded(size), timeout=SECONDS
+                )
+                assert proxied_answer.status_code == direct.status_code
 
 
 @needs_nginx
-def test_bodies_have_their_time(bundles, tmp_path):
-    """A large body that does not come on is refused by the service, in its time."""
+@pytest.mark.slow
+def test_body_timeout(bundles, tmp_path):
+    """A large body that stalls is refused by the service after its timeout."""
     flags = ["--bundles", bundles, "--workers", "1"]
     with (
-        serving(tmp_path, *flags, UNROLLED_BODY_SECONDS="0.5") as started,
-        proxied(tmp_path, httpx.URL(started.url).port) as url,
+        serving(tmp_path, *flags, UNROLLED_BODY_SECONDS="0.5") as service,
+        proxied(tmp_path, httpx.URL(service.url).port) as url,
     ):
-        begun = head("/classify", 100_000) + padded(50_000)
-        status, headers, body = send(url, begun)
+        half = head("/classify", 100_000) + padded(50_000)
+        status, headers, body = send(url, half)
     assert status == 408
     assert headers["content-type"] == "application/problem+json"
     assert json.loads(body)["type"] == "urn:unrolled:error:request-timeout"
 
 
 @contextmanager
-def falling():
-    """A server that breaks the first connection off when it has a whole request, and
-    answers all others; its port, and the first lines of what it was asked."""
-    asked = []
+def failing_once():
+    """A server that closes the first connection after the request, and answers all
+    others; its port, and the request lines that it got."""
+    requests = []
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            asked.append(self.requestline)
+            requests.append(self.requestline)
             while (
                 self.headers["Transfer-Encoding"] and self.rfile.readline() != b"0\r\n"
             ):
                 pass
             self.rfile.read(int(self.headers["Content-Length"] or 0))
             self.close_connection = True
-            if len(asked) > 1:
+            if len(requests) > 1:
                 self.send_response(200)
                 self.send_header("Content-Length", "0")
                 self.end_headers()
@@ -126,7 +129,7 @@ def falling():
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
         try:
-            yield server.server_port, asked
+            yield server.server_port, requests
         finally:
             server.shutdown()
             thread.join(SECONDS)
@@ -142,18 +145,18 @@ def falling():
         pytest.param("/v2/models/a/infer", 10, 1, id="of-v2"),
     ],
 )
-def test_asked_again(tmp_path, path, size, tries):
-    """A prediction whose connection breaks is asked for again, as it was, however its
-    body came; not where the body was not kept, or a state may have changed."""
-    with falling() as (port, asked):
-        two = f"127.0.0.1:{port};\nserver 127.0.0.1:{port}"
-        with proxied(tmp_path, 0, **{"unrolled:8000": two}) as url:
-            at = httpx.URL(url)
-            with socket.create_connection((at.host, at.port), SECONDS) as connection:
+def test_retries(tmp_path, path, size, tries):
+    """nginx retries a prediction whose connection breaks. It does not if it didn't buffer
+    the body, or if the request may have changed a state."""
+    with failing_once() as (port, requests):
+        both = f"127.0.0.1:{port};\nserver 127.0.0.1:{port}"
+        with proxied(tmp_path, 0, **{"unrolled:8000": both}) as url:
+            address = (httpx.URL(url).host, httpx.URL(url).port)
+            with socket.create_connection(address, SECONDS) as connection:
                 connection.sendall(head(path, size))
-                time.sleep(0.1)  # many clients send it in two parts
+                time.sleep(0.1)  # many clients send head and body apart
                 connection.sendall(bytes(size))
                 answer = http.client.HTTPResponse(connection)
                 answer.begin()
     assert answer.status == (200 if tries == 2 else 503)
-    assert asked == [f"POST {path} HTTP/1.1"] * tries
+    assert requests == [f"POST {path} HTTP/1.1"] * tries

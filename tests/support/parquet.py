@@ -1,17 +1,18 @@
-"""Parquet files that say less of themselves than they hold."""
+"""Parquet files whose footer understates their content."""
 
 
 def understate(path, number):
-    """Write 7 in the place of a whole number wherever the footer of a file has it."""
-    whole, honest = path.read_bytes(), _written(number, 0)
-    begin = len(whole) - 8 - int.from_bytes(whole[-8:-4], "little")
-    footer = whole[begin:]
-    assert honest in footer
-    path.write_bytes(whole[:begin] + footer.replace(honest, _written(7, len(honest))))
+    """Replace a number by 7 wherever it is in the footer of a file."""
+    content, encoded = path.read_bytes(), _varint(number, 0)
+    start = len(content) - 8 - int.from_bytes(content[-8:-4], "little")
+    footer = content[start:]
+    assert encoded in footer
+    footer = footer.replace(encoded, _varint(7, len(encoded)))
+    path.write_bytes(content[:start] + footer)
 
 
-def _written(number, width):
-    """A positive number as Thrift has it, in so many bytes at least."""
+def _varint(number, width):
+    """A positive number as Thrift encodes it, in at least `width` bytes."""
     left, out = 2 * number, bytearray()
     while left or len(out) < width:
         out.append(left & 127 | 128)

@@ -1,4 +1,4 @@
-"""nginx as deploy/nginx.conf sets it up, in front of a port."""
+"""nginx with deploy/nginx.conf, in front of a port."""
 
 import shutil
 import socket
@@ -16,14 +16,17 @@ needs_nginx = pytest.mark.skipif(NGINX is None, reason="nginx is not installed")
 
 
 def accepts(port):
-    with socket.socket() as asking:
-        return asking.connect_ex(("127.0.0.1", port)) == 0
+    with socket.socket() as connection:
+        return connection.connect_ex(("127.0.0.1", port)) == 0
 
 
 @contextmanager
 def proxied(folder, to, **changes):
-    """nginx with the project's configuration in front of a port, until the block ends;
-    its address."""
+    """Run nginx in front of a port until the block ends; yields its address.
+
+    Args:
+        changes: texts of the configuration to replace.
+    """
     port = free_port()
     changes = {
         "unrolled:8000": f"127.0.0.1:{to}",
@@ -38,7 +41,7 @@ def proxied(folder, to, **changes):
         text = text.replace(old, new)
     file = folder / "nginx.conf"
     file.write_text(text)
-    # One process: others would be of a user who may not enter the folder.
+    # A single process: workers run as a user who may not enter the folder.
     command = [NGINX, "-c", file, "-g", "daemon off; master_process off;"]
     with (folder / "output").open("w") as output:
         process = subprocess.Popen(command, stdout=output, stderr=output)
