@@ -1,4 +1,4 @@
-"""Bundles are data: a network that could do more than compute is refused unread."""
+"""The allowlist: a network that could do more than compute is refused unread."""
 
 import itertools
 import shutil
@@ -25,7 +25,7 @@ from model.bundle.bundle import BundleError
 from model.export import export, onnx_graph
 from service.settings import Settings
 from service.worker import engine
-from tests.support.bundles import copy_bundle
+from tests.support.bundles import cached, copy_bundle, write_bundle
 from tests.support.networks import CELLS, make_network
 from tests.support.servers import ROOT, running, wait
 
@@ -36,22 +36,22 @@ STATE = tf.TensorSpec((None, 6), tf.float32, "state")
 
 @pytest.fixture
 def copy(bundles, tmp_path):
-    """A folder of the bundle `walks` that may be spoilt."""
+    """A copy of the bundle `walks`, to be changed."""
     folder = tmp_path / "copy" / "walks" / "1"
     shutil.copytree(bundles / "walks" / "1", folder)
     return folder
 
 
 def seal(folder):
-    """The bundle as whoever can write it would seal it: every digest is right."""
+    """Seal a changed bundle with correct digests, as an attacker would."""
     metadata = bundle.Metadata.model_validate_json((folder / bundle.MARKER).read_text())
     bundle.seal(folder, metadata)
     return bundle.read(folder)
 
 
-def refusal(found):
+def refusal(target):
     with pytest.raises(BundleError) as caught:
-        allowlist.check(found)
+        allowlist.check(target)
     return str(caught.value)
 
 
@@ -59,7 +59,7 @@ def refusal(found):
 
 
 def wrap(folder, act, *, also=None):
-    """Put a network in the place of a bundle's that answers as it does, and acts."""
+    """Replace the network by one that also runs `act` whenever it computes."""
     loaded = tf.saved_model.load(str(folder))
     inner = loaded.signatures["step"]
 
@@ -67,14 +67,14 @@ def wrap(folder, act, *, also=None):
         with tf.control_dependencies([act()]):
             return dict(inner(frames=frames, lengths=lengths, state=state))
 
-    def whole(frames, lengths):
+    def serve(frames, lengths):
         answers = step(frames, lengths, tf.zeros((tf.shape(frames)[0], 6)))
         return {"probabilities": answers["probabilities"]}
 
     module = tf.Module()
     module.weights, module.also = list(loaded.weights), also
     signatures = {
-        "serving_default": tf.function(whole, [FRAMES, LENGTHS], autograph=False),
+        "serving_default": tf.function(serve, [FRAMES, LENGTHS], autograph=False),
         "step": tf.function(step, [FRAMES, LENGTHS, STATE], autograph=False),
     }
     written = folder.parent / "written"
@@ -100,7 +100,7 @@ def print_to(path):
     return tf.raw_ops.PrintV2(input="taken", output_stream=f"file://{path}")
 
 
-# What writes a file whenever the network answers, by operator.
+# Operators that write a file whenever the network computes.
 WRITERS = {"WriteFile": write_file, "SaveV2": save, "PrintV2": print_to}
 
 
@@ -119,7 +119,7 @@ def restore():
 
 
 def nested():
-    """A data set whose graph is text, and so are the operators in it."""
+    """A data set whose graph, with all its operators, is text."""
     text = tf.data.Dataset.from_tensors(1)._variant_tensor
     graph = tf.raw_ops.DatasetToGraphV2(input_dataset=text)
     return tf.raw_ops.DatasetFromGraph(graph_def=graph)
@@ -135,38 +135,40 @@ OTHERS = {
 
 
 class TestSignature:
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", WRITERS)
     def test_writes(self, copy, tmp_path, name):
-        """A network that gives the golden answers and writes a file beside is refused
-        by its operator; without that it would have been served."""
+        """A network with correct answers that also writes a file is refused by its
+        operator. TensorFlow itself would serve it."""
         path = tmp_path / "taken"
-        found = wrap(copy, partial(WRITERS[name], path))
-        made = engine.load(found, Settings(engine="tensorflow")).engine
-        assert found.golden().difference(made.step) < bundle.TOLERANCE
+        wrapped = wrap(copy, partial(WRITERS[name], path))
+        loaded = engine.load(wrapped, Settings(engine="tensorflow")).engine
+        assert wrapped.golden().difference(loaded.step) < bundle.TOLERANCE
         assert list(tmp_path.glob("taken*"))
-        text = refusal(found)
+        text = refusal(wrapped)
         assert text.startswith(f"{copy / 'saved_model.pb'}: operator {name} is not")
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("name", OTHERS)
     def test_operator(self, copy, name):
-        """So is one that reads files, runs Python, or holds a graph as text."""
-        found = wrap(copy, OTHERS[name])
+        """A network that reads files, runs Python or holds a graph as text is refused."""
+        wrapped = wrap(copy, OTHERS[name])
         assert "step" in tf.saved_model.load(str(copy)).signatures
-        assert f"{copy / 'saved_model.pb'}: operator " in refusal(found)
+        assert f"{copy / 'saved_model.pb'}: operator " in refusal(wrapped)
         kinds = {node.op for function in functions(copy) for node in function.node_def}
         assert name in kinds
         assert name not in tensorflow_ops.COMPUTING
 
     def test_service(self, copy, tmp_path):
-        """The service refuses it before TensorFlow sees it: nothing is written."""
+        """The service refuses the network before TensorFlow loads it: no file is written."""
         path = tmp_path / "taken"
         wrap(copy, partial(write_file, path))
         root = copy.parents[1]
         settings = Settings(port=0, bundles=root, engine="tensorflow", workers=1)
-        with running(settings, ready=False) as made:
-            wait(lambda: made.registry.complete, "the bundle is refused")
-            told = made.registry.broken["walks"]
-            assert "operator WriteFile is not allowed" in told
+        with running(settings, ready=False) as service:
+            wait(lambda: service.registry.complete, "the bundle is refused")
+            reason = service.registry.broken["walks"]
+            assert "operator WriteFile is not allowed" in reason
         assert not path.exists()
 
 
@@ -177,7 +179,7 @@ def functions(folder):
 
 
 def table(folder):
-    """It reads a file while it is made, and whenever it is loaded."""
+    """A table that reads a file when it is created and whenever it is loaded."""
     (folder / "words").write_text("one\ntwo\n")
     lines = tf.lookup.TextFileInitializer(
         str(folder / "words"),
@@ -203,7 +205,7 @@ def function(folder):
 
 
 @pytest.mark.parametrize(
-    ("make", "told"),
+    ("make", "reason"),
     [
         (table, "assets"),
         (asset, "assets"),
@@ -211,15 +213,15 @@ def function(folder):
         (function, "kind function"),
     ],
 )
-def test_objects(copy, tmp_path, make, told):
-    """What `tf.saved_model.load` would set up or call by itself is refused: tables
-    that read a file, assets, resources, functions beside the signatures."""
+def test_objects(copy, tmp_path, make, reason):
+    """Objects that `tf.saved_model.load` would set up or call are refused: tables that
+    read a file, assets, resources, functions beside the signatures."""
     wrap(copy, tf.no_op, also=make(tmp_path))
-    assert told in refusal(seal(copy))
+    assert reason in refusal(seal(copy))
 
 
 class Edited:
-    """The SavedModel of a bundle as a message that may be changed."""
+    """The SavedModel of a bundle as a message, to be changed."""
 
     def __init__(self, folder):
         self.path = folder / "saved_model.pb"
@@ -306,7 +308,7 @@ def call(edited, *, inner=False, listed=False):
     """The network calls the function that saves."""
     name = edited.named("_traced_save").signature.name
     whole = next(
-        f for n, f in edited.functions.items() if "_whole_" in n and "wrapper" not in n
+        f for n, f in edited.functions.items() if "_serve_" in n and "wrapper" not in n
     )
     node = whole.node_def.add(name="call", op="StatefulPartitionedCall")
     if inner:
@@ -319,22 +321,22 @@ def call(edited, *, inner=False, listed=False):
 
 
 def call_by_name(edited):
-    whole = edited.named("_whole_")
+    whole = edited.named("_serve_")
     whole.node_def.add(name="x", op=edited.named("_traced_save").signature.name)
 
 
 def left_to_caller(edited):
-    node = edited.named("_whole_").node_def.add(name="x", op="StatefulPartitionedCall")
+    node = edited.named("_serve_").node_def.add(name="x", op="StatefulPartitionedCall")
     node.attr["f"].placeholder = "g"
 
 
 def implements(edited):
-    for part in ("_traced_save", "_whole_"):
+    for part in ("_traced_save", "_serve_"):
         edited.named(part).attr["api_implements"].s = b"same"
 
 
 def node_attribute(edited):
-    edited.named("_whole_").node_def[0].attr["_XlaCompile"].b = True
+    edited.named("_serve_").node_def[0].attr["_XlaCompile"].b = True
 
 
 def restorer_writes(edited):
@@ -352,7 +354,7 @@ def given_another_file(edited):
 
 
 def network_changes_itself(edited):
-    edited.named("_whole_").node_def.add(name="x", op="AssignVariableOp")
+    edited.named("_serve_").node_def.add(name="x", op="AssignVariableOp")
 
 
 def one_saver(edited):
@@ -373,7 +375,7 @@ def saves_and_restores(edited):
 
 def twice(edited):
     library = edited.graph.graph_def.library.function
-    library.add().CopyFrom(edited.named("_whole_"))
+    library.add().CopyFrom(edited.named("_serve_"))
 
 
 def named_as_operator(edited):
@@ -387,17 +389,17 @@ def gradient(edited):
 
 
 def variant(edited):
-    tensor = edited.named("_whole_").node_def.add(name="x", op="Const").attr["value"]
+    tensor = edited.named("_serve_").node_def.add(name="x", op="Const").attr["value"]
     tensor.tensor.variant_val.add(type_name="WrappedDatasetVariant")
 
 
 def handle(edited):
-    tensor = edited.named("_whole_").node_def.add(name="x", op="Const").attr["value"]
+    tensor = edited.named("_serve_").node_def.add(name="x", op="Const").attr["value"]
     tensor.tensor.resource_handle_val.add(name="another model's weights")
 
 
 def variable_inside(edited):
-    edited.named("_whole_").node_def.add(name="x", op="VarHandleOp")
+    edited.named("_serve_").node_def.add(name="x", op="VarHandleOp")
 
 
 def composite(edited):
@@ -450,22 +452,22 @@ SERVED = (library_only, signature_to_saver, bare_names_saver, implements, legacy
     "edit", EDITS, ids=lambda e: getattr(e, "__name__", "") or f"call{e.keywords}"
 )
 def test_edited(copy, edit):
-    """A graph changed by hand, its digests right, is refused where it hides something:
-    in functions that nothing calls, behind the saver, in what chooses functions. Some
-    of these would be served, with the right answers."""
+    """A graph changed by hand is refused wherever it hides something: in functions that
+    nothing calls, behind the saver, in attributes that select functions. TensorFlow
+    would serve some of these, with correct answers."""
     edited = Edited(copy)
     edit(edited)
     edited.path.write_bytes(edited.saved.SerializeToString())
-    found = seal(copy)
+    sealed = seal(copy)
     if edit in SERVED:
-        engine.load(found, Settings(engine="tensorflow"))
-    text = refusal(found)
+        engine.load(sealed, Settings(engine="tensorflow"))
+    text = refusal(sealed)
     assert text.startswith(f"{edited.path}: ")
     assert EDITS[edit] in text
 
 
 def test_pieces(copy):
-    """A graph that comes in two pieces is read as one, as TensorFlow reads it."""
+    """A graph in two pieces is merged, as TensorFlow does it."""
     path = copy / "saved_model.pb"
     saved = saved_model_pb2.SavedModel.FromString(path.read_bytes())
     more = saved_model_pb2.SavedModel().meta_graphs.add()
@@ -498,8 +500,8 @@ def test_pieces(copy):
     ],
 )
 def test_files(copy, name):
-    """A file that no bundle has is refused, digest or not: TensorFlow and its server
-    look for some of them."""
+    """A file that bundles don't have is refused, even with a digest: TensorFlow and
+    TensorFlow Serving look for some of them."""
     (copy / name).parent.mkdir(exist_ok=True)
     (copy / name).write_bytes(b"")
     assert refusal(seal(copy)) == f"{copy / name}: a bundle has no such file"
@@ -616,11 +618,11 @@ SPOILERS = [
 
 
 class TestBombs:
-    """A file of few bytes that would take very much memory is refused unparsed."""
+    """A small file that would take much memory is refused before it is parsed."""
 
     def test_onnx(self, copy):
-        """Whatever is not the weights may not be much: not empty attributes, nor
-        tensors without numbers, nor names."""
+        """All but the weights must be small: empty attributes, tensors without numbers,
+        and names are limited."""
         network = onnx.load(copy / bundle.NETWORK)
         empty = {
             "attributes": lambda m: m.graph.node[0].attribute.extend(
@@ -642,12 +644,12 @@ class TestBombs:
 
     @pytest.mark.parametrize("data", [b"\x3a\x7f", b"\x3a", b"\x33", b"\xff" * 20])
     def test_cut_off(self, data):
-        """What is no message is told."""
+        """Bytes that are not a message are refused."""
         with pytest.raises(ValueError, match="can't be read"):
             onnx_ops.check(data)
 
     def test_tensorflow(self, copy):
-        """A graph without its weights has few bytes, too."""
+        """A SavedModel's graph, which has no weights, must be small too."""
         (copy / "saved_model.pb").write_bytes(b"\x12\x00" * (2 * 2**20 + 1))
         assert "is longer than" in refusal(seal(copy))
 
@@ -655,20 +657,20 @@ class TestBombs:
 class TestOnnx:
     @pytest.mark.parametrize("spoil", SPOILERS)
     def test_refused(self, copy, spoil):
-        """An ONNX network that holds another operator, a graph within, a function, or
-        weights from another file is refused by name, though its digest is right."""
+        """An ONNX network with another operator, a subgraph, a function, or weights in
+        another file is refused; the message names it."""
         model = model_of(copy)
-        told = spoil(model)
+        reason = spoil(model)
         (copy / bundle.NETWORK).write_bytes(model.SerializeToString())
-        found = seal(copy)
-        if spoil in LOADED:  # by its runtime, without a word
+        sealed = seal(copy)
+        if spoil in LOADED:  # ONNX Runtime itself would load these
             onnxruntime.InferenceSession(str(copy / bundle.NETWORK))
-        text = refusal(found)
+        text = refusal(sealed)
         assert text.startswith(f"{copy / bundle.NETWORK}: ")
-        assert told in text
+        assert reason in text
 
     def test_pieces(self, copy):
-        """A network that comes in two pieces is read as one."""
+        """A network in two pieces is merged."""
         more = onnx.ModelProto()
         more.graph.node.add(op_type="RandomNormalLike", input=["frames"], output=["x"])
         path = copy / bundle.NETWORK
@@ -677,8 +679,8 @@ class TestOnnx:
         assert "operator RandomNormalLike" in refusal(seal(copy))
 
     def test_runtime_format(self, copy):
-        """What ONNX Runtime would take for its own format is refused, also where it is
-        a right ONNX network at the same time."""
+        """A file that ONNX Runtime would read as its own format is refused, even if it
+        is also a valid ONNX network."""
         path = copy / bundle.NETWORK
         # An unknown field of 4 bytes before all others.
         path.write_bytes(b"\xa2\x80\x06\x06ORTM\0\0" + path.read_bytes())
@@ -687,15 +689,15 @@ class TestOnnx:
 
     @pytest.mark.parametrize("data", [b"", b"no network", b"\x00" * 20])
     def test_none(self, copy, data):
-        """A file that is no ONNX network is refused by its name."""
+        """A file that is not an ONNX network is refused by its name."""
         (copy / bundle.NETWORK).write_bytes(data)
         assert refusal(seal(copy)).startswith(f"{copy / bundle.NETWORK}: ")
 
     def test_int8(self, quantized):
         """A network with int8 weights passes."""
-        found = bundle.read(quantized / "small" / "1")
-        assert bundle.INT8.as_posix() in found.metadata.files
-        allowlist.check(found)
+        small = bundle.read(quantized / "small" / "1")
+        assert bundle.INT8.as_posix() in small.metadata.files
+        allowlist.check(small)
 
 
 # --- what is allowed -------------------------------------------------------------
@@ -708,42 +710,44 @@ EXPORTS = [
 ]
 
 
-@pytest.fixture(scope="module")
-def exports(tmp_path_factory):
-    """Both formats of every kind of network, as bytes."""
-    made = {}
-    for number, (task, layers, both, cell) in enumerate(EXPORTS):
+def write_exports(root):
+    for task, layers, both, cell in EXPORTS:
         network = make_network(
             task, layers=layers, bidirectional=both, **CELLS[cell]
         ).for_export()
-        folder = tmp_path_factory.mktemp(f"export{number}")
+        folder = root / f"{task}-{layers}-{both}-{cell}"
         export.save(network, folder)
-        made[task, layers, both, cell] = (
-            (folder / "saved_model.pb").read_bytes(),
-            onnx_graph.build(network).SerializeToString(),
-        )
-    return made
+        onnx.save(onnx_graph.build(network), str(folder / "network.onnx"))
 
 
-@pytest.mark.parametrize("kind", EXPORTS, ids=lambda kind: "-".join(map(str, kind)))
-def test_exports(exports, kind):
-    """Whatever the project exports passes, in both formats."""
-    saved, network = exports[kind]
-    tensorflow_ops.check(saved)
-    onnx_ops.check(network)
+@pytest.fixture(scope="module")
+def exports():
+    """Both formats of every kind of network, as bytes."""
+    return [
+        ((f / "saved_model.pb").read_bytes(), (f / "network.onnx").read_bytes())
+        for f in sorted(cached("operators", write_exports, Path(__file__)).iterdir())
+    ]
 
 
-@pytest.mark.parametrize("name", ["digits", "letters", "letters-live", "vowels"])
-def test_shipped(name):
-    """So do the bundles that come along."""
-    allowlist.check(bundle.read(ROOT / "bundles" / name / "1"))
+def test_exports(exports):
+    """All exports pass, in both formats."""
+    assert len(exports) == len(EXPORTS)
+    for saved, network in exports:
+        tensorflow_ops.check(saved)
+        onnx_ops.check(network)
+
+
+def test_shipped():
+    """The shipped bundles pass."""
+    for name in ("digits", "letters", "letters-live", "vowels"):
+        allowlist.check(bundle.read(ROOT / "bundles" / name / "1"))
 
 
 def test_nothing_more(exports):
-    """No operator is allowed that neither the exports nor the shipped bundles hold."""
+    """Every allowed operator occurs in an export or in a shipped bundle."""
     files = [p.parent for p in ROOT.glob("bundles/*/1/saved_model.pb")]
     pairs = [
-        *exports.values(),
+        *exports,
         *(
             ((p / "saved_model.pb").read_bytes(), (p / bundle.NETWORK).read_bytes())
             for p in files
@@ -773,11 +777,11 @@ def test_nothing_more(exports):
     ],
 )
 def test_schema(ours, theirs):
-    """The fields that are read have the numbers, kinds and alternatives of the real
-    messages, so both parsers see the same."""
-    waiting, seen = [(ours.DESCRIPTOR, theirs.DESCRIPTOR)], set()
-    while waiting:
-        mine, real = waiting.pop()
+    """The fields have the numbers, types and oneofs of the real messages, so that both
+    parsers read the same."""
+    pending, seen = [(ours.DESCRIPTOR, theirs.DESCRIPTOR)], set()
+    while pending:
+        mine, real = pending.pop()
         for field in mine.fields:
             other = real.fields_by_number[field.number]
             assert field.is_repeated == other.is_repeated, (mine.name, field.name)
@@ -785,14 +789,14 @@ def test_schema(ours, theirs):
             assert field.type == kind, (mine.name, field.name)
             if field.containing_oneof or other.containing_oneof:
                 numbers = [
-                    {one.number for one in side.containing_oneof.fields}
+                    {member.number for member in side.containing_oneof.fields}
                     for side in (field, other)
                 ]
                 assert numbers[0] == numbers[1], field.name
             pair = (field.message_type, other.message_type)
             if field.message_type and field.message_type.fields and pair not in seen:
                 seen.add(pair)
-                waiting.append(pair)
+                pending.append(pair)
 
 
 # --- bytes -----------------------------------------------------------------------
@@ -800,43 +804,43 @@ def test_schema(ours, theirs):
 
 class TestContents:
     def test_changed(self, copy):
-        """A file that is changed after it was verified reaches no engine."""
-        found = bundle.read(copy)
+        """A file changed after verification reaches no engine."""
+        verified = bundle.read(copy)
         for kind, name in (("onnx", bundle.NETWORK), ("tensorflow", "saved_model.pb")):
             whole = (copy / name).read_bytes()
             (copy / name).write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
             with pytest.raises(BundleError, match="SHA-256 differs"):
-                engine.load(found, Settings(engine=kind))
+                engine.load(verified, Settings(engine=kind))
             (copy / name).write_bytes(whole)
-            engine.load(found, Settings(engine=kind))
+            engine.load(verified, Settings(engine=kind))
 
     def test_gone(self, copy):
-        """So does one that is gone."""
-        found = bundle.read(copy)
+        """A file removed after verification is named."""
+        verified = bundle.read(copy)
         (copy / bundle.NETWORK).unlink()
         with pytest.raises(BundleError, match=str(bundle.NETWORK)):
-            found.content(bundle.NETWORK.as_posix())
+            verified.content(bundle.NETWORK.as_posix())
 
     def test_unlisted(self, copy):
-        """Only what `bundle.json` lists has contents."""
-        found = bundle.read(copy)
+        """Only files listed in `bundle.json` can be read."""
+        verified = bundle.read(copy)
         with pytest.raises(BundleError):
-            found.content(bundle.MARKER.as_posix())
+            verified.content(bundle.MARKER.as_posix())
 
     def test_private(self, bundles):
-        """TensorFlow reads a copy that nobody else can, and that is gone afterwards."""
-        found = bundle.read(bundles / "walks" / "1")
-        with found.saved_model() as folder:
+        """TensorFlow reads a private copy, which is removed afterwards."""
+        verified = bundle.read(bundles / "walks" / "1")
+        with verified.saved_model() as folder:
             assert folder.stat().st_mode & 0o777 == 0o700
-            there = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
-            assert Path("saved_model.pb") in there
-            assert not [path for path in there if path.is_relative_to(bundle.EXTRA)]
+            files = {p.relative_to(folder) for p in folder.rglob("*") if p.is_file()}
+            assert Path("saved_model.pb") in files
+            assert not [path for path in files if path.is_relative_to(bundle.EXTRA)]
         assert not folder.exists()
 
 
 class TestGolden:
     def test_pickle(self, copy):
-        """Golden answers are numbers: a pickled object is not taken."""
+        """A pickled object in the golden answers is refused."""
         arrays = dict(np.load(copy / bundle.GOLDEN))
         arrays["state"] = np.array([print], object)
         np.savez(copy / bundle.GOLDEN, **arrays)
@@ -844,7 +848,7 @@ class TestGolden:
             seal(copy).golden()
 
     def test_bomb(self, copy, monkeypatch):
-        """Nor more of them than a few sequences, however small when packed."""
+        """Golden answers that unpack to too many bytes are refused."""
         monkeypatch.setattr(golden, "MAX_BYTES", 10_000)
         arrays = dict(np.load(copy / bundle.GOLDEN))
         arrays["state"] = np.zeros(100_000, np.float32)
@@ -853,7 +857,7 @@ class TestGolden:
             seal(copy).golden()
 
     def test_others(self, copy):
-        """Nor arrays of other names."""
+        """Golden answers with other arrays are refused."""
         arrays = dict(np.load(copy / bundle.GOLDEN))
         np.savez(copy / bundle.GOLDEN, **arrays, more=np.zeros(1))
         with pytest.raises(ValueError, match="other arrays"):
@@ -861,16 +865,15 @@ class TestGolden:
 
 
 def test_too_long(copy, monkeypatch):
-    """A file over the limit is refused before it is read."""
+    """A file over the size limit is refused before it is read."""
     monkeypatch.setattr(allowlist, "MAX_BYTES", dict.fromkeys(allowlist.CHECKS, 1000))
     monkeypatch.setattr(bundle.Bundle, "content", lambda *_: pytest.fail("it was read"))
     assert "longer than 1000 bytes" in refusal(bundle.read(copy))
 
 
+@pytest.mark.slow
 def test_export_is_checked(tmp_path, monkeypatch):
-    """Nothing is exported that no service would load."""
-    from tests.support.bundles import write_bundle
-
+    """An export that the service would refuse is not published."""
     monkeypatch.setattr(onnx_ops, "OPERATORS", frozenset({"Add"}))
     with pytest.raises(BundleError, match="is not allowed"):
         write_bundle(tmp_path, "new", "classify", ("a", "b"), cell="gru", hidden=2)
@@ -878,5 +881,5 @@ def test_export_is_checked(tmp_path, monkeypatch):
 
 
 def test_copy_is_a_bundle(bundles, tmp_path):
-    """What these tests spoil passes as it is."""
+    """The unchanged copy passes."""
     allowlist.check(bundle.read(copy_bundle(bundles / "walks" / "1", tmp_path / "w")))

@@ -1,4 +1,4 @@
-"""Bundles: both formats answer as the network, and no change goes unnoticed."""
+"""Exported bundles: both formats compute like the network, and any change is noticed."""
 
 import json
 import os
@@ -20,12 +20,11 @@ from model.bundle import bundle
 from model.bundle.bundle import Bundle, BundleError
 from model.bundle.golden import Golden
 from model.config import Config
-from model.datasets.dataset import Dataset
 from model.export import export, onnx_graph, publish
 from model.network import reload
-from model.network.network import Network
 from model.training import evaluation, loop
 from model.training.runs import Epoch
+from tests.support.bundles import cached
 from tests.support.networks import CELLS, make_config, make_dataset
 
 ROOT = Path(__file__).parents[3]
@@ -44,33 +43,46 @@ HISTORY = [
 
 
 @dataclass(frozen=True)
-class Made:
-    """A bundle, and what it was made from."""
+class Exported:
+    """An exported bundle, and the network and the data behind it."""
 
-    network: Network
-    dataset: Dataset
-    config: Config
+    kind: str
     folder: Path
+
+    @cached_property
+    def source(self):
+        """The network, the data set and the settings, built anew."""
+        network, dataset, config = make_network_and_data(self.kind)
+        network.temperature.assign(self.bundle.metadata.temperature)
+        return network, dataset, config
+
+    @property
+    def dataset(self):
+        return self.source[1]
+
+    @property
+    def config(self):
+        return self.source[2]
 
     @property
     def bundle(self) -> Bundle:
         return bundle.read(self.folder)
 
-    def answers(self, frames, lengths):
+    def expected(self, frames, lengths):
         """The live network's probabilities of whole sequences."""
-        return self.network.probabilities(self.network(frames, lengths)).numpy()
+        network = self.source[0]
+        return network.probabilities(network(frames, lengths)).numpy()
 
     @cached_property
     def steps(self):
         """Both formats as functions, by name."""
-        path = self.folder / bundle.NETWORK
         return {
             "SavedModel": reload.saved_model(self.folder),
-            "ONNX": reload.onnx(path),
+            "ONNX": reload.onnx(self.folder / bundle.NETWORK),
         }
 
     def zeros(self, count):
-        return np.zeros((count, self.config.network.state_size), np.float32)
+        return np.zeros((count, self.bundle.metadata.state_size), np.float32)
 
     def frames(self, lengths, seed=0):
         """Random frames about the data's mean, and garbage behind each length."""
@@ -80,50 +92,51 @@ class Made:
         return frames.astype(np.float32), lengths
 
 
-def make(kind, root, name):
-    """A published bundle of random weights; most of its answers are right."""
+def make_network_and_data(kind):
+    """A network of random weights, and data of which it gets about 70 % right."""
     task, cell = KINDS[kind]
     dataset = make_dataset(task, counts=(15, 12, 9), classes=4)
     config = make_config(
-        name=name, network={"layers": 2, "hidden": 5, "dropout": 0.25, **cell}
+        name=kind, network={"layers": 2, "hidden": 5, "dropout": 0.25, **cell}
     )
     network = loop.build(dataset, config)
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.6, weight.shape))
-    right = evaluation.predict(dataset, network).scores.argmax(1)
-    kept = random.uniform(size=len(right)) < 0.7
-    dataset = replace(dataset, targets=np.where(kept, right, dataset.targets))
-    folder, _ = publish.publish(network, HISTORY, dataset, config, root)
-    return Made(network, dataset, config, folder)
+    predicted = evaluation.predict(dataset, network).scores.argmax(1)
+    right = random.uniform(size=len(predicted)) < 0.7
+    targets = np.where(right, predicted, dataset.targets)
+    return network, replace(dataset, targets=targets), config
+
+
+def write_exports(root):
+    for kind in KINDS:
+        network, dataset, config = make_network_and_data(kind)
+        publish.publish(network, HISTORY, dataset, config, root)
 
 
 @pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("bundles")
-
-
-@pytest.fixture(scope="module")
-def everything(root):
-    return {kind: make(kind, root, kind) for kind in KINDS}
+def exports():
+    root = cached("exports", write_exports, Path(__file__))
+    return {kind: Exported(kind, root / kind / "1") for kind in KINDS}
 
 
 @pytest.fixture(params=KINDS)
-def made(request, everything):
-    return everything[request.param]
+def exported(request, exports):
+    return exports[request.param]
 
 
 @pytest.fixture
-def one(everything):
+def shared(exports):
     """The bundle that tests of files share."""
-    return everything["classify-gru"]
+    return exports["classify-gru"]
 
 
 @pytest.fixture
-def copy(one, tmp_path):
-    """A folder of the same bundle that may be spoilt."""
+def copy(shared, tmp_path):
+    """A copy of that bundle, to be changed."""
     folder = tmp_path / "names" / "1"
-    shutil.copytree(one.folder, folder)
+    shutil.copytree(shared.folder, folder)
     return folder
 
 
@@ -135,64 +148,64 @@ def valid(values, lengths):
 
 
 class TestFormats:
-    def test_whole(self, made):
+    def test_whole(self, exported):
         """Both formats answer as the live network, in batches of any size."""
         random = np.random.default_rng(1)
-        for name, step in made.steps.items():
+        for name, step in exported.steps.items():
             for batch in (1, 7, 33):
-                frames, lengths = made.frames(random.integers(1, 20, batch))
-                found, _ = step(frames, lengths, made.zeros(batch))
+                frames, lengths = exported.frames(random.integers(1, 20, batch))
+                probabilities, _ = step(frames, lengths, exported.zeros(batch))
                 np.testing.assert_allclose(
-                    valid(found, lengths),
-                    valid(made.answers(frames, lengths), lengths),
+                    valid(probabilities, lengths),
+                    valid(exported.expected(frames, lengths), lengths),
                     **CLOSE,
                     err_msg=name,
                 )
 
-    def test_probabilities(self, made):
+    def test_probabilities(self, exported):
         """Each answer is a distribution over the classes."""
-        frames, lengths = made.frames([4, 9, 1])
-        for step in made.steps.values():
-            found = valid(step(frames, lengths, made.zeros(3))[0], lengths)
-            assert found.shape[1] == 4
-            assert (found >= 0).all()
-            np.testing.assert_allclose(found.sum(1), 1, rtol=1e-5)
+        frames, lengths = exported.frames([4, 9, 1])
+        for step in exported.steps.values():
+            rows = valid(step(frames, lengths, exported.zeros(3))[0], lengths)
+            assert rows.shape[1] == 4
+            assert (rows >= 0).all()
+            np.testing.assert_allclose(rows.sum(1), 1, rtol=1e-5)
 
-    def test_company(self, made):
-        """A sequence's answer doesn't depend on its batch or on the padding."""
-        frames, lengths = made.frames([5, 12, 1, 8])
-        loud = np.where(
+    def test_batch_neighbours(self, exported):
+        """A sequence's probabilities depend neither on its batch nor on the padding."""
+        frames, lengths = exported.frames([5, 12, 1, 8])
+        padded_with_nan = np.where(
             np.arange(12)[:, None] < lengths[:, None, None], frames, np.float32(np.nan)
         )
-        for step in made.steps.values():
-            together = step(loud, lengths, made.zeros(4))[0]
+        for step in exported.steps.values():
+            together = step(padded_with_nan, lengths, exported.zeros(4))[0]
             for row, length in enumerate(lengths):
-                alone, _ = step(
+                single, _ = step(
                     frames[row : row + 1, :length],
                     lengths[row : row + 1],
-                    made.zeros(1),
+                    exported.zeros(1),
                 )
                 ours = together[row] if together.ndim == 2 else together[row, :length]
-                np.testing.assert_allclose(ours, alone[0], **CLOSE)
+                np.testing.assert_allclose(ours, single[0], **CLOSE)
 
     @pytest.mark.parametrize("kind", [k for k in KINDS if "both-ways" not in k])
-    def test_chunks(self, everything, kind):
+    def test_chunks(self, exports, kind):
         """With the state handed on, chunks of any lengths give the whole's answers."""
-        made = everything[kind]
-        frames, lengths = made.frames([9, 14, 6])
-        want = made.answers(frames, lengths)
-        for name, step in made.steps.items():
-            state, done = made.zeros(3), np.zeros(3, int)
+        exported = exports[kind]
+        frames, lengths = exported.frames([9, 14, 6])
+        want = exported.expected(frames, lengths)
+        for name, step in exported.steps.items():
+            state, done = exported.zeros(3), np.zeros(3, int)
             answers = [[] for _ in lengths]
             for sizes in ([2, 1, 3], [4, 8, 1], [3, 5, 2]):
                 piece = np.full((3, max(sizes), 3), 5, np.float32)
                 for row, size in enumerate(sizes):
                     piece[row, :size] = frames[row, done[row] : done[row] + size]
-                found, state = step(piece, np.array(sizes, np.int32), state)
+                chunk, state = step(piece, np.array(sizes, np.int32), state)
                 done += sizes
                 for row, size in enumerate(sizes):
                     answers[row] += [
-                        found[row][:size] if found.ndim == 3 else found[row]
+                        chunk[row][:size] if chunk.ndim == 3 else chunk[row]
                     ]
             for row, length in enumerate(lengths):
                 if want.ndim == 2:
@@ -201,28 +214,29 @@ class TestFormats:
                     ours, theirs = np.concatenate(answers[row]), want[row, :length]
                 np.testing.assert_allclose(ours, theirs, **CLOSE, err_msg=name)
 
-    def test_states_are_interchangeable(self, made):
+    def test_states_are_interchangeable(self, exported):
         """A state of one format is gone on with by the other."""
-        frames, lengths = made.frames([6, 3])
+        frames, lengths = exported.frames([6, 3])
         states = [
-            step(frames, lengths, made.zeros(2))[1] for step in made.steps.values()
+            step(frames, lengths, exported.zeros(2))[1]
+            for step in exported.steps.values()
         ]
-        assert states[0].shape == (2, made.config.network.state_size)
+        assert states[0].shape == (2, exported.config.network.state_size)
         np.testing.assert_allclose(*states, **CLOSE)
 
 
 class TestSavedModel:
-    def test_signatures(self, made):
+    def test_signatures(self, exported):
         """Names, shapes and types are those that the bundle promises."""
-        size = made.config.network.state_size
-        signatures = tf.saved_model.load(str(made.folder)).signatures
+        size = exported.config.network.state_size
+        signatures = tf.saved_model.load(str(exported.folder)).signatures
         assert set(signatures) == {"serving_default", *(["step"] if size else [])}
         frames = tf.TensorSpec((None, None, 3), tf.float32, "frames")
         lengths = tf.TensorSpec((None,), tf.int32, "lengths")
         inputs = {"frames": frames, "lengths": lengths}
         whole = signatures["serving_default"]
         assert whole.structured_input_signature[1] == inputs
-        label = made.dataset.task == "label"
+        label = exported.dataset.task == "label"
         shape = [None, None, 4] if label else [None, 4]
         assert set(whole.structured_outputs) == {"probabilities"}
         assert whole.structured_outputs["probabilities"].shape.as_list() == shape
@@ -235,7 +249,8 @@ class TestSavedModel:
             assert outputs["probabilities"].shape.as_list() == shape
             assert outputs["state"].shape.as_list() == [None, size]
 
-    def test_ten_lines(self, everything, tmp_path):
+    @pytest.mark.slow
+    def test_ten_lines(self, exports, tmp_path):
         """TensorFlow alone loads and calls a bundle; our code need not be there."""
         script = """
             import sys
@@ -252,9 +267,9 @@ class TestSavedModel:
             np.savez("answers.npz", **{str(i): a for i, a in enumerate(answers.values())})
             assert not [m for m in sys.modules if m.split(".")[0] in ("model", "service")]
         """
-        two = [everything[kind] for kind in ("classify-gru", "label-lstm-both-ways")]
+        two = [exports[kind] for kind in ("classify-gru", "label-lstm-both-ways")]
         frames, lengths = two[0].frames([3, 7, 1])
-        folders = [str(made.folder) for made in two]
+        folders = [str(exported.folder) for exported in two]
         np.savez(
             tmp_path / "inputs.npz", frames=frames, lengths=lengths, folders=folders
         )
@@ -268,40 +283,40 @@ class TestSavedModel:
         )
         assert done.returncode == 0, done.stderr[-2000:]
         with np.load(tmp_path / "answers.npz") as answers:
-            for index, made in enumerate(two):
+            for index, exported in enumerate(two):
                 np.testing.assert_allclose(
                     valid(answers[str(index)], lengths),
-                    valid(made.answers(frames, lengths), lengths),
+                    valid(exported.expected(frames, lengths), lengths),
                     **CLOSE,
                 )
 
 
 class TestOnnx:
-    def model(self, made):
-        return onnx.load(str(made.folder / bundle.NETWORK))
+    def model(self, exported):
+        return onnx.load(str(exported.folder / bundle.NETWORK))
 
-    def test_valid(self, made):
+    def test_valid(self, exported):
         """The graph is what ONNX says that a graph is, its shapes included."""
-        onnx.checker.check_model(self.model(made), full_check=True)
+        onnx.checker.check_model(self.model(exported), full_check=True)
 
-    def test_names(self, made):
+    def test_names(self, exported):
         """Inputs and outputs are named as the contract says. (Names of a graph are
         unique, so the state that comes out is `next_state`.)"""
-        graph = self.model(made).graph
-        state = ["state"] if made.config.network.state_size else []
+        graph = self.model(exported).graph
+        state = ["state"] if exported.config.network.state_size else []
         assert [value.name for value in graph.input] == ["frames", "lengths", *state]
         outputs = ["probabilities", *(f"next_{name}" for name in state)]
         assert [value.name for value in graph.output] == outputs
 
-    def test_fused(self, made):
+    def test_fused(self, exported):
         """One fused operator a layer, and no general loop."""
-        network = made.config.network
-        kinds = [node.op_type for node in self.model(made).graph.node]
+        network = exported.config.network
+        kinds = [node.op_type for node in self.model(exported).graph.node]
         assert kinds.count(network.cell.upper()) == network.layers
         assert not {"Loop", "Scan", "If"} & set(kinds)
         ways = {
             attribute.s.decode()
-            for node in self.model(made).graph.node
+            for node in self.model(exported).graph.node
             for attribute in node.attribute
             if attribute.name == "direction"
         }
@@ -309,15 +324,15 @@ class TestOnnx:
 
 
 class TestGolden:
-    def test_both_formats(self, made):
+    def test_both_formats(self, exported):
         """Both formats reproduce the golden answers, far within the tolerance."""
-        golden = made.bundle.golden()
-        for name, step in made.steps.items():
+        golden = exported.bundle.golden()
+        for name, step in exported.steps.items():
             assert golden.difference(step) < bundle.TOLERANCE / 10, name
 
-    def test_from_the_data(self, made):
+    def test_from_the_data(self, exported):
         """Golden inputs are sequences of the data, the shortest and the longest too."""
-        golden, test = made.bundle.golden(), made.dataset.part("test")
+        golden, test = exported.bundle.golden(), exported.dataset.part("test")
         assert golden.lengths.min() == test.lengths.min()
         assert golden.lengths.max() == test.lengths.max()
         known = {test.sequence(row).tobytes() for row in range(len(test))}
@@ -332,11 +347,11 @@ class TestGolden:
             pytest.param(3, id="bias"),
         ],
     )
-    def test_swapped_gates(self, made, tmp_path, place):
+    def test_swapped_gates(self, exported, tmp_path, place):
         """Two gates in each other's place, or one weight off, are noticed."""
-        golden = made.bundle.golden()
-        hidden = made.config.network.hidden
-        gates = 4 if made.config.network.cell == "lstm" else 3
+        golden = exported.bundle.golden()
+        hidden = exported.config.network.hidden
+        gates = 4 if exported.config.network.cell == "lstm" else 3
 
         def swapped(values):
             axis = -1 if place == 3 else 1
@@ -350,7 +365,7 @@ class TestGolden:
             return values
 
         for change in (swapped, one_off):
-            model = onnx.load(str(made.folder / bundle.NETWORK))
+            model = onnx.load(str(exported.folder / bundle.NETWORK))
             node = next(
                 node for node in model.graph.node if node.op_type in ("GRU", "LSTM")
             )
@@ -372,44 +387,44 @@ class TestGolden:
             pytest.param(lambda p, s: (p, s * 0), id="state-forgotten"),
         ],
     )
-    def test_wrong_answers(self, one, spoil):
+    def test_wrong_answers(self, shared, spoil):
         """Answers or states that are off are noticed, and so is what's no number."""
-        step = reload.onnx(one.folder / bundle.NETWORK)
-        golden = one.bundle.golden()
+        step = reload.onnx(shared.folder / bundle.NETWORK)
+        golden = shared.bundle.golden()
         assert golden.difference(lambda *a: spoil(*step(*a))) > bundle.TOLERANCE
 
-    def test_state_is_needed(self, one):
+    def test_state_is_needed(self, shared):
         """An engine that ignores the state that it is given is noticed."""
-        step = reload.onnx(one.folder / bundle.NETWORK)
-        golden = one.bundle.golden()
+        step = reload.onnx(shared.folder / bundle.NETWORK)
+        golden = shared.bundle.golden()
         difference = golden.difference(lambda f, n, s: step(f, n, np.zeros_like(s)))
         assert difference > bundle.TOLERANCE
 
-    def test_rows_depend_on_company(self, one):
+    def test_rows_depend_on_company(self, shared):
         """An engine whose answers depend on the batch is noticed."""
-        step = reload.onnx(one.folder / bundle.NETWORK)
+        step = reload.onnx(shared.folder / bundle.NETWORK)
 
         def leaking(frames, lengths, state):
             probabilities, state = step(frames, lengths, state)
             return probabilities + 1e-3 * (len(lengths) == 1), state
 
-        assert one.bundle.golden().difference(leaking) > bundle.TOLERANCE
+        assert shared.bundle.golden().difference(leaking) > bundle.TOLERANCE
 
-    def test_sequences_of_one_step(self, one):
+    def test_sequences_of_one_step(self, shared):
         """Golden sequences that are all of one step can be compared too."""
-        step = reload.onnx(one.folder / bundle.NETWORK)
-        frames, lengths = one.frames([1, 1, 1])
-        golden = Golden(frames, lengths, *step(frames, lengths, one.zeros(3)))
+        step = reload.onnx(shared.folder / bundle.NETWORK)
+        frames, lengths = shared.frames([1, 1, 1])
+        golden = Golden(frames, lengths, *step(frames, lengths, shared.zeros(3)))
         assert golden.difference(step) < bundle.TOLERANCE
 
 
 class TestMetadata:
-    def test_what_was_trained(self, made):
+    def test_what_was_trained(self, exported):
         """`bundle.json` says what the network is and where it comes from."""
-        said = made.bundle.metadata
-        network, data = made.config.network, made.dataset
+        said = exported.bundle.metadata
+        network, data = exported.config.network, exported.dataset
         assert (said.format, said.version) == (1, "1")
-        assert (said.name, said.task) == (made.config.name, data.task)
+        assert (said.name, said.task) == (exported.config.name, data.task)
         assert said.classes == data.classes
         assert said.input.names == data.features
         for key in ("cell", "layers", "hidden", "bidirectional", "dropout"):
@@ -423,30 +438,32 @@ class TestMetadata:
         np.testing.assert_allclose(
             said.normalisation.scale, 1 / train.frames.std(0), rtol=1e-4
         )
-        np.testing.assert_allclose(said.temperature, made.network.temperature.numpy())
+        np.testing.assert_allclose(
+            said.temperature, exported.source[0].temperature.numpy()
+        )
         record = said.training
         assert (record.source, record.data) == ("made", data.digest)
         assert (record.epochs, record.best_epoch) == (3, 2)
         assert record.longest == train.lengths.max()
         assert set(record.parts) == {"train", "validation", "test"}
 
-    def test_errors(self, made):
+    def test_errors(self, exported):
         """The errors that it tells are those of the network, part by part."""
-        for part, figures in made.bundle.metadata.training.parts.items():
-            data = made.dataset.part(part)
+        for part, figures in exported.bundle.metadata.training.parts.items():
+            data = exported.dataset.part(part)
             frames, lengths = evaluation.pad(
                 [data.sequence(r) for r in range(len(data))]
             )
-            predicted = valid(made.answers(frames, lengths), lengths).argmax(1)
+            predicted = valid(exported.expected(frames, lengths), lengths).argmax(1)
             assert figures.count == len(data.targets)
             error = 100 * (predicted != data.targets).mean()
             np.testing.assert_allclose(figures.error, error, atol=1e-4)
 
-    def test_layout(self, made):
+    def test_layout(self, exported):
         """The folder holds the files that the contract names, and only those."""
         names = {
-            path.relative_to(made.folder).as_posix()
-            for path in made.folder.rglob("*")
+            path.relative_to(exported.folder).as_posix()
+            for path in exported.folder.rglob("*")
             if path.is_file()
         }
         plots = ("history", "confusion", "reliability", "length")
@@ -461,13 +478,15 @@ class TestMetadata:
             *(f"assets.extra/report/{name}" for name in report),
             "assets.extra/bundle.json",
         }
-        assert set(made.bundle.metadata.files) == names - {"assets.extra/bundle.json"}
-        assert made.folder.stat().st_mode & 0o777 == 0o755
+        assert set(exported.bundle.metadata.files) == names - {
+            "assets.extra/bundle.json"
+        }
+        assert exported.folder.stat().st_mode & 0o777 == 0o755
 
-    def test_digest(self, everything):
+    def test_digest(self, exports):
         """Bundles differ in their digest."""
-        digests = {made.bundle.digest for made in everything.values()}
-        assert len(digests) == len(everything)
+        digests = {exported.bundle.digest for exported in exports.values()}
+        assert len(digests) == len(exports)
 
 
 def refused(folder):
@@ -618,8 +637,9 @@ class TestWriting:
             fail()
         assert [path.name for path in (tmp_path / "a").iterdir()] == ["1"]
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("wrong", ["ONNX", "SavedModel"])
-    def test_wrong_export(self, one, tmp_path, monkeypatch, wrong):
+    def test_wrong_export(self, tmp_path, monkeypatch, wrong):
         """A format that answers otherwise than the network is never published."""
         if wrong == "ONNX":
             build = onnx_graph.build
@@ -639,8 +659,9 @@ class TestWriting:
                 return lambda f, n, s: step(f, n, np.zeros_like(s))
 
             monkeypatch.setattr(reload, "saved_model", forgetful)
+        network, dataset, config = make_network_and_data("classify-gru")
         with pytest.raises(export.ExportError, match=f"{wrong} differs"):
-            publish.publish(one.network, HISTORY, one.dataset, one.config, tmp_path)
+            publish.publish(network, HISTORY, dataset, config, tmp_path)
         assert not [path for path in tmp_path.rglob("*") if path.is_file()]
         assert bundle.find(tmp_path) == []
 
@@ -656,8 +677,8 @@ class TestFind:
 
     def test_one(self, tmp_path):
         """A bundle itself is found."""
-        one = self.bundle(tmp_path, "a", "1")
-        assert bundle.find(one) == [one]
+        folder = self.bundle(tmp_path, "a", "1")
+        assert bundle.find(folder) == [folder]
 
     def test_versions(self, tmp_path):
         """Of versions the highest number is taken: 10, not 9."""
@@ -706,31 +727,29 @@ class TestFind:
 
 
 class TestWithoutTensorFlow:
-    @pytest.mark.parametrize(
-        "module", ["bundle", "config", "datasets.dataset", "datasets.builtin"]
-    )
-    def test_imports(self, module):
-        """What the service and the first lines of a command need is light."""
+    def test_imports(self):
+        """The bundle, the settings and the data sets import no heavy library."""
+        modules = "model.bundle, model.config, model.datasets.builtin"
         heavy = "{'tensorflow', 'keras', 'onnx', 'matplotlib'}"
-        code = f"import sys, model.{module}; print({heavy} & sys.modules.keys())"
+        code = f"import sys, {modules}; print({heavy} & sys.modules.keys())"
         done = subprocess.run(
             [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True
         )
         assert done.stdout == "set()\n", done.stderr
 
-    def test_reading(self, one):
+    def test_reading(self, shared):
         """A bundle is read, verified and compared with its ONNX network without it."""
         script = f"""
             import sys
             from pathlib import Path
             import onnxruntime
             from model import bundle
-            found = bundle.read(bundle.find(Path({str(one.folder)!r}))[0])
-            session = onnxruntime.InferenceSession(str(found.folder / bundle.NETWORK))
+            exported = bundle.read(bundle.find(Path({str(shared.folder)!r}))[0])
+            session = onnxruntime.InferenceSession(str(exported.folder / bundle.NETWORK))
             def step(frames, lengths, state):
                 inputs = {{"frames": frames, "lengths": lengths, "state": state}}
                 return session.run(None, inputs)
-            print(found.golden().difference(step) < bundle.TOLERANCE)
+            print(exported.golden().difference(step) < bundle.TOLERANCE)
             assert not {{"tensorflow", "keras", "onnx"}} & sys.modules.keys()
         """
         done = subprocess.run(
