@@ -1,4 +1,4 @@
-"""Errors that the client is told of, as RFC 9457 problem details.
+"""Errors that are reported to the client, as RFC 9457 problem details.
 
 ServiceError
 ├── InvalidJson        400  the body is not JSON
@@ -48,7 +48,7 @@ class FieldError:
 
 
 class ServiceError(Exception):
-    """An error that the client is told of."""
+    """An error that is reported to the client."""
 
     status: ClassVar[int] = 500
     slug: ClassVar[str] = "internal-error"

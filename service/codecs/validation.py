@@ -113,18 +113,18 @@ def to_arrays(
             [FieldError(paths[index], f"has {steps[index]} steps")],
         )
     check_limits(limits, numbers=sum(steps) * features)
-    found, count, arrays = list(errors), len(errors), []
+    all_errors, count, arrays = list(errors), len(errors), []
     for path, sequence in zip(paths, sequences, strict=True):
         array = _to_array(sequence, features)
         if array is None:
             number, first = _find_errors(sequence, features)
             count += number
-            room = MAX_ERRORS + len(errors) - len(found)
-            found += [FieldError(f"{path}{at}", why) for at, why in first[:room]]
+            room = MAX_ERRORS + len(errors) - len(all_errors)
+            all_errors += [FieldError(f"{path}{at}", why) for at, why in first[:room]]
         else:
             arrays.append(array)
-    if found:
-        raise InvalidRequest(MISMATCH, found, error_count=count)
+    if all_errors:
+        raise InvalidRequest(MISMATCH, all_errors, error_count=count)
     return arrays
 
 

@@ -12,7 +12,7 @@ from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
 
-from model.bundle import bundle
+from model.bundle import bundle as bundles
 from model.bundle.bundle import Bundle, BundleError
 from service import errors, os_resources
 from service.pool.pool import Pool
@@ -108,7 +108,7 @@ class Registry(Catalog):
 
     @property
     def alive(self) -> bool:
-        """Whether requests can be answered now or soon."""
+        """True if requests can be answered now or soon."""
         return self._stop.is_set() or self._pool.alive
 
     # --- the loader thread and its jobs ---
@@ -262,21 +262,21 @@ class Registry(Catalog):
         if not self.complete:
             self._update_broken()
 
-    def _load(self, folder: VersionFolder, found: Bundle) -> Model:
+    def _load(self, folder: VersionFolder, bundle: Bundle) -> Model:
         if self._stop.is_set():
             raise BundleError("the service is stopping")
-        name = found.metadata.name
+        name = bundle.metadata.name
         if folder.folder is not None and folder.name != name:
             # Otherwise an older version, even a signed one, could take over a name by
             # being put in another folder.
             own = folder.folder.parent / name
-            if bundle.versions(own):
-                raise BundleError(f"{found.folder}: holds {name}, and so does {own}")
+            if bundles.versions(own):
+                raise BundleError(f"{bundle.folder}: holds {name}, and so does {own}")
         owner = self._folder_of.setdefault(name, folder.name)
         if owner != folder.name and self._versions[owner].models:
-            raise BundleError(f"{found.folder}: another bundle is named {name} too")
+            raise BundleError(f"{bundle.folder}: another bundle is named {name} too")
         self._folder_of[name] = folder.name
-        return self._loader.load(found, background=self.complete)
+        return self._loader.load(bundle, background=self.complete)
 
     def _serve_without(self, dropped: list[Model]) -> None:
         """Serve what is loaded, and retire what is no longer."""

@@ -140,13 +140,13 @@ class ModelVersions:
         if not force and (not settled or self._failed.get(path) == stamp):
             return False
         try:
-            found = bundle.read(path, self._keys)
-            self._check(folder, found)
-            same = loaded is not None and loaded.model.digest == found.digest
+            candidate = bundle.read(path, self._keys)
+            self._check(folder, candidate)
+            same = loaded is not None and loaded.model.digest == candidate.digest
             if loaded is not None and same and not failure:
                 loaded.stamp = stamp  # other timestamps, same content
             else:
-                self._loaded[path] = LoadedVersion(self._load(found), stamp)
+                self._loaded[path] = LoadedVersion(self._load(candidate), stamp)
         except Exception as error:
             reason = str(error)
             if not isinstance(error, BundleError):
@@ -162,14 +162,16 @@ class ModelVersions:
         self._set_error(path, None)
         return True
 
-    def _check(self, folder: VersionFolder, found: Bundle) -> None:
-        metadata, number = found.metadata, folder.number(found.folder)
+    def _check(self, folder: VersionFolder, candidate: Bundle) -> None:
+        metadata, number = candidate.metadata, folder.number(candidate.folder)
         if number and metadata.version != str(number):
-            raise BundleError(f"{found.folder}: holds version {metadata.version}")
+            raise BundleError(f"{candidate.folder}: holds version {metadata.version}")
         for path, loaded in self._loaded.items():
             name = loaded.model.metadata.name
-            if name != metadata.name and path != found.folder:
-                raise BundleError(f"{found.folder}: another version is named {name}")
+            if name != metadata.name and path != candidate.folder:
+                raise BundleError(
+                    f"{candidate.folder}: another version is named {name}"
+                )
 
     def _read_labels(self, folder: VersionFolder) -> dict[str, int] | None:
         """The labels on disk; None if they can't be read: the former ones stay."""

@@ -25,7 +25,7 @@ CONTEXT_HEADERS = frozenset({b"traceparent", b"tracestate"})  # the W3C's Trace 
 
 
 class InferenceSummary(NamedTuple):
-    """What was computed for a request, and when. Durations are in seconds; points in time
+    """The computation of a request, and its times. Durations are in seconds; points in time
     are of `time.perf_counter`."""
 
     metadata: Metadata
