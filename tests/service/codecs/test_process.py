@@ -1,5 +1,5 @@
-"""Bodies to arrays: small ones here, large ones in another process, and no other
-answer for it."""
+"""Decoding of bodies: small ones here, large ones in another process, with the same
+result."""
 
 import asyncio
 import json
@@ -23,235 +23,197 @@ from service.settings import Settings
 from tests.support.servers import SECONDS, wait
 
 SETTINGS = Settings(max_sequences=5, max_steps=40, max_cells=300, queue_steps=100)
-# Of models by name; under None the default's.
+# By model; of the default model under None.
 FEATURES = {None: 2, "pairs": 2, "threes": 3}
 
 
-def body(sequences, **members):
-    return json.dumps({"sequences": sequences, **members}).encode()
+def body(sequences, **fields):
+    return json.dumps({"sequences": sequences, **fields}).encode()
 
 
-SOUND = {
-    "default": body([[[1, 2]] * 3, [[3, 4.5]]]),
-    "by-name": body([[[1, 2, 3]]], model="threes", top_k=2),
-    "twice": b'{"sequences": [[[1]]], "sequences": [[[1, 2]]]}',
-    "bracket": b' {"sequences": [[[1, 2]]], "model": "pairs"}',
-    "large-numbers": body([[[3e38, -3e38]]]),
-    "states": body([[[1, 2]], [[3, 4]]], states=["abc", None], return_state=True),
-    "states-not-plain": b" " + body([[[1, 2]]], states=["a[b"], return_state=False),
-    "return-state": body([[[1, 2, 3]]], model="threes", return_state=True),
-}
-UNSOUND = {
-    "no-json": (b"{", InvalidJson, []),
-    "another-shape": (b'{"sequences": 1}', InvalidRequest, ["sequences"]),
-    "width": (body([[[1, 2, 3]]]), InvalidRequest, ["sequences[0][0]"]),
-    "width-by-name": (
-        body([[[1, 2]]], model="threes"),
-        InvalidRequest,
-        ["sequences[0][0]"],
-    ),
-    "two-widths": (body([[[1, 2], [1]]]), InvalidRequest, ["sequences[0][1]"]),
-    "top-k": (body([[[1, 2]]], top_k=0), InvalidRequest, ["top_k"]),
-    "states": (body([[[1, 2]]], states=["a", "b"]), InvalidRequest, ["states"]),
-    "states-and-width": (
-        body([[[1, 2, 3]]], states=[]),
-        InvalidRequest,
-        ["states", "sequences[0][0]"],
-    ),
-    "state-number": (body([[[1, 2]]], states=[1]), InvalidRequest, ["states[0]"]),
-    "infinite": (body([[[1, 1e39]]]), InvalidRequest, ["sequences[0][0][1]"]),
-    "sequences": (body([[[1, 2]]] * 6), TooLarge, []),
-    "steps": (body([[[1, 2]] * 41]), TooLarge, ["sequences[0]"]),
-    "lists": (body([[[]] * 1000]), TooLarge, []),
-    "lists-of-nobody": (body([[[]] * 1000], model="nobody"), TooLarge, []),
-}
+VALID = [
+    body([[[1, 2]] * 3, [[3, 4.5]]]),
+    body([[[1, 2, 3]]], model="threes", top_k=2),
+    b'{"sequences": [[[1]]], "sequences": [[[1, 2]]]}',
+    b' {"sequences": [[[1, 2]]], "model": "pairs"}',
+    body([[[3e38, -3e38]]]),
+    body([[[1, 2]], [[3, 4]]], states=["abc", None], return_state=True),
+    b" " + body([[[1, 2]]], states=["a[b"], return_state=False),
+    body([[[1, 2, 3]]], model="threes", return_state=True),
+]
+INVALID = [
+    (b"{", InvalidJson, []),
+    (b'{"sequences": 1}', InvalidRequest, ["sequences"]),
+    (body([[[1, 2, 3]]]), InvalidRequest, ["sequences[0][0]"]),
+    (body([[[1, 2]]], model="threes"), InvalidRequest, ["sequences[0][0]"]),
+    (body([[[1, 2], [1]]]), InvalidRequest, ["sequences[0][1]"]),
+    (body([[[1, 2]]], top_k=0), InvalidRequest, ["top_k"]),
+    (body([[[1, 2]]], states=["a", "b"]), InvalidRequest, ["states"]),
+    (body([[[1, 2, 3]]], states=[]), InvalidRequest, ["states", "sequences[0][0]"]),
+    (body([[[1, 2]]], states=[1]), InvalidRequest, ["states[0]"]),
+    (body([[[1, 1e39]]]), InvalidRequest, ["sequences[0][0][1]"]),
+    (body([[[1, 2]]] * 6), TooLarge, []),
+    (body([[[1, 2]] * 41]), TooLarge, ["sequences[0]"]),
+    (body([[[]] * 1000]), TooLarge, []),
+    (body([[[]] * 1000], model="nobody"), TooLarge, []),
+]
 
 
-def read(text):
+def decode(text):
     return RequestDecoder(SETTINGS.limits).decode_request(text, FEATURES)
 
 
-def told(error):
-    """Everything that a caller hears of it."""
-    assert isinstance(error, ServiceError)
-    return type(error), error.body("id"), error.headers
+class TestRequestDecoder:
+    def test_valid(self):
+        """Valid bodies, plain or not, are decoded for the model that they name."""
+        for text in VALID:
+            request, fields = decode(text), json.loads(text)
+            assert request.model == fields.get("model")
+            assert request.top_k == fields.get("top_k")
+            assert request.states == fields.get("states")
+            assert request.return_state is fields.get("return_state", False)
+            expected = [np.array(rows, np.float32) for rows in fields["sequences"]]
+            for array, other in zip(request.sequences, expected, strict=True):
+                np.testing.assert_array_equal(array, other, strict=True)
 
+    def test_invalid(self):
+        """Invalid bodies are refused with the fields' paths, and change nothing for the
+        next one."""
+        decoder = RequestDecoder(SETTINGS.limits)
+        for text, error, paths in INVALID:
+            with pytest.raises(ServiceError) as caught:
+                decoder.decode_request(text, FEATURES)
+            assert type(caught.value) is error
+            assert [field.path for field in caught.value.errors] == paths
+            (array,) = decoder.decode_request(body([[[1, 2]]]), FEATURES).sequences
+            assert array.tolist() == [[1, 2]]
 
-class TestReader:
-    @pytest.mark.parametrize("text", SOUND.values(), ids=SOUND)
-    def test_sound(self, text):
-        """What is sound is read, plain or not, for the model that it names."""
-        asked, said = read(text), json.loads(text)
-        assert (asked.model, asked.top_k) == (said.get("model"), said.get("top_k"))
-        assert asked.states == said.get("states")
-        assert asked.return_state is said.get("return_state", False)
-        assert len(asked.sequences) == len(said["sequences"])
-        for array, numbers in zip(asked.sequences, said["sequences"], strict=True):
-            np.testing.assert_array_equal(array, np.array(numbers, np.float32))
-            assert array.dtype == np.float32
-
-    @pytest.mark.parametrize(("text", "kind", "paths"), UNSOUND.values(), ids=UNSOUND)
-    def test_unsound(self, text, kind, paths):
-        """What is not is refused, with the path."""
-        with pytest.raises(ServiceError) as caught:
-            read(text)
-        assert type(caught.value) is kind
-        assert [error.path for error in caught.value.errors] == paths
-
-    @pytest.mark.parametrize("states", [None, ["a"] * 5], ids=["without", "with"])
-    def test_largest(self, states):
-        """A request that is as large as every limit allows is read, with states or
-        without."""
+    def test_largest(self):
+        """A request as large as every limit allows is decoded, with states or without."""
         assert SETTINGS.max_cells == 5 * 30 * 2
         sequences = [[[1, 2]] * 30] * SETTINGS.max_sequences
-        asked = read(body(sequences, states=states))
-        assert [len(sequence) for sequence in asked.sequences] == [30] * 5
-        assert asked.states == states
+        for states in (None, ["a"] * 5):
+            request = decode(body(sequences, states=states))
+            assert [len(sequence) for sequence in request.sequences] == [30] * 5
+            assert request.states == states
 
-    @pytest.mark.parametrize("width", [1, 2, 3])
-    def test_nobody(self, width):
-        """Of a model that isn't known the name comes back, whatever its width: who
-        knows the models refuses it."""
-        for space in (b"", b" "):
-            text = space + body([[[1] * width]], model="nobody", top_k=3)
-            asked = read(text)
-            assert (asked.model, asked.top_k) == ("nobody", 3)
-
-    def test_after_a_refusal(self):
-        """A body that was refused changes nothing for the next one."""
-        made = RequestDecoder(SETTINGS.limits)
-        for text, kind, _ in UNSOUND.values():
-            with pytest.raises(kind):
-                made.decode_request(text, FEATURES)
-            (array,) = made.decode_request(body([[[1, 2]]]), FEATURES).sequences
-            assert array.tolist() == [[1, 2]]
+    def test_unknown_model(self):
+        """For an unknown model the result has its name, whatever the width."""
+        for width in (1, 2, 3):
+            for space in (b"", b" "):
+                text = space + body([[[1] * width]], model="nobody", top_k=3)
+                request = decode(text)
+                assert (request.model, request.top_k) == ("nobody", 3)
 
 
 @pytest.fixture
-async def elsewhere():
+async def codecs():
     before = set(children())  # of a server that other tests share
-    made = CodecProcesses(SETTINGS)
-    made.start()
-    yield made
-    await asyncio.to_thread(made.close)
-    wait(lambda: set(children()) <= before, "its process has ended")
+    processes = CodecProcesses(SETTINGS)
+    processes.start()
+    yield processes
+    await asyncio.to_thread(processes.close)
+    wait(lambda: set(children()) <= before, "the processes have ended")
 
 
 def children():
-    """Processes of readers, of the one that runs here."""
     return [p for p in multiprocessing.active_children() if p.name != "worker"]
 
 
-def workers(elsewhere):
-    return [p for pool in elsewhere._processes for p in pool._processes.values()]
+def pids(codecs):
+    return [pid for pool in codecs._processes for pid in pool._processes]
 
 
-CALLER = ("", 1)
-
-
-async def run(elsewhere, text):
+async def run(codecs, text):
+    """Decode in a process, however small the body is."""
+    method = RequestDecoder.decode_request
     async with asyncio.timeout(SECONDS):
-        return await elsewhere.run(
-            CALLER,
-            len(text),
-            process.decode,
-            RequestDecoder.decode_request,
-            text,
-            FEATURES,
+        return await codecs.run(
+            ("", 1), len(text), process.decode, method, text, FEATURES
         )
 
 
 @pytest.mark.anyio
-class TestElsewhere:
-    async def test_the_same(self, elsewhere):
-        """Another process reads what is sound as this one does, and refuses what is
-        not in the same words."""
-        for text in SOUND.values():
-            asked, expected = await run(elsewhere, text), read(text)
-            assert (asked.model, asked.top_k) == (expected.model, expected.top_k)
-            given = asked.states, asked.return_state
-            assert given == (expected.states, expected.return_state)
-            for ours, theirs in zip(asked.sequences, expected.sequences, strict=True):
+class TestCodecProcesses:
+    async def test_same(self, codecs):
+        """A process decodes valid bodies as this one does, and refuses invalid ones with
+        the same error."""
+        for text in VALID:
+            request, expected = await run(codecs, text), decode(text)
+            for name in ("model", "top_k", "states", "return_state"):
+                assert getattr(request, name) == getattr(expected, name)
+            pairs = zip(request.sequences, expected.sequences, strict=True)
+            for ours, theirs in pairs:
                 np.testing.assert_array_equal(ours, theirs, strict=True)
-        for text, kind, _ in UNSOUND.values():
-            with pytest.raises(kind) as here:
-                read(text)
-            with pytest.raises(kind) as there:
-                await run(elsewhere, text)
-            assert told(there.value) == told(here.value)
+        for text, error, _ in INVALID:
+            with pytest.raises(error) as here:
+                decode(text)
+            with pytest.raises(error) as there:
+                await run(codecs, text)
+            assert type(here.value) is type(there.value)
+            assert here.value.body("id") == there.value.body("id")
+            assert here.value.headers == there.value.headers
 
-    async def test_many_at_once(self, elsewhere):
-        """Of many at once each gets its own."""
-
-        async def one(number):
-            asked = await run(elsewhere, body([[[number, -number]] * 30]))
-            assert asked.sequences[0].tolist() == [[number, -number]] * 30
-
-        await asyncio.gather(*(one(number) for number in range(50)))
-
-    async def test_dies(self, elsewhere):
-        """When that process dies those who wait are told of an error of ours, and the
-        next are read by another."""
-        await run(elsewhere, body([[[1, 2]]]))
-        for worker in workers(elsewhere):
-            os.kill(worker.pid, signal.SIGKILL)
-
-        async def until_it_is_dead():
-            while True:
-                await run(elsewhere, body([[[1, 2]]]))
-
-        with pytest.raises(InternalError):
-            await until_it_is_dead()
-        asked = await run(elsewhere, body([[[3, 4]]]))
-        assert asked.sequences[0].tolist() == [[3, 4]]
-
-    @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
-    async def test_signals(self, elsewhere, number):
-        """A signal that all processes are sent does not end it: requests under way
-        are still read."""
-        await run(elsewhere, body([[[1, 2]]]))
-        for worker in workers(elsewhere):
-            os.kill(worker.pid, number)
-        asked = await run(elsewhere, body([[[3, 4]]]))
-        assert asked.sequences[0].tolist() == [[3, 4]]
-
-    async def test_caller_goes(self, elsewhere):
-        """A caller that goes while its body is read hinders nobody."""
+    async def test_concurrent(self, codecs):
+        """Concurrent bodies get their own results, and cancelled ones hinder nobody."""
         tasks = [
-            asyncio.create_task(run(elsewhere, body([[[n, n]] * 30]))) for n in range(9)
+            asyncio.create_task(run(codecs, body([[[n, -n]] * 30]))) for n in range(50)
         ]
         await asyncio.sleep(0)
-        for task in tasks[::2]:
+        for task in tasks[::5]:
             task.cancel()
         results = await asyncio.gather(*tasks, return_exceptions=True)
         for number, result in enumerate(results):
-            if number % 2:
-                assert result.sequences[0][0].tolist() == [number, number]
+            if number % 5:
+                assert result.sequences[0].tolist() == [[number, -number]] * 30
             else:
                 assert isinstance(result, asyncio.CancelledError)
 
+    async def test_death(self, codecs):
+        """If a process dies, its work fails with an internal error, and the next work is
+        done by another."""
+        await run(codecs, body([[[1, 2]]]))
+        for pid in pids(codecs):
+            os.kill(pid, signal.SIGKILL)
+
+        async def run_until_it_fails():
+            while True:
+                await run(codecs, body([[[1, 2]]]))
+
+        with pytest.raises(InternalError):
+            await run_until_it_fails()
+        request = await run(codecs, body([[[3, 4]]]))
+        assert request.sequences[0].tolist() == [[3, 4]]
+
+    async def test_signals(self, codecs):
+        """Signals that all processes receive do not end them."""
+        await run(codecs, body([[[1, 2]]]))
+        for pid in pids(codecs):
+            os.kill(pid, signal.SIGINT)
+            os.kill(pid, signal.SIGTERM)
+        request = await run(codecs, body([[[3, 4]]]))
+        assert request.sequences[0].tolist() == [[3, 4]]
+
 
 class TestServed:
-    def test_large_and_small(self, running_server):
-        """A body is answered alike whether it is read here or elsewhere: spaces make
-        it large."""
+    """Spaces make a body large, so that another process decodes it."""
+
+    SPACES = b" " * process.INLINE_BYTES
+
+    def test_valid(self, running_server):
+        """A large body gets the response of a small one."""
         frames = np.random.default_rng(0).normal(size=(30, 3)).round(3).tolist()
         for name, path in (("walks", "/classify"), ("tags", "/label")):
             small = body([frames], model=name)
-            large = small[:-1] + b" " * process.INLINE_BYTES + b"}"
-            answers = [
-                running_server.http.post(path, content=text).json()
-                for text in (small, large)
-            ]
             first, second = (
-                np.array(answer["predictions"][0]["probabilities"])
-                for answer in answers
+                running_server.http.post(path, content=text).json()["predictions"][0]
+                for text in (small, small[:-1] + self.SPACES + b"}")
             )
-            np.testing.assert_allclose(first, second, atol=1e-6)
+            expected = second["probabilities"]
+            np.testing.assert_allclose(first["probabilities"], expected, atol=1e-6)
 
-    def test_large_and_wrong(self, running_server):
-        """And refused alike."""
-        spaces = b" " * process.INLINE_BYTES
+    def test_invalid(self, running_server):
+        """An invalid large body gets the error of a small one."""
         for text in (
             b"{",
             body([[[1, 2]]]),
@@ -259,15 +221,13 @@ class TestServed:
             body([[[1, 2, 3]]], model="tags"),
             body([]),
         ):
-            small, large = (
-                running_server.http.post("/classify", content=one)
-                for one in (text, spaces + text)
-            )
-            problems = [response.json() for response in (small, large)]
-            for problem in problems:
+            problems = []
+            for content in (text, self.SPACES + text):
+                response = running_server.http.post("/classify", content=content)
+                problem = response.json()
                 del problem["request_id"]
-            if small.status_code == 400:  # it tells the place, which is another
-                for problem in problems:
+                if response.status_code == 400:  # with the position in the body
                     del problem["detail"]
-            assert small.status_code == large.status_code >= 400
+                problems.append((response.status_code, problem))
             assert problems[0] == problems[1]
+            assert problems[0][0] >= 400
