@@ -1,6 +1,8 @@
-"""What `make audit` and `make licences` ask of the locks beyond what pip-audit and
-pip-licenses do: both see only what would be installed on this machine, and a lock is
-for all of them."""
+"""Check every pin of the locks for vulnerabilities (`make audit`) and licences.
+
+pip-audit and pip-licenses see only what would be installed on this machine. A lock also
+has pins for other machines and Python versions.
+"""
 
 import argparse
 import json
@@ -14,13 +16,13 @@ from pathlib import Path
 
 HERE = Path(__file__).parent
 LOCKS = ("slim", "full", "ray", "dev")
-LONGEST = timedelta(days=180)  # for ever is no waiver
+LONGEST = timedelta(days=180)  # of a waiver
 TABLE = HERE.parent / "docs" / "licences.md"
 UNKNOWN = "UNKNOWN"
 
 
 class Refused(Exception):
-    """The check fails, and this is why."""
+    """The check fails; the text says why."""
 
 
 def canonical(name: str) -> str:
@@ -28,30 +30,32 @@ def canonical(name: str) -> str:
 
 
 def pins(lock: Path) -> list[tuple[str, str]]:
-    """Name and version of every line, whatever machine it is for."""
+    """Return name and version of every line, for whatever machine it is."""
     text = lock.read_text(encoding="utf-8")
-    found = re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
-    if not found:
+    lines = re.findall(r"^([\w.-]+)==([^\s;\\]+)", text, re.MULTILINE)
+    if not lines:
         raise Refused(f"{lock.name} pins nothing")
-    return [(canonical(name), version) for name, version in found]
+    return [(canonical(name), version) for name, version in lines]
 
 
 def rounds(pinned: list[tuple[str, str]]) -> list[dict[str, str]]:
-    """The pins, each once, with one version of a name in a round: pip-audit refuses
-    two, and a lock has two where Pythons need different ones."""
-    made: list[dict[str, str]] = []
+    """Split the pins so that each round has one version of a package.
+
+    pip-audit refuses two, and a lock has two where Python versions need different ones.
+    """
+    result: list[dict[str, str]] = []
     for name, version in sorted(set(pinned)):
-        for one in made:
-            if name not in one:
-                one[name] = version
+        for versions in result:
+            if name not in versions:
+                versions[name] = version
                 break
         else:
-            made.append({name: version})
-    return made
+            result.append({name: version})
+    return result
 
 
 def waived(file: Path, today: date) -> list[str]:
-    """The ids that `pip-audit` may pass over; an expired waiver fails."""
+    """Return the ids that pip-audit may ignore; an expired waiver fails."""
     ids = []
     for waiver in tomllib.loads(file.read_text(encoding="utf-8")).get("waiver", []):
         if set(waiver) != {"id", "reason", "expires"} or not waiver["reason"].strip():
@@ -70,46 +74,53 @@ def waived(file: Path, today: date) -> list[str]:
 
 
 def audit(tool: list[str], options: list[str], folder: Path, today: date) -> None:
-    """Ask the database about every pin of the locks."""
+    """Look every pin of the locks up in the database of vulnerabilities."""
     ignored = [
         part
-        for one in waived(folder / "waivers.toml", today)
-        for part in ("--ignore-vuln", one)
+        for vulnerability in waived(folder / "waivers.toml", today)
+        for part in ("--ignore-vuln", vulnerability)
     ]
     pinned = [pin for lock in LOCKS for pin in pins(folder / f"{lock}.lock")]
-    # Strict: without it, what the database could not be asked about passes.
+    # Without --strict, packages that the database can't answer for pass.
     command = [*tool, "--strict", "--disable-pip", "--no-deps", *options, *ignored]
-    for number, one in enumerate(rounds(pinned)):
-        with tempfile.TemporaryDirectory() as made:
-            file = Path(made) / f"round-{number}.txt"
-            file.write_text("".join(f"{n}=={v}\n" for n, v in one.items()))
+    for number, versions in enumerate(rounds(pinned)):
+        with tempfile.TemporaryDirectory() as directory:
+            file = Path(directory) / f"round-{number}.txt"
+            file.write_text("".join(f"{n}=={v}\n" for n, v in versions.items()))
             if subprocess.run([*command, "--requirement", str(file)]).returncode:
                 raise Refused(
                     "audit failed: vulnerabilities are listed above, or else the "
                     "database could not be asked, which is no pass either"
                 )
-        print(f"{len(one)} pins: no vulnerability that is not waived", flush=True)
+        count = len(versions)
+        print(f"{count} pins: no vulnerability that is not waived", flush=True)
 
 
-def licences(found: list[dict[str, str]], folder: Path) -> list[tuple[str, str, str]]:
-    """Name, version and licence of every pin of the full lock."""
+def licences(
+    packages: list[dict[str, str]], folder: Path
+) -> list[tuple[str, str, str]]:
+    """Return name, version and licence of every pin of the full lock.
+
+    Args:
+        packages: what pip-licenses wrote.
+    """
     rules = tomllib.loads((folder / "licences.toml").read_text(encoding="utf-8"))
     stated, allowed = rules["stated"], set(rules["allowed"])
-    installed = {canonical(one["Name"]): one for one in found}
+    installed = {canonical(package["Name"]): package for package in packages}
     rows, wrong = [], []
     pinned = pins(folder / "full.lock")
     versions: dict[str, set[str]] = {}
     for name, version in pinned:
         versions.setdefault(name, set()).add(version)
     for name, version in pinned:
-        told = installed.get(name, {"Version": "", "License": UNKNOWN})
-        if told["Version"] and told["Version"] not in versions[name]:
-            wrong.append(f"{name}: {told['Version']} is installed, not the lock's")
-        licence = told["License"]
+        package = installed.get(name, {"Version": "", "License": UNKNOWN})
+        if package["Version"] and package["Version"] not in versions[name]:
+            wrong.append(f"{name}: {package['Version']} is installed, not the lock's")
+        licence = package["License"]
         if licence == UNKNOWN:
             licence = stated.get(name, UNKNOWN)
         elif name in stated:
-            wrong.append(f"{name}: says {licence} itself: take it out of [stated]")
+            wrong.append(f"{name}: says {licence} itself: remove it from [stated]")
         if licence not in allowed:
             wrong.append(f"{name} {version}: {licence!r} is not allowed")
         rows.append((name, version, licence))
@@ -125,10 +136,10 @@ def table(rows: list[tuple[str, str, str]]) -> str:
     """The list of licences, in Markdown."""
     lines = "".join(f"| {' | '.join(row)} |\n" for row in rows)
     return (
-        "# Licences\n\nOf all that `requirements/full.lock` can install (of which the "
-        "slim image has a part), as the packages say it\nthemselves or, where they do "
-        "not, as their licence files do (`requirements/licences.toml`). Made by `make "
-        "licences`.\n\nThe playground brings uPlot 1.6.32 along, under the MIT licence "
+        "# Licences\n\nThe licences of all packages in `requirements/full.lock` (the "
+        "slim image has a part of them). Each is as\nthe package states it, or else as "
+        "its licence file does (`requirements/licences.toml`). Generated by\n`make "
+        "licences`.\n\nThe playground includes uPlot 1.6.32 under the MIT licence\n"
         "(`service/playground/vendor/uPlot.LICENSE`).\n\n| package | version | licence |\n"
         f"| --- | --- | --- |\n{lines}"
     )
@@ -138,18 +149,20 @@ def main(arguments: list[str]) -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("audit", help="further options go to pip-audit")
-    command = commands.add_parser("licences", help="hold to the allowlist, and list")
-    command.add_argument("found", type=Path, help="what pip-licenses wrote, as JSON")
-    given, options = parser.parse_known_args(arguments)
+    command = commands.add_parser(
+        "licences", help="check the allowlist, write the list"
+    )
+    command.add_argument("packages", type=Path, help="JSON that pip-licenses wrote")
+    options, others = parser.parse_known_args(arguments)
     try:
-        if given.command == "audit":
+        if options.command == "audit":
             tool = [str(Path(sys.executable).parent / "pip-audit")]
-            audit(tool, options, HERE, datetime.now(UTC).date())
+            audit(tool, others, HERE, datetime.now(UTC).date())
             return 0
-        if options:
-            parser.error(f"unknown: {options}")
-        found = json.loads(given.found.read_text(encoding="utf-8"))
-        TABLE.write_text(table(licences(found, HERE)), encoding="utf-8")
+        if others:
+            parser.error(f"unknown: {others}")
+        packages = json.loads(options.packages.read_text(encoding="utf-8"))
+        TABLE.write_text(table(licences(packages, HERE)), encoding="utf-8")
     except Refused as refused:
         print(refused, file=sys.stderr)
         return 1
