@@ -1,5 +1,4 @@
-"""What waits to be sent to a worker: fair between callers, and not sent where it is
-cancelled."""
+"""The connection to a worker: jobs are sent in fair order, and not if cancelled."""
 
 import asyncio
 import socket
@@ -24,89 +23,91 @@ LARGE, SMALL = 3 * PIECE_BYTES, 10  # bytes of a job
 MANY = 20
 
 
-class Worker:
-    """The other end, which reads when it is told to."""
+class FakeWorker:
+    """The worker's end of a link, which reads only on request."""
 
-    def __init__(self, link, sock, told):
-        self.link, self._socket, self.told = link, sock, told
-        self._incoming = MessageDecoder(ToWorker)
+    def __init__(self, link, sock, received):
+        self.link, self._socket = link, sock
+        self.received = received  # messages that the link passed on
+        self._decoder = MessageDecoder(ToWorker)
 
-    def give(self, number, size, connection):
+    def submit(self, number, size, connection):
         job = Job(0, 7, 5, bytes(size), caller=("", connection))
-        self.link.submit(PendingJob(job, lambda told: None), number)
+        self.link.submit(PendingJob(job, lambda result: None), number)
 
     async def read(self, numbers):
-        """All messages until the jobs of these numbers have come."""
+        """Return all messages until the jobs with these numbers have come."""
         loop, messages = asyncio.get_running_loop(), []
         async with asyncio.timeout(SECONDS):
-            while {*numbers} - {one.number for one in messages if isinstance(one, Job)}:
+            while {*numbers} - {m.number for m in messages if isinstance(m, Job)}:
                 data = await loop.sock_recv(self._socket, 2**20)
-                messages += [one for some in self._incoming.feed(data) for one in some]
+                messages += [m for part in self._decoder.feed(data) for m in part]
         return messages
 
 
 @asynccontextmanager
-async def worker():
-    """A link and its worker, until the block ends."""
+async def fake_worker():
     ours, theirs = socket.socketpair()
-    told, lost = [], []
-    link = WorkerLink(lambda link, message: told.append(message), lost.append, set())
+    received, lost = [], []
+    link = WorkerLink(
+        lambda link, message: received.append(message), lost.append, set()
+    )
     with theirs:
         theirs.setblocking(False)
         loop = asyncio.get_running_loop()
         await loop.create_unix_connection(lambda: link, sock=ours)
-        yield Worker(link, theirs, told)
-    await wait_until(lambda: lost, "the link hears of it")
+        yield FakeWorker(link, theirs, received)
+    await wait_until(lambda: lost, "the link notices the end")
 
 
-async def test_fair():
-    """A job of another caller goes before those that the socket has no room for; and
-    all are sent, those of a caller in their order."""
-    async with worker() as made:
+async def test_fair_order():
+    """Another caller's job goes before those for which the socket has no room; all are
+    sent, those of a caller in their order."""
+    async with fake_worker() as worker:
         for number in range(MANY):
-            made.give(number, LARGE, 1)
+            worker.submit(number, LARGE, 1)
         await flush()
-        made.give(MANY, SMALL, 2)
+        worker.submit(MANY, SMALL, 2)
         await flush()
-        messages = await made.read(range(MANY + 1))
+        messages = await worker.read(range(MANY + 1))
         numbers = [message.number for message in messages]
         assert numbers.index(MANY) < 3
         numbers.remove(MANY)
         assert numbers == list(range(MANY))
-        assert {len(one.frames) for one in messages} == {LARGE, SMALL}
+        assert {len(message.frames) for message in messages} == {LARGE, SMALL}
 
 
-async def test_cancelled():
-    """A job that is cancelled before it is sent is told to have been dropped, with what
-    it would have taken, and isn't sent; one that was sent is cancelled there."""
-    async with worker() as made:
+async def test_cancel():
+    """A job that is cancelled before it is sent is dropped here, with its steps
+    settled; one that was sent is cancelled in the worker."""
+    async with fake_worker() as worker:
         for number in range(MANY):
-            made.give(number, LARGE, number % 2)
+            worker.submit(number, LARGE, number % 2)
         await flush()
-        gone = [0, 3, 4, 5, 8, 9]
-        for number in gone:
-            made.link.send(CancelJob(number))
+        cancelled = [0, 3, 4, 5, 8, 9]
+        for number in cancelled:
+            worker.link.send(CancelJob(number))
         await flush()
-        dropped = [one.number for one in made.told if isinstance(one, JobFailure)]
-        messages = await made.read({*range(MANY)} - {*dropped})
-    jobs = [one.number for one in messages if isinstance(one, Job)]
-    cancelled = [one.number for one in messages if isinstance(one, CancelJob)]
-    assert sorted(cancelled + dropped) == gone
-    assert 0 in cancelled
+        dropped = [m.number for m in worker.received if isinstance(m, JobFailure)]
+        messages = await worker.read({*range(MANY)} - {*dropped})
+    jobs = [m.number for m in messages if isinstance(m, Job)]
+    sent = [m.number for m in messages if isinstance(m, CancelJob)]
+    assert sorted(sent + dropped) == cancelled
+    assert 0 in sent
     assert len(dropped) >= 4
     assert sorted(jobs + dropped) == list(range(MANY))
-    ticks = [one for one in made.told if isinstance(one, BatchReport)]
-    assert [(one.model, one.settled) for one in ticks] == [(7, 5)] * len(dropped)
+    reports = [m for m in worker.received if isinstance(m, BatchReport)]
+    assert [(r.model, r.settled) for r in reports] == [(7, 5)] * len(dropped)
 
 
 async def test_worker_is_gone():
-    """When the worker goes, nothing more is sent, and nobody is told for it."""
-    async with worker() as made:
+    """When the worker is gone, nothing is sent and the jobs stay, to be retried."""
+    async with fake_worker() as worker:
         for number in range(MANY):
-            made.give(number, LARGE, 1)
+            worker.submit(number, LARGE, 1)
         await flush()
-    made.give(MANY, SMALL, 1)
-    made.link.send(CancelJob(1))
+    worker.submit(MANY, SMALL, 1)
+    worker.link.send(CancelJob(1))
     await flush()
-    assert made.told == []
-    assert len(made.link.jobs) == MANY + 1
+    assert worker.received == []
+    assert len(worker.link.jobs) == MANY + 1

@@ -1,4 +1,4 @@
-"""Which worker a job goes to, where others hold workers up for long."""
+"""The choice of the worker for a job, while long engine calls block some workers."""
 
 import asyncio
 from contextlib import asynccontextmanager
@@ -15,14 +15,14 @@ from tests.support.scheduler import FakeEngine, frames, metadata_of, write_bundl
 from tests.support.servers import SECONDS
 
 pytestmark = pytest.mark.anyio
-WHOLE, STEPPED = 0, 1  # the models
+WHOLE, LANES = 0, 1  # the models: the first one reads whole sequences
 
 
-class Two:
-    """Two models, of which one needs its sequences whole, in some workers."""
+class TwoModels:
+    """A pool with two models, and the engines of the first one."""
 
-    def __init__(self, pool, admissions, engines):
-        self.pool, self._admissions, self.engines = pool, admissions, engines
+    def __init__(self, admissions, engines):
+        self._admissions, self.engines = admissions, engines
 
     def submit(self, model, steps, first=1.0):
         return self._admissions[model].submit([frames(steps, first)])
@@ -31,90 +31,91 @@ class Two:
         async with asyncio.timeout(SECONDS):
             await asyncio.gather(*(request.future for request in requests))
 
-    def busy(self):
-        """How many workers compute the whole sequences of a closed engine."""
+    @property
+    def blocked(self):
+        """The number of workers in a call of the first model."""
         return sum(len(engine.calls) > engine.loading for engine in self.engines)
+
+    def open_gates(self):
+        for engine in self.engines:
+            engine.gate.set()
 
 
 @asynccontextmanager
-async def two(folder, workers):
-    """They are given back with the engines of the first closed."""
+async def two_models(folder, workers):
+    """Calls of the first model block until `open_gates`."""
     engines = {}
 
-    def make(found, settings):
-        kind = "whole" if found.metadata.bidirectional else "lanes"
+    def make(bundle, settings):
+        kind = "whole" if bundle.metadata.bidirectional else "lanes"
         engines.setdefault(kind, []).append(FakeEngine("classify"))
         return engines[kind][-1]
 
-    settings = Settings(workers=workers, max_steps=5_000)
-    metrics = Metrics()
-    made = Pool(settings, metrics, spawn.thread({"given": make}))
-    made.start()
+    settings, metrics = Settings(workers=workers, max_steps=5_000), Metrics()
+    workers = Pool(settings, metrics, spawn.thread({"fake": make}))
+    workers.start()
     try:
-        await made.attach()
+        await workers.attach()
         admissions = []
         for model, kind in enumerate(["whole", "lanes"]):
-            where = write_bundle(folder / kind, kind=kind)
-            await asyncio.to_thread(made.load, model, str(where))
+            bundle = write_bundle(folder / kind, kind=kind)
+            await asyncio.to_thread(workers.load, model, str(bundle))
             metadata = metadata_of("classify", kind)
-            admissions.append(Admission(made, model, metadata, settings, metrics))
+            admissions.append(Admission(workers, model, metadata, settings, metrics))
         for engine in engines["whole"]:
             engine.loading = len(engine.calls)
             engine.closed()
-        yield Two(made, admissions, engines["whole"])
+        yield TwoModels(admissions, engines["whole"])
     finally:
         for engine in engines["whole"]:
             engine.gate.set()
-        await asyncio.to_thread(made.close)
+        await asyncio.to_thread(workers.close)
         await flush()
 
 
 async def test_other_models_go_on(tmp_path):
-    """While another model is asked, sequences whose calls last long leave it a worker,
-    however many they are; its answers come, though those calls never end."""
-    async with two(tmp_path, 3) as made:
-        await made.answered(made.submit(STEPPED, 3))
-        long = [made.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(9)]
-        await wait_until(lambda: made.busy() == 2, "two workers are held up")
+    """While another model is in use, blocking jobs leave it a worker, however many
+    they are."""
+    async with two_models(tmp_path, 3) as models:
+        await models.answered(models.submit(LANES, 3))
+        long = [models.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(9)]
+        await wait_until(lambda: models.blocked == 2, "two workers are blocked")
         for _ in range(6):
-            some = [made.submit(STEPPED, 3, float(n)) for n in range(6)]
-            await made.answered(*some)
-        assert made.busy() == 2
-        for engine in made.engines:
-            engine.gate.set()
-        await made.answered(*long)
+            short = [models.submit(LANES, 3, float(n)) for n in range(6)]
+            await models.answered(*short)
+        assert models.blocked == 2
+        models.open_gates()
+        await models.answered(*long)
 
 
 async def test_all_workers_without_others(tmp_path, monkeypatch):
-    """Where no other model has been asked of late, they have all workers."""
-    async with two(tmp_path, 2) as made:
-        await made.answered(made.submit(STEPPED, 3))
+    """If no other model was used recently, blocking jobs use all workers."""
+    async with two_models(tmp_path, 2) as models:
+        await models.answered(models.submit(LANES, 3))
         monkeypatch.setattr(pool, "RECENT_SECONDS", 0.0)
-        long = [made.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(4)]
-        await wait_until(lambda: made.busy() == 2, "all are at work")
-        for engine in made.engines:
-            engine.gate.set()
-        await made.answered(*long)
+        long = [models.submit(WHOLE, CALL_STEPS + 1, float(n)) for n in range(4)]
+        await wait_until(lambda: models.blocked == 2, "all workers are blocked")
+        models.open_gates()
+        await models.answered(*long)
 
 
-async def test_short_ones_go_round(tmp_path):
-    """A short sequence of the same model goes to a worker that isn't held up."""
-    async with two(tmp_path, 2) as made:
-        await made.answered(made.submit(STEPPED, 3))
-        long = made.submit(WHOLE, CALL_STEPS + 1)
-        await wait_until(lambda: made.busy() == 1, "one is held up")
-        (free,) = [one for one in made.engines if len(one.calls) == one.loading]
+async def test_short_jobs_avoid_blocked_workers(tmp_path):
+    """A short sequence of the same model goes to a worker that is not blocked."""
+    async with two_models(tmp_path, 2) as models:
+        await models.answered(models.submit(LANES, 3))
+        long = models.submit(WHOLE, CALL_STEPS + 1)
+        await wait_until(lambda: models.blocked == 1, "one worker is blocked")
+        (free,) = [e for e in models.engines if len(e.calls) == e.loading]
         free.gate.set()
-        short = [made.submit(WHOLE, CALL_STEPS, float(n)) for n in range(4)]
-        await made.answered(*short)
-        for engine in made.engines:
-            engine.gate.set()
-        await made.answered(long)
+        short = [models.submit(WHOLE, CALL_STEPS, float(n)) for n in range(4)]
+        await models.answered(*short)
+        models.open_gates()
+        await models.answered(long)
 
 
 async def test_one_worker(tmp_path):
-    """A worker alone computes everything."""
-    async with two(tmp_path, 1) as made:
-        made.engines[0].gate.set()
-        await made.answered(made.submit(STEPPED, 3), made.submit(WHOLE, 2_000))
-        await made.answered(made.submit(WHOLE, 2_000), made.submit(STEPPED, 3))
+    """A single worker computes all jobs."""
+    async with two_models(tmp_path, 1) as models:
+        models.open_gates()
+        await models.answered(models.submit(LANES, 3), models.submit(WHOLE, 2_000))
+        await models.answered(models.submit(WHOLE, 2_000), models.submit(LANES, 3))

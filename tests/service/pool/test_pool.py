@@ -1,4 +1,4 @@
-"""Workers that die: what becomes of their jobs, and who takes their place."""
+"""Workers that die or hang: their jobs are retried, and they are replaced."""
 
 import asyncio
 import json
@@ -26,10 +26,10 @@ from tests.support.bundles import OnnxEngine, random_frames
 from tests.support.pool import flush, wait_until
 from tests.support.servers import ROOT, SECONDS, running, value, wait
 
-DEADLY = 1e6  # a network that is given this takes its process down
-HANGING = 1e5  # with this it never comes to an end
-LOAD_SECONDS = 6  # that a load may take, where one hangs; and a process, to start
-# A worker in a process of its own, whose engine is that of ONNX Runtime but for that.
+CRASH = 1e6  # frames with this number crash the worker
+HANG = 1e5  # frames with this number hang the worker
+LOAD_SECONDS = 6  # limit of a load that hangs; a process has to start within it
+# A worker process whose ONNX engine crashes or hangs at these numbers.
 SCRIPT = f"""
 import os, socket, sys, time
 import numpy as np
@@ -37,430 +37,435 @@ from service.worker.onnx_engine import OnnxEngine
 from service.settings import Settings
 from service.worker.main import Worker
 
-class Deadly(OnnxEngine):
-    def __init__(self, found, settings):
-        if found.metadata.name == sys.argv[4]:
+class FragileEngine(OnnxEngine):
+    def __init__(self, bundle, settings):
+        if bundle.metadata.name == sys.argv[4]:
             os._exit(1)
-        if found.metadata.name == sys.argv[5]:
+        if bundle.metadata.name == sys.argv[5]:
             time.sleep(600)
-        super().__init__(found)
+        super().__init__(bundle)
 
     def step(self, frames, lengths, state):
-        if np.abs(frames).max() >= {DEADLY}:
+        if np.abs(frames).max() >= {CRASH}:
             os._exit(1)
-        if np.abs(frames).max() >= {HANGING}:
+        if np.abs(frames).max() >= {HANG}:
             time.sleep(600)
         return super().step(frames, lengths, state)
 
 jobs, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
 settings = Settings.model_validate_json(sys.argv[3])
-Worker(jobs, control, settings, {{"deadly": Deadly}}).run()
+Worker(jobs, control, settings, {{"fragile": FragileEngine}}).run()
 """
 
 
-class Mortals:
-    """Starts such workers; those with these numbers die of loading `tags`, or never
-    return from it."""
+class FragileWorkers:
+    """Starts such workers. Those with the numbers `crashing` crash when they load
+    `tags`; those with the numbers `hanging` hang."""
 
-    def __init__(self, *weak, hanging=()):
+    def __init__(self, crashing=(), hanging=()):
         self.processes = []
-        self._weak, self._hanging = weak, hanging
+        self._crashing, self._hanging = crashing, hanging
 
     def __call__(self, settings):
         jobs, control = socket.socketpair(), socket.socketpair()
+        number = len(self.processes)
+        faults = [number in numbers for numbers in (self._crashing, self._hanging)]
         with jobs[1], control[1]:
-            numbers = [jobs[1].fileno(), control[1].fileno()]
-            command = [sys.executable, "-c", SCRIPT, *map(str, numbers)]
-            text = settings.model_dump_json()
-            number = len(self.processes)
-            faults = (number in numbers for numbers in (self._weak, self._hanging))
-            made = subprocess.Popen(
-                [*command, text, *("tags" if fault else "" for fault in faults)],
-                pass_fds=numbers,
-                cwd=ROOT,
+            files = [jobs[1].fileno(), control[1].fileno()]
+            arguments = [*map(str, files), settings.model_dump_json()]
+            arguments += ["tags" if fault else "" for fault in faults]
+            process = subprocess.Popen(
+                [sys.executable, "-c", SCRIPT, *arguments], pass_fds=files, cwd=ROOT
             )
-        self.processes.append(made)
+        self.processes.append(process)
 
-        def wait(seconds):  # as that of multiprocessing: it raises nothing
+        def join(seconds):  # as that of multiprocessing: it raises nothing
             with suppress(subprocess.TimeoutExpired):
-                made.wait(seconds)
+                process.wait(seconds)
 
-        return WorkerHandle(jobs[0], control[0], wait, made.kill)
+        return WorkerHandle(jobs[0], control[0], join, process.kill)
+
+
+class UnstartableWorkers(FragileWorkers):
+    """The first attempts to replace a worker fail."""
+
+    def __init__(self, failures):
+        super().__init__()
+        self.failures = failures
+
+    def __call__(self, settings):
+        if len(self.processes) >= 2 and self.failures:
+            self.failures -= 1
+            raise BlockingIOError(11, "Resource temporarily unavailable")
+        return super().__call__(settings)
+
+
+class LateWorkers(FragileWorkers):
+    """The start of the third worker blocks until `resume` is set."""
+
+    def __init__(self):
+        super().__init__()
+        self.starting, self.resume = threading.Event(), threading.Event()
+
+    def __call__(self, settings):
+        if len(self.processes) == 2 and not self.starting.is_set():
+            self.starting.set()
+            assert self.resume.wait(SECONDS)
+        return super().__call__(settings)
+
+
+class Harness:
+    """A pool of two fragile workers."""
+
+    def __init__(self, pool, metrics, start):
+        self.pool, self.metrics, self.start = pool, metrics, start
+        self.rng = np.random.default_rng(0)
+
+    @property
+    def processes(self):
+        return self.start.processes
+
+    async def load(self, model, folder):
+        return await asyncio.to_thread(self.pool.load, model, str(folder))
+
+    def serve(self, folder):
+        """Serve the loaded bundle `walks`."""
+        self.bundle = bundle.read(folder)
+        self._engine = OnnxEngine(self.bundle, Settings())
+        self._admission = Admission(
+            self.pool, 1, self.bundle.metadata, Settings(workers=2), self.metrics
+        )
+
+    def submit(self, frames):
+        return self._admission.submit([frames])
+
+    async def assert_crashes(self):
+        with pytest.raises(errors.InternalError):
+            await self.submit(filled(CRASH)).future
+
+    async def assert_right(self, request, frames):
+        async with asyncio.timeout(SECONDS):
+            (answer,) = await request.future
+        state = np.zeros((1, self.bundle.metadata.state_size), np.float32)
+        lengths = np.array([len(frames)], np.int32)
+        expected, _ = self._engine.step(frames[None], lengths, state)
+        np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+
+    async def assert_serves(self, requests=1):
+        for _ in range(requests):
+            frames = random_frames(self.rng, 20)
+            await self.assert_right(self.submit(frames), frames)
+
+    async def replaced(self, size=2):
+        await wait_until(lambda: self.pool.size == size, "dead workers are replaced")
+
+    async def started(self, count):
+        await wait_until(lambda: len(self.processes) == count, "another is started")
+
+    async def idle(self):
+        await wait_until(lambda: not self.pool._tasks, "no worker is being replaced")
+
+    def value(self, name, **labels):
+        return value(self.metrics.text().decode(), f"unrolled_{name}", **labels)
 
 
 @asynccontextmanager
-async def pooled(start, metrics=None, **settings):
-    """A pool of two workers, until the block ends."""
-    made = Pool(Settings(workers=2, **settings), metrics or Metrics(), start)
-    made.start()
+async def fragile_pool(walks=None, start=None, **settings):
+    """A pool of two fragile workers, with the bundle `walks` if it is passed."""
+    start, metrics = start or FragileWorkers(), Metrics()
+    workers = Pool(Settings(workers=2, **settings), metrics, start)
+    workers.start()
     try:
-        await made.attach()
-        yield made
+        await workers.attach()
+        harness = Harness(workers, metrics, start)
+        if walks is not None:
+            await harness.load(1, walks)
+            harness.serve(walks)
+        yield harness
     finally:
-        await asyncio.to_thread(made.close)
+        await asyncio.to_thread(workers.close)
         await flush()
         for process in start.processes:
             assert process.wait(SECONDS) is not None
 
 
 @pytest.fixture(autouse=True)
-def _at_once(monkeypatch):
-    """Workers are replaced without a pause."""
+def _restart_at_once(monkeypatch):
     monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
 
 
-class Model:
-    """The bundle `walks` in a pool."""
-
-    def __init__(self, made, metrics, folder):
-        self.found = bundle.read(folder)
-        self._engine = OnnxEngine(self.found, Settings())
-        self.admission = Admission(
-            made, 1, self.found.metadata, Settings(workers=2), metrics
-        )
-
-    @classmethod
-    async def load(cls, made, metrics, folder):
-        await asyncio.to_thread(made.load, 1, str(folder))
-        return cls(made, metrics, folder)
-
-    async def assert_right(self, request, *sequences):
-        async with asyncio.timeout(SECONDS):
-            answers = await request.future
-        for answer, asked in zip(answers, sequences, strict=True):
-            begin = np.zeros((1, self.found.metadata.state_size), np.float32)
-            lengths = np.array([len(asked)], np.int32)
-            expected, _ = self._engine.step(asked[None], lengths, begin)
-            np.testing.assert_allclose(answer, expected[0], atol=1e-5)
+@pytest.fixture
+def walks(bundles):
+    return bundles / "walks" / "1"
 
 
-def deadly():
-    return np.full((3, 3), DEADLY, np.float32)
+@pytest.fixture
+def tags(bundles):
+    return bundles / "tags" / "1"
+
+
+def filled(number):
+    return np.full((3, 3), number, np.float32)
 
 
 @pytest.mark.anyio
 class TestJobs:
-    async def test_one_dies(self, bundles, caplog):
-        """When a worker dies all that it had is computed by others, but for what it
-        died of, and others take the places of those that died of it."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            rng = np.random.default_rng(0)
-            # In turns to the one worker and to the other.
-            lengths = [2000, 1999, 3, 4]
-            asked = [random_frames(rng, length) for length in lengths]
-            asked[2] = deadly()
-            requests = [model.admission.submit([frames]) for frames in asked]
-            told = await asyncio.gather(
+    async def test_crash(self, walks, caplog):
+        """When a worker crashes, its jobs are retried by others, one at a time. So the
+        next crash fails only the job that is the cause."""
+        async with fragile_pool(walks) as harness:
+            lengths = [2000, 1999, 3, 4]  # alternately for the two workers
+            jobs = [random_frames(harness.rng, length) for length in lengths]
+            jobs[2] = filled(CRASH)
+            requests = [harness.submit(frames) for frames in jobs]
+            results = await asyncio.gather(
                 *(request.future for request in requests), return_exceptions=True
             )
-            failed = [isinstance(one, errors.InternalError) for one in told]
+            failed = [isinstance(result, errors.InternalError) for result in results]
             assert failed == [False, False, True, False]
-            assert "died" in str(told[2].__cause__)
-            for frames, request in zip(asked, requests, strict=True):
-                if frames is not asked[2]:
-                    await model.assert_right(request, frames)
-            await wait_until(lambda: made.size == 2, "others take their places")
-            assert made.alive
-            assert len(start.processes) == 4  # once among others, once alone
-            for _ in range(6):
-                frames = random_frames(rng, 20)
-                await model.assert_right(model.admission.submit([frames]), frames)
-            text = metrics.text().decode()
-            assert value(text, "unrolled_worker_deaths_total") == 2
-            assert value(text, "unrolled_waiting_steps", model="walks") == 0
+            assert "died" in str(results[2].__cause__)
+            for number in (0, 1, 3):
+                await harness.assert_right(requests[number], jobs[number])
+            await harness.replaced()
+            assert harness.pool.alive
+            assert len(harness.processes) == 4  # one crash with others, one alone
+            await harness.assert_serves(6)
+            assert harness.value("worker_deaths_total") == 2
+            assert harness.value("waiting_steps", model="walks") == 0
         assert "a worker died" in caplog.messages
 
-    async def test_all_die(self, bundles):
-        """While no worker is left new requests wait for those that take their places,
-        and are answered."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            for process in start.processes:
+    async def test_all_workers_die(self, walks):
+        """While there is no worker, requests wait for new ones."""
+        async with fragile_pool(walks) as harness:
+            for process in harness.processes:
                 process.kill()
-            await wait_until(lambda: not made.size, "none is left")
-            assert made.alive
-            frames = random_frames(np.random.default_rng(0), 20)
-            await model.assert_right(model.admission.submit([frames]), frames)
+            await wait_until(lambda: not harness.pool.size, "all are dead")
+            assert harness.pool.alive
+            await harness.assert_serves()
 
-    async def test_hangs(self, bundles, caplog):
-        """A worker that is in one call for too long is replaced, what else it had is
-        answered, and what it hung on fails."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics, stall_seconds=1) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            hanging = model.admission.submit([np.full((3, 3), HANGING, np.float32)])
-            rng = np.random.default_rng(0)
-            asked = [random_frames(rng, 20) for _ in range(6)]
-            requests = [model.admission.submit([frames]) for frames in asked]
-            for frames, request in zip(asked, requests, strict=True):
-                await model.assert_right(request, frames)
+    @pytest.mark.slow
+    async def test_hang(self, walks, caplog):
+        """A worker that hangs in an engine call is replaced. The job fails, and its
+        other jobs are answered."""
+        async with fragile_pool(walks, stall_seconds=1) as harness:
+            hanging = harness.submit(filled(HANG))
+            jobs = [random_frames(harness.rng, 20) for _ in range(6)]
+            requests = [harness.submit(frames) for frames in jobs]
+            for request, frames in zip(requests, jobs, strict=True):
+                await harness.assert_right(request, frames)
             with pytest.raises(errors.InternalError):
                 await hanging.future
-            await wait_until(lambda: made.size == 2, "others take their places")
+            await harness.replaced()
             assert caplog.messages.count("a worker hangs") == 2
-            text = metrics.text().decode()
-            assert value(text, "unrolled_waiting_steps", model="walks") == 0
+            assert harness.value("waiting_steps", model="walks") == 0
 
-    async def test_idle_does_not_hang(self, bundles, caplog):
-        """One that has nothing to say because it has nothing to do stays."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics, stall_seconds=0.2) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
+    @pytest.mark.slow
+    async def test_idle_is_no_hang(self, walks, caplog):
+        """A worker without jobs is not replaced."""
+        async with fragile_pool(walks, stall_seconds=0.2) as harness:
             await asyncio.sleep(1)
-            frames = random_frames(np.random.default_rng(0), 20)
-            await model.assert_right(model.admission.submit([frames]), frames)
-            assert len(start.processes) == 2
+            await harness.assert_serves()
+            assert len(harness.processes) == 2
         assert "a worker hangs" not in caplog.messages
 
-    async def test_no_worker_for_a_while(self, bundles):
-        """What was given away waits for the next worker where none is left, and can
-        be cancelled meanwhile."""
-        metrics, start = Metrics(), Late()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            frames = random_frames(np.random.default_rng(0), 5000)
-            stays, goes = (model.admission.submit([frames]) for _ in range(2))
+    async def test_jobs_without_worker(self, walks):
+        """The jobs of dead workers wait for a new one, and can be cancelled."""
+        async with fragile_pool(walks, LateWorkers()) as harness:
+            frames = random_frames(harness.rng, 5000)
+            waits, cancelled = (harness.submit(frames) for _ in range(2))
             await flush()
-            for process in start.processes:
+            for process in harness.processes:
                 process.kill()
-            await wait_until(lambda: not made.size, "none is left")
-            goes.future.cancel()
+            await wait_until(lambda: not harness.pool.size, "all are dead")
+            cancelled.future.cancel()
             await flush()
-            start.goes_on.set()
-            await model.assert_right(stays, frames)
-            await wait_until(lambda: made.size == 2, "others take their places")
-            text = metrics.text().decode()
-            assert value(text, "unrolled_waiting_steps", model="walks") == 0
+            harness.start.resume.set()
+            await harness.assert_right(waits, frames)
+            await harness.replaced()
+            assert harness.value("waiting_steps", model="walks") == 0
 
-    async def test_again_and_again(self, bundles):
-        """However often workers die, each time others take their places, and no
-        process is left over."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
+    @pytest.mark.slow
+    async def test_many_crashes(self, walks):
+        """However often workers die, they are replaced, and no process is left."""
+        async with fragile_pool(walks) as harness:
             for turn in range(1, 4):
-                request = model.admission.submit([deadly()])
-                with pytest.raises(errors.InternalError):
-                    await request.future
-                await wait_until(lambda: made.size == 2, "another takes its place")
-                assert len(start.processes) == 2 + 2 * turn
-                alive = [one for one in start.processes if one.poll() is None]
+                await harness.assert_crashes()
+                await harness.replaced()
+                assert len(harness.processes) == 2 + 2 * turn
+                alive = [p for p in harness.processes if p.poll() is None]
                 assert len(alive) == 2
 
 
 @pytest.mark.anyio
-@pytest.mark.parametrize("weak", [(0,), (1,), (0, 1)], ids=["first", "last", "all"])
-async def test_a_bundle_is_deadly(bundles, weak):
-    """A bundle that workers die of is told as broken, and the next bundle is loaded
-    by all that serve: none is taken for broken with it, and the answer about one is
-    not taken for that about another."""
-    metrics, start = Metrics(), Mortals(*weak)
-    async with pooled(start, metrics) as made:
-        with pytest.raises(BundleError, match="the process that loaded it died"):
-            await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
-        walks = bundles / "walks" / "1"
-        loaded = await asyncio.to_thread(made.load, 1, str(walks))
-        assert loaded.model == 1
-        model = Model(made, metrics, walks)
-        await wait_until(lambda: made.size == 2, "others take their places")
-        rng = np.random.default_rng(0)
-        asked = [random_frames(rng, 20) for _ in range(8)]
-        await model.assert_right(model.admission.submit(asked), *asked)
+class TestLoading:
+    @pytest.mark.parametrize(
+        "crashing",
+        [(1,), *(pytest.param(n, marks=pytest.mark.slow) for n in [(0,), (0, 1)])],
+        ids=["last", "first", "all"],
+    )
+    async def test_crash(self, walks, tags, crashing):
+        """A bundle that crashes a worker is broken. The next one is loaded by all
+        workers: it is not blamed, and its result is not mixed up."""
+        async with fragile_pool(start=FragileWorkers(crashing)) as harness:
+            with pytest.raises(BundleError, match="the process that loaded it died"):
+                await harness.load(0, tags)
+            assert (await harness.load(1, walks)).model == 1
+            harness.serve(walks)
+            await harness.replaced()
+            await harness.assert_serves(8)
 
-
-@pytest.mark.anyio
-@pytest.mark.parametrize("hanging", [(1,), (0, 1)], ids=["one", "all"])
-async def test_a_load_hangs(bundles, hanging):
-    """A bundle that a worker is not done with in time is told as broken, and not to
-    be tried again; that worker is killed, and another takes its place."""
-    metrics, start = Metrics(), Mortals(hanging=hanging)
-    async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
-        tags, walks = (bundles / name / "1" for name in ("tags", "walks"))
-        async with asyncio.timeout(SECONDS):
-            with pytest.raises(BundleError) as caught:
-                await asyncio.to_thread(made.load, 0, str(tags))
-            assert str(caught.value) == f"{tags}: did not load within {LOAD_SECONDS} s"
-            assert not isinstance(caught.value, WorkerDied)
-            model = await Model.load(made, metrics, walks)
-        for number, process in enumerate(start.processes[:2]):
-            ended = (
-                await asyncio.to_thread(process.wait, 5) if number in hanging else None
-            )
-            assert ended == (-signal.SIGKILL if number in hanging else None)
-        await wait_until(lambda: made.size == 2, "others take their places")
-        asked = [random_frames(np.random.default_rng(0), 20) for _ in range(8)]
-        await model.assert_right(model.admission.submit(asked), *asked)
-
-
-class Reluctant(Mortals):
-    """Workers of which the first ones to take another's place can't be started."""
-
-    def __init__(self, times):
-        super().__init__()
-        self.refusals = times
-
-    def __call__(self, settings):
-        if len(self.processes) >= 2 and self.refusals:
-            self.refusals -= 1
-            raise BlockingIOError(11, "Resource temporarily unavailable")
-        return super().__call__(settings)
-
-
-class Late(Mortals):
-    """Workers of which the third is started when it is told to."""
-
-    def __init__(self):
-        super().__init__()
-        self.begins, self.goes_on = threading.Event(), threading.Event()
-
-    def __call__(self, settings):
-        if len(self.processes) == 2 and not self.begins.is_set():
-            self.begins.set()
-            assert self.goes_on.wait(SECONDS)
-        return super().__call__(settings)
+    @pytest.mark.slow
+    @pytest.mark.parametrize("hanging", [(1,), (0, 1)], ids=["one", "all"])
+    async def test_hang(self, walks, tags, hanging):
+        """A bundle that a worker does not load in time is broken, and not tried again.
+        That worker is killed and replaced."""
+        start = FragileWorkers(hanging=hanging)
+        async with fragile_pool(start=start, load_seconds=LOAD_SECONDS) as harness:
+            async with asyncio.timeout(SECONDS):
+                with pytest.raises(BundleError) as caught:
+                    await harness.load(0, tags)
+                reason = f"{tags}: did not load within {LOAD_SECONDS} s"
+                assert str(caught.value) == reason
+                assert not isinstance(caught.value, WorkerDied)
+                await harness.load(1, walks)
+            harness.serve(walks)
+            for number in (0, 1):
+                if number in hanging:
+                    process = harness.processes[number]
+                    code = await asyncio.to_thread(process.wait, 5)
+                    assert code == -signal.SIGKILL
+            await harness.replaced()
+            await harness.assert_serves(8)
 
 
 @pytest.mark.anyio
 class TestReplacing:
-    async def test_cannot_be_started(self, bundles):
-        """Where no process can be started at the time, it is tried again."""
-        metrics, start = Metrics(), Reluctant(3)
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            with pytest.raises(errors.InternalError):
-                await model.admission.submit([deadly()]).future
-            await wait_until(lambda: made.size == 2, "another takes its place")
-            assert start.refusals == 0
+    @pytest.mark.slow
+    async def test_cannot_start(self, walks):
+        """If no process can be started, the pool tries again."""
+        async with fragile_pool(walks, UnstartableWorkers(3)) as harness:
+            await harness.assert_crashes()
+            await harness.replaced()
+            assert harness.start.failures == 0
 
-    async def test_load_hangs(self, bundles):
-        """A new worker that does not come to the end of a load is replaced by one
-        that goes without that model; all the while the others answer. The one after
-        it tries again."""
-        metrics, start = Metrics(), Mortals(hanging=(2,))
-        async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
-            await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            rng = np.random.default_rng(0)
-            start.processes[0].kill()
-            await wait_until(lambda: len(start.processes) == 3, "a new one is started")
+    @pytest.mark.slow
+    async def test_load_hangs(self, walks, tags):
+        """A new worker that hangs in a load is replaced by one without that model. The
+        next new worker tries the model again. Meanwhile the others serve."""
+        start = FragileWorkers(hanging=(2,))
+        async with fragile_pool(start=start, load_seconds=LOAD_SECONDS) as harness:
+            await harness.load(0, tags)
+            await harness.load(1, walks)
+            harness.serve(walks)
+            harness.processes[0].kill()
+            await harness.started(3)
             async with asyncio.timeout(SECONDS):
-                while made.size < 2:
-                    frames = random_frames(rng, 20)
-                    await model.assert_right(model.admission.submit([frames]), frames)
-            assert len(start.processes) == 4
-            assert start.processes[2].poll() == -signal.SIGKILL
-            found = [one.models for one in made.workers.all]
-            assert found == [{0, 1}, {1}]
-            assert list(made.workers.load_failures) == [0]
-            start.processes[1].kill()
-            await wait_until(lambda: len(start.processes) == 5, "a new one is started")
-            await wait_until(lambda: made.size == 2, "another takes its place")
-            assert made.workers.all[-1].models == {0, 1}
-            assert not made.workers.load_failures
+                while harness.pool.size < 2:
+                    await harness.assert_serves()
+            assert len(harness.processes) == 4
+            assert harness.processes[2].poll() == -signal.SIGKILL
+            workers = harness.pool.workers
+            assert [worker.models for worker in workers.all] == [{0, 1}, {1}]
+            assert list(workers.load_failures) == [0]
+            harness.processes[1].kill()
+            await harness.started(5)
+            await harness.replaced()
+            assert workers.all[-1].models == {0, 1}
+            assert not workers.load_failures
 
-    async def test_start_hangs(self, bundles):
-        """A process that does not come up in time is waited for no more: another is
-        started, meanwhile bundles are loaded, and it is ended when it comes."""
-        metrics, start = Metrics(), Late()
-        async with pooled(start, metrics, load_seconds=LOAD_SECONDS) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            start.processes[0].kill()
-            await wait_until(start.begins.is_set, "a new one is started")
+    @pytest.mark.slow
+    async def test_start_hangs(self, walks, tags):
+        """A process that does not start in time is given up: another is started, and
+        the late one is ended. Meanwhile bundles can be loaded."""
+        start = LateWorkers()
+        async with fragile_pool(walks, start, load_seconds=LOAD_SECONDS) as harness:
+            harness.processes[0].kill()
+            await wait_until(start.starting.is_set, "another is started")
             async with asyncio.timeout(SECONDS / 2):
-                await asyncio.to_thread(made.load, 2, str(bundles / "tags" / "1"))
-            await wait_until(lambda: made.size == 2, "another takes its place")
-            frames = random_frames(np.random.default_rng(0), 20)
-            await model.assert_right(model.admission.submit([frames]), frames)
-            start.goes_on.set()
-            await wait_until(lambda: len(start.processes) == 4, "it is there")
-            await asyncio.to_thread(start.processes[3].wait, SECONDS)
-            assert made.size == 2
+                await harness.load(2, tags)
+            await harness.replaced()
+            await harness.assert_serves()
+            start.resume.set()
+            await harness.started(4)
+            await asyncio.to_thread(harness.processes[3].wait, SECONDS)
+            assert harness.pool.size == 2
 
-    async def test_closed_while_one_loads(self, bundles):
-        """Closed while a new worker hangs in a load, nobody waits for that load."""
-        metrics, start = Metrics(), Mortals(hanging=(2,))
-        async with asyncio.timeout(SECONDS):  # half of what a load may take
-            async with pooled(start, metrics) as made:
-                await asyncio.to_thread(made.load, 0, str(bundles / "tags" / "1"))
-                start.processes[0].kill()
-                await wait_until(
-                    lambda: len(start.processes) == 3, "a new one is started"
-                )
+    @pytest.mark.slow
+    async def test_closed_during_a_load(self, tags):
+        """Closing does not wait for a new worker that hangs in a load."""
+        async with asyncio.timeout(SECONDS):  # half of the default limit of a load
+            start = FragileWorkers(hanging=(2,))
+            async with fragile_pool(start=start) as harness:
+                await harness.load(0, tags)
+                harness.processes[0].kill()
+                await harness.started(3)
                 await asyncio.sleep(1)  # it loads, or will
-            await wait_until(lambda: not made._tasks, "nothing goes on")
+            await harness.idle()
 
+    @pytest.mark.slow
     @pytest.mark.parametrize("pause", [0, 0.5])
-    async def test_closed_meanwhile(self, bundles, pause):
-        """Closed while a worker is being replaced, no process is left over, and
-        nothing fails."""
-        metrics, start = Metrics(), Mortals()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            with pytest.raises(errors.InternalError):
-                await model.admission.submit([deadly()]).future
+    async def test_closed_meanwhile(self, walks, pause):
+        """Closing while a worker is replaced leaves no process."""
+        async with fragile_pool(walks) as harness:
+            await harness.assert_crashes()
             await asyncio.sleep(pause)
-        await wait_until(lambda: not made._tasks, "nothing goes on")
+        await harness.idle()
 
-    async def test_closed_while_one_starts(self, bundles):
-        """So it is where a new one is being started in that moment."""
-        metrics, start = Metrics(), Late()
-        async with pooled(start, metrics) as made:
-            model = await Model.load(made, metrics, bundles / "walks" / "1")
-            with pytest.raises(errors.InternalError):
-                await model.admission.submit([deadly()]).future
-            await wait_until(lambda: start.begins.is_set(), "a new one is started")
-            await asyncio.to_thread(made.close)
-            start.goes_on.set()
-            await wait_until(lambda: len(start.processes) == 3, "it is there")
-            await wait_until(lambda: not made._tasks, "nothing goes on")
-            for process in start.processes:
+    @pytest.mark.slow
+    async def test_closed_during_a_start(self, walks):
+        """Closing while a new worker starts leaves no process."""
+        async with fragile_pool(walks, LateWorkers()) as harness:
+            await harness.assert_crashes()
+            await wait_until(harness.start.starting.is_set, "another is started")
+            await asyncio.to_thread(harness.pool.close)
+            harness.start.resume.set()
+            await harness.started(3)
+            await harness.idle()
+            for process in harness.processes:
                 await asyncio.to_thread(process.wait, SECONDS)
 
 
-class TestServed:
-    def test_a_worker_dies(self, bundles, caplog):
-        """A caller whose worker dies is told of an error of ours; the process lives,
-        and the next callers are answered."""
+class TestServer:
+    @pytest.mark.slow
+    def test_crash(self, bundles, caplog):
+        """A request that crashes a worker gets a 500, and the next ones are answered."""
         caplog.set_level(logging.INFO, logger="service")
         settings = Settings(port=0, bundles=bundles / "walks", workers=2)
-        with running(settings, start=Mortals()) as made:
+        with running(settings, start=FragileWorkers()) as server:
+            workers = server.registry._pool
             for turn in range(1, 3):
-                body = json.dumps({"sequences": [deadly().tolist()]})
-                response = made.http.post("/classify", content=body)
+                body = json.dumps({"sequences": [filled(CRASH).tolist()]})
+                response = server.http.post("/classify", content=body)
                 assert response.status_code == 500
                 assert response.json()["type"] == "urn:unrolled:error:internal-error"
                 assert "died" not in response.text
-                assert made.http.get("/livez").status_code == 200
-                wait(lambda: made.registry._pool.size, "one is replaced")
+                assert server.http.get("/livez").status_code == 200
+                wait(lambda: workers.size, "one is replaced")
                 body = {"sequences": [[[1, 2, 3]]]}
-                assert made.http.post("/classify", json=body).status_code == 200
-                name = "unrolled_worker_deaths_total"
-                assert value(made.metrics(), name) == 2 * turn
-                wait(lambda: made.registry._pool.size == 2, "it is replaced")
+                assert server.http.post("/classify", json=body).status_code == 200
+                deaths = value(server.metrics(), "unrolled_worker_deaths_total")
+                assert deaths == 2 * turn
+                wait(lambda: workers.size == 2, "both are replaced")
 
-    def test_goes_on(self, bundles):
-        """A sequence that is under way when all workers die goes on with others from
-        its token: its answer is that of the whole."""
+    def test_state_tokens(self, bundles):
+        """A sequence continues from its state token after all workers have died."""
         settings = Settings(port=0, bundles=bundles / "walks", workers=1)
         frames = random_frames(np.random.default_rng(4), 30).tolist()
-        with running(settings, start=Mortals()) as made:
+        with running(settings, start=FragileWorkers()) as server:
 
-            def ask(part, **members):
+            def classify(part, **members):
                 body = {"sequences": [part]} | members
-                response = made.http.post("/classify", json=body)
+                response = server.http.post("/classify", json=body)
                 assert response.status_code == 200, response.text
                 return response.json()["predictions"][0]
 
-            whole = ask(frames)
-            begun = ask(frames[:11], return_state=True)
-            body = {"sequences": [deadly().tolist()], "states": [begun["state"]]}
-            assert made.http.post("/classify", json=body).status_code == 500
-            wait(lambda: made.registry._pool.size == 1, "it is replaced")
-            ended = ask(frames[11:], states=[begun["state"]], return_state=True)
-            assert ended["steps"] == 30
+            whole = classify(frames)
+            state = classify(frames[:11], return_state=True)["state"]
+            body = {"sequences": [filled(CRASH).tolist()], "states": [state]}
+            assert server.http.post("/classify", json=body).status_code == 500
+            wait(lambda: server.registry._pool.size == 1, "it is replaced")
+            last = classify(frames[11:], states=[state], return_state=True)
+            assert last["steps"] == 30
             np.testing.assert_allclose(
-                ended["probabilities"], whole["probabilities"], atol=1e-5
+                last["probabilities"], whole["probabilities"], atol=1e-5
             )
