@@ -1,5 +1,4 @@
-"""A stream from Python, blocking or not: what it returns, what it raises, and when it
-goes on by itself."""
+"""The clients' streams: answers, exceptions, and reconnecting."""
 
 import concurrent.futures
 import inspect
@@ -53,7 +52,7 @@ CLOSE = {"rtol": 0, "atol": 1e-5}
 
 
 class Blocking:
-    """Clients that block, and their streams."""
+    """Blocking clients and streams."""
 
     name = "blocking"
 
@@ -66,9 +65,9 @@ class Blocking:
     def stream(self, client, model, **options):
         return self._stack.enter_context(client.stream(model, **options))
 
-    def call(self, method, *given, **named):
-        """What a method of a client's gives."""
-        return method(*given, **named)
+    def call(self, method, *arguments, **options):
+        """The result of a client's method."""
+        return method(*arguments, **options)
 
     def __enter__(self):
         return self
@@ -77,8 +76,8 @@ class Blocking:
         self._stack.close()
 
 
-class Waiting(Blocking):
-    """The same of those for asyncio, on a loop in a thread of its own."""
+class Async(Blocking):
+    """Clients and streams for asyncio, on an event loop in a thread."""
 
     name = "async"
 
@@ -91,56 +90,56 @@ class Waiting(Blocking):
         async def make():
             return AsyncClient(url, **options)
 
-        made = self.portal.call(make)
-        self._stack.callback(self.portal.call, made.close)
-        return made
+        client = self.portal.call(make)
+        self._stack.callback(self.portal.call, client.close)
+        return client
 
     def stream(self, client, model, **options):
-        made = client.stream(model, **options)
-        self._stack.callback(self.portal.call, made.close)
-        return Awaited(made, self.portal)
+        stream = client.stream(model, **options)
+        self._stack.callback(self.portal.call, stream.close)
+        return BlockedStream(stream, self.portal)
 
-    def call(self, method, *given, **named):
+    def call(self, method, *arguments, **options):
         async def run():
-            return await method(*given, **named)
+            return await method(*arguments, **options)
 
         return self.portal.call(run)
 
 
-class Awaited:
+class BlockedStream:
     """An `AsyncStream` behind the methods of `Stream`."""
 
-    def __init__(self, made, portal):
-        self.made, self._portal = made, portal
+    def __init__(self, stream, portal):
+        self.stream, self._portal = stream, portal
 
     @property
     def steps(self):
-        return self.made.steps
+        return self.stream.steps
 
     @property
     def state(self):
-        return self.made.state
+        return self.stream.state
 
-    def send(self, *given, **named):
-        return self._call(self.made.send, *given, **named)
+    def send(self, *arguments, **options):
+        return self._call(self.stream.send, *arguments, **options)
 
     def end(self):
-        return self._call(self.made.end)
+        return self._call(self.stream.end)
 
     def close(self):
-        return self._call(self.made.close)
+        return self._call(self.stream.close)
 
-    def _call(self, method, *given, **named):
+    def _call(self, method, *arguments, **options):
         async def run():
-            return await method(*given, **named)
+            return await method(*arguments, **options)
 
         return self._portal.call(run)
 
 
-@pytest.fixture(params=[Blocking, Waiting], ids=lambda kind: kind.name)
+@pytest.fixture(params=[Blocking, Async], ids=lambda kind: kind.name)
 def kind(request):
-    with request.param() as made:
-        yield made
+    with request.param() as clients:
+        yield clients
 
 
 def delays(first):
@@ -148,47 +147,47 @@ def delays(first):
 
 
 @pytest.fixture(autouse=True)
-def _impatient(monkeypatch):
-    """Attempts to go on follow each other quickly."""
+def _short_delays(monkeypatch):
+    """Reconnects follow each other quickly."""
     monkeypatch.setattr(client_stream, "DELAYS", delays(0.002))
 
 
 @pytest.fixture
-def _patient(_impatient, monkeypatch):
-    """They do not."""
+def _longer_delays(_short_delays, monkeypatch):
+    """They take long enough for a restart of the service."""
     monkeypatch.setattr(client_stream, "DELAYS", delays(0.05))
 
 
 @pytest.fixture(scope="module")
 def _counted(tmp_path_factory):
-    with counting(tmp_path_factory.mktemp("counted") / "bundles") as made:
-        yield made
+    with counting(tmp_path_factory.mktemp("counted") / "bundles") as service:
+        yield service
 
 
 @pytest.fixture
 def counted(_counted):
-    """The service with an engine that counts, and no stream."""
+    """The service with a counting engine, and without streams."""
     wait_closed(_counted, "made")
     yield _counted
     release_engines(_counted)
 
 
 @pytest.fixture(scope="module")
-def _hasty(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("hasty") / "bundles"
-    with counting(folder, stream_idle_seconds=0.1) as made:
-        yield made
+def _short_idle(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("short-idle") / "bundles"
+    with counting(folder, stream_idle_seconds=0.1) as service:
+        yield service
 
 
 @pytest.fixture
-def hasty(_hasty):
-    """The same, which waits for no stream for long."""
-    wait_closed(_hasty, "made")
-    return _hasty
+def short_idle(_short_idle):
+    """The same with a short idle timeout."""
+    wait_closed(_short_idle, "made")
+    return _short_idle
 
 
 def assert_counts(answer, length, first=7):
-    """It is the answer after so many steps of that sequence."""
+    """It is the answer after `length` steps of the sequence that starts with `first`."""
     assert answer.steps == length
     np.testing.assert_array_equal(answer.probabilities, expected(length, first)[-1])
 
@@ -199,7 +198,7 @@ def part(begin, end, first=7):
 
 class TestAnswers:
     def test_classify(self, running_server, kind):
-        """`send` returns the class so far, typed, with the steps so far."""
+        """`send` returns the class so far, with the number of steps."""
         client = kind.client(running_server.url)
         stream = kind.stream(client, "walks")
         whole = kind.call(client.classify, [FRAMES[:3], FRAMES], model="walks")
@@ -217,7 +216,7 @@ class TestAnswers:
             assert answer.steps == stream.steps == end
 
     def test_label(self, running_server, kind):
-        """Of a model that labels it returns the classes of these frames."""
+        """For a labelling model it returns the classes of these frames."""
         client = kind.client(running_server.url)
         stream = kind.stream(client, "tags")
         whole = kind.call(client.label, [FRAMES], model="tags").predictions[0]
@@ -230,36 +229,33 @@ class TestAnswers:
             assert answer.steps == end
 
     def test_top_k(self, running_server, kind):
-        """With `top_k` there are choices instead."""
+        """With `top_k` there are choices in place of probabilities."""
         client = kind.client(running_server.url)
-        one = kind.stream(client, "walks", top_k=2).send(FRAMES)
+        first = kind.stream(client, "walks", top_k=2).send(FRAMES)
         steps = kind.stream(client, "tags", top_k=1).send(FRAMES)
-        assert one.probabilities is None
-        assert [type(choice) for choice in one.top] == [results.Choice] * 2
-        assert one.top[0].label == one.label
+        assert first.probabilities is None
+        assert [type(choice) for choice in first.top] == [results.Choice] * 2
+        assert first.top[0].label == first.label
         assert [step[0].label for step in steps.top] == steps.labels
 
-    @pytest.mark.parametrize(
-        "given",
-        [
-            pytest.param(FRAMES.tolist(), id="lists"),
-            pytest.param(FRAMES.astype(np.float64), id="float64"),
-            pytest.param(np.asfortranarray(FRAMES), id="fortran"),
-            pytest.param(np.repeat(FRAMES, 2, 0)[::2], id="strided"),
-        ],
-    )
-    def test_any_array(self, running_server, kind, given):
-        """Whatever is like an array is taken for what it holds."""
+    def test_arrays(self, running_server, kind):
+        """Frames may be nested lists or arrays of any type and layout."""
         client = kind.client(running_server.url)
-        expected = kind.call(client.classify, [FRAMES], model="walks").predictions[0]
-        answer = kind.stream(client, "walks").send(given)
-        np.testing.assert_allclose(
-            answer.probabilities, expected.probabilities, **CLOSE
-        )
+        (right,) = kind.call(client.classify, [FRAMES], model="walks").predictions
+        for array in (
+            FRAMES.tolist(),
+            FRAMES.astype(np.float64),
+            np.asfortranarray(FRAMES),
+            np.repeat(FRAMES, 2, 0)[::2],
+        ):
+            answer = kind.stream(client, "walks").send(array)
+            np.testing.assert_allclose(
+                answer.probabilities, right.probabilities, **CLOSE
+            )
 
     def test_states(self, running_server, kind):
-        """Each answer brings a token, which a stream or a request goes on from; with
-        `resume=False` only where it is asked for."""
+        """Each answer has a token, from which a stream or a request continues; with
+        `resume=False` only an answer for which it was requested."""
         client = kind.client(running_server.url)
         stream = kind.stream(client, "walks", resume=False)
         assert stream.state is None
@@ -274,7 +270,7 @@ class TestAnswers:
         later = resuming.send(FRAMES[2:])
         assert later.steps == resuming.steps == 8
         assert resuming.state == later.state is not None
-        given = kind.call(
+        answer = kind.call(
             client.classify,
             [FRAMES[2:]],
             model="walks",
@@ -282,14 +278,16 @@ class TestAnswers:
             return_state=True,
         ).predictions[0]
         whole = kind.call(client.classify, [FRAMES], model="walks").predictions[0]
-        for one in (later, given):
-            assert one.steps == 8
-            np.testing.assert_allclose(one.probabilities, whole.probabilities, **CLOSE)
-        again = kind.stream(client, "walks", state=given.state)
+        for part_answer in (later, answer):
+            assert part_answer.steps == 8
+            np.testing.assert_allclose(
+                part_answer.probabilities, whole.probabilities, **CLOSE
+            )
+        again = kind.stream(client, "walks", state=answer.state)
         assert again.send(FRAMES).steps == 16
 
     def test_end(self, counted, kind):
-        """`end` gives the token of where it ended, and ends the stream."""
+        """`end` returns the token of the last step, and ends the stream."""
         client = kind.client(counted.url)
         stream = kind.stream(client, "made", resume=False)
         stream.send(part(0, 3))
@@ -300,8 +298,8 @@ class TestAnswers:
         later = kind.stream(client, "made", state=token)
         assert_counts(later.send(part(3, 5)), 5)
 
-    def test_end_of_nothing(self, counted, kind):
-        """Of a stream to which nothing was sent it gives what it was given."""
+    def test_end_without_frames(self, counted, kind):
+        """If nothing was sent, `end` returns the token that the stream began with."""
         client = kind.client(counted.url)
         assert kind.stream(client, "made").end() is None
         token = kind.stream(client, "made").send(part(0, 4)).state
@@ -311,7 +309,7 @@ class TestAnswers:
         assert_counts(kind.stream(client, "made", state=other).send(part(4, 5)), 5)
 
     def test_closes(self, counted, kind):
-        """A stream is opened by its first message, and closed with its block."""
+        """A stream is opened by its first message, and closed by `close`."""
         client = kind.client(counted.url)
         stream = kind.stream(client, "made")
         assert streams_open(counted, "made") == 0
@@ -324,8 +322,8 @@ class TestAnswers:
 
 class TestRefused:
     def test_message(self, counted, kind):
-        """A message at fault raises what the service says of it, with status and
-        path, and the stream goes on from where it was."""
+        """A refused message raises RequestError with status and path, and the stream goes
+        on."""
         client = kind.client(counted.url)
         for resume in (True, False):
             stream = kind.stream(client, "made", resume=resume)
@@ -343,76 +341,59 @@ class TestRefused:
                 assert_counts(stream.send(part(steps, steps + 2)), steps + 2)
         assert streams_open(counted, "made") == 2
 
-    def test_not_a_number(self, counted, kind):
-        """A number that JSON doesn't have is refused, with its place."""
+    def test_invalid_values(self, counted, kind):
+        """NaN is refused with its path; a ragged list is not sent."""
         stream = kind.stream(kind.client(counted.url), "made")
         with pytest.raises(RequestError) as caught:
             stream.send([[1], [np.nan]])
         assert caught.value.errors[0]["path"] == "frames[1][0]"
-        assert_counts(stream.send(part(0, 1)), 1)
-
-    def test_ragged(self, counted, kind):
-        """What is no array is refused before it is sent, and harms nothing."""
-        stream = kind.stream(kind.client(counted.url), "made")
         for steps in (0, 1):
             with pytest.raises(ValueError, match="inhomogeneous"):
                 stream.send([[1, 2], [1]])
             assert_counts(stream.send(part(steps, steps + 1)), steps + 1)
 
-    @pytest.mark.parametrize(
-        ("model", "options", "status", "slug"),
-        [
+    def test_handshake(self, running_server, kind):
+        """A stream that the service refuses raises RequestError with the first message,
+        and is not retried. The client's headers are sent with the handshake."""
+        name = "unrolled_refused_requests_total"
+        headers = {"X-Request-ID": "mine"}
+        client = kind.client(running_server.url, headers=headers)
+        for model, options, status, slug in (
             ("nobody", {}, 404, "unknown-model"),
             ("both", {}, 422, "not-streamable"),
             ("walks", {"top_k": 0}, 422, "invalid-request"),
             ("", {}, 422, "invalid-request"),
             ("walks&x=1", {}, 404, "unknown-model"),
-        ],
-    )
-    def test_at_its_beginning(self, running_server, kind, model, options, status, slug):
-        """A stream that can't begin raises so with the first message, as a request
-        would, and is not tried again."""
-        name = "unrolled_refused_requests_total"
-        before = value(running_server.metrics(), name, kind=slug)
-        stream = kind.stream(kind.client(running_server.url), model, **options)
-        with pytest.raises(RequestError) as caught:
-            stream.send(FRAMES)
-        assert caught.value.status == status
-        assert caught.value.type == f"urn:unrolled:error:{slug}"
-        assert caught.value.detail
-        assert len(caught.value.request_id) == 16
-        wait(
-            lambda: value(running_server.metrics(), name, kind=slug) == before + 1,
-            "it is counted",
-        )
-
-    @pytest.mark.parametrize("token", ["x", "tags"])
-    def test_token(self, running_server, kind, token):
-        """A token that is none, or another model's, is refused each time."""
-        client = kind.client(running_server.url)
-        if token == "tags":
-            token = kind.stream(client, "tags").send(FRAMES).state
-        stream = kind.stream(client, "walks", state=token)
-        for _ in range(2):
+        ):
+            before = value(running_server.metrics(), name, kind=slug)
             with pytest.raises(RequestError) as caught:
-                stream.send(FRAMES)
-            assert caught.value.status in (409, 422)
-            assert caught.value.errors[0]["path"] == "state"
+                kind.stream(client, model, **options).send(FRAMES)
+            assert caught.value.status == status
+            assert caught.value.type == f"urn:unrolled:error:{slug}"
+            assert caught.value.detail
+            assert caught.value.request_id == "mine"
+            after = value(running_server.metrics(), name, kind=slug)
+            assert after == before + 1
 
-    def test_options(self, running_server, kind):
-        """The client's headers are sent with the handshake: an Authorization for a
-        proxy, say."""
-        client = kind.client(running_server.url, headers={"X-Request-ID": "mine"})
-        with pytest.raises(RequestError) as caught:
-            kind.stream(client, "nobody").send(FRAMES)
-        assert caught.value.request_id == "mine"
+    def test_token(self, running_server, kind):
+        """An invalid token, or another model's, is refused each time."""
+        client = kind.client(running_server.url)
+        other = kind.stream(client, "tags").send(FRAMES).state
+        for token, status in (("x", 422), (other, 409)):
+            stream = kind.stream(client, "walks", state=token)
+            for _ in range(2):
+                with pytest.raises(RequestError) as caught:
+                    stream.send(FRAMES)
+                assert caught.value.status == status
+                assert caught.value.errors[0]["path"] == "state"
 
 
-class TestGoesOn:
-    def test_no_place(self, tmp_path, kind, monkeypatch):
-        """A stream for which there is no place waits for one, for a while."""
+class TestReconnects:
+    @pytest.mark.slow
+    def test_too_many_streams(self, tmp_path, kind, monkeypatch):
+        """If there are too many streams, opening one is retried for a while."""
         name, labels = "unrolled_refused_requests_total", {"kind": "too-many-streams"}
-        with counting(tmp_path / "one", max_streams=1) as service:
+        with counting(tmp_path / "bundles", max_streams=1) as service:
             stream = kind.stream(kind.client(service.url), "made")
 
             def refused():
@@ -433,63 +414,64 @@ class TestGoesOn:
                     other.close()
                     assert_counts(sent.result(SECONDS), 2)
 
-    def test_nobody_there(self, kind):
-        """Where nobody listens, an OSError says so after a while."""
+    def test_no_service(self, kind):
+        """A service that can't be reached raises OSError."""
         stream = kind.stream(kind.client(f"http://127.0.0.1:{free_port()}"), "made")
-        for ask in (lambda: stream.send(part(0, 1)), stream.end):
+        for call in (lambda: stream.send(part(0, 1)), stream.end):
             with pytest.raises(OSError, match=r"(?i)refused|connect call failed"):
-                ask()
+                call()
 
-    def test_idle(self, hasty, kind):
-        """After the service has ended it as idle it goes on with the next message."""
-        stream = kind.stream(kind.client(hasty.url), "made")
+    def test_idle(self, short_idle, kind):
+        """After the service closed an idle stream, the next message reopens it."""
+        stream = kind.stream(kind.client(short_idle.url), "made")
         for steps in (0, 1, 2):
             assert_counts(stream.send(part(steps, steps + 1)), steps + 1)
-            wait_closed(hasty, "made")
+            wait_closed(short_idle, "made")
         assert stream.end() is not None
         assert stream.steps == 3
 
-    def test_idle_before_it_took_anything(self, hasty, kind):
-        """So it does where the service has taken nothing but refused something."""
-        client = kind.client(hasty.url)
+    def test_idle_before_any_step(self, short_idle, kind):
+        """So it does if the service has only refused a message."""
+        client = kind.client(short_idle.url)
         token = kind.stream(client, "made").send(part(0, 3)).state
         stream = kind.stream(client, "made", state=token)
         with pytest.raises(RequestError):
             stream.send([[1, 2]])
-        wait_closed(hasty, "made")
+        wait_closed(short_idle, "made")
         assert_counts(stream.send(part(3, 5)), 5)
 
-    def test_ended_while_it_sends(self, hasty, kind):
-        """So it does where the service ends it while its first message, which brings
-        the token, is on the way."""
-        with Proxy(hasty.url) as proxy:
-            token = kind.stream(kind.client(hasty.url), "made").send(part(0, 3)).state
-            wait_closed(hasty, "made")
+    def test_idle_while_sending(self, short_idle, kind):
+        """So it does if the service closes it while the first message, which has the
+        token, is on the way."""
+        with Proxy(short_idle.url) as proxy:
+            token = (
+                kind.stream(kind.client(short_idle.url), "made").send(part(0, 3)).state
+            )
+            wait_closed(short_idle, "made")
             stream = kind.stream(kind.client(proxy.url), "made", state=token)
             proxy.keep_back()
             with concurrent.futures.ThreadPoolExecutor(1) as pool:
                 sent = pool.submit(stream.send, part(3, 5))
-                wait(lambda: streams_open(hasty, "made") == 1, "it is open")
-                wait_closed(hasty, "made")
+                wait(lambda: streams_open(short_idle, "made") == 1, "it is open")
+                wait_closed(short_idle, "made")
                 proxy.pass_on()
                 assert_counts(sent.result(SECONDS), 5)
 
-    def test_idle_without_tokens(self, hasty, kind):
-        """A stream without tokens goes on after it was idle: the service's last line
-        has one."""
-        stream = kind.stream(kind.client(hasty.url), "made", resume=False)
+    def test_idle_without_tokens(self, short_idle, kind):
+        """So it does without tokens: the service's last message has one."""
+        stream = kind.stream(kind.client(short_idle.url), "made", resume=False)
         assert_counts(stream.send(part(0, 1)), 1)
-        wait_closed(hasty, "made")
-        # Its own side has seen the close, too.
-        connection = getattr(getattr(stream, "made", stream), "_connection", None)
+        wait_closed(short_idle, "made")
+        # The client has seen the close, too.
+        connection = getattr(getattr(stream, "stream", stream), "_connection", None)
         if connection is not None:
             wait(lambda: connection.state.name == "CLOSED", "it is closed")
         assert_counts(stream.send(part(1, 2)), 2)
 
-    @pytest.mark.usefixtures("_patient")
+    @pytest.mark.usefixtures("_longer_delays")
     def test_restart(self, tmp_path, kind):
-        """A service that is stopped and started again with the same key goes on with
-        each stream, also where a message is sent meanwhile."""
+        """A restarted service with the same key continues each stream, also if a message
+        is sent meanwhile."""
         port = free_port()
         streams = []
         with counting(tmp_path / "made", port=port) as service:
@@ -507,8 +489,9 @@ class TestGoesOn:
                     assert_counts(answer, first + 2, first)
                     assert stream.end() is not None
 
+    @pytest.mark.slow
     def test_restart_with_another_key(self, tmp_path, kind):
-        """With another key it is refused, and nothing begins anew by itself."""
+        """With another key the token is refused, and the sequence does not start again."""
         port = free_port()
         with counting(tmp_path / "made", port=port) as service:
             stream = kind.stream(kind.client(service.url), "made")
@@ -520,19 +503,22 @@ class TestGoesOn:
                 assert caught.value.status == 422
                 assert caught.value.type.endswith("invalid-state")
 
+    @pytest.mark.slow
     def test_restart_with_another_bundle(self, bundles, tmp_path, kind):
-        """So it is where another version of the model serves by then."""
+        """So it is with another version of the model."""
         port = free_port()
         copy_bundle(bundles / "walks" / "1", tmp_path / "a" / "walks" / "1")
         copy_bundle(
             bundles / "walks" / "1", tmp_path / "b" / "walks" / "2", version="2"
         )
-        own = {"port": port, "state_key": KEY, "workers": 1}
+        options = {"port": port, "state_key": KEY, "workers": 1}
         start = spawn.thread(ENGINES)
-        with running(Settings(bundles=tmp_path / "a", **own), start=start) as service:
+        with running(
+            Settings(bundles=tmp_path / "a", **options), start=start
+        ) as service:
             stream = kind.stream(kind.client(service.url), "walks")
             stream.send(FRAMES)
-        with running(Settings(bundles=tmp_path / "b", **own), start=start):
+        with running(Settings(bundles=tmp_path / "b", **options), start=start):
             with pytest.raises(RequestError) as caught:
                 stream.send(FRAMES)
             assert caught.value.status == 409
@@ -548,40 +534,35 @@ class TestGoesOn:
             assert stream.steps == 8
         wait_closed(counted, "made")
 
-    @pytest.mark.parametrize("steps", [0, 3])
-    def test_cut_before_the_answer(self, counted, kind, steps):
-        """A message whose answer was lost is sent again, and counts once; also the
-        very first."""
+    def test_cut_before_the_answer(self, counted, kind):
+        """A message whose answer was lost is sent again, and counts once."""
         with Proxy(counted.url) as proxy:
             stream = kind.stream(kind.client(proxy.url), "made")
-            if steps:
-                assert_counts(stream.send(part(0, steps)), steps)
-            hold_engines(counted)
-            with concurrent.futures.ThreadPoolExecutor(1) as pool:
-                sent = pool.submit(stream.send, part(steps, steps + 2))
-                wait_entered(counted)
-                accepted = proxy.accepted
-                proxy.cut()
-                wait(lambda: proxy.accepted > accepted, "it is there again")
-                release_engines(counted)
-                assert_counts(sent.result(SECONDS), steps + 2)
-            assert_counts(stream.send(part(steps + 2, steps + 3)), steps + 3)
+            for steps in (0, 2):
+                hold_engines(counted)
+                with concurrent.futures.ThreadPoolExecutor(1) as pool:
+                    sent = pool.submit(stream.send, part(steps, steps + 2))
+                    wait_entered(counted)
+                    accepted = proxy.accepted
+                    proxy.cut()
+                    wait(lambda n=accepted: proxy.accepted > n, "it has reconnected")
+                    release_engines(counted)
+                    assert_counts(sent.result(SECONDS), steps + 2)
 
     def test_lost(self, counted, kind):
-        """Without tokens a stream whose connection breaks is lost, at once and for
-        good."""
+        """Without tokens a stream is lost if its connection breaks."""
         with Proxy(counted.url) as proxy:
             stream = kind.stream(kind.client(proxy.url), "made", resume=False)
             assert_counts(stream.send(part(0, 2)), 2)
             accepted = proxy.accepted
             proxy.cut()
-            for ask in (lambda: stream.send(part(2, 3)), stream.end) * 2:
+            for call in (lambda: stream.send(part(2, 3)), stream.end) * 2:
                 with pytest.raises(StreamLost):
-                    ask()
+                    call()
             assert proxy.accepted == accepted
 
     def test_not_lost(self, counted, kind):
-        """It is not where nothing was taken yet, or the last answer had a token."""
+        """It is not lost before the first step, or if the last answer had a token."""
         with Proxy(counted.url) as proxy:
             stream = kind.stream(kind.client(proxy.url), "made", resume=False)
             with pytest.raises(RequestError):
@@ -592,9 +573,9 @@ class TestGoesOn:
             proxy.cut()
             assert_counts(stream.send(part(3, 5)), 5)
 
+    @pytest.mark.slow
     def test_too_long(self, tmp_path, kind):
-        """A message that is too long for the service raises an error that is
-        documented, and is not sent again."""
+        """A message that is too long raises an error, and is not sent again."""
         with (
             counting(tmp_path / "made", stream_message_bytes=1000) as service,
             Proxy(service.url) as proxy,
@@ -608,16 +589,16 @@ class TestGoesOn:
 
 
 @contextmanager
-def answering(handler, **options):
-    """The address of a real server that opens WebSockets, and the heads that it got."""
+def web_socket_server(handler, **options):
+    """The address of a server for WebSockets, and the headers that it got."""
     heads = []
 
-    def keep(connection, request):
+    def record(connection, request):
         heads.append(request.headers)
         return process(connection, request) if process else None
 
     process = options.pop("process", None)
-    options |= {"process_request": keep, "compression": None, "close_timeout": 1}
+    options |= {"process_request": record, "compression": None, "close_timeout": 1}
     with serve(handler, "127.0.0.1", 0, **options) as server:
         thread = threading.Thread(target=server.serve_forever)
         thread.start()
@@ -628,19 +609,19 @@ def answering(handler, **options):
             thread.join(SECONDS)
 
 
-def parrot(*said):
-    """Answers the first message with those of them, and no other."""
+def replies(*messages):
+    """A handler that answers the first message with these, and no other message."""
 
     def handler(connection):
         for place, _ in enumerate(connection):
-            for message in () if place else said:
+            for message in () if place else messages:
                 connection.send(message)
 
     return handler
 
 
 def refusing(status, body=b"", **headers):
-    """Answers each handshake so."""
+    """A response to each handshake."""
 
     def process(connection, request):
         lines = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -660,47 +641,41 @@ def error_with(**members):
 
 GOOD = {"steps": 1, "label": "a", "probability": 1.0, "probabilities": [1.0]}
 DIGITS = "9" * 5000
-NO_ANSWERS = [
-    pytest.param("", id="empty"),
-    pytest.param("<h1>Welcome</h1>", id="html"),
-    pytest.param(b"\xff\xfe", id="binary"),
-    pytest.param("[" * 100_000, id="deep"),
-    pytest.param(DIGITS, id="long-number"),
-    pytest.param("[]", id="list"),
-    pytest.param("5", id="number"),
-    pytest.param("{}", id="no-members"),
-    pytest.param(object_with(label="a", probability=1, probabilities=[1]), id="steps"),
-    pytest.param(object_with(**GOOD | {"steps": "1"}), id="steps-text"),
-    pytest.param(object_with(**GOOD | {"label": 5}), id="label-number"),
-    pytest.param(object_with(**GOOD | {"probabilities": "no"}), id="probabilities"),
-    pytest.param(object_with(**GOOD | {"state": 5}), id="state-number"),
-    pytest.param(object_with(steps=1, labels=["a"], probabilities=[1]), id="axes"),
-    pytest.param(object_with(end="done"), id="end-without-steps"),
-    pytest.param(object_with(end="done", steps=1, state=5), id="end-with-a-number"),
-    pytest.param(object_with(error="no"), id="error-text"),
-    pytest.param(error_with(), id="error-empty"),
-    pytest.param(error_with(status="422", title="x"), id="error-status-text"),
-    pytest.param(error_with(status=10**9, title="x"), id="error-status-large"),
+INVALID_ANSWERS = [
+    *("", "<h1>Welcome</h1>", b"\xff\xfe", "[" * 100_000, DIGITS, "[]", "5", "{}"),
+    object_with(label="a", probability=1, probabilities=[1]),
+    object_with(**GOOD | {"steps": "1"}),
+    object_with(**GOOD | {"label": 5}),
+    object_with(**GOOD | {"probabilities": "no"}),
+    object_with(**GOOD | {"state": 5}),
+    object_with(steps=1, labels=["a"], probabilities=[1]),
+    object_with(end="done"),
+    object_with(end="done", steps=1, state=5),
+    object_with(error="no"),
+    error_with(),
+    error_with(status="422", title="x"),
+    error_with(status=10**9, title="x"),
 ]
 
 
-class TestNotTheService:
-    @pytest.mark.parametrize("said", NO_ANSWERS)
-    def test_no_answer(self, kind, said):
-        """A message that is none of the service's raises InvalidAnswer, which says
-        what is wrong with it, and nothing was taken."""
-        with answering(parrot(said)) as (url, _):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(InvalidAnswer) as caught:
-                stream.send([[1]])
+class TestOtherServers:
+    """Messages and handshakes of servers other than the service."""
+
+    def test_invalid_answer(self, kind):
+        """A message that is not as documented raises InvalidAnswer with a detail."""
+        for message in INVALID_ANSWERS:
+            with web_socket_server(replies(message)) as (url, _):
+                stream = kind.stream(kind.client(url), "made")
+                with pytest.raises(InvalidAnswer) as caught:
+                    stream.send([[1]])
             assert caught.value.status == 101
             assert caught.value.detail
             assert (stream.steps, stream.state) == (0, None)
 
-    def test_what_comes_next(self, kind):
-        """What comes after it passes for no other message's answer: the stream goes
-        on over another connection."""
-        with answering(parrot("no", object_with(**GOOD))) as (url, heads):
+    def test_after_invalid_answer(self, kind):
+        """The next message after it is not taken for another answer: the stream
+        reconnects."""
+        with web_socket_server(replies("no", object_with(**GOOD))) as (url, heads):
             stream = kind.stream(kind.client(url), "made")
             for connections in (1, 2):
                 with pytest.raises(InvalidAnswer):
@@ -708,10 +683,12 @@ class TestNotTheService:
                 assert len(heads) == connections
 
     def test_problem(self, kind):
-        """Problem details whose members are not as documented count as if they were
-        not there."""
+        """Members of problem details that are not as documented are ignored."""
         problem = {"status": 422, "title": 5, "detail": [], "errors": [{}, 5]}
-        with answering(parrot(error_with(**problem, retry_after=DIGITS))) as (url, _):
+        with web_socket_server(replies(error_with(**problem, retry_after=DIGITS))) as (
+            url,
+            _,
+        ):
             stream = kind.stream(kind.client(url), "made")
             with pytest.raises(RequestError) as caught:
                 stream.send([[1]])
@@ -721,83 +698,75 @@ class TestNotTheService:
         assert error.title
         assert (error.errors, error.retry_after) == ([], None)
 
-    @pytest.mark.parametrize(
-        ("status", "body"),
-        [
+    def test_handshake(self, kind):
+        """A refused handshake raises RequestError, whatever its body."""
+        for status, body in (
             (304, b""),
             (404, b"no"),
             (404, b"[" * 100_000),
             (503, b'{"errors": [{}], "title": 5}'),
-        ],
-        ids=["redirect", "text", "deep", "problem"],
-    )
-    def test_handshake(self, kind, status, body):
-        """So it is with a refusal of the handshake, whatever its body."""
-        process = refusing(status, body, Retry_After=DIGITS)
-        with answering(parrot(), process=process) as (url, _):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(RequestError) as caught:
-                stream.send([[1]])
-        assert (caught.value.status, caught.value.title) == (status, "Said")
-        assert (caught.value.errors, caught.value.retry_after) == ([], None)
+        ):
+            process = refusing(status, body, Retry_After=DIGITS)
+            with web_socket_server(replies(), process=process) as (url, _):
+                stream = kind.stream(kind.client(url), "made")
+                with pytest.raises(RequestError) as caught:
+                    stream.send([[1]])
+            assert (caught.value.status, caught.value.title) == (status, "Said")
+            assert (caught.value.errors, caught.value.retry_after) == ([], None)
 
-    @pytest.mark.parametrize("status", [200, 204])
-    def test_no_stream(self, kind, status):
-        """A handshake that is answered like a request raises InvalidAnswer."""
-        with answering(parrot(), process=refusing(status)) as (url, _):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(InvalidAnswer) as caught:
-                stream.send([[1]])
-        assert caught.value.status == status
+    def test_no_stream(self, kind):
+        """A handshake with a successful response raises InvalidAnswer."""
+        for status in (200, 204):
+            process = refusing(status)
+            with web_socket_server(replies(), process=process) as (url, _):
+                stream = kind.stream(kind.client(url), "made")
+                with pytest.raises(InvalidAnswer) as caught:
+                    stream.send([[1]])
+            assert caught.value.status == status
 
-    @pytest.mark.parametrize(
-        ("raw", "error"),
-        [
+    def test_no_handshake(self, kind):
+        """A server that speaks HTTP but no WebSocket raises InvalidAnswer, any other
+        OSError."""
+        for raw, error in (
             (b"HTTP/1.1 101 Said\r\nUpgrade: none\r\n\r\n", InvalidAnswer),
             (b"HTTP/1.1 101 Said\r\nUpgrade: websocket\r\n\r\n", InvalidAnswer),
             (b"SSH-2.0-OpenSSH_9.2\r\n", OSError),
             (b"", OSError),
-        ],
-        ids=["upgrade", "accept", "ssh", "nothing"],
-    )
-    def test_no_handshake(self, kind, raw, error):
-        """A server that speaks something else raises InvalidAnswer, or an OSError
-        where it is no HTTP."""
-        with socket.create_server(("127.0.0.1", 0)) as listening:
-            thread = threading.Thread(target=answer_once, args=(listening, raw))
-            thread.start()
-            url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            stream = kind.stream(kind.client(url, timeout=5), "made")
-            with pytest.raises(error):
-                stream.send([[1]])
-            thread.join(SECONDS)
+        ):
+            with socket.create_server(("127.0.0.1", 0)) as listening:
+                thread = threading.Thread(target=answer_once, args=(listening, raw))
+                thread.start()
+                url = f"http://127.0.0.1:{listening.getsockname()[1]}"
+                stream = kind.stream(kind.client(url, timeout=5), "made")
+                with pytest.raises(error):
+                    stream.send([[1]])
+                thread.join(SECONDS)
 
-    @pytest.mark.parametrize("frame", [b"\x81\x01\xff", b"\x8f\x00"])
-    def test_no_message(self, kind, frame):
-        """Text that is no UTF-8, or a frame that is none of WebSocket's, raises
-        InvalidAnswer."""
+    def test_invalid_frame(self, kind):
+        """Text that is not UTF-8, or an invalid frame, raises InvalidAnswer."""
+        for frame in (b"\x81\x01\xff", b"\x8f\x00"):
 
-        def handler(connection):
-            connection.recv()
-            connection.socket.sendall(frame)
-            with suppress(ConnectionClosed):
-                connection.recv(SECONDS)
+            def handler(connection, frame=frame):
+                connection.recv()
+                connection.socket.sendall(frame)
+                with suppress(ConnectionClosed):
+                    connection.recv(SECONDS)
 
-        with answering(handler) as (url, heads):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(InvalidAnswer) as caught:
-                stream.send([[1]])
-            assert caught.value.status == 101
-            assert len(heads) == 1
+            with web_socket_server(handler) as (url, heads):
+                stream = kind.stream(kind.client(url), "made")
+                with pytest.raises(InvalidAnswer) as caught:
+                    stream.send([[1]])
+                assert caught.value.status == 101
+                assert len(heads) == 1
 
     def test_cut(self, kind):
-        """A connection that breaks each time raises an OSError."""
+        """A connection that breaks with each attempt raises OSError."""
 
         def handler(connection):
             connection.recv()
             connection.socket.shutdown(socket.SHUT_RDWR)
 
-        with answering(handler) as (url, heads):
+        with web_socket_server(handler) as (url, heads):
             stream = kind.stream(kind.client(url), "made")
             with pytest.raises(OSError, match="close frame"):
                 stream.send([[1]])
@@ -805,38 +774,36 @@ class TestNotTheService:
 
 
 class TestRedirects:
-    @pytest.mark.parametrize("status", [301, 302, 303, 307, 308])
-    def test_to_another_origin(self, kind, status):
-        """A redirect is not followed: no other server gets the caller's headers, and
-        the error says where it leads."""
-        with answering(parrot()) as (elsewhere, got):
-            there = elsewhere.replace("http", "ws", 1) + "/stream"
-            process = refusing(status, Location=there)
-            with answering(parrot(), process=process) as (url, heads):
-                client = kind.client(url, headers={"X-API-Key": "s3cret"})
-                stream = kind.stream(client, "made")
-                with pytest.raises(RequestError) as caught:
-                    stream.send([[1]])
-            assert [head["X-API-Key"] for head in heads] == ["s3cret"]
-            assert got == []
-        assert caught.value.status == status
-        assert there in str(caught.value)
+    def test_to_another_origin(self, kind):
+        """A redirect is not followed: no other server gets the caller's headers, and the
+        error has the location."""
+        with web_socket_server(replies()) as (other, other_heads):
+            location = other.replace("http", "ws", 1) + "/stream"
+            for status in (301, 302, 303, 307, 308):
+                process = refusing(status, Location=location)
+                with web_socket_server(replies(), process=process) as (url, heads):
+                    client = kind.client(url, headers={"X-API-Key": "s3cret"})
+                    with pytest.raises(RequestError) as caught:
+                        kind.stream(client, "made").send([[1]])
+                assert [head["X-API-Key"] for head in heads] == ["s3cret"]
+                assert caught.value.status == status
+                assert location in str(caught.value)
+            assert other_heads == []
 
-    @pytest.mark.parametrize("location", ["/there", "http://[::1", "mailto:x"])
-    def test_elsewhere(self, kind, location):
-        """Nor is one on the same server followed, or one that leads nowhere."""
-        process = refusing(307, Location=location)
-        with answering(parrot(), process=process) as (url, heads):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(RequestError) as caught:
-                stream.send([[1]])
-            assert len(heads) == 1
-        assert caught.value.status == 307
-        assert location in caught.value.detail
+    def test_other_locations(self, kind):
+        """Nor is a redirect to the same server, or with an invalid location."""
+        for location in ("/there", "http://[::1", "mailto:x"):
+            process = refusing(307, Location=location)
+            with web_socket_server(replies(), process=process) as (url, heads):
+                with pytest.raises(RequestError) as caught:
+                    kind.stream(kind.client(url), "made").send([[1]])
+                assert len(heads) == 1
+            assert caught.value.status == 307
+            assert location in caught.value.detail
 
 
 def answer_once(listening, raw):
-    """Take one connection, read its request, and answer with those bytes."""
+    """Accept a connection, read a request, and answer with these bytes."""
     with listening.accept()[0] as connection, connection.makefile("rb") as file:
         for line in file:
             if line == b"\r\n":
@@ -846,9 +813,8 @@ def answer_once(listening, raw):
 
 class TestTimeout:
     def test_no_answer(self, counted, kind):
-        """A message that isn't answered in time raises TimeoutError, and has not been
-        taken: the stream goes on from before it, and its answer passes for no
-        other's."""
+        """A message that isn't answered in time raises TimeoutError. The stream goes on
+        from before it, and a late answer is not taken for the next one."""
         stream = kind.stream(kind.client(counted.url, timeout=0.5), "made")
         for steps in (0, 2):
             hold_engines(counted)
@@ -860,7 +826,7 @@ class TestTimeout:
         wait(lambda: streams_open(counted, "made") == 1, "others are closed")
 
     def test_lost(self, counted, kind):
-        """Without tokens it is lost then."""
+        """Without tokens the stream is lost."""
         client = kind.client(counted.url, timeout=0.5)
         stream = kind.stream(client, "made", resume=False)
         stream.send(part(0, 2))
@@ -871,8 +837,8 @@ class TestTimeout:
         with pytest.raises(StreamLost):
             stream.send(part(2, 3))
 
-    def test_nothing_at_all(self, counted, kind):
-        """So it is where the service says nothing at all, not even goodbye."""
+    def test_no_closing_handshake(self, counted, kind):
+        """So does a service that doesn't even answer the closing handshake."""
         with Proxy(counted.url) as proxy:
             stream = kind.stream(kind.client(proxy.url, timeout=0.5), "made")
             stream.send(part(0, 1))
@@ -883,10 +849,9 @@ class TestTimeout:
             assert_counts(stream.send(part(1, 2)), 2)
 
     def test_cancelled(self, counted):
-        """A `send` that its caller cancels leaves no answer that would pass for the
-        next message's."""
+        """The late answer to a cancelled `send` is not taken for the next one."""
 
-        async def talk():
+        async def run():
             client = AsyncClient(counted.url)
             async with client, client.stream("made") as stream:
                 await stream.send(part(0, 1))
@@ -898,24 +863,17 @@ class TestTimeout:
                 release_engines(counted)
                 return await stream.send(part(1, 6))
 
-        assert_counts(anyio.run(talk), 6)
+        assert_counts(anyio.run(run), 6)
 
 
 def test_both_alike():
-    """The two classes have the same methods with the same parameters, and the clients
-    open them alike."""
-    for ours, theirs in ((Stream, AsyncStream), (Client, AsyncClient)):
-        names = {name for name in vars(ours) if not name.startswith("_")}
-        assert names == {name for name in vars(theirs) if not name.startswith("_")}
+    """Both kinds of clients and streams have the same methods and parameters."""
+    for blocking, other in ((Stream, AsyncStream), (Client, AsyncClient)):
+        names = {name for name in vars(blocking) if not name.startswith("_")}
+        assert names == {name for name in vars(other) if not name.startswith("_")}
         for name in names:
-            some, others = (
-                getattr(one, name)
-                if not isinstance(vars(one)[name], property)
-                else vars(one)[name].fget
-                for one in (ours, theirs)
+            first, second = (
+                list(inspect.signature(getattr(kind, name)).parameters.values())
+                for kind in (blocking, other)
             )
-            parts = [
-                list(inspect.signature(one).parameters.values())
-                for one in (some, others)
-            ]
-            assert parts[0] == parts[1], name
+            assert first == second, name
