@@ -1,25 +1,47 @@
-"""Closed and open loops: when each request goes out.
+"""The load generator: closed and open loops, in a process of its own.
 
-Closed loop: each of N connections sends its next request when it has its answer.
-Open loop: requests are due at times drawn beforehand, whether the server keeps up
-or not, and what is measured counts from the time at which each was due. They go
-out on whichever of many connections has been free for longest.
+    python -m bench.load_generator SPEC        JSON in, JSON out
+
+Closed loop: each of N connections sends its next request after a response. Open loop:
+requests are due at random times (Poisson), whether the server keeps up or not; latency
+counts from the due time; the connection that has been idle for longest sends next.
+
+The process shares no interpreter with the server and has a higher priority, where it
+may: real clients are on other machines and do not wait for the server's cores.
 """
 
 import asyncio
+import gc
+import json
+import os
+import signal
+import subprocess
+import sys
 import time
 from collections import deque
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any, Self
 
-from bench.answers import Record, percentiles
-from bench.arrivals import Alarm, poisson
-from bench.http_connection import Connection
+import numpy as np
+import uvloop
 
-BEAT = 0.02
-PATIENCE = 60  # seconds for what is under way when the time is over
-UNSENT = -1
+from bench.environment import ROOT
+from bench.http_connection import Connection, post_request
+from bench.responses import (
+    DISCONNECTED,
+    Record,
+    Reference,
+    correct_records,
+    latencies,
+    percentiles,
+)
+
+PRIORITY = -10
+LAG_CHECK_SECONDS = 0.02
+TIMEOUT = 60  # seconds for outstanding responses at the end
+UNSENT = -1  # in place of a status
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,141 +52,150 @@ class Spec:
     path: str
     folder: str  # of the workload
     seconds: float
-    warm: float = 1.0  # seconds before it counts, at least
+    warm_up: float = 1.0  # seconds, at least
     connections: int = 1  # closed loop: always busy; open loop: at most
-    rate: float = 0  # requests a second of the open loop; 0: closed
+    rate: float = 0  # requests a second of an open loop; 0: closed
     tolerance: float = 1e-4
     seed: int = 0
 
 
-class Load:
-    """What both loops share: connections, and records of what went over them."""
+class Loop:
+    """Connections, and records of their requests."""
 
     def __init__(self, spec: Spec, requests: list[bytes]):
         self.spec, self.requests = spec, requests
         self.records: list[Record] = []
         self.connections: set[Connection] = set()
-        self.begun = self.ended = False
-        self.still = 0.0
+        self.running = self.ended = False
+        self.stalled = 0.0  # the longest time that the event loop stood still
         self._tasks: set[asyncio.Task] = set()
 
     async def open(self) -> None:
-        """Connect one after another, each answered once before the next, so that
-        every process that accepts gets its share."""
+        """Open connections, each with a request before the next, so that every process
+        that accepts gets its share."""
         shortest = min(self.requests, key=len)
         for _ in range(self.spec.connections):
             connection = await Connection.open(self.spec.port)
-            await connection.ask(shortest)
+            await connection.request(shortest)
             self._adopt(connection)
 
     def close(self) -> None:
         for connection in self.connections:
             connection.abort()
 
-    async def watch(self) -> None:
-        """Measure the longest time for which the loop itself stood still: whatever
-        stops the generator must not pass for the server's doing."""
+    async def measure_stalls(self) -> None:
+        """Measure how long the event loop stands still: delays of the generator must
+        not count as the server's."""
         last = time.perf_counter()
         while not self.ended:
-            await asyncio.sleep(BEAT)
+            await asyncio.sleep(LAG_CHECK_SECONDS)
             now = time.perf_counter()
-            self.still, last = max(self.still, now - last - BEAT), now
+            self.stalled = max(self.stalled, now - last - LAG_CHECK_SECONDS)
+            last = now
 
-    async def settle(self) -> None:
-        """Wait for the answers that are under way."""
+    async def finish(self) -> None:
+        """Wait for the outstanding responses."""
         self.ended = True
-        end = time.perf_counter() + PATIENCE
+        deadline = time.perf_counter() + TIMEOUT
         while self._tasks or any(c.busy for c in self.connections):
-            if time.perf_counter() > end:
+            if time.perf_counter() > deadline:
                 break
             await asyncio.sleep(0.01)
         for connection in self.connections:
             if connection.busy:
-                self._record(connection, 0, b"")
+                self._record(connection, DISCONNECTED, b"")
 
-    def free(self, connection: Connection) -> None:
-        """A connection has nothing to do."""
+    def on_idle(self, connection: Connection) -> None:
+        """A connection may send its next request."""
         raise NotImplementedError
 
+    async def run(self) -> dict[str, Any]:
+        raise NotImplementedError
+
+    def counts(self, record: Record, start: float, stop: float) -> bool:
+        """A record falls into the measured time."""
+        raise NotImplementedError
+
+    def _send(self, connection: Connection, place: int, due: float) -> None:
+        connection.place, connection.sent = place, due
+        connection.send(self.requests[place])
+
     def _adopt(self, connection: Connection) -> None:
-        connection.answered, connection.lost = self._answered, self._lost
+        connection.on_response, connection.on_lost = self._on_response, self._on_lost
         self.connections.add(connection)
 
-    def _answered(self, connection: Connection, status: int, body: bytes) -> None:
+    def _on_response(self, connection: Connection, status: int, body: bytes) -> None:
         self._record(connection, status, body)
-        self.free(connection)
+        self.on_idle(connection)
 
     def _record(self, connection: Connection, status: int, body: bytes) -> None:
         now = time.perf_counter()
-        record = Record(connection.place, connection.begun, now, status, body)
+        record = Record(connection.place, connection.sent, now, status, body)
         self.records.append(record)
 
-    def _lost(self, connection: Connection) -> None:
+    def _on_lost(self, connection: Connection) -> None:
         self.connections.discard(connection)
         if connection.busy:
-            self._record(connection, 0, b"")
-        task = asyncio.get_running_loop().create_task(self._again())
+            self._record(connection, DISCONNECTED, b"")
+        task = asyncio.get_running_loop().create_task(self._reconnect())
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
-    async def _again(self) -> None:
+    async def _reconnect(self) -> None:
         while not self.ended:
             with suppress(OSError):
                 connection = await Connection.open(self.spec.port)
                 self._adopt(connection)
-                if self.begun:
-                    self.free(connection)
+                if self.running:
+                    self.on_idle(connection)
                 return
             await asyncio.sleep(0.05)
 
 
-class Closed(Load):
-    """As fast as the server answers."""
+class ClosedLoop(Loop):
+    """As fast as the server responds."""
 
     _next = 0
 
-    def free(self, connection: Connection) -> None:
-        if self.ended:
-            return
-        connection.place = self._next % len(self.requests)
-        self._next += 1
-        connection.begun = time.perf_counter()
-        connection.send(self.requests[connection.place])
+    def on_idle(self, connection: Connection) -> None:
+        if not self.ended:
+            place, self._next = self._next % len(self.requests), self._next + 1
+            self._send(connection, place, time.perf_counter())
 
     async def run(self) -> dict[str, Any]:
         await self.open()
-        self.begun, begun = True, time.perf_counter()
+        self.running, begin = True, time.perf_counter()
         for connection in list(self.connections):
-            self.free(connection)
-        await asyncio.sleep(self.spec.warm)
-        # A slow server: until the first wave, all short ones first, is over.
+            self.on_idle(connection)
+        await asyncio.sleep(self.spec.warm_up)
+        # With a slow server, until two waves of requests are over.
         while len(self.records) < 2 * self.spec.connections:
-            if time.perf_counter() > begun + self.spec.warm + PATIENCE / 4:
+            if time.perf_counter() > begin + self.spec.warm_up + TIMEOUT / 4:
                 break
             await asyncio.sleep(0.01)
-        start, count, used = time.perf_counter(), len(self.records), time.process_time()
+        start, count, cpu = time.perf_counter(), len(self.records), time.process_time()
         await asyncio.sleep(self.spec.seconds)
-        stop, used = time.perf_counter(), time.process_time() - used
+        stop, cpu = time.perf_counter(), time.process_time() - cpu
         count = len(self.records) - count
-        await self.settle()
-        return {"start": start, "stop": stop, "cpu_us": 1e6 * used / max(count, 1)}
+        await self.finish()
+        return {"start": start, "stop": stop, "cpu_us": 1e6 * cpu / max(count, 1)}
 
     def counts(self, record: Record, start: float, stop: float) -> bool:
         return start < record.done <= stop
 
 
-class Open(Load):
+class OpenLoop(Loop):
     """At a given rate."""
 
     def __init__(self, spec: Spec, requests: list[bytes]):
         super().__init__(spec, requests)
         self.idle: deque[Connection] = deque()
-        self.due: deque[tuple[int, float]] = deque()  # a connection is awaited
+        self.waiting: deque[tuple[int, float]] = deque()  # for an idle connection
         self.lags: list[float] = []
 
-    def free(self, connection: Connection) -> None:
-        if self.due:
-            self._send(connection, *self.due.popleft())
+    def on_idle(self, connection: Connection) -> None:
+        if self.waiting:
+            self._send(connection, *self.waiting.popleft())
         else:
             self.idle.append(connection)
 
@@ -174,36 +205,145 @@ class Open(Load):
             if connection in self.connections:
                 self.lags.append(time.perf_counter() - due)
                 return self._send(connection, place, due)
-        self.due.append((place, due))
-
-    def _send(self, connection: Connection, place: int, due: float) -> None:
-        connection.place, connection.begun = place, due
-        connection.send(self.requests[place])
+        self.waiting.append((place, due))
 
     async def run(self) -> dict[str, Any]:
         await self.open()
-        self.begun = True
+        self.running = True
         self.idle.extend(self.connections)
-        start = time.perf_counter() + 0.01
-        spec = self.spec
-        times = poisson(spec.rate, spec.warm + spec.seconds, spec.seed)
-        used = time.process_time()
-        with Alarm() as alarm:
+        spec, start = self.spec, time.perf_counter() + 0.01
+        times = poisson(spec.rate, spec.warm_up + spec.seconds, spec.seed)
+        cpu = time.process_time()
+        with PreciseTimer() as timer:
             for number, due in enumerate(times):
-                await alarm.at(start + due)
+                await timer.wait_until(start + due)
                 self._arrive(number % len(self.requests), start + due)
-        used = time.process_time() - used
-        unsent, self.due = self.due, deque()
-        await self.settle()
+        cpu = time.process_time() - cpu
+        unsent, self.waiting = self.waiting, deque()
+        await self.finish()
         now = time.perf_counter()
         for place, due in unsent:
             self.records.append(Record(place, due, now, UNSENT, b""))
         return {
-            "start": start + spec.warm,
-            "stop": start + spec.warm + spec.seconds,
-            "cpu_us": 1e6 * used / max(len(times), 1),
+            "start": start + spec.warm_up,
+            "stop": start + spec.warm_up + spec.seconds,
+            "cpu_us": 1e6 * cpu / max(len(times), 1),
             "lag_ms": percentiles(self.lags),
         }
 
     def counts(self, record: Record, start: float, stop: float) -> bool:
-        return start < record.begun <= stop
+        return start < record.sent <= stop
+
+
+def poisson(rate: float, seconds: float, seed: int) -> list[float]:
+    """The times at which independent clients send requests, in order."""
+    rng = np.random.default_rng(seed)
+    count = int(rate * seconds + 10 * (rate * seconds) ** 0.5) + 10
+    times = np.cumsum(rng.exponential(1 / rate, count)) if rate else np.array([])
+    return times[times < seconds].tolist()
+
+
+class PreciseTimer:
+    """Sleeps until a time of `time.perf_counter`, to some 0.1 ms; an event loop's own
+    timers count whole milliseconds."""
+
+    def __enter__(self) -> Self:
+        self._loop = asyncio.get_running_loop()
+        self._alarm: asyncio.Future[None] | None = None
+        self._loop.add_signal_handler(signal.SIGALRM, self._on_alarm)
+        return self
+
+    def __exit__(self, *error) -> None:
+        signal.setitimer(signal.ITIMER_REAL, 0)
+        self._loop.remove_signal_handler(signal.SIGALRM)
+
+    async def wait_until(self, due: float) -> None:
+        while (left := due - time.perf_counter()) > 0:
+            self._alarm = self._loop.create_future()
+            signal.setitimer(signal.ITIMER_REAL, max(left, 1e-6))
+            await self._alarm
+
+    def _on_alarm(self) -> None:
+        if self._alarm and not self._alarm.done():
+            self._alarm.set_result(None)
+
+
+def load_requests(path: str, folder: str) -> list[bytes]:
+    """A workload's requests to a path."""
+    lines = (Path(folder) / "bodies.jsonl").read_bytes().splitlines()
+    return [post_request(path, body) for body in lines]
+
+
+def drive(loop: Loop) -> dict[str, Any]:
+    """Run a loop to its end."""
+
+    async def run() -> dict[str, Any]:
+        stalls = asyncio.create_task(loop.measure_stalls())
+        try:
+            return await loop.run()
+        finally:
+            stalls.cancel()
+            loop.close()
+
+    return uvloop.run(run())
+
+
+def run(spec: Spec) -> dict[str, Any]:
+    """Requests a second and latencies of the correct responses in the measured time;
+    statuses and errors of all. What an open loop could not send, since no connection
+    was idle, counts as having waited until the end."""
+    loop = (OpenLoop if spec.rate else ClosedLoop)(
+        spec, load_requests(spec.path, spec.folder)
+    )
+    gc.disable()
+    times = drive(loop)
+    reference = Reference.load(Path(spec.folder))
+    correct, result = correct_records(loop.records, reference, spec.tolerance)
+    correct += [record for record in loop.records if record.status == UNSENT]
+    start, stop = times.pop("start"), times.pop("stop")
+    counted = [record for record in correct if loop.counts(record, start, stop)]
+    answered = [record for record in counted if record.status == 200]
+    short = [record for record in counted if reference.short[record.place]]
+    return result | {
+        "rate": len(answered) / (stop - start),
+        "all": latencies(counted),
+        "short": latencies(short),
+        "stalled_ms": 1000 * loop.stalled,
+        **times,
+    }
+
+
+def raise_priority() -> None:
+    with suppress(PermissionError):
+        os.setpriority(os.PRIO_PROCESS, 0, PRIORITY)
+
+
+def command(spec: Any, module: str = "bench.load_generator") -> list[str]:
+    """The command of a generator."""
+    return [sys.executable, "-m", module, json.dumps(asdict(spec))]
+
+
+def generate(
+    spec: Any, module: str = "bench.load_generator", timeout: float | None = None
+) -> dict[str, Any]:
+    """Run a generator in a process of its own.
+
+    Raises:
+        RuntimeError: it failed.
+    """
+    result = subprocess.run(
+        command(spec, module), capture_output=True, text=True, cwd=ROOT, timeout=timeout
+    )
+    if result.returncode:
+        lines = result.stderr.strip().splitlines() or ["the load generator failed"]
+        raise RuntimeError(lines[-1][-500:])
+    return json.loads(result.stdout)
+
+
+def main() -> None:
+    raise_priority()
+    print(json.dumps(run(Spec(**json.loads(sys.argv[1])))))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,14 +1,13 @@
-"""The networks that every server in the comparison serves, with random weights.
+"""The networks that all servers of a comparison serve, with random weights.
 
     FOLDER/
-      bundles/NAME/1/   the project's own bundle
+      bundles/NAME/1/   a bundle of this project
       keras/NAME/       the same weights as an ordinary `keras.Sequential`, exported
 
-Speed does not depend on what the weights are, so nothing is trained. The head is
-scaled so that answers lie far apart: else one sequence's answer could pass for
-another's. Everything is made once: the folder's name is a digest of the code that
-makes it. `python -m bench.networks FOLDER` makes it in a process of its own,
-so that the one that measures never loads TensorFlow.
+Speed does not depend on the weights, so nothing is trained. The head is scaled so that
+responses to different sequences differ clearly. Networks are made once: the folder's
+name is a digest of the code that makes them. `python -m bench.networks FOLDER` makes it
+in a process of its own, so that a benchmark never loads TensorFlow.
 """
 
 import hashlib
@@ -20,17 +19,18 @@ from pathlib import Path
 
 import numpy as np
 
-ROOT = Path(__file__).parents[1]
+from bench.environment import ROOT
+
 FEATURES, CLASSES = 28, 10
 LONGEST = 100
 CACHE = Path.home() / ".cache" / "unrolled" / "bench"
-MAKERS = ["bundle", "export", "network"]  # folders
-SPREAD = 2.0  # standard deviation of the logits over sequences
+SOURCES = ["bundle", "export", "network"]  # folders of `model`
+LOGIT_DEVIATION = 2.0  # over sequences
 
 
 @dataclass(frozen=True, slots=True)
 class Spec:
-    """What a network is."""
+    """A network's architecture."""
 
     cell: str
     layers: int
@@ -52,32 +52,32 @@ NETWORKS = {
 
 
 def folder(cache: Path) -> Path:
-    """The folder of all networks, made if it isn't there yet."""
+    """The folder of all networks, made if it does not exist."""
     digest = hashlib.sha256()
-    made_by = [
-        path for name in MAKERS for path in sorted((ROOT / "model" / name).glob("*.py"))
-    ]
-    for path in [*made_by, ROOT / "model" / "config.py", Path(__file__)]:
+    for name in SOURCES:
+        for path in sorted((ROOT / "model" / name).glob("*.py")):
+            digest.update(path.read_bytes())
+    for path in (ROOT / "model" / "config.py", Path(__file__)):
         digest.update(path.read_bytes())
-    there = cache / digest.hexdigest()[:16]
-    if not there.exists():
-        command = [sys.executable, "-m", "bench.networks", str(there)]
+    folder = cache / digest.hexdigest()[:16]
+    if not folder.exists():
+        command = [sys.executable, "-m", "bench.networks", str(folder)]
         result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
         if result.returncode:
             sys.exit(result.stderr[-2000:])
-    return there
+    return folder
 
 
 def onnx(folder: Path, name: str) -> Path:
-    """The file that peers with ONNX Runtime load."""
+    """The file that servers with ONNX Runtime load."""
     return folder / "bundles" / name / "1" / "assets.extra" / "network.onnx"
 
 
 def write(folder: Path) -> None:
-    """Every network, in both forms; whole or not at all."""
+    """Write every network in both formats, atomically."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent) as temporary:
-        partial = Path(temporary) / "made"
+        partial = Path(temporary) / "networks"
         for seed, (name, spec) in enumerate(NETWORKS.items()):
             network = _network(spec, seed)
             _bundle(network, partial / "bundles", name, spec, seed)
@@ -105,15 +105,15 @@ def _network(spec: Spec, seed: int):
     frames = rng.normal(size=(64, LONGEST, FEATURES)).astype(np.float32)
     logits = network(frames, lengths).numpy()
     kernel, bias = network.head.get_weights()
-    network.head.set_weights([kernel * SPREAD / logits.std(0).mean(), bias])
+    network.head.set_weights([kernel * LOGIT_DEVIATION / logits.std(0).mean(), bias])
     return network
 
 
 def _bundle(network, root: Path, name: str, spec: Spec, seed: int) -> None:
-    """By the project's own export; an LSTM's with an int8 network beside.
+    """Export a bundle; an LSTM's has an int8 network too.
 
-    An export refuses int8 weights that change the error, which of random weights
-    means nothing: the targets are classes that neither network chooses.
+    The export refuses int8 weights that change the error, which means nothing for random
+    weights: the targets are classes that neither network predicts.
     """
     from model.datasets.dataset import Dataset, default_features
     from model.export import export
@@ -184,15 +184,15 @@ def _metadata(network, name: str, version: str, spec: Spec):
 
 
 def _keras(network, folder: Path, spec: Spec) -> None:
-    """As the ordinary engineer writes and exports it: no lengths and no mask,
-    since each request is computed by itself."""
+    """Export an ordinary Keras model: no lengths and no mask, since each request is
+    computed alone."""
     import keras
     import tensorflow as tf
 
     variance = 1 / network.scale.numpy() ** 2
     kind = keras.layers.LSTM if spec.cell == "lstm" else keras.layers.GRU
-    whole = [True] * (spec.layers - 1) + [spec.task == "label"]
-    layers = [kind(spec.hidden, return_sequences=each) for each in whole]
+    sequences = [True] * (spec.layers - 1) + [spec.task == "label"]
+    layers = [kind(spec.hidden, return_sequences=each) for each in sequences]
     model = keras.Sequential(
         [
             keras.Input((None, FEATURES)),

@@ -1,7 +1,7 @@
-"""A server as a process: started, waited for, paused while others have their turn.
+"""Servers as processes: started, waited for, paused during others' turns, measured.
 
-All are started before anything is measured. A server whose turn it isn't is
-stopped by SIGSTOP, since some of them poll when they are idle.
+All servers of a comparison are started first. A server is paused by SIGSTOP outside its
+turn, since some of them poll while they are idle.
 """
 
 import contextlib
@@ -9,30 +9,36 @@ import os
 import signal
 import socket
 import subprocess
+import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import IO
+from typing import IO, Self
 
-SECONDS = 120  # to start
+from bench.environment import ROOT
+
+START_SECONDS = 120
 
 
-class Unavailable(Exception):
-    """A server that can't be compared; the text says why."""
+class ServerUnavailable(Exception):
+    """A server that cannot be compared, and why."""
 
 
 @dataclass(slots=True, eq=False)
 class Server:
-    """A command that serves on `port`."""
+    """A command that serves on a port."""
 
     name: str
     command: list[str]
     port: int
-    ready: str  # answers 200 once it serves
-    path: str | None = None  # asked for predictions; None: as the workload says
+    ready: str  # the path that responds with 200 once it serves
+    path: str | None = None  # of predictions; None: the workload's
     environment: dict[str, str] = field(default_factory=dict)
     folder: Path | None = None  # to run in
     tolerance: float = 1e-4
@@ -40,7 +46,7 @@ class Server:
     _log: IO[bytes] | None = None
 
     def start(self) -> None:
-        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (lives on)
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 (closed by stop)
         self._process = subprocess.Popen(
             self.command,
             cwd=self.folder,
@@ -51,30 +57,42 @@ class Server:
         )
 
     def wait(self) -> None:
-        """Return when it serves.
+        """Wait until it is ready.
 
         Raises:
-            Unavailable: it ended, or took too long; with the last it wrote.
+            ServerUnavailable: it ended, or took too long; with its last log lines.
         """
-        end = time.monotonic() + SECONDS
+        deadline = time.monotonic() + START_SECONDS
         url = f"http://127.0.0.1:{self.port}{self.ready}"
-        while time.monotonic() < end:
-            if self._process.poll() is not None:
-                raise Unavailable(f"ended with {self._process.returncode}: {self.last}")
+        while time.monotonic() < deadline:
+            code = self._process.poll()
+            if code is not None:
+                raise ServerUnavailable(f"ended with {code}: {self.last_lines}")
             try:
-                with urllib.request.urlopen(url, timeout=5) as answer:
-                    if answer.status == 200:
+                with urllib.request.urlopen(url, timeout=5) as response:
+                    if response.status == 200:
                         return
             except (urllib.error.URLError, OSError):
                 time.sleep(0.1)
-        raise Unavailable(f"not ready in {SECONDS} s: {self.last}")
+        raise ServerUnavailable(f"not ready in {START_SECONDS} s: {self.last_lines}")
+
+    def __enter__(self) -> Self:
+        self.start()
+        try:
+            self.wait()
+        except BaseException:
+            self.stop()
+            raise
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.stop()
 
     @property
-    def last(self) -> str:
-        """The last that it wrote."""
+    def last_lines(self) -> str:
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        return " ".join(lines[-2:])[-300:] or "it wrote nothing"
+        return " ".join(lines[-2:])[-300:] or "no output"
 
     def pause(self) -> None:
         self._signal(signal.SIGSTOP)
@@ -86,15 +104,15 @@ class Server:
         if self._process is None:
             return
         self.resume()
-        members = family(self._process.pid)
+        processes = process_tree(self._process.pid)
         self._process.terminate()
         try:
             self._process.wait(15)
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        for pid in members[1:]:  # whom it left behind
-            _send(pid, signal.SIGKILL)
+        for pid in processes[1:]:  # those left behind
+            _send_signal(pid, signal.SIGKILL)
         self._process = None
         self._log.close()
 
@@ -104,21 +122,58 @@ class Server:
 
     @property
     def cpu_seconds(self) -> float:
-        """Used so far by all its processes that are there."""
-        return sum(_cpu_seconds(pid) for pid in family(self._process.pid))
+        """CPU time of all its present processes."""
+        return sum(_cpu_seconds(pid) for pid in process_tree(self.pid))
 
     def _signal(self, number: signal.Signals) -> None:
-        for pid in family(self._process.pid):
-            _send(pid, number)
+        for pid in process_tree(self.pid):
+            _send_signal(pid, number)
+
+
+def unrolled(
+    bundles: Path, name: str = "Unrolled", tolerance: float = 1e-4, **settings: object
+) -> Server:
+    """This service, with settings by their lower-case names."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
+    settings = {"bundles": bundles, "log_level": "warning"} | settings
+    return Server(
+        name,
+        command,
+        port,
+        "/readyz",
+        environment={f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()},
+        folder=ROOT,
+        tolerance=tolerance,
+    )
+
+
+@contextmanager
+def started(servers: Sequence[Server]) -> Iterator[list[Server]]:
+    """Start servers, and pause them: those that become ready. All are stopped at the end."""
+    ready = []
+    try:
+        for server in servers:
+            try:
+                server.start()
+                server.wait()
+            except (ServerUnavailable, OSError) as error:
+                print(f"left out: {server.name}, {error}")
+                continue
+            server.pause()
+            ready.append(server)
+        yield ready
+    finally:
+        for server in servers:
+            server.stop()
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        return int(listening.getsockname()[1])
 
 
-def _send(pid: int, number: signal.Signals) -> None:
+def _send_signal(pid: int, number: signal.Signals) -> None:
     with contextlib.suppress(ProcessLookupError):
         os.kill(pid, number)
 
@@ -131,8 +186,8 @@ def _cpu_seconds(pid: int) -> float:
     return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
 
 
-def family(pid: int) -> list[int]:
-    """A process and all that descend from it; some lead sessions of their own."""
+def process_tree(pid: int) -> list[int]:
+    """A process and all its descendants; some lead sessions of their own."""
     children: dict[int, list[int]] = {}
     for path in Path("/proc").glob("[0-9]*/stat"):
         try:
@@ -140,7 +195,46 @@ def family(pid: int) -> list[int]:
         except OSError:
             continue  # it has just ended
         children.setdefault(int(fields[1]), []).append(int(path.parent.name))
-    found = [pid]
-    for one in found:
-        found += children.get(one, [])
-    return found
+    tree = [pid]
+    for parent in tree:
+        tree += children.get(parent, [])
+    return tree
+
+
+def memory_mib(*pids: int) -> float:
+    """Memory of processes: anonymous and proportional, so that shared pages count once
+    and those of files, which other programs share, not at all."""
+    total = 0
+    for pid in pids:
+        try:
+            text = Path(f"/proc/{pid}/smaps_rollup").read_text()
+            total += int(text.partition("Pss_Anon:")[2].split()[0])
+        except (OSError, IndexError, ValueError):
+            continue  # it has just ended
+    return total / 1024
+
+
+class MemoryWatch:
+    """A server's memory in MiB before, at most and after a block."""
+
+    def __init__(self, pid: int):
+        self._pid = pid
+        self._ended = threading.Event()
+        self._thread = threading.Thread(target=self._measure, daemon=True)
+        self.before = self.peak = self.after = self._now()
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self._ended.set()
+        self._thread.join(5)
+        self.after = self._now()
+
+    def _now(self) -> float:
+        return memory_mib(*process_tree(self._pid))
+
+    def _measure(self) -> None:
+        while not self._ended.wait(0.5):
+            self.peak = max(self.peak, self._now())

@@ -1,7 +1,8 @@
-"""A million short sequences by `python -m service classify FILE --engine ray`: killed on the
-way, and gone on with. Needs the extra `ray`.
+"""Bulk scoring of a million short sequences on Ray, killed on the way and resumed.
 
-python -m bench.cluster.bulk_scoring [--sequences 1000000]
+    python -m bench.cluster.bulk_scoring [--sequences 1000000]
+
+Runs `python -m service classify FILE --engine ray`. Needs the extra `ray`.
 """
 
 import json
@@ -14,28 +15,28 @@ from pathlib import Path
 
 import numpy as np
 import orjson
-import typer
 
-ROOT = Path(__file__).parents[2]
+from bench.environment import ROOT, parser
+
 FEATURES = 12  # of the bundle vowels
-SECONDS = 1800  # no run may take longer
+TIMEOUT = 1800  # seconds for each run
 
 
 def write(file: Path, sequences: int) -> int:
-    """Random sequences of 5 to 15 steps; the steps of all."""
+    """Write random sequences of 5 to 15 steps; the number of all steps."""
     rng = np.random.default_rng(1)
     steps = 0
-    with file.open("wb") as out:
+    with file.open("wb") as output:
         for number in range(sequences):
             frames = rng.normal(size=(rng.integers(5, 16), FEATURES)).round(3)
             steps += len(frames)
             line = {"id": number, "frames": frames}
-            out.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
+            output.write(orjson.dumps(line, option=orjson.OPT_SERIALIZE_NUMPY) + b"\n")
     return steps
 
 
-def start(file: Path, to: Path) -> subprocess.Popen[str]:
-    command = ["classify", file, "--engine", "ray", "--model", "vowels", "--to", to]
+def start(file: Path, target: Path) -> subprocess.Popen[str]:
+    command = ["classify", file, "--engine", "ray", "--model", "vowels", "--to", target]
     return subprocess.Popen(
         [sys.executable, "-m", "service", *map(str, command), "--top-k", "1"],
         cwd=ROOT,
@@ -44,54 +45,57 @@ def start(file: Path, to: Path) -> subprocess.Popen[str]:
     )
 
 
-def there(to: Path) -> dict[str, int]:
+def written_shards(target: Path) -> dict[str, int]:
     """The shards that are written, and when."""
-    return {path.name: path.stat().st_mtime_ns for path in to.glob("0*.jsonl")}
+    return {path.name: path.stat().st_mtime_ns for path in target.glob("0*.jsonl")}
 
 
-def main(sequences: int = 1_000_000) -> None:
-    """Kill the command when a third of the shards are there, and start it again."""
+def kill_after_a_third(process: subprocess.Popen[str], target: Path) -> int:
+    """Kill the command when a third of the shards are written; the number of all."""
+    deadline, shards = time.monotonic() + TIMEOUT, 0
+    while not shards or len(written_shards(target)) < shards / 3:
+        assert process.poll() is None
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+        job = target / "job.json"
+        shards = json.loads(job.read_text())["shards"] if job.exists() else 0
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    time.sleep(5)  # until its cluster has ended
+    return shards
+
+
+def main() -> None:
+    command = parser("bench.cluster.bulk_scoring", __doc__)
+    command.add_argument("--sequences", type=int, default=1_000_000)
+    sequences = command.parse_args().sequences
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        file, to = folder / "many.jsonl", folder / "answers"
+        file, target = Path(name) / "many.jsonl", Path(name) / "predictions"
         steps = write(file, sequences)
         size = file.stat().st_size / 1e6
         print(f"{sequences:,} sequences, {steps:,} steps, {size:,.0f} MB", flush=True)
-        first, until = start(file, to), time.monotonic() + SECONDS
-        while not (to / "job.json").exists():
-            assert first.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.1)
-        shards = json.loads((to / "job.json").read_text())["shards"]
-        while len(there(to)) < shards / 3:
-            assert first.poll() is None
-            assert time.monotonic() < until
-            time.sleep(0.05)
-        first.send_signal(signal.SIGKILL)
-        first.wait()
-        time.sleep(5)  # for its cluster to end
-        before = there(to)
-        begun = time.monotonic()
-        second = start(file, to)
-        told = json.loads(second.communicate(timeout=SECONDS)[0])
-        seconds = time.monotonic() - begun
-        after = there(to)
+        shards = kill_after_a_third(start(file, target), target)
+        before = written_shards(target)
+        begin = time.monotonic()
+        result = json.loads(start(file, target).communicate(timeout=TIMEOUT)[0])
+        seconds = time.monotonic() - begin
+        after = written_shards(target)
         assert all(after[name] == before[name] for name in before), "computed twice"
-        assert told["computed"] == shards - len(before)
+        assert result["computed"] == shards - len(before)
         numbers = [
             orjson.loads(line)["id"]
-            for path in sorted(to.glob("0*.jsonl"))
+            for path in sorted(target.glob("0*.jsonl"))
             for line in path.read_bytes().splitlines()
         ]
         assert numbers == list(range(sequences)), "not all of them, in order"
-        rate = told["sequences"] / seconds
+        computed = result["sequences"]
         print(
             f"killed after {len(before)} of {shards} shards; the second run computed"
-            f" {told['computed']}: {told['sequences']:,} sequences in {seconds:.0f} s"
-            f" ({rate:,.0f} a second, with 15 to 20 s of starting Ray);"
-            f" {sequences - told['sequences']:,} of the first run stand"
+            f" {result['computed']}: {computed:,} sequences in {seconds:.0f} s"
+            f" ({computed / seconds:,.0f} a second, with 15 to 20 s of starting Ray);"
+            f" {sequences - computed:,} are of the first run"
         )
 
 
 if __name__ == "__main__":
-    typer.run(main)
+    main()

@@ -1,52 +1,61 @@
-"""How long callers wait, by how busy the replicas are and how many there are.
+"""Simulated latency by the number of replicas and their utilisation.
 
     python -m bench.cluster.replica_simulation
     python -m bench.cluster.replica_simulation --capacity 83000 --alone 31000 --replicas 1 4 16
 
-A simulation, with service times as they were measured: a replica computes `capacity`
-steps a second, shared by the sequences that it has, of which one alone gets `alone` (the
-lanes of the scheduler are a processor-sharing queue: Kleinrock, Queueing Systems II,
-chapter 4). Sequences come as a Poisson process, of lengths uniform from 1 to `longest`,
-and go to the replica with the fewest under way, or to any (as a Service of Kubernetes
-has it). The network between is not counted.
+A replica computes `capacity` steps a second, shared by its sequences, of which one alone
+gets `alone` (the scheduler's lanes are a processor-sharing queue: Kleinrock, Queueing
+Systems II, chapter 4). Both are measured values. Sequences arrive as a Poisson process,
+with lengths uniform from 1 to `longest`, and go to the replica with the fewest
+outstanding, or to any (like a Kubernetes Service). Network latency is not included.
 """
 
-import argparse
 import heapq
 from dataclasses import dataclass, field
 
 import numpy as np
+
+from bench.environment import parser
 
 PERCENTILES = (50, 99)
 
 
 @dataclass
 class Replica:
-    """A server that shares its time: `done` is what each sequence has got so far, so that
-    one is ready when `done` reaches what it was plus its steps."""
+    """A processor-sharing server: a sequence is ready when `done`, the steps that each
+    sequence has received so far, has grown by its number of steps."""
 
     capacity: float  # steps a second
-    alone: float
+    sequence_rate: float
     done: float = 0.0
-    at: float = 0.0
-    jobs: list[tuple[float, float]] = field(default_factory=list)  # (ready at, came at)
+    now: float = 0.0
+    jobs: list[tuple[float, float]] = field(default_factory=list)  # (ready, arrival)
 
     @property
     def rate(self) -> float:
         """Steps a second that each sequence gets."""
-        return min(self.alone, self.capacity / len(self.jobs))
+        return min(self.sequence_rate, self.capacity / len(self.jobs))
 
     def advance(self, now: float) -> None:
         if self.jobs:
-            self.done += (now - self.at) * self.rate
-        self.at = now
+            self.done += (now - self.now) * self.rate
+        self.now = now
 
     def next_end(self) -> float:
-        return self.at + (self.jobs[0][0] - self.done) / self.rate
+        return self.now + (self.jobs[0][0] - self.done) / self.rate
 
     def add(self, now: float, steps: int) -> None:
         self.advance(now)
         heapq.heappush(self.jobs, (self.done + steps, now))
+
+    def finish(self, end: float) -> list[float]:
+        """The latencies of the sequences that are ready by then."""
+        latencies = []
+        while self.jobs and (now := self.next_end()) <= end:
+            self.advance(now)
+            _, arrival = heapq.heappop(self.jobs)
+            latencies.append(now - arrival)
+        return latencies
 
 
 def simulate(
@@ -54,80 +63,79 @@ def simulate(
     utilisation: float,
     *,
     capacity: float,
-    alone: float,
+    sequence_rate: float,
     longest: int,
     count: int,
     least: bool,
     seed: int = 0,
 ) -> np.ndarray:
-    """Seconds that each sequence took, without the first tenth of them.
+    """Latencies in seconds, without the first tenth.
 
     Args:
-        utilisation: what comes, as a share of what all replicas can compute.
-        least: each goes to the replica with the fewest under way; else to any.
+        utilisation: the load as a share of all replicas' capacity.
+        least: route to the replica with the fewest outstanding; else to any.
     """
     rng = np.random.default_rng(seed)
     lengths = rng.integers(1, longest + 1, count)
     rate = utilisation * replicas * capacity / lengths.mean()
     arrivals = np.cumsum(rng.exponential(1 / rate, count))
-    anyone = rng.integers(replicas, size=count)
-    all_of_them = [Replica(capacity, alone) for _ in range(replicas)]
-    took: list[float] = []
-
-    def finish(one: Replica, until: float) -> None:
-        while one.jobs and (end := one.next_end()) <= until:
-            one.advance(end)
-            _, came = heapq.heappop(one.jobs)
-            took.append(end - came)
-
-    for now, steps, chosen in zip(
-        arrivals.tolist(), lengths.tolist(), anyone.tolist(), strict=True
+    places = rng.integers(replicas, size=count)
+    servers = [Replica(capacity, sequence_rate) for _ in range(replicas)]
+    latencies: list[float] = []
+    for now, steps, place in zip(
+        arrivals.tolist(), lengths.tolist(), places.tolist(), strict=True
     ):
-        for one in all_of_them if least else (all_of_them[chosen],):
-            finish(one, now)
+        for server in servers if least else (servers[place],):
+            latencies += server.finish(now)
         if least:
-            one = min(all_of_them, key=lambda replica: len(replica.jobs))
+            server = min(servers, key=lambda replica: len(replica.jobs))
         else:
-            one = all_of_them[chosen]
-        one.add(now, steps)
-    for one in all_of_them:
-        finish(one, float("inf"))
-    return np.array(took[count // 10 :])
+            server = servers[place]
+        server.add(now, steps)
+    for server in servers:
+        latencies += server.finish(float("inf"))
+    return np.array(latencies[count // 10 :])
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    command = parser("bench.cluster.replica_simulation", __doc__)
+    add = command.add_argument
+    add("--capacity", type=float, default=83_000, help="steps/s of a replica")
+    add(
+        "--alone",
+        dest="sequence_rate",
+        type=float,
+        default=31_000,
+        help="steps/s of a sequence alone",
     )
-    parser.add_argument("--capacity", type=float, default=83_000, help="steps/s")
-    parser.add_argument("--alone", type=float, default=31_000, help="steps/s")
-    parser.add_argument("--longest", type=int, default=100, help="steps")
-    parser.add_argument("--replicas", type=int, nargs="+", default=[1, 2, 8, 32])
-    parser.add_argument(
-        "--utilisation", type=float, nargs="+", default=[0.3, 0.5, 0.7, 0.8, 0.9, 0.95]
-    )
-    parser.add_argument("--count", type=int, default=60_000, help="sequences")
-    options = parser.parse_args()
+    add("--longest", type=int, default=100, help="steps")
+    add("--replicas", type=int, nargs="+", default=[1, 2, 8, 32])
+    shares = [0.3, 0.5, 0.7, 0.8, 0.9, 0.95]
+    add("--utilisation", type=float, nargs="+", default=shares)
+    add("--count", type=int, default=60_000, help="sequences")
+    options = command.parse_args()
     for least in (True, False):
-        print("to the one with the fewest under way" if least else "to any replica")
-        print("milliseconds, median / 99th percentile")
-        heads = ["busy", *(f"{r} replicas" for r in options.replicas)]
+        print(
+            "to the replica with the fewest outstanding" if least else "to any replica"
+        )
+        print("milliseconds, p50 / p99")
+        heads = ["utilisation", *(f"{r} replicas" for r in options.replicas)]
         print(" ".join(f"{head:>16}" for head in heads))
         for share in options.utilisation:
-            cells = []
+            cells = [f"{share:.0%}"]
             for replicas in options.replicas:
                 seconds = simulate(
                     replicas,
                     share,
                     capacity=options.capacity,
-                    alone=options.alone,
+                    sequence_rate=options.sequence_rate,
                     longest=options.longest,
                     count=options.count,
                     least=least,
                 )
-                low, high = 1000 * np.percentile(seconds, PERCENTILES)
-                cells.append(f"{low:.1f} / {high:.1f}")
-            print(" ".join(f"{cell:>16}" for cell in [f"{share:.0%}", *cells]))
+                p50, p99 = 1000 * np.percentile(seconds, PERCENTILES)
+                cells.append(f"{p50:.1f} / {p99:.1f}")
+            print(" ".join(f"{cell:>16}" for cell in cells))
 
 
 if __name__ == "__main__":

@@ -1,123 +1,109 @@
-"""Ask this service and a plain one for 0.5 to 10 times what they can.
+"""Goodput of this service and a plain one at 0.5 to 10 times their capacity.
 
     python -m bench.overload --json FILE --plot FILE
 
-R is what a server answers in a closed loop of 32 connections. Then, of both servers
-in turn, requests come at multiples of R (Poisson), and each caller hangs up at its
-deadline: what is answered later counts for nothing. This service is told the shorter
-deadline in a header; of the longer one it knows by itself. Beside that, both are
-probed, as an orchestrator would do. One machine carries servers and generator.
+The capacity R is a server's rate in a closed loop of 32 connections. Then requests
+arrive at multiples of R (Poisson), and each client disconnects at its deadline: later
+responses do not count. This service gets the shorter deadline in a header; the longer
+one is its own. Both servers are probed, as by an orchestrator. One machine carries
+servers and generator.
 """
 
 import argparse
 import json
-import signal
 import sys
 from dataclasses import asdict
 from pathlib import Path
 
-from bench import machine, networks, workloads
-from bench.overload import report, series
-from bench.servers import Server, Unavailable
+from bench import networks, workloads
+from bench.environment import describe_machine, parser, progress, versions
+from bench.overload import report, runs
+from bench.servers import Server, ServerUnavailable
 from bench.serving import competitors
 
 OWN_DEADLINE = 10.0  # UNROLLED_REQUEST_SECONDS
-LIVE = {"tensorflow": "/ready"}  # it has no other
+LIVE = {"tensorflow": "/ready", "lean": "/ready"}  # their only probe
 
 
 def flags() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.overload",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    command = parser("bench.overload", __doc__)
+    add = command.add_argument
     add("--network", default="lstm", choices=["lstm", "gru", "small"])
     add("--workload", default="W2", choices=workloads.NAMES)
     add("--servers", nargs="+", default=["float32", "tensorflow"])
     add("--deadlines", nargs="+", type=float, default=[1.0, OWN_DEADLINE])
-    add("--factors", nargs="+", type=float, default=list(series.FACTORS))
+    add("--factors", nargs="+", type=float, default=list(runs.FACTORS))
     add("--seconds", type=float, default=10, help="of a run")
-    add("--json", type=Path, metavar="FILE", help="where all figures go")
-    add("--plot", type=Path, metavar="FILE", help="goodput over what is offered, PNG")
+    add("--json", type=Path, metavar="FILE", help="write all figures to this file")
+    add("--plot", type=Path, metavar="FILE", help="goodput by offered load, PNG")
     add("--cache", type=Path, default=networks.CACHE)
-    return parser
+    return command
 
 
 def main() -> None:
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # with the servers
     options = flags().parse_args()
-    described = machine.describe()
-    print("{cores} cores, {processor}, load {load:.2f}".format(**described))
+    machine = describe_machine()
     folder = networks.folder(options.cache)
     pool = workloads.load(folder, options.network, options.workload)
-    made: list[series.Run] = []
-    most: dict[str, float] = {}
+    results: list[runs.Run] = []
+    capacities: dict[str, float] = {}
     try:
         for key in options.servers:
-            (server,) = competitors.servers(
-                folder, pool.network, [competitors.SERVERS[key]], {}
-            )
+            names = [competitors.SERVERS[key]]
+            (server,) = competitors.servers(folder, pool.network, names, {})
             try:
-                server.start()
-                server.wait()
-                made += _asked(server, key, pool, options, most)
-            except Unavailable as error:
+                with server:
+                    results += _measure(server, key, pool, options, capacities)
+            except ServerUnavailable as error:
                 print(f"left out: {server.name}, {error}")
-            finally:
-                server.stop()
     finally:
-        if made:
-            print(*report.lines(made, most), sep="\n")
+        if results:
+            print(*report.lines(results, capacities), sep="\n")
             if options.plot:
-                report.plot(made, most, options.plot)
+                report.plot(results, capacities, options.plot)
             if options.json:
                 figures = {
-                    "machine": described,
-                    "versions": machine.versions(sys.executable),
-                    "most": most,
-                    "runs": [asdict(run) for run in made],
+                    "machine": machine,
+                    "versions": versions(sys.executable),
+                    "capacities": capacities,
+                    "runs": [asdict(run) for run in results],
                 }
                 options.json.write_text(json.dumps(figures, indent=1) + "\n")
 
 
-def _asked(
+def _measure(
     server: Server,
     key: str,
     pool: workloads.Workload,
     options: argparse.Namespace,
-    most: dict[str, float],
-) -> list[series.Run]:
+    capacities: dict[str, float],
+) -> list[runs.Run]:
     """All runs of a server."""
-    target = series.Target(
+    target = runs.Target(
         server.name,
         server.pid,
         server.port,
         server.path or pool.path,
         LIVE.get(key, "/livez"),
         server.ready,
-        told=server.name in competitors.OURS,
+        takes_deadlines=server.name in competitors.OURS,
         tolerance=server.tolerance,
     )
-    most[server.name] = series.closed(target, pool, options.seconds)
-    _tell(f"{server.name}: R = {most[server.name]:.0f}/s")
-    made = []
+    r = capacities[server.name] = runs.capacity(target, pool, options.seconds)
+    progress(f"{server.name}: R = {r:.0f}/s")
+    results = []
     for deadline in options.deadlines:
-        made += series.runs(
+        results += runs.measure(
             target,
             pool,
-            most[server.name],
+            r,
             deadline=deadline,
-            told=deadline < OWN_DEADLINE,
+            send_deadline=deadline < OWN_DEADLINE,
             seconds=options.seconds,
             factors=options.factors,
-            tell=_tell,
+            progress=progress,
         )
-    return made
-
-
-def _tell(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    return results
 
 
 if __name__ == "__main__":

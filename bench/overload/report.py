@@ -1,44 +1,40 @@
-"""The figures as a table, and as a picture."""
+"""The runs as a table, and as a picture."""
 
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.overload.series import Run
+from bench.overload.runs import Run
 
-LAG_MS = 5  # p99 of the generator itself, at most
-COLUMNS = ("offered/s", "good/s", "of R", "p50", "p99", "rejects", "p99 rejects")
-COLUMNS += ("busy", "late", "lost", "probes failed", "MiB more", "well after s")
+LAG_MS = 5  # p99 of the generator itself
+COLUMNS = ("offered/s", "goodput/s", "of R", "p50", "p99", "refused", "refused p99")
+COLUMNS += ("busy", "late", "lost", "probes failed", "MiB more", "recovery s")
 
 
-def lines(runs: list[Run], most: dict[str, float]) -> Iterator[str]:
-    """A table for each deadline.
-
-    Args:
-        most: R of each server.
-    """
+def lines(runs: list[Run], capacities: dict[str, float]) -> Iterator[str]:
+    """A table for each deadline."""
     for deadline in sorted({run.deadline for run in runs}):
-        yield f"\nDeadline {deadline:g} s. Milliseconds of what was good; rejects are"
-        yield "answers other than 200; busy: no connection was free; late: hung up."
+        yield f"\nDeadline {deadline:g} s. Latencies in ms; refused: responses other than"
+        yield "200; busy: no connection was idle; late: the deadline was missed."
         yield f"{'':22}" + "".join(f"{name:>14}" for name in COLUMNS)
-        for run in (one for one in runs if one.deadline == deadline):
-            yield _line(run, most[run.server])
-        yield from _doubts([one for one in runs if one.deadline == deadline])
+        own = [run for run in runs if run.deadline == deadline]
+        for run in own:
+            yield _line(run, capacities[run.server])
+        yield from _problems(own)
 
 
-def _line(run: Run, most: float) -> str:
+def _line(run: Run, capacity: float) -> str:
     result, statuses = run.result, run.result["statuses"]
-    good, bad = result["accepted_ms"] or {}, result["rejected_ms"] or {}
-    rejects = sum(n for s, n in statuses.items() if int(s) > 200)
+    accepted, refused = result["accepted_ms"] or {}, result["refused_ms"] or {}
     cells = [
         f"{result['offered']:.0f}",
         f"{result['goodput']:.0f}",
-        f"{result['goodput'] / most:.0%}",
-        f"{good.get('p50', 0):.1f}",
-        f"{good.get('p99', 0):.1f}",
-        str(rejects),
-        f"{bad.get('p99', 0):.1f}",
-        *(str(statuses.get(one, 0)) for one in ("-1", "-2", "0")),
-        f"{run.probes['failed']}/{run.probes['asked']}",
+        f"{result['goodput'] / capacity:.0%}",
+        f"{accepted.get('p50', 0):.1f}",
+        f"{accepted.get('p99', 0):.1f}",
+        str(sum(n for status, n in statuses.items() if int(status) > 200)),
+        f"{refused.get('p99', 0):.1f}",
+        *(str(statuses.get(status, 0)) for status in ("-1", "-2", "0")),
+        f"{run.probes['failed']}/{run.probes['count']}",
         f"{run.memory['after'] - run.memory['before']:.1f}",
         "-" if run.recovery is None else f"{run.recovery:.1f}",
     ]
@@ -46,51 +42,48 @@ def _line(run: Run, most: float) -> str:
     return f"{head:22}" + "".join(f"{cell:>14}" for cell in cells)
 
 
-def _doubts(runs: list[Run]) -> Iterator[str]:
-    """What the generator itself did wrong."""
+def _problems(runs: list[Run]) -> Iterator[str]:
+    """Delays and errors of the generator itself."""
     for run in runs:
-        lag = (run.result["lag_ms"] or {}).get("p99", 0)
-        told = []
+        result, texts = run.result, []
+        lag = (result["lag_ms"] or {}).get("p99", 0)
         if lag > LAG_MS:
-            told.append(f"the generator was late: p99 {lag:.1f} ms")
-        if run.result["offered"] < 0.97 * run.rate:
-            told.append(f"{run.result['offered']:.0f} of {run.rate:.0f}/s were due")
-        if run.result["wrong"]:
-            told.append(f"{run.result['wrong']} wrong answers")
-        if told:
-            yield f"! {run.server}, {run.factor:g} R: {'; '.join(told)}"
-    used = max(run.result["cores"] for run in runs)
+            texts.append(f"the generator was late: p99 {lag:.1f} ms")
+        if result["offered"] < 0.97 * run.rate:
+            texts.append(f"{result['offered']:.0f} of {run.rate:.0f}/s were sent")
+        if result["wrong"]:
+            texts.append(f"{result['wrong']} wrong responses")
+        if texts:
+            yield f"! {run.server}, {run.factor:g} R: {'; '.join(texts)}"
+    cores = max(run.result["cores"] for run in runs)
     lag = max((run.result["lag_ms"] or {}).get("p99", 0) for run in runs)
-    yield f"(the generator used up to {used:.2f} cores, late by {lag:.1f} ms at p99)"
+    yield f"(the generator used up to {cores:.2f} cores, late by {lag:.1f} ms at p99)"
 
 
-def plot(runs: list[Run], most: dict[str, float], file: Path) -> None:
-    """Goodput against what is offered; a picture for each deadline, side by side."""
+def plot(runs: list[Run], capacities: dict[str, float], file: Path) -> None:
+    """Goodput by offered load; a panel for each deadline."""
     import matplotlib
 
     matplotlib.use("agg")
     from matplotlib import pyplot
 
     deadlines = sorted({run.deadline for run in runs})
-    figure, axes = pyplot.subplots(
-        1, len(deadlines), figsize=(6.4 * len(deadlines), 4.8), squeeze=False
-    )
+    size = (6.4 * len(deadlines), 4.8)
+    figure, axes = pyplot.subplots(1, len(deadlines), figsize=size, squeeze=False)
     for axis, deadline in zip(axes[0], deadlines, strict=True):
         own = [run for run in runs if run.deadline == deadline]
         for place, server in enumerate(dict.fromkeys(run.server for run in own)):
-            points = [run for run in own if run.server == server]
-            x = [run.result["offered"] for run in points]
-            y = [run.result["goodput"] for run in points]
+            points = [run.result for run in own if run.server == server]
             axis.plot(
-                x,
-                y,
+                [point["offered"] for point in points],
+                [point["goodput"] for point in points],
                 "os"[place % 2] + "-",
-                label=f"{server} (R = {most[server]:.0f}/s)",
+                label=f"{server} (R = {capacities[server]:.0f}/s)",
             )
-        end = max(run.result["goodput"] for run in own)
+        high = max(run.result["goodput"] for run in own)
         low = min(run.result["offered"] for run in own)
-        perfect = [low * (end / low) ** (n / 50) for n in range(51)]
-        axis.plot(perfect, perfect, "k--", lw=1, label="all that is offered")
+        ideal = [low * (high / low) ** (n / 50) for n in range(51)]
+        axis.plot(ideal, ideal, "k--", lw=1, label="all that is offered")
         axis.set_xscale("log")
         axis.set_ylim(0)
         axis.set_xlabel("offered (requests a second, logarithmic)")

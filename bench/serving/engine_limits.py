@@ -1,14 +1,13 @@
-"""What the engine answers without HTTP: how much any server could at most.
+"""Throughput of the engine without HTTP: the upper bound of any server.
 
     python -m bench.serving.engine_limits
 
-Three ways to compute sequences as they come: batches padded to their longest, on
-one session with all cores or on a session and a thread for each core; and the
-service's own scheduler in a process for each core, which batches in lanes. The size
-is that of a batch, or the number of lanes of each process.
+Sequences are computed in three ways: in batches padded to the longest, by one session
+with all cores or by a session and a thread for each core; and by the service's own
+scheduler in a process for each core, which batches in lanes. The size is that of a
+batch, or the number of lanes of each process.
 """
 
-import argparse
 import itertools
 import multiprocessing
 import threading
@@ -21,46 +20,46 @@ from typing import Any
 import numpy as np
 import onnxruntime
 
-from bench import machine, networks, workloads
-from bench.serving.competitors import CORES
+from bench import networks, workloads
+from bench.environment import CORES, describe_machine, parser
 
 SIZES = [1, 4, 8, 16, 32, 64]
 
 
-def padded(file: Path, made: list[np.ndarray], size: int, cores: bool, end: float):
-    """Sequences a second of padded batches.
+def padded(
+    file: Path, sequences: list[np.ndarray], size: int, all_cores: bool, seconds: float
+) -> float:
+    """Sequences a second in padded batches.
 
     Args:
-        cores: one session with all of them; else one for each.
-        end: seconds to measure.
+        all_cores: one session with all cores; else one for each.
     """
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = CORES if cores else 1
-    count = 1 if cores else CORES
+    options.intra_op_num_threads = CORES if all_cores else 1
+    count = 1 if all_cores else CORES
     sessions = [onnxruntime.InferenceSession(str(file), options) for _ in range(count)]
     width = next(i.shape[1] for i in sessions[0].get_inputs() if i.name == "state")
-    places, lock = itertools.cycle(range(0, len(made), size)), threading.Lock()
-    done = [0] * count
-    stop = time.perf_counter() + end
+    places = itertools.cycle(range(0, len(sequences), size))
+    lock, done = threading.Lock(), [0] * count
+    start = time.perf_counter()
 
     def work(number: int) -> None:
-        while time.perf_counter() < stop:
+        while time.perf_counter() < start + seconds:
             with lock:
                 place = next(places)
-            batch = made[place : place + size]
-            sessions[number].run(["probabilities"], _batch(batch, width))
+            batch = sequences[place : place + size]
+            sessions[number].run(["probabilities"], _pad(batch, width))
             done[number] += len(batch)
 
-    begun = time.perf_counter()
     threads = [threading.Thread(target=work, args=(n,)) for n in range(count)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    return sum(done) / (time.perf_counter() - begun)
+    return sum(done) / (time.perf_counter() - start)
 
 
-def _batch(sequences: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
+def _pad(sequences: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
     lengths = np.array([len(frames) for frames in sequences], np.int32)
     shape = len(sequences), lengths.max(), sequences[0].shape[1]
     frames = np.zeros(shape, np.float32)
@@ -70,8 +69,10 @@ def _batch(sequences: list[np.ndarray], width: int) -> dict[str, np.ndarray]:
     return {"frames": frames, "lengths": lengths, "state": state}
 
 
-def laned(bundle: Path, precision: str, name: str, lanes: int, end: float) -> float:
-    """Sequences a second of a scheduler with so many lanes, always all in use."""
+def in_lanes(
+    folder: Path, precision: str, name: str, lanes: int, seconds: float
+) -> float:
+    """Sequences a second of a scheduler whose lanes are always full."""
     from model.bundle.bundle import read
     from service.settings import Settings
     from service.worker import cost, engine
@@ -79,69 +80,64 @@ def laned(bundle: Path, precision: str, name: str, lanes: int, end: float) -> fl
     from service.worker.scheduler import Scheduler
 
     settings = Settings(precision=precision, batch_rows=lanes)
-    found = read(bundle)
-    loaded = engine.load(found, settings)
-    price = cost.measure(loaded.engine, found.metadata)
-    scheduler = Scheduler(loaded.engine, found.metadata, settings, cost=price)
-    made = itertools.cycle(f.astype(np.float32) for f in workloads.sequences(name))
-    numbers = itertools.count()
+    bundle = read(folder)
+    loaded = engine.load(bundle, settings)
+    measured = cost.measure(loaded.engine, bundle.metadata)
+    scheduler = Scheduler(loaded.engine, bundle.metadata, settings, cost=measured)
+    frames = (f.astype(np.float32) for f in workloads.sequences(name))
+    sequences, numbers = itertools.cycle(frames), itertools.count()
     for _ in range(lanes):
-        scheduler.add(next(numbers), next(made))
-    done, begun = 0, time.perf_counter()
-    while time.perf_counter() < begun + end:
+        scheduler.add(next(numbers), next(sequences))
+    done, start = 0, time.perf_counter()
+    while time.perf_counter() < start + seconds:
         for message in scheduler.run_batch():
             if isinstance(message, JobResult):
                 done += 1
-                scheduler.add(next(numbers), next(made))
-    return done / (time.perf_counter() - begun)
+                scheduler.add(next(numbers), next(sequences))
+    return done / (time.perf_counter() - start)
 
 
-def in_lanes(*given: Any) -> float:
-    """The same on all cores."""
+def on_all_cores(*arguments: Any) -> float:
+    """`in_lanes` in a process for each core."""
     spawn = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(CORES, mp_context=spawn) as pool:
-        return sum(
-            f.result() for f in [pool.submit(laned, *given) for _ in range(CORES)]
-        )
+        futures = [pool.submit(in_lanes, *arguments) for _ in range(CORES)]
+        return sum(future.result() for future in futures)
 
 
-def ways(folder: Path, network: str, name: str, seconds: float) -> Iterator[tuple]:
-    """(way, size, sequences a second) of each way at each size."""
-    made = [frames.astype(np.float32) for frames in workloads.sequences(name)]
+def rates(folder: Path, network: str, name: str, seconds: float) -> Iterator[tuple]:
+    """(way, sequences a second) of each way at each size."""
+    sequences = [frames.astype(np.float32) for frames in workloads.sequences(name)]
     file = networks.onnx(folder, network)
     bundle = folder / "bundles" / network / "1"
     kinds = ["float32", *["int8"] * (networks.NETWORKS[network].cell == "lstm")]
     for size in SIZES:
-        yield "padded, all cores", size, padded(file, made, size, True, seconds)
-        yield "padded, thread a core", size, padded(file, made, size, False, seconds)
+        yield "padded, all cores", padded(file, sequences, size, True, seconds)
+        yield "padded, thread a core", padded(file, sequences, size, False, seconds)
         for kind in kinds:
-            rate = in_lanes(bundle, kind, name, size, seconds)
-            yield f"in lanes, {kind}", size, rate
+            rate = on_all_cores(bundle, kind, name, size, seconds)
+            yield f"in lanes, {kind}", rate
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(
-        prog="python -m bench.serving.engine_limits",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    add = parser.add_argument
+    command = parser("bench.serving.engine_limits", __doc__)
+    add = command.add_argument
     add("--networks", nargs="+", choices=networks.NETWORKS, default=["lstm", "gru"])
     add("--workloads", nargs="+", choices=workloads.NAMES, default=["W1", "W2"])
-    add("--seconds", type=float, default=1)
+    add("--seconds", type=float, default=1, help="of a run")
     add("--cache", type=Path, default=networks.CACHE)
-    options = parser.parse_args()
-    print("{cores} cores, {processor}, load {load:.2f}".format(**machine.describe()))
+    options = command.parse_args()
+    describe_machine()
     folder = networks.folder(options.cache)
     for network, name in itertools.product(options.networks, options.workloads):
-        print(f"\n{network}, {name} ({workloads.TEXTS[name]}): sequences/s at sizes")
+        print(f"\n{network}, {name} ({workloads.TEXTS[name]}): sequences/s by size")
         print(f"{'':22}" + "".join(f"{size:>9}" for size in SIZES) + "     best")
-        found: dict[str, list[float]] = {}
-        for way, _, rate in ways(folder, network, name, options.seconds):
-            found.setdefault(way, []).append(rate)
-        for way, rates in found.items():
-            texts = "".join(f"{rate:9.1f}" for rate in rates)
-            print(f"{way:22}{texts}{max(rates):9.1f}")
+        table: dict[str, list[float]] = {}
+        for way, rate in rates(folder, network, name, options.seconds):
+            table.setdefault(way, []).append(rate)
+        for way, row in table.items():
+            texts = "".join(f"{rate:9.1f}" for rate in row)
+            print(f"{way:22}{texts}{max(row):9.1f}")
 
 
 if __name__ == "__main__":

@@ -1,104 +1,112 @@
-"""The figures as tables, and whatever went wrong beside them."""
+"""The comparison as tables, with everything that went wrong."""
 
 import statistics
 from collections.abc import Iterator
 
 from bench import workloads
-from bench.serving import plan
+from bench.serving import runs as plan
 from bench.serving.competitors import OURS
-from bench.serving.plan import Cell, Run, median
+from bench.serving.runs import Cell, Run, median
 
-LAG_MS = 5  # of the generator itself, p99, at most
+LAG_MS = 5  # p99 of the generator itself
 
 
 def lines(runs: list[Run], cells: list[Cell], servers: list[str]) -> Iterator[str]:
-    """A table for each network and workload, closed loops and open ones apart."""
+    """A table for each network, workload, and kind of loop."""
     tables: dict[tuple, list[Cell]] = {}
     for cell in cells:
         tables.setdefault((cell.network, cell.workload, cell.open), []).append(cell)
     for (network, workload, is_open), columns in sorted(tables.items()):
-        own = [r for r in runs if r.cell in columns]
-        names = [name for name in servers if any(r.server == name for r in own)]
+        own = [run for run in runs if run.cell in columns]
+        names = [name for name in servers if any(run.server == name for run in own)]
         if not own:
             continue
         yield f"\n{network}, {workload} ({workloads.TEXTS[workload]})"
-        yield from (_open if is_open else _closed)(own, columns, names)
-        yield from faults(own)
+        yield from (_open_loop if is_open else _closed_loop)(own, columns, names)
+        yield from problems(own)
 
 
-def _closed(runs: list[Run], columns: list[Cell], names: list[str]) -> Iterator[str]:
-    yield "requests/s at so many connections (ours / theirs); ms at the most of them"
+def _closed_loop(
+    runs: list[Run], columns: list[Cell], names: list[str]
+) -> Iterator[str]:
+    yield "requests/s by connections (ours / theirs); latency in ms with the most of them"
     yield _row("", [cell.text for cell in columns], "p50 / p99")
-    ours = [name for name in names if name in OURS]
     for name in names:
         texts = []
         for cell in columns:
             rate = median(runs, name, cell, "rate")
-            mine = [median(runs, our, cell, "rate") for our in ours]
-            ratios = [_ratio(value, rate) for value in mine] if name not in OURS else []
-            texts.append(_cell(f"{rate or 0:.1f}", ratios))
+            own = _ours(runs, name, names, cell, "rate")
+            texts.append(_cell(f"{rate or 0:.1f}", [_ratio(o, rate) for o in own]))
         last = columns[-1]
         times = [median(runs, name, last, "all", key) for key in ("p50", "p99")]
         yield _row(name, texts, " / ".join(f"{t:.1f}" if t else "-" for t in times))
     yield _footnote(runs, "rate")
 
 
-def _open(runs: list[Run], columns: list[Cell], names: list[str]) -> Iterator[str]:
-    yield "open loop: ms of the short ones (theirs / ours), which grow with the length"
-    yield f"of the run where a server can't keep up; * {plan.SHARE:.0%} of our most"
-    heads = [_rated(runs, cell) for cell in columns]
+def _open_loop(runs: list[Run], columns: list[Cell], names: list[str]) -> Iterator[str]:
+    yield "open loop: latency in ms of short sequences (theirs / ours), which grows with"
+    yield f"the run's length if a server is too slow; * {plan.SHARE:.0%} of our capacity"
+    heads = [_rate(runs, cell) for cell in columns]
     yield _row("", [f"{head}: {key}" for head in heads for key in ("p50", "p99")], "")
-    ours = [name for name in names if name in OURS]
     for name in names:
         texts = []
         for cell in columns:
             for key in ("p50", "p99"):
                 time = median(runs, name, cell, "short", key)
-                mine = [median(runs, our, cell, "short", key) for our in ours]
-                ratios = [_ratio(time, v) for v in mine] if name not in OURS else []
-                texts.append(_cell(f"{time:.1f}" if time else "-", ratios))
+                own = _ours(runs, name, names, cell, "short", key)
+                figure = f"{time:.1f}" if time else "-"
+                texts.append(_cell(figure, [_ratio(time, o) for o in own]))
         yield _row(name, texts, "")
     yield _footnote(runs, "short", "p50")
 
 
-def faults(runs: list[Run]) -> Iterator[str]:
-    """Everything but right answers in good time."""
+def _ours(
+    runs: list[Run], name: str, names: list[str], cell: Cell, *keys: str
+) -> list[float | None]:
+    """Our servers' figures, to compare a peer's with."""
+    if name in OURS:
+        return []
+    return [median(runs, our, cell, *keys) for our in names if our in OURS]
+
+
+def problems(runs: list[Run]) -> Iterator[str]:
+    """Everything but correct responses in time."""
+    meanings = {"0": "disconnected", "-1": "never sent: no connection was idle"}
     for run in runs:
         result = run.result
-        told = [result["error"]] if "error" in result else []
+        texts = [result["error"]] if "error" in result else []
         for status, count in sorted(result.get("statuses", {}).items()):
             if status != "200":
-                meaning = {"0": "hung up", "-1": "never sent: none was free in time"}
-                told.append(f"{count} x {meaning.get(status, f'status {status}')}")
+                texts.append(f"{count} x {meanings.get(status, f'status {status}')}")
         if result.get("wrong"):
-            told.append(f"{result['wrong']} wrong, by up to {result['worst']:.1e}")
+            texts.append(f"{result['wrong']} wrong, by up to {result['worst']:.1e}")
         lag = (result.get("lag_ms") or {}).get("p99", 0)
         if lag > LAG_MS:
-            told.append(f"the generator itself was late: p99 {lag:.1f} ms")
-        if result.get("still_ms", 0) > plan.STILL_MS:
-            told.append(f"the generator stood still for {result['still_ms']:.0f} ms")
-        if result.get("others", 0) > plan.OTHERS:
-            told.append(f"other programs used {result['others']:.1f} cores")
-        if told:
-            where = f"{run.server}, {_rated([run], run.cell)}, turn {run.turn + 1}"
-            yield f"! {where}: {'; '.join(told)}"
+            texts.append(f"the generator itself was late: p99 {lag:.1f} ms")
+        if (stalled := result.get("stalled_ms", 0)) > plan.STALLED_MS:
+            texts.append(f"the generator was stalled for {stalled:.0f} ms")
+        if (others := result.get("others", 0)) > plan.OTHER_CORES:
+            texts.append(f"other programs used {others:.1f} cores")
+        if texts:
+            where = f"{run.server}, {_rate([run], run.cell)}, turn {run.turn + 1}"
+            yield f"! {where}: {'; '.join(texts)}"
 
 
-def _rated(runs: list[Run], cell: Cell) -> str:
+def _rate(runs: list[Run], cell: Cell) -> str:
     rate = next((run.rate for run in runs if run.cell == cell), 0)
     return f"{rate:.0f}/s*" if cell.share else cell.text
 
 
 def _footnote(runs: list[Run], *keys: str) -> str:
-    """How far turns lie apart, and what the generator itself costs."""
+    """How much turns differ, and what the generator itself costs."""
     worst = 0.0
     for run in runs:
         middle = median(runs, run.server, run.cell, *keys)
         own = median([run], run.server, run.cell, *keys)
         if middle and own is not None:
             worst = max(worst, abs(own / middle - 1))
-    used = [run.result["cpu_us"] for run in runs if "cpu_us" in run.result]
-    cost = f"the generator took {statistics.median(used or [0]):.0f} us a request"
+    cpu = [run.result["cpu_us"] for run in runs if "cpu_us" in run.result]
+    cost = f"the generator took {statistics.median(cpu or [0]):.0f} us a request"
     if all(run.turn == 0 for run in runs):
         return f"({cost})"
     return f"(turns differ by up to {worst:.0%} from their median; {cost})"

@@ -1,6 +1,8 @@
-"""What one writes in an afternoon: a WebSocket for each stream, its state in a
-variable, one `session.run` for each message. `ONNX` names the network's file, and
-`THREADS` those of each session."""
+"""A streaming server as one writes it in an afternoon: a WebSocket for each stream, its
+state in a variable, one `session.run` for each message.
+
+`ONNX` names the network's file, and `THREADS` the number of threads of each session.
+"""
 
 import os
 

@@ -1,1 +1,1 @@
-"""What the service is put through: attacks, faults, overload, shutdown, a soak."""
+"""The robustness checklist: attacks, faults, overload, shutdown, a soak."""

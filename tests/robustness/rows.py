@@ -10,15 +10,14 @@ from tests.robustness.disclosure import (  # noqa: F401
 from tests.robustness.endurance import refusal_memory, steady_memory  # noqa: F401
 from tests.robustness.harness.checklist import ROWS
 from tests.robustness.inputs import (  # noqa: F401
-    body_limits,
-    compressed_bodies,
     data_files,
+    decompression,
     generated_requests,
+    large_bodies,
     malformed_bodies,
-    many_errors,
     mutated_bodies,
-    nested_bodies,
     raw_http,
+    refusals,
     tensor_shapes,
 )
 from tests.robustness.lifecycle import (  # noqa: F401
@@ -30,7 +29,6 @@ from tests.robustness.lifecycle import (  # noqa: F401
     startup_failures,
 )
 from tests.robustness.load import (  # noqa: F401
-    crosstalk,
     deadlines,
     disconnects,
     fairness,

@@ -1,10 +1,10 @@
-"""BentoML with its adaptive batching.
+"""BentoML with adaptive batching.
 
     ONNX=FILE WORKERS=2 bentoml serve bentoml_app:Recurrent
 
-A request holds one sequence, so that a batch is a list of them; it is padded to its
-longest, and the network is told the lengths. A process and an engine thread for each
-core answered twice what one process with all cores did; lists answered more than
+A request holds one sequence, so a batch is a list of them, padded to the longest, and
+the network gets the lengths. Of the variants tried, a process and an engine thread for
+each core had twice the throughput of one process with all cores, and lists more than
 `list[np.ndarray]`.
 """
 
@@ -26,7 +26,7 @@ class Recurrent:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         self.session = onnxruntime.InferenceSession(os.environ["ONNX"], options)
-        shapes = {given.name: given.shape for given in self.session.get_inputs()}
+        shapes = {tensor.name: tensor.shape for tensor in self.session.get_inputs()}
         self.size = shapes["state"][1]
 
     @bentoml.api(batchable=True, max_batch_size=32, max_latency_ms=60_000)

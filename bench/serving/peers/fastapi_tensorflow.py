@@ -2,8 +2,8 @@
 
     KERAS=FOLDER uvicorn fastapi_tensorflow:app --loop uvloop --http httptools
 
-One process. A pydantic model of the body, an endpoint in the thread pool, and the
-network as Keras exports it, called for each request by itself.
+One process: a pydantic model of the body, an endpoint in the thread pool, and the
+network as Keras exports it, called for each request alone.
 """
 
 import os

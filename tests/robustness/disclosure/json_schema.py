@@ -1,96 +1,82 @@
-"""Whether a value is what a JSON schema says: the words that OpenAPI documents use.
+"""A JSON schema validator for the keywords that OpenAPI documents use.
 
-A word that isn't known here is a fault of its own, never passed over.
+An unknown keyword is an error, never ignored.
 """
 
 from collections.abc import Iterator
 from typing import Any
 
-KINDS = {
-    "string": str,
-    "boolean": bool,
-    "array": list,
-    "object": dict,
-    "null": type(None),
-}
-BOUNDS = (
-    ("minimum", "maximum"),
-    ("minItems", "maxItems"),
-    ("minLength", "maxLength"),
-)
-SAID = {
+TYPES = {"string": str, "boolean": bool, "array": list, "object": dict, "null": type(None)}  # fmt: skip
+BOUNDS = (("minimum", "maximum"), ("minItems", "maxItems"), ("minLength", "maxLength"))
+ANNOTATIONS = {
     "title", "description", "examples", "example", "default", "format", "$defs", "deprecated",
 }  # fmt: skip
-WORDS = SAID | {
+KEYWORDS = ANNOTATIONS | {
     "type", "properties", "required", "items", "anyOf", "enum", "const", "$ref", "minimum", "maximum", "minItems",
     "maxItems", "minLength", "maxLength", "additionalProperties",
 }  # fmt: skip
 
 
-def faults(
-    value: Any, schema: Any, root: dict[str, Any], at: str = "$"
+def errors(
+    value: Any, schema: Any, document: dict[str, Any], path: str = "$"
 ) -> Iterator[str]:
-    """What is wrong with a value, and where.
-
-    Args:
-        root: the document that references are into.
-    """
+    """Why a value does not match a schema of a document."""
     if schema is True or schema == {}:
         return
-    if unknown := set(schema) - WORDS:
-        yield f"{at}: the schema has {sorted(unknown)}"
+    if unknown := set(schema) - KEYWORDS:
+        yield f"{path}: the schema has {sorted(unknown)}"
     if "$ref" in schema:
-        yield from faults(value, resolved(schema["$ref"], root), root, at)
+        yield from errors(value, _resolve(schema["$ref"], document), document, path)
     if "anyOf" in schema:
-        every = [list(faults(value, one, root, at)) for one in schema["anyOf"]]
-        if all(every):
-            yield min(every, key=len)[0]
+        alternatives = [list(errors(value, s, document, path)) for s in schema["anyOf"]]
+        if all(alternatives):
+            yield min(alternatives, key=len)[0]
     if "enum" in schema and value not in schema["enum"]:
-        yield f"{at}: {value!r:.40} is none of {schema['enum']}"
+        yield f"{path}: {value!r:.40} is none of {schema['enum']}"
     if "const" in schema and value != schema["const"]:
-        yield f"{at}: {value!r:.40} is not {schema['const']}"
-    if "type" in schema and not _is(value, schema["type"]):
-        yield f"{at}: {value!r:.40} is no {schema['type']}"
+        yield f"{path}: {value!r:.40} is not {schema['const']}"
+    if "type" in schema and not _has_type(value, schema["type"]):
+        yield f"{path}: {value!r:.40} is no {schema['type']}"
         return
     if isinstance(value, (str, list, int, float)):
         size = len(value) if isinstance(value, (str, list)) else value
-        for least, most in BOUNDS:
-            if not schema.get(least, size) <= size <= schema.get(most, size):
-                yield f"{at}: {size} is out of bounds"
+        for low, high in BOUNDS:
+            if not schema.get(low, size) <= size <= schema.get(high, size):
+                yield f"{path}: {size} is out of bounds"
     if isinstance(value, list) and "items" in schema:
-        for place, one in enumerate(value):
-            yield from faults(one, schema["items"], root, f"{at}[{place}]")
+        for place, item in enumerate(value):
+            yield from errors(item, schema["items"], document, f"{path}[{place}]")
     if isinstance(value, dict):
-        yield from _members(value, schema, root, at)
+        yield from _member_errors(value, schema, document, path)
 
 
-def _members(
-    value: dict[str, Any], schema: dict[str, Any], root: dict[str, Any], at: str
+def _member_errors(
+    value: dict[str, Any], schema: dict[str, Any], document: dict[str, Any], path: str
 ) -> Iterator[str]:
     for name in schema.get("required", ()):
         if name not in value:
-            yield f"{at}: has no {name}"
-    known, others = schema.get("properties", {}), schema.get("additionalProperties")
-    for name, one in value.items():
-        inner = known.get(name, others)
+            yield f"{path}: has no {name}"
+    properties = schema.get("properties", {})
+    additional = schema.get("additionalProperties")
+    for name, member in value.items():
+        inner = properties.get(name, additional)
         if inner is False:
-            yield f"{at}: has {name}"
+            yield f"{path}: has {name}"
         elif inner is not None:
-            yield from faults(one, inner, root, f"{at}.{name}")
+            yield from errors(member, inner, document, f"{path}.{name}")
 
 
-def _is(value: Any, kind: str | list[str]) -> bool:
-    if isinstance(kind, list):
-        return any(_is(value, one) for one in kind)
-    if kind in ("integer", "number"):
+def _has_type(value: Any, type: str | list[str]) -> bool:
+    if isinstance(type, list):
+        return any(_has_type(value, name) for name in type)
+    if type in ("integer", "number"):
         number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        return number and (kind == "number" or value == int(value))
-    return isinstance(value, KINDS[kind])
+        return number and (type == "number" or value == int(value))
+    return isinstance(value, TYPES[type])
 
 
-def resolved(reference: str, root: dict[str, Any]) -> Any:
-    """What a reference into the document stands for."""
-    node: Any = root
+def _resolve(reference: str, document: dict[str, Any]) -> Any:
+    node: Any = document
     for part in reference.removeprefix("#/").split("/"):
         node = node[part]
     return node

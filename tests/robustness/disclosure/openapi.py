@@ -1,24 +1,23 @@
-"""Whether OpenAPI says the truth: its examples run, and nothing else happens."""
+"""Row E5: the OpenAPI document is true: its examples work, every status is declared."""
 
 import json
 import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.robustness.disclosure.json_schema import faults
-from tests.robustness.disclosure.responses import seen
+from tests.robustness.disclosure.json_schema import errors
+from tests.robustness.disclosure.responses import all_responses
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import serving
-from tests.robustness.harness.strict_http import Answer, Wire
+from tests.robustness.harness.strict_http import Response, StrictConnection
 
 METHODS = ("get", "post", "put", "delete", "patch", "head", "options")
-NAMES = {"name": "digits", "file": "metrics.json", "model": "digits"}
-LINES = "application/x-ndjson"
+PARAMETERS = {"name": "digits", "file": "metrics.json", "model": "digits"}
+NDJSON = "application/x-ndjson"
+Operation = dict[str, Any]
 
 
-def operations(
-    document: dict[str, Any],
-) -> Iterator[tuple[str, str, dict[str, Any]]]:
+def operations(document: dict[str, Any]) -> Iterator[tuple[str, str, Operation]]:
     """Every method of every path."""
     for path, methods in document["paths"].items():
         for method in METHODS:
@@ -26,86 +25,87 @@ def operations(
                 yield method.upper(), path, methods[method]
 
 
-@row("E5", "OpenAPI: examples run, every status is declared", full=1_000, fast=25)
-def documented(tally: Tally, amount: int) -> None:
-    """Every example is answered with 200 as its schema says, every path that needs
-    nothing else answers as documented, and of all the statuses that the attacks get
-    there is none at a documented path that isn't declared there, with its media type."""
-    with serving(tally) as service, Wire(service.port, 10) as wire:
-        document = wire.request("GET", "/openapi.json").body
-        again = wire.request("GET", "/openapi.json").body
-        tally.check(document == again, "the document changes from one call to the next")
-        parsed = json.loads(document)
-        tally.check(parsed["openapi"].startswith("3."), f"openapi {parsed['openapi']}")
-        every = list(operations(parsed))
-        tally.figure("operations", len(every))
-        names = [operation["operationId"] for _, _, operation in every]
+@row("E5", "OpenAPI: examples work, every status is declared", full=1_000, fast=25)
+def openapi(tally: Tally, amount: int) -> None:
+    """Every example gets 200 and a response as its schema says, every GET without a body
+    responds as documented, and every response of other rows at a documented path has
+    a declared status and media type."""
+    with serving(tally) as service, StrictConnection(service.port, 10) as connection:
+        body = connection.request("GET", "/openapi.json").body
+        again = connection.request("GET", "/openapi.json").body
+        tally.check(body == again, "the document changes from one request to the next")
+        document = json.loads(body)
+        version = document["openapi"]
+        tally.check(version.startswith("3."), f"openapi {version}")
+        documented = list(operations(document))
+        tally.figure("operations", len(documented))
+        names = [operation["operationId"] for _, _, operation in documented]
         tally.check(len(names) == len(set(names)), f"ids twice: {sorted(names)}")
         count = 0
-        for method, path, operation in every:
-            for kind, name, body in _examples(operation):
+        for method, path, operation in documented:
+            for media_type, name, example in _examples(operation):
                 count += 1
-                target = f"{path}?model={name}" if kind == LINES else path
-                answer = wire.request(method, target, body, {"Content-Type": kind})
+                target = f"{path}?model={name}" if media_type == NDJSON else path
+                fields = {"Content-Type": media_type}
+                response = connection.request(method, target, example, fields)
                 where = f"{method} {path}, {name}"
-                told = f"{where}: {answer.status} {answer.text:.100}"
-                tally.check(answer.status == 200, told)
-                _fits(tally, where, answer, operation, parsed)
+                got = f"{where}: {response.status} {response.text:.100}"
+                tally.check(response.status == 200, got)
+                _check_declared(tally, where, response, operation, document)
             if method == "GET":
-                target = re.sub(r"\{(\w+)\}", lambda found: NAMES[found[1]], path)
-                answer = wire.request(method, target)
+                target = re.sub(r"\{(\w+)\}", lambda match: PARAMETERS[match[1]], path)
+                response = connection.request(method, target)
                 where = f"GET {target}"
-                tally.check(answer.status == 200, f"{where}: {answer.status}")
-                _fits(tally, where, answer, operation, parsed)
+                tally.check(response.status == 200, f"{where}: {response.status}")
+                _check_declared(tally, where, response, operation, document)
         tally.figure("examples", count)
         tally.check(count >= 6, f"only {count} examples")
-        known = [
-            (method, _pattern(path), operation) for method, path, operation in every
+        patterns = [
+            (method, re.compile(re.sub(r"\{\w+\}", "[^/]+", path)), operation)
+            for method, path, operation in documented
         ]
-        checked = set()
-        for one in seen(service, amount, heads=False):
-            for method, pattern, operation in known:
-                if one.method == method and pattern.fullmatch(one.path):
-                    checked.add((method, pattern.pattern, one.answer.status))
-                    where = f"{one.where}, {method} {one.path}"
-                    _fits(tally, where, one.answer, operation, parsed)
-        tally.check(len(checked) >= 12, f"only {len(checked)} statuses were seen")
-        tally.figure("statuses seen where they are declared", len(checked))
+        seen = set()
+        for exchange in all_responses(service, amount, raw=False):
+            response = exchange.response
+            for method, pattern, operation in patterns:
+                if exchange.method == method and pattern.fullmatch(exchange.path):
+                    seen.add((method, pattern.pattern, response.status))
+                    where = f"{exchange.where}, {method} {exchange.path}"
+                    _check_declared(tally, where, response, operation, document)
+        tally.check(len(seen) >= 12, f"only {len(seen)} statuses were seen")
+        tally.figure("declared statuses seen", len(seen))
 
 
-def _pattern(path: str) -> re.Pattern[str]:
-    return re.compile(re.sub(r"\{\w+\}", "[^/]+", path))
-
-
-def _examples(operation: dict[str, Any]) -> Iterator[tuple[str, str, bytes]]:
-    """Of a request's body: media type, name, text."""
-    for kind, content in operation.get("requestBody", {}).get("content", {}).items():
+def _examples(operation: Operation) -> Iterator[tuple[str, str, bytes]]:
+    """The media type, name and body of each example of a request."""
+    contents = operation.get("requestBody", {}).get("content", {})
+    for media_type, content in contents.items():
         for name, example in content.get("examples", {}).items():
             value = example["value"]
             text = value if isinstance(value, str) else json.dumps(value)
-            yield kind, name, text.encode()
+            yield media_type, name, text.encode()
 
 
-def _fits(
+def _check_declared(
     tally: Tally,
     where: str,
-    answer: Answer,
-    operation: dict[str, Any],
+    response: Response,
+    operation: Operation,
     document: dict[str, Any],
 ) -> None:
-    """That an answer is one of those declared."""
-    declared = operation["responses"].get(str(answer.status))
-    where = f"{where}: {answer.status}"
+    """Check that a response's status, media type and schema are declared."""
+    declared = operation["responses"].get(str(response.status))
+    where, media_type = f"{where}: {response.status}", response.media_type
     if not tally.check(declared is not None, f"{where} is not declared"):
         return
     contents = declared.get("content")
-    if contents is None or not answer.kind:
+    if contents is None or not media_type:
         return
-    content = contents.get(answer.kind)
-    if not tally.check(content is not None, f"{where} as {answer.kind} isn't declared"):
+    content = contents.get(media_type)
+    if not tally.check(content is not None, f"{where} as {media_type} isn't declared"):
         return
-    schema = content.get("schema", {})
-    lines = answer.body.splitlines() if answer.kind == LINES else [answer.body]
-    for line in lines if "json" in answer.kind else []:
-        wrong = next(faults(json.loads(line), schema, document), None)
-        tally.check(wrong is None, f"{where}: {wrong}")
+    schema, body = content.get("schema", {}), response.body
+    lines = body.splitlines() if media_type == NDJSON else [body]
+    for line in lines if "json" in media_type else []:
+        error = next(errors(json.loads(line), schema, document), None)
+        tally.check(error is None, f"{where}: {error}")

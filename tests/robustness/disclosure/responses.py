@@ -1,22 +1,25 @@
-"""Every kind of answer that the attacks get, for rows that look at all of them."""
+"""Every kind of response that other rows get, for rows that check all of them."""
 
 import gzip
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
-from tests.robustness.harness.endpoints import DOORS, HTTP, STREAMS, Door
-from tests.robustness.harness.service import Service
-from tests.robustness.harness.strict_http import Answer, Wire
+from tests.robustness.harness.endpoints import (
+    ENDPOINTS,
+    HTTP,
+    INFER,
+    STREAMS,
+    Endpoint,
+)
+from tests.robustness.harness.service import MIB, Service
+from tests.robustness.harness.strict_http import Response, StrictConnection
+from tests.robustness.inputs import malformed_bodies, raw_http, tensor_shapes
 from tests.robustness.inputs.decompression import broken
-from tests.robustness.inputs.malformed_bodies import headers, visited
-from tests.robustness.inputs.nested_bodies import nested
-from tests.robustness.inputs.raw_http import AT_A_TIME, judge, mutated
-from tests.robustness.inputs.raw_requests import every
-from tests.robustness.inputs.tensor_shapes import bombs, tensors
+from tests.robustness.inputs.large_bodies import nested
+from tests.robustness.inputs.raw_requests import all_requests
 
-# Requests that a path or a method is at fault for.
-NOWHERE = (
+# Requests with a wrong path or method.
+WRONG_PATHS = (
     ("GET", "/nowhere"), ("POST", "/nowhere"), ("GET", "/classify"), ("PUT", "/label"), ("DELETE", "/models"),
     ("PATCH", "/classify"), ("GET", "/stream"), ("GET", "/stream?model=nobody"), ("GET", "/models/nobody"),
     ("GET", "/models/nobody/report/card.md"), ("GET", "/models/digits/report/nothing.png"),
@@ -34,67 +37,66 @@ NOWHERE = (
 )  # fmt: skip
 
 
-class Seen(NamedTuple):
-    """An answer, and what was asked: in which way, where."""
+class Exchange(NamedTuple):
+    """A request by method and path, and its response."""
 
     method: str
-    path: str  # without its query; empty: it is of none
+    path: str  # without its query; empty: raw bytes or a stream's message
     where: str
-    dialect: bool
-    answer: Answer
+    response: Response
 
 
-def seen(service: Service, amount: int, *, heads: bool = True) -> Iterator[Seen]:
-    """All of them; of the malformed bodies `amount` at each door.
+def all_responses(
+    service: Service, amount: int, *, raw: bool = True
+) -> Iterator[Exchange]:
+    """All kinds of responses; to `amount` malformed bodies of each endpoint.
 
     Args:
-        heads: also what comes of bytes that are no request.
+        raw: also those to invalid HTTP.
     """
     port = service.port
-    for door, case, answer in visited(port, amount):
-        yield _of(door, case.name, answer)
-    for door in DOORS:
-        with door.visit(port, 10) as visit:
-            for name, body in nested(door, 1_100):
-                yield _of(door, name, visit.ask(body))
-            if door.name != "infer":
-                for bomb in bombs(door):
-                    if len(bomb.body) < 700_000 or amount > 100:
-                        yield _of(door, bomb.name, visit.ask(bomb.body))
-    with Wire(port) as wire:
-        for door in HTTP:
+    for endpoint, case, response in malformed_bodies.responses(port, amount):
+        yield _exchange(endpoint, case.name, response)
+    for endpoint in ENDPOINTS:
+        with endpoint.connect(port, 10) as client:
+            for name, body in nested(endpoint, 1_100):
+                yield _exchange(endpoint, name, client.send(body))
+            if endpoint is not INFER:
+                for case in tensor_shapes.sequences(endpoint):
+                    if len(case.body) < 700_000 or amount > 100:
+                        yield _exchange(endpoint, case.name, client.send(case.body))
+    with StrictConnection(port) as connection:
+
+        def post(
+            endpoint: Endpoint, name: str, body: bytes, fields: dict[str, str]
+        ) -> Exchange:
+            response = connection.request("POST", endpoint.path, body, fields)
+            return _exchange(endpoint, name, response)
+
+        for endpoint in HTTP:
+            valid = endpoint.valid_body()
             for coding in ("gzip", "deflate", "br"):
-                for name, body in broken(coding, door.good()):
-                    given = {"Content-Encoding": coding}
-                    answer = wire.request("POST", door.path, body, given)
-                    yield _of(door, f"{coding}, {name}", answer)
-            bomb = gzip.compress(bytes(9 * 2**20))
-            given = {"Content-Encoding": "gzip"}
-            yield _of(door, "bomb", wire.request("POST", door.path, bomb, given))
-            for header, value, _ in headers(door):
-                answer = wire.request("POST", door.path, door.good(), {header: value})
-                yield _of(door, f"{header} {value:.10}", answer)
-        infer = next(door for door in HTTP if door.name == "infer")
-        for one in tensors():
-            answer = wire.request("POST", infer.path, one.body, one.headers)
-            yield _of(infer, one.name, answer)
-        for method, target in NOWHERE:
-            answer = wire.request(method, target)
+                for name, body in broken(coding, valid):
+                    fields = {"Content-Encoding": coding}
+                    yield post(endpoint, f"{coding}, {name}", body, fields)
+            bomb = gzip.compress(bytes(9 * MIB))
+            yield post(endpoint, "bomb", bomb, {"Content-Encoding": "gzip"})
+            for header, value, _ in malformed_bodies.headers(endpoint):
+                yield post(endpoint, f"{header} {value:.10}", valid, {header: value})
+        for case in tensor_shapes.tensors():
+            yield post(INFER, case.name, case.body, case.headers)
+        for method, target in WRONG_PATHS:
+            response = connection.request(method, target)
             path = target.partition("?")[0]
-            dialect = path.startswith(("/v1/", "/v2/"))
-            yield Seen(method, path, f"{method} {target}", dialect, answer)
-    if not heads:
-        return
-    # Some wait for a time to be over: all at once.
-    raws = [*every(), *mutated(amount)]
-    with ThreadPoolExecutor(AT_A_TIME) as pool:
-        judged = pool.map(lambda raw: judge(port, raw), raws)
-        for raw, (_, answers) in zip(raws, judged, strict=True):
-            for answer in answers:
-                yield Seen("", "", raw.name[:100], False, answer)
+            yield Exchange(method, path, f"{method} {target}", response)
+    if raw:
+        requests = [*all_requests(), *raw_http.mutated_heads(amount)]
+        for request, _, responses in raw_http.try_requests(port, requests):
+            for response in responses:
+                yield Exchange("", "", request.name[:100], response)
 
 
-def _of(door: Door, name: str, answer: Answer) -> Seen:
-    # What a stream tells is no status of a path's.
-    path = "" if door in STREAMS else door.path
-    return Seen("POST", path, f"{door.name}, {name}", door.dialect, answer)
+def _exchange(endpoint: Endpoint, name: str, response: Response) -> Exchange:
+    # The status of a stream's message is not that of its path.
+    path = "" if endpoint in STREAMS else endpoint.path
+    return Exchange("POST", path, f"{endpoint.name}, {name}", response)

@@ -1,4 +1,4 @@
-"""What callers of all kinds send: good requests in every form, bad ones, streams."""
+"""The requests of the soak: valid ones in every format, invalid ones, refusals, streams."""
 
 import gzip
 import json
@@ -7,110 +7,105 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from bench.http_connection import request
+from bench.http_connection import post_request
 from bench.serving import protocols
-from tests.robustness.harness import reference, refusal_table
-from tests.robustness.harness.reference import Question
-from tests.robustness.harness.refusal import Refused
+from tests.robustness.harness import reference
+from tests.robustness.harness.reference import ReferenceRequest
+from tests.robustness.harness.refusal import Refusal
+from tests.robustness.harness.traffic import with_fields
+from tests.robustness.inputs import refusal_table
 
-NETWORKS = ("digits", "letters", "letters-live", "vowels")
-STREAMED = "letters-live"
-# Of a hundred: the rest is streams.
-GOOD, BAD, CANCELLED = 80, 8, 4
-OTHERS = 0.3  # of the bad ones; the rest is of the table
-PADDED = 0.2  # of those in the table have long heads
-FORMS = {"native": 50, "gzip": 16, "v1": 17, "v2 binary": 17}  # of a hundred good ones
+MODELS = ("digits", "letters", "letters-live", "vowels")
+STREAM_MODEL = "letters-live"
+# Percent of all requests; the rest is streams.
+VALID, INVALID, CANCELLED = 80, 8, 4
+OTHER_SHARE = 0.3  # of the invalid ones; the others are of the refusal table
+PADDED_SHARE = 0.2  # of the refusal table's have long heads
+FORMATS = {"native": 50, "gzip": 16, "v1": 17, "v2 binary": 17}  # percent of valid ones
 LONGEST, LONG = 120, 2000  # steps; one of a hundred is long
-DISTINCT = 400
+COUNT = 400  # different valid requests
+GZIP = b"Content-Encoding: gzip\r\n"
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
-    """A request, and the statuses that are right."""
+class MixedRequest:
+    """A request, and the statuses that are correct."""
 
     kind: str
-    request: bytes
+    data: bytes
     statuses: frozenset[int] = frozenset({200})
-    question: Question | None = None  # its answer can be compared
+    reference: ReferenceRequest | None = None  # its response can be compared
 
 
-def good(seed: int = 0) -> list[Asked]:
-    """In every form, of every network and length."""
+def valid_requests(seed: int = 0) -> list[MixedRequest]:
+    """Requests in every format, to every model, of all lengths."""
     rng = np.random.default_rng(seed)
-    draw = random.Random(seed)
-    made = []
-    for place in range(DISTINCT):
-        name = NETWORKS[place % len(NETWORKS)]
+    choice = random.Random(seed)
+    requests = []
+    for place in range(COUNT):
+        name = MODELS[place % len(MODELS)]
         steps = int(rng.integers(1, LONGEST + 1)) if place % 100 else LONG
-        frames = reference.alone(name).sequence(rng, steps)
-        (form,) = draw.choices(list(FORMS), list(FORMS.values()))
-        made.append(_formed(form, name, frames))
-    return made
+        frames = reference.model(name).sequence(rng, steps)
+        (format,) = choice.choices(list(FORMATS), list(FORMATS.values()))
+        requests.append(_formatted(format, name, frames))
+    return requests
 
 
-def _formed(form: str, name: str, frames: np.ndarray) -> Asked:
-    if form == "v1":
-        return Asked(form, protocols.rows(frames, name))
-    if form == "v2 binary":
-        return Asked(form, protocols.binary(frames.astype(np.float32), name))
-    question = reference.ask(name, frames)
-    if form == "gzip":
-        packed = gzip.compress(question.body, 1)
-        return Asked(form, _with("Content-Encoding: gzip", question.path, packed))
-    return Asked(form, question.bytes, question=question)
+def _formatted(format: str, name: str, frames: np.ndarray) -> MixedRequest:
+    if format == "v1":
+        return MixedRequest(format, protocols.tf_serving(frames, name))
+    if format == "v2 binary":
+        data = protocols.open_inference_binary(frames.astype(np.float32), name)
+        return MixedRequest(format, data)
+    request = reference.request_for(name, frames)
+    if format == "gzip":
+        return MixedRequest(format, _gzip_request(request.path, gzip.compress(request.body, 1)))  # fmt: skip
+    return MixedRequest(format, request.http_request, reference=request)
 
 
-def bad() -> list[Asked]:
-    """Each is refused, none with a 5xx."""
+def invalid_requests() -> list[MixedRequest]:
+    """Requests that are refused, none with 5xx."""
     rows = [[0.5] * 28] * 3
     body = json.dumps({"sequences": [rows], "model": "digits"}).encode()
-    refused = {
-        body[:-2]: {400},
-        b"\xff\xfe": {400},
-        b"[" * 1000: {400, 422},
-        body.replace(b"0.5", b"NaN", 1): {400},
-        body.replace(b"0.5", b"1e999", 1): {400, 422},
-        body.replace(b"0.5", b'"a"', 5): {422},
-        body.replace(b"0.5, ", b"", 1): {422},
-        body.replace(b"digits", b"no such model"): {404, 422},
-        b"{}": {422},
-        json.dumps({"sequences": [[[0] * 28] * 10_001]}).encode(): {413},
+    long = json.dumps({"sequences": [[[0] * 28] * 10_001]}).encode()
+    unknown_model = body.replace(b"digits", b"no such model")
+    data = {
+        post_request("/classify", body[:-2]): {400},
+        post_request("/classify", b"\xff\xfe"): {400},
+        post_request("/classify", b"[" * 1000): {400, 422},
+        post_request("/classify", body.replace(b"0.5", b"NaN", 1)): {400},
+        post_request("/classify", body.replace(b"0.5", b"1e999", 1)): {400, 422},
+        post_request("/classify", body.replace(b"0.5", b'"a"', 5)): {422},
+        post_request("/classify", body.replace(b"0.5, ", b"", 1)): {422},
+        post_request("/classify", unknown_model): {404, 422},
+        post_request("/classify", b"{}"): {422},
+        post_request("/classify", long): {413},
+        post_request("/nowhere", body): {404},
+        post_request("/models", b""): {405},
+        post_request("/v1/models/no:predict", body): {404},
+        post_request("/v2/models/digits/infer", b"{"): {400},
+        _gzip_request("/classify", gzip.compress(body)[:-9]): {400},
     }
-    made = [
-        Asked("bad", request("/classify", b), frozenset(s)) for b, s in refused.items()
-    ]
-    made.append(Asked("bad", request("/nowhere", body), frozenset({404})))
-    made.append(Asked("bad", request("/models", b""), frozenset({405})))
-    made.append(Asked("bad", request("/v1/models/no:predict", body), frozenset({404})))
-    made.append(
-        Asked("bad", request("/v2/models/digits/infer", b"{"), frozenset({400}))
-    )
-    packed = gzip.compress(body)[:-9]
-    broken = _with("Content-Encoding: gzip", "/classify", packed)
-    made.append(Asked("bad", broken, frozenset({400})))
-    return made
+    return [MixedRequest("invalid", d, frozenset(s)) for d, s in data.items()]
 
 
-def refused() -> list[Refused]:
-    """All that a service refuses as it is, at once."""
-    return [
-        one
-        for one in refusal_table.table()
-        if one.at == refusal_table.OPEN and not one.slow
-    ]
+def refusals() -> list[Refusal]:
+    """The entries of the refusal table for default settings, without a timeout."""
+    table = refusal_table.table()
+    return [r for r in table if r.stage == refusal_table.OPEN and not r.slow]
 
 
 def streams(seed: int = 0, count: int = 20) -> list[list[bytes]]:
-    """Of each stream its messages, the last of which is the end."""
+    """Streams as lists of messages, the last of which ends it."""
     rng = np.random.default_rng(seed)
-    made = []
+    result = []
     for _ in range(count):
-        frames = reference.alone(STREAMED).sequence(rng, int(rng.integers(2, 12)))
-        lines = [json.dumps({"frames": [row.tolist()]}).encode() for row in frames]
-        made.append([*lines, b'{"end": true}'])
-    return made
+        model = reference.model(STREAM_MODEL)
+        frames = model.sequence(rng, int(rng.integers(2, 12)))
+        messages = [json.dumps({"frames": [row.tolist()]}).encode() for row in frames]
+        result.append([*messages, b'{"end": true}'])
+    return result
 
 
-def _with(field: str, path: str, body: bytes) -> bytes:
-    first, _, rest = request(path, body).partition(b"\r\n")
-    return first + f"\r\n{field}\r\n".encode() + rest
+def _gzip_request(path: str, body: bytes) -> bytes:
+    return with_fields(post_request(path, body), GZIP)

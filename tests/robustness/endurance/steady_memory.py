@@ -1,87 +1,87 @@
-"""Memory over time, and over shapes: it settles."""
+"""Rows D1 to D3: memory settles, over time and over batch shapes."""
 
 import asyncio
 import itertools
 
 import numpy as np
 
-from tests.robustness.endurance.soak import Soak, leaking, soaked, verdict
+from tests.robustness.endurance import soak
 from tests.robustness.harness import reference
-from tests.robustness.harness.burst import ask
+from tests.robustness.harness.burst import send
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.service import Service, serving
+from tests.robustness.harness.service import MIB, Service, serving
 
-LEAK_BYTES = 1024  # of each request: what the rule must see
+LEAK_BYTES = 1024  # of each request: the criterion must notice it
 ENGINES = ("onnx", "tensorflow")
-# One that reads both ways: the engine is given whole batches as they come.
-NETWORK = "vowels"
+# A bidirectional model, whose batches the engine gets as they come.
+MODEL = "vowels"
 ROWS, STEPS = 20, 100
-AT_ONCE = 4  # requests
-SECOND_MIB = 10.0
+CONCURRENT = 4  # requests
+SECOND_PASS_MIB = 10.0
 
 
-@row("D1", "soak: callers of all kinds at 0.6 R, for minutes", full=15)
+@row("D1", "Soak: clients of all kinds at 0.6 R, in minutes", full=15)
 def steady(tally: Tally, amount: int) -> None:
+    """Memory and latency stay within the criteria, and every response is correct."""
     with serving(tally) as service:
-        soak = soaked(service, amount)
-    _tell(tally, soak)
-    for name, (seen, allowed) in verdict(soak).items():
-        tally.check(seen <= allowed, f"{name}: {seen:.2f}, not {allowed:g}")
-    wrong = sum(soak.faults.values())
-    tally.total += soak.asked
-    tally.passed += soak.asked - wrong
-    tally.faults += [f"{n} x {told}" for told, n in soak.faults.items()]
+        result = soak.run(service, amount)
+    _report(tally, result)
+    for name, (value, limit) in soak.criteria(result).items():
+        tally.check(value <= limit, f"{name}: {value:.2f}, not {limit:g}")
+    failures = result.failures
+    tally.total += result.requests
+    tally.passed += result.requests - sum(failures.values())
+    tally.failures += [f"{n} x {message}" for message, n in failures.items()]
 
 
-@row("D3", "the same with 1 KiB lost of each request: it must be seen", full=4)
-def lost(tally: Tally, amount: int) -> None:
-    with serving(tally, **leaking(LEAK_BYTES)) as service:
-        soak = soaked(service, amount)
-    _tell(tally, soak)
-    seen = verdict(soak)
-    told = [name for name, (value, allowed) in seen.items() if value > allowed]
-    tally.check("slope MiB/min" in told, f"a leak goes unseen: {seen}")
-    leak = 60 * soak.rate * LEAK_BYTES / 2**20
-    tally.check(seen["slope MiB/min"][0] > leak / 2, f"{leak:.0f} MiB/min: {seen}")
-    tally.figure("lost MiB/min", leak)
+@row("D3", "The soak with 1 KiB leaked at each request, which it must notice", full=4)
+def leak_is_noticed(tally: Tally, amount: int) -> None:
+    """The slope of the memory exceeds its limit, and is that of the leak."""
+    with serving(tally, **soak.leaking(LEAK_BYTES)) as service:
+        result = soak.run(service, amount)
+    _report(tally, result)
+    slope, limit = soak.criteria(result)["slope MiB/min"]
+    leak = 60 * result.rate * LEAK_BYTES / MIB
+    tally.check(slope > limit, f"a leak goes unnoticed: {slope:.2f} MiB/min")
+    tally.check(slope > leak / 2, f"a leak of {leak:.0f} MiB/min: {slope:.2f}")
+    tally.figure("leaked MiB/min", leak)
 
 
-def _tell(tally: Tally, soak: Soak) -> None:
-    tally.figure("visits", f"{soak.asked:,} ({soak.rate:.0f}/s)")
-    tally.figure("MiB at the end", soak.total[-1])
-    for name, (value, _) in verdict(soak).items():
+def _report(tally: Tally, result: soak.Soak) -> None:
+    tally.figure("requests", f"{result.requests:,} ({result.rate:.0f}/s)")
+    tally.figure("MiB at the end", result.total[-1])
+    for name, (value, _) in soak.criteria(result).items():
         tally.figure(name, f"{value:.2f}")
 
 
 @row("D2", "2,000 shapes of batches, twice, with each engine", full=2000)
-def shapes(tally: Tally, amount: int) -> None:
-    every = list(itertools.product(range(1, ROWS + 1), range(1, STEPS + 1)))
-    np.random.default_rng(0).shuffle(every)
+def batch_shapes(tally: Tally, amount: int) -> None:
+    """The second pass takes no more memory."""
+    shapes = list(itertools.product(range(1, ROWS + 1), range(1, STEPS + 1)))
+    np.random.default_rng(0).shuffle(shapes)
     for engine in ENGINES:
-        with serving(
-            tally,
-            bundles=reference.folder(NETWORK),
-            engine=engine,
-            workers=1,
-            log_level="warning",
-        ) as service:
-            asyncio.run(_pass(tally, service, every[:amount]))
-            between = service.settled_rss()
-            asyncio.run(_pass(tally, service, every[:amount]))
-            more = service.settled_rss() - between
-            told = f"{engine}: {more:.1f} MiB more in the second pass"
-            tally.check(more <= SECOND_MIB, told)
-            tally.figure(f"{engine} MiB more", f"{more:.2f} (of {between:.0f})")
+        settings = {"engine": engine, "workers": 1, "log_level": "warning"}
+        bundles = reference.bundle_folder(MODEL)
+        with serving(tally, bundles=bundles, **settings) as service:
+            asyncio.run(_send_shapes(tally, service, shapes[:amount]))
+            before = service.settled_memory_mib()
+            asyncio.run(_send_shapes(tally, service, shapes[:amount]))
+            more = service.settled_memory_mib() - before
+            message = f"{engine}: {more:.1f} MiB more in the second pass"
+            tally.check(more <= SECOND_PASS_MIB, message)
+            tally.figure(f"{engine} MiB more", f"{more:.2f} (of {before:.0f})")
 
 
-async def _pass(tally: Tally, service: Service, every: list[tuple[int, int]]) -> None:
-    features = reference.alone(NETWORK).metadata.input.features
-    for place in range(0, len(every), AT_ONCE):
-        some = every[place : place + AT_ONCE]
-        sent = []
-        for rows, steps in some:
-            frames = np.full((steps, features), 0.5)
-            body = reference.body(NETWORK, *[frames] * rows)
-            sent.append(ask(service.port, reference.request("/classify", body)))
-        for (rows, steps), reply in zip(some, await asyncio.gather(*sent), strict=True):
+async def _send_shapes(
+    tally: Tally, service: Service, shapes: list[tuple[int, int]]
+) -> None:
+    features = reference.model(MODEL).features
+    for place in range(0, len(shapes), CONCURRENT):
+        chosen = shapes[place : place + CONCURRENT]
+        requests = [
+            reference.http_request(MODEL, *[np.full((steps, features), 0.5)] * rows)
+            for rows, steps in chosen
+        ]
+        replies = await asyncio.gather(*(send(service.port, r) for r in requests))
+        for (rows, steps), reply in zip(chosen, replies, strict=True):
             tally.check(reply.status == 200, f"{rows} x {steps}: {reply.status}")

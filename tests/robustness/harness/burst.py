@@ -1,48 +1,48 @@
-"""Requests sent side by side, each over a connection of its own."""
+"""A burst of requests, each over a connection of its own."""
 
 import asyncio
 import time
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from bench.http_connection import Broken, Connection
+from bench.http_connection import Connection, ConnectionLost
 
 LOST = 0
 
 
 class Reply(NamedTuple):
-    """What came back."""
+    """A response and its latency."""
 
-    status: int  # LOST: nothing
+    status: int  # LOST: no response
     body: bytes
     seconds: float
 
 
-async def ask(
-    port: int, request: bytes, patience: float = 30, wait: float = 0
-) -> Reply:
-    """Send a request after a while, and wait for its answer."""
-    begun = time.monotonic()
+async def send(port: int, request: bytes, timeout: float = 30, delay: float = 0) -> Reply:  # fmt: skip
+    """Send a request after a delay, and wait for its response."""
+    start = time.monotonic()
     connection = None
     try:
         connection = await Connection.open(port)
-        await asyncio.sleep(wait)
-        begun = time.monotonic()
-        async with asyncio.timeout(patience):
-            status, body = await connection.ask(request)
-        return Reply(status, body, time.monotonic() - begun)
-    except (OSError, Broken, TimeoutError):
-        return Reply(LOST, b"", time.monotonic() - begun)
+        await asyncio.sleep(delay)
+        start = time.monotonic()
+        async with asyncio.timeout(timeout):
+            status, body = await connection.request(request)
+        return Reply(status, body, time.monotonic() - start)
+    except (OSError, ConnectionLost, TimeoutError):
+        return Reply(LOST, b"", time.monotonic() - start)
     finally:
         if connection is not None:
             connection.abort()
 
 
-async def fire(
-    port: int, requests: Iterable[bytes], patience: float = 30, every: float = 0
+async def send_all(
+    port: int, requests: Iterable[bytes], timeout: float = 30, interval: float = 0
 ) -> list[Reply]:
-    """All at once, or one after another each so many seconds; in their order."""
-    sent = [
-        ask(port, one, patience, every * place) for place, one in enumerate(requests)
-    ]
-    return await asyncio.gather(*sent)
+    """Send requests at once, or at an interval; the replies in their order."""
+    return await asyncio.gather(
+        *(
+            send(port, request, timeout, interval * place)
+            for place, request in enumerate(requests)
+        )
+    )

@@ -1,77 +1,69 @@
-"""A queue with something in it: long sequences in a service that computes one at a
-time."""
+"""A service with a full queue: long sequences, computed one at a time."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
 import numpy as np
 
 from tests.robustness.harness import reference
-from tests.robustness.harness.burst import Reply, ask
+from tests.robustness.harness.burst import Reply, send
 from tests.robustness.harness.service import Service
 
-NETWORK = "digits"
-LONG = 10_000  # steps
-PART = 6  # such sequences in a request: the body is within its limit
-ONE_LANE: dict[str, Any] = {
+MODEL = "digits"
+LONG_STEPS = 10_000
+LONG_SEQUENCES = 6  # in a request: as many as its body may hold
+ONE_AT_A_TIME: dict[str, Any] = {
     "workers": 1,
     "batch_rows": 1,
     "queue_steps": 1_000_000,
-    "bundles": reference.folder(NETWORK),
+    "bundles": reference.bundle_folder(MODEL),
 }
 
 
-def filler(count: int) -> bytes:
-    """A request of so many long sequences."""
-    rng = np.random.default_rng(0)
-    frames = rng.random((LONG, reference.alone(NETWORK).metadata.input.features))
-    made = reference.body(NETWORK, *[frames.round(1)] * count)
-    return reference.request(reference.path(NETWORK), made)
+def long_request() -> bytes:
+    """A request with long sequences."""
+    shape = LONG_STEPS, reference.model(MODEL).features
+    frames = np.random.default_rng(0).random(shape).round(1)
+    return reference.http_request(MODEL, *[frames] * LONG_SEQUENCES)
 
 
 @asynccontextmanager
-async def congested(service: Service, requests: int) -> AsyncIterator[list[Reply]]:
-    """So many requests of long sequences are computed meanwhile; their replies are
-    there when the block has ended."""
-    body = filler(PART)
-    asked = [asyncio.create_task(ask(service.port, body, 60)) for _ in range(requests)]
+async def busy(service: Service, requests: int) -> AsyncIterator[list[Reply]]:
+    """So many long requests are under way during the block; their replies are in the
+    list at its end."""
+    request = long_request()
+    tasks = [asyncio.create_task(send(service.port, request, 60)) for _ in range(requests)]  # fmt: skip
     replies: list[Reply] = []
-    admitted = await queued(service, requests * PART)
+    admitted = await wait_admitted(service, requests * LONG_SEQUENCES)
     assert admitted, "the long sequences are not admitted"
     try:
         yield replies
     finally:
-        replies += await asyncio.gather(*asked)
+        replies += await asyncio.gather(*tasks)
 
 
-async def queued(service: Service, count: int, seconds: float = 15) -> bool:
-    """So many sequences have been admitted since the start."""
-    end = asyncio.get_running_loop().time() + seconds
+async def wait_admitted(service: Service, count: int) -> bool:
+    """So many sequences have been admitted since the start, within 15 s."""
     name = "unrolled_sequence_steps_count"
-    while await asyncio.to_thread(service.metric, name) < count:
-        if asyncio.get_running_loop().time() > end:
+    return await _wait(lambda: service.metric(name) >= count, 15)
+
+
+async def wait_idle(service: Service) -> bool:
+    """No steps wait any more, within 20 s."""
+    return await _wait(lambda: not service.metric("unrolled_waiting_steps"), 20)
+
+
+async def _wait(condition: Callable[[], bool], seconds: float) -> bool:
+    deadline = asyncio.get_running_loop().time() + seconds
+    while not await asyncio.to_thread(condition):
+        if asyncio.get_running_loop().time() > deadline:
             return False
         await asyncio.sleep(0.02)
     return True
 
 
-async def waiting(service: Service) -> float:
-    """Steps that are admitted and not computed."""
-    return await asyncio.to_thread(service.metric, "unrolled_waiting_steps")
-
-
-async def settled(service: Service, seconds: float = 20) -> bool:
-    """Nothing waits any more."""
-    end = asyncio.get_running_loop().time() + seconds
-    while await waiting(service):
-        if asyncio.get_running_loop().time() > end:
-            return False
-        await asyncio.sleep(0.05)
-    return True
-
-
-def useful(service: Service) -> float:
-    """Steps that were computed."""
+def computed_steps(service: Service) -> float:
+    """Steps computed for sequences, without padding."""
     return service.metric("unrolled_steps_total", 'kind="useful"')

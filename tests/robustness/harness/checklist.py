@@ -1,85 +1,88 @@
-"""The checklist: rows that are tried, and what became of each."""
+"""The checklist: its rows, and the result of each."""
 
 import time
 import traceback
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
-MOST_FAULTS = 5  # that are told of a row
+MAX_FAILURES = 5  # listed for each row
 
 
 @dataclass(slots=True)
 class Tally:
-    """x of N that held, the first that didn't, and what was measured."""
+    """The checks of a row: how many passed, the first failures, and measurements."""
 
     passed: int = 0
     total: int = 0
-    faults: list[str] = field(default_factory=list)
+    failures: list[str] = field(default_factory=list)
     figures: dict[str, str] = field(default_factory=dict)
     seconds: float = 0.0
 
-    def check(self, holds: bool, told: str) -> bool:
-        """Count one; `told` says what was wrong, where it was."""
+    def check(self, passed: bool, message: str) -> bool:
+        """Count one check; `message` describes the failure and where it happened."""
         self.total += 1
-        if holds:
+        if passed:
             self.passed += 1
-        elif len(self.faults) < MOST_FAULTS:
-            self.faults.append(told[:300])
-        return holds
+        elif len(self.failures) < MAX_FAILURES:
+            self.failures.append(message[:300])
+        return passed
 
     def figure(self, name: str, value: object) -> None:
-        """Something measured that stands in the report."""
+        """Report a measurement."""
         self.figures[name] = f"{value:.3g}" if isinstance(value, float) else str(value)
 
     @property
-    def good(self) -> bool:
+    def ok(self) -> bool:
         return self.total > 0 and self.passed == self.total
 
+    @property
+    def measured(self) -> str:
+        """All measurements in one line."""
+        return ", ".join(f"{name} {value}" for name, value in self.figures.items())
 
-Try = Callable[[Tally, int], None]
+
+Check = Callable[[Tally, int], None]
 
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """One of the checklist."""
+    """One row of the checklist: a function that makes `amount` tries."""
 
     id: str
     title: str
-    full: int  # how many are tried
-    fast: int  # the same in the default tests; 0: not there
-    act: Try
+    full: int  # the amount of `make robustness`
+    fast: int  # the amount of the tests; 0: not among them
+    function: Check
 
     def run(self, amount: int) -> Tally:
-        """Try it; an exception is a fault like others."""
-        tally, begun = Tally(), time.monotonic()
+        """Run it; an exception counts as a failed check."""
+        tally, start = Tally(), time.monotonic()
         try:
-            self.act(tally, amount)
+            self.function(tally, amount)
         except Exception:
             tally.check(False, traceback.format_exc()[-300:])
-        tally.seconds = time.monotonic() - begun
+        tally.seconds = time.monotonic() - start
         return tally
 
 
 ROWS: dict[str, Row] = {}
 
 
-def row(id: str, title: str, *, full: int, fast: int = 0) -> Callable[[Try], Try]:
-    """Put a function into the checklist."""
+def row(id: str, title: str, *, full: int, fast: int = 0) -> Callable[[Check], Check]:
+    """Register a function as a row."""
 
-    def add(act: Try) -> Try:
-        assert id not in ROWS, f"{id} is there already"
-        ROWS[id] = Row(id, title, full, fast, act)
-        return act
+    def register(function: Check) -> Check:
+        assert id not in ROWS, f"{id} exists already"
+        ROWS[id] = Row(id, title, full, fast, function)
+        return function
 
-    return add
+    return register
 
 
-def markdown(done: Iterable[tuple[Row, Tally]]) -> str:
-    """The report's table."""
-    lines = ["| row | what | held | measured |", "| --- | --- | --- | --- |"]
-    for row, tally in done:
-        figures = ", ".join(f"{k} {v}" for k, v in tally.figures.items())
-        mark = "" if tally.good else " **no**"
-        held = f"{tally.passed:,}/{tally.total:,}{mark}"
-        lines.append(f"| {row.id} | {row.title} | {held} | {figures} |")
+def markdown(results: Iterable[tuple[Row, Tally]]) -> str:
+    """The results as a table."""
+    lines = ["| row | what | passed | measured |", "| --- | --- | --- | --- |"]
+    for row, tally in results:
+        passed = f"{tally.passed:,}/{tally.total:,}{'' if tally.ok else ' **no**'}"
+        lines.append(f"| {row.id} | {row.title} | {passed} | {tally.measured} |")
     return "\n".join(lines) + "\n"

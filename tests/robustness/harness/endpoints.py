@@ -1,196 +1,198 @@
-"""Where bodies come in: every endpoint that takes one, asked in one way."""
+"""Every endpoint that takes a body, behind one client interface."""
 
 import json
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import websockets.exceptions
-import websockets.sync.client as web_sockets
+import websockets.sync.client
 
 from tests.robustness.harness.checklist import Tally
-from tests.robustness.harness.service import silent
-from tests.robustness.harness.strict_http import Answer, Closed, Wire
+from tests.robustness.harness.service import reveals_internals
+from tests.robustness.harness.strict_http import (
+    ConnectionClosed,
+    Response,
+    StrictConnection,
+)
 
 PROBLEM = "application/problem+json"
-LONGEST = 8192  # bytes of a refusal
+MAX_REFUSAL_BYTES = 8192
 STEPS = 2
 
 
-class Visit(Protocol):
-    """A caller who asks one thing after another."""
+class Client(Protocol):
+    """Sends one body after another to an endpoint."""
 
-    def ask(self, body: bytes) -> Answer: ...
+    def send(self, body: bytes) -> Response: ...
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Door:
-    """An endpoint; `form` is a good body around the text of its sequence."""
+class Endpoint:
+    """An endpoint; `template` is a valid body around the JSON of its sequence."""
 
     name: str
     path: str
     features: int
-    form: bytes
-    text: bytes  # a member that is a text
-    dialect: bool = False  # of another server: refuses with {"error"}, 422 as 400
-    breaks: bool = True  # a body may hold line breaks
+    template: bytes
+    text_field: bytes  # a member that holds a text
+    compat: bool = False  # another server's API: refuses with {"error"}, 422 as 400
+    allows_newlines: bool = True  # within a body
 
     def body(self, sequence: bytes) -> bytes:
-        return self.form.replace(b"%s", sequence)
+        return self.template.replace(b"%s", sequence)
 
-    def frame(self, cell: bytes = b"0.5", features: int = 0) -> bytes:
-        """A step, of which the first number may be anything."""
-        return b"[%b]" % b",".join(
-            [cell] + [b"0.5"] * ((features or self.features) - 1)
-        )
+    def frame(self, number: bytes = b"0.5", features: int = 0) -> bytes:
+        """A frame whose first number may be anything."""
+        rest = [b"0.5"] * ((features or self.features) - 1)
+        return b"[%b]" % b",".join([number, *rest])
 
-    def good(self) -> bytes:
+    def valid_body(self) -> bytes:
         return self.body(b"[%b]" % b",".join([self.frame()] * STEPS))
 
-    def cell(self, text: bytes) -> bytes:
-        """A body with this in the place of a number."""
+    def body_with_number(self, text: bytes) -> bytes:
+        """A body with this text in place of a number."""
         return self.body(b"[%b,%b]" % (self.frame(), self.frame(text)))
 
-    def wanted(self, status: int) -> int:
-        return 400 if self.dialect and status == 422 else status
+    def body_of_sequences(self, sequences: list[bytes]) -> bytes:
+        separator = b'}, {"frames": ' if self.name == "examples" else b","
+        return self.body(separator.join(sequences))
+
+    def status(self, native: int) -> int:
+        """The status of this API for the native API's."""
+        return 400 if self.compat and native == 422 else native
 
     @contextmanager
-    def visit(self, port: int, seconds: float = 5) -> Iterator[Visit]:
-        kind = {"lines": _Lines, "socket": _Socket}.get(self.name, _Http)
-        made = kind(self, port, seconds)
+    def connect(self, port: int, seconds: float = 5) -> Iterator[Client]:
+        clients = {"lines": _NdjsonClient, "socket": _WebSocketClient}
+        client = clients.get(self.name, _HttpClient)(self, port, seconds)
         try:
-            yield made
+            yield client
         finally:
-            made.close()
+            client.close()
+
+    def status_of_valid_body(self, port: int) -> int:
+        with self.connect(port) as client:
+            return client.send(self.valid_body()).status
 
 
-INFER = (
+INFER_BODY = (
     b'{"inputs": [{"name": "frames", "datatype": "FP32", "shape": [1, 2, 28],'
     b' "data": %s}]}'
 )
-DOORS = [
-    Door("classify", "/classify", 28, b'{"sequences": [%s]}', b"model"),
-    Door("label", "/label", 128, b'{"sequences": [%s], "model": "letters-live"}', b"model"),
-    Door("predict", "/v1/models/digits:predict", 28, b'{"instances": [%s]}', b"signature_name", True),
-    Door("examples", "/v1/models/digits:classify", 28, b'{"examples": [{"frames": %s}]}', b"signature_name", True),
-    Door("infer", "/v2/models/digits/infer", 28, INFER, b"id", True),
-    Door("lines", "/stream?model=digits", 28, b'{"frames": %s}', b"state", breaks=False),
-    Door("socket", "/stream?model=digits", 28, b'{"frames": %s}', b"state"),
+ENDPOINTS = [
+    Endpoint("classify", "/classify", 28, b'{"sequences": [%s]}', b"model"),
+    Endpoint("label", "/label", 128, b'{"sequences": [%s], "model": "letters-live"}', b"model"),
+    Endpoint("predict", "/v1/models/digits:predict", 28, b'{"instances": [%s]}', b"signature_name", True),
+    Endpoint("examples", "/v1/models/digits:classify", 28, b'{"examples": [{"frames": %s}]}', b"signature_name", True),
+    Endpoint("infer", "/v2/models/digits/infer", 28, INFER_BODY, b"id", True),
+    Endpoint("lines", "/stream?model=digits", 28, b'{"frames": %s}', b"state", allows_newlines=False),
+    Endpoint("socket", "/stream?model=digits", 28, b'{"frames": %s}', b"state"),
 ]  # fmt: skip
-HTTP = [door for door in DOORS if door.name not in ("lines", "socket")]
-STREAMS = [door for door in DOORS if door not in HTTP]
+CLASSIFY, LABEL, PREDICT, EXAMPLES, INFER, LINES, SOCKET = ENDPOINTS
+HTTP, STREAMS = ENDPOINTS[:5], ENDPOINTS[5:]
 
 
-class _Http:
-    def __init__(self, door: Door, port: int, seconds: float):
-        self._path, self._wire = door.path, Wire(port, seconds)
+class _HttpClient:
+    def __init__(self, endpoint: Endpoint, port: int, seconds: float):
+        self._path, self._connection = endpoint.path, StrictConnection(port, seconds)
 
-    def ask(self, body: bytes) -> Answer:
-        return self._wire.request("POST", self._path, body)
+    def send(self, body: bytes) -> Response:
+        return self._connection.request("POST", self._path, body)
 
     def close(self) -> None:
-        self._wire.close()
+        self._connection.close()
 
 
-class _Lines:
-    """A message is a line, and so is its answer."""
+class _NdjsonClient:
+    """Sends each body as a line of one request, and reads a line for each."""
 
-    def __init__(self, door: Door, port: int, seconds: float):
-        self._path, self._wire = door.path, Wire(port, seconds)
+    def __init__(self, endpoint: Endpoint, port: int, seconds: float):
+        self._path, self._connection = endpoint.path, StrictConnection(port, seconds)
         self._open = False
 
-    def ask(self, body: bytes) -> Answer:
+    def send(self, body: bytes) -> Response:
         if not self._open:
-            self._wire.send(
+            self._connection.send(
                 b"POST %b HTTP/1.1\r\nHost: here\r\nTransfer-Encoding: chunked\r\n"
                 b"Content-Type: application/x-ndjson\r\n\r\n" % self._path.encode()
             )
-            head = self._wire.head()
+            head = self._connection.read_head()
             if not head.startswith(b"HTTP/1.1 200"):
-                raise Closed(head[:80].decode("latin-1"))
+                raise ConnectionClosed(head[:80].decode("latin-1"))
             self._open = True
-        self._wire.send(b"%x\r\n%b\n\r\n" % (len(body) + 1, body))
-        line = self._wire.line()
-        told = _told(line)
-        if told is None:
-            self.close()
-        return told or Answer(200, {}, line)
+        self._connection.send(b"%x\r\n%b\n\r\n" % (len(body) + 1, body))
+        return _stream_response(self, self._connection.read_line())
 
     def close(self) -> None:
         self._open = False
-        self._wire.close()
+        self._connection.close()
 
 
-class _Socket:
-    """A message of a WebSocket."""
+class _WebSocketClient:
+    """Sends each body as a message."""
 
-    def __init__(self, door: Door, port: int, seconds: float):
-        self._url = f"ws://127.0.0.1:{port}{door.path}"
+    def __init__(self, endpoint: Endpoint, port: int, seconds: float):
+        self._url = f"ws://127.0.0.1:{port}{endpoint.path}"
         self._seconds = seconds
-        self._socket: web_sockets.ClientConnection | None = None
-        self._held = ExitStack()
+        self._socket: websockets.sync.client.ClientConnection | None = None
 
-    def ask(self, body: bytes) -> Answer:
+    def send(self, body: bytes) -> Response:
         if self._socket is None:
-            self._held = ExitStack()
-            self._socket = self._held.enter_context(
-                web_sockets.connect(
-                    self._url, max_size=None, compression=None, proxy=None
-                )
+            self._socket = websockets.sync.client.connect(
+                self._url, max_size=None, compression=None, proxy=None
             )
         try:
             self._socket.send(body)
             line = self._socket.recv(self._seconds)
         except websockets.exceptions.ConnectionClosed as error:
             self.close()
-            raise Closed(str(error)) from None
-        line = line.encode() if isinstance(line, str) else line
-        told = _told(line)
-        if told is None:
-            self.close()
-        return told or Answer(200, {}, line)
+            raise ConnectionClosed(str(error)) from None
+        return _stream_response(self, line.encode() if isinstance(line, str) else line)
 
     def close(self) -> None:
-        self._held.close()
+        if self._socket is not None:
+            self._socket.close()
         self._socket = None
 
 
-def _told(line: bytes) -> Answer | None:
-    """A stream's answer as if it was one of HTTP; None where it was the last."""
-    told = json.loads(line)
-    if "end" in told:
-        return None
-    if "error" not in told:
-        return Answer(200, {"content-type": "application/json"}, line)
-    problem = told["error"]
-    body = json.dumps(problem).encode()
-    return Answer(problem["status"], {"content-type": PROBLEM}, body)
+def _stream_response(client: Client, line: bytes) -> Response:
+    """A stream's message as an HTTP response; the last one closes the client."""
+    message = json.loads(line)
+    if "end" in message:
+        client.close()
+        return Response(200, {}, line)
+    if "error" not in message:
+        return Response(200, {"content-type": "application/json"}, line)
+    body = json.dumps(message["error"]).encode()
+    return Response(message["error"]["status"], {"content-type": PROBLEM}, body)
 
 
-def refusal(tally: Tally, where: str, answer: Answer, *, dialect: bool) -> None:
-    """Check that a refusal is of the right form, short, and says nothing of us."""
-    kind, told = _parsed(answer)
-    if dialect:
-        tally.check(
-            kind == "application/json" and list(told) == ["error"],
-            f"{where}: no {{error}} but {kind} {answer.text[:80]}",
-        )
+def check_refusal(
+    tally: Tally, where: str, response: Response, *, compat: bool
+) -> None:
+    """Check that a refusal has its API's form, is short, and reveals no internals."""
+    media_type, problem = response.media_type, _parsed(response)
+    if compat:
+        valid = media_type == "application/json" and list(problem) == ["error"]
     else:
-        good = kind == PROBLEM and told.get("status") == answer.status
-        good &= str(told.get("type", "")).startswith("urn:unrolled:error:")
-        good &= {"title", "detail", "request_id"} <= set(told)
-        tally.check(good, f"{where}: no problem but {kind} {answer.text[:80]}")
-    short = len(answer.body) <= LONGEST
-    tally.check(short, f"{where}: a refusal of {len(answer.body)} bytes")
-    tally.check(silent(answer.text), f"{where}: tells of us: {answer.text[:200]}")
+        valid = media_type == PROBLEM and problem.get("status") == response.status
+        valid &= str(problem.get("type", "")).startswith("urn:unrolled:error:")
+        valid &= {"title", "detail", "request_id"} <= set(problem)
+    form = "{error}" if compat else "problem"
+    tally.check(valid, f"{where}: no {form} but {media_type} {response.text[:80]}")
+    size = len(response.body)
+    tally.check(size <= MAX_REFUSAL_BYTES, f"{where}: a refusal of {size} bytes")
+    internals = reveals_internals(response.text)
+    tally.check(not internals, f"{where}: internals in {response.text[:200]}")
 
 
-def _parsed(answer: Answer) -> tuple[str, dict[str, Any]]:
+def _parsed(response: Response) -> dict[str, Any]:
     try:
-        told = json.loads(answer.body)
+        value = json.loads(response.body)
     except ValueError:
-        told = {}
-    return answer.kind, told if isinstance(told, dict) else {}
+        return {}
+    return value if isinstance(value, dict) else {}

@@ -1,8 +1,8 @@
 """The service with faults built in: `python -m tests.robustness.harness.fault_injection serve`.
 
-A worker imports this too, as the module that its service was started from, and so has
-the engine that fails. What goes wrong is told by what a sequence holds, and by
-variables; without them it is the service as it is.
+Marked sequences and environment variables select the faults; without them it is the
+service as it is. Worker processes import this module too, since it is the main module
+of their service, so their engines have the faults.
 """
 
 import os
@@ -14,18 +14,19 @@ from service.__main__ import app
 from service.worker import engine
 from service.worker.engine import Engine, Engines
 
-# In the first feature of any step: no such number is in a good sequence.
+MODULE = "tests.robustness.harness.fault_injection"
+# The first feature of any step; no valid sequence contains these numbers.
 RAISES, ABORTS, HANGS = 77771.0, 77772.0, 77773.0
-EXTREME = 1e35  # from here on not a number comes out, as of TensorFlow
-LOAD_SECONDS = "WITHSTAND_LOAD_SECONDS"  # more, for each engine that is loaded
-# NAME or NAME@VERSION, after a comma more: their engines never return from a load.
-HANGING_LOAD = "WITHSTAND_HANGING_LOAD"
-CALL_SECONDS = "WITHSTAND_CALL_SECONDS"  # more, for each call of one
-LEAK_BYTES = "WITHSTAND_LEAK_BYTES"  # kept of each request, by the serving process
+EXTREME = 1e35  # larger numbers yield NaN, as in TensorFlow
+# Environment variables.
+LOAD_SECONDS = "ROBUSTNESS_LOAD_SECONDS"  # added to each engine's load
+HANGING_LOAD = "ROBUSTNESS_HANGING_LOAD"  # NAME or NAME@VERSION, ...: never loaded
+CALL_SECONDS = "ROBUSTNESS_CALL_SECONDS"  # added to each call of an engine
+LEAK_BYTES = "ROBUSTNESS_LEAK_BYTES"  # leaked by the serving process at each request
 
 
-class Sabotaged:
-    """An engine that a marked sequence makes fail."""
+class FaultyEngine:
+    """An engine that fails on marked sequences."""
 
     def __init__(self, inner: Engine):
         self._inner, self.name = inner, inner.name
@@ -38,7 +39,7 @@ class Sabotaged:
         if (first == RAISES).any():
             raise RuntimeError("injected")
         if (first == ABORTS).any():
-            os._exit(134)  # as abort() ends it, but without a core file
+            os._exit(134)  # the exit code of abort(), without a core file
         if (first == HANGS).any():
             time.sleep(3600)
         time.sleep(self._seconds)
@@ -47,39 +48,39 @@ class Sabotaged:
         return probabilities, after
 
 
-def sabotage(engines: Engines) -> None:
-    """Put such an engine in the place of each."""
+def inject_faults(engines: Engines) -> None:
+    """Wrap every engine in a `FaultyEngine`."""
     assert isinstance(engines, dict)
-    for name, make in list(engines.items()):
+    for name, load in list(engines.items()):
 
-        def made(found, settings, make=make):
-            name, version = found.metadata.name, found.metadata.version
+        def load_faulty(bundle, settings, load=load):
+            name, version = bundle.metadata.name, bundle.metadata.version
             hanging = os.environ.get(HANGING_LOAD, "").split(",")
             if name in hanging or f"{name}@{version}" in hanging:
                 time.sleep(3600)
             time.sleep(float(os.environ.get(LOAD_SECONDS, 0)))
-            return Sabotaged(make(found, settings))
+            return FaultyEngine(load(bundle, settings))
 
-        engines[name] = made
+        engines[name] = load_faulty
 
 
 def leak(size: int) -> None:
-    """Keep so many bytes of each request."""
+    """Leak so many bytes at each request."""
     from service.app import Service
 
-    kept: list[bytearray] = []
+    leaked: list[bytearray] = []
     call = Service.__call__
 
     def leaking(self, scope, receive, send):
-        kept.append(bytearray(size))
+        leaked.append(bytearray(size))
         return call(self, scope, receive, send)
 
     Service.__call__ = leaking
 
 
-if __name__ in ("__main__", "__mp_main__"):  # as what is started, and in its workers
-    sabotage(engine.ENGINES)
+if __name__ in ("__main__", "__mp_main__"):  # the service itself, and its workers
+    inject_faults(engine.ENGINES)
 if __name__ == "__main__":
     if size := int(os.environ.get(LEAK_BYTES, 0)):
         leak(size)
-    app(prog_name="python -m tests.robustness.harness.fault_injection")
+    app(prog_name=f"python -m {MODULE}")

@@ -1,4 +1,4 @@
-"""A connection on which bytes are sent, and the answer is kept as it came."""
+"""An asyncio connection that sends any bytes, and returns responses as they came."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -7,55 +7,57 @@ from typing import Self
 CHUNKED = b"\r\ntransfer-encoding: chunked"
 LENGTH = b"\r\ncontent-length:"
 CLOSES = b"\r\nconnection: close"
-TEXT, BINARY = 0x81, 0x82  # the first byte of a whole message
+TEXT, BINARY = 0x81, 0x82  # the first byte of an unfragmented message
 
 
-class Exchange(asyncio.Protocol):
-    """One request after another, or a WebSocket."""
+class RawConnection(asyncio.Protocol):
+    """Sends one request after another, or WebSocket frames."""
 
     def __init__(self) -> None:
-        self._got = bytearray()
-        self._whole: Callable[[bytes], bool] = whole
-        self._waits: asyncio.Future[bytes] | None = None
+        self._buffer = bytearray()
+        self._is_complete: Callable[[bytes], bool] = is_complete
+        self._pending: asyncio.Future[bytes] | None = None
         self.closed = False
         self.usable = True  # for another request
 
     @classmethod
     async def open(cls, port: int) -> Self:
         loop = asyncio.get_running_loop()
-        _, made = await loop.create_connection(cls, "127.0.0.1", port)
-        return made
+        _, connection = await loop.create_connection(cls, "127.0.0.1", port)
+        return connection
 
-    async def ask(self, request: bytes, frame: bytes = b"") -> bytes:
-        """All that is answered, up to the close where nothing else tells its end.
+    async def request(self, request: bytes, frame: bytes = b"") -> bytes:
+        """The response, up to the close unless its head tells its length.
 
         Args:
-            frame: sent once the answer is 101; its answer's first frame is waited for.
+            frame: sent after a 101; the first frame of the response is appended.
         """
-        answer = await self._send(request, whole)
-        head = answer.partition(b"\r\n\r\n")[0].lower()
-        opened = answer.startswith(b"HTTP/1.1 101")
+        response = await self._send(request, is_complete)
+        head = response.partition(b"\r\n\r\n")[0].lower()
+        opened = response.startswith(b"HTTP/1.1 101")
         if opened and frame:
-            answer += await self.tell(frame)
+            response += await self.send_frame(frame)
         if opened or not head or CLOSES in head or CHUNKED in head:
             self.usable = False
-        return answer
+        return response
 
-    async def tell(self, frame: bytes) -> bytes:
-        """The first frame that a WebSocket answers."""
-        return await self._send(frame, _frame)
+    async def send_frame(self, frame: bytes) -> bytes:
+        """The first WebSocket frame of the response."""
+        return await self._send(frame, _is_complete_frame)
 
-    def _send(self, data: bytes, whole: Callable[[bytes], bool]) -> Awaitable[bytes]:
-        self._waits = asyncio.get_running_loop().create_future()
-        self._whole = whole
+    def _send(
+        self, data: bytes, is_complete: Callable[[bytes], bool]
+    ) -> Awaitable[bytes]:
+        self._pending = asyncio.get_running_loop().create_future()
+        self._is_complete = is_complete
         if self.closed:
-            self._end()
+            self._resolve()
         else:
             self.transport.write(data)
-        return self._waits
+        return self._pending
 
     def send(self, data: bytes) -> None:
-        """Send it, and wait for nothing."""
+        """Send bytes without waiting."""
         self.transport.write(data)
 
     def close(self) -> None:
@@ -66,49 +68,49 @@ class Exchange(asyncio.Protocol):
         self.transport = transport
 
     def data_received(self, data: bytes) -> None:
-        self._got += data
-        if self._waits is not None and self._whole(self._got):
-            self._end()
+        self._buffer += data
+        if self._pending is not None and self._is_complete(self._buffer):
+            self._resolve()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self.closed, self.usable = True, False
-        self._end()
+        self._resolve()
 
-    def _end(self) -> None:
-        waits, self._waits = self._waits, None
-        if waits is not None and not waits.done():
-            got, self._got = bytes(self._got), bytearray()
-            waits.set_result(got)
+    def _resolve(self) -> None:
+        pending, self._pending = self._pending, None
+        if pending is not None and not pending.done():
+            data, self._buffer = bytes(self._buffer), bytearray()
+            pending.set_result(data)
 
 
-def whole(answer: bytes) -> bool:
-    """Whether an answer has come to its end, as far as its bytes tell."""
-    end = answer.find(b"\r\n\r\n")
+def is_complete(response: bytes) -> bool:
+    """A response is complete, as far as its bytes tell."""
+    end = response.find(b"\r\n\r\n")
     if end < 0:
         return False
-    if answer.startswith(b"HTTP/1.1 101"):
+    if response.startswith(b"HTTP/1.1 101"):
         return True
-    head = bytes(answer[: end + 2]).lower()
-    at = head.find(LENGTH)
-    if at < 0:
+    head = bytes(response[: end + 2]).lower()
+    start = head.find(LENGTH)
+    if start < 0:
         return False
-    size = int(head[at + len(LENGTH) : head.index(b"\r", at + 2)])
-    return len(answer) >= end + 4 + size
+    size = int(head[start + len(LENGTH) : head.index(b"\r", start + 2)])
+    return len(response) >= end + 4 + size
 
 
-def _frame(answer: bytes) -> bool:
-    """Whether a frame of a WebSocket has come to its end."""
-    if len(answer) < 4:
-        return len(answer) >= 2 and not answer[1]
-    size, head = answer[1], 2
+def _is_complete_frame(data: bytes) -> bool:
+    """A WebSocket frame is complete."""
+    if len(data) < 4:
+        return len(data) >= 2 and not data[1]
+    size, head = data[1], 2
     if size > 125:
         head = 4 if size == 126 else 10
-        size = int.from_bytes(answer[2:head])
-    return len(answer) >= head + size
+        size = int.from_bytes(data[2:head])
+    return len(data) >= head + size
 
 
-def frame(message: bytes, first: int = TEXT, *, masked: bool = True) -> bytes:
-    """A client's frame of a WebSocket; `first` is its first byte."""
+def websocket_frame(message: bytes, first: int = TEXT, *, masked: bool = True) -> bytes:
+    """A client's WebSocket frame; `first` is its first byte."""
     mark = 0x80 if masked else 0
     size = len(message)
     if size < 126:

@@ -1,4 +1,4 @@
-"""Requests whose right answers are known: ONNX Runtime's, to each sequence alone."""
+"""Requests with known responses: ONNX Runtime's, for each sequence alone."""
 
 from dataclasses import dataclass
 from functools import cache
@@ -8,16 +8,16 @@ import numpy as np
 import onnxruntime
 import orjson
 
-from bench.http_connection import request
+from bench.http_connection import post_request
 from model.bundle import bundle
 from tests.robustness.harness.service import ROOT
 
 BUNDLES = ROOT / "bundles"
-EXACT = 1e-5  # at most, between an answer and the one to the sequence alone
+TOLERANCE = 1e-5  # between a response and that to the sequence alone
 
 
-class Alone:
-    """A shipped network without a service: one sequence at a time, one thread."""
+class ReferenceModel:
+    """A shipped model without a service: one sequence at a time, one thread."""
 
     def __init__(self, name: str):
         self.folder = BUNDLES / name / "1"
@@ -26,82 +26,101 @@ class Alone:
         options.intra_op_num_threads = 1
         file = self.folder / "assets.extra" / "network.onnx"
         self._session = onnxruntime.InferenceSession(str(file), options)
-        self._inputs = {one.name for one in self._session.get_inputs()}
+        self._inputs = {tensor.name for tensor in self._session.get_inputs()}
 
-    def answer(self, frames: np.ndarray) -> np.ndarray:
+    @property
+    def features(self) -> int:
+        return int(self.metadata.input.features)
+
+    def probabilities(self, frames: np.ndarray) -> np.ndarray:
         """[1, C] or [T, C] of frames [T, F]."""
-        given = {
+        inputs = {
             "frames": frames[None].astype(np.float32),
             "lengths": np.array([len(frames)], np.int32),
             "state": np.zeros((1, self.metadata.state_size), np.float32),
         }
-        wanted = {name: given[name] for name in self._inputs}
-        (found,) = self._session.run(["probabilities"], wanted)
-        return np.asarray(found).reshape(-1, len(self.metadata.classes))
+        inputs = {name: inputs[name] for name in self._inputs}
+        (output,) = self._session.run(["probabilities"], inputs)
+        return np.asarray(output).reshape(-1, len(self.metadata.classes))
 
     def sequence(self, rng: np.random.Generator, steps: int) -> np.ndarray:
-        """[T, F] like those it was trained on, in numbers that four decimals hold."""
+        """Frames [T, F] distributed as in training, rounded to four decimals."""
         scale = np.array(self.metadata.normalisation.scale)
-        made = rng.normal(size=(steps, self.metadata.input.features)) / scale
-        return (made + np.array(self.metadata.normalisation.mean)).round(4)
+        frames = rng.normal(size=(steps, self.features)) / scale
+        return (frames + np.array(self.metadata.normalisation.mean)).round(4)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
-class Question:
-    """A request of one sequence, and what is right."""
+class ReferenceRequest:
+    """A request with one sequence, and its expected probabilities."""
 
     path: str
     body: bytes
-    answer: np.ndarray  # [1, C] or [T, C]
-    steps: int
+    expected: np.ndarray  # [1, C] or [T, C]
 
     @property
-    def bytes(self) -> bytes:
+    def http_request(self) -> bytes:
         """The whole request."""
-        return request(self.path, self.body)
+        return post_request(self.path, self.body)
 
     def difference(self, body: bytes) -> float:
-        """Of the probability that is most wrong; infinite where there is none."""
+        """The largest error of a probability; infinite for any other response."""
         try:
-            (only,) = orjson.loads(body)["predictions"]
-            rows = np.array(only["probabilities"], np.float64)
+            (prediction,) = orjson.loads(body)["predictions"]
+            rows = np.array(prediction["probabilities"], np.float64)
         except (ValueError, KeyError, TypeError):
             return np.inf
         rows = rows[None] if rows.ndim == 1 else rows
-        if rows.shape != self.answer.shape:
+        if rows.shape != self.expected.shape:
             return np.inf
-        return float(np.abs(rows - self.answer).max())
+        return float(np.abs(rows - self.expected).max())
+
+    def is_correct(self, status: int, body: bytes) -> bool:
+        return status == 200 and self.difference(body) <= TOLERANCE
 
 
 @cache
-def alone(name: str) -> Alone:
-    return Alone(name)
+def model(name: str) -> ReferenceModel:
+    return ReferenceModel(name)
 
 
-def body(name: str, *sequences: np.ndarray) -> bytes:
-    """Of a request for a model's answers."""
-    given = [frames.tolist() for frames in sequences]
-    return orjson.dumps({"sequences": given, "model": name})
+def request_body(name: str, *sequences: np.ndarray) -> bytes:
+    """The body of a request for a model's predictions."""
+    frames = [sequence.tolist() for sequence in sequences]
+    return orjson.dumps({"sequences": frames, "model": name})
 
 
-def path(name: str) -> str:
-    return f"/{alone(name).metadata.task}"
+def http_request(name: str, *sequences: np.ndarray) -> bytes:
+    """A whole request for a model's predictions."""
+    return post_request(endpoint_path(name), request_body(name, *sequences))
 
 
-def ask(name: str, frames: np.ndarray) -> Question:
-    """The question of a sequence [T, F]."""
-    network = alone(name)
-    made = body(name, frames)
-    return Question(path(name), made, network.answer(frames), len(frames))
+def endpoint_path(name: str) -> str:
+    return f"/{model(name).metadata.task}"
 
 
-def some(name: str, count: int, longest: int = 100, seed: int = 0) -> list[Question]:
-    """So many, each with another sequence; of all lengths up to the longest."""
+def request_for(name: str, frames: np.ndarray) -> ReferenceRequest:
+    """The request for a sequence [T, F]."""
+    body = request_body(name, frames)
+    return ReferenceRequest(
+        endpoint_path(name), body, model(name).probabilities(frames)
+    )
+
+
+def request_of_length(name: str, steps: int) -> ReferenceRequest:
+    """A request for a random sequence."""
+    return request_for(name, model(name).sequence(np.random.default_rng(0), steps))
+
+
+def requests(
+    name: str, count: int, longest: int = 100, seed: int = 0
+) -> list[ReferenceRequest]:
+    """Requests for different sequences, of all lengths up to the longest."""
     rng = np.random.default_rng(seed)
-    steps = rng.permutation(np.linspace(1, longest, count).round().astype(int))
-    return [ask(name, alone(name).sequence(rng, int(n))) for n in steps]
+    lengths = rng.permutation(np.linspace(1, longest, count).round().astype(int))
+    return [request_for(name, model(name).sequence(rng, int(n))) for n in lengths]
 
 
-def folder(name: str) -> Path:
-    """For the setting `bundles`, where one network is enough."""
+def bundle_folder(name: str) -> Path:
+    """The setting `bundles` of a service with this model only."""
     return BUNDLES / name

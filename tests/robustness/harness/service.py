@@ -1,4 +1,4 @@
-"""The service under test: a process of its own, looked at from outside."""
+"""The service under test: a process of its own, observed from outside."""
 
 import json
 import os
@@ -7,8 +7,9 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,26 +17,25 @@ from typing import Any
 
 import httpx
 
-from bench.memory import mib
-from bench.servers import family
+from bench.servers import memory_mib, process_tree
 from tests.robustness.harness.checklist import Tally
 
 ROOT = Path(__file__).parents[3]
 START_SECONDS = 60
 MIB = 2**20
-LEAKED = 2  # more descriptors or threads than at the start are too many
-# In no log and no answer.
-SECRETS = ("Traceback", "site-packages", str(ROOT), 'File "')
+LEAKED = 2  # tolerated growth in descriptors and threads
+# Never in a log line or a response.
+INTERNALS = ("Traceback", "site-packages", str(ROOT), 'File "')
 
 
 @dataclass(slots=True)
 class Service:
-    """`python -m service serve`, started and ready."""
+    """`python -m service serve` as a running process."""
 
     process: subprocess.Popen[bytes]
     port: int
     log: Path
-    before: dict[str, int] = field(default_factory=dict)
+    baseline: dict[str, int] = field(default_factory=dict)  # open resources at first
 
     @property
     def url(self) -> str:
@@ -44,29 +44,35 @@ class Service:
     def get(self, path: str, timeout: float = 5, **options: Any) -> httpx.Response:
         return httpx.get(self.url + path, timeout=timeout, **options)
 
-    def lives(self) -> bool:
-        """/livez answers 200 within a second."""
+    def is_alive(self) -> bool:
+        """`/livez` responds with 200 within a second."""
+        return self._responds("/livez")
+
+    def is_ready(self) -> bool:
+        """`/readyz` responds with 200 within a second."""
+        return self._responds("/readyz")
+
+    def _responds(self, path: str) -> bool:
         try:
-            return self.get("/livez", timeout=1).status_code == 200
+            return self.get(path, timeout=1).status_code == 200
         except httpx.HTTPError:
             return False
 
-    def ready(self) -> bool:
-        try:
-            return self.get("/readyz", timeout=1).status_code == 200
-        except httpx.HTTPError:
-            return False
+    def wait_until_ready(self) -> None:
+        self._wait_until(self.is_ready)
 
-    def wait(self) -> None:
-        """Return when it is ready."""
-        end = time.monotonic() + START_SECONDS
-        while not self.ready():
-            if self.process.poll() is not None or time.monotonic() > end:
-                raise RuntimeError(f"not ready: {self.log.read_text()[-300:]}")
+    def wait_until_alive(self) -> None:
+        self._wait_until(self.is_alive)
+
+    def _wait_until(self, condition: Callable[[], bool]) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while not condition():
+            if self.process.poll() is not None or time.monotonic() > deadline:
+                raise RuntimeError(f"did not start: {self.log.read_text()[-300:]}")
             time.sleep(0.05)
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of /metrics, by its name with its labels as they are written."""
+        """Every sample of `/metrics`, by its name with labels."""
         lines = self.get("/metrics").text.splitlines()
         samples = (line.rpartition(" ") for line in lines if not line.startswith("#"))
         return {name: float(value) for name, _, value in samples}
@@ -76,33 +82,33 @@ class Service:
         return sum(
             value
             for sample, value in self.metrics().items()
-            if sample.partition("{")[0] == name and all(one in sample for one in labels)
+            if sample.partition("{")[0] == name and all(x in sample for x in labels)
         )
 
     def records(self) -> list[dict[str, Any]]:
-        """Its log, each line a JSON object."""
+        """The log, each line a JSON object."""
         return [json.loads(line) for line in self.log.read_text().splitlines()]
 
-    def family(self) -> list[int]:
-        """Its processes."""
-        return family(self.process.pid)
+    def processes(self) -> list[int]:
+        """The ids of all its processes, the serving one first."""
+        return process_tree(self.process.pid)
 
-    def rss(self, pid: int | None = None) -> float:
-        """Memory in MiB, of one process or all; see `mib`."""
-        return mib(*([pid] if pid else self.family()))
+    def memory_mib(self, pid: int | None = None) -> float:
+        """Memory of one process, or of all."""
+        return memory_mib(*([pid] if pid else self.processes()))
 
-    def settled_rss(self, seconds: float = 5) -> float:
-        """Memory in MiB, when it has not moved for a second or so."""
-        end, last = time.monotonic() + seconds, self.rss()
-        calm = 0
-        while time.monotonic() < end and calm < 5:
+    def settled_memory_mib(self, seconds: float = 5) -> float:
+        """Memory of all processes, once it has been stable for a second."""
+        deadline, last = time.monotonic() + seconds, self.memory_mib()
+        stable = 0
+        while time.monotonic() < deadline and stable < 5:
             time.sleep(0.2)
-            now = self.rss()
-            calm = calm + 1 if abs(now - last) < 0.25 else 0
+            now = self.memory_mib()
+            stable = stable + 1 if abs(now - last) < 0.25 else 0
             last = now
         return last
 
-    def counts(self) -> dict[str, int]:
+    def open_resources(self) -> dict[str, int]:
         """Open descriptors and threads of the serving process."""
         task = Path(f"/proc/{self.process.pid}")
         return {
@@ -110,10 +116,14 @@ class Service:
             "threads": len(list((task / "task").iterdir())),
         }
 
+    def terminate(self) -> None:
+        """Send SIGTERM."""
+        self.process.send_signal(signal.SIGTERM)
+
     def stop(self, seconds: float = 40) -> int:
-        """Told to stop; its exit code, or -9 where it had to be killed."""
+        """Terminate it; returns the exit code, or -9 if it had to be killed."""
         if self.process.poll() is None:
-            self.process.send_signal(signal.SIGTERM)
+            self.terminate()
         try:
             return self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -132,22 +142,23 @@ def launch(
     injected: Mapping[str, object] | None = None,
     **settings: Any,
 ) -> Service:
-    """Start it, and wait for nothing. Settings without their prefix, small letters.
+    """Start the service without waiting for it.
 
     Args:
-        module: `tests.robustness.harness.fault_injection` is the same service with faults built in;
-        injected: which of them, by their variables.
+        folder: for the log.
+        module: `fault_injection.MODULE` is the service with faults built in.
+        injected: environment variables that select those faults.
+        settings: by name, lower case and without the prefix.
     """
-    port, log = free_port(), folder / "log"
-    if "port" in settings:
-        port = int(settings.pop("port"))
-    given = {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
-    given = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"} | given
+    port, log = int(settings.pop("port", 0)) or free_port(), folder / "log"
+    environment = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"}
+    environment |= {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
+    environment |= {k: str(v) for k, v in (injected or {}).items()}
     with log.open("wb") as file:
         process = subprocess.Popen(
             [sys.executable, "-m", module, "serve", "--port", str(port)],
             cwd=ROOT,
-            env=os.environ | given | {k: str(v) for k, v in (injected or {}).items()},
+            env=os.environ | environment,
             stdin=subprocess.DEVNULL,
             stdout=file,
             stderr=subprocess.STDOUT,
@@ -157,47 +168,103 @@ def launch(
 
 @contextmanager
 def started(**settings: Any) -> Iterator[Service]:
-    """A service that is ready, and ended with the block where it still runs."""
+    """A service that is ready; stopped at the end of the block."""
     with tempfile.TemporaryDirectory() as folder:
-        made = launch(Path(folder), **settings)
+        service = launch(Path(folder), **settings)
         try:
-            made.wait()
-            made.before = made.counts()
-            yield made
+            service.wait_until_ready()
+            service.baseline = service.open_resources()
+            yield service
         finally:
-            made.stop()
+            service.stop()
 
 
 @contextmanager
-def serving(tally: Tally, *, told: bool = False, **settings: Any) -> Iterator[Service]:
-    """A service that is ready; afterwards it must be as well as before: alive within
-    a second, the same process, no descriptor or thread more, no traceback logged.
+def serving(
+    tally: Tally, *, expect_tracebacks: bool = False, **settings: Any
+) -> Iterator[Service]:
+    """A service that is ready, and must be as healthy at the end of the block: alive
+    within a second, the same process, no leaked descriptor or thread, no traceback.
 
     Args:
-        told: a fault is injected whose traceback stands rightly in the log.
-        settings: as `launch` takes them.
+        expect_tracebacks: an injected fault logs one rightly.
+        settings: as for `launch`.
     """
-    with started(**settings) as made:
-        yield made
-        _well(tally, made, told)
+    with started(**settings) as service:
+        yield service
+        _check_health(tally, service, expect_tracebacks)
 
 
-def _well(tally: Tally, service: Service, told: bool) -> None:
+def _check_health(tally: Tally, service: Service, expect_tracebacks: bool) -> None:
     tally.check(service.process.poll() is None, "the service has ended")
-    tally.check(service.lives(), "/livez does not answer 200 within a second")
-    end = time.monotonic() + 5  # what is being closed
+    tally.check(service.is_alive(), "/livez does not respond with 200 within a second")
+    deadline = time.monotonic() + 5  # for connections that are being closed
     while True:
-        after = service.counts()
-        more = {k: after[k] - before for k, before in service.before.items()}
-        if max(more.values()) <= LEAKED or time.monotonic() > end:
+        after = service.open_resources()
+        leaked = {k: after[k] - before for k, before in service.baseline.items()}
+        if max(leaked.values()) <= LEAKED or time.monotonic() > deadline:
             break
         time.sleep(0.1)
-    tally.check(max(more.values()) <= LEAKED, f"more than before: {more}")
-    lines = service.log.read_text().splitlines()
-    failed = next((line for line in lines if "Traceback" in line), "")
-    tally.check(told or not failed, f"a traceback: {failed[-250:]}")
+    tally.check(max(leaked.values()) <= LEAKED, f"more than before: {leaked}")
+    if not expect_tracebacks:
+        lines = service.log.read_text().splitlines()
+        traceback = next((line for line in lines if "Traceback" in line), "")
+        tally.check(not traceback, f"a traceback: {traceback[-250:]}")
 
 
-def silent(body: str) -> bool:
-    """That an answer tells nothing of our insides."""
-    return not any(secret in body for secret in SECRETS)
+def reveals_internals(text: str) -> bool:
+    return any(word in text for word in INTERNALS)
+
+
+@contextmanager
+def repeating(function: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Call a function in a thread every so many seconds until the block ends."""
+    ended = threading.Event()
+
+    def run() -> None:
+        while not ended.wait(seconds):
+            function()
+
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(30)
+
+
+@dataclass(slots=True)
+class MemoryUse:
+    """MiB of all processes together."""
+
+    before: float
+    peak: float = 0.0
+    after: float = 0.0
+
+    @property
+    def peak_increase(self) -> float:
+        return self.peak - self.before
+
+    @property
+    def increase(self) -> float:
+        return self.after - self.before
+
+
+@contextmanager
+def watch_memory(service: Service, allowed: float) -> Iterator[MemoryUse]:
+    """Measure memory until the block ends; if more than `allowed` MiB is left then,
+    wait until it settles."""
+    memory = MemoryUse(service.memory_mib())
+
+    def measure() -> None:
+        memory.peak = max(memory.peak, service.memory_mib())
+
+    try:
+        with repeating(measure, 0.05):
+            yield memory
+    finally:
+        memory.after = service.memory_mib()
+        if memory.increase > allowed:
+            memory.after = service.settled_memory_mib()
+        memory.peak = max(memory.peak, memory.after)

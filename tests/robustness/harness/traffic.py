@@ -1,8 +1,6 @@
-"""Ordinary clients, in a thread: they ask questions over connections that stay open,
-and keep what they were told."""
+"""Well-behaved clients in a thread: they keep connections open and record responses."""
 
 import asyncio
-import contextlib
 import itertools
 import random
 import threading
@@ -12,57 +10,58 @@ from typing import Self
 
 import uvloop
 
-from bench.answers import percentiles
-from bench.http_connection import Broken, Connection
-from tests.robustness.harness.reference import EXACT, Question
+from bench.http_connection import Connection, ConnectionLost
+from bench.responses import percentiles
+from tests.robustness.harness.checklist import Tally
+from tests.robustness.harness.reference import ReferenceRequest
 
-PATIENCE = 30.0  # seconds for an answer
-LOST, REFUSED = 0, -1  # in place of a status: hung up; not even connected
-MOST = 200_000  # answers that are kept
+TIMEOUT = 30.0  # seconds for a response
+LOST, REFUSED = 0, -1  # in place of a status: no response; not even connected
+MAX_RESULTS = 200_000
 
 
-class Caller(Connection):
-    """A connection that knows when the server wants it to be the last answer."""
+class KeepAliveConnection(Connection):
+    """A connection that knows whether the server will close it."""
 
     closing = False
 
-    def _begin(self, data: bytes) -> bool:
-        whole = super()._begin(data)
-        if whole:
+    def _parse_head(self, data: bytes) -> bool:
+        complete = super()._parse_head(data)
+        if complete:
             end = self._head.find(b"\r\n\r\n")
             self.closing |= b"\r\nconnection: close" in self._head[:end].lower()
-        return whole
+        return complete
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
-    """A question and what was answered; times of `time.monotonic`."""
+class Result:
+    """A request and its response; times of `time.monotonic`."""
 
-    question: Question
+    request: ReferenceRequest
     sent: float
     done: float
     status: int
     body: bytes
 
     @property
-    def right(self) -> bool:
-        return self.status == 200 and self.question.difference(self.body) <= EXACT
+    def correct(self) -> bool:
+        return self.request.is_correct(self.status, self.body)
 
 
 class Traffic:
-    """Clients that ask for as long as the block lasts.
+    """Clients that send requests until the block ends.
 
     Args:
-        rate: questions a second, of all together, at random times; 0: each client
-            asks when it has its answer.
-        count: questions of each client; 0: without end.
-        fields: lines of the head, for all of them.
+        rate: requests a second of all together (Poisson); 0: each client sends its
+            next request after a response.
+        count: requests of each client; 0: no limit.
+        fields: header lines of every request.
     """
 
     def __init__(
         self,
         port: int,
-        questions: list[Question],
+        requests: list[ReferenceRequest],
         clients: int = 32,
         rate: float = 0,
         count: int = 0,
@@ -70,99 +69,117 @@ class Traffic:
     ):
         self._port, self._rate, self._clients = port, rate, clients
         self._count = count
-        self._requests = [(one, headed(one.bytes, fields)) for one in questions]
-        self._places = itertools.cycle(range(len(questions)))
+        self._requests = [(r, with_fields(r.http_request, fields)) for r in requests]
+        self._places = itertools.cycle(range(len(requests)))
         self._ended = False
         self._thread = threading.Thread(target=lambda: uvloop.run(self._run()))
-        self.told: list[Told] = []
+        self.results: list[Result] = []
 
     def __enter__(self) -> Self:
         self._thread.start()
         return self
 
     def __exit__(self, *error: object) -> None:
-        self.end()
-
-    def end(self) -> None:
-        """What is under way is still answered."""
         self._ended = True
         self.join()
 
     def join(self) -> None:
-        self._thread.join(2 * PATIENCE)
+        """Wait for the responses under way, or for `count` of them."""
+        self._thread.join(2 * TIMEOUT)
         assert not self._thread.is_alive(), "a client hangs"
 
-    def since(self, begun: float, until: float = float("inf")) -> list[Told]:
-        """What was asked in a time."""
-        return [one for one in self.told if begun <= one.sent < until]
+    def sent_between(self, start: float, end: float = float("inf")) -> list[Result]:
+        return [result for result in self.results if start <= result.sent < end]
+
+    def check(self, tally: Tally, where: str = "") -> None:
+        """Check that every response is correct."""
+        for result in self.results:
+            got = f"{result.status} {result.body[:80]!r}"
+            tally.check(result.correct, f"{where} an honest request got {got}".strip())
+
+    @property
+    def p99(self) -> float:
+        return latency_ms(self.results)
 
     async def _run(self) -> None:
         await asyncio.gather(*(self._client(seed) for seed in range(self._clients)))
 
     async def _client(self, seed: int) -> None:
-        draw = random.Random(seed)
-        connection: Caller | None = None
+        random_ = random.Random(seed)
+        connection: KeepAliveConnection | None = None
         done, due = 0, time.monotonic()
-        while not self._ended and len(self.told) < MOST:
+        while not self._ended and len(self.results) < MAX_RESULTS:
             if self._rate:
-                due += draw.expovariate(self._rate / self._clients)
+                due += random_.expovariate(self._rate / self._clients)
                 while (left := due - time.monotonic()) > 0 and not self._ended:
                     await asyncio.sleep(min(left, 0.2))
                 if self._ended:
                     break
-            question, sent = self._requests[next(self._places)]
-            connection = await self._ask(connection, question, sent)
+            request, data = self._requests[next(self._places)]
+            connection = await self._send(connection, request, data)
             done += 1
             if done == self._count:
                 break
         if connection is not None:
             connection.abort()
 
-    async def _ask(
-        self, connection: Caller | None, question: Question, request: bytes
-    ) -> Caller | None:
-        """The connection to go on with; None: another one."""
-        begun = time.monotonic()
+    async def _send(
+        self,
+        connection: KeepAliveConnection | None,
+        request: ReferenceRequest,
+        data: bytes,
+    ) -> KeepAliveConnection | None:
+        """The connection for the next request, None if it needs a new one."""
+        start = time.monotonic()
         status, body = REFUSED, b""
         try:
             if connection is None or connection.transport.is_closing():
-                connection = await Caller.open(self._port)
+                connection = await KeepAliveConnection.open(self._port)
             status = LOST
-            async with asyncio.timeout(PATIENCE):
-                status, body = await connection.ask(request)
-        except (OSError, Broken, TimeoutError):
+            async with asyncio.timeout(TIMEOUT):
+                status, body = await connection.request(data)
+        except (OSError, ConnectionLost, TimeoutError):
             if connection is not None:
                 connection.abort()
             connection = None
-            await asyncio.sleep(0.02)  # don't hammer on a closed port
-        told = Told(question, begun, time.monotonic(), status, body)
-        self.told.append(told)
+            await asyncio.sleep(0.02)  # no busy loop on a closed port
+        result = Result(request, start, time.monotonic(), status, body)
+        self.results.append(result)
         if connection is not None and connection.closing:
-            with contextlib.suppress(OSError):
-                connection.abort()
-            connection = None
+            connection.abort()
+            return None
         return connection
 
 
-def headed(request: bytes, fields: bytes) -> bytes:
-    """A request with more lines in its head."""
+def with_fields(request: bytes, fields: bytes) -> bytes:
+    """A request with more header lines."""
     line, end, rest = request.partition(b"\r\n")
     return line + end + fields + rest
 
 
-def saturation(
-    port: int, questions: list[Question], seconds: float = 2, fields: bytes = b""
-) -> float:
-    """What is answered a second, when 32 clients ask as fast as they can."""
-    with Traffic(port, questions, fields=fields) as traffic:
-        time.sleep(0.5)
-        begun = time.monotonic()
+def baseline(
+    port: int, requests: list[ReferenceRequest], clients: int, rate: float,
+    seconds: float, fields: bytes = b"",
+) -> float:  # fmt: skip
+    """The p99 latency in ms without attackers."""
+    with Traffic(port, requests, clients, rate, fields=fields) as traffic:
         time.sleep(seconds)
-    good = [one for one in traffic.told if begun < one.done <= begun + seconds]
-    return sum(one.status == 200 for one in good) / seconds
+    return traffic.p99
 
 
-def p(told: list[Told], rank: str = "p99") -> float:
-    """Milliseconds of a percentile."""
-    found = percentiles([one.done - one.sent for one in told])
-    return found[rank] if found else float("inf")
+def capacity(
+    port: int, requests: list[ReferenceRequest], seconds: float = 2, fields: bytes = b""
+) -> float:
+    """Responses a second when 32 clients send as fast as they can."""
+    with Traffic(port, requests, fields=fields) as traffic:
+        time.sleep(0.5)
+        start = time.monotonic()
+        time.sleep(seconds)
+    counted = [r for r in traffic.results if start < r.done <= start + seconds]
+    return sum(result.status == 200 for result in counted) / seconds
+
+
+def latency_ms(results: list[Result], rank: str = "p99") -> float:
+    """A percentile of the latency in milliseconds."""
+    latencies = percentiles([result.done - result.sent for result in results])
+    return latencies[rank] if latencies else float("inf")

@@ -1,4 +1,4 @@
-"""Requests that schemathesis makes of the OpenAPI document, right and wrong ones."""
+"""Row A3: valid and invalid requests that schemathesis generates from OpenAPI."""
 
 import json
 import shutil
@@ -12,32 +12,30 @@ from tests.robustness.harness.service import ROOT, serving
 
 SECONDS = 420
 SEED = 1
-FEWEST = 100  # requests; fewer mean that it didn't look
-HERE = Path(__file__).parent
-FILES = ("schemathesis.toml", "ndjson.py")  # which it reads where it runs
+MIN_REQUESTS = 100  # fewer mean that it found nothing to test
+CONFIGURATION = Path(__file__).parent / "schemathesis"
 PHASES = ("examples", "coverage", "fuzzing", "stateful")
 
 
-def found() -> str | None:
+def executable() -> str | None:
     """The command; `make robustness` sets up an environment with it."""
-    beside = Path(sys.executable).parent, ROOT / ".venv-robustness/bin"
-    paths = ":".join(map(str, beside))
-    return shutil.which("schemathesis", path=paths) or shutil.which("schemathesis")
+    folders = Path(sys.executable).parent, ROOT / ".venv-robustness/bin"
+    path = ":".join(map(str, folders))
+    return shutil.which("schemathesis", path=path) or shutil.which("schemathesis")
 
 
-@row("A3", "Requests made of the OpenAPI document", full=200)
+@row("A3", "Requests generated from the OpenAPI document", full=200)
 def generated(tally: Tally, amount: int) -> None:
-    """Whatever schemathesis makes of the document, in every phase, its checks find
-    nothing: no failure of ours, no undeclared status, header or shape, nothing accepted
-    that the document forbids."""
-    command = found()
+    """Schemathesis finds nothing in any phase: no 5xx, no undeclared status, header or
+    schema, and no accepted request that the document forbids."""
+    command = executable()
     if not tally.check(command is not None, "no schemathesis: see `make robustness`"):
         return
     with tempfile.TemporaryDirectory() as folder, serving(tally) as service:
         report = Path(folder) / "report.json"
-        for name in FILES:  # it leaves files of its own there, and would heed them
-            shutil.copy(HERE / name, folder)
-        ended = subprocess.run(
+        # It writes files of its own into the folder, and would read them again.
+        shutil.copytree(CONFIGURATION, folder, dirs_exist_ok=True)
+        process = subprocess.run(
             [
                 command, "run", f"{service.url}/openapi.json", "--mode", "all",
                 "--max-examples", str(amount), "--seed", str(SEED), "--request-timeout", "10", "--no-color",
@@ -50,22 +48,20 @@ def generated(tally: Tally, amount: int) -> None:
             timeout=SECONDS,
             text=True,
         )  # fmt: skip
-        if not tally.check(report.exists(), f"no report: {ended.stdout[-280:]}"):
+        if not tally.check(report.exists(), f"no report: {process.stdout[-280:]}"):
             return
-        told = json.loads(report.read_text())
-        count = told["test_cases"]["generated"]
+        results = json.loads(report.read_text())
+        count = results["test_cases"]["generated"]
         tally.figure("requests", count)
-        tally.check(count >= FEWEST, f"only {count} requests")
-        tally.check(told["complete"] is True, f"stopped: {told['stop_reason']}")
-        chosen, tested = (told["operations"][one] for one in ("selected", "tested"))
-        tally.check(chosen == tested > 0, f"{tested} of {chosen} operations")
+        tally.check(count >= MIN_REQUESTS, f"only {count} requests")
+        tally.check(results["complete"] is True, f"stopped: {results['stop_reason']}")
+        selected, tested = (results["operations"][k] for k in ("selected", "tested"))
+        tally.check(selected == tested > 0, f"{tested} of {selected} operations")
         for phase in PHASES:
-            status = told["phases"][phase]["status"]
+            status = results["phases"][phase]["status"]
             tally.check(status == "success", f"{phase}: {status}")
-        for fault in told["failures"]:
-            tally.check(False, json.dumps(fault))
-        for fault in told["errors"]:
-            tally.check(False, json.dumps(fault))
-        tally.check(ended.returncode == 0, f"exit code {ended.returncode}")
-        tally.passed += count - told["test_cases"]["with_failures"] - 1
+        for failure in [*results["failures"], *results["errors"]]:
+            tally.check(False, json.dumps(failure))
+        tally.check(process.returncode == 0, f"exit code {process.returncode}")
+        tally.passed += count - results["test_cases"]["with_failures"] - 1
         tally.total += count - 1

@@ -1,4 +1,4 @@
-"""Good bodies with something changed at random, many thousands of them."""
+"""Row A2: thousands of valid bodies with random mutations."""
 
 import random
 import statistics
@@ -7,13 +7,17 @@ from collections.abc import Callable, Iterator
 from typing import NamedTuple
 
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.endpoints import DOORS, Door, refusal
+from tests.robustness.harness.endpoints import ENDPOINTS, Endpoint, check_refusal
 from tests.robustness.harness.service import serving
-from tests.robustness.harness.strict_http import Answer, Closed, Malformed
+from tests.robustness.harness.strict_http import (
+    ConnectionClosed,
+    MalformedResponse,
+    Response,
+)
 
 SEED = 20161117
 HANGS = 1.0  # seconds
-REJECTED = 0.05  # seconds, 99 % of them
+REFUSED_P99 = 0.05  # seconds
 TOKENS = (
     b"[", b"]", b"{", b"}", b",", b":", b'"', b"null", b"true", b"NaN", b"-", b"1e999", b"0.5",
     b'"a"', b"\\ud800", b"\x00", b"\xff", b"\xef\xbb\xbf", b"18446744073709551616", b"[[]]",
@@ -22,118 +26,122 @@ TOKENS = (
 )  # fmt: skip
 
 
-class Tried(NamedTuple):
-    """A changed body, and what became of it."""
+class Attempt(NamedTuple):
+    """A mutated body and the response to it."""
 
-    door: Door
     number: int
     body: bytes
-    answer: Answer | None  # None: none came
+    response: Response | None  # None: none came, because of `error`
     seconds: float
-    fault: str = ""
+    error: str = ""
 
 
-def _flip(body: bytearray, chance: random.Random) -> None:
-    for _ in range(chance.randint(1, 4)):
-        body[chance.randrange(len(body))] ^= 1 << chance.randrange(8)
+def _flip(body: bytearray, rng: random.Random) -> None:
+    for _ in range(rng.randint(1, 4)):
+        body[rng.randrange(len(body))] ^= 1 << rng.randrange(8)
 
 
-def _insert(body: bytearray, chance: random.Random) -> None:
-    at = chance.randrange(len(body))
-    body[at:at] = chance.choice(TOKENS)
+def _insert(body: bytearray, rng: random.Random) -> None:
+    place = rng.randrange(len(body))
+    body[place:place] = rng.choice(TOKENS)
 
 
-def _replace(body: bytearray, chance: random.Random) -> None:
-    at = chance.randrange(len(body))
-    body[at : at + chance.randint(1, 12)] = chance.choice(TOKENS)
+def _replace(body: bytearray, rng: random.Random) -> None:
+    place = rng.randrange(len(body))
+    body[place : place + rng.randint(1, 12)] = rng.choice(TOKENS)
 
 
-def _cut(body: bytearray, chance: random.Random) -> None:
-    at = chance.randrange(len(body))
-    del body[at : at + chance.randint(1, 40)]
+def _cut(body: bytearray, rng: random.Random) -> None:
+    place = rng.randrange(len(body))
+    del body[place : place + rng.randint(1, 40)]
 
 
-def _repeat(body: bytearray, chance: random.Random) -> None:
-    at, size = chance.randrange(len(body)), chance.randint(1, 60)
-    body[at:at] = body[at : at + size] * chance.randint(1, 20)
+def _repeat(body: bytearray, rng: random.Random) -> None:
+    place, size = rng.randrange(len(body)), rng.randint(1, 60)
+    body[place:place] = body[place : place + size] * rng.randint(1, 20)
 
 
-def _swap(body: bytearray, chance: random.Random) -> None:
-    first, second = sorted(chance.sample(range(len(body)), 2))
-    size = min(chance.randint(1, 20), second - first, len(body) - second)
-    one, other = body[first : first + size], body[second : second + size]
-    body[first : first + size], body[second : second + size] = other, one
+def _swap(body: bytearray, rng: random.Random) -> None:
+    first, second = sorted(rng.sample(range(len(body)), 2))
+    size = min(rng.randint(1, 20), second - first, len(body) - second)
+    a, b = body[first : first + size], body[second : second + size]
+    body[first : first + size], body[second : second + size] = b, a
 
 
-def _retype(body: bytearray, chance: random.Random) -> None:
-    """A number becomes something else."""
-    places = [at for at in range(len(body)) if body[at : at + 3] == b"0.5"]
+def _change_type(body: bytearray, rng: random.Random) -> None:
+    """Replace a number by another token."""
+    places = [n for n in range(len(body)) if body[n : n + 3] == b"0.5"]
     if places:
-        at = chance.choice(places)
-        body[at : at + 3] = chance.choice(TOKENS)
+        place = rng.choice(places)
+        body[place : place + 3] = rng.choice(TOKENS)
 
 
-CHANGES: tuple[Callable[[bytearray, random.Random], None], ...] = (
-    _flip, _insert, _replace, _cut, _repeat, _swap, _retype,
+MUTATIONS: tuple[Callable[[bytearray, random.Random], None], ...] = (
+    _flip, _insert, _replace, _cut, _repeat, _swap, _change_type,
 )  # fmt: skip
 
 
-def changed(good: bytes, chance: random.Random) -> bytes:
-    """One to three changes."""
-    body = bytearray(good)
-    for _ in range(chance.choice((1, 1, 1, 2, 3))):
-        chance.choice(CHANGES)(body, chance)
+def mutate(valid: bytes, rng: random.Random) -> bytes:
+    """A body with one to three mutations."""
+    body = bytearray(valid)
+    for _ in range(rng.choice((1, 1, 1, 2, 3))):
+        rng.choice(MUTATIONS)(body, rng)
         if len(body) < 4:
             break
     return bytes(body)
 
 
-def tries(door: Door, port: int, amount: int) -> Iterator[Tried]:
-    """So many changed bodies, always the same ones."""
-    chance = random.Random(f"{SEED} {door.name}")
-    good = door.good()
-    with door.visit(port) as visit:
+def attempts(endpoint: Endpoint, port: int, amount: int) -> Iterator[Attempt]:
+    """Send so many mutated bodies, the same ones in each run."""
+    rng = random.Random(f"{SEED} {endpoint.name}")
+    valid = endpoint.valid_body()
+    with endpoint.connect(port) as client:
         for number in range(amount):
-            body = changed(good, chance)
-            if not door.breaks:  # else it was two messages
+            body = mutate(valid, rng)
+            if not endpoint.allows_newlines:  # else it would be two messages
                 body = body.replace(b"\n", b" ").replace(b"\r", b" ")
-                if not body.strip():  # which is no message
+                if not body.strip():  # not a message
                     continue
-            begun = time.monotonic()
-            answer, fault = None, ""
+            start = time.monotonic()
+            response, reason = None, ""
             try:
-                answer = visit.ask(body)
-            except (TimeoutError, Malformed, Closed, OSError) as error:
-                fault = f"{type(error).__name__} {error}"
-                visit.close()
-            yield Tried(door, number, body, answer, time.monotonic() - begun, fault)
-            if number % 50 == 49:  # many faults in a row end a stream
-                visit.ask(good)
+                response = client.send(body)
+            except (
+                TimeoutError,
+                MalformedResponse,
+                ConnectionClosed,
+                OSError,
+            ) as error:
+                reason = f"{type(error).__name__} {error}"
+                client.close()
+            yield Attempt(number, body, response, time.monotonic() - start, reason)
+            if number % 50 == 49:  # consecutive errors end a stream
+                client.send(valid)
 
 
-@row("A2", "Bodies changed at random: none is a failure", full=10_000)
+@row("A2", "Randomly mutated bodies", full=10_000)
 def mutated(tally: Tally, amount: int) -> None:
-    """However a good body is changed, it is answered or refused, in its endpoint's
-    form, at once; good ones are answered between them and afterwards."""
+    """Each mutated body is answered or refused within a second, in its API's form and
+    never with 5xx; valid bodies are answered afterwards."""
     with serving(tally) as service:
-        for door in DOORS:
-            rejected = []
-            for tried in tries(door, service.port, amount):
-                told = f"{door.name} {tried.number}, {tried.body[:60]!r}"
-                answer = tried.answer
-                if answer is None:
-                    tally.check(False, f"{told}: {tried.fault}")
+        for endpoint in ENDPOINTS:
+            refused = []
+            for attempt in attempts(endpoint, service.port, amount):
+                where = f"{endpoint.name} {attempt.number}, {attempt.body[:60]!r}"
+                response = attempt.response
+                if response is None:
+                    tally.check(False, f"{where}: {attempt.error}")
                     continue
-                good = answer.status == 200 or 400 <= answer.status < 500
-                good &= tried.seconds < HANGS
-                seen = f"{answer.status} in {tried.seconds:.2f} s {answer.text[:80]}"
-                tally.check(good, f"{told}: {seen}")
-                if answer.status != 200:
-                    rejected.append(tried.seconds)
-                    refusal(tally, told, answer, dialect=door.dialect)
-            slow = statistics.quantiles(rejected, n=100)[98]
-            tally.figure(f"{door.name} refused p99 ms", 1000 * slow)
-            tally.check(slow < REJECTED, f"{door.name}: 1 % refused in over {slow} s")
-            with door.visit(service.port) as visit:
-                after = visit.ask(door.good()).status
-            tally.check(after == 200, f"{door.name}: good is {after} afterwards")
+                valid = response.status == 200 or 400 <= response.status < 500
+                got = (
+                    f"{response.status} in {attempt.seconds:.2f} s {response.text[:80]}"
+                )
+                tally.check(valid and attempt.seconds < HANGS, f"{where}: {got}")
+                if response.status != 200:
+                    refused.append(attempt.seconds)
+                    check_refusal(tally, where, response, compat=endpoint.compat)
+            p99 = statistics.quantiles(refused, n=100)[98]
+            tally.figure(f"{endpoint.name} refused p99 ms", 1000 * p99)
+            tally.check(p99 < REFUSED_P99, f"{endpoint.name}: refused p99 {p99} s")
+            status = endpoint.status_of_valid_body(service.port)
+            tally.check(status == 200, f"{endpoint.name}: then valid gets {status}")

@@ -1,4 +1,4 @@
-"""A bundle whose load never ends: it is told as broken, and the rest is served on."""
+"""Row C7: a bundle that never finishes loading is reported, and the rest is served."""
 
 import json
 import os
@@ -18,32 +18,38 @@ from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import Service, launch, serving
 from tests.robustness.harness.traffic import Traffic
 
-NETWORK, ENDLESS = "digits", "letters-live"
+MODEL, ENDLESS = "digits", "letters-live"
 LOAD_SECONDS = 8
-MORE_SECONDS = 10.0  # in which it is told
+REPORT_SECONDS = 10.0  # within which it is reported
 BROKEN = 3  # exit code
 
 
-@row("C7", "a bundle whose load never ends", full=3)
-def given_up(tally: Tally, amount: int) -> None:
+@row("C7", "A bundle that never finishes loading", full=3)
+def endless_loads(tally: Tally, amount: int) -> None:
+    """It is reported as broken in time, at start, on reload and when asked for; no
+    worker is lost, and other requests are answered."""
     for _ in range(amount):
         with tempfile.TemporaryDirectory() as folder:
             root = Path(folder) / "bundles"
-            add(root, NETWORK, "1")
-            add(root, ENDLESS, "1")
-            with serving(tally, skip_broken=True, **_sabotaged(root)) as service:
-                _told(tally, service, ENDLESS, root / ENDLESS / "1")
-                _whole(tally, service)
-                service.before = service.counts()
-                _during(tally, service, partial(_reload, tally, service, root))
-                _during(tally, service, partial(_load, tally, service))
-            _ended(tally, Path(folder), root)
+            add_version(root, MODEL, "1")
+            add_version(root, ENDLESS, "1")
+            with serving(tally, skip_broken=True, **_settings(root)) as service:
+                _check_reported(tally, service, ENDLESS, root / ENDLESS / "1")
+                _check_workers(tally, service)
+                service.baseline = service.open_resources()
+                for action in (partial(_reload, root=root), _load):
+                    requests = reference.requests(MODEL, 100, 60)
+                    with Traffic(service.port, requests, 8, 100) as traffic:
+                        action(tally, service)
+                    traffic.check(tally)
+            _strict_start(tally, Path(folder), root)
 
 
-def _sabotaged(root: Path) -> dict[str, Any]:
+def _settings(root: Path) -> dict[str, Any]:
+    hanging = f"{ENDLESS},{MODEL}@2"
     return {
-        "module": "tests.robustness.harness.fault_injection",
-        "injected": {fault_injection.HANGING_LOAD: f"{ENDLESS},{NETWORK}@2"},
+        "module": fault_injection.MODULE,
+        "injected": {fault_injection.HANGING_LOAD: hanging},
         "bundles": root,
         "workers": 2,
         "load_seconds": LOAD_SECONDS,
@@ -52,93 +58,84 @@ def _sabotaged(root: Path) -> dict[str, Any]:
     }
 
 
-def add(root: Path, name: str, version: str) -> None:
-    """A version of a shipped bundle, which appears whole."""
+def add_version(root: Path, name: str, version: str) -> None:
+    """Add a version of a shipped bundle atomically."""
     new = root / f".{name}"
-    shutil.copytree(reference.folder(name) / "1", new)
+    shutil.copytree(reference.bundle_folder(name) / "1", new)
     marker = new / bundle.MARKER
     marker.write_text(json.dumps(json.loads(marker.read_text()) | {"version": version}))
     (root / name).mkdir(exist_ok=True)
     os.rename(new, root / name / version)
 
 
-def until(true: Callable[[], bool], seconds: float = MORE_SECONDS) -> bool:
-    """Whether it is so in that time."""
-    end = time.monotonic() + seconds
-    while not true() and time.monotonic() < end:
+def wait_for(condition: Callable[[], bool], seconds: float = REPORT_SECONDS) -> bool:
+    """A condition holds within this time."""
+    deadline = time.monotonic() + seconds
+    while not condition() and time.monotonic() < deadline:
         time.sleep(0.1)
-    return true()
+    return condition()
 
 
-def _told(tally: Tally, service: Service, key: str, folder: Path) -> None:
-    """A bundle is told as broken in time, with the reason."""
+def broken_reason(service: Service, key: str) -> str:
+    """The reason why a bundle is reported as broken; empty: it is not."""
+    return str(service.get("/models").json()["broken"].get(key, ""))
 
-    def reason() -> str | None:
-        found: str | None = service.get("/models").json()["broken"].get(key)
-        return found
 
-    until(lambda: reason() is not None, LOAD_SECONDS + MORE_SECONDS)
+def _check_reported(tally: Tally, service: Service, key: str, folder: Path) -> None:
+    """A bundle is reported as broken in time, with the reason."""
+    wait_for(lambda: broken_reason(service, key) != "", LOAD_SECONDS + REPORT_SECONDS)
+    reason = broken_reason(service, key)
     expected = f"{folder}: did not load within {LOAD_SECONDS} s"
-    tally.check(reason() == expected, f"of {key} is told: {reason()}")
+    tally.check(reason == expected, f"{key} is reported with: {reason}")
 
 
-def _whole(tally: Tally, service: Service) -> None:
-    """No worker was lost: none has seen such a bundle."""
+def _check_workers(tally: Tally, service: Service) -> None:
+    """No worker was lost, since none has loaded such a bundle."""
     deaths = service.metric("unrolled_worker_deaths_total")
     tally.check(deaths == 0, f"{deaths:.0f} workers were lost")
 
 
-def _during(tally: Tally, service: Service, act: Callable[[], None]) -> None:
-    """While it is done all requests are answered."""
-    asked = reference.some(NETWORK, 100, 60)
-    with Traffic(service.port, asked, 8, 100) as traffic:
-        act()
-    for one in traffic.told:
-        tally.check(one.right, f"a request got {one.status}")
-
-
 def _reload(tally: Tally, service: Service, root: Path) -> None:
-    """A new version does not load; the one after it does."""
-    add(root, NETWORK, "2")
-    _told(tally, service, f"{NETWORK}@2", root / NETWORK / "2")
-    _whole(tally, service)
-    add(root, NETWORK, "3")
-    path = f"/models/{NETWORK}"
-    served = until(lambda: service.get(path).json()["version"] == "3")
-    tally.check(served, "the version after it is not served")
+    """A new version does not load; the next one does."""
+    add_version(root, MODEL, "2")
+    _check_reported(tally, service, f"{MODEL}@2", root / MODEL / "2")
+    _check_workers(tally, service)
+    add_version(root, MODEL, "3")
+    path = f"/models/{MODEL}"
+    served = wait_for(lambda: service.get(path).json()["version"] == "3")
+    tally.check(served, "the next version is not served")
 
 
 def _load(tally: Tally, service: Service) -> None:
-    """Nor does one that is asked for."""
-    begun = time.monotonic()
-    path = f"{service.url}/v2/repository/models/{ENDLESS}/load"
-    status = httpx.post(path, timeout=60).status_code
-    seconds = time.monotonic() - begun
-    tally.check(status == 503, f"a load was answered with {status}")
-    fine = seconds <= LOAD_SECONDS + MORE_SECONDS
-    tally.check(fine, f"a load was answered after {seconds:.1f} s")
+    """A load through the API is refused in time."""
+    start = time.monotonic()
+    url = f"{service.url}/v2/repository/models/{ENDLESS}/load"
+    status = httpx.post(url, timeout=60).status_code
+    seconds = time.monotonic() - start
+    tally.check(status == 503, f"a load got {status}")
+    in_time = seconds <= LOAD_SECONDS + REPORT_SECONDS
+    tally.check(in_time, f"a load was answered after {seconds:.1f} s")
     tally.figure("load refused after s", seconds)
-    _whole(tally, service)
+    _check_workers(tally, service)
 
 
-def _ended(tally: Tally, folder: Path, root: Path) -> None:
-    """Where it must not be broken the service ends; and at once when it is told to in
-    the midst of such a load."""
-    service = launch(folder, **_sabotaged(root))
+def _strict_start(tally: Tally, folder: Path, root: Path) -> None:
+    """Without `skip_broken` the service ends; SIGTERM during the load ends it at once."""
+    service = launch(folder, **_settings(root))
     try:
         code = service.process.wait(60)
         tally.check(code == BROKEN, f"exit code {code}")
     finally:
         service.stop()
-    service = launch(folder, **_sabotaged(root) | {"load_seconds": 60})
+    service = launch(folder, **_settings(root) | {"load_seconds": 60})
     try:
-        tally.check(until(service.lives), "it does not live")
-        time.sleep(1)  # it loads, or will
-        begun = time.monotonic()
+        tally.check(wait_for(service.is_alive), "it is not alive")
+        time.sleep(1)  # the load has begun
+        start = time.monotonic()
         code = service.stop()
-        seconds = time.monotonic() - begun
-        tally.check(code == 0, f"told to stop: exit code {code}")
-        tally.check(seconds <= MORE_SECONDS, f"it took {seconds:.1f} s")
+        seconds = time.monotonic() - start
+        tally.check(code == 0, f"SIGTERM during a load: exit code {code}")
+        tally.check(seconds <= REPORT_SECONDS, f"it took {seconds:.1f} s")
         tally.figure("stopped in a load after s", seconds)
     finally:
         service.stop()

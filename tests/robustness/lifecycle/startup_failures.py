@@ -1,4 +1,4 @@
-"""What must keep the service from starting: damaged bundles, wrong settings."""
+"""Row C4: damaged bundles and invalid settings keep the service from starting."""
 
 import hashlib
 import json
@@ -7,6 +7,7 @@ import socket
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,27 +16,28 @@ from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import launch
 
-NETWORK = "vowels"  # the smallest
-SECONDS = 10  # from its first sign of life
+MODEL = "vowels"  # the smallest
+SECONDS = 10  # from its first log line
 START_SECONDS = 40
 EXTRA = "assets.extra"
+ONNX = {"engine": "onnx"}
 SETTING, BROKEN, TAKEN = 2, 3, 1  # exit codes
 Change = Callable[[Path], object]  # of a copy of the bundle
 
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """Something that is wrong, and what is said of it."""
+    """A fault, its exit code, and a text in its log line."""
 
     name: str
     code: int
-    said: str  # in one line of the log
+    logged: str
     change: Change = lambda folder: None
     settings: dict[str, Any] = field(default_factory=dict)
 
 
-def flipped(file: str) -> Case:
-    """One bit of a file's middle is another."""
+def flipped_bit(file: str) -> Case:
+    """One bit in the middle of a file is flipped."""
 
     def change(folder: Path) -> None:
         path = folder / file
@@ -43,12 +45,12 @@ def flipped(file: str) -> Case:
         data[len(data) // 2] ^= 1
         path.write_bytes(data)
 
-    said = "" if file.endswith("bundle.json") else Path(file).name
-    return Case(f"a flipped bit in {file}", BROKEN, said, change)
+    logged = "" if file.endswith("bundle.json") else Path(file).name
+    return Case(f"a flipped bit in {file}", BROKEN, logged, change)
 
 
-def _network(edit: Callable[[Any], None]) -> Change:
-    """Another ONNX network, with the digest that belongs to it."""
+def _changed_network(edit: Callable[[Any], None]) -> Change:
+    """An edited ONNX network, with the digest that belongs to it."""
 
     def change(folder: Path) -> None:
         import onnx
@@ -57,149 +59,125 @@ def _network(edit: Callable[[Any], None]) -> Change:
         network = onnx.load(str(path))
         edit(network)
         path.write_bytes(network.SerializeToString())
-        _sign(folder, f"{EXTRA}/network.onnx")
+        _update_digest(folder, f"{EXTRA}/network.onnx")
 
     return change
 
 
-def hostile(before: bytes, after: bytes) -> Case:
-    """A SavedModel in which an operator of as many letters is another: one that
-    reads files, or runs what it likes."""
+def hostile_operator(before: bytes, after: bytes) -> Case:
+    """A SavedModel with an operator that reads files or runs code, in place of one
+    whose name is as long."""
 
     def change(folder: Path) -> None:
         path = folder / "saved_model.pb"
         data = path.read_bytes()
         assert before in data
         path.write_bytes(data.replace(before, after))
-        _sign(folder, "saved_model.pb")
+        _update_digest(folder, "saved_model.pb")
 
     name = after.decode()
     return Case(f"an operator {name}", BROKEN, name, change)
 
 
-def _sign(folder: Path, file: str) -> None:
-    """Have a bundle hold the digest of a file as it is now."""
+def _update_digest(folder: Path, file: str) -> None:
+    """Write the digest of a changed file into the bundle's metadata."""
     marker = folder / EXTRA / "bundle.json"
-    about = json.loads(marker.read_text())
-    about["files"][file] = hashlib.sha256((folder / file).read_bytes()).hexdigest()
-    marker.write_text(json.dumps(about))
+    metadata = json.loads(marker.read_text())
+    digest = hashlib.sha256((folder / file).read_bytes()).hexdigest()
+    metadata["files"][file] = digest
+    marker.write_text(json.dumps(metadata))
 
 
-def _renamed(network: Any) -> None:
-    given = network.graph.input[0]
+def _rename_input(network: Any) -> None:
+    tensor = network.graph.input[0]
     for node in network.graph.node:
         for place, name in enumerate(node.input):
-            if name == given.name:
+            if name == tensor.name:
                 node.input[place] = "other"
-    given.name = "other"
+    tensor.name = "other"
 
 
-def _unknown(network: Any) -> None:
+def _unknown_operator(network: Any) -> None:
     network.graph.node[0].op_type = "NoSuchOperator"
 
 
-def setting(name: str, value: object) -> Case:
+def invalid(name: str, value: object) -> Case:
+    """A setting with an invalid value."""
     variable = f"UNROLLED_{name.upper()}"
     return Case(f"{variable}={value}", SETTING, variable, settings={name: value})
 
 
 CASES = [
-    setting("nonsense", 1),
-    flipped(f"{EXTRA}/network.onnx"),
+    invalid("nonsense", 1),
+    flipped_bit(f"{EXTRA}/network.onnx"),
     Case("the port is taken", TAKEN, "address already in use"),
-    Case("no bundle at all", BROKEN, "no bundle", lambda folder: shutil.rmtree(folder)),
+    Case("no bundle at all", BROKEN, "no bundle", shutil.rmtree),
     Case("no such folder", BROKEN, "nowhere", settings={"bundles": "/nowhere"}),
-    *map(
-        flipped,
-        [
-            "saved_model.pb",
-            "variables/variables.data-00000-of-00001",
-            "variables/variables.index",
-            "fingerprint.pb",
-            f"{EXTRA}/golden.npz",
-            f"{EXTRA}/bundle.json",
-            f"{EXTRA}/report/metrics.json",
-            f"{EXTRA}/report/card.md",
-        ],
-    ),
+    flipped_bit("saved_model.pb"),
+    flipped_bit("variables/variables.data-00000-of-00001"),
+    flipped_bit("variables/variables.index"),
+    flipped_bit("fingerprint.pb"),
+    flipped_bit(f"{EXTRA}/golden.npz"),
+    flipped_bit(f"{EXTRA}/bundle.json"),
+    flipped_bit(f"{EXTRA}/report/metrics.json"),
+    flipped_bit(f"{EXTRA}/report/card.md"),
     Case(
-        "an unexpected file",
-        BROKEN,
-        "unexpected.so",
+        "an unexpected file", BROKEN, "unexpected.so",
         lambda folder: (folder / EXTRA / "unexpected.so").write_bytes(b"x"),
     ),
     Case(
-        "a file is missing",
-        BROKEN,
-        "golden.npz",
+        "a missing file", BROKEN, "golden.npz",
         lambda folder: (folder / EXTRA / "golden.npz").unlink(),
     ),
-    Case(
-        "another name of an input",
-        BROKEN,
-        "onnx",
-        _network(_renamed),
-        {"engine": "onnx"},
-    ),
-    Case(
-        "an unknown operator",
-        BROKEN,
-        "NoSuchOperator",
-        _network(_unknown),
-        {"engine": "onnx"},
-    ),
-    hostile(b"Identity", b"ReadFile"),
-    hostile(b"MatMul", b"PyFunc"),
-    *(setting(name, 0) for name in ("max_body_bytes", "max_steps", "queue_steps")),
-    *(setting(name, -1) for name in ("max_sequences", "max_cells", "workers")),
-    *(setting(name, 0) for name in ("header_seconds", "body_seconds", "max_headers")),
-    *(setting(name, -1) for name in ("max_connections", "request_seconds")),
-    setting("port", 65536),
-    setting("api_keys", "name:nothex"),
-]
+    Case("a renamed input", BROKEN, "onnx", _changed_network(_rename_input), ONNX),
+    Case("an unknown operator", BROKEN, "NoSuchOperator", _changed_network(_unknown_operator), ONNX),
+    hostile_operator(b"Identity", b"ReadFile"),
+    hostile_operator(b"MatMul", b"PyFunc"),
+    *(invalid(name, 0) for name in ("max_body_bytes", "max_steps", "queue_steps")),
+    *(invalid(name, -1) for name in ("max_sequences", "max_cells", "workers")),
+    *(invalid(name, 0) for name in ("header_seconds", "body_seconds", "max_headers")),
+    *(invalid(name, -1) for name in ("max_connections", "request_seconds")),
+    invalid("port", 65536),
+    invalid("api_keys", "name:nothex"),
+]  # fmt: skip
 
 
-@row("C4", "what must keep it from starting", full=len(CASES), fast=3)
-def refused(tally: Tally, amount: int) -> None:
-    slowest = 0.0
-    for case in CASES[:amount]:
-        slowest = max(slowest, _refused(tally, case))
+@row("C4", "Faults that must keep it from starting", full=len(CASES), fast=3)
+def startup_failures(tally: Tally, amount: int) -> None:
+    """It ends with the fault's exit code and a log line about it, and was never ready."""
+    slowest = max(_try_case(tally, case) for case in CASES[:amount])
     tally.figure("slowest s", slowest)
 
 
-def _refused(tally: Tally, case: Case) -> float:
-    with tempfile.TemporaryDirectory() as temporary:
+def _try_case(tally: Tally, case: Case) -> float:
+    with tempfile.TemporaryDirectory() as temporary, ExitStack() as stack:
         root = Path(temporary)
-        copy = root / "bundles" / NETWORK / "1"
-        shutil.copytree(reference.folder(NETWORK) / "1", copy)
+        copy = root / "bundles" / MODEL / "1"
+        shutil.copytree(reference.bundle_folder(MODEL) / "1", copy)
         case.change(copy)
-        given = {"bundles": root / "bundles"} | case.settings
-        taken = None
+        settings = {"bundles": root / "bundles"} | case.settings
         if case.code == TAKEN:
-            taken = socket.create_server(("127.0.0.1", 0))
-            given["port"] = taken.getsockname()[1]
-        begun = time.monotonic()
-        service = launch(root, **given)
+            taken = stack.enter_context(socket.create_server(("127.0.0.1", 0)))
+            settings["port"] = taken.getsockname()[1]
+        start = time.monotonic()
+        service = launch(root, **settings)
         try:
             ready = False
-            end = begun + START_SECONDS
-            while service.process.poll() is None and time.monotonic() < end:
+            deadline = start + START_SECONDS
+            while service.process.poll() is None and time.monotonic() < deadline:
                 if not service.log.stat().st_size:
-                    begun = time.monotonic()
-                elif time.monotonic() > begun + SECONDS:
+                    start = time.monotonic()
+                elif time.monotonic() > start + SECONDS:
                     break
-                ready |= case.code != TAKEN and service.ready()
+                ready |= case.code != TAKEN and service.is_ready()
                 time.sleep(0.05)
-            seconds = time.monotonic() - begun
+            seconds = time.monotonic() - start
             code = service.process.poll()
         finally:
             service.stop(0)
-            if taken is not None:
-                taken.close()
         text = service.log.read_text()
-        said = [line for line in text.splitlines() if case.said in line]
-        tally.check(
-            code == case.code and not ready and bool(said) and "Traceback" not in text,
-            f"{case.name}: exit code {code}, ready {ready}, said: {text[-200:]}",
-        )
+        logged = any(case.logged in line for line in text.splitlines())
+        refused = code == case.code and not ready
+        message = f"{case.name}: exit code {code}, ready {ready}, log: {text[-200:]}"
+        tally.check(refused and logged and "Traceback" not in text, message)
         return seconds

@@ -1,88 +1,83 @@
-"""A caller's deadline: refused in time, and not computed."""
+"""Row B5: requests with a deadline are refused in time, and not computed."""
 
 import asyncio
 import time
 
 from tests.robustness.harness import reference
-from tests.robustness.harness.burst import Reply, ask, fire
+from tests.robustness.harness.burst import Reply, send, send_all
 from tests.robustness.harness.busy_queue import (
-    LONG,
-    NETWORK,
-    ONE_LANE,
-    PART,
-    congested,
-    settled,
-    useful,
+    LONG_SEQUENCES,
+    LONG_STEPS,
+    MODEL,
+    ONE_AT_A_TIME,
+    busy,
+    computed_steps,
+    wait_idle,
 )
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.fault_injection import HANGS
-from tests.robustness.harness.service import serving
+from tests.robustness.harness.fault_injection import HANGS, MODULE
+from tests.robustness.harness.service import Service, serving
+from tests.robustness.harness.traffic import with_fields
 from tests.robustness.load.isolation import poison
 
 DEADLINE_MS = 50
 SLACK_MS = 50
 FAST = 100
-FILLERS = 2  # requests before them
-EVERY = 0.0025  # seconds from one request to the next
-HEADER = f"X-Request-Timeout-Ms: {DEADLINE_MS}\r\n".encode()
+LONG_REQUESTS = 2
+INTERVAL = 0.0025  # seconds between requests
+FIELDS = f"X-Request-Timeout-Ms: {DEADLINE_MS}\r\n".encode()
 
 
-@row("B5", "deadline of 50 ms, a full queue, a hanging engine", full=200, fast=FAST)
-def refused_in_time(tally: Tally, amount: int) -> None:
-    asked = reference.some(NETWORK, 20)
-    requests = [_hurried(asked[n % len(asked)].bytes) for n in range(amount)]
-    with serving(
-        tally,
-        module="tests.robustness.harness.fault_injection",
-        request_seconds=60,
-        **ONE_LANE,
-    ) as service:
-        asyncio.run(_queue(tally, service, requests))
-        if amount > FAST:  # its worker's end takes seconds
-            asyncio.run(_hanging(tally, service, requests))
+@row("B5", "Deadlines of 50 ms behind a full queue and a hanging engine", full=200, fast=FAST)  # fmt: skip
+def deadlines(tally: Tally, amount: int) -> None:
+    """Every request gets 503 or 504 within its deadline and 50 ms."""
+    valid = reference.requests(MODEL, 20)
+    requests = [
+        with_fields(valid[n % len(valid)].http_request, FIELDS) for n in range(amount)
+    ]
+    settings = ONE_AT_A_TIME | {"module": MODULE, "request_seconds": 60}
+    with serving(tally, **settings) as service:
+        asyncio.run(_behind_queue(tally, service, requests))
+        if amount > FAST:  # stopping the hanging worker takes seconds
+            asyncio.run(_behind_hanging_engine(tally, service, requests))
 
 
-async def _hanging(tally: Tally, service, requests: list[bytes]) -> None:
-    """Nothing is there that an estimate could see: they are let in, and time runs
-    out."""
-    before = await asyncio.to_thread(useful, service)
-    hangs = asyncio.create_task(ask(service.port, poison(HANGS), patience=10))
+async def _behind_hanging_engine(
+    tally: Tally, service: Service, requests: list[bytes]
+) -> None:
+    """The wait cannot be estimated: requests are admitted, and their time runs out."""
+    before = await asyncio.to_thread(computed_steps, service)
+    hanging = asyncio.create_task(send(service.port, poison(HANGS), timeout=10))
     await asyncio.sleep(0.2)
-    replies = await fire(service.port, requests, every=EVERY)
-    _in_time(tally, replies)
-    more = await asyncio.to_thread(useful, service) - before
-    tally.check(more == 0, f"{more} steps of refused requests were computed")
-    tally.figure("504 behind a call without end", sum(r.status == 504 for r in replies))
-    hangs.cancel()
-    await asyncio.gather(hangs, return_exceptions=True)
+    replies = await send_all(service.port, requests, interval=INTERVAL)
+    _check_in_time(tally, replies)
+    computed = await asyncio.to_thread(computed_steps, service) - before
+    tally.check(computed == 0, f"{computed} steps of refused requests were computed")
+    expired = sum(reply.status == 504 for reply in replies)
+    tally.figure("504 behind a hanging engine", expired)
+    hanging.cancel()
+    await asyncio.gather(hanging, return_exceptions=True)
 
 
-async def _queue(tally: Tally, service, requests: list[bytes]) -> None:
-    before = useful(service)
-    begun = time.monotonic()
-    async with congested(service, FILLERS) as fillers:
-        replies = await fire(service.port, requests, every=EVERY)
-    tally.check(
-        [one.status for one in fillers] == [200] * FILLERS, f"the queue: {fillers}"
-    )
-    tally.check(await settled(service), "steps wait for ever")
-    _in_time(tally, replies)
-    computed = await asyncio.to_thread(useful, service) - before
-    more = computed - FILLERS * PART * LONG
-    tally.check(more == 0, f"{more} steps of refused requests were computed")
-    tally.figure("seconds of work before them", time.monotonic() - begun)
+async def _behind_queue(tally: Tally, service: Service, requests: list[bytes]) -> None:
+    before = await asyncio.to_thread(computed_steps, service)
+    start = time.monotonic()
+    async with busy(service, LONG_REQUESTS) as long_replies:
+        replies = await send_all(service.port, requests, interval=INTERVAL)
+    statuses = [reply.status for reply in long_replies]
+    tally.check(statuses == [200] * LONG_REQUESTS, f"the queue got {statuses}")
+    tally.check(await wait_idle(service), "steps wait forever")
+    _check_in_time(tally, replies)
+    computed = await asyncio.to_thread(computed_steps, service) - before
+    extra = computed - LONG_REQUESTS * LONG_SEQUENCES * LONG_STEPS
+    tally.check(extra == 0, f"{extra} steps of refused requests were computed")
+    tally.figure("seconds of queued work", time.monotonic() - start)
 
 
-def _in_time(tally: Tally, replies: list[Reply]) -> None:
+def _check_in_time(tally: Tally, replies: list[Reply]) -> None:
     for reply in replies:
-        took = f"{reply.status} after {1000 * reply.seconds:.0f} ms"
-        fine = reply.status in (503, 504)
-        tally.check(fine and 1000 * reply.seconds <= DEADLINE_MS + SLACK_MS, took)
+        ms = 1000 * reply.seconds
+        in_time = reply.status in (503, 504) and ms <= DEADLINE_MS + SLACK_MS
+        tally.check(in_time, f"{reply.status} after {ms:.0f} ms")
     slowest = 1000 * max(reply.seconds for reply in replies)
     tally.figure("slowest refusal ms", slowest)
-
-
-def _hurried(request: bytes) -> bytes:
-    """A request with the header that shortens its deadline."""
-    line, end, rest = request.partition(b"\r\n")
-    return line + end + HEADER + rest

@@ -1,4 +1,4 @@
-"""A caller of one step beside greedy ones: each has its share, so it hardly waits."""
+"""Rows F1 and F2: a client with short sequences beside greedy ones hardly waits."""
 
 import asyncio
 import multiprocessing
@@ -10,71 +10,70 @@ import numpy as np
 
 from bench.http_connection import Connection
 from tests.robustness.harness import reference
-from tests.robustness.harness.busy_queue import useful
+from tests.robustness.harness.busy_queue import computed_steps
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import Service, started
-from tests.robustness.harness.traffic import Told, Traffic, p
+from tests.robustness.harness.traffic import Result, Traffic, latency_ms
 
-NETWORK = "digits"  # whose answer the caller of one step wants
-RATE, CLIENTS = 50.0, 16  # of its requests a second, over so many connections
-BEGIN_SECONDS = 2.0  # until all the others are under way
-PATIENT = 60  # seconds for an answer: none is refused for what it would wait
-AGAIN_SECONDS = 1.0  # after which a refused one asks again, as it is told to
-# What the caller may wait beside the others.
-TIMES, MORE_MS = 2, 10
+MODEL = "digits"  # of the client with one step
+RATE, CLIENTS = 50.0, 16  # its requests a second, over so many connections
+WARM_UP_SECONDS = 2.0  # until all greedy clients are being computed
+REQUEST_SECONDS = 60  # no request is refused for its estimated wait
+RETRY_SECONDS = 1.0
+TIMES, EXTRA_MS = 2, 10  # p99 may be twice that alone, and 10 ms
 
 
-@row("F1", "one step beside 4 callers of 10,000 steps on another model", full=20)
+@row("F1", "One step beside 4 clients of 10,000 steps on another model", full=20)
 def other_model(tally: Tally, amount: int) -> None:
-    _try(tally, amount, others=4, name="letters", sequences=1, steps=10_000)
+    """The p99 latency at most doubles, and 10 ms."""
+    _compare(tally, amount, 4, "letters", sequences=1, steps=10_000)
 
 
-@row("F2", "one step beside 16 callers of 256 x 278 steps on its model", full=20)
+@row("F2", "One step beside 16 clients of 256 x 278 steps on its model", full=20)
 def same_model(tally: Tally, amount: int) -> None:
-    _try(tally, amount, others=16, name=NETWORK, sequences=256, steps=278)
+    """The p99 latency at most doubles, and 10 ms."""
+    _compare(tally, amount, 16, MODEL, sequences=256, steps=278)
 
 
-def _try(
-    tally: Tally, seconds: int, *, others: int, name: str, sequences: int, steps: int
+def _compare(
+    tally: Tally, seconds: int, greedy: int, name: str, *, sequences: int, steps: int
 ) -> None:
-    features = reference.alone(name).metadata.input.features
-    frames = np.zeros((steps, features), np.int8)  # few bytes: the engine is to work
-    body = reference.body(name, *[frames] * sequences)
-    asked = reference.request(reference.path(name), body)
-    with started(log_level="warning", request_seconds=PATIENT) as service:
-        alone = _measured(service, seconds)
-        with _greedy(service.port, asked, others):
-            time.sleep(BEGIN_SECONDS)
-            before, begun = useful(service), time.monotonic()
-            beside = _measured(service, seconds)
-            rate = (useful(service) - before) / (time.monotonic() - begun)
-        tally.check(service.lives(), "/livez does not answer 200 within a second")
-    for one in alone + beside:
-        tally.check(one.right, f"status {one.status} {one.body[:200]!r}")
-    allowed = TIMES * p(alone) + MORE_MS
-    told = f"p99 {p(beside):.0f} ms beside others, {p(alone):.1f} alone"
-    tally.check(p(beside) <= allowed, told)
-    tally.check(rate > 2 * RATE, "none of the others is computed")
-    for when, told_then in ("alone", alone), ("beside", beside):
-        tally.figure(f"p50 ms {when}", p(told_then, "p50"))
-        tally.figure(f"p99 ms {when}", p(told_then))
+    # Few bytes: the engine is to work.
+    frames = np.zeros((steps, reference.model(name).features), np.int8)
+    request = reference.http_request(name, *[frames] * sequences)
+    with started(log_level="warning", request_seconds=REQUEST_SECONDS) as service:
+        unloaded = _measure(service, seconds)
+        with _greedy_clients(service.port, request, greedy):
+            time.sleep(WARM_UP_SECONDS)
+            before, start = computed_steps(service), time.monotonic()
+            beside = _measure(service, seconds)
+            rate = (computed_steps(service) - before) / (time.monotonic() - start)
+        tally.check(service.is_alive(), "/livez does not respond within a second")
+    for result in unloaded + beside:
+        tally.check(result.correct, f"status {result.status} {result.body[:200]!r}")
+    p99 = latency_ms(beside)
+    message = f"p99 {p99:.0f} ms beside others, {latency_ms(unloaded):.1f} alone"
+    tally.check(p99 <= TIMES * latency_ms(unloaded) + EXTRA_MS, message)
+    tally.check(rate > 2 * RATE, "the greedy requests are not computed")
+    for when, results in ("alone", unloaded), ("beside", beside):
+        tally.figure(f"p50 ms {when}", latency_ms(results, "p50"))
+        tally.figure(f"p99 ms {when}", latency_ms(results))
     tally.figure("steps/s beside", rate)
 
 
-def _measured(service: Service, seconds: int) -> list[Told]:
-    """What the caller was told."""
-    question = reference.some(NETWORK, 1, longest=1)
-    with Traffic(service.port, question, CLIENTS, rate=RATE) as traffic:
+def _measure(service: Service, seconds: int) -> list[Result]:
+    """The responses to the client with one step."""
+    request = reference.requests(MODEL, 1, longest=1)
+    with Traffic(service.port, request, CLIENTS, rate=RATE) as traffic:
         time.sleep(seconds)
-    return traffic.told
+    return traffic.results
 
 
 @contextmanager
-def _greedy(port: int, request: bytes, callers: int) -> Iterator[None]:
-    """So many callers, who ask again when they are answered, in a process of their
-    own."""
+def _greedy_clients(port: int, request: bytes, clients: int) -> Iterator[None]:
+    """Clients that send a request after each response, in a process of their own."""
     context = multiprocessing.get_context("spawn")
-    process = context.Process(target=_ask, args=(port, request, callers))
+    process = context.Process(target=_send_forever, args=(port, request, clients))
     process.start()
     try:
         yield
@@ -83,17 +82,17 @@ def _greedy(port: int, request: bytes, callers: int) -> Iterator[None]:
         process.join()
 
 
-def _ask(port: int, request: bytes, callers: int) -> None:
-    async def one() -> None:
+def _send_forever(port: int, request: bytes, clients: int) -> None:
+    async def client() -> None:
         connection = await Connection.open(port)
         while True:
             if connection.transport.is_closing():
                 connection = await Connection.open(port)
-            status, _ = await connection.ask(request)
+            status, _ = await connection.request(request)
             if status != 200:
-                await asyncio.sleep(AGAIN_SECONDS)
+                await asyncio.sleep(RETRY_SECONDS)
 
-    async def all_of_them() -> None:
-        await asyncio.gather(*(one() for _ in range(callers)))
+    async def run() -> None:
+        await asyncio.gather(*(client() for _ in range(clients)))
 
-    asyncio.run(all_of_them())
+    asyncio.run(run())

@@ -1,4 +1,4 @@
-"""Over TLS: half handshakes, and a certificate that is renewed under load."""
+"""Row B9: incomplete TLS handshakes, and a certificate renewed under load."""
 
 import socket
 import ssl
@@ -14,68 +14,66 @@ import trustme
 
 from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.service import Service, free_port, launch
+from tests.robustness.harness.service import Service, launch
 
-NETWORK = "digits"
+MODEL = "digits"
 HOST = "127.0.0.1"
-CONNECTIONS, HEADER_SECONDS = 100, 3
+MAX_CONNECTIONS, HEADER_SECONDS = 100, 3
 CLIENTS = 4  # honest ones
 SLACK_SECONDS = 2.0
+JSON = {"Content-Type": "application/json"}
 
 
-class Issued:
-    """A certificate in files, and who trusts it."""
+class Certificate:
+    """A certificate in files, and the context of clients that trust it."""
 
     def __init__(self, folder: Path):
         self._authority = trustme.CA()
         self.chain, self.key = folder / "chain.pem", folder / "key.pem"
+        self.context = ssl.create_default_context()
+        self._authority.configure_trust(self.context)
         self.renew()
 
     def renew(self) -> None:
-        made = self._authority.issue_cert(HOST)
-        for part, file in (
-            (made.private_key_pem, self.key),
-            (made.cert_chain_pems[0], self.chain),
+        certificate = self._authority.issue_cert(HOST)
+        for pem, file in (
+            (certificate.private_key_pem, self.key),
+            (certificate.cert_chain_pems[0], self.chain),
         ):
             new = file.with_suffix(".new")
-            part.write_to_path(new)
+            pem.write_to_path(new)
             new.rename(file)
 
-    @property
-    def trusted(self) -> ssl.SSLContext:
-        context = ssl.create_default_context()
-        self._authority.configure_trust(context)
-        return context
 
-
-@row("B9", "half TLS handshakes; a certificate renewed under load", full=450)
-def half_handshakes(tally: Tally, amount: int) -> None:
+@row("B9", "Incomplete TLS handshakes; a certificate renewed under load", full=450)
+def tls_handshakes(tally: Tally, amount: int) -> None:
+    """Connections without a handshake are closed in time, honest clients are served
+    meanwhile, and a renewed certificate is used without a restart."""
     with tempfile.TemporaryDirectory() as folder:
-        issued = Issued(Path(folder))
-        with _serving(Path(folder), issued) as service:
-            with _honest(tally, service, issued):
-                _silent(tally, service, amount)
-            with _honest(tally, service, issued):
-                _renewed(tally, service, issued)
+        certificate = Certificate(Path(folder))
+        with _serving(Path(folder), certificate) as service:
+            with _honest_clients(tally, service, certificate):
+                _incomplete_handshakes(tally, service, amount)
+            with _honest_clients(tally, service, certificate):
+                _renew(tally, service, certificate)
             tally.check(service.process.poll() is None, "the service has ended")
 
 
 @contextmanager
-def _serving(folder: Path, issued: Issued) -> Iterator[Service]:
+def _serving(folder: Path, certificate: Certificate) -> Iterator[Service]:
     service = launch(
         folder,
-        port=free_port(),
-        bundles=reference.folder(NETWORK),
-        tls_certificate=issued.chain,
-        tls_key=issued.key,
-        max_connections=CONNECTIONS,
+        bundles=reference.bundle_folder(MODEL),
+        tls_certificate=certificate.chain,
+        tls_key=certificate.key,
+        max_connections=MAX_CONNECTIONS,
         header_seconds=HEADER_SECONDS,
         reload_seconds=0.2,
     )
     try:
-        end = time.monotonic() + 60
-        with httpx.Client(verify=issued.trusted) as client:
-            while time.monotonic() < end:
+        deadline = time.monotonic() + 60
+        with httpx.Client(verify=certificate.context) as client:
+            while time.monotonic() < deadline:
                 with suppress(httpx.HTTPError):
                     if client.get(_url(service, "/readyz")).status_code == 200:
                         break
@@ -90,78 +88,80 @@ def _url(service: Service, path: str) -> str:
 
 
 @contextmanager
-def _honest(tally: Tally, service: Service, issued: Issued) -> Iterator[None]:
-    """Others keep asking, half of them over a new connection each time."""
-    over = threading.Event()
-    asked = reference.some(NETWORK, 20, 20)
-    told: list[int | str] = []
+def _honest_clients(
+    tally: Tally, service: Service, certificate: Certificate
+) -> Iterator[None]:
+    """Clients that send requests during the block, half of them over a new connection
+    each time; every request must get 200."""
+    ended = threading.Event()
+    requests = reference.requests(MODEL, 20, 20)
+    statuses: list[int | str] = []
 
-    def ask(keeps: bool) -> None:
-        client = httpx.Client(verify=issued.trusted, timeout=10)
-        while not over.is_set():
-            for one in asked:
+    def run(keep_alive: bool) -> None:
+        client = httpx.Client(verify=certificate.context, timeout=10)
+        while not ended.is_set():
+            for request in requests:
                 try:
-                    url = _url(service, one.path)
-                    answer = client.post(url, content=one.body, headers=JSON)
-                    told.append(answer.status_code)
+                    url = _url(service, request.path)
+                    response = client.post(url, content=request.body, headers=JSON)
+                    statuses.append(response.status_code)
                 except httpx.HTTPError as error:
-                    told.append(repr(error))
-                if not keeps:
+                    statuses.append(repr(error))
+                if not keep_alive:
                     client.close()
-                    client = httpx.Client(verify=issued.trusted, timeout=10)
-                if over.wait(0.02):
+                    client = httpx.Client(verify=certificate.context, timeout=10)
+                if ended.wait(0.02):
                     break
         client.close()
 
-    threads = [threading.Thread(target=ask, args=(n % 2 == 0,)) for n in range(CLIENTS)]
+    threads = [threading.Thread(target=run, args=(n % 2 == 0,)) for n in range(CLIENTS)]
     for thread in threads:
         thread.start()
     try:
         yield
     finally:
-        over.set()
+        ended.set()
         for thread in threads:
             thread.join()
-    for one in told:
-        tally.check(one == 200, f"an honest request got {one}")
+    for status in statuses:
+        tally.check(status == 200, f"an honest request got {status}")
 
 
-JSON = {"Content-Type": "application/json"}
-
-
-def _silent(tally: Tally, service: Service, amount: int) -> None:
-    """Connections that never shake hands are closed in time, or make room."""
-    with ExitStack() as opened:
-        begun = time.monotonic()
-        made = []
+def _incomplete_handshakes(tally: Tally, service: Service, amount: int) -> None:
+    """Connections that never complete a handshake are closed in time, or evicted."""
+    with ExitStack() as stack:
+        start = time.monotonic()
+        connections = []
         for _ in range(amount):
-            one = opened.enter_context(socket.create_connection((HOST, service.port)))
-            one.sendall(b"\x16\x03\x01\x02\x00")  # a record's head, and no more
-            made.append(one)
-        for one in made:
-            left = begun + HEADER_SECONDS + SLACK_SECONDS - time.monotonic()
-            one.settimeout(max(left, 0.01))
+            connection = socket.create_connection((HOST, service.port))
+            connections.append(stack.enter_context(connection))
+            connection.sendall(b"\x16\x03\x01\x02\x00")  # the head of a record
+        for connection in connections:
+            left = start + HEADER_SECONDS + SLACK_SECONDS - time.monotonic()
+            connection.settimeout(max(left, 0.01))
             try:
-                closed = one.recv(1) == b""
+                closed = connection.recv(1) == b""
             except ConnectionError:
                 closed = True
             except TimeoutError:
                 closed = False
-            tally.check(closed, f"a half handshake is open after {HEADER_SECONDS} s")
+            tally.check(
+                closed, f"an incomplete handshake is open after {HEADER_SECONDS} s"
+            )
 
 
-def _renewed(tally: Tally, service: Service, issued: Issued) -> None:
+def _renew(tally: Tally, service: Service, certificate: Certificate) -> None:
     def serial() -> str:
         with (
             socket.create_connection((HOST, service.port)) as plain,
-            issued.trusted.wrap_socket(plain, server_hostname=HOST) as shaken,
+            certificate.context.wrap_socket(plain, server_hostname=HOST) as secure,
         ):
-            return str((shaken.getpeercert() or {})["serialNumber"])
+            return str((secure.getpeercert() or {})["serialNumber"])
 
     before = serial()
-    issued.renew()
-    begun = time.monotonic()
-    while serial() == before and time.monotonic() < begun + 10:
+    certificate.renew()
+    start = time.monotonic()
+    while serial() == before and time.monotonic() < start + 10:
         time.sleep(0.1)
     tally.check(serial() != before, "the renewed certificate is not used")
-    tally.figure("renewed after s", time.monotonic() - begun)
+    tally.figure("renewed after s", time.monotonic() - start)

@@ -1,10 +1,10 @@
-"""FastAPI with all that is quick, and no batching.
+"""FastAPI with everything that is fast, and no batching.
 
-    ONNX=FILE uvicorn lean:app --workers 2 --loop uvloop --http httptools
+    ONNX=FILE uvicorn fastapi_onnx:app --workers 2 --loop uvloop --http httptools
 
-A process and an engine thread for each core; orjson reads and writes, nothing is
-validated, and the event loop itself computes: a hop to a thread costs more than
-what could overlap.
+A process and an engine thread for each core; orjson parses and serializes, nothing is
+validated, and the event loop itself runs the network, since a thread costs more than it
+gains.
 """
 
 import os
@@ -17,7 +17,7 @@ from fastapi import FastAPI, Request, Response
 options = onnxruntime.SessionOptions()
 options.intra_op_num_threads = 1
 session = onnxruntime.InferenceSession(os.environ["ONNX"], options)
-states = {given.name: given.shape for given in session.get_inputs()}
+states = {tensor.name: tensor.shape for tensor in session.get_inputs()}
 begin = np.zeros((1, states["state"][1]), np.float32)
 app = FastAPI()
 

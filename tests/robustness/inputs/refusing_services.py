@@ -1,5 +1,4 @@
-"""The services that refuse what `refusal_table` has: their settings, and what they
-are brought to."""
+"""The services that refuse the entries of `refusal_table`: their settings and stages."""
 
 import hashlib
 import os
@@ -15,87 +14,90 @@ from pathlib import Path
 from typing import Any
 
 from tests.robustness.harness import fault_injection, reference
-from tests.robustness.harness import refusal_table as table
-from tests.robustness.harness.raw_connection import frame, whole
+from tests.robustness.harness.raw_connection import is_complete, websocket_frame
 from tests.robustness.harness.refusal import handshake, http
-from tests.robustness.harness.service import START_SECONDS, Service, launch
-from tests.robustness.harness.strict_http import Closed
+from tests.robustness.harness.service import Service, launch
+from tests.robustness.harness.strict_http import ConnectionClosed
+from tests.robustness.inputs import refusal_table as table
 
-CONNECTIONS = 300  # of the one that is to be crowded
-QUEUE_STEPS = 1000  # of the one that is to be full
+CONNECTIONS = 300  # the limit of the crowded service
+QUEUE_STEPS = 1000  # the limit of the full one
 HOUR = 3600
-SABOTAGED = "tests.robustness.harness.fault_injection"
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """What a service is brought to, for the entries of that name."""
+    """A state of a service, for the entries that name it."""
 
     name: str
-    prepare: Callable[[Service, ExitStack], None] = lambda service, held: None
-    stays: bool = False  # what it holds is held in the stages after it, too
+    prepare: Callable[[Service, ExitStack], None] = lambda service, resources: None
+    stays: bool = False  # its resources stay open in later stages
 
 
 @dataclass(frozen=True, slots=True)
 class Setup:
-    """A service, and its stages one after another."""
+    """A service and its stages, one after another."""
 
     stages: tuple[Stage, ...]
     settings: dict[str, Any] = field(default_factory=dict)
-    ready: bool = True  # it will be
-    broken: str = ""  # a bundle that it can't load
+    ready: bool = True  # it becomes ready
+    broken: str = ""  # a bundle that is damaged
 
 
-def _spend(service: Service, held: ExitStack) -> None:
-    """Use up what the key may ask."""
+def _spend(service: Service, resources: ExitStack) -> None:
+    """Use up the rate of the key."""
     service.get("/models", headers={"X-API-Key": "first"})
 
 
-def _tell_to_stop(service: Service, held: ExitStack) -> None:
-    service.process.send_signal(signal.SIGTERM)
-    end = time.monotonic() + 5
-    while service.ready() and time.monotonic() < end:
+def _start_draining(service: Service, resources: ExitStack) -> None:
+    service.terminate()
+    deadline = time.monotonic() + 5
+    while service.is_ready() and time.monotonic() < deadline:
         time.sleep(0.02)
 
 
-def _fill(service: Service, held: ExitStack) -> None:
-    """Have an engine wait for ever, with as many steps as may wait: those of a stream,
-    which a stop waits for, and those of a request."""
+def _fill(service: Service, resources: ExitStack) -> None:
+    """Make the engines hang with full queues: by a stream, which shutdown waits for,
+    and by a request."""
     for name in ("digits", "letters-live"):
-        network = reference.alone(name).metadata
+        network = reference.model(name).metadata
         step = b",".join([b"%d" % fault_injection.HANGS] * network.input.features)
         sequence = b"[%b]" % b",".join([b"[%b]" % step] * table.STEPS)
-        _stream(service, held, name).sendall(frame(b'{"frames": %b}' % sequence))
+        _stream(service, resources, name).sendall(
+            websocket_frame(b'{"frames": %b}' % sequence)
+        )
         rest = [sequence] * (QUEUE_STEPS // table.STEPS - 1)
         body = b'{"model": "%b", "sequences": [%b]}'
         body %= (name.encode(), b",".join(rest))
-        made = held.enter_context(socket.create_connection(_address(service), 5))
-        made.sendall(http("POST", f"/{network.task}", body))
-    end = time.monotonic() + 5
+        connection = resources.enter_context(
+            socket.create_connection(_address(service), 5)
+        )
+        connection.sendall(http("POST", f"/{network.task}", body))
+    deadline = time.monotonic() + 5
     while service.metric("unrolled_waiting_steps") < 2 * QUEUE_STEPS:
-        if time.monotonic() > end:
+        if time.monotonic() > deadline:
             raise RuntimeError("the queues are not full")
         time.sleep(0.02)
 
 
-def _crowd(service: Service, held: ExitStack) -> None:
-    """Open as many streams as there may be connections."""
-    with suppress(Closed):
+def _open_many_streams(service: Service, resources: ExitStack) -> None:
+    """Open streams up to the connection limit."""
+    with suppress(ConnectionClosed):
         for _ in range(2 * CONNECTIONS):
-            _stream(service, held, "digits")
+            _stream(service, resources, "digits")
         raise RuntimeError("there is no limit of connections")
 
 
-def _stream(service: Service, held: ExitStack, name: str) -> socket.socket:
-    """A WebSocket that stays open as long as the stage."""
-    made = held.enter_context(socket.create_connection(_address(service), 5))
-    made.sendall(handshake(f"/stream?model={name}"))
-    answer = b""
-    while not whole(answer) and (part := made.recv(4096)):
-        answer += part
-    if not answer.startswith(b"HTTP/1.1 101"):
-        raise Closed(answer[:80].decode("latin-1"))
-    return made
+def _stream(service: Service, resources: ExitStack, name: str) -> socket.socket:
+    """A WebSocket that stays open during the stage."""
+    connection = resources.enter_context(socket.create_connection(_address(service), 5))
+    connection.sendall(handshake(f"/stream?model={name}"))
+    response = b""
+    while not is_complete(response) and (part := connection.recv(4096)):
+        response += part
+    if not response.startswith(b"HTTP/1.1 101"):
+        raise ConnectionClosed(response[:80].decode("latin-1"))
+    return connection
 
 
 def _address(service: Service) -> tuple[str, int]:
@@ -108,8 +110,8 @@ _LIMITS = {
     "stream_message_bytes": table.MESSAGE_BYTES,
     "max_body_bytes": table.BODY_BYTES,
 }
-_FAILS = {
-    "module": SABOTAGED,
+_FAILURES = {
+    "module": fault_injection.MODULE,
     "workers": 1,
     "state_key": table.STATE_KEY,
     "max_steps": table.STEPS,
@@ -126,7 +128,7 @@ SETUPS = [
         {
             "api_keys": f"first:{hashlib.sha256(b'first').hexdigest()}",
             "rate_per_key": 0.001,
-            "bundles": reference.folder("vowels"),
+            "bundles": reference.bundle_folder("vowels"),
             "workers": 1,
         },
     ),
@@ -136,7 +138,7 @@ SETUPS = [
         | _LIMITS,
     ),
     Setup(
-        (Stage(table.TIMED), Stage(table.DRAINING, _tell_to_stop)),
+        (Stage(table.TIMED), Stage(table.DRAINING, _start_draining)),
         {
             "header_seconds": 1,
             "body_seconds": 1,
@@ -152,11 +154,11 @@ SETUPS = [
     Setup(
         (
             Stage(table.FAILING),
-            Stage(table.CROWDED, _crowd),
+            Stage(table.CROWDED, _open_many_streams),
             Stage(table.FULL, _fill, stays=True),
             Stage(table.STOPPING),
         ),
-        _FAILS,
+        _FAILURES,
     ),
     Setup(
         (Stage(table.BUFFERED),),
@@ -165,7 +167,7 @@ SETUPS = [
     Setup(
         (Stage(table.LOADING),),
         {
-            "module": SABOTAGED,
+            "module": fault_injection.MODULE,
             "injected": {fault_injection.LOAD_SECONDS: HOUR},
             "load_seconds": HOUR,
             "grace_seconds": 1,
@@ -176,51 +178,40 @@ SETUPS = [
 ]  # fmt: skip
 
 
-def staged(setup: Setup, wanted: Container[str]) -> Iterator[tuple[Service, str]]:
-    """Its service at each of its stages that is wanted."""
+def staged(setup: Setup, names: Container[str]) -> Iterator[tuple[Service, str]]:
+    """A setup's service in each of the named stages."""
     with served(setup) as service, ExitStack() as until_end:
         for stage in setup.stages:
-            if stage.name not in wanted and not stage.stays:
+            if stage.name not in names and not stage.stays:
                 continue
-            with ExitStack() as held:
-                stage.prepare(service, until_end if stage.stays else held)
+            with ExitStack() as resources:
+                stage.prepare(service, until_end if stage.stays else resources)
                 yield service, stage.name
 
 
 @contextmanager
 def served(setup: Setup) -> Iterator[Service]:
-    """Its service, started."""
+    """A setup's service, started."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, settings = Path(temporary), dict(setup.settings)
         if setup.broken:
             settings["bundles"] = _with_broken(folder / "bundles", setup.broken)
-        service, family = launch(folder, **settings), []
+        service, processes = launch(folder, **settings), []
         try:
-            if setup.ready:
-                service.wait()
-            else:
-                _wait_alive(service)
-            family = [os.pidfd_open(pid) for pid in service.family()]
+            service.wait_until_ready() if setup.ready else service.wait_until_alive()
+            processes = [os.pidfd_open(pid) for pid in service.processes()]
             yield service
         finally:
             service.stop(5)
-            for process in family:  # an engine that waits for ever keeps its worker
+            for process in processes:  # a worker outlives SIGTERM if its engine hangs
                 with suppress(ProcessLookupError):
                     signal.pidfd_send_signal(process, signal.SIGKILL)
                 os.close(process)
 
 
 def _with_broken(folder: Path, name: str) -> Path:
-    """A folder of all bundles, one of them damaged."""
+    """A folder with all bundles, one of them damaged."""
     shutil.copytree(reference.BUNDLES, folder)
     network = folder / name / "1" / "assets.extra" / "network.onnx"
     network.write_bytes(network.read_bytes()[:-1])
     return folder
-
-
-def _wait_alive(service: Service) -> None:
-    end = time.monotonic() + START_SECONDS
-    while not service.lives():
-        if service.process.poll() is not None or time.monotonic() > end:
-            raise RuntimeError(f"not alive: {service.log.read_text()[-300:]}")
-        time.sleep(0.05)

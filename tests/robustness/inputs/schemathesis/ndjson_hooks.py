@@ -1,4 +1,4 @@
-"""JSON lines, for schemathesis, which reads this file by itself."""
+"""NDJSON for schemathesis, which loads this file itself."""
 
 import json
 from typing import Any
@@ -7,7 +7,7 @@ import schemathesis
 
 
 @schemathesis.serializer("application/x-ndjson")
-def written(ctx: Any, value: Any) -> dict[str, bytes]:
+def serialize(ctx: Any, value: Any) -> dict[str, bytes]:
     """One message as a line."""
     if isinstance(value, bytes):
         return {"data": value + b"\n"}
@@ -17,6 +17,6 @@ def written(ctx: Any, value: Any) -> dict[str, bytes]:
 
 
 @schemathesis.deserializer("application/x-ndjson")
-def read(ctx: Any, response: Any) -> Any:
-    """The first line, which stands for all: `openapi` looks at each."""
+def deserialize(ctx: Any, response: Any) -> Any:
+    """The first line, which stands for all: row E5 checks each."""
     return json.loads(response.content.splitlines()[0])

@@ -1,1 +1,0 @@
-"""What a server answers when it is asked for more than it can: `python -m bench.overload`."""
