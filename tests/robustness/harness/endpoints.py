@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -138,13 +138,15 @@ class _WebSocketClient:
     def __init__(self, endpoint: Endpoint, port: int, seconds: float):
         self._url = f"ws://127.0.0.1:{port}{endpoint.path}"
         self._seconds = seconds
+        self._stack = ExitStack()
         self._socket: websockets.sync.client.ClientConnection | None = None
 
     def send(self, body: bytes) -> Response:
         if self._socket is None:
-            self._socket = websockets.sync.client.connect(
+            connection = websockets.sync.client.connect(
                 self._url, max_size=None, compression=None, proxy=None
             )
+            self._socket = self._stack.enter_context(connection)
         try:
             self._socket.send(body)
             line = self._socket.recv(self._seconds)
@@ -154,8 +156,7 @@ class _WebSocketClient:
         return _stream_response(self, line.encode() if isinstance(line, str) else line)
 
     def close(self) -> None:
-        if self._socket is not None:
-            self._socket.close()
+        self._stack.close()
         self._socket = None
 
 
