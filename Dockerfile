@@ -1,9 +1,9 @@
 # Three images from one file: `slim` (the default: ONNX engine, no TensorFlow), `full` (both
 # engines), and `ray` (a node of a Ray cluster, ONNX engine). Nothing is compiled: every
-# dependency is a wheel of the hash lock.
+# dependency is a wheel from a lock with hashes.
 #
-# A tag can come to mean another image. To build on one that can't change, look its digest
-# up (docker buildx imagetools inspect python:3.13-slim) and build with
+# A tag can move to another image. To pin the base image, look its digest up
+# (docker buildx imagetools inspect python:3.13-slim) and build with
 #   PYTHON_IMAGE=python@sha256:... docker compose build
 ARG PYTHON_IMAGE=python:3.13-slim
 
@@ -53,13 +53,13 @@ COPY bundles bundles
 USER 10001
 
 FROM base AS ray
-# Ray's workers import `service` from here, wherever they are started.
+# Ray's workers import `service` from here, whatever their working directory is.
 ENV PYTHONPATH=/app \
     HOME=/tmp \
     RAY_USAGE_STATS_ENABLED=0 \
     RAY_ENABLE_UV_RUN_RUNTIME_ENV=0
 COPY --from=wheels-ray /venv /venv
-# KubeRay may run them by a login shell, which sets a PATH of its own.
+# KubeRay may start them in a login shell, which sets its own PATH.
 COPY --from=wheels-ray /venv/bin/ray /venv/bin/serve /usr/local/bin/
 COPY unrolled unrolled
 COPY model model

@@ -2,7 +2,7 @@
 
 A comment before a block says how to treat it:
 
-    <!-- test: slow -->                     only `make test-all` runs it
+    <!-- test: slow -->                     only `make test-all` runs it, once if pages share it
     <!-- test: skip, needs Docker -->       nothing runs it, for the reason given
 
 The language says what a block is:
@@ -136,6 +136,7 @@ class Runner:
 
     def __init__(self, folder: Path, url: str):
         self.folder, self.url = folder, url
+        self._finished: set[str] = set()  # slow commands, which pages may share
         python = Path(sys.executable).parent
         self.environment = os.environ | {
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
@@ -164,8 +165,13 @@ class Runner:
     def run(self, block: Block, output: str | None) -> str | None:
         """Run or check a block; what it printed, or what was printed before it."""
         match block.language:
+            case "sh" if block.text in self._finished:
+                return None
             case "sh":
-                return self.run_shell(block.text)
+                output = self.run_shell(block.text)
+                if block.treatment == "slow":
+                    self._finished.add(block.text)
+                return output
             case "python":
                 return self.run_python(block)
             case "console":
