@@ -1,10 +1,11 @@
-"""int8 weights: written beside the exact ones, measured, told, and refused where they
-change too much."""
+"""int8 weights: quantized, compared with float32, reported, and refused if they change
+too much."""
 
 import json
 import logging
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import onnx
@@ -19,6 +20,7 @@ from model.export import publish, quantize
 from model.export.quantize import QuantizationError
 from model.training import evaluation, loop
 from model.training.runs import Epoch
+from tests.support.bundles import cached
 from tests.support.networks import make_config, make_dataset, write_json_lines
 
 HISTORY = [Epoch(1, 1.0, 40.0, 2.0, 45.0, 0.01, True)]
@@ -33,62 +35,75 @@ def make(task="label", *, counts=(15, 12, 70), cell="lstm", **settings):
     random = np.random.default_rng(7)
     for weight in network.trainable_variables:
         weight.assign(random.normal(0, 0.4, weight.shape))
-    right = evaluation.predict(dataset, network).scores.argmax(1)
-    kept = random.uniform(size=len(right)) < 0.7
-    return network, replace(dataset, targets=np.where(kept, right, dataset.targets))
-
-
-def published(root, network, dataset, name="made"):
-    config = make_config(name=name, network=network.config.model_dump())
-    folder, _ = publish.publish(network, HISTORY, dataset, config, root, int8=True)
-    return bundle.read(folder)
-
-
-@pytest.fixture(scope="module")
-def root(tmp_path_factory):
-    return tmp_path_factory.mktemp("int8")
-
-
-@pytest.fixture(
-    scope="module", params=["label", "classify", "label-both-ways", "no-test-part"]
-)
-def made(request, root):
-    """A published bundle with int8 weights, its data, and the part it is judged on."""
-    task = "classify" if request.param == "classify" else "label"
-    counts = (15, 60, 0) if request.param == "no-test-part" else (15, 12, 70)
-    ways = request.param == "label-both-ways"
-    network, dataset = make(task, counts=counts, bidirectional=ways)
-    part = "validation" if request.param == "no-test-part" else "test"
-    return published(root, network, dataset, request.param), dataset.part(part), part
-
-
-def session(found, path):
-    return onnxruntime.InferenceSession(
-        str(found.folder / path), providers=["CPUExecutionProvider"]
+    predicted = evaluation.predict(dataset, network).scores.argmax(1)
+    right = random.uniform(size=len(predicted)) < 0.7
+    return network, replace(
+        dataset, targets=np.where(right, predicted, dataset.targets)
     )
 
 
-def answers(found, path, dataset, batch):
-    """Probabilities [M, C] of a part's rows, in batches of sequences of like length,
-    computed here from the file."""
-    run = session(found, path)
+def publish_int8(root, network, dataset, name="made"):
+    config = make_config(name=name, network=network.config.model_dump())
+    publish.publish(network, HISTORY, dataset, config, root, int8=True)
+
+
+# Name: the task, the sequences of each part, and whether the network is bidirectional.
+KINDS = {
+    "label": ("label", (15, 12, 70), False),
+    "classify": ("classify", (15, 12, 70), False),
+    "label-both-ways": ("label", (15, 12, 70), True),
+    "no-test-part": ("label", (15, 60, 0), False),
+}
+
+
+def write_quantized(root):
+    for name, (task, counts, both) in KINDS.items():
+        network, dataset = make(task, counts=counts, bidirectional=both)
+        publish_int8(root, network, dataset, name)
+        np.save(root / f"{name}.npy", dataset.targets)
+
+
+@pytest.fixture(scope="module")
+def folders():
+    return cached("int8", write_quantized, Path(__file__))
+
+
+@pytest.fixture(scope="module", params=KINDS)
+def quantized_bundle(request, folders):
+    """A bundle with int8 weights, the data that it was compared on, and its part."""
+    task, counts, _ = KINDS[request.param]
+    targets = np.load(folders / f"{request.param}.npy")
+    dataset = replace(make_dataset(task, counts=counts, classes=4), targets=targets)
+    part = "test" if counts[2] else "validation"
+    return bundle.read(folders / request.param / "1"), dataset.part(part), part
+
+
+def session(exported, path):
+    return onnxruntime.InferenceSession(
+        str(exported.folder / path), providers=["CPUExecutionProvider"]
+    )
+
+
+def predict(exported, path, dataset, batch_size):
+    """Probabilities [M, C], in batches of similar length, computed from the file."""
+    run = session(exported, path)
     lengths = np.asarray(dataset.lengths, np.int32)
     order = sorted(range(len(lengths)), key=lambda row: (lengths[row], row))
     results = {}
-    for at in range(0, len(order), batch):
-        rows = order[at : at + batch]
+    for start in range(0, len(order), batch_size):
+        rows = order[start : start + batch_size]
         longest = max(lengths[row] for row in rows)
         frames = np.zeros((len(rows), longest, 3), np.float32)
         for place, row in enumerate(rows):
             frames[place, : lengths[row]] = dataset.sequence(row)
         inputs = {"frames": frames, "lengths": lengths[rows]}
-        size = found.metadata.state_size
-        if size:
+        if size := exported.metadata.state_size:
             inputs["state"] = np.zeros((len(rows), size), np.float32)
-        given = run.run(["probabilities"], inputs)[0]
+        outputs = run.run(["probabilities"], inputs)[0]
         for place, row in enumerate(rows):
             label = dataset.task == "label"
-            results[row] = given[place, : lengths[row]] if label else given[place][None]
+            output = outputs[place]
+            results[row] = output[: lengths[row]] if label else output[None]
     return np.concatenate([results[row] for row in range(len(lengths))])
 
 
@@ -104,124 +119,111 @@ def calibration_error(probabilities, targets):
     return 100 * total / len(targets)
 
 
-class TestFigures:
-    def test_right(self, made):
-        """What is told of the int8 network is what its file does on that part: each
-        sequence alone, and in batches of 32."""
-        found, dataset, part = made
-        told = found.metadata.int8
-        exact = answers(found, bundle.NETWORK, dataset, 1)
-        alone = answers(found, bundle.INT8, dataset, 1)
-        mates = answers(found, bundle.INT8, dataset, 32)
+class TestComparison:
+    def test_numbers(self, quantized_bundle):
+        """`bundle.json` records what the int8 file computes on that part, with batches
+        of one sequence and of 32."""
+        exported, dataset, part = quantized_bundle
+        recorded = exported.metadata.int8
+        float32 = predict(exported, bundle.NETWORK, dataset, 1)
+        int8 = predict(exported, bundle.INT8, dataset, 1)
+        batched = predict(exported, bundle.INT8, dataset, 32)
         targets = dataset.targets
         close = {"rel": 1e-4, "abs": 1e-6}
-        assert told.part == part
-        wrong = 100 * (alone.argmax(1) != targets).mean()
-        assert told.error == pytest.approx(wrong, **close)
-        same = 100 * (alone.argmax(1) == exact.argmax(1)).mean()
-        assert told.same_class == pytest.approx(same, **close)
-        error = calibration_error(alone, targets)
-        assert told.calibration_error == pytest.approx(error, rel=1e-3)
-        assert told.largest == pytest.approx(np.abs(alone - exact).max(), **close)
-        assert told.mates == pytest.approx(np.abs(mates - alone).max(), **close)
-        assert told.largest > 0
-        assert told.mates > 0
+        assert recorded.part == part
+        wrong = 100 * (int8.argmax(1) != targets).mean()
+        assert recorded.error == pytest.approx(wrong, **close)
+        same = 100 * (int8.argmax(1) == float32.argmax(1)).mean()
+        assert recorded.same_class == pytest.approx(same, **close)
+        error = calibration_error(int8, targets)
+        assert recorded.calibration_error == pytest.approx(error, rel=1e-3)
+        assert recorded.largest == pytest.approx(np.abs(int8 - float32).max(), **close)
+        assert recorded.mates == pytest.approx(np.abs(batched - int8).max(), **close)
+        assert recorded.largest > 0
+        assert recorded.mates > 0
+        # The float32 network's own metrics stay as they are.
+        wrong = 100 * (float32.argmax(1) != targets).mean()
+        assert exported.metadata.training.parts[part].error == pytest.approx(wrong)
 
-    def test_bound(self, made):
-        """Its bound is twice what it misses the golden answers by, so that it is
-        served where it was made."""
-        found, _, _ = made
-        run = session(found, bundle.INT8)
-        stepped = found.metadata.state_size > 0
+    def test_bound(self, quantized_bundle):
+        """The bound is twice the difference from the golden answers, so that the
+        service that loads the bundle accepts it."""
+        exported, _, _ = quantized_bundle
+        run = session(exported, bundle.INT8)
+        stepped = exported.metadata.state_size > 0
 
         def step(frames, lengths, state):
             inputs = {"frames": frames, "lengths": lengths}
-            given = run.run(None, inputs | ({"state": state} if stepped else {}))
-            return given[0], given[1] if stepped else state
+            outputs = run.run(None, inputs | ({"state": state} if stepped else {}))
+            return outputs[0], outputs[1] if stepped else state
 
-        difference = found.golden().difference(step)
-        assert found.metadata.int8.bound == pytest.approx(2 * difference, rel=1e-6)
+        difference = exported.golden().difference(step)
+        assert exported.metadata.int8.bound == pytest.approx(2 * difference, rel=1e-6)
         assert difference > bundle.TOLERANCE
-
-    def test_exact_network_is_the_same(self, made):
-        """The figures of the network itself are not touched."""
-        found, dataset, part = made
-        exact = answers(found, bundle.NETWORK, dataset, 1)
-        wrong = 100 * (exact.argmax(1) != dataset.targets).mean()
-        assert found.metadata.training.parts[part].error == pytest.approx(wrong)
 
 
 class TestFile:
-    def test_weights(self, made):
-        """Every recurrent layer's weights are int8, in operators that run them so,
-        and the file is smaller."""
-        found, _, _ = made
-        model = onnx.load(str(found.folder / bundle.INT8))
+    def test_weights(self, quantized_bundle):
+        """The recurrent weights of every layer are int8, in int8 operators; the file is
+        smaller, and listed in `bundle.json`."""
+        exported, _, _ = quantized_bundle
+        model = onnx.load(str(exported.folder / bundle.INT8))
         layers = [n for n in model.graph.node if "LSTM" in n.op_type]
         assert [node.op_type for node in layers] == ["DynamicQuantizeLSTM"] * 2
-        kinds = {one.name: one.data_type for one in model.graph.initializer}
+        types = {tensor.name: tensor.data_type for tensor in model.graph.initializer}
         for node in layers:
-            assert {kinds[name] for name in node.input[1:3]} == {onnx.TensorProto.INT8}
+            assert {types[name] for name in node.input[1:3]} == {onnx.TensorProto.INT8}
         sizes = [
-            (found.folder / p).stat().st_size for p in (bundle.INT8, bundle.NETWORK)
+            (exported.folder / p).stat().st_size for p in (bundle.INT8, bundle.NETWORK)
         ]
         assert sizes[0] < sizes[1]
+        assert bundle.INT8.as_posix() in exported.metadata.files
 
-    def test_listed(self, made):
-        """It is one of the bundle's files, held by its digest."""
-        found, _, _ = made
-        assert bundle.INT8.as_posix() in found.metadata.files
-
-    def test_quiet(self, made, tmp_path, caplog, capfd):
-        """Nothing is said that is no concern of the caller's, and the log is left as
-        it was."""
-
-        found, _, _ = made
+    def test_quiet(self, quantized_bundle, tmp_path, caplog, capfd):
+        """Quantization prints and logs nothing, and leaves the log as it was."""
+        exported, _, _ = quantized_bundle
         (tmp_path / bundle.EXTRA).mkdir()
-        shutil.copy(found.folder / bundle.NETWORK, tmp_path / bundle.NETWORK)
+        shutil.copy(exported.folder / bundle.NETWORK, tmp_path / bundle.NETWORK)
         filters = logging.getLogger("root").filters[:]
         quantize.write(tmp_path)
         assert caplog.records == []
         assert capfd.readouterr() == ("", "")
         assert logging.getLogger("root").filters == filters
         written = (tmp_path / bundle.INT8).read_bytes()
-        assert written == (found.folder / bundle.INT8).read_bytes()
+        assert written == (exported.folder / bundle.INT8).read_bytes()
 
 
 class TestCard:
-    def test_section(self, made):
-        """The card says how to have it, and each figure beside its bound."""
-        found, _, part = made
-        card = (found.folder / bundle.REPORT / "card.md").read_text()
+    def test_section(self, quantized_bundle):
+        """The card and `inspect` show the int8 network's metrics."""
+        exported, _, part = quantized_bundle
+        card = (exported.folder / bundle.REPORT / "card.md").read_text()
         (section,) = (s for s in card.split("\n## ") if s.startswith("int8\n"))
-        told, exact = found.metadata.int8, found.metadata.training.parts[part]
-        assert "UNROLLED_PRECISION=int8" in section
-        assert bundle.INT8.name in section
-        assert f"the {part} part" in section
-        for figure in (
-            f"| {exact.error:.2f} % | {told.error:.2f} % |",
-            f"| {exact.calibration_error:.2f} % | {told.calibration_error:.2f} % |",
-            f"{told.same_class:.2f} %",
-            f"{told.largest:.4f}",
-            f"{told.mates:.4f}",
+        int8, float32 = exported.metadata.int8, exported.metadata.training.parts[part]
+        for text in (
+            "UNROLLED_PRECISION=int8",
+            bundle.INT8.name,
+            f"the {part} part",
+            f"| {float32.error:.2f} % | {int8.error:.2f} % |",
+            f"| {float32.calibration_error:.2f} % | {int8.calibration_error:.2f} % |",
+            f"{int8.same_class:.2f} %",
+            f"{int8.largest:.4f}",
+            f"{int8.mates:.4f}",
         ):
-            assert figure in section
+            assert text in section
+        with console.console.capture() as output:
+            console.console.print(console.bundle_table(exported))
+        assert f"{part} error {int8.error:.2f} %" in output.get()
 
-    def test_shown(self, made):
-        """So does the table of `inspect`."""
-        found, _, part = made
-        with console.console.capture() as shown:
-            console.console.print(console.bundle_table(found))
-        assert f"{part} error {found.metadata.int8.error:.2f} %" in shown.get()
-
-    def test_none(self, root):
-        """A bundle without int8 weights says nothing of them."""
+    @pytest.mark.slow
+    def test_none(self, tmp_path):
+        """A bundle without int8 weights doesn't mention them."""
         network, dataset = make(counts=(15, 12, 9))
         config = make_config(name="plain", network=network.config.model_dump())
-        folder, _ = publish.publish(network, HISTORY, dataset, config, root)
-        found = bundle.read(folder)
-        assert found.metadata.int8 is None
-        assert bundle.INT8.as_posix() not in found.metadata.files
+        folder, _ = publish.publish(network, HISTORY, dataset, config, tmp_path)
+        plain = bundle.read(folder)
+        assert plain.metadata.int8 is None
+        assert bundle.INT8.as_posix() not in plain.metadata.files
         assert "int8" not in (folder / bundle.REPORT / "card.md").read_text()
 
 
@@ -231,53 +233,52 @@ def assert_nothing(folder):
 
 
 class TestRefusals:
-    @pytest.mark.parametrize("task", ["label", "classify"])
-    def test_gru(self, tmp_path, task):
-        """A GRU is refused for what is missing, before anything is written."""
-        network, dataset = make(task, cell="gru", counts=(15, 12, 9))
+    def test_gru(self, tmp_path):
+        """A GRU is refused before anything is written."""
+        network, dataset = make(cell="gru", counts=(15, 12, 9))
         with pytest.raises(QuantizationError, match="no int8 GRU"):
-            published(tmp_path, network, dataset)
+            publish_int8(tmp_path, network, dataset)
         assert_nothing(tmp_path)
         with pytest.raises(QuantizationError, match=r"--int8 is for LSTM networks"):
             quantize.check("gru")
         quantize.check("lstm")
 
     @pytest.mark.parametrize(
-        ("bound", "value", "told"),
+        ("limit", "value", "reason"),
         [
             ("MAX_ERROR", -100.0, "percentage points of error more"),
-            (
-                "MAX_CALIBRATION",
-                -100.0,
-                "percentage points of expected calibration error (ECE) more",
-            ),
+            ("MAX_CALIBRATION", -100.0, "expected calibration error (ECE) more"),
             ("MAX_CHANGE", 0.0, "change of a probability by batch neighbours"),
         ],
     )
-    def test_over_a_bound(self, tmp_path, monkeypatch, bound, value, told):
-        """A network that changes more than a bound allows is not published, with and
-        without int8 weights, and the figure is told."""
-        network, dataset = make(counts=(15, 12, 30))
-        monkeypatch.setattr(quantize, bound, value)
+    def test_over_a_limit(self, folders, monkeypatch, limit, value, reason):
+        """A network that changes more than a limit allows is refused; the message has
+        the value and the limit."""
+        exported = bundle.read(folders / "label" / "1")
+        dataset = make_dataset("label", counts=KINDS["label"][1], classes=4)
+        dataset = replace(dataset, targets=np.load(folders / "label.npy")).part("test")
+        monkeypatch.setattr(quantize, limit, value)
         with pytest.raises(QuantizationError, match="nothing was published") as caught:
-            published(tmp_path, network, dataset)
-        assert told in str(caught.value)
+            quantize.compare(
+                exported.folder, exported.metadata, exported.golden(), "test", dataset
+            )
+        assert reason in str(caught.value)
         assert f"(at most {value:g} is allowed)" in str(caught.value)
-        assert_nothing(tmp_path)
 
-    def test_really_too_much(self, tmp_path):
-        """So it is where 8 bits can't hold the weights: a few that are hundreds of
-        times larger than the others, which all matter."""
+    @pytest.mark.slow
+    def test_too_much(self, tmp_path):
+        """Weights that 8 bits can't hold are refused, and nothing is published: some
+        are hundreds of times larger than the others, and all matter."""
         network, dataset = make(counts=(15, 12, 30))
-        (way,) = network.encoder[0]
-        kernel, recurrent, bias = way.get_weights()
+        (layer,) = network.encoder[0]
+        kernel, recurrent, bias = layer.get_weights()
         kernel[2] *= 1000  # of a feature that does next to nothing
         dataset = replace(dataset, frames=dataset.frames * [1, 1, 1e-3])
-        way.set_weights([kernel, recurrent, bias])
+        layer.set_weights([kernel, recurrent, bias])
         scale = network.scale.numpy()
         network.scale.assign(scale * [1, 1, 1e-6])
         with pytest.raises(QuantizationError, match="change of a probability"):
-            published(tmp_path, network, dataset)
+            publish_int8(tmp_path, network, dataset)
         assert_nothing(tmp_path)
 
 
@@ -289,47 +290,46 @@ def file(tmp_path_factory):
     return write_json_lines(path, data, parts=False)
 
 
+@pytest.mark.slow
 class TestCommand:
     def run(self, *arguments, code=0):
         result = CliRunner().invoke(command.app, [str(a) for a in arguments])
-        shown = result.stdout + result.stderr
-        assert result.exit_code == code, shown + repr(result.exception)
-        assert "Traceback" not in shown
+        output = result.stdout + result.stderr
+        assert result.exit_code == code, output + repr(result.exception)
+        assert "Traceback" not in output
         return result
 
-    def test_train_and_export(self, file, tmp_path):
-        """`train --int8` and `export --int8` write it, and show where it is."""
-        places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
-        self.run("train", file, "--cell", "lstm", *TINY, "--int8", *places)
-        again = tmp_path / "again"
-        self.run("export", tmp_path / "r" / "walks", "--int8", "--output", again)
-        first, second = (
-            bundle.read(folder / "walks" / "1") for folder in (tmp_path / "b", again)
+    def test_lstm(self, file, tmp_path):
+        """`train --int8` and `export --int8` add int8 weights; without it there are
+        none. `inspect` shows them."""
+        run = tmp_path / "runs" / "walks"
+        options = ("--output", tmp_path / "first", "--runs", tmp_path / "runs")
+        self.run("train", file, "--cell", "lstm", *TINY, "--int8", *options)
+        self.run("export", run, "--int8", "--output", tmp_path / "second")
+        self.run("export", run, "--output", tmp_path / "plain")
+        first, second, plain = (
+            bundle.read(tmp_path / name / "walks" / "1")
+            for name in ("first", "second", "plain")
         )
         assert first.metadata.int8 == second.metadata.int8
         assert first.metadata.int8.part == "test"
-        shown = self.run("inspect", again).stdout
-        assert "int8" in shown
+        assert plain.metadata.int8 is None
+        assert "int8" in self.run("inspect", tmp_path / "first").stdout
         metrics = json.loads(
-            (again / "walks/1" / bundle.REPORT / "metrics.json").read_text()
+            (second.folder / bundle.REPORT / "metrics.json").read_text()
         )
         assert metrics["parts"]["test"]["error"] >= 0
 
-    def test_without(self, file, tmp_path):
-        """Without the flag there is none."""
-        places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
-        self.run("train", file, "--cell", "lstm", *TINY, *places)
-        assert bundle.read(tmp_path / "b" / "walks" / "1").metadata.int8 is None
-
     def test_gru(self, file, tmp_path):
-        """A GRU is refused in one line, before it is trained."""
-        places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
-        arguments = ("train", file, "--cell", "gru", *TINY, "--int8", *places)
+        """A GRU is refused in one line, before it is trained, and when a run is
+        exported."""
+        options = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        arguments = ("train", file, "--cell", "gru", *TINY, "--int8", *options)
         result = self.run(*arguments, code=2)
         (line,) = result.stderr.splitlines()
         assert line.startswith("error: --int8 is for LSTM networks")
         assert not (tmp_path / "r").exists()
-        self.run("train", file, "--cell", "gru", *TINY, *places)
+        self.run("train", file, "--cell", "gru", *TINY, *options)
         run = tmp_path / "r" / "walks"
         result = self.run("export", run, "--int8", "--output", tmp_path / "x", code=2)
         assert "GRU" in result.stderr
