@@ -1,4 +1,4 @@
-"""The commands: what they write, and how they refuse."""
+"""The training commands: their results and their error messages."""
 
 import json
 import re
@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from model import __main__ as command
 from model import config
 from model.bundle import bundle
-from model.cli import arguments as choices
 from model.cli import console, flags, progress
+from model.cli.arguments import build_config
 from model.config import Config, ConfigError
 from model.datasets import builtin
 from model.training import augmentation, evaluation, loop
@@ -33,17 +33,17 @@ DRAWN = re.compile("[\u2500-\u257f\x1b]")  # lines of boxes, and ANSI escapes
 
 
 def run(*arguments, code=0):
-    """The result of a command, which ends with this exit code and no traceback."""
+    """Run a command, and check its exit code; it must not print a traceback."""
     result = CliRunner().invoke(command.app, [str(a) for a in arguments])
-    shown = result.stdout + result.stderr
-    assert result.exit_code == code, shown + repr(result.exception)
+    output = result.stdout + result.stderr
+    assert result.exit_code == code, output + repr(result.exception)
     assert result.exception is None or isinstance(result.exception, SystemExit)
-    assert "Traceback" not in shown
+    assert "Traceback" not in output
     return result
 
 
 def refusal(*arguments):
-    """The one line that a command refuses with."""
+    """The error message of a command: one line."""
     result = run(*arguments, code=2)
     (line,) = result.stderr.splitlines()
     assert line.startswith("error: ")
@@ -67,65 +67,67 @@ def file(folder, data):
 
 
 @pytest.fixture(scope="module")
-def places(folder):
+def folders(folder):
     return ("--output", folder / "bundles", "--runs", folder / "runs")
 
 
 @pytest.fixture(scope="module")
-def trained(file, places):
-    """What a training run shows."""
-    return run("train", file, "--name", "walks", *TINY, "--seed", 5, *places).stdout
+def trained(file, folders):
+    """The output of a training run."""
+    return run("train", file, "--name", "walks", *TINY, "--seed", 5, *folders).stdout
 
 
 @pytest.fixture(scope="module")
-def made(trained, folder):
+def exported(trained, folder):
     """The bundle of that run."""
     return bundle.read(folder / "bundles" / "walks" / "1")
 
 
 class TestTrain:
-    def test_output(self, trained, made):
-        """A run tells of each epoch, and ends with the figures and the bundle."""
+    def test_output(self, trained, exported):
+        """A run prints a line for each epoch, the metrics, and the bundle's folder."""
         lines = [line.strip() for line in trained.splitlines() if line.strip()]
         epochs = [line for line in lines if line.startswith("epoch")]
         assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
-        assert lines[-2].split() == ["bundle:", str(made.folder)]
+        assert lines[-2].split() == ["bundle:", str(exported.folder)]
         assert lines[-1].startswith("card:")
         assert Path(lines[-1].split()[1]).is_file()
         (test,) = [line.split() for line in lines if line.startswith("test ")]
-        figures = made.metadata.training.parts["test"]
-        assert test[1:3] == [str(figures.count), f"{figures.error:.2f}"]
+        part_metrics = exported.metadata.training.parts["test"]
+        assert test[1:3] == [str(part_metrics.count), f"{part_metrics.error:.2f}"]
 
-    def test_bundle(self, made, data):
-        """The bundle is of the network that the flags asked for."""
-        said = made.metadata
-        assert (said.task, said.layers, said.hidden) == ("label", 1, 4)
-        assert (said.training.seed, said.training.epochs) == (5, 2)
-        assert said.training.source == "Walks of dogs"
-        assert said.classes == data.classes
+    def test_bundle(self, exported, data):
+        """The bundle holds the network that the options describe."""
+        metadata = exported.metadata
+        assert (metadata.task, metadata.layers, metadata.hidden) == ("label", 1, 4)
+        assert (metadata.training.seed, metadata.training.epochs) == (5, 2)
+        assert metadata.training.source == "Walks of dogs"
+        assert metadata.classes == data.classes
 
     def test_plain(self, trained):
         """Without a terminal there are no boxes and no escapes."""
         assert not DRAWN.search(trained)
 
+    @pytest.mark.slow
     def test_process(self, file, tmp_path):
-        """The same as a process of its own: exit code 0, nothing on stderr."""
-        places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
-        arguments = ("train", file, "--name", "x", *TINY, "--task", "label", *places)
-        done = subprocess.run(
+        """As a process it exits with 0 and writes nothing to stderr."""
+        folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        arguments = ("train", file, "--name", "x", *TINY, "--task", "label", *folders)
+        process = subprocess.run(
             [sys.executable, "-m", "model", *map(str, arguments)],
             cwd=ROOT,
             capture_output=True,
             text=True,
         )
-        assert done.returncode == 0, done.stderr
-        assert done.stderr == ""
-        assert f"bundle: {tmp_path / 'b' / 'x' / '1'}" in done.stdout
-        assert not DRAWN.search(done.stdout)
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ""
+        assert f"bundle: {tmp_path / 'b' / 'x' / '1'}" in process.stdout
+        assert not DRAWN.search(process.stdout)
         bundle.read(tmp_path / "b" / "x" / "1")
 
+    @pytest.mark.slow
     def test_interrupted(self, file, tmp_path, monkeypatch):
-        """Ctrl-C says what is kept and how to go on; its weights can be exported."""
+        """Ctrl-C prints how to resume or export the run, and the command works."""
 
         def stop(bars, *_):
             if bars.epoch == 2:
@@ -134,11 +136,11 @@ class TestTrain:
         def begins(bars, epoch, batches):
             bars.epoch = epoch
 
-        places = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
         with monkeypatch.context() as patch:
             patch.setattr(progress.ProgressBars, "on_batch_end", stop)
             patch.setattr(progress.ProgressBars, "on_epoch_begin", begins)
-            result = run("train", file, "--name", "x", *TINY, *places, code=130)
+            result = run("train", file, "--name", "x", *TINY, *folders, code=130)
         assert "epoch 1" in result.stderr
         assert "--resume" in result.stderr
         assert not (tmp_path / "b").exists()
@@ -148,8 +150,8 @@ class TestTrain:
         record = bundle.read(tmp_path / "b" / "x" / "1").metadata.training
         assert (record.epochs, record.best_epoch) == (1, 1)
 
-    def test_interrupted_at_once(self, file, places, tmp_path, monkeypatch):
-        """Ctrl-C before an epoch is done is a line, not a traceback."""
+    def test_interrupted_at_once(self, file, folders, tmp_path, monkeypatch):
+        """Ctrl-C before the first epoch is complete prints one line."""
 
         def stop(*_, **__):
             raise KeyboardInterrupt
@@ -160,79 +162,84 @@ class TestTrain:
 
 
 class TestResume:
-    def test_other_settings(self, file, places, made):
-        """Other settings are not resumed with."""
+    def test_other_settings(self, file, folders, exported):
+        """A run is not resumed with other settings."""
         settings = (*TINY, "--seed", 5, "--hidden", 5)
-        line = refusal("train", file, "--name", "walks", *settings, "--resume", *places)
+        line = refusal(
+            "train", file, "--name", "walks", *settings, "--resume", *folders
+        )
         assert "other settings (network.hidden)" in line
 
-    def test_other_data(self, file, places, made):
-        """Another seed cuts the file into other parts, which is said."""
+    def test_other_data(self, file, folders, exported):
+        """Another seed splits the file differently, which is other data."""
         line = refusal(
-            "train", file, "--name", "walks", *TINY, "--seed", 6, "--resume", *places
+            "train", file, "--name", "walks", *TINY, "--seed", 6, "--resume", *folders
         )
         assert "other data" in line
 
-    def test_finished(self, file, places, made):
-        """A finished run is not gone on with; how to have its bundle is said."""
+    def test_finished(self, file, folders, exported):
+        """A complete run is not resumed; the message has the export command."""
         settings = (*TINY, "--seed", 5)
-        line = refusal("train", file, "--name", "walks", *settings, "--resume", *places)
+        line = refusal(
+            "train", file, "--name", "walks", *settings, "--resume", *folders
+        )
         assert "is complete" in line
         assert "export" in line
 
     def test_nothing(self, file, tmp_path):
-        """Where there is no run, none is resumed."""
+        """Without a run nothing is resumed."""
         line = refusal("train", file, *TINY, "--resume", "--runs", tmp_path)
         assert "no training run" in line
 
 
 class TestExport:
-    def test_again(self, made, folder, tmp_path):
-        """A run's best weights are exported again, anywhere."""
+    @pytest.mark.slow
+    def test_again(self, exported, folder, tmp_path):
+        """The best weights of a run can be exported again."""
         run("export", folder / "runs" / "walks", "--output", tmp_path)
         again = bundle.read(tmp_path / "walks" / "1")
         np.testing.assert_array_equal(
-            again.golden().probabilities, made.golden().probabilities
+            again.golden().probabilities, exported.golden().probabilities
         )
-        assert again.metadata.training == made.metadata.training
+        assert again.metadata.training == exported.metadata.training
 
     def test_no_run(self, tmp_path):
-        """A folder that is no run's is refused by name."""
+        """A folder that is not a run is refused by name."""
         assert str(tmp_path) in refusal("export", tmp_path)
 
-    def test_changed_data(self, made, folder, data, file):
-        """A run whose data has changed since is not exported."""
-        kept = file.read_text()
+    def test_changed_data(self, exported, folder, data, file):
+        """A run whose data has changed is not exported."""
+        original = file.read_text()
         try:
-            file.write_text(kept.replace("0.", "1.", 1))
+            file.write_text(original.replace("0.", "1.", 1))
             line = refusal("export", folder / "runs" / "walks")
         finally:
-            file.write_text(kept)
+            file.write_text(original)
         assert "data has changed" in line
 
 
 class TestEvaluate:
-    def test_same_test_part(self, made, file):
-        """The test part is the one that training left out: the same figures."""
-        shown = run("evaluate", made.folder, file, "--json").stdout
-        figures = json.loads(shown)
-        metrics = made.folder / bundle.REPORT / "metrics.json"
-        told = json.loads(metrics.read_text())["parts"]["test"]
-        assert figures["count"] == told["count"]
-        assert figures["confusion"] == told["confusion"]
-        np.testing.assert_allclose(figures["error"], told["error"], atol=1e-3)
+    def test_same_test_part(self, exported, file):
+        """Evaluation uses the test part of training, with the same metrics."""
+        output = run("evaluate", exported.folder, file, "--json").stdout
+        part_metrics = json.loads(output)
+        metrics = exported.folder / bundle.REPORT / "metrics.json"
+        recorded = json.loads(metrics.read_text())["parts"]["test"]
+        assert part_metrics["count"] == recorded["count"]
+        assert part_metrics["confusion"] == recorded["confusion"]
+        np.testing.assert_allclose(part_metrics["error"], recorded["error"], atol=1e-3)
 
-    def test_other_file(self, made, tmp_path):
-        """No test part is cut from data other than that of the training."""
+    def test_other_file(self, exported, tmp_path):
+        """Other data than the training data is not split."""
         path = tmp_path / "other.jsonl"
-        line = {"frames": [[1, 2, 3]], "labels": [made.metadata.classes[0]]}
+        line = {"frames": [[1, 2, 3]], "labels": [exported.metadata.classes[0]]}
         path.write_text(f"{json.dumps(line)}\n" * 30)
-        assert "--part all" in refusal("evaluate", made.folder, path)
-        run("evaluate", made.folder, path, "--part", "all")
+        assert "--part all" in refusal("evaluate", exported.folder, path)
+        run("evaluate", exported.folder, path, "--part", "all")
 
-    def test_all(self, made, file, data):
-        """All sequences of a file are judged where that is asked for."""
-        result = run("evaluate", made.folder, file, "--part", "all").stdout
+    def test_all(self, exported, file, data):
+        """`--part all` evaluates all sequences of a file."""
+        result = run("evaluate", exported.folder, file, "--part", "all").stdout
         assert not DRAWN.search(result)
         rows = [line.split() for line in result.splitlines()]
         (row,) = [row for row in rows if row[:1] == ["all"]]
@@ -242,13 +249,13 @@ class TestEvaluate:
         want = {name: str(counts[code]) for code, name in enumerate(data.classes)}
         assert classes == want
 
-    def test_by_name(self, made, file, folder):
-        """The folder of a bundle's versions, or of one bundle, will do."""
-        for path in (made.folder.parent, folder / "bundles"):
+    def test_by_name(self, exported, file, folder):
+        """The folder of a bundle's versions is accepted too."""
+        for path in (exported.folder.parent, folder / "bundles"):
             run("evaluate", path, file, "--part", "all", "--json")
 
     @pytest.mark.parametrize(
-        ("text", "named"),
+        ("text", "expected"),
         [
             pytest.param(
                 '{"frames": [[1, 2]], "labels": ["ant"]}', "2 features", id="features"
@@ -261,14 +268,14 @@ class TestEvaluate:
             ),
         ],
     )
-    def test_other_data(self, made, tmp_path, text, named):
-        """Data that the bundle can't be measured on is refused."""
+    def test_other_data(self, exported, tmp_path, text, expected):
+        """Data that doesn't fit the bundle is refused."""
         path = tmp_path / "other.jsonl"
         path.write_text(text + "\n")
-        assert named in refusal("evaluate", made.folder, path, "--part", "all")
+        assert expected in refusal("evaluate", exported.folder, path, "--part", "all")
 
     def test_no_bundle(self, file, tmp_path):
-        """A folder that holds none, or several, is refused by name."""
+        """A folder without a bundle, or with several, is refused by name."""
         assert f"{tmp_path}: no bundle" in refusal("evaluate", tmp_path, file)
         for name in ("a", "b"):
             (tmp_path / name / "1").mkdir(parents=True)
@@ -278,39 +285,39 @@ class TestEvaluate:
 
 
 class TestInspect:
-    def test_output(self, made):
-        """What the bundle is can be read, and that its files are whole."""
-        shown = run("inspect", made.folder).stdout
-        assert not DRAWN.search(shown)
+    def test_output(self, exported):
+        """`inspect` shows the network, its classes and the digest."""
+        output = run("inspect", exported.folder).stdout
+        assert not DRAWN.search(output)
         for part in ("walks, version 1", "label", "gru 1 x 4", "ant, bee, cat"):
-            assert part in shown
-        assert made.digest in shown
+            assert part in output
+        assert exported.digest in output
 
-    def test_spoilt(self, made, folder):
-        """A file that was changed is named."""
-        path = made.folder / bundle.NETWORK
-        kept = path.read_bytes()
+    def test_spoilt(self, exported, folder):
+        """A changed file is named."""
+        path = exported.folder / bundle.NETWORK
+        original = path.read_bytes()
         try:
-            path.write_bytes(kept + b" ")
-            line = refusal("inspect", made.folder)
+            path.write_bytes(original + b" ")
+            line = refusal("inspect", exported.folder)
         finally:
-            path.write_bytes(kept)
+            path.write_bytes(original)
         assert str(path) in line
         assert "SHA-256" in line
 
 
 class TestDatasets:
     def test_output(self):
-        """The built-in sets and every format of a file are listed."""
-        shown = run("datasets").stdout
-        assert not DRAWN.search(shown)
+        """The built-in sets and all file formats are listed."""
+        output = run("datasets").stdout
+        assert not DRAWN.search(output)
         for name in (*builtin.names(), ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
-            assert name in shown
+            assert name in output
 
 
 class TestRefusals:
     @pytest.mark.parametrize(
-        ("arguments", "named"),
+        ("arguments", "expected"),
         [
             pytest.param(["--layers", "0"], ["network.layers"], id="low"),
             pytest.param(["--dropout", "1"], ["network.dropout"], id="high"),
@@ -332,28 +339,23 @@ class TestRefusals:
             pytest.param(["--image", "9", "9"], ["augmentation.image"], id="image"),
         ],
     )
-    def test_values(self, arguments, named, tmp_path):
-        """A value that can't be is refused in one line that names the setting."""
+    def test_values(self, arguments, expected, tmp_path):
+        """An invalid value is refused in one line that names the setting."""
         line = refusal("train", "vowels", *arguments, "--runs", tmp_path / "runs")
-        for name in named:
+        for name in expected:
             assert name in line
         assert not (tmp_path / "runs").exists()
 
-    @pytest.mark.parametrize(
-        "name",
-        [
-            name
-            for section, name in SETTINGS
-            if type(getattr(Config(), section)).model_fields[name].annotation is float
-        ],
-    )
-    def test_no_number(self, name, tmp_path):
-        """No setting takes `nan` for a number."""
-        flag = "--" + name.replace("_", "-")
-        assert name in refusal("train", "vowels", flag, "nan", "--runs", tmp_path)
+    def test_nan(self, tmp_path):
+        """No setting accepts `nan`."""
+        for section, name in SETTINGS:
+            fields = type(getattr(Config(), section)).model_fields
+            if fields[name].annotation is float:
+                arguments = ("--" + name.replace("_", "-"), "nan", "--runs", tmp_path)
+                assert name in refusal("train", "vowels", *arguments)
 
     @pytest.mark.parametrize(
-        ("arguments", "named"),
+        ("arguments", "expected"),
         [
             pytest.param(["train", "x", "--layers", "two"], "--layers", id="no-number"),
             pytest.param(["train", "x", "--cell", "rnn"], "'gru', 'lstm'", id="choice"),
@@ -362,22 +364,22 @@ class TestRefusals:
             pytest.param(["train"], "NAME|FILE", id="no-source"),
         ],
     )
-    def test_usage(self, arguments, named):
-        """What the command line itself can't be is refused, and what it may be named."""
-        assert named in run(*arguments, code=2).stderr
+    def test_usage(self, arguments, expected):
+        """A wrong command or option is refused, and the right one suggested."""
+        assert expected in run(*arguments, code=2).stderr
 
     @pytest.mark.parametrize(
-        ("source", "named"),
+        ("source", "expected"),
         [
             pytest.param("vowel", "did you mean 'vowels'?", id="near"),
             pytest.param("nothing.csv", "neither a file nor a built-in", id="far"),
         ],
     )
-    def test_source(self, source, named):
-        """A source that isn't there is refused, and the nearest named."""
+    def test_source(self, source, expected):
+        """An unknown source is refused, and the nearest name suggested."""
         line = refusal("train", source)
         assert repr(source) in line
-        assert named in line
+        assert expected in line
 
     @pytest.mark.parametrize(
         ("name", "text", "place"),
@@ -400,7 +402,7 @@ class TestRefusals:
         ],
     )
     def test_file(self, tmp_path, name, text, place):
-        """A broken file is refused by its name, the line and what is wrong."""
+        """A broken file is refused with its name, the line and the reason."""
         path = tmp_path / name
         path.write_text(text)
         assert f"{tmp_path}/{place}" in refusal("train", path)
@@ -414,40 +416,40 @@ class TestRefusals:
         assert not (tmp_path / "runs").exists()
 
 
-class Chosen(ConfigError):
-    """Ends a command whose settings are all that a test looks at."""
+class Stop(ConfigError):
+    """Ends a command once its settings are known."""
 
 
 @pytest.fixture
 def chosen(monkeypatch, tmp_path):
     """The settings that `train` with these arguments would train with."""
-    found = []
+    configs = []
 
     def fit(dataset, settings, run, **_):
-        found.append(settings)
-        raise Chosen("stop")
+        configs.append(settings)
+        raise Stop("stop")
 
     monkeypatch.setattr(loop, "fit", fit)
 
     def of(*arguments):
         assert refusal("train", *arguments) == "error: stop"
-        return found.pop()
+        return configs.pop()
 
     return of
 
 
 class TestSettings:
     def test_preset_of_a_built_in_set(self, chosen):
-        """A built-in set brings its preset."""
+        """A built-in set uses its preset."""
         assert chosen("vowels") == config.load(config.presets()["vowels"])
 
     def test_flags_override(self, chosen):
-        """A flag changes its setting and leaves the preset's others."""
+        """An option overrides its setting and no other."""
         preset = config.load(config.presets()["vowels"])
-        ours = chosen(
+        settings = chosen(
             "vowels", "--hidden", 7, "--no-bidirectional", "--noise", 0, "--seed", 9
         )
-        assert ours == preset.update(
+        assert settings == preset.update(
             {
                 "network": {"hidden": 7, "bidirectional": False},
                 "training": {"seed": 9},
@@ -456,27 +458,27 @@ class TestSettings:
         )
 
     def test_another_preset(self, chosen, file):
-        """A preset's settings hold for another source, which stays the source."""
-        ours = chosen(file, "--preset", "vowels", "--name", "mine")
+        """A preset's settings can be used with another source."""
+        settings = chosen(file, "--preset", "vowels", "--name", "mine")
         preset = config.load(config.presets()["vowels"])
-        assert ours.network == preset.network
-        assert ours.data.source == str(file)
-        assert ours.name == "mine"
+        assert settings.network == preset.network
+        assert settings.data.source == str(file)
+        assert settings.name == "mine"
 
     def test_toml(self, chosen, file, tmp_path):
-        """A TOML file is a start like a preset, and flags go before it."""
+        """A TOML file works like a preset; options override it."""
         path = tmp_path / "mine.toml"
         path.write_text('name = "mine"\n[network]\nhidden = 5\ncell = "lstm"\n')
-        ours = chosen(file, "--settings", path, "--hidden", 6)
-        assert (ours.name, ours.network.hidden, ours.network.cell) == (
+        settings = chosen(file, "--settings", path, "--hidden", 6)
+        assert (settings.name, settings.network.hidden, settings.network.cell) == (
             "mine",
             6,
             "lstm",
         )
-        assert ours.training == Config().training
+        assert settings.training == Config().training
 
     @pytest.mark.parametrize(
-        ("text", "named"),
+        ("text", "expected"),
         [
             pytest.param("[network]\nhiden = 5", "network.hiden", id="unknown-key"),
             pytest.param("[netwrk]\nhidden = 5", "netwrk", id="unknown-section"),
@@ -486,16 +488,16 @@ class TestSettings:
             pytest.param("[training]\nepochs = 1.5", "training.epochs", id="fraction"),
         ],
     )
-    def test_broken_toml(self, file, tmp_path, text, named):
-        """A key at fault is refused by the file's name and its own."""
+    def test_broken_toml(self, file, tmp_path, text, expected):
+        """An invalid key is refused; the message names the file and the key."""
         path = tmp_path / "mine.toml"
         path.write_text(text)
         line = refusal("train", file, "--settings", path)
         assert f"{path}: " in line
-        assert named in line
+        assert expected in line
 
     @pytest.mark.parametrize(
-        ("name", "slug"),
+        ("name", "expected"),
         [
             ("Walks of dogs.jsonl", "walks-of-dogs"),
             ("BasicMotions_TRAIN.ts", "basicmotions"),
@@ -506,49 +508,48 @@ class TestSettings:
             ("x" * 99 + ".csv", "x" * 64),
         ],
     )
-    def test_name_of_a_file(self, name, slug):
-        """A bundle without a name gets one from its file, which is always allowed."""
-        chosen = choices.build_config(f"some/folder/{name}", None, None, None, {})
-        assert chosen.name == slug
+    def test_bundle_name(self, name, expected):
+        """Without a name the bundle is expected after its file."""
+        config = build_config(f"some/folder/{name}", None, None, None, {})
+        assert config.name == expected
 
     @pytest.mark.parametrize("stem", ["a" * 63 + ".x", "-" * 70 + "a", "x" * 63 + "-y"])
     def test_name_is_allowed(self, stem):
-        """Whatever a file is called, the name that it gives is allowed."""
-        choices.build_config(f"{stem}.csv", None, None, None, {})
+        """The name of any file gives a valid bundle name."""
+        build_config(f"{stem}.csv", None, None, None, {})
 
 
 class TestFlags:
-    @pytest.mark.parametrize(("section", "name"), SETTINGS)
-    def test_every_setting(self, section, name):
-        """Every setting has a description, and a flag that shows it."""
-        text = type(getattr(Config(), section)).model_fields[name].description
-        assert text
-        assert text.endswith((".", ")."))
-        if name == "source":
-            return  # the command's argument
+    def test_every_setting(self):
+        """Every setting has a description, and an option whose help shows it."""
         train = typer.main.get_command(command.app).commands["train"]
-        (flag,) = [p for p in train.params if p.name == name]
-        assert f"--{name.replace('_', '-')}" in flag.opts
-        assert text in flag.help
-        default = getattr(getattr(Config(), section), name)
-        if default is not None:
-            assert f"[default: {default}]" in flag.help
+        for section, name in SETTINGS:
+            text = type(getattr(Config(), section)).model_fields[name].description
+            assert text.endswith((".", ").")), name
+            if name == "source":
+                continue  # the command's argument
+            (flag,) = [p for p in train.params if p.name == name]
+            assert f"--{name.replace('_', '-')}" in flag.opts
+            assert text in flag.help
+            default = getattr(getattr(Config(), section), name)
+            if default is not None:
+                assert f"[default: {default}]" in flag.help
 
     def test_sections(self):
-        """No section of the settings is left out."""
+        """All sections have options, and no two settings share one."""
         assert {*flags.SECTIONS, "name"} == set(Config.model_fields)
         names = [name for _, name in SETTINGS]
         assert len(set(names)) == len(names), "two settings would share a flag"
 
-    @pytest.mark.parametrize("name", config.presets())
-    def test_presets(self, name):
-        """Every preset can be read, and fits the set that it names."""
-        preset = config.load(config.presets()[name])
-        assert preset.name == name
-        augmentation.check(preset.augmentation, builtin.load(preset.data.source))
+    def test_presets(self):
+        """Every preset is valid and fits its data set."""
+        for name, path in config.presets().items():
+            preset = config.load(path)
+            assert preset.name == name
+            augmentation.check(preset.augmentation, builtin.load(preset.data.source))
 
     def test_unknown_change(self):
-        """A change of a setting that there isn't is refused by name."""
+        """A change of an unknown setting is refused by name."""
         with pytest.raises(ConfigError, match=r"network\.hiden"):
             Config().update({"network": {"hiden": 3}})
         with pytest.raises(ConfigError, match="netwrk"):
@@ -556,23 +557,25 @@ class TestFlags:
 
 
 class TestNamesAsText:
-    """Names come from files: whatever they hold is shown as it is."""
+    """Names from files are printed as they are."""
 
     @pytest.mark.parametrize("name", ["[red]", "[/b]", ":cat:", "[link=x]y", "a\\[b]"])
     def test_classes(self, name):
-        """A class may be named like markup."""
+        """A class's name is not read as markup."""
         scores = np.eye(2)
-        answers = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
-        figures = evaluation.compute_metrics(answers, (name, "other"))
-        with console.console.capture() as shown:
-            console.console.print(console.class_table(figures))
-            console.console.print(console.metrics_table(f"of {name}", {name: figures}))
+        predictions = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
+        part_metrics = evaluation.compute_metrics(predictions, (name, "other"))
+        with console.console.capture() as output:
+            console.console.print(console.class_table(part_metrics))
+            console.console.print(
+                console.metrics_table(f"of {name}", {name: part_metrics})
+            )
         for line in ("of ", "100.00"):
-            assert any(line in row and name in row for row in shown.get().splitlines())
+            assert any(line in row and name in row for row in output.get().splitlines())
 
     def test_path(self, tmp_path):
-        """A path is printed whole, on one line, brackets and all."""
+        """A long path with brackets is printed on one line."""
         path = tmp_path / "[bold]" / ("long" * 50) / "1"
-        with console.console.capture() as shown:
+        with console.console.capture() as output:
             console.print_published(path, {})
-        assert f"bundle: {path}" in shown.get().splitlines()
+        assert f"bundle: {path}" in output.get().splitlines()

@@ -1,10 +1,10 @@
-"""The network, against the same formulas in NumPy and by what must not matter."""
+"""The network: compared with NumPy, and invariant to padding, order and batch."""
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.network import network as networks
+from model.network.network import cost, count_errors
 from tests.support.networks import CELLS, CLASSES, FEATURES, make_frames, make_network
 
 TASKS = ("classify", "label")
@@ -69,17 +69,17 @@ def reference(network, sequence, state=None):
     after = []
     for index, directions in enumerate(network.encoder):
         outputs, last = [], []
-        for way, layer in enumerate(directions):
+        for backward, layer in enumerate(directions):
             weights = [w.astype(np.float64) for w in layer.get_weights()]
             begin = before[index * vectors : (index + 1) * vectors]
-            turned = x[::-1] if way else x
+            inputs = x[::-1] if backward else x
             if config.cell == "lstm":
-                y, final = lstm(turned, weights, begin)
+                y, final = lstm(inputs, weights, begin)
             else:
-                y, final = gru(turned, weights, begin, reset_after=config.reset_after)
+                y, final = gru(inputs, weights, begin, reset_after=config.reset_after)
             after += final
             last.append(final[0])
-            outputs.append(y[::-1] if way else y)
+            outputs.append(y[::-1] if backward else y)
         x = np.concatenate(outputs, 1)
     kernel, bias = network.head.get_weights()
     read = np.concatenate(last) if network.task == "classify" else x
@@ -87,7 +87,7 @@ def reference(network, sequence, state=None):
 
 
 def rows(values, lengths, task):
-    """What counts of answers: all (classify), or the valid steps, joined (label)."""
+    """The values of all rows (classify), or of the valid steps, joined (label)."""
     values = np.asarray(values)
     if task == "classify":
         return values
@@ -95,13 +95,13 @@ def rows(values, lengths, task):
 
 
 def expected(network, frames, lengths):
-    """The reference's answers, as `rows` joins them."""
-    answers = [
+    """The reference's logits, joined like `rows`."""
+    predicted = [
         reference(network, row[:length])[0]
         for row, length in zip(frames, lengths, strict=True)
     ]
     join = np.stack if network.task == "classify" else np.concatenate
-    return join(answers)
+    return join(predicted)
 
 
 def zeros(network, count):
@@ -110,11 +110,13 @@ def zeros(network, count):
 
 class TestNumPy:
     @cells
-    @tasks
-    @ways
-    @pytest.mark.parametrize("layers", [1, 2, 3])
+    @pytest.mark.parametrize(
+        ("task", "bidirectional", "layers"),
+        [("classify", False, 2), ("label", False, 1), ("classify", True, 3)]
+        + [("label", True, 2)],
+    )
     def test_whole_sequences(self, cell, task, bidirectional, layers):
-        """The network is the formulas of its cells, with its own normalisation."""
+        """The network computes the formulas of its cells on normalised frames."""
         network = make_network(
             task, **CELLS[cell], layers=layers, bidirectional=bidirectional
         )
@@ -129,7 +131,7 @@ class TestNumPy:
     @cells
     @tasks
     def test_step(self, cell, task):
-        """A step from any state gives the formulas' answers and packed state."""
+        """A step from any state computes the formulas' logits and packed state."""
         network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames(LENGTHS)
         size = (4, network.config.state_size)
@@ -148,7 +150,7 @@ class TestNumPy:
     @cells
     @ways
     def test_static_unrolling(self, cell, bidirectional):
-        """One copy of the cell a step computes what the loop does."""
+        """Static unrolling computes what the loop computes."""
         settings = {**CELLS[cell], "bidirectional": bidirectional}
         loop = make_network("label", **settings)
         copies = make_network("label", **settings, unroll="static")
@@ -161,8 +163,8 @@ class TestNumPy:
 
     @ways
     @tasks
-    def test_stepper(self, task, bidirectional):
-        """The copy for export answers as the network, static unrolling or not."""
+    def test_for_export(self, task, bidirectional):
+        """The copy for export computes what the network computes."""
         network = make_network(
             task, cell="lstm", bidirectional=bidirectional, unroll="static"
         )
@@ -180,7 +182,7 @@ class TestNumPy:
         )
 
     def test_probabilities(self):
-        """Probabilities are the softmax of the logits over the temperature."""
+        """Probabilities are the softmax of the logits divided by the temperature."""
         network = make_network()
         network.temperature.assign(2.5)
         logits = np.random.default_rng(0).normal(size=(6, CLASSES))
@@ -192,53 +194,59 @@ class TestNumPy:
         )
 
 
-@tasks
-@ways
-@pytest.mark.parametrize("cell", ["gru", "lstm"])
-class TestWhatChangesNothing:
+@pytest.mark.parametrize(
+    ("cell", "task", "bidirectional"),
+    [("gru", "classify", False), ("gru", "label", True)]
+    + [("lstm", "label", False), ("lstm", "classify", True)],
+)
+class TestInvariance:
     def test_padding(self, cell, task, bidirectional):
-        """Whatever lies past a length, and however much, the answer is the same."""
+        """Padding of any value and length changes no logits."""
         network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
         frames, lengths = make_frames(LENGTHS)
-        want = rows(network(frames, lengths), lengths, task)
+        reference_logits = rows(network(frames, lengths), lengths, task)
         fillings = (-7.0, np.nan, np.inf, 3e38)
         padded = [make_frames(LENGTHS, padding=value, more=3)[0] for value in fillings]
         lengths = np.tile(lengths, len(fillings))
-        answers = rows(network(np.concatenate(padded), lengths), lengths, task)
-        for part in np.split(answers, len(fillings)):
-            np.testing.assert_allclose(part, want, **CLOSE)
+        predicted = rows(network(np.concatenate(padded), lengths), lengths, task)
+        for part in np.split(predicted, len(fillings)):
+            np.testing.assert_allclose(part, reference_logits, **CLOSE)
 
-    def test_company(self, cell, task, bidirectional):
-        """A sequence alone, or in any order among others, gets the same answer."""
+    def test_order_and_batch(self, cell, task, bidirectional):
+        """A sequence alone, or in any order among others, has the same logits."""
         network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
         frames, lengths = make_frames(LENGTHS)
-        want = np.asarray(network(frames, lengths))
+        reference_logits = np.asarray(network(frames, lengths))
         order = np.array([2, 0, 3, 1])
-        turned = np.asarray(network(frames[order], lengths[order]))
+        shuffled = np.asarray(network(frames[order], lengths[order]))
         for place, row in enumerate(order):
             steps = slice(None) if task == "classify" else slice(lengths[row])
-            np.testing.assert_allclose(turned[place][steps], want[row][steps], **CLOSE)
+            np.testing.assert_allclose(
+                shuffled[place][steps], reference_logits[row][steps], **CLOSE
+            )
         for row in (0, 1, 3):
             length = lengths[row]
-            alone = network(frames[row : row + 1, :length], lengths[row : row + 1])
+            single = network(frames[row : row + 1, :length], lengths[row : row + 1])
             steps = slice(None) if task == "classify" else slice(length)
-            np.testing.assert_allclose(alone[0], want[row][steps], **CLOSE)
+            np.testing.assert_allclose(single[0], reference_logits[row][steps], **CLOSE)
 
     def test_zero_frames(self, cell, task, bidirectional):
-        """Frames of zeros within a length are steps like any other."""
+        """Frames of zeros within a length are steps like any others."""
         network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
         frames, lengths = make_frames([6, 6, 8])
         frames[0, 2:4] = 0  # in the middle
         frames[1, 3:] = 0  # at the end
         frames[2] = 0  # nothing else
-        answers = rows(network(frames, lengths), lengths, task)
-        np.testing.assert_allclose(answers, expected(network, frames, lengths), **CLOSE)
+        predicted = rows(network(frames, lengths), lengths, task)
+        np.testing.assert_allclose(
+            predicted, expected(network, frames, lengths), **CLOSE
+        )
         if task == "classify":
             shorter = np.asarray(network(frames[1:2], lengths[1:2] - 3))
-            assert np.abs(answers[1] - shorter[0]).max() > 1e-3, "zeros were not read"
+            assert np.abs(predicted[1] - shorter[0]).max() > 1e-3, "zeros were not read"
 
     def test_one_step(self, cell, task, bidirectional):
-        """Sequences of one step, all of a batch or beside a longer one."""
+        """Sequences of one step are right, alone and beside a longer one."""
         network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
         for counts in ([1], [1, 1, 1], [1, 6]):
             frames, lengths = make_frames(counts, padding=5.0)
@@ -261,7 +269,7 @@ def cuts(lengths, pieces, random):
 @cells
 class TestStep:
     def test_chunks(self, cell, task):
-        """Cut anywhere, the chunks give the whole's answers and end in its state."""
+        """Chunks of any lengths give the logits and the state of the whole sequence."""
         network = make_network(task, **CELLS[cell]).for_export()
         random = np.random.default_rng(3)
         frames, lengths = make_frames([9, 1, 6, 13])
@@ -269,7 +277,7 @@ class TestStep:
         for pieces in (2, 4):
             sizes = cuts(lengths, pieces, random)
             state, done = zeros(network, 4), np.zeros(4, int)
-            answers = [[] for _ in lengths]
+            predicted = [[] for _ in lengths]
             for chunk in sizes.T.astype(np.int32):
                 piece = np.full((4, max(chunk.max(), 1), FEATURES), np.nan, np.float32)
                 for row, (start, size) in enumerate(zip(done, chunk, strict=True)):
@@ -278,9 +286,9 @@ class TestStep:
                 done = done + chunk
                 for row, size in enumerate(chunk):
                     values = np.asarray(logits[row])
-                    answers[row].append(values[:size] if task == "label" else values)
+                    predicted[row].append(values[:size] if task == "label" else values)
             np.testing.assert_allclose(state, last, **CLOSE)
-            got = [np.concatenate(a) if task == "label" else a[-1] for a in answers]
+            got = [np.concatenate(a) if task == "label" else a[-1] for a in predicted]
             np.testing.assert_allclose(
                 np.concatenate(got) if task == "label" else np.stack(got),
                 rows(whole, lengths, task),
@@ -288,7 +296,7 @@ class TestStep:
             )
 
     def test_nothing_new(self, cell, task):
-        """A row of length 0 keeps its state to the bit, and its last answer."""
+        """A row of length 0 keeps its state to the bit, and its last logits."""
         network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames([4, 4, 4])
         logits, state = network.step(frames, lengths, zeros(network, 3))
@@ -308,8 +316,8 @@ def gradients(network, frames, lengths, targets):
         tape.watch(frames)
         logits = network(frames, lengths)
         share = np.full(len(lengths), 1 / len(lengths), np.float32)
-        cost = networks.cost(logits, targets, lengths, share)
-    return tape.gradient(cost, [frames, *network.trainable_variables])
+        value = cost(logits, targets, lengths, share)
+    return tape.gradient(value, [frames, *network.trainable_variables])
 
 
 @tasks
@@ -324,7 +332,7 @@ def gradients(network, frames, lengths, targets):
 )
 class TestGradient:
     def test_padding(self, cell, bidirectional, unroll, task):
-        """No gradient reaches padding, and none comes from it, NaN or not."""
+        """Padding has no gradient and changes none, NaN or not."""
         network = make_network(
             task, cell=cell, bidirectional=bidirectional, unroll=unroll
         )
@@ -347,7 +355,7 @@ class TestGradient:
 
 @pytest.mark.parametrize("cell", CELLS)
 def test_gradient_is_the_slope(cell):
-    """The gradient is the slope that small changes of the weights find."""
+    """The gradient is the numerical slope."""
     network = make_network("label", **CELLS[cell], bidirectional=True)
     frames, lengths = make_frames([4, 2])
     targets = np.array([[0, 1, 2, 3], [3, 2, 0, 0]], np.int32)
@@ -377,7 +385,7 @@ def test_gradient_is_the_slope(cell):
 
 
 def entropy(logits, target):
-    """Minus the log of the softmax's entry, by hand."""
+    """The cross entropy of one prediction, by hand."""
     logits = np.asarray(logits, np.float64)
     return np.log(np.exp(logits).sum()) - logits[target]
 
@@ -389,8 +397,8 @@ class TestCost:
         targets, lengths = np.array([0, 2, 1], np.int32), np.array([9, 1, 4], np.int32)
         each = [entropy(x, y) for x, y in zip(logits, targets, strict=True)]
         for weights in ([1 / 3] * 3, [1, 0, 0], [0.5, 0.25, 0.25]):
-            cost = networks.cost(logits, targets, lengths, np.float32(weights))
-            np.testing.assert_allclose(cost, np.dot(each, weights), rtol=1e-6)
+            value = cost(logits, targets, lengths, np.float32(weights))
+            np.testing.assert_allclose(value, np.dot(each, weights), rtol=1e-6)
 
     def test_label(self):
         """Each sequence is the mean over its own steps; then sequences are averaged,
@@ -403,39 +411,42 @@ class TestCost:
             for row, steps in ((0, long), (1, short))
         ]
         share = np.float32([0.5, 0.5])
-        cost = networks.cost(logits, targets, np.array([3, 1], np.int32), share)
-        np.testing.assert_allclose(cost, np.mean(means), rtol=1e-6)
+        value = cost(logits, targets, np.array([3, 1], np.int32), share)
+        np.testing.assert_allclose(value, np.mean(means), rtol=1e-6)
 
     def test_huge_logits(self):
         """Logits that overflow an exponential have a finite cost."""
         logits = np.array([[1e4, -1e4]], np.float32)
-        one = np.array([1], np.int32)
-        cost = networks.cost(logits, one, one, np.float32([1]))
-        np.testing.assert_allclose(cost, 2e4)
+        ones = np.array([1], np.int32)
+        value = cost(logits, ones, ones, np.float32([1]))
+        np.testing.assert_allclose(value, 2e4)
 
 
-class TestMistakes:
+class TestErrors:
     def test_classify(self):
-        """Sequences scored wrong are counted among the rows that count."""
+        """Wrong sequences are counted among the selected rows."""
         logits = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
         targets, lengths = np.array([0, 0, 1, 1], np.int32), np.ones(4, np.int32)
-        for keep, want in (([1, 1, 1, 1], (2, 4)), ([1, 0, 1, 0], (1, 2))):
-            figures = networks.count_errors(
-                logits, targets, lengths, np.array(keep, bool)
-            )
-            assert tuple(map(float, figures)) == want
+        for selected, expected_counts in (
+            ([1, 1, 1, 1], (2, 4)),
+            ([1, 0, 1, 0], (1, 2)),
+        ):
+            counts = count_errors(logits, targets, lengths, np.array(selected, bool))
+            assert tuple(map(float, counts)) == expected_counts
 
     def test_label(self):
-        """Valid steps scored wrong are counted; padding and left-out rows are not."""
+        """Wrong valid steps are counted; padding and other rows are not."""
         logits = np.zeros((2, 3, 2), np.float32)
         logits[:, :, 1] = 1  # class 1 everywhere
         targets = np.array([[1, 0, 0], [0, 1, 0]], np.int32)
         lengths = np.array([2, 3], np.int32)
-        for keep, want in (([1, 1], (3, 5)), ([1, 0], (1, 2)), ([0, 1], (2, 3))):
-            figures = networks.count_errors(
-                logits, targets, lengths, np.array(keep, bool)
-            )
-            assert tuple(map(float, figures)) == want
+        for selected, expected_counts in (
+            ([1, 1], (3, 5)),
+            ([1, 0], (1, 2)),
+            ([0, 1], (2, 3)),
+        ):
+            counts = count_errors(logits, targets, lengths, np.array(selected, bool))
+            assert tuple(map(float, counts)) == expected_counts
 
 
 @tasks
@@ -448,7 +459,7 @@ class TestDropout:
         np.testing.assert_array_equal(dropping(frames, lengths), full)
 
     def test_seed(self, task):
-        """A seed turns it on; the same drops the same, another drops something else."""
+        """A seed turns dropout on and determines it."""
         frames, lengths = make_frames(LENGTHS)
         network = make_network(task, dropout=0.5)
         off, first, again, other = (
@@ -465,7 +476,7 @@ class TestDropout:
         assert np.abs(first - other).max() > 1e-3
 
     def test_keeps_the_mean(self, task):
-        """What is kept is scaled up: logits of one layer are right on average."""
+        """Outputs that stay are scaled up: logits of one layer are right on average."""
         network = make_network(task, dropout=0.4, layers=1)
         frames, lengths = make_frames([3] * 2, seed=1)
         many = np.repeat(frames, 2000, 0), np.repeat(lengths, 2000)

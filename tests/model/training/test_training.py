@@ -1,5 +1,6 @@
-"""Training: it learns, it repeats, it stops and it goes on."""
+"""Training: it learns, repeats, stops early and resumes."""
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -28,11 +29,11 @@ RANDOM = {
 
 
 class Stop(RuntimeError):
-    """A machine that goes down, as far as `fit` can tell."""
+    """A crash of the machine, as `fit` sees it."""
 
 
-class Cut(loop.Callback):
-    """Raises `error` in an epoch: after one of its batches, or at its end."""
+class Interrupt(loop.Callback):
+    """Raises `error` in an epoch: after a batch, or at its end."""
 
     def __init__(self, error, epoch, *, batch=None):
         self.error, self.epoch, self.batch = error, epoch, batch
@@ -50,8 +51,8 @@ class Cut(loop.Callback):
             raise self.error
 
 
-class Told(loop.Callback):
-    """Keeps what it is told."""
+class Recorder(loop.Callback):
+    """Records all events."""
 
     def __init__(self):
         self.epochs, self.batches = [], []
@@ -93,9 +94,9 @@ def config():
 
 @pytest.fixture(scope="module")
 def whole(data, config, tmp_path_factory):
-    """A run that nothing cut off: what it came to, its folder, what it told."""
-    run, told = Run(tmp_path_factory.mktemp("whole")), Told()
-    return loop.fit(data, config, run, callback=told), run, told
+    """An uninterrupted run: its result, its folder, its events."""
+    run, recorder = Run(tmp_path_factory.mktemp("whole")), Recorder()
+    return loop.fit(data, config, run, callback=recorder), run, recorder
 
 
 @pytest.mark.parametrize(
@@ -109,11 +110,12 @@ def whole(data, config, tmp_path_factory):
                 "training": {"optimizer": "rmsprop", "schedule": "constant"},
             },
             id="label-lstm-both-ways-rmsprop-constant",
+            marks=pytest.mark.slow,
         ),
     ],
 )
 def test_learns(task, settings, tmp_path):
-    """Classes that lie apart are told apart after a few epochs."""
+    """A few epochs learn classes that are easy to separate."""
     data = make_dataset(task, counts=(64, 30, 1))
     tiny = make_config(training={"epochs": 8, "patience": 8}).update(settings)
     trained = loop.fit(data, tiny, Run(tmp_path))
@@ -126,8 +128,8 @@ def test_learns(task, settings, tmp_path):
         length = validation.lengths[row : row + 1]
         logits = trained.network(validation.sequence(row)[None], length)
         wrong += int((np.argmax(logits[0], -1) != validation.target(row)).sum())
-    judged = len(validation.targets)
-    np.testing.assert_allclose(100 * wrong / judged, best, atol=1e-3)
+    count = len(validation.targets)
+    np.testing.assert_allclose(100 * wrong / count, best, atol=1e-3)
     rates = [entry.learning_rate for entry in trained.history]
     if tiny.training.schedule == "constant":
         np.testing.assert_allclose(rates, 0.02, rtol=1e-6)
@@ -146,7 +148,7 @@ class TestRepeats:
         assert not again.interrupted
 
     def test_other_seed(self, data, config):
-        """Another seed begins with other weights, the same one with the same."""
+        """The initial weights depend on the seed only."""
         first, again, other = (
             loop.build(data, config.update({"training": {"seed": seed}}))
             for seed in (3, 3, 4)
@@ -155,28 +157,29 @@ class TestRepeats:
         kernel = first.encoder[0][0].get_weights()[0]
         assert not np.array_equal(kernel, other.encoder[0][0].get_weights()[0])
 
+    @pytest.mark.slow
     def test_resumed(self, data, config, whole, tmp_path):
-        """A run that was cut off and resumed ends as if nothing had been."""
+        """A crashed and resumed run ends with the same weights and history."""
         with pytest.raises(Stop):
-            loop.fit(data, config, Run(tmp_path), callback=Cut(Stop(), 2))
-        told = Told()
-        resumed = loop.fit(data, config, Run(tmp_path), resume=True, callback=told)
-        assert [entry.epoch for entry in told.epochs] == [3]
+            loop.fit(data, config, Run(tmp_path), callback=Interrupt(Stop(), 2))
+        recorder = Recorder()
+        resumed = loop.fit(data, config, Run(tmp_path), resume=True, callback=recorder)
+        assert [entry.epoch for entry in recorder.epochs] == [3]
         assert_same_weights(resumed.network, whole[0].network)
         assert resumed.history == whole[0].history
         assert Run(tmp_path).history() == whole[0].history
 
     def test_resumed_when_done(self, data, config, whole):
-        """A run that was done is not trained any further."""
-        told = Told()
-        again = loop.fit(data, config, whole[1], resume=True, callback=told)
-        assert told.epochs == []
+        """A complete run is not trained further."""
+        recorder = Recorder()
+        again = loop.fit(data, config, whole[1], resume=True, callback=recorder)
+        assert recorder.epochs == []
         assert again.finished_before
         assert_same_weights(again.network, whole[0].network)
         assert again.history == whole[0].history
 
     def test_begun_anew(self, data, config, whole, tmp_path):
-        """Without `resume` nothing of an older run in the folder is used."""
+        """Without `resume` an older run in the folder is removed."""
         run = Run(tmp_path / "run")
         shutil.copytree(whole[1].folder, run.folder)
         run.begin(config, data.digest)
@@ -198,14 +201,14 @@ class TestRefusals:
         ],
     )
     def test_other_settings(self, data, config, whole, changes, name):
-        """A run is not resumed with other settings; the setting is named."""
+        """A run is not resumed with other settings, and the setting is named."""
         before = files(whole[1].folder)
         with pytest.raises(ConfigError, match=rf"other settings \({name}\)"):
             loop.fit(data, config.update(changes), whole[1], resume=True)
         assert files(whole[1].folder) == before
 
     def test_other_data(self, data, config, whole):
-        """A run is not resumed with other data, be it one value."""
+        """A run is not resumed with other data, not even one other value."""
         frames = data.frames.copy()
         frames[0, 0] += 1
         other = replace(data, frames=frames)
@@ -213,7 +216,7 @@ class TestRefusals:
             loop.fit(other, config, whole[1], resume=True)
 
     def test_no_run(self, data, config, tmp_path):
-        """Where no run is, none is resumed and nothing is written."""
+        """Without a run nothing is resumed, and nothing is written."""
         with pytest.raises(ConfigError, match="no training run"):
             loop.fit(data, config, Run(tmp_path / "none"), resume=True)
         assert not (tmp_path / "none").exists()
@@ -222,14 +225,14 @@ class TestRefusals:
         ("counts", "part"), [((0, 5, 5), "train"), ((5, 0, 5), "validation")]
     )
     def test_empty_part(self, config, tmp_path, counts, part):
-        """A part that training needs and that is empty is named."""
+        """An empty training or validation part is named."""
         data = make_dataset(counts=counts)
         with pytest.raises(ConfigError, match=f"too few sequences for a {part} part"):
             loop.fit(data, config, Run(tmp_path / "run"))
         assert not (tmp_path / "run").exists()
 
     def test_augmentation(self, data, config, tmp_path):
-        """An augmentation that doesn't fit is refused before anything begins."""
+        """An augmentation that doesn't fit the data is refused before training."""
         wrong = config.update({"augmentation": {"image": (9, 9)}})
         with pytest.raises(ConfigError, match=r"augmentation\.image"):
             loop.fit(data, wrong, Run(tmp_path / "run"))
@@ -237,15 +240,14 @@ class TestRefusals:
 
     @pytest.mark.parametrize("text", ["", "{", "[]", "{}", '{"config": 1, "data": 2}'])
     def test_broken_run(self, data, config, tmp_path, text):
-        """A folder whose `config.json` is no run's is refused by name."""
+        """A folder with a broken `config.json` is refused by name."""
         (tmp_path / "config.json").write_text(text)
         with pytest.raises(ConfigError, match=str(tmp_path)):
             loop.fit(data, config, Run(tmp_path), resume=True)
 
 
 def test_one_at_a_time(data, config, whole, tmp_path):
-    """A second training in the folder of one that is under way is refused at once, and
-    changes nothing there: it would give the first one its weights."""
+    """A second training in the same folder is refused at once and changes nothing."""
     run = Run(tmp_path / "run")
     shutil.copytree(whole[1].folder, run.folder)
     with run.locked(), pytest.raises(ConfigError, match="another training is writing"):
@@ -256,26 +258,27 @@ def test_one_at_a_time(data, config, whole, tmp_path):
 
 
 class TestInterrupt:
+    @pytest.mark.slow
     def test_keeps_the_best(self, data, config, whole, tmp_path):
-        """Ctrl-C ends the run with the best weights so far, and they can be had."""
+        """Ctrl-C ends the run with the best weights so far, which can be restored."""
         run = Run(tmp_path / "run")
-        cut = Cut(KeyboardInterrupt(), 3, batch=2)
-        stopped = loop.fit(data, config, run, callback=cut)
+        interrupt = Interrupt(KeyboardInterrupt(), 3, batch=2)
+        stopped = loop.fit(data, config, run, callback=interrupt)
         assert stopped.interrupted
         assert stopped.history == whole[0].history[:2]
         assert run.history() == stopped.history
         anew = loop.build(data, config)
         run.restore_best(anew)
         assert_same_weights(anew, stopped.network)
-        cut = Cut(KeyboardInterrupt(), 3, batch=1)
-        again = loop.fit(data, config, run, resume=True, callback=cut)
+        interrupt = Interrupt(KeyboardInterrupt(), 3, batch=1)
+        again = loop.fit(data, config, run, resume=True, callback=interrupt)
         assert (again.interrupted, again.finished_before) == (True, False)
         resumed = loop.fit(data, config, run, resume=True)
         assert_same_weights(resumed.network, whole[0].network)
         assert not resumed.finished_before
 
     def test_before_the_first_epoch(self, data, config, tmp_path, monkeypatch):
-        """Ctrl-C before an epoch is done has nothing to keep, and says so."""
+        """Ctrl-C before the first epoch is complete saves nothing."""
 
         def interrupted(*_):
             raise KeyboardInterrupt
@@ -288,7 +291,7 @@ class TestInterrupt:
 
 
 class TestEpochs:
-    """What decides on the best epoch and the end, with scores that are made up."""
+    """The best epoch and early stopping, with invented scores."""
 
     def fit(self, monkeypatch, tmp_path, scores, **settings):
         data = make_dataset(counts=(8, 4, 0))
@@ -300,13 +303,15 @@ class TestEpochs:
             marks.append(number)
             return 1.0, 50.0
 
-        found = iter(scores)
+        results = iter(scores)
         monkeypatch.setattr(loop._Loop, "_train", train)
-        monkeypatch.setattr(loop._Loop, "measure", lambda *_: next(found))
+        monkeypatch.setattr(loop._Loop, "measure", lambda *_: next(results))
         config = make_config(training=settings)
         trained = loop.fit(data, config, Run(tmp_path))
-        kept = {v for w in trained.network.trainable_variables for v in w.numpy().flat}
-        return kept, [e.epoch for e in trained.history if e.best], marks
+        values = {
+            v for w in trained.network.trainable_variables for v in w.numpy().flat
+        }
+        return values, [e.epoch for e in trained.history if e.best], marks
 
     @pytest.mark.parametrize(
         ("scores", "best", "last"),
@@ -323,17 +328,17 @@ class TestEpochs:
         ],
     )
     def test_best(self, monkeypatch, tmp_path, scores, best, last):
-        """The best epoch is that of the least validation error, then cost; training
-        stops `patience` epochs after it, and its weights are those returned."""
-        kept, found, run = self.fit(
+        """The best epoch has the lowest validation error, then cost. Training stops
+        `patience` epochs later and returns its weights."""
+        values, best_epochs, run = self.fit(
             monkeypatch, tmp_path, scores, epochs=len(scores) + (last < 4), patience=2
         )
-        assert found == best
-        assert kept == {best[-1]}
+        assert best_epochs == best
+        assert values == {best[-1]}
         assert run == list(range(1, last + 1))
 
     def test_no_number(self, monkeypatch, tmp_path):
-        """A run whose cost is no number ends by patience, like any other."""
+        """A run whose cost is NaN stops after `patience` epochs."""
         nan = float("nan")
         _, best, run = self.fit(
             monkeypatch, tmp_path, [(nan, 60)] * 4, epochs=4, patience=2
@@ -342,35 +347,35 @@ class TestEpochs:
         assert run == [1, 2, 3]
 
 
-class TestWhatIsTold:
+class TestRecords:
     def test_progress(self, data, whole):
-        """Every batch and every epoch is told, the last batch with the epoch's sum."""
-        trained, _, told = whole
-        assert told.epochs == trained.history
-        assert told.expected == 4
-        assert [len(batches) for batches in told.batches] == [4, 4, 4]
-        ends = [batches[-1] for batches in told.batches]
+        """The callback gets every batch and epoch; the last batch has the epoch's metrics."""
+        trained, _, recorder = whole
+        assert recorder.epochs == trained.history
+        assert recorder.expected == 4
+        assert [len(batches) for batches in recorder.batches] == [4, 4, 4]
+        ends = [batches[-1] for batches in recorder.batches]
         assert ends == [(entry.cost, entry.error) for entry in trained.history]
 
     def test_tensorboard(self, whole):
-        """Every figure of every epoch is in the files that TensorBoard reads."""
+        """TensorBoard's files hold the metrics of every epoch."""
         logs = list((whole[1].folder / "logs").glob("events.out.tfevents.*"))
         assert logs
-        found = {}
+        values = {}
         for path in logs:
             for record in tf.data.TFRecordDataset(str(path)):
                 event = tf.compat.v1.Event.FromString(record.numpy())
                 for value in event.summary.value:
                     number = float(tf.make_ndarray(value.tensor))
-                    found[value.tag, event.step] = number
+                    values[value.tag, event.step] = number
         for entry in whole[0].history:
             for name in ("cost", "error", "validation_cost", "validation_error"):
                 np.testing.assert_allclose(
-                    found[name, entry.epoch], getattr(entry, name), rtol=1e-5
+                    values[name, entry.epoch], getattr(entry, name), rtol=1e-5
                 )
 
     def test_folder(self, data, config, whole):
-        """The run's folder says what was trained, and on what."""
+        """The run's folder records the settings and the data's digest."""
         folder = whole[1].folder
         record = json.loads((folder / "config.json").read_text())
         assert record["data"] == data.digest
@@ -379,18 +384,19 @@ class TestWhatIsTold:
         assert not list(folder.glob(".*"))
 
 
+@pytest.mark.slow
 def test_static_trains_alike(tmp_path):
-    """Static unrolling trains to about the weights of the loop."""
+    """Static unrolling trains to about the same weights as the loop."""
     data = make_dataset("label", counts=(200, 20, 0))
     data = data.take((data.lengths > 2) & (data.lengths < 5))
-    found = []
+    results = []
     for unroll in ("static", "dynamic"):
         config = make_config(network={"unroll": unroll}, training={"epochs": 1})
-        found.append(loop.fit(data, config, Run(tmp_path / unroll)))
-    pairs = zip(*(weights(trained.network) for trained in found), strict=True)
+        results.append(loop.fit(data, config, Run(tmp_path / unroll)))
+    pairs = zip(*(weights(trained.network) for trained in results), strict=True)
     for static, dynamic in pairs:
         np.testing.assert_allclose(static, dynamic, atol=1e-4)
-    static, dynamic = (trained.history[0] for trained in found)
+    static, dynamic = (trained.history[0] for trained in results)
     np.testing.assert_allclose(static.cost, dynamic.cost, rtol=1e-5)
     np.testing.assert_allclose(
         static.validation_cost, dynamic.validation_cost, rtol=1e-4
@@ -399,7 +405,7 @@ def test_static_trains_alike(tmp_path):
 
 class TestTrainer:
     def test_measure(self, data, config):
-        """Measuring changes no weight, drops nothing, and counts as one would."""
+        """Evaluation changes no weights, drops nothing, and matches NumPy."""
         network = loop.build(data, config)
         before = weights(network)
         trainer = steps.Trainer(network, config, updates=1, devices=steps.strategy())
@@ -416,13 +422,15 @@ class TestTrainer:
             scores = powers / powers.sum(1, keepdims=True)
             costs.append(-np.log(scores[np.arange(len(x)), data.target(row)]).mean())
         batch = map(tf.constant, (frames, lengths, targets))
-        found = trainer.eval_step(*batch)
-        np.testing.assert_allclose(found, [np.mean(costs), wrong, lengths.sum()], 1e-5)
+        measured = trainer.eval_step(*batch)
+        np.testing.assert_allclose(
+            measured, [np.mean(costs), wrong, lengths.sum()], 1e-5
+        )
         for ours, theirs in zip(weights(network), before, strict=True):
             np.testing.assert_array_equal(ours, theirs)
 
     def test_clipped(self, data):
-        """The gradient of all weights together is no longer than `clip_norm`."""
+        """The gradient's global norm is at most `clip_norm`."""
         settings = make_config(training={"clip_norm": 1e-3, "optimizer": "rmsprop"})
         network = make_network("label")
         trainer = steps.Trainer(network, settings, updates=10, devices=steps.strategy())
@@ -442,19 +450,19 @@ class TestTrainer:
         length = np.sqrt(sum(np.square(gradient).sum() for gradient in seen))
         np.testing.assert_allclose(length, 1e-3, rtol=1e-4)
 
-    @pytest.mark.parametrize("size", [1, 2, 3, 5, 8])
-    @pytest.mark.parametrize("replicas", [2, 3])
-    def test_deal(self, size, replicas):
-        """Every row goes to one device, and a device without any counts nothing."""
-        hands = [steps._split_rows(size, replicas, index) for index in range(replicas)]
-        real = [row for rows, weight in hands for row in rows[weight > 0]]
-        assert sorted(real) == list(range(size))
-        assert all(len(rows) == len(weight) > 0 for rows, weight in hands)
+    def test_split_rows(self):
+        """Every row goes to one device; a device without rows counts nothing."""
+        for size, replicas in itertools.product((1, 2, 3, 5, 8), (2, 3)):
+            shares = [steps._split_rows(size, replicas, i) for i in range(replicas)]
+            real = [row for rows, weight in shares for row in rows[weight > 0]]
+            assert sorted(real) == list(range(size))
+            assert all(len(rows) == len(weight) > 0 for rows, weight in shares)
 
 
+@pytest.mark.slow
 def test_two_devices(tmp_path):
-    """Two devices find the weights that one finds; the last batch is one sequence,
-    so that a device has none."""
+    """Two devices train to the weights of one. The last batch has one sequence, so one
+    device has none."""
     script = f"""
         import sys
         sys.path.insert(0, {str(ROOT)!r})
@@ -470,27 +478,27 @@ def test_two_devices(tmp_path):
         from tests.support.networks import make_config, make_dataset
         data = make_dataset("label", counts=(9, 4, 0))
         config = make_config(training={{"epochs": 2, "clip_norm": 0.1}})
-        found = [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
+        results = [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
         both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         steps.strategy = lambda: both
-        found += [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "two"))]
+        results += [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "two"))]
         assert both.num_replicas_in_sync == 2
-        for one, two in zip(*[f.network.weights for f in found], strict=True):
-            np.testing.assert_allclose(one.numpy(), two.numpy(), atol=1e-5)
-        for one, two in zip(*[f.history for f in found], strict=True):
-            np.testing.assert_allclose(one.cost, two.cost, rtol=1e-4)
-            np.testing.assert_allclose(one.error, two.error)
-            np.testing.assert_allclose(one.validation_cost, two.validation_cost, rtol=1e-4)
-            np.testing.assert_allclose(one.validation_error, two.validation_error)
-        print("as one")
+        for left, right in zip(*[r.network.weights for r in results], strict=True):
+            np.testing.assert_allclose(left.numpy(), right.numpy(), atol=1e-5)
+        for left, right in zip(*[r.history for r in results], strict=True):
+            np.testing.assert_allclose(left.cost, right.cost, rtol=1e-4)
+            np.testing.assert_allclose(left.error, right.error)
+            np.testing.assert_allclose(left.validation_cost, right.validation_cost, rtol=1e-4)
+            np.testing.assert_allclose(left.validation_error, right.validation_error)
+        print("equal")
     """
     done = subprocess.run(
         [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
     )
-    assert done.stdout.splitlines()[-1:] == ["as one"], done.stderr[-3000:]
+    assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr[-3000:]
 
 
 def test_best_is_found_by_runs(tmp_path):
-    """A folder without a checkpoint is no run to take weights from."""
+    """Weights can't be restored from a folder without a checkpoint."""
     with pytest.raises(ConfigError, match="no complete epoch"):
         runs.Run(tmp_path).restore_best(make_network())
