@@ -1,4 +1,4 @@
-"""Places for work, given to callers in fair slots."""
+"""Slots for work, given to callers in fair order."""
 
 import asyncio
 
@@ -7,88 +7,76 @@ import pytest
 from service.callers.fair_slots import FairSlots
 
 pytestmark = pytest.mark.anyio
-MUCH, LITTLE = 8_000_000, 100_000
+LARGE, SMALL = 8_000_000, 100_000  # costs
 
 
-async def settled():
+async def settle():
     for _ in range(5):
         await asyncio.sleep(0)
 
 
-async def test_places():
-    """As many are at work as there are places, and each place is with one."""
+async def test_slots():
+    """Each slot is held by one caller; another waits until one is released."""
     slots = FairSlots("ab")
     assert {await slots.acquire(("", n), 1) for n in range(2)} == {"a", "b"}
     waiting = asyncio.create_task(slots.acquire(("", 3), 1))
-    await settled()
+    await settle()
     assert not waiting.done()
     slots.release("b")
     assert await waiting == "b"
 
 
-async def test_fair():
-    """Who has much waiting doesn't keep another waiting for all of it."""
-    slots, done = FairSlots([0]), []
-    place = await slots.acquire(("", 9), 1)
+async def test_fair_order():
+    """A caller does not wait for all work of one that has much waiting. One that took
+    longer than others for as many bytes waits longer."""
+    for callers, cost, seconds in (
+        ([("", 1)] * 10 + [("", 2)], LARGE, 0),
+        ([("slow", 1), ("fast", 2)] * 3, SMALL, 0.1),
+    ):
+        slots, done = FairSlots([0]), []
+        slot = await slots.acquire(("slow", 1), SMALL)
 
-    async def work(caller, cost):
-        place = await slots.acquire(caller, cost)
-        done.append(caller)
-        slots.release(place)
+        async def work(caller, slots=slots, done=done, cost=cost):
+            slot = await slots.acquire(caller, SMALL if caller == ("", 2) else cost)
+            done.append(caller)
+            slots.release(slot)
 
-    tasks = [asyncio.create_task(work(("", 1), MUCH)) for _ in range(10)]
-    await settled()
-    tasks.append(asyncio.create_task(work(("", 2), LITTLE)))
-    await settled()
-    slots.release(place)
-    await asyncio.gather(*tasks)
-    assert done.index(("", 2)) <= 1
-    assert len(done) == 11
+        tasks = [asyncio.create_task(work(caller)) for caller in callers]
+        await settle()
+        await asyncio.sleep(seconds)
+        slots.release(slot)
+        await asyncio.gather(*tasks)
+        if seconds:
+            assert done == [("fast", 2)] * 3 + [("slow", 1)] * 3
+        else:
+            assert done.index(("", 2)) <= 1
+            assert len(done) == 11
 
 
 async def test_cancelled():
-    """Who stops waiting takes no place, also in the moment in which it gets one."""
+    """A caller that stops waiting takes no slot, even if it just got one."""
     slots = FairSlots([0])
-    place = await slots.acquire(("", 1), 1)
+    slot = await slots.acquire(("", 1), 1)
     first, second = (asyncio.create_task(slots.acquire(("", n), 1)) for n in (2, 3))
-    await settled()
+    await settle()
     first.cancel()
-    await settled()
-    slots.release(place)
-    second.cancel()  # it has the place, and has not heard of it
-    await settled()
+    await settle()
+    slots.release(slot)
+    second.cancel()  # it has the slot, but has not resumed
+    await settle()
     assert await slots.acquire(("", 4), 1) == 0
 
 
-async def test_another_owner():
-    """Of several owners none has all places."""
+async def test_owners():
+    """If there are several owners, no owner holds all slots."""
     slots = FairSlots("ab")
-    first = await slots.acquire(("a", 1), MUCH)
-    more = asyncio.create_task(slots.acquire(("a", 2), MUCH))
-    await settled()
-    assert not more.done()
-    other = await slots.acquire(("b", 3), MUCH)
+    first = await slots.acquire(("a", 1), LARGE)
+    second = asyncio.create_task(slots.acquire(("a", 2), LARGE))
+    await settle()
+    assert not second.done()
+    other = await slots.acquire(("b", 3), LARGE)
     slots.release(other)
-    await settled()
-    assert not more.done()
+    await settle()
+    assert not second.done()
     slots.release(first)
-    assert await more == first
-
-
-async def test_charged_by_time():
-    """Who took longer than others for as many bytes waits for longer."""
-    slots, done = FairSlots([0]), []
-    place = await slots.acquire(("slow", 1), LITTLE)
-
-    async def work(caller):
-        place = await slots.acquire(caller, LITTLE)
-        done.append(caller[0])
-        slots.release(place)
-
-    callers = [("slow", 1), ("quick", 2)] * 3
-    tasks = [asyncio.create_task(work(caller)) for caller in callers]
-    await settled()
-    await asyncio.sleep(0.1)
-    slots.release(place)
-    await asyncio.gather(*tasks)
-    assert done == ["quick"] * 3 + ["slow"] * 3
+    assert await second == first

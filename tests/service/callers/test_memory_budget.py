@@ -1,4 +1,4 @@
-"""The budget of bytes that are held for clients, and how owners share it."""
+"""The budget of buffered bytes, and how owners of API keys share it and other limits."""
 
 import asyncio
 import time
@@ -18,7 +18,7 @@ pytestmark = pytest.mark.anyio
 
 
 class Client:
-    """A connection that can be evicted while it waits for its client."""
+    """A connection that can be evicted if it waits for its client."""
 
     def __init__(self, budget, owner="", *, waits=True):
         self.waits, self.evicted = waits, False
@@ -29,8 +29,8 @@ class Client:
         self.evicted = self.waits
         return self.waits
 
-    def holds(self, size, seconds=0.0):
-        """Holds so many bytes, for so many seconds already."""
+    def add(self, size, seconds=0.0):
+        """Buffer so many bytes, since so many seconds ago."""
         assert self.account.add(size)
         self.account.since -= seconds
         return self
@@ -46,81 +46,77 @@ def budget(metrics):
     return MemoryBudget(LIMIT, metrics)
 
 
-async def test_counts(budget, metrics):
-    """What is held is counted until it is held no more, and told to Prometheus."""
-    hold = Reservation(budget.account())
-    hold.resize(300)
-    hold.grow_to(200)
+async def test_reservations(budget, metrics):
+    """Reserved bytes count, also in the metrics, until they are released or the
+    connection is closed."""
+    reservation = Reservation(budget.account())
+    reservation.resize(300)
+    reservation.grow_to(200)
     assert budget.used == 300
     assert value(metrics.text().decode(), "unrolled_buffered_bytes") == 300
-    hold.release()
+    reservation.release()
     assert budget.used == 0
-
-
-async def test_gone(budget):
-    """Nothing of a connection that has gone is counted, then or later."""
     account = budget.account()
-    hold = Reservation(account)
-    hold.resize(300)
+    reservation = Reservation(account)
+    reservation.resize(300)
     account.close()
-    hold.resize(500)
-    hold.release()
+    reservation.resize(500)
+    reservation.release()
     assert budget.used == 0
     assert budget._accounts == {}
 
 
-async def test_evicts_largest_and_oldest(budget, metrics):
-    """Over the limit the connection goes that held the most for the longest time, and
-    no others."""
-    small = Client(budget).holds(100, seconds=20)
-    large = Client(budget).holds(800, seconds=10)
-    new = Client(budget).holds(200)
+async def test_eviction(budget, metrics):
+    """Beyond the limit, the connection is evicted that buffered the most for the
+    longest time, and no others."""
+    small = Client(budget).add(100, seconds=20)
+    large = Client(budget).add(800, seconds=10)
+    new = Client(budget).add(200)
     assert [c.evicted for c in (small, large, new)] == [False, True, False]
     assert budget.used == 300
     assert value(metrics.text().decode(), "unrolled_evicted_connections_total") == 1
 
 
-async def test_refuses(budget):
-    """Where nobody waits for a client, what asks for more is refused, and holds what it
-    did before."""
-    Client(budget, waits=False).holds(900, seconds=10)
-    hold = Reservation(Client(budget, waits=False).account)
-    hold.resize(50)
+async def test_refusal(budget):
+    """If no connection waits for its client, more bytes are refused, and the
+    reservation keeps its size."""
+    Client(budget, waits=False).add(900, seconds=10)
+    reservation = Reservation(Client(budget, waits=False).account)
+    reservation.resize(50)
     with pytest.raises(BufferFull) as caught:
-        hold.resize(200)
+        reservation.resize(200)
     assert caught.value.headers["Retry-After"]
     assert budget.used == 950
 
 
 async def test_evicts_itself(budget):
-    """One that is itself the largest that waits is refused, not the others."""
-    other = Client(budget).holds(100, seconds=1)
-    own = Client(budget).holds(800, seconds=10)
+    """If the connection that needs room is itself the first to be evicted, no other
+    is."""
+    other = Client(budget).add(100, seconds=1)
+    own = Client(budget).add(800, seconds=10)
     assert not own.account.add(500)
-    assert own.evicted
-    assert not other.evicted
+    assert (own.evicted, other.evicted) == (True, False)
     assert budget.used == 100
 
 
 class TestOwners:
     async def test_half(self, budget):
-        """One owner of several gets half, by its own evictions, and nobody else's."""
-        other = Client(budget, "b").holds(100, seconds=60)
-        first = Client(budget, "a").holds(300, seconds=10)
-        second = Client(budget, "a").holds(200)
+        """An owner may use half of the bytes that others leave free. Beyond it, its own
+        connections are evicted, and another owner finds room."""
+        other = Client(budget, "b").add(100, seconds=60)
+        first = Client(budget, "a").add(300, seconds=10)
+        second = Client(budget, "a").add(200)
         assert [c.evicted for c in (other, first, second)] == [False, True, False]
 
     async def test_room(self, budget):
-        """However many bytes one owner asks for, another finds room."""
-        taken = 0
-        greedy = Client(budget, "a", waits=False)
+        greedy, size = Client(budget, "a", waits=False), 0
         while greedy.account.add(10):
-            taken += 10
-        assert taken == LIMIT / 2
+            size += 10
+        assert size == LIMIT / 2
         assert Client(budget, "b").account.add(LIMIT // 4)
 
-    async def test_moves(self, budget):
-        """What a connection held before its key was known counts for its owner then."""
+    async def test_set_owner(self, budget):
+        """Bytes that were buffered before the key was known count for its owner."""
         account = budget.account()
         assert account.add(400)
         account.set_owner("a")
@@ -129,8 +125,8 @@ class TestOwners:
         assert budget._owners == {}
 
 
-async def test_trims(budget, monkeypatch):
-    """After a burst the allocator gives back what was freed; once, and not during it."""
+async def test_trim(budget, monkeypatch):
+    """After a peak, and not during it, free memory goes back to the system, once."""
     calls = []
     monkeypatch.setattr(
         os_resources, "release_free_memory", lambda: calls.append(time.monotonic())
@@ -146,24 +142,21 @@ async def test_trims(budget, monkeypatch):
     assert len(calls) == 1
 
 
-class TestOwnerQuota:
-    def test_one_owner(self):
-        """Without API keys all places can be taken, and no more."""
-        shares = OwnerQuota(4, "streams are open")
-        for _ in range(4):
-            shares.acquire("")
-        with pytest.raises(TooManyStreams):
-            shares.acquire("")
-        shares.release("")
-        shares.acquire("")
-
-    def test_several(self):
-        """One owner of several gets half of the places, another finds one."""
-        shares = OwnerQuota(4, "streams are open")
-        shares.acquire("a")
-        shares.acquire("a")
-        with pytest.raises(TooManyStreams):
-            shares.acquire("a")
-        shares.acquire("b")
-        with pytest.raises(TooManyStreams):
-            shares.acquire("b")
+def test_owner_quota():
+    """Without API keys, all places can be taken. An owner of several may take half of
+    the places that others leave free, so that another finds one."""
+    quota = OwnerQuota(4, "streams are open")
+    for _ in range(4):
+        quota.acquire("")
+    with pytest.raises(TooManyStreams):
+        quota.acquire("")
+    quota.release("")
+    quota.acquire("")
+    quota = OwnerQuota(4, "streams are open")
+    quota.acquire("a")
+    quota.acquire("a")
+    with pytest.raises(TooManyStreams, match="at most 4 streams are open at a time, "):
+        quota.acquire("a")
+    quota.acquire("b")
+    with pytest.raises(TooManyStreams):
+        quota.acquire("b")

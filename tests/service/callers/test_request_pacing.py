@@ -1,4 +1,5 @@
-"""Requests begun in a turn of the event loop: few where owners of several keys ask."""
+"""Only a few requests start in an iteration of the event loop if several owners of API
+keys send them."""
 
 import asyncio
 
@@ -11,17 +12,15 @@ from service.telemetry.metrics import Metrics
 pytestmark = pytest.mark.anyio
 
 
-class Socket:
-    """A transport, as far as it is paused and closed."""
-
+class FakeTransport:
     def __init__(self):
-        self.reads, self.closed = True, False
+        self.reading, self.closed = True, False
 
     def pause_reading(self):
-        self.reads = False
+        self.reading = False
 
     def resume_reading(self):
-        self.reads = True
+        self.reading = True
 
     def is_closing(self):
         return self.closed
@@ -30,78 +29,83 @@ class Socket:
         self.closed = True
 
 
-class Readers:
-    """Connections of owners, and what was handled of them in order."""
+class Connections:
+    """Connections of owners, and the data that was passed on, in order."""
 
     def __init__(self, limit=10**6):
-        self.budget, self.turns = MemoryBudget(limit, Metrics()), RequestPacer()
-        self.handled = []
+        self.budget, self.pacer = MemoryBudget(limit, Metrics()), RequestPacer()
+        self.passed = []
 
-    def read(self, owner, data=b"x", times=1):
+    def feed(self, owner, data=b"x", times=1):
+        """Feed data to a new connection of an owner."""
         account = self.budget.account()
         account.owner = owner
-        turn = PacedConnection(
-            self.turns, account, lambda all_: self.handled.append((owner, all_))
+        connection = PacedConnection(
+            self.pacer, account, lambda data: self.passed.append((owner, data))
         )
-        made = Socket()
+        transport = FakeTransport()
         for _ in range(times):
-            turn.feed(data, made)
-        return turn, made
+            connection.feed(data, transport)
+        return connection, transport
 
 
 async def test_one_owner():
-    """As much as came, where nobody else asks: also without keys."""
-    some = Readers()
+    """With one owner, or without keys, nothing waits."""
+    connections = Connections()
     for _ in range(100):
-        some.read("")
-    assert len(some.handled) == 100
+        connections.feed("")
+    assert len(connections.passed) == 100
 
 
 async def test_several_owners():
-    """Few in a turn, each owner's by turns; all in the end, and nothing is held then."""
-    some = Readers()
+    """With several owners, few requests start in an iteration, and owners take turns.
+    All start in the end, and then nothing is buffered."""
+    connections = Connections()
     for _ in range(100):
-        some.read("many")
-    assert len(some.handled) == 100  # nobody else has asked yet
+        connections.feed("many")
+    assert len(connections.passed) == 100  # there is no other owner yet
     await asyncio.sleep(0)
-    some.read("few")
+    connections.feed("few")
     for _ in range(100):
-        some.read("many")
-    some.read("few")
-    assert len(some.handled) == 100 + MIN_REQUESTS
-    assert some.budget.used == 98
+        connections.feed("many")
+    connections.feed("few")
+    assert len(connections.passed) == 100 + MIN_REQUESTS
+    assert connections.budget.used == 98
     await asyncio.sleep(0)
-    assert ("few", b"x") in some.handled[100 + MIN_REQUESTS : 100 + 2 * MIN_REQUESTS]
-    assert len(some.handled) <= 100 + 2 * MIN_REQUESTS + 1
-    while len(some.handled) < 202:
+    start = 100 + MIN_REQUESTS
+    assert ("few", b"x") in connections.passed[start : start + MIN_REQUESTS]
+    assert len(connections.passed) <= start + MIN_REQUESTS + 1
+    while len(connections.passed) < 202:
         await asyncio.sleep(0)
-    assert some.budget.used == 0
+    assert connections.budget.used == 0
 
 
-async def test_more_comes():
-    """What comes while a connection waits is handled with it; it is read no further."""
-    some = Readers()
-    some.read("a")
+async def test_more_data():
+    """Data that comes while a connection waits is passed on with the rest. Meanwhile,
+    reading is paused."""
+    connections = Connections()
+    connections.feed("a")
     for _ in range(MIN_REQUESTS):
-        some.read("b")
-    _, made = some.read("b", b"abc", times=2)
-    assert not made.reads
+        connections.feed("b")
+    _, transport = connections.feed("b", b"abc", times=2)
+    assert not transport.reading
     await asyncio.sleep(0)
-    assert some.handled[-1] == ("b", b"abcabc")
-    assert made.reads
+    assert connections.passed[-1] == ("b", b"abcabc")
+    assert transport.reading
 
 
-async def test_gone():
-    """A connection that has gone, or that there is no room for, is not handled."""
-    some = Readers(limit=10)
-    some.read("a")
+async def test_closed():
+    """Data of a connection that is closed, or for which there is no room, is
+    dropped."""
+    connections = Connections(limit=10)
+    connections.feed("a")
     for _ in range(MIN_REQUESTS - 1):
-        some.read("b")
-    gone, _ = some.read("b", b"abc")
-    gone.close()
-    gone.account.close()
-    _, large = some.read("b", b"more than ten")
-    assert large.closed
-    count = len(some.handled)
+        connections.feed("b")
+    closed, _ = connections.feed("b", b"abc")
+    closed.close()
+    closed.account.close()
+    _, transport = connections.feed("b", b"more than ten")
+    assert transport.closed
+    count = len(connections.passed)
     await asyncio.sleep(0)
-    assert len(some.handled) == count
+    assert len(connections.passed) == count
