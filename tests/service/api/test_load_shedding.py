@@ -1,4 +1,4 @@
-"""Refusals that cost next to nothing: of exactly what would be refused anyway."""
+"""Load shedding: refuses from raw bytes exactly what would be refused anyway."""
 
 import json
 import socket
@@ -24,35 +24,41 @@ def request(body, *lines, path="/classify", method="POST"):
     return "\r\n".join([*head, "", ""]).encode() + body
 
 
+class Shed(list):
+    """For each request, whether it was shed."""
+
+    pretend = True  # that requests are being refused
+
+
 @pytest.fixture
 def full(bundles):
-    """A service in which so much waits that no more is let in, and which plain
-    requests were answered from their bytes."""
+    """A service whose queue is full, with a record of the requests that were shed."""
     Gated.gate.set()
     settings = Settings(port=0, bundles=bundles / "walks", workers=1)
-    with running(settings, load_engine=Gated) as made:
-        (model,) = made.registry.models.values()
-        queue, limiter = model.admission.wait_estimate, made.server._limiter
+    with running(settings, load_engine=Gated) as service:
+        (model,) = service.registry.models.values()
+        queue, limiter = model.admission.wait_estimate, service.server._limiter
         pool = model.admission._pool
-        made.http.post("/classify", content=PLAIN).raise_for_status()
+        service.http.post("/classify", content=PLAIN).raise_for_status()
         queue._rate, queue.steps = 10.0, queue.steps + 1000
         queue.charge(-1, 1000)  # of another caller
-        answered, inner = [], limiter.shed
+        shed, refuse = Shed(), limiter.shed
 
-        def shed(data, connection):
-            pool.last_refusal = queue.refused = time.perf_counter()
-            answer = inner(data, connection)
-            answered.append(answer is not None)
-            return answer
+        def record(data, connection):
+            if shed.pretend:
+                pool.last_refusal = queue.refused = time.perf_counter()
+            response = refuse(data, connection)
+            shed.append(response is not None)
+            return response
 
-        limiter.shed = shed
-        yield made, queue, answered
+        limiter.shed = record
+        yield service, queue, shed
         queue.steps -= 1000
 
 
-def ask(made, data, count=1):
-    """The answers to requests, one after another, over one connection."""
-    parsed = httpx.URL(made.url)
+def ask(service, data, count=1):
+    """The responses to requests, one after another, over one connection."""
+    parsed = httpx.URL(service.url)
     heads, bodies = [], []
     with socket.create_connection((parsed.host, parsed.port), 30) as connection:
         file = connection.makefile("rb")
@@ -71,84 +77,90 @@ def ask(made, data, count=1):
     return heads, bodies
 
 
-@pytest.mark.parametrize("body", [PLAIN, NAMED], ids=["plain", "named"])
-def test_refused(full, body):
-    """Plain requests are refused at once, again and again over one connection, in the
-    form of every other refusal, and counted."""
-    made, _, answered = full
-    before = value(made.metrics(), NAME, **REFUSED)
-    heads, bodies = ask(made, request(body), 5)
-    assert answered[-5:] == [True] * 5
-    for (status, head), text in zip(heads, bodies, strict=True):
-        problem = json.loads(text)
-        assert status == problem["status"] == 503
-        assert problem["type"] == "urn:unrolled:error:overloaded"
-        assert head["content-type"] == "application/problem+json"
-        assert head["x-request-id"] == problem["request_id"]
-        assert int(head["retry-after"]) == problem["retry_after"] >= 100
-    assert value(made.metrics(), NAME, **REFUSED) == before + 5
-    kind = {"kind": "overloaded"}
-    name = "unrolled_refused_requests_total"
-    assert value(made.metrics(), name, **kind) == before + 5
+def test_refused(full):
+    """Plain requests are refused at once, again and again over one connection. Their
+    errors are like every other, and are counted."""
+    service, _, shed = full
+    for count, body in enumerate((PLAIN, NAMED)):
+        before = value(service.metrics(), NAME, **REFUSED)
+        heads, bodies = ask(service, request(body), 5)
+        assert shed[-5:] == [True] * 5
+        for (status, head), text in zip(heads, bodies, strict=True):
+            problem = json.loads(text)
+            assert status == problem["status"] == 503
+            assert problem["type"] == "urn:unrolled:error:overloaded"
+            assert head["content-type"] == "application/problem+json"
+            assert head["x-request-id"] == problem["request_id"]
+            assert int(head["retry-after"]) == problem["retry_after"] >= 100
+        assert before == 5 * count
+        assert value(service.metrics(), NAME, **REFUSED) == before + 5
+        name = "unrolled_refused_requests_total"
+        assert value(service.metrics(), name, kind="overloaded") == before + 5
 
 
-@pytest.mark.parametrize(
-    ("data", "status"),
-    [
-        (request(PLAIN, "Connection: close"), 503),
-        (request(PLAIN, "Expect: 100-continue"), 503),
-        (request(PLAIN, "Content-Encoding: gzip"), 400),
-        (request(PLAIN, "X-Request-Timeout-Ms: soon"), 400),
-        (request(PLAIN, "X-Request-ID: mine"), 503),
-        (request(PLAIN, "Origin: https://example.org"), 503),
-        (request(PLAIN, method="PUT"), 405),
-        (request(PLAIN, path="/livez", method="GET"), 200),
-        (request(PLAIN, path="/label"), 404),
-        (request(NAMED.replace(b"walks", b"nobody")), 404),
-        (request(b'{"model": 5, "sequences": []}'), 422),
-        (request(PLAIN).replace(b"Host", b"Most"), 400),
-        (request(PLAIN, "No-Colon"), 400),
-        (request(PLAIN, "Transfer-Encoding: chunked"), 400),
-    ],
-)
-def test_others(full, data, status):
-    """What is not plain, or would not be refused for that, is answered as ever."""
-    made, *_ = full
-    (told, _), *_ = ask(made, data)[0]
-    assert told == status
-    assert not any(full[2][-1:])
+OTHERS = [
+    (request(PLAIN, "Connection: close"), 503),
+    (request(PLAIN, "Expect: 100-continue"), 503),
+    (request(PLAIN, "Content-Encoding: gzip"), 400),
+    (request(PLAIN, "X-Request-Timeout-Ms: soon"), 400),
+    (request(PLAIN, "X-Request-ID: mine"), 503),
+    (request(PLAIN, "Origin: https://example.org"), 503),
+    (request(PLAIN, method="PUT"), 405),
+    (request(PLAIN, path="/livez", method="GET"), 200),
+    (request(PLAIN, path="/label"), 404),
+    (request(NAMED.replace(b"walks", b"nobody")), 404),
+    (request(b'{"model": 5, "sequences": []}'), 422),
+    (request(PLAIN).replace(b"Host", b"Most"), 400),
+    (request(PLAIN, "No-Colon"), 400),
+    (request(PLAIN, "Transfer-Encoding: chunked"), 400),
+]
 
 
-def test_in_pieces(full):
-    """So is what is not there as a whole."""
-    made, _, answered = full
-    parsed = httpx.URL(made.url)
+def test_others(full):
+    """A request that is not plain, not complete, or not refused for overload, takes the
+    ordinary way."""
+    service, _, shed = full
+    for data, expected in OTHERS:
+        shed.clear()
+        ((status, _),), _ = ask(service, data)
+        assert status == expected, data
+        assert not any(shed), data
+    parsed = httpx.URL(service.url)
     with socket.create_connection((parsed.host, parsed.port), 30) as connection:
         data = request(PLAIN)
         for part in (data[:30], data[30:100], data[100:]):
             connection.sendall(part)
             time.sleep(0.05)
-        assert connection.recv(9)[9:] == b""
-    assert not any(answered)
+        assert connection.recv(12) == b"HTTP/1.1 503"
+    assert not any(shed)
+
+
+def test_only_after_a_refusal(full):
+    """Requests are shed only while others are refused."""
+    service, _, shed = full
+    shed.pretend = False
+    assert ask(service, request(PLAIN))[0][0][0] == 503  # by the ordinary way
+    assert shed == [False]
+    assert ask(service, request(PLAIN))[0][0][0] == 503
+    assert shed == [False, True]
 
 
 def test_ends(full):
-    """When there is room again, the next is answered."""
-    made, queue, _ = full
-    assert ask(made, request(PLAIN))[0][0][0] == 503
+    """When there is room again, the next request is answered."""
+    service, queue, _ = full
+    assert ask(service, request(PLAIN))[0][0][0] == 503
     queue.steps -= 1000
     try:
-        assert ask(made, request(PLAIN))[0][0][0] == 200
+        assert ask(service, request(PLAIN))[0][0][0] == 200
     finally:
         queue.steps += 1000
 
 
-def test_longer_time(full):
-    """Who waits longer than others is let in where these are refused, and the other
-    way round."""
-    made, queue, _ = full
+def test_timeout(full):
+    """A request with a longer timeout is admitted, one with a shorter timeout refused."""
+    service, queue, _ = full
     queue._rate = 1000 / 4.0  # four seconds
-    assert ask(made, request(PLAIN))[0][0][0] == 200
+    assert ask(service, request(PLAIN))[0][0][0] == 200
     queue._rate = 1000 / 4.0
     short = request(PLAIN, "X-Request-Timeout-Ms: 2000")
-    assert ask(made, short)[0][0][0] == 503
+    assert ask(service, short)[0][0][0] == 503
