@@ -1,4 +1,4 @@
-"""The real service on a real socket, and requests as bytes."""
+"""The real service on a real socket, and raw requests."""
 
 import http.client
 import socket
@@ -23,34 +23,34 @@ ROOT = Path(__file__).parents[2]
 SECONDS = 60  # nothing here may take longer
 
 
-def wait(true: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
-    """Return as soon as `true()`; fail after so many seconds."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"{what}: not in {seconds} s"
+def wait(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
+    """Return as soon as the condition holds; fail after so many seconds."""
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"{what}: not in {seconds} s"
         time.sleep(0.005)
 
 
 def value(exposition: str, name: str, **labels: str) -> float:
-    """A metric's value in Prometheus' text format; 0 when it isn't there."""
-    wanted = {f'{key}="{text}"' for key, text in labels.items()}
+    """A metric's value in Prometheus' text format; 0 if there is none."""
+    pairs = {f'{key}="{text}"' for key, text in labels.items()}
     for line in exposition.splitlines():
         head, _, number = line.rpartition(" ")
         series, _, inner = head.partition("{")
-        if series == name and wanted <= set(inner.rstrip("}").split(",")):
+        if series == name and pairs <= set(inner.rstrip("}").split(",")):
             return float(number)
     return 0.0
 
 
 def anonymous_caller() -> Caller:
-    """A caller of no connection and no key, for whom nothing is too much."""
+    """A caller without a key or a connection, and with unlimited memory."""
     account = MemoryBudget(2**40, Metrics()).account()
     return Caller(account, Reservation(account))
 
 
 def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
-    """Status, headers and body of the answer to a request, sent byte by byte as it
-    stands: clients tidy up what they send."""
+    """Status, headers and body of the response to a raw request. Clients would tidy up
+    what they send."""
     at = httpx.URL(url)
     with socket.create_connection((at.host, at.port), timeout=SECONDS) as connection:
         connection.sendall(request)
@@ -61,7 +61,7 @@ def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
 
 
 def send_get(url: str, target: bytes) -> tuple[int, dict[str, str], bytes]:
-    """The same for a GET of that very target."""
+    """The same for a GET of exactly this target."""
     return send(url, b"GET " + target + b" HTTP/1.1\r\nHost: here\r\n\r\n")
 
 
@@ -105,13 +105,13 @@ def running(
         port = server.servers[0].sockets[0].getsockname()[1]
         url = f"http://127.0.0.1:{port}"
         with httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as client:
-            made = Running(url, app, server, client)
+            service = Running(url, app, server, client)
             if ready:
-                registry = made.registry
+                registry = service.registry
                 wait(lambda: registry.ready or registry.failed, "the models load")
                 response = client.get("/readyz")
                 assert response.status_code == 200, response.text
-            yield made
+            yield service
     finally:
         server.stop()
         thread.join(SECONDS)

@@ -1,4 +1,4 @@
-"""Streams from the outside: one way to talk over both transports, and over less."""
+"""Test clients for streams: over both transports, and with raw frames."""
 
 import base64
 import http.client
@@ -26,12 +26,12 @@ TEXT, BINARY, CONTINUED, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
 
 def text(message):
-    """A message as it is sent: a dictionary as JSON, others as they stand."""
+    """A message as it is sent: a dictionary as JSON, anything else unchanged."""
     return message if isinstance(message, bytes | str) else json.dumps(message)
 
 
 class StreamConnection:
-    """A stream from its caller's side; what both transports have in common."""
+    """A stream from the client's side; the part that both transports share."""
 
     def send(self, message):
         """Send a message."""
@@ -42,25 +42,25 @@ class StreamConnection:
         raise NotImplementedError
 
     def assert_closed(self, reason):
-        """The service has ended it for that reason, and said so properly."""
+        """The service has closed the stream properly, for this reason."""
         raise NotImplementedError
 
     def close(self):
-        """Go, without a word of the protocol."""
+        """Disconnect without ending the stream."""
         raise NotImplementedError
 
-    def ask(self, given, **members):
+    def ask(self, frames, **members):
         """The answer to frames [t, F]."""
-        self.send({"frames": np.asarray(given).tolist()} | members)
+        self.send({"frames": np.asarray(frames).tolist()} | members)
         return self.receive()
 
     def end(self):
-        """The last line, when it was said that it was all."""
+        """End the stream, and return its last line."""
         self.send({"end": True})
         return self.assert_ended("done")
 
     def assert_ended(self, reason):
-        """The next that is heard is the last line; gives it."""
+        """The next line is the last one; return it."""
         last = self.receive()
         assert set(last) == {"end", "steps", "state"}
         assert last["end"] == reason
@@ -75,7 +75,7 @@ class StreamConnection:
 
 
 class WebSocketStream(StreamConnection):
-    """One over a WebSocket."""
+    """A stream over a WebSocket."""
 
     method, status = "GET", 101
 
@@ -105,7 +105,7 @@ class WebSocketStream(StreamConnection):
 
 
 class NdjsonStream(StreamConnection):
-    """One of JSON lines, in a body of chunks that are sent as they are made."""
+    """A stream of NDJSON, in a chunked body."""
 
     method, status = "POST", 200
 
@@ -113,9 +113,7 @@ class NdjsonStream(StreamConnection):
         at = httpx.URL(url)
         self.connection = socket.create_connection((at.host, at.port), SECONDS)
         self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        given = {"Host": "here", "Transfer-Encoding": "chunked"} | headers
-        head = "".join(f"{name}: {words}\r\n" for name, words in given.items())
-        self.connection.sendall(f"POST /stream?{query} HTTP/1.1\r\n{head}\r\n".encode())
+        self.connection.sendall(chunked(query, **headers))
         self._ended = False
         self._response = http.client.HTTPResponse(self.connection)
         self._response.begin()
@@ -123,7 +121,7 @@ class NdjsonStream(StreamConnection):
         self.headers = self._response.headers
 
     def send_chunk(self, part):
-        """A chunk of the body."""
+        """Send a chunk of the body."""
         self.connection.sendall(b"%x\r\n%b\r\n" % (len(part), part))
 
     def send(self, message):
@@ -132,7 +130,7 @@ class NdjsonStream(StreamConnection):
         self.send_chunk(line + b"\n")
 
     def no_more(self):
-        """The end of the body."""
+        """Send the end of the body."""
         self.connection.sendall(b"0\r\n\r\n")
         self._ended = True
 
@@ -142,7 +140,7 @@ class NdjsonStream(StreamConnection):
         return json.loads(line)
 
     def assert_closed(self, reason):
-        if not self._ended:  # else the service waits for it, for a moment
+        if not self._ended:  # otherwise the service waits a moment for it
             self.no_more()
         assert self._response.readline() == b""  # raises where a chunk is missing
 
@@ -166,7 +164,7 @@ def numbers(answer):
 
 
 def streams_open(service, *models):
-    """How many streams are open, of these models."""
+    """The number of open streams of these models."""
     exposition = service.metrics()
     return sum(
         value(exposition, "unrolled_open_streams", model=model) for model in models
@@ -179,27 +177,27 @@ def wait_closed(service, *models):
 
 
 class CountingStream:
-    """A stream to the engine that counts: knows what each answer must be."""
+    """A stream to the fake engine, which knows the right answer to each message."""
 
-    def __init__(self, talk, first, task="classify"):
-        self.talk, self.first, self.task = talk, first, task
+    def __init__(self, stream, first, task="classify"):
+        self.stream, self.first, self.task = stream, first, task
         self.steps = 0
 
     def message(self, length, **members):
-        """The next frames as a message, and what must be answered."""
-        given = frames(self.steps + length, self.first)[self.steps :]
+        """The next frames as a message, and the expected probabilities."""
+        next_frames = frames(self.steps + length, self.first)[self.steps :]
         self.steps += length
-        return {"frames": given.tolist()} | members, self.rows(length)
+        return {"frames": next_frames.tolist()} | members, self.rows(length)
 
     def rows(self, length):
-        """The answers after each of the last steps so far, [length, 3]."""
+        """The probabilities after each of the last steps, [length, 3]."""
         return expected(self.steps, self.first)[self.steps - length :]
 
     def ask(self, length, **members):
-        """Send the next frames; they are answered rightly. Gives the answer."""
+        """Send the next frames, check the answer, and return it."""
         message, rows = self.message(length, **members)
-        self.talk.send(message)
-        return self.assert_right(self.talk.receive(), rows, self.steps)
+        self.stream.send(message)
+        return self.assert_right(self.stream.receive(), rows, self.steps)
 
     def assert_right(self, answer, rows, steps):
         assert answer.get("steps") == steps, answer
@@ -210,7 +208,7 @@ class CountingStream:
 
 @dataclass(frozen=True)
 class CountingService(Running):
-    """A server whose engines count, and can be held, or told to fail."""
+    """A server with fake engines, which can be held, or made to fail."""
 
     task: str
     engines: list[FakeEngine]
@@ -218,21 +216,20 @@ class CountingService(Running):
 
 @contextmanager
 def counting(folder, task="classify", **settings):
-    """The service with the model `made` and an engine that counts, until the block
-    ends."""
+    """The service with the model `made` and a fake engine, until the block ends."""
     if not folder.exists():
         write_bundle(folder / "made" / "1", task)
     engines = []
 
-    def make(found, settings):
+    def load(bundle, settings):
         engines.append(FakeEngine(task))
         return engines[-1]
 
-    given = {"port": 0, "bundles": folder, "workers": 1, "state_key": KEY} | settings
+    defaults = {"port": 0, "bundles": folder, "workers": 1, "state_key": KEY}
     try:
-        with running(Settings(**given), load_engine=make) as made:
+        with running(Settings(**defaults | settings), load_engine=load) as server:
             yield CountingService(
-                made.url, made.app, made.server, made.http, task, engines
+                server.url, server.app, server.server, server.http, task, engines
             )
     finally:
         for engine in engines:
@@ -240,7 +237,7 @@ def counting(folder, task="classify", **settings):
 
 
 def hold_engines(service):
-    """Close the gates of all engines; what is sent now is computed after `release`."""
+    """Hold all engines: what is sent now is computed after `release_engines`."""
     for engine in service.engines:
         while engine.entered.acquire(blocking=False):
             pass
@@ -248,7 +245,7 @@ def hold_engines(service):
 
 
 def wait_entered(service):
-    """Return when an engine computes behind its gate."""
+    """Return when an engine has begun a call."""
     assert service.engines[0].entered.acquire(timeout=SECONDS)
 
 
@@ -257,39 +254,43 @@ def release_engines(service):
         engine.gate.set()
 
 
-# --- less than a client ----------------------------------------------------------
+# --- raw connections ----------------------------------------------------------
 
 
 def open_connection(url):
-    """A connection, and nothing said."""
+    """A connection on which nothing is sent."""
     at = httpx.URL(url)
     connection = socket.create_connection((at.host, at.port), SECONDS)
     connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
     return connection
 
 
+def head_of(request_line, headers):
+    """A request's head, as bytes."""
+    lines = [request_line, *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
 def upgrade(target, **headers):
-    """The request that asks for a WebSocket."""
-    given = {
+    """The request for a WebSocket."""
+    defaults = {
         "Host": "here",
         "Upgrade": "websocket",
         "Connection": "Upgrade",
         "Sec-WebSocket-Version": "13",
         "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
     }
-    head = "".join(f"{name}: {words}\r\n" for name, words in (given | headers).items())
-    return f"GET {target} HTTP/1.1\r\n{head}\r\n".encode()
+    return head_of(f"GET {target} HTTP/1.1", defaults | headers)
 
 
 def chunked(query, **headers):
-    """The head of a request whose body comes in chunks."""
-    given = {"Host": "here", "Transfer-Encoding": "chunked"} | headers
-    head = "".join(f"{name}: {words}\r\n" for name, words in given.items())
-    return f"POST /stream?{query} HTTP/1.1\r\n{head}\r\n".encode()
+    """The head of a stream's request with a chunked body."""
+    defaults = {"Host": "here", "Transfer-Encoding": "chunked"}
+    return head_of(f"POST /stream?{query} HTTP/1.1", defaults | headers)
 
 
 def handshake(url, query, **headers):
-    """A WebSocket of which we send and read each byte ourselves."""
+    """An open WebSocket, as a raw connection."""
     connection = open_connection(url)
     connection.sendall(upgrade(f"/stream?{query}", **headers))
     head = b""
@@ -300,7 +301,7 @@ def handshake(url, query, **headers):
 
 
 def frame(kind, payload, *, last=True, masked=True):
-    """A WebSocket frame as a client sends it."""
+    """A client's WebSocket frame."""
     size, mask = len(payload), 0x80 if masked else 0
     if size < 126:
         length = struct.pack("!B", mask | size)
@@ -312,12 +313,12 @@ def frame(kind, payload, *, last=True, masked=True):
     if not masked:
         return head + length + payload
     pad = (MASK * (size // 4 + 1))[:size]
-    one, other = int.from_bytes(payload), int.from_bytes(pad)
-    return head + length + MASK + (one ^ other).to_bytes(size)
+    masked = int.from_bytes(payload) ^ int.from_bytes(pad)
+    return head + length + MASK + masked.to_bytes(size)
 
 
 def read_frame(connection):
-    """The next frame of the service: its kind and payload."""
+    """The kind and the payload of the service's next frame."""
 
     def exactly(size):
         data = b""
@@ -336,7 +337,7 @@ def read_frame(connection):
 
 
 class RawWebSocket:
-    """A WebSocket of which we send each frame ourselves."""
+    """A WebSocket whose frames are sent and read one by one."""
 
     def __init__(self, connection):
         self.connection = connection
@@ -350,7 +351,7 @@ class RawWebSocket:
         return json.loads(payload)
 
     def assert_closed(self, code):
-        """The service closes it with that code, and the connection."""
+        """The service closes the WebSocket with this code, and the connection."""
         kind, payload = read_frame(self.connection)
         assert kind == CLOSE, payload
         assert int.from_bytes(payload[:2]) == code
@@ -358,15 +359,13 @@ class RawWebSocket:
 
 
 def reset_connection(connection):
-    """Cut a connection as a machine that loses its network does, later told by a
-    reset."""
+    """Reset a connection, as a machine does that lost its network."""
     connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
     connection.close()
 
 
 class Proxy:
-    """What stands between a client and the service: passes all on, until it is told
-    to cut connections or to keep back what callers send."""
+    """A TCP proxy, which can cut its connections, or keep back what clients send."""
 
     def __init__(self, url):
         at = httpx.URL(url)
@@ -381,18 +380,18 @@ class Proxy:
         self._spawn(self._accept)
 
     def keep_back(self):
-        """Pass on nothing more that callers send, until `pass_on`."""
+        """Keep back what clients send, until `pass_on`."""
         self._passing.clear()
 
     def pass_on(self):
         self._passing.set()
 
     def cut(self):
-        """Cut every connection; later ones are passed on."""
+        """Cut every connection; new ones work."""
         pairs, self._pairs = self._pairs, []
         for pair in pairs:
             for connection in pair:
-                # Wakes whoever reads from it, which a close does not.
+                # Wakes its reader, which a close does not.
                 with suppress(OSError):
                     connection.shutdown(socket.SHUT_RDWR)
 
