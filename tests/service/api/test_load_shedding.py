@@ -8,7 +8,7 @@ import httpx
 import pytest
 
 from service.settings import Settings
-from tests.service.http.test_request_timeout import Gated
+from tests.service.http.test_deadlines import Gated
 from tests.support.servers import running, value
 
 FRAME = [1, 2, 3]

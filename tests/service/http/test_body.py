@@ -1,4 +1,4 @@
-"""Bodies within their limits."""
+"""Request bodies: parts, limits, media types and decompression."""
 
 import asyncio
 import gzip
@@ -16,8 +16,8 @@ from tests.support.servers import anonymous_caller
 pytestmark = pytest.mark.anyio
 
 
-class Caller:
-    """Sends a body in parts, then stays until it is told to go."""
+class Client:
+    """Sends a body in parts, and then stays connected until `disconnect`."""
 
     def __init__(self, *parts, **headers):
         pairs = {name.replace("_", "-"): text for name, text in headers.items()}
@@ -26,20 +26,20 @@ class Caller:
             "state": {"caller": anonymous_caller()},
             "headers": [(k.encode(), v.encode()) for k, v in pairs.items()],
         }
-        self.asked = 0  # how often it was waited for
+        self.received = 0  # calls of `receive`
         self._parts = list(parts)
-        self._gone = asyncio.Event()
+        self._disconnected = asyncio.Event()
 
-    def go(self):
-        self._gone.set()
+    def disconnect(self):
+        self._disconnected.set()
 
     async def receive(self):
-        self.asked += 1
+        self.received += 1
         if self._parts:
             part = self._parts.pop(0)
             more = bool(self._parts)
             return {"type": "http.request", "body": part, "more_body": more}
-        await self._gone.wait()
+        await self._disconnected.wait()
         return {"type": "http.disconnect"}
 
     async def read(self, limit=100):
@@ -48,155 +48,126 @@ class Caller:
 
 
 class TestRead:
-    @pytest.mark.parametrize(
-        "parts", [[b""], [b"abc"], [b"a", b"bc"], [b"", b"a", b"", b"bc", b""]]
-    )
-    async def test_parts(self, parts):
-        """A body is the same in whatever parts it comes."""
-        assert await Caller(*parts).read() == b"".join(parts)
-
-    @pytest.mark.parametrize("parts", [[b"x" * 100], [b"x"] * 100])
-    async def test_as_long_as_allowed(self, parts):
-        """A body as long as allowed is read, one byte more is refused."""
-        assert await Caller(*parts).read() == b"x" * 100
-        with pytest.raises(TooLarge, match="100 bytes"):
-            await Caller(*parts, b"x").read()
+    async def test_parts(self):
+        """A body may arrive in any parts, up to the limit."""
+        for parts in ([b""], [b"abc"], [b"a", b"bc"], [b"", b"a", b"", b"bc", b""]):
+            assert await Client(*parts).read() == b"".join(parts)
+        for parts in ([b"x" * 100], [b"x"] * 100):
+            assert await Client(*parts).read() == b"x" * 100
+            with pytest.raises(TooLarge, match="100 bytes"):
+                await Client(*parts, b"x").read()
 
     async def test_reads_no_further(self):
-        """What is over the limit is not read to its end."""
-        caller = Caller(*[b"x" * 60] * 10)
+        """The rest of a body over the limit is not read. If its header says so, none of
+        it is; a header that is too small does not matter."""
+        client = Client(*[b"x" * 60] * 10)
         with pytest.raises(TooLarge):
-            await caller.read()
-        assert caller.asked == 2
-
-    async def test_says_its_length(self):
-        """What says that it is over the limit is not read at all; what says another
-        length than it has is judged by what it has."""
-        caller = Caller(b"x", content_length="101")
+            await client.read()
+        assert client.received == 2
+        client = Client(b"x", content_length="101")
         with pytest.raises(TooLarge):
-            await caller.read()
-        assert caller.asked == 0
-        assert await Caller(b"x", content_length="100").read() == b"x"
+            await client.read()
+        assert client.received == 0
+        assert await Client(b"x", content_length="100").read() == b"x"
         with pytest.raises(TooLarge):
-            await Caller(b"x" * 60, b"x" * 60, content_length="5").read()
+            await Client(b"x" * 60, b"x" * 60, content_length="5").read()
 
-    async def test_goes_within(self):
-        """A caller that goes before its body is whole is answered no more."""
-        caller = Caller(b"x", b"y")
-        caller.go()
-        received = caller.receive
+    async def test_disconnect(self):
+        """A client may disconnect before its body is complete."""
+        client = Client(b"x", b"y")
+        client.disconnect()
 
-        async def cut():
-            message = await received()
-            return message | {"more_body": True}
+        async def receive():
+            return await client.receive() | {"more_body": True}
 
         with pytest.raises(ClientDisconnect):
-            await BodyReader(100).read(caller.scope, cut)
+            await BodyReader(100).read(client.scope, receive)
 
-    @pytest.mark.parametrize(
-        "kind",
-        [
+    async def test_media_types(self):
+        """JSON is accepted in any spelling, and by default. Anything else is refused
+        unread, with what is accepted."""
+        for media_type in (
             "application/json",
             "Application/JSON; charset=utf-8",
             "",
             " application/json ",
-        ],
-    )
-    async def test_json(self, kind):
-        """JSON is taken in any writing of its name, and where nothing is said."""
-        assert await Caller(b"x", content_type=kind).read() == b"x"
-        assert await Caller(b"x").read() == b"x"
-
-    @pytest.mark.parametrize(
-        ("name", "text", "accept"),
-        [
+        ):
+            assert await Client(b"x", content_type=media_type).read() == b"x"
+        assert await Client(b"x").read() == b"x"
+        for name, text, accept in (
             ("content_type", "text/plain", "Accept"),
             ("content_type", "application/jsonp", "Accept"),
             ("content_encoding", "br", "Accept-Encoding"),
             ("content_encoding", "identitygzip", "Accept-Encoding"),
             ("content_encoding", "identity, gzip", "Accept-Encoding"),
-        ],
-    )
-    async def test_another_kind(self, name, text, accept):
-        """Anything else is refused unread, with what is taken."""
-        caller = Caller(b"x", **{name: text})
-        with pytest.raises(UnsupportedMedia) as caught:
-            await caller.read()
-        assert list(caught.value.headers) == [accept]
-        assert caller.asked == 0
+        ):
+            client = Client(b"x", **{name: text})
+            with pytest.raises(UnsupportedMedia) as caught:
+                await client.read()
+            assert list(caught.value.headers) == [accept]
+            assert client.received == 0
 
-
-class TestInflates:
     @pytest.mark.parametrize(
-        ("coding", "squeeze"), [("gzip", gzip.compress), ("DEFLATE", zlib.compress)]
+        ("coding", "compress"), [("gzip", gzip.compress), ("DEFLATE", zlib.compress)]
     )
-    async def test_inflates(self, coding, squeeze):
-        """A compressed body is inflated, up to the limit and no further, and one that
-        isn't what it says is refused."""
+    async def test_decompresses(self, coding, compress):
+        """A compressed body is decompressed up to the limit, here or in a thread, and
+        refused if it is not what its header says."""
 
         def read(body, limit=100):
-            return Caller(body, content_encoding=coding).read(limit)
+            return Client(body, content_encoding=coding).read(limit)
 
-        assert await read(squeeze(b"x" * 100)) == b"x" * 100
+        assert await read(compress(b"x" * 100)) == b"x" * 100
         with pytest.raises(TooLarge, match="100 bytes"):
-            await read(squeeze(b"x" * 101))
-        for broken in (b"x", b"", squeeze(b"x")[:-1], squeeze(b"x") + b"more"):
+            await read(compress(b"x" * 101))
+        assert await read(compress(b"x" * 10**6), 10**6) == b"x" * 10**6
+        with pytest.raises(TooLarge, match="1000000 bytes"):
+            await read(compress(b"x" * (10**6 + 1)), 10**6)
+        for broken in (b"x", b"", compress(b"x")[:-1], compress(b"x") + b"more"):
             with pytest.raises(BadEncoding):
                 await read(broken)
 
-    @pytest.mark.parametrize("size", [1, 7, 10**6])
-    @pytest.mark.parametrize("coding", ["gzip", "deflate"])
-    async def test_as_it_comes(self, coding, size):
-        """The same of a stream's body, in whatever parts it comes, of which none is
-        long when it is inflated."""
-        squeeze = {"gzip": gzip.compress, "deflate": zlib.compress}[coding]
-        whole = bytes(range(256)) * 100 + b" " * 300_000
-        body = squeeze(whole)
-        caller = Caller(*(body[at : at + size] for at in range(0, len(body), size)))
-        inflating, read, more = DecompressingReceive(caller.receive, coding), [], True
+
+class TestDecompressingReceive:
+    async def read(self, coding, *parts):
+        """The parts of the decompressed body."""
+        receive = DecompressingReceive(Client(*parts).receive, coding)
+        decompressed, more = [], True
         while more:
-            message = await inflating()
-            read.append(message["body"])
+            message = await receive()
+            decompressed.append(message["body"])
             more = message["more_body"]
-        assert b"".join(read) == whole
-        assert max(map(len, read)) <= compression.PART_BYTES
+        return decompressed
+
+    @pytest.mark.parametrize("size", [1, 7, 10**6])
+    async def test_parts(self, size):
+        """A body may arrive in any parts, and none is long when decompressed."""
+        body = bytes(range(256)) * 100 + b" " * 300_000
+        for coding, compress in (("gzip", gzip.compress), ("deflate", zlib.compress)):
+            packed = compress(body)
+            parts = [packed[at : at + size] for at in range(0, len(packed), size)]
+            decompressed = await self.read(coding, *parts)
+            assert b"".join(decompressed) == body
+            assert max(map(len, decompressed)) <= compression.PART_BYTES
 
     async def test_members(self):
-        """Several members of gzip are one body; after the last one, and after deflate,
-        nothing may come, however much of it."""
-
-        async def read(coding, *parts):
-            inflating, read, more = (
-                DecompressingReceive(Caller(*parts).receive, coding),
-                b"",
-                True,
-            )
-            while more:
-                message = await inflating()
-                read += message["body"]
-                more = message["more_body"]
-            return read
-
-        one, two = gzip.compress(b"a" * 100_000), gzip.compress(b"b")
-        assert await read("gzip", one + two) == b"a" * 100_000 + b"b"
-        assert await read("gzip", one, two[:5], two[5:]) == b"a" * 100_000 + b"b"
+        """Several gzip members are one body. Nothing may follow the last, nor deflate."""
+        first, second = gzip.compress(b"a" * 100_000), gzip.compress(b"b")
+        for parts in ([first + second], [first, second[:5], second[5:]]):
+            assert b"".join(await self.read("gzip", *parts)) == b"a" * 100_000 + b"b"
         for coding, parts in (
-            ("gzip", [one, b"x" * 65536]),
-            ("gzip", [two * 65]),
+            ("gzip", [first, b"x" * 65536]),
+            ("gzip", [second * 65]),
             ("deflate", [zlib.compress(b"a"), zlib.compress(b"a")]),
+            ("gzip", [b"x"]),
+            ("gzip", [b""]),
+            ("gzip", [gzip.compress(b"x", mtime=0)[:-1]]),
         ):
             with pytest.raises(BadEncoding):
-                await read(coding, *parts)
+                await self.read(coding, *parts)
 
-    @pytest.mark.parametrize("body", [b"x", b"", gzip.compress(b"x", mtime=0)[:-1]])
-    async def test_is_none(self, body):
-        """A stream's body that isn't compressed as it says, or ends within, is told."""
-        with pytest.raises(BadEncoding):
-            await DecompressingReceive(Caller(body).receive, "gzip")()
-
-    async def test_goes(self):
-        """A caller that goes has gone."""
-        caller = Caller()
-        caller.go()
-        message = await DecompressingReceive(caller.receive, "gzip")()
+    async def test_disconnect(self):
+        client = Client()
+        client.disconnect()
+        message = await DecompressingReceive(client.receive, "gzip")()
         assert message["type"] == "http.disconnect"

@@ -1,8 +1,11 @@
-"""Callers that wait, go, or have no more time."""
+"""Request deadlines and client disconnects, from the header to the worker."""
 
 import asyncio
+import json
 import math
+import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from starlette.requests import ClientDisconnect
@@ -10,10 +13,10 @@ from starlette.requests import ClientDisconnect
 from service.errors import DeadlineExceeded, InvalidHeader
 from service.http import deadlines as module
 from service.http.deadlines import HEADER, RequestDeadlines, requested_deadline
-from tests.service.http.test_body import Caller
-from tests.support.servers import SECONDS
-
-pytestmark = pytest.mark.anyio
+from service.settings import Settings
+from tests.service.http.test_body import Client
+from tests.support.bundles import OnnxEngine
+from tests.support.servers import SECONDS, running, value, wait
 
 
 async def turns(count):
@@ -21,201 +24,299 @@ async def turns(count):
         await asyncio.sleep(0)
 
 
-class Served:
-    """A caller that waits for its answer."""
+class Request:
+    """A request on another ASGI server, which waits for its result."""
 
-    def __init__(self, callers, until=math.inf):
-        self.caller, self.until = Caller(), until
-        self.answer = asyncio.get_running_loop().create_future()
+    def __init__(self, deadlines, deadline=math.inf):
+        self.client, self.deadline = Client(), deadline
+        self.result = asyncio.get_running_loop().create_future()
         self.cancelled = False
-        self._callers = callers
-        self.task = asyncio.create_task(self._serve())
+        self._deadlines = deadlines
+        self.task = asyncio.create_task(self._run())
 
-    async def _serve(self):
-        with self._callers.enforce({}, self.caller.receive, self.until):
+    async def _run(self):
+        with self._deadlines.enforce({}, self.client.receive, self.deadline):
             try:
-                answer = await self.answer
+                result = await self.result
             except asyncio.CancelledError:
                 self.cancelled = True
                 raise
         await turns(5)  # it is sent
-        return answer
+        return result
 
     async def watched(self):
-        """Return when it is noticed if the caller goes."""
+        """Return when a disconnect would be noticed."""
         async with asyncio.timeout(SECONDS):
-            while not self.caller.asked:
+            while not self.client.received:
                 await asyncio.sleep(0.001)
 
-    async def ends(self):
-        """What becomes of it."""
+    async def outcome(self):
+        """Its result, or its exception."""
         async with asyncio.timeout(SECONDS):
             (outcome,) = await asyncio.gather(self.task, return_exceptions=True)
         return outcome
 
 
 @pytest.fixture
-def callers():
+def deadlines():
     return RequestDeadlines(SECONDS)
 
 
 @pytest.fixture
-def _impatient(monkeypatch):
+def _watch_soon(monkeypatch):
     monkeypatch.setattr(module, "WATCH_AFTER_SECONDS", 0.005)
 
 
-class TestWaiting:
-    async def test_quick(self, callers):
-        """A caller whose answer is there soon is never watched."""
+@pytest.mark.anyio
+@pytest.mark.usefixtures("_watch_soon")
+class TestDisconnect:
+    async def test_not_watched(self, deadlines, monkeypatch):
+        """A request with a quick result is never watched."""
+        monkeypatch.setattr(module, "WATCH_AFTER_SECONDS", 0.05)
         for number in range(100):
-            served = Served(callers)
+            request = Request(deadlines)
             await turns(2)
-            served.answer.set_result(number)
-            assert await served.ends() == number
-            assert served.caller.asked == 0
+            request.result.set_result(number)
+            assert await request.outcome() == number
+            assert request.client.received == 0
 
-    @pytest.mark.usefixtures("_impatient")
-    async def test_stays(self, callers):
-        """One that stays gets its answer, however late."""
-        served = Served(callers)
-        await served.watched()
-        served.answer.set_result(5)
-        assert await served.ends() == 5
-        assert not served.cancelled
+    async def test_stays(self, deadlines):
+        """A client that stays gets its result or its error, however late."""
+        request = Request(deadlines)
+        await request.watched()
+        request.result.set_result(5)
+        assert await request.outcome() == 5
+        assert not request.cancelled
+        for watched in (False, True):
+            request = Request(deadlines)
+            if watched:
+                await request.watched()
+            request.result.set_exception(KeyError("x"))
+            assert isinstance(await request.outcome(), KeyError)
 
-    @pytest.mark.usefixtures("_impatient")
-    async def test_goes(self, callers):
-        """What is awaited for one that goes is cancelled, and nothing is sent."""
-        served = Served(callers)
-        await served.watched()
-        served.caller.go()
-        assert isinstance(await served.ends(), ClientDisconnect)
-        assert served.cancelled
-        assert served.answer.cancelled()
-
-    @pytest.mark.usefixtures("_impatient")
-    async def test_goes_early(self, callers):
-        """So it is where it goes before anybody looks."""
-        served = Served(callers)
-        served.caller.go()
-        assert isinstance(await served.ends(), ClientDisconnect)
-        assert served.cancelled
-
-    @pytest.mark.usefixtures("_impatient")
-    async def test_only_that_one(self, callers):
-        """Of many that wait, whenever they came, each that goes is noticed, and only
-        those."""
-        served = []
-        for number in range(40):
-            served.append(Served(callers))
-            if number % 8 == 0:
-                await asyncio.sleep(0.003)
-        for number, one in enumerate(served):
-            await one.watched()
-            if number % 3 == 0:
-                one.caller.go()
-        for number, one in enumerate(served):
-            if number % 3 == 0:
-                assert isinstance(await one.ends(), ClientDisconnect)
-        for number, one in enumerate(served):
-            if number % 3:
-                assert not one.cancelled
-                one.answer.set_result(number)
-                assert await one.ends() == number
-
-    @pytest.mark.usefixtures("_impatient")
-    async def test_after_a_rest(self, callers):
-        """One that comes after all others have been answered is watched too."""
-        for _ in range(3):
-            served = Served(callers)
-            await served.watched()
-            served.caller.go()
-            assert isinstance(await served.ends(), ClientDisconnect)
+    async def test_disconnects(self, deadlines):
+        """When a client disconnects, its work is cancelled; also when it does before it is
+        watched, and after a time without requests."""
+        for early in (False, True, False):
+            request = Request(deadlines)
+            if not early:
+                await request.watched()
+            request.client.disconnect()
+            assert isinstance(await request.outcome(), ClientDisconnect)
+            assert request.cancelled
+            assert request.result.cancelled()
             await asyncio.sleep(0.02)
 
-    @pytest.mark.usefixtures("_impatient")
-    async def test_cancelled_from_outside(self, callers):
-        """Where the service itself cancels a request, that is no caller's going."""
-        for go in (False, True):
-            served = Served(callers)
-            await served.watched()
-            served.task.cancel()
-            if go:
-                served.caller.go()
-            assert isinstance(await served.ends(), asyncio.CancelledError)
+    async def test_only_that_one(self, deadlines):
+        """Of many requests, whenever they came, only those are cancelled whose clients
+        disconnect."""
+        requests = []
+        for number in range(40):
+            requests.append(Request(deadlines))
+            if number % 8 == 0:
+                await asyncio.sleep(0.003)
+        for number, request in enumerate(requests):
+            await request.watched()
+            if number % 3 == 0:
+                request.client.disconnect()
+        for request in requests[::3]:
+            assert isinstance(await request.outcome(), ClientDisconnect)
+        for number, request in enumerate(requests):
+            if number % 3:
+                assert not request.cancelled
+                request.result.set_result(number)
+                assert await request.outcome() == number
 
-    @pytest.mark.usefixtures("_impatient")
-    async def test_fails(self, callers):
-        """A failure is passed on as it is."""
-        for watched in (False, True):
-            served = Served(callers)
-            if watched:
-                await served.watched()
-            served.answer.set_exception(KeyError("x"))
-            assert isinstance(await served.ends(), KeyError)
+    async def test_cancelled_by_others(self, deadlines):
+        """A cancellation by others is not taken for a disconnect."""
+        for disconnects in (False, True):
+            request = Request(deadlines)
+            await request.watched()
+            request.task.cancel()
+            if disconnects:
+                request.client.disconnect()
+            assert isinstance(await request.outcome(), asyncio.CancelledError)
 
-    @pytest.mark.usefixtures("_impatient")
-    @pytest.mark.parametrize("late", range(-4, 5))
-    async def test_in_the_same_moment(self, callers, late):
-        """One that goes in the moment in which its answer is there harms nothing: the
-        answer is sent, or it has gone; what comes after is never cancelled."""
-        served = Served(callers)
-        await served.watched()
-        if late < 0:
-            served.answer.set_result(5)
-            await turns(-late)
-            served.caller.go()
-        else:
-            served.caller.go()
-            await turns(late)
-            if not served.answer.done():
-                served.answer.set_result(5)
-        outcome = await served.ends()
-        assert outcome == 5 or isinstance(outcome, ClientDisconnect)
+    async def test_at_the_same_time(self, deadlines):
+        """A disconnect at the moment of the result is harmless: the response is sent, or
+        the client has gone; what follows is never cancelled."""
+        for late in range(-4, 5):
+            request = Request(deadlines)
+            await request.watched()
+            if late < 0:
+                request.result.set_result(5)
+                await turns(-late)
+                request.client.disconnect()
+            else:
+                request.client.disconnect()
+                await turns(late)
+                if not request.result.done():
+                    request.result.set_result(5)
+            outcome = await request.outcome()
+            assert outcome == 5 or isinstance(outcome, ClientDisconnect)
 
 
+@pytest.mark.anyio
 class TestDeadline:
-    @pytest.mark.parametrize("seconds", [0, 0.01, 0.1])
-    async def test_late(self, callers, seconds):
-        """Work whose time is up is cancelled, and its caller told so."""
-        served = Served(callers, time.perf_counter() + seconds)
-        assert isinstance(await served.ends(), DeadlineExceeded)
-        assert served.cancelled
+    async def test_exceeded(self, deadlines):
+        """Work is cancelled at its deadline: the client's, or the service's if that is
+        earlier."""
+        for seconds in (0, 0.01, 0.1):
+            request = Request(deadlines, time.perf_counter() + seconds)
+            assert isinstance(await request.outcome(), DeadlineExceeded)
+            assert request.cancelled
+        request = Request(RequestDeadlines(0.01), time.perf_counter() + SECONDS)
+        assert isinstance(await request.outcome(), DeadlineExceeded)
 
-    async def test_of_the_service(self):
-        """So it is with the time that the service gives, where the caller's is
-        longer."""
-        served = Served(RequestDeadlines(0.01), time.perf_counter() + SECONDS)
-        assert isinstance(await served.ends(), DeadlineExceeded)
+    async def test_shortened(self, deadlines):
+        """A deadline can be moved forward, but not back."""
+        now = time.perf_counter()
+        seen = []
 
-    async def test_in_time(self, callers):
-        """What is answered in time is left alone, also later."""
-        served = Served(callers, time.perf_counter() + 0.02)
+        async def run():
+            scope = deadlines.enforce({}, Client().receive, now + 10)
+            with scope as deadline:
+                seen.append(deadline)
+                seen.append(scope.shorten(now + 20))
+                seen.append(scope.shorten(now + 0.01))
+                await asyncio.sleep(SECONDS)
+
+        with pytest.raises(DeadlineExceeded):
+            await asyncio.create_task(run())
+        assert seen == [now + 10, now + 10, now + 0.01]
+
+    async def test_in_time(self, deadlines):
+        """A result before the deadline is not cancelled, nor is what follows."""
+        request = Request(deadlines, time.perf_counter() + 0.02)
         await turns(2)
-        served.answer.set_result(5)
-        assert await served.ends() == 5
+        request.result.set_result(5)
+        assert await request.outcome() == 5
         await asyncio.sleep(0.05)
-        assert not served.cancelled
+        assert not request.cancelled
 
 
-def scope(*values):
-    headers = [(HEADER.lower().encode(), value) for value in values]
-    return {"headers": headers, "state": {"started": 100.0}}
+def test_header():
+    """The header has milliseconds from the request's head on, and is an error if not."""
 
+    def scope(*values):
+        headers = [(HEADER.lower().encode(), value) for value in values]
+        return {"headers": headers, "state": {"started": 100.0}}
 
-class TestAsked:
-    def test_header(self):
-        """The header has milliseconds from the head of the request on."""
-        assert requested_deadline(scope()) == math.inf
-        assert requested_deadline(scope(b"1500")) == 101.5
-        assert requested_deadline(scope(b"86400000")) == 86_500
-
-    @pytest.mark.parametrize(
-        "text",
-        [b"", b"0", b"-1", b"1.5", b"1e3", b" 5", b"5s", b"86400001", b"9" * 5_000]
-        + [b"\xb2", b"\xff", b"NaN"],
-    )
-    def test_is_none(self, text):
-        """Anything else is refused, and what it must be is said."""
+    assert requested_deadline(scope()) == math.inf
+    assert requested_deadline(scope(b"1500")) == 101.5
+    assert requested_deadline(scope(b"86400000")) == 86_500
+    invalid = [b"", b"0", b"-1", b"1.5", b"1e3", b" 5", b"5s", b"86400001", b"NaN"]
+    for text in [*invalid, b"9" * 5_000, b"\xb2", b"\xff"]:
         with pytest.raises(InvalidHeader, match="1 to 86400000"):
             requested_deadline(scope(text))
+
+
+# --- over a real socket ----------------------------------------------------------
+
+FRAME = [1, 2, 3]
+TENSOR = {"name": "frames", "datatype": "FP32", "shape": [1, 3, 3], "data": FRAME * 3}
+BODIES = {
+    "/classify": json.dumps({"sequences": [[FRAME] * 3]}),
+    "/v1/models/walks:predict": json.dumps({"instances": [[FRAME] * 3]}),
+    "/v2/models/walks/infer": json.dumps({"inputs": [TENSOR]}),
+}
+
+
+class Gated(OnnxEngine):
+    """An engine that waits for `gate` in every call."""
+
+    gate = threading.Event()
+    calls = entered = 0
+
+    def step(self, frames, lengths, state):
+        Gated.entered += 1
+        assert self.gate.wait(SECONDS)
+        Gated.calls += 1
+        return super().step(frames, lengths, state)
+
+
+@pytest.fixture(scope="module")
+def gated(bundles):
+    """A service with a gated engine."""
+    Gated.gate.set()
+    settings = Settings(port=0, bundles=bundles / "walks", workers=1)
+    with running(settings, load_engine=Gated) as service:
+        try:
+            yield service
+        finally:
+            Gated.gate.set()
+
+
+def ask(service, path, **headers):
+    return service.http.post(path, content=BODIES[path], headers=headers)
+
+
+@pytest.mark.parametrize("path", BODIES)
+def test_timeout(gated, path):
+    """On every path, a request that is not answered by its deadline gets 504 and is not
+    computed. With enough time it is answered; an invalid header is 400."""
+    timeout = HEADER
+    assert ask(gated, path, **{timeout: "60000"}).status_code == 200
+    response = ask(gated, path, **{timeout: "soon"})
+    assert response.status_code == 400
+    assert timeout in response.text
+    Gated.gate.clear()
+    labels, entered = {"model": "walks"}, Gated.entered
+    dropped = "unrolled_dropped_sequences_total"
+    before = value(gated.metrics(), dropped, **labels)
+    with ThreadPoolExecutor(1) as executor:
+        first = executor.submit(ask, gated, path)
+        wait(lambda: Gated.entered > entered, "the worker computes")
+        response = ask(gated, path, **{timeout: "100"})
+        assert response.status_code == 504
+        if path == "/classify":
+            slug = "urn:unrolled:error:deadline-exceeded"
+            assert response.json()["type"] == slug
+        else:
+            assert set(response.json()) == {"error"}
+        calls = Gated.calls
+        Gated.gate.set()
+        assert first.result(SECONDS).status_code == 200
+    wait(
+        lambda: value(gated.metrics(), "unrolled_waiting_steps", **labels) == 0,
+        "nothing waits",
+    )
+    assert Gated.calls == calls + 1
+    wait(
+        lambda: value(gated.metrics(), dropped, **labels) == before + 1,
+        "it was dropped",
+    )
+
+
+def test_default_timeout(bundles):
+    """Without a header, the setting applies."""
+    settings = Settings(port=0, bundles=bundles / "walks", request_seconds=0.2)
+    Gated.gate.set()
+    with running(settings, load_engine=Gated) as service:
+        try:
+            Gated.gate.clear()
+            started = time.monotonic()
+            assert ask(service, "/classify").status_code == 504
+            assert time.monotonic() - started >= 0.2
+        finally:
+            Gated.gate.set()
+
+
+def test_would_be_late(gated):
+    """A request that would wait too long is refused at once, with the time after which to
+    try again."""
+    assert ask(gated, "/classify").status_code == 200
+    (model,) = gated.registry.models.values()
+    queue = model.admission.wait_estimate
+    queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
+    queue.charge(-1, 100)  # of another caller
+    response = ask(gated, "/classify")
+    assert response.status_code == 503
+    assert int(response.headers["Retry-After"]) >= 10
+    queue._rate = 25.0  # four seconds, less than half of the timeout
+    assert ask(gated, "/classify").status_code == 200
+    queue._rate = 25.0
+    response = ask(gated, "/classify", **{HEADER: "1000"})
+    assert response.status_code == 503
+    queue.steps -= 100
+    queue.charge(-1, -100)

@@ -1,16 +1,15 @@
-"""Sequences that come in parts, over real servers: every answer is that of the whole,
-wherever it was cut and whoever computes the next part."""
+"""Resumable sequences: sent in parts, by tokens, every answer is that of the whole,
+wherever the sequence was cut and whichever service computes the next part."""
 
 import concurrent.futures
 import json
 import os
 import signal
-from contextlib import ExitStack
 
 import httpx
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from model.bundle import bundle
@@ -27,60 +26,43 @@ from tests.support.servers import SECONDS, Running, running, value, wait
 KEY, NEW = "a key of the tests", "a newer key of the tests"
 TASKS = {"walks": "classify", "tags": "label"}
 FRAMES = random_frames(np.random.default_rng(0), 30)
-# Of sequences, how they are cut, and in which request each begins.
+# For each sequence, the request in which it begins, and the lengths of its parts.
 PARTS = st.lists(
     st.tuples(st.integers(0, 2), st.lists(st.integers(1, 40), min_size=1, max_size=5)),
     min_size=1,
     max_size=5,
 )
+START = spawn.thread(engines.ENGINES)
 
 
-@pytest.fixture(scope="module")
-def services(bundles):
-    """A service for each engine, all with one key."""
-    with ExitStack() as stack:
-        made = {}
-        for engine in engines.ENGINES:
-            chosen = Settings(
-                port=0, bundles=bundles, engine=engine, workers=2, state_key=KEY
-            )
-            # TensorFlow is imported here already; in a process it takes seconds.
-            thread = spawn.thread(engines.ENGINES)
-            start = thread if engine == "tensorflow" else spawn.process
-            made[engine] = stack.enter_context(running(chosen, start=start))
-            loaded = made[engine].registry.models.values()
-            assert {model.loaded.engine for model in loaded} == {engine}
-        yield made
-
-
-@pytest.fixture(scope="module", params=engines.ENGINES)
-def service(services, request):
-    return services[request.param]
-
-
-@pytest.fixture(scope="module")
-def rotated(bundles):
-    """A service whose key has been changed, and which accepts the old one."""
-    chosen = Settings(
-        port=0, bundles=bundles / "walks", workers=1, state_key=f"{NEW}, {KEY}"
+def serve(bundles, engine):
+    """A service with this engine and the key of the tests."""
+    settings = Settings(
+        port=0, bundles=bundles, engine=engine, workers=2, state_key=KEY
     )
-    with running(chosen) as made:
-        yield made
+    return running(settings, start=START)
 
 
 @pytest.fixture(scope="module")
-def altered(bundles, tmp_path_factory):
-    """A service with the key of the others, and other bundles: a second version
-    of `walks`, `walks` under another name, and another `tags` 1."""
-    root = tmp_path_factory.mktemp("altered")
-    first = bundles / "walks" / "1"
-    copy_bundle(first, root / "walks" / "1")
-    copy_bundle(first, root / "walks" / "2", version="2")
-    copy_bundle(first, root / "also" / "1", name="also")
-    copy_bundle(bundles / "tags" / "1", root / "tags" / "1", dropout=0.25)
-    chosen = Settings(port=0, bundles=root, workers=1, state_key=KEY)
-    with running(chosen) as made:
-        yield made
+def onnx(bundles):
+    with serve(bundles, "onnx") as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def tensorflow(bundles):
+    with serve(bundles, "tensorflow") as service:
+        loaded = service.registry.models.values()
+        assert {model.loaded.engine for model in loaded} == {"tensorflow"}
+        yield service
+
+
+@pytest.fixture(
+    scope="module",
+    params=["onnx", pytest.param("tensorflow", marks=pytest.mark.slow)],
+)
+def service(request):
+    return request.getfixturevalue(request.param)
 
 
 def post(service, name, sequences, **members):
@@ -102,61 +84,64 @@ def begin(service, name, frames=FRAMES[:11]):
     return prediction["state"]
 
 
-def take(services, name, sequences, parts):
-    """The predictions of sequences that are sent in parts, in each request the next
-    part of all that have begun and not ended, the requests by turns to the services."""
+def send_parts(services, name, sequences, parts):
+    """The predictions of sequences that are sent in parts. Each request has the next part
+    of all current sequences; the requests go to the services in turn."""
     answers, taken, turn = [[] for _ in sequences], [0] * len(sequences), 0
-    while turn < max(late + len(lengths) for late, lengths in parts):
+    while turn < max(first + len(lengths) for first, lengths in parts):
         places, sent, states = [], [], []
-        for place, (late, lengths) in enumerate(parts):
-            if late <= turn < late + len(lengths):
+        for place, (first, lengths) in enumerate(parts):
+            if first <= turn < first + len(lengths):
                 start = taken[place]
-                taken[place] += lengths[turn - late]
+                taken[place] += lengths[turn - first]
                 places.append(place)
                 sent.append(sequences[place][start : taken[place]])
                 states.append(answers[place][-1]["state"] if start else None)
         service = services[turn % len(services)]
         if sent:
-            told = ask(service, name, sent, states=states, return_state=True)
-            for place, prediction in zip(places, told, strict=True):
+            predictions = ask(service, name, sent, states=states, return_state=True)
+            for place, prediction in zip(places, predictions, strict=True):
                 assert prediction["steps"] == taken[place]
                 answers[place].append(prediction)
         turn += 1
     return answers
 
 
-def assert_close(given, expected):
-    given, expected = (np.array(rows, np.float32) for rows in (given, expected))
-    np.testing.assert_allclose(given, expected, atol=1e-5, strict=True)
+def assert_close(probabilities, expected):
+    arrays = (np.array(rows, np.float32) for rows in (probabilities, expected))
+    np.testing.assert_allclose(*arrays, atol=1e-5, strict=True)
 
 
 def assert_as_the_whole(service, name, sequences, parts, answers):
-    """The predictions of parts are those of the whole, of a classifier after each
-    part; every member of them fits."""
+    """The predictions of parts are those of the whole; of a classifier, those of the
+    sequence up to each part."""
     classes = service.registry.get(name).metadata.classes
     if TASKS[name] == "label":
-        for whole, some in zip(ask(service, name, sequences), answers, strict=True):
-            rows = [row for one in some for row in one["probabilities"]]
+        wholes = ask(service, name, sequences)
+        for whole, predictions in zip(wholes, answers, strict=True):
+            rows = [row for one in predictions for row in one["probabilities"]]
             assert_close(rows, whole["probabilities"])
-            labels = [label for one in some for label in one["labels"]]
+            labels = [label for one in predictions for label in one["labels"]]
             assert labels == [classes[best] for best in np.argmax(rows, 1)]
         return
     ends = [np.cumsum(lengths).tolist() for _, lengths in parts]
-    begun = [s[:n] for s, some in zip(sequences, ends, strict=True) for n in some]
-    given = [prediction for some in answers for prediction in some]
-    for one, whole in zip(given, ask(service, name, begun), strict=True):
-        assert_close(one["probabilities"], whole["probabilities"])
-        assert one["probability"] == max(one["probabilities"])
-        assert one["label"] == classes[np.argmax(one["probabilities"])]
+    prefixes = [s[:n] for s, some in zip(sequences, ends, strict=True) for n in some]
+    predictions = [prediction for some in answers for prediction in some]
+    wholes = ask(service, name, prefixes)
+    for prediction, whole in zip(predictions, wholes, strict=True):
+        probabilities = prediction["probabilities"]
+        assert_close(probabilities, whole["probabilities"])
+        assert prediction["probability"] == max(probabilities)
+        assert prediction["label"] == classes[np.argmax(probabilities)]
 
 
-def sequences_of(seed, parts):
+def random_sequences(seed, parts):
     rng = np.random.default_rng(seed)
     return [random_frames(rng, sum(lengths)) for _, lengths in parts]
 
 
 def assert_refused(response, status, slug, *paths):
-    """It is a refusal of that kind which names these paths; its problem details."""
+    """The response is this error, in these fields; return the problem details."""
     assert response.status_code == status, response.text
     problem = response.json()
     assert problem["type"] == f"urn:unrolled:error:{slug}"
@@ -165,62 +150,54 @@ def assert_refused(response, status, slug, *paths):
 
 
 @pytest.mark.parametrize("name", TASKS)
-class TestInParts:
-    @settings(max_examples=25)
+class TestParts:
     @given(parts=PARTS, seed=st.integers(0, 2**32 - 1))
     def test_wherever_cut(self, service, name, parts, seed):
-        """Several sequences that begin and end in other requests, each cut anywhere,
-        get the answers of the whole, with either engine and cell."""
-        sequences = sequences_of(seed, parts)
-        answers = take([service], name, sequences, parts)
+        """Several sequences that begin and end in different requests, each cut anywhere,
+        get the answers of the whole."""
+        sequences = random_sequences(seed, parts)
+        answers = send_parts([service], name, sequences, parts)
         assert_as_the_whole(service, name, sequences, parts, answers)
 
-    @settings(max_examples=15)
+    @pytest.mark.slow
     @given(parts=PARTS, seed=st.integers(0, 2**32 - 1))
-    def test_by_turns(self, services, name, parts, seed):
-        """So they do where the requests go by turns to services with other engines:
-        the same key and bundle is all that is needed."""
-        sequences = sequences_of(seed, parts)
-        turns = list(services.values())
-        for order in (turns, turns[::-1]):
-            answers = take(order, name, sequences, parts)
-            assert_as_the_whole(order[0], name, sequences, parts, answers)
+    def test_two_services(self, onnx, tensorflow, name, parts, seed):
+        """The parts may go to services with different engines: the same key and bundle are
+        enough."""
+        sequences = random_sequences(seed, parts)
+        for services in ([onnx, tensorflow], [tensorflow, onnx]):
+            answers = send_parts(services, name, sequences, parts)
+            assert_as_the_whole(services[0], name, sequences, parts, answers)
 
-    def test_step_by_step(self, service, name):
-        """A step a request is as good as all at once."""
-        parts = [(0, [1] * 30), (3, [1] * 20)]
-        sequences = sequences_of(1, parts)
-        answers = take([service], name, sequences, parts)
-        assert_as_the_whole(service, name, sequences, parts, answers)
+    def test_lengths(self, service, name):
+        """Parts may have a single step, or so many that they take several engine calls."""
+        for parts in (
+            [(0, [1] * 30), (3, [1] * 20)],
+            [(0, [1, 1500, 499]), (1, [700, 1, 300])],
+        ):
+            sequences = random_sequences(1, parts)
+            answers = send_parts([service], name, sequences, parts)
+            assert_as_the_whole(service, name, sequences, parts, answers)
 
-    def test_long(self, service, name):
-        """Parts that take many engine calls change nothing either."""
-        parts = [(0, [1, 1500, 499]), (1, [700, 1, 300])]
-        sequences = sequences_of(2, parts)
-        answers = take([service], name, sequences, parts)
-        assert_as_the_whole(service, name, sequences, parts, answers)
-
-    def test_again(self, service, name):
-        """A token can be used more than once, and each time leads from where it was:
-        two ends of one beginning, in one request or in two."""
-        token, rng = begin(service, name), np.random.default_rng(3)
+    def test_reused(self, onnx, name):
+        """A token can be used more than once, in one request or in several."""
+        token, rng = begin(onnx, name), np.random.default_rng(3)
         ends = [random_frames(rng, 5), random_frames(rng, 9)]
-        together = ask(service, name, ends, states=[token, token])
-        alone = [ask(service, name, [end], states=[token])[0] for end in ends]
-        wholes = ask(service, name, [np.concatenate([FRAMES[:11], e]) for e in ends])
-        for one, other, whole in zip(together, alone, wholes, strict=True):
+        together = ask(onnx, name, ends, states=[token, token])
+        single = [ask(onnx, name, [end], states=[token])[0] for end in ends]
+        wholes = ask(onnx, name, [np.concatenate([FRAMES[:11], e]) for e in ends])
+        for first, second, whole in zip(together, single, wholes, strict=True):
             expected = whole["probabilities"]
             if TASKS[name] == "label":
                 expected = expected[11:]
-            assert_close(one["probabilities"], expected)
-            assert_close(other["probabilities"], expected)
+            assert_close(first["probabilities"], expected)
+            assert_close(second["probabilities"], expected)
 
-    def test_top_k(self, service, name):
-        """`top_k` shortens the answers of parts as it does others."""
-        token = begin(service, name)
-        members = {"states": [token], "return_state": True}
-        (plain,) = ask(service, name, [FRAMES[11:]], **members)
-        (top,) = ask(service, name, [FRAMES[11:]], top_k=1, **members)
+    def test_top_k(self, onnx, name):
+        """`top_k` works as in other requests."""
+        members = {"states": [begin(onnx, name)], "return_state": True}
+        (plain,) = ask(onnx, name, [FRAMES[11:]], **members)
+        (top,) = ask(onnx, name, [FRAMES[11:]], top_k=1, **members)
         assert "probabilities" not in top
         assert (top["steps"], len(top["state"])) == (30, len(plain["state"]))
         if TASKS[name] == "label":
@@ -231,9 +208,9 @@ class TestInParts:
 
 @pytest.mark.parametrize("name", TASKS)
 class TestMembers:
-    def test_without_either(self, running_server, name):
-        """Who asks for no state gets the members of before, and no other."""
-        (plain,) = ask(running_server, name, [FRAMES])
+    def test_without(self, onnx, name):
+        """Without `return_state` a prediction has neither steps nor state."""
+        (plain,) = ask(onnx, name, [FRAMES])
         assert not {"steps", "state"} & set(plain)
         for members in (
             {"return_state": False},
@@ -241,372 +218,346 @@ class TestMembers:
             {"states": [None]},
             {"states": [None], "return_state": False},
         ):
-            assert set(ask(running_server, name, [FRAMES], **members)[0]) == set(plain)
+            assert set(ask(onnx, name, [FRAMES], **members)[0]) == set(plain)
 
-    def test_return_only(self, running_server, name):
-        """`return_state` adds the steps and the token of each, and changes nothing
-        else."""
+    def test_return_state(self, onnx, name):
+        """`return_state` adds the steps and the token of each sequence, and changes
+        nothing else."""
         sequences = [FRAMES[:4], FRAMES, FRAMES[:1]]
-        plain = ask(running_server, name, sequences)
-        given = ask(running_server, name, sequences, return_state=True)
-        assert [prediction.pop("steps") for prediction in given] == [4, 30, 1]
-        tokens = [prediction.pop("state") for prediction in given]
+        plain = ask(onnx, name, sequences)
+        predictions = ask(onnx, name, sequences, return_state=True)
+        assert [prediction.pop("steps") for prediction in predictions] == [4, 30, 1]
+        tokens = [prediction.pop("state") for prediction in predictions]
         assert len(set(tokens)) == 3
         assert len(set(map(len, tokens))) == 1
-        for one, other in zip(given, plain, strict=True):
-            assert set(one) == set(other)
-            assert_close(one["probabilities"], other["probabilities"])
+        for prediction, expected in zip(predictions, plain, strict=True):
+            assert set(prediction) == set(expected)
+            assert_close(prediction["probabilities"], expected["probabilities"])
 
-    def test_states_only(self, running_server, name):
-        """`states` alone goes on, and gives no token."""
-        token = begin(running_server, name)
-        (whole,) = ask(running_server, name, [FRAMES])
-        (rest,) = ask(running_server, name, [FRAMES[11:]], states=[token])
+    def test_states(self, onnx, name):
+        """`states` alone resumes, and returns no token. null starts afresh, also beside a
+        sequence that resumes."""
+        token = begin(onnx, name)
+        (whole,) = ask(onnx, name, [FRAMES])
+        (rest,) = ask(onnx, name, [FRAMES[11:]], states=[token])
         assert set(rest) == set(whole)
-        last = whole["probabilities"]
-        assert_close(
-            rest["probabilities"], last[11:] if TASKS[name] == "label" else last
-        )
-
-    def test_null_begins(self, running_server, name):
-        """null begins a sequence, beside one that goes on and without."""
-        token = begin(running_server, name)
-        (plain,) = ask(running_server, name, [FRAMES])
+        expected = whole["probabilities"]
+        rows = expected[11:] if TASKS[name] == "label" else expected
+        assert_close(rest["probabilities"], rows)
+        sequences = [FRAMES, FRAMES[11:]]
         for states in ([None, None], [None, token]):
-            given = ask(
-                running_server,
-                name,
-                [FRAMES, FRAMES[11:]],
-                states=states,
-                return_state=True,
-            )
-            assert_close(given[0]["probabilities"], plain["probabilities"])
-            assert given[0]["steps"] == 30
-            assert given[1]["steps"] == (30 if states[1] else 19)
+            members = {"states": states, "return_state": True}
+            first, second = ask(onnx, name, sequences, **members)
+            assert_close(first["probabilities"], expected)
+            assert first["steps"] == 30
+            assert second["steps"] == (30 if states[1] else 19)
 
-    def test_another_number(self, running_server, name):
-        """There are as many states as sequences; another number is refused, and
-        nothing is computed."""
-        token = begin(running_server, name)
+    def test_invalid(self, onnx, name):
+        """There must be one state for each sequence, a string or null."""
+        token = begin(onnx, name)
         for count in (0, 1, 3):
-            response = post(
-                running_server, name, [FRAMES[:2]] * 2, states=[token] * count
-            )
+            response = post(onnx, name, [FRAMES[:2]] * 2, states=[token] * count)
             problem = assert_refused(response, 422, "invalid-request", "states")
-            assert f"{count} entries for 2 sequences" in problem["errors"][0]["message"]
-
-    @pytest.mark.parametrize("wrong", [1, 0.5, True, {"a": 1}, ["a"]])
-    def test_another_type(self, running_server, name, wrong):
-        """A state that is no text is refused by its place; so is what is no list of
-        them."""
-        response = post(running_server, name, [FRAMES] * 2, states=[None, wrong])
-        assert_refused(response, 422, "invalid-request", "states[1]")
-        response = post(running_server, name, [FRAMES], return_state="yes")
+            message = problem["errors"][0]["message"]
+            assert f"{count} entries for 2 sequences" in message
+        for state in (1, 0.5, True, {"a": 1}, ["a"]):
+            response = post(onnx, name, [FRAMES] * 2, states=[None, state])
+            assert_refused(response, 422, "invalid-request", "states[1]")
+            if not isinstance(state, list):
+                response = post(onnx, name, [FRAMES], states=state)
+                assert_refused(response, 422, "invalid-request", "states")
+        response = post(onnx, name, [FRAMES], return_state="yes")
         assert_refused(response, 422, "invalid-request", "return_state")
-        if not isinstance(wrong, list):
-            response = post(running_server, name, [FRAMES], states=wrong)
-            assert_refused(response, 422, "invalid-request", "states")
 
 
-class TestWhole:
-    def test_refused(self, running_server):
-        """A network that reads in both directions neither gives a state nor takes
-        one, whatever it is, and the models of its task that do are named."""
-        token = begin(running_server, "tags")
-        for members in (
-            {"return_state": True},
-            {"states": [token]},
-            {"states": ["c4n4ry"]},
-            {"states": [None], "return_state": True},
-        ):
-            response = post(running_server, "both", [FRAMES], **members)
-            problem = assert_refused(response, 422, "not-streamable")
-            assert problem["detail"].endswith("can be streamed: tags")
-
-    def test_null(self, running_server):
-        """Where all begin it answers as ever."""
-        (plain,) = ask(running_server, "both", [FRAMES])
-        (given,) = ask(running_server, "both", [FRAMES], states=[None])
-        assert set(given) == set(plain)
-        assert_close(given["probabilities"], plain["probabilities"])
+def test_bidirectional(onnx):
+    """A bidirectional network neither returns a state nor takes one; the error names the
+    models of its task that do. Without states it answers."""
+    token = begin(onnx, "tags")
+    for members in (
+        {"return_state": True},
+        {"states": [token]},
+        {"states": ["c4n4ry"]},
+        {"states": [None], "return_state": True},
+    ):
+        response = post(onnx, "both", [FRAMES], **members)
+        problem = assert_refused(response, 422, "not-streamable")
+        assert problem["detail"].endswith("can be streamed: tags")
+    (plain,) = ask(onnx, "both", [FRAMES])
+    (prediction,) = ask(onnx, "both", [FRAMES], states=[None])
+    assert set(prediction) == set(plain)
+    assert_close(prediction["probabilities"], plain["probabilities"])
 
 
-@pytest.mark.parametrize("name", TASKS)
-class TestNoToken:
-    @pytest.mark.parametrize(
-        "change",
-        [
-            pytest.param(lambda token: "c4n4ry", id="word"),
-            pytest.param(lambda token: "", id="empty"),
-            pytest.param(lambda token: token[:-1], id="cut"),
-            pytest.param(lambda token: token + "=", id="padded"),
-            pytest.param(lambda token: token + "A" * 4, id="longer"),
-            pytest.param(lambda token: f" {token}", id="space"),
-            pytest.param(lambda token: f"{token[:50]}\n{token[50:]}", id="line-break"),
-            pytest.param(lambda token: token[::-1], id="backwards"),
-            pytest.param(lambda token: token.swapcase(), id="other-case"),
-        ],
-    )
-    def test_changed(self, running_server, name, change):
-        """What is no token, or has been changed, is refused by its place before
-        anything is computed; nothing of it is repeated."""
-        text, token = running_server.metrics(), begin(running_server, name)
-        before = value(text, "unrolled_sequence_steps_count", model=name)
-        changed = change(token)
-        response = post(
-            running_server, name, [FRAMES] * 3, states=[token, changed, None]
+class TestTokens:
+    def test_changed(self, onnx):
+        """A token that was changed is refused by its place before anything is computed,
+        and nothing of it is repeated."""
+        changes = (
+            lambda token: "c4n4ry",
+            lambda token: "",
+            lambda token: token[:-1],
+            lambda token: token + "=",
+            lambda token: token + "A" * 4,
+            lambda token: f" {token}",
+            lambda token: f"{token[:50]}\n{token[50:]}",
+            lambda token: token[::-1],
+            lambda token: token.swapcase(),
         )
-        assert_refused(response, 422, "invalid-state", "states[1]")
-        assert "c4n4ry" not in response.text
-        assert token[8:16] not in response.text
-        text = running_server.metrics()
-        after = value(text, "unrolled_sequence_steps_count", model=name)
-        assert after == before + 1  # which begun it
-        assert value(text, "unrolled_waiting_steps", model=name) == 0
+        for name in TASKS:
+            text, token = onnx.metrics(), begin(onnx, name)
+            before = value(text, "unrolled_sequence_steps_count", model=name)
+            for change in changes:
+                states = [token, change(token), None]
+                response = post(onnx, name, [FRAMES] * 3, states=states)
+                assert_refused(response, 422, "invalid-state", "states[1]")
+                assert "c4n4ry" not in response.text
+                assert token[8:16] not in response.text
+            text = onnx.metrics()
+            after = value(text, "unrolled_sequence_steps_count", model=name)
+            assert after == before + 1  # of `begin`
+            assert value(text, "unrolled_waiting_steps", model=name) == 0
 
-    def test_another_key(self, services, running_server, name):
-        """A token of a service with another key is refused, and says so; each goes on
-        from its own."""
-        ours, theirs = services["onnx"], running_server
-        for one, other in ((ours, theirs), (theirs, ours)):
-            token = begin(one, name)
-            response = post(other, name, [FRAMES], states=[token])
-            problem = assert_refused(response, 422, "invalid-state", "states[0]")
-            assert "another key" in problem["detail"]
-            assert ask(one, name, [FRAMES], states=[token])
+    def test_another_key(self, onnx, running_server):
+        """A token of a service with another key is refused with that reason."""
+        for name in TASKS:
+            for source, other in ((onnx, running_server), (running_server, onnx)):
+                token = begin(source, name)
+                response = post(other, name, [FRAMES], states=[token])
+                problem = assert_refused(response, 422, "invalid-state", "states[0]")
+                assert "another key" in problem["detail"]
+                assert ask(source, name, [FRAMES], states=[token])
 
-
-class TestRotation:
-    def test_old_and_new(self, services, rotated):
-        """A sequence that began under the old key goes on under the new one, and from
-        then on is none of a service that has the old one only."""
-        old, token = services["onnx"], begin(services["onnx"], "walks")
-        (whole,) = ask(old, "walks", [FRAMES])
-        (middle,) = ask(
-            rotated, "walks", [FRAMES[11:20]], states=[token], return_state=True
+    def test_rotation(self, onnx, bundles):
+        """A service with a new and an old key resumes a sequence of the old key. From then
+        on, a service with only the old key refuses it."""
+        settings = Settings(
+            port=0, bundles=bundles / "walks", workers=1, state_key=f"{NEW}, {KEY}"
         )
-        token = middle["state"]
-        (last,) = ask(rotated, "walks", [FRAMES[20:]], states=[token])
+        token = begin(onnx, "walks")
+        (whole,) = ask(onnx, "walks", [FRAMES])
+        with running(settings, start=START) as rotated:
+            members = {"states": [token], "return_state": True}
+            (middle,) = ask(rotated, "walks", [FRAMES[11:20]], **members)
+            token = middle["state"]
+            (last,) = ask(rotated, "walks", [FRAMES[20:]], states=[token])
         assert_close(last["probabilities"], whole["probabilities"])
-        response = post(old, "walks", [FRAMES[20:]], states=[token])
+        response = post(onnx, "walks", [FRAMES[20:]], states=[token])
         assert_refused(response, 422, "invalid-state", "states[0]")
 
+    def test_conflicts(self, onnx, bundles, tmp_path):
+        """A token of another version, model or bundle is a conflict with that reason; a new
+        sequence is answered."""
+        first = bundles / "walks" / "1"
+        copy_bundle(first, tmp_path / "walks" / "1")
+        copy_bundle(first, tmp_path / "walks" / "2", version="2")
+        copy_bundle(first, tmp_path / "also" / "1", name="also")
+        copy_bundle(bundles / "tags" / "1", tmp_path / "tags" / "1", dropout=0.25)
+        settings = Settings(port=0, bundles=tmp_path, workers=1, state_key=KEY)
+        with running(settings, start=START) as altered:
+            for name, served, reason in (
+                ("walks", "walks", "belongs to version 1 of walks, not 2"),
+                ("walks", "also", "belongs to the model walks, not also"),
+                ("walks", "tags", "belongs to the model walks, not tags"),
+                ("tags", "tags", "belongs to another bundle named tags 1"),
+            ):
+                token = begin(onnx, name)
+                task = altered.registry.get(served).metadata.task
+                body = {"model": served, "sequences": [FRAMES.tolist()]}
+                response = altered.http.post(
+                    f"/{task}", json=body | {"states": [token]}
+                )
+                problem = assert_refused(response, 409, "state-conflict", "states[0]")
+                assert problem["errors"][0]["message"] == reason
+                assert problem["detail"] == f"states[0] {reason}"
+                assert altered.http.post(f"/{task}", json=body).status_code == 200
 
-class TestConflicts:
-    @pytest.mark.parametrize(
-        ("name", "served", "reason"),
-        [
-            ("walks", "walks", "belongs to version 1 of walks, not 2"),
-            ("walks", "also", "belongs to the model walks, not also"),
-            ("walks", "tags", "belongs to the model walks, not tags"),
-            ("tags", "tags", "belongs to another bundle named tags 1"),
-        ],
-        ids=["version", "model", "task", "digest"],
-    )
-    def test_refused(self, services, altered, name, served, reason):
-        """A token of another version, model or bundle of that name is a conflict
-        that says which; a new sequence is answered."""
-        token = begin(services["onnx"], name)
-        task = altered.registry.get(served).metadata.task
-        body = {"model": served, "sequences": [FRAMES.tolist()]}
-        response = altered.http.post(f"/{task}", json=body | {"states": [token]})
-        problem = assert_refused(response, 409, "state-conflict", "states[0]")
-        assert problem["errors"][0]["message"] == reason
-        assert problem["detail"] == f"states[0] {reason}"
-        assert altered.http.post(f"/{task}", json=body).status_code == 200
-
-    def test_precision(self, services, quantized):
-        """A token of weights of another precision is one too; int8 weights go on from
-        their own."""
-        chosen = {"bundles": quantized, "port": 0, "workers": 1, "state_key": KEY}
+    @pytest.mark.slow
+    def test_precision(self, quantized):
+        """A token of another precision is a conflict; int8 resumes from its own."""
+        settings = {"bundles": quantized, "port": 0, "workers": 1, "state_key": KEY}
         members = {"states": [None], "return_state": True}
         tokens = {}
         for precision in ("int8", "float32"):
-            with running(Settings(precision=precision, **chosen)) as made:
-                (summary,) = made.http.get("/models").json()["models"]
+            with running(Settings(precision=precision, **settings)) as service:
+                (summary,) = service.http.get("/models").json()["models"]
                 assert summary["precision"] == precision
-                (whole,) = ask(made, "small", [FRAMES])
-                (begun,) = ask(made, "small", [FRAMES[:11]], **members)
-                tokens[precision] = token = begun["state"]
-                (rest,) = ask(made, "small", [FRAMES[11:]], states=[token])
-                rows = begun["probabilities"] + rest["probabilities"]
-                allowed = {"int8": 0.1, "float32": 1e-5}[precision]
-                np.testing.assert_allclose(rows, whole["probabilities"], atol=allowed)
+                (whole,) = ask(service, "small", [FRAMES])
+                (start,) = ask(service, "small", [FRAMES[:11]], **members)
+                tokens[precision] = token = start["state"]
+                (rest,) = ask(service, "small", [FRAMES[11:]], states=[token])
+                rows = start["probabilities"] + rest["probabilities"]
+                tolerance = {"int8": 0.1, "float32": 1e-5}[precision]
+                np.testing.assert_allclose(rows, whole["probabilities"], atol=tolerance)
                 if precision == "float32":
-                    response = post(made, "small", [FRAMES], states=[tokens["int8"]])
+                    states = [tokens["int8"]]
+                    response = post(service, "small", [FRAMES], states=states)
         problem = assert_refused(response, 409, "state-conflict", "states[0]")
         assert "int8 weights, not float32" in problem["detail"]
 
-    def test_several(self, services):
-        """Where one is in conflict and another is none, that one decides; all that
-        are at fault are named."""
-        service = services["onnx"]
-        walks, tags = begin(service, "walks"), begin(service, "tags")
+    def test_several_errors(self, onnx):
+        """All tokens with an error are named; an invalid one decides over a conflict."""
+        walks, tags = begin(onnx, "walks"), begin(onnx, "tags")
         states = [tags, walks, None, tags, walks[:-1]]
-        response = post(service, "walks", [FRAMES] * 5, states=states)
+        response = post(onnx, "walks", [FRAMES] * 5, states=states)
         places = ("states[0]", "states[3]", "states[4]")
         assert_refused(response, 422, "invalid-state", *places)
-        response = post(service, "walks", [FRAMES] * 5, states=[*states[:4], None])
+        response = post(onnx, "walks", [FRAMES] * 5, states=[*states[:4], None])
         assert_refused(response, 409, "state-conflict", *places[:2])
 
-
-class TestSigned:
-    def test_key_is_what_signs(self, services, bundles):
-        """Who has the key and the bundle signs tokens that are taken: nothing else is
-        needed of the service that gave them."""
-        found = bundle.read(bundles / "walks" / "1")
+    def test_signed_elsewhere(self, onnx, bundles):
+        """The key and the bundle are all that a valid token takes."""
+        walks = bundle.read(bundles / "walks" / "1")
         keys = state_tokens.load_keys(Settings(state_key=KEY))
-        made = TokenSigner(keys, found.metadata, found.digest, "float32")
-        zeros = np.zeros(found.metadata.state_size, np.float32)
-        token = made.sign(State(2**40, zeros.tobytes()))
-        service = services["onnx"]
-        (given,) = ask(service, "walks", [FRAMES], states=[token], return_state=True)
-        (plain,) = ask(service, "walks", [FRAMES])
-        assert given["steps"] == 2**40 + 30
-        assert_close(given["probabilities"], plain["probabilities"])
+        signer = TokenSigner(keys, walks.metadata, walks.digest, "float32")
+        zeros = np.zeros(walks.metadata.state_size, np.float32)
+        token = signer.sign(State(2**40, zeros.tobytes()))
+        members = {"states": [token], "return_state": True}
+        (prediction,) = ask(onnx, "walks", [FRAMES], **members)
+        (plain,) = ask(onnx, "walks", [FRAMES])
+        assert prediction["steps"] == 2**40 + 30
+        assert_close(prediction["probabilities"], plain["probabilities"])
 
 
 @pytest.mark.parametrize("name", TASKS)
 class TestLarge:
     def test_many_sequences(self, running_server, name):
-        """A hundred sequences whose states make a body that is read in another
-        process, and answers that are written there, are answered in order."""
+        """A hundred sequences whose request is decoded in another process, and whose
+        response is encoded there, are answered in order."""
         rng = np.random.default_rng(5)
         cuts = [(int(n), int(m)) for n, m in rng.integers(20, 60, (100, 2))]
         sequences = [random_frames(rng, n + m) for n, m in cuts]
-        begun = [s[:n] for s, (n, _) in zip(sequences, cuts, strict=True)]
-        rest = [s[n:] for s, (n, _) in zip(sequences, cuts, strict=True)]
-        first = ask(running_server, name, begun, return_state=True)
-        states = [one["state"] for one in first]
+        starts = [s[:n] for s, (n, _) in zip(sequences, cuts, strict=True)]
+        rests = [s[n:] for s, (n, _) in zip(sequences, cuts, strict=True)]
+        first = ask(running_server, name, starts, return_state=True)
+        states = [prediction["state"] for prediction in first]
         states[3::5] = [None] * 20
-        response = post(running_server, name, rest, states=states, return_state=True)
+        response = post(running_server, name, rests, states=states, return_state=True)
         assert len(response.request.content) > INLINE_BYTES
         if TASKS[name] == "label":
             assert len(response.content) > 2 * INLINE_BYTES
         wholes = ask(running_server, name, sequences)
-        alone = ask(running_server, name, rest)
-        for place, one in enumerate(response.json()["predictions"]):
-            whole, rows = wholes[place]["probabilities"], one["probabilities"]
-            begins = states[place] is None
-            assert one["steps"] == (0 if begins else cuts[place][0]) + cuts[place][1]
-            if begins:
-                whole = alone[place]["probabilities"]
+        single = ask(running_server, name, rests)
+        for place, prediction in enumerate(response.json()["predictions"]):
+            whole, rows = wholes[place]["probabilities"], prediction["probabilities"]
+            fresh = states[place] is None
+            before, after = cuts[place]
+            assert prediction["steps"] == (0 if fresh else before) + after
+            if fresh:
+                whole = single[place]["probabilities"]
             elif TASKS[name] == "label":
                 rows = first[place]["probabilities"] + rows
             assert_close(rows, whole)
 
-    def test_the_same(self, running_server, name):
-        """A body with states is answered, or refused, alike whether it is read here
-        or elsewhere: spaces make it large."""
+    def test_same_result(self, running_server, name):
+        """A request with states gets the same response whether it is decoded here or in
+        another process; spaces make it large."""
         token = begin(running_server, name)
         for states in ([token], [token[:-1]], [token, None], [1], [None]):
             body = {"model": name, "sequences": [FRAMES.tolist()], "states": states}
             small = json.dumps(body | {"return_state": True})
             large = small[:-1] + " " * INLINE_BYTES + "}"
-            path = f"/{TASKS[name]}"
-            first, second = (
-                running_server.http.post(path, content=text) for text in (small, large)
-            )
-            assert first.status_code == second.status_code
-            told, other = first.json(), second.json()
-            if first.status_code == 200:
-                (one,), (two,) = told["predictions"], other["predictions"]
+            responses = [
+                running_server.http.post(f"/{TASKS[name]}", content=text)
+                for text in (small, large)
+            ]
+            assert responses[0].status_code == responses[1].status_code
+            first, second = (response.json() for response in responses)
+            if responses[0].status_code == 200:
+                (one,), (two,) = first["predictions"], second["predictions"]
                 assert one["steps"] == two["steps"]
                 assert_close(one["probabilities"], two["probabilities"])
             else:
-                assert told.pop("request_id") != other.pop("request_id")
-                assert told == other
+                assert first.pop("request_id") != second.pop("request_id")
+                assert first == second
 
 
-class TestTraffic:
-    def test_no_cross_talk(self, services):
-        """Among many callers at once, with both models, those whose sequences come in
-        parts and those who send them whole each get their own answers."""
-        service = services["onnx"]
+@pytest.mark.slow
+def test_many_clients(onnx):
+    """Among many clients at once, with both models, in parts and whole, each gets its own
+    answers."""
 
-        def talk(number):
-            rng = np.random.default_rng(number)
-            name = list(TASKS)[number % 2]
-            with httpx.Client(base_url=service.url, timeout=SECONDS) as http:
-                own = Running(service.url, service.app, service.server, http)
-                for _ in range(3):
-                    parts = [
-                        (int(rng.integers(2)), rng.integers(1, 50, 3).tolist())
-                        for _ in range(rng.integers(1, 4))
-                    ]
-                    sequences = sequences_of(rng.integers(2**32), parts)
-                    if number % 3:
-                        answers = take([own], name, sequences, parts)
-                    else:
-                        parts = [(0, [len(frames)]) for frames in sequences]
-                        answers = [[one] for one in ask(own, name, sequences)]
-                    yield name, sequences, parts, answers
+    def run_client(number):
+        rng = np.random.default_rng(number)
+        name = list(TASKS)[number % 2]
+        with httpx.Client(base_url=onnx.url, timeout=SECONDS) as http:
+            service = Running(onnx.url, onnx.app, onnx.server, http)
+            for _ in range(3):
+                parts = [
+                    (int(rng.integers(2)), rng.integers(1, 50, 3).tolist())
+                    for _ in range(rng.integers(1, 4))
+                ]
+                sequences = random_sequences(rng.integers(2**32), parts)
+                if number % 3:
+                    answers = send_parts([service], name, sequences, parts)
+                else:
+                    parts = [(0, [len(frames)]) for frames in sequences]
+                    answers = [[one] for one in ask(service, name, sequences)]
+                yield name, sequences, parts, answers
 
-        with concurrent.futures.ThreadPoolExecutor(24) as pool:
-            talks = [pool.submit(lambda n: list(talk(n)), n) for n in range(24)]
-            results = [one.result(SECONDS) for one in talks]
-        for told in results:
-            for name, *made in told:
-                assert_as_the_whole(service, name, *made)
-        text = service.metrics()
-        for name in TASKS:
-            assert value(text, "unrolled_waiting_steps", model=name) == 0
+    with concurrent.futures.ThreadPoolExecutor(24) as executor:
+        clients = [executor.submit(lambda n: list(run_client(n)), n) for n in range(24)]
+        results = [client.result(SECONDS) for client in clients]
+    for requests in results:
+        for name, *request in requests:
+            assert_as_the_whole(onnx, name, *request)
+    text = onnx.metrics()
+    for name in TASKS:
+        assert value(text, "unrolled_waiting_steps", model=name) == 0
 
 
-class TestKilled:
-    def test_goes_on(self, services, bundles, tmp_path):
-        """A service that is killed while parts are under way takes no sequence with
-        it: its callers send them again, with the same tokens, to another process with
-        the same key, and have the answers of the whole."""
+@pytest.mark.slow
+def test_killed(onnx, bundles, tmp_path):
+    """When a service is killed, its clients send their parts again, with the same tokens,
+    to another process with the same key, and get the answers of the whole."""
 
-        def part(name, start, stop, state):
-            body = {"sequences": [FRAMES[start:stop].tolist()], "states": [state]}
-            return body | {"model": name, "return_state": True}
+    def part(name, start, stop, state):
+        body = {"sequences": [FRAMES[start:stop].tolist()], "states": [state]}
+        return body | {"model": name, "return_state": True}
 
-        def send(made, body):
-            url = f"{made.url}/{TASKS[body['model']]}"
-            response = httpx.post(url, json=body, timeout=SECONDS)
-            assert response.status_code == 200, response.text
-            return response.json()["predictions"][0]
+    def send(service, body):
+        url = f"{service.url}/{TASKS[body['model']]}"
+        response = httpx.post(url, json=body, timeout=SECONDS)
+        assert response.status_code == 200, response.text
+        return response.json()["predictions"][0]
 
-        def admitted(made):
-            text = httpx.get(f"{made.url}/metrics").text
-            series = "unrolled_sequence_steps_count"
-            return [value(text, series, model=name) for name in TASKS]
+    def admitted(service):
+        text = httpx.get(f"{service.url}/metrics").text
+        series = "unrolled_sequence_steps_count"
+        return [value(text, series, model=name) for name in TASKS]
 
-        def start(place):
-            (tmp_path / place).mkdir()
-            flags = ("--bundles", bundles, "--workers", 1)
-            return serving(tmp_path / place, *flags, UNROLLED_STATE_KEY=KEY)
+    def start(place):
+        (tmp_path / place).mkdir()
+        flags = ("--bundles", bundles, "--workers", 1)
+        return serving(tmp_path / place, *flags, UNROLLED_STATE_KEY=KEY)
 
-        with start("first") as made:
-            wait(lambda: made.answers("/readyz"), "it is ready")
-            first = {name: send(made, part(name, 0, 11, None)) for name in TASKS}
-            again = {n: part(n, 11, 20, one["state"]) for n, one in first.items()}
-            everybody = family(made.process)
-            with (
-                concurrent.futures.ThreadPoolExecutor(2) as pool,
-                standing_still(made.process),  # so that they are under way for sure
-            ):
-                lost = [pool.submit(send, made, body) for body in again.values()]
-                wait(lambda: admitted(made) == [2, 2], "they are admitted")
-                os.kill(made.process.pid, signal.SIGKILL)
-                made.process.wait(SECONDS)
-                for one in lost:
-                    with pytest.raises(httpx.TransportError):
-                        one.result(SECONDS)
-            wait(lambda: not everybody & processes().keys(), "none is left")
-        with start("second") as made:
-            wait(lambda: made.answers("/readyz"), "it is ready")
-            for name, body in again.items():
-                second = send(made, body)
-                third = send(made, part(name, 20, 30, second["state"]))
-                parts = [first[name], second, third]
-                assert [one["steps"] for one in parts] == [11, 20, 30]
-                cuts = [(0, [11, 9, 10])]
-                service = services["onnx"]
-                assert_as_the_whole(service, name, [FRAMES], cuts, [parts])
-        output = [(tmp_path / name / "log").read_text() for name in ("first", "second")]
-        for text in output:
-            assert KEY not in text
-            assert '"level":"warning"' not in text
+    with start("first") as service:
+        wait(lambda: service.answers("/readyz"), "it is ready")
+        first = {name: send(service, part(name, 0, 11, None)) for name in TASKS}
+        again = {n: part(n, 11, 20, one["state"]) for n, one in first.items()}
+        everybody = family(service.process)
+        with (
+            concurrent.futures.ThreadPoolExecutor(2) as executor,
+            standing_still(service.process),  # so that both are computed for sure
+        ):
+            lost = [executor.submit(send, service, body) for body in again.values()]
+            wait(lambda: admitted(service) == [2, 2], "they are admitted")
+            os.kill(service.process.pid, signal.SIGKILL)
+            service.process.wait(SECONDS)
+            for request in lost:
+                with pytest.raises(httpx.TransportError):
+                    request.result(SECONDS)
+        wait(lambda: not everybody & processes().keys(), "no process is left")
+    with start("second") as service:
+        wait(lambda: service.answers("/readyz"), "it is ready")
+        for name, body in again.items():
+            second = send(service, body)
+            third = send(service, part(name, 20, 30, second["state"]))
+            answers = [first[name], second, third]
+            assert [answer["steps"] for answer in answers] == [11, 20, 30]
+            parts = [(0, [11, 9, 10])]
+            assert_as_the_whole(onnx, name, [FRAMES], parts, [answers])
+    for name in ("first", "second"):
+        text = (tmp_path / name / "log").read_text()
+        assert KEY not in text
+        assert '"level":"warning"' not in text
