@@ -67,12 +67,12 @@ def stream_error(error: type[ServiceError]) -> tuple[bytes, ...]:
     return (b'{"error":{', slug, b'"status":%d' % error.status)
 
 
-def at_path(stage: str, error: type[ServiceError], request: bytes, note: str, *, slow: bool = False) -> Refusal:  # fmt: skip
+def at_path(stage: str, error: type[ServiceError], method: str, target: str, body: bytes = b"", *fields: bytes) -> Refusal:  # fmt: skip
     """A refusal in the form of the request's path."""
-    target = request.split(b" ")[1].lower()
-    compat = target[:3] in (b"/v1", b"/v2")
+    compat = target.startswith(("/v1", "/v2"))
     expected = compat_error(error) if compat else native_error(error)
-    return Refusal(f"{error.slug}: {note}", stage, error, request, expected, slow=slow)
+    request = http(method, target, body, *fields)
+    return Refusal(f"{error.slug}: {method} {target}", stage, error, request, expected)
 
 
 def at_connection(stage: str, error: type[ServiceError], request: bytes, note: str, *, slow: bool = False) -> Refusal:  # fmt: skip

@@ -8,6 +8,7 @@ timeout, are tried fewer times within the time limit.
 import gzip
 import json
 from collections.abc import Iterator
+from functools import partial
 
 from service import errors
 from service.registry import state_tokens
@@ -90,12 +91,14 @@ def foreign_state() -> str:
 
 def by_endpoints() -> Iterator[Refusal]:
     """Refused by endpoints of a service with default settings."""
+    refuse = partial(at_endpoint, OPEN)
+    refuse_path = partial(at_path, OPEN)
     for endpoint in ENDPOINTS:
         half = endpoint.valid_body()[:-1]
-        yield at_endpoint(OPEN, errors.InvalidJson, endpoint, half, note="half")
-        yield at_endpoint(OPEN, errors.InvalidJson, endpoint, b"\xff{", note="no UTF-8")
+        yield refuse(errors.InvalidJson, endpoint, half, note="half")
+        yield refuse(errors.InvalidJson, endpoint, b"\xff{", note="no UTF-8")
         large = endpoint.valid_body()[:-2].ljust(70_000)
-        yield at_endpoint(OPEN, errors.InvalidJson, endpoint, large, note="large")
+        yield refuse(errors.InvalidJson, endpoint, large, note="large")
         for note, body in (
             ("a text", endpoint.body_with_number(b'"a"')),
             ("no float32", endpoint.body_with_number(b"1e39")),
@@ -103,99 +106,75 @@ def by_endpoints() -> Iterator[Refusal]:
             ("empty", b"{}"),
         ):
             if endpoint in STREAMS or note != "empty":
-                yield at_endpoint(
-                    OPEN, errors.InvalidRequest, endpoint, body, note=note
-                )
+                yield refuse(errors.InvalidRequest, endpoint, body, note=note)
         early, path = endpoint in STREAMS, UNKNOWN[endpoint.name]
         body = endpoint.valid_body()
         if endpoint in NATIVE:
             named = json.loads(body) | {"model": "none"}
             body = json.dumps(named).encode()
-        yield at_endpoint(
-            OPEN, errors.UnknownModel, endpoint, body, path=path, early=early
-        )
+        yield refuse(errors.UnknownModel, endpoint, body, path=path, early=early)
         if endpoint is not SOCKET:
             zipped = b"no gzip"
-            yield at_endpoint(
-                OPEN, errors.BadEncoding, endpoint, zipped, GZIP, note="none"
-            )
+            yield refuse(errors.BadEncoding, endpoint, zipped, GZIP, note="none")
             zipped = gzip.compress(endpoint.valid_body())[:-9]
-            yield at_endpoint(
-                OPEN, errors.BadEncoding, endpoint, zipped, GZIP, note="half"
-            )
+            yield refuse(errors.BadEncoding, endpoint, zipped, GZIP, note="half")
             coding = b"Content-Encoding: br"
             error = errors.UnsupportedMedia
-            yield at_endpoint(
-                OPEN, error, endpoint, b"", coding, early=True, note="a coding"
-            )
+            yield refuse(error, endpoint, b"", coding, early=True, note="a coding")
     for endpoint in HTTP:
-        yield at_endpoint(OPEN, errors.InvalidHeader, endpoint, b"", BAD_TIMEOUT)
-        yield at_path(
-            OPEN, errors.MethodNotAllowed, http("GET", endpoint.path), endpoint.name
-        )
+        yield refuse(errors.InvalidHeader, endpoint, b"", BAD_TIMEOUT)
+        yield refuse_path(errors.MethodNotAllowed, "GET", endpoint.path)
     for endpoint in (*NATIVE, LINES):
-        error = errors.UnsupportedMedia
-        yield at_endpoint(
-            OPEN,
-            error,
-            endpoint,
-            media_type=b"text/plain",
-            early=True,
-            note="a media type",
-        )
+        text, error = b"text/plain", errors.UnsupportedMedia
+        yield refuse(error, endpoint, media_type=text, early=True, note="text")
     for endpoint in STATEFUL:
-        yield at_endpoint(
-            OPEN, errors.InvalidState, endpoint, with_state(endpoint, "none")
-        )
+        yield refuse(errors.InvalidState, endpoint, with_state(endpoint, "none"))
     other = b'{"sequences": [[[0.5]]], "model": "letters"}'
-    yield at_endpoint(OPEN, errors.InvalidRequest, CLASSIFY, other, note="another task")
+    yield refuse(errors.InvalidRequest, CLASSIFY, other, note="another task")
     for method, target in (("GET", "/nowhere"), ("POST", "/nowhere"), ("PUT", "/classify/"),
                            ("GET", "/models/digits/report/none"), ("GET", "/playground/none"),
                            ("GET", "/v2/nowhere"), ("POST", "/v2/models/digits/nowhere")):  # fmt: skip
-        yield at_path(OPEN, errors.NotFound, http(method, target), f"{method} {target}")
+        yield refuse_path(errors.NotFound, method, target)
     for method, target in (("POST", "/models"), ("DELETE", "/stream"), ("GET", "/stream"), ("PATCH", "/v1/models"),
                            ("POST", "/livez"), ("POST", "/v2"), ("GET", "/v2/repository/index"), ("PROPFIND", "/classify")):  # fmt: skip
-        note = f"{method} {target}"
-        yield at_path(OPEN, errors.MethodNotAllowed, http(method, target), note)
+        yield refuse_path(errors.MethodNotAllowed, method, target)
     for target in ("/models/none", "/models/none/report/card.md", "/v1/models/none", "/v1/models/none/metadata",
                    "/v1/models/digits/versions/9", "/v1/models/digits/labels/none", "/v2/models/none",
                    "/v2/models/none/ready", "/v2/models/none/config", "/v2/models/none/stats",
                    "/v2/models/digits/versions/9"):  # fmt: skip
-        yield at_path(OPEN, errors.UnknownModel, http("GET", target), target)
+        yield refuse_path(errors.UnknownModel, "GET", target)
     for target in ("/v1/models", "/v2/health/ready"):
-        yield at_path(
-            OPEN, errors.InvalidHeader, http("GET", target, b"", BAD_TIMEOUT), target
-        )
+        yield refuse_path(errors.InvalidHeader, "GET", target, b"", BAD_TIMEOUT)
     for method, target in (("GET", "/v1/nowhere"), ("POST", "/v1/nowhere"), ("GET", "/v1"),
                            ("POST", "/v1/models/digits:regress"), ("POST", "/v1/models/letters-live:classify")):  # fmt: skip
-        note = f"{method} {target}"
-        yield at_path(OPEN, errors.InvalidRequest, http(method, target), note)
+        yield refuse_path(errors.InvalidRequest, method, target)
     for note, body in (
         ("not begun", sequence(b'"sequence_id": 1')),
         ("two at a time", sequence(b'"sequence_id": 1, "sequence_start": true', 2)),
         ("an id", sequence(b'"sequence_id": 1.5')),
         ("a timeout", sequence(b'"timeout": -1')),
     ):
-        yield at_endpoint(OPEN, errors.InvalidRequest, INFER, body, note=note)
+        yield refuse(errors.InvalidRequest, INFER, body, note=note)
     for value in ("many", "999999"):
         note, field = f"a length of {value}", f"{LENGTH}: {value}".encode()
-        yield at_endpoint(OPEN, errors.InvalidRequest, INFER, b"", field, note=note)
+        yield refuse(errors.InvalidRequest, INFER, b"", field, note=note)
     for action in ("index", "models/digits/load", "models/digits/unload"):
-        target = f"/v2/repository/{action}"
-        yield at_path(OPEN, errors.Forbidden, http("POST", target, b"{}"), target)
+        yield refuse_path(errors.Forbidden, "POST", f"/v2/repository/{action}", b"{}")
     # Bidirectional models keep no state.
     start = sequence(b'"sequence_id": 1, "sequence_start": true', 1, 128)
     path = "/v2/models/letters/infer"
-    yield at_endpoint(OPEN, errors.NotStreamable, INFER, start, path=path)
+    yield refuse(errors.NotStreamable, INFER, start, path=path)
     for endpoint, name, features in ((CLASSIFY, "vowels", 12), (LABEL, "letters", 128)):
         row = endpoint.frame(features=features)
         body = b'{"sequences": [[%b]], "model": "%b", "return_state": true}'
         body %= (row, name.encode())
-        yield at_endpoint(OPEN, errors.NotStreamable, endpoint, body)
+        yield refuse(errors.NotStreamable, endpoint, body)
 
 
 def by_streams() -> Iterator[Refusal]:
     """Streams that cannot be opened, and refused messages; default settings."""
+    refuse = partial(at_endpoint, OPEN)
+    refuse_connection = partial(at_connection, OPEN)
     for endpoint in STREAMS:
         for note, path in (
             ("no model", "/stream"),
@@ -203,11 +182,11 @@ def by_streams() -> Iterator[Refusal]:
             ("no number", "/stream?model=digits&top_k=0"),
         ):
             error = errors.InvalidRequest
-            yield at_endpoint(OPEN, error, endpoint, path=path, early=True, note=note)
-        path = "/stream?model=letters"
-        yield at_endpoint(OPEN, errors.NotStreamable, endpoint, path=path, early=True)
+            yield refuse(error, endpoint, path=path, early=True, note=note)
+        path, error = "/stream?model=letters", errors.NotStreamable
+        yield refuse(error, endpoint, path=path, early=True)
     other_origin = b"Origin: https://elsewhere.example"
-    yield at_endpoint(OPEN, errors.Forbidden, SOCKET, b"", other_origin, early=True)
+    yield refuse(errors.Forbidden, SOCKET, b"", other_origin, early=True)
     for target in ("/nowhere", "/classify", "/v1/stream", "/v2"):
         name, error = f"not-found: socket {target}", errors.NotFound
         expected = (b"HTTP/1.1 404 ", b"urn:unrolled:error:not-found")
@@ -221,7 +200,7 @@ def by_streams() -> Iterator[Refusal]:
         ("two keys", (*UPGRADE, key)),
     ):
         request = handshake(SOCKET.path, upgrade=upgrade)
-        yield at_connection(OPEN, errors.BadHandshake, request, note)
+        yield refuse_connection(errors.BadHandshake, request, note)
     # Errors of the WebSocket protocol: a code in the close frame.
     opens = handshake(SOCKET.path)
     for note, code, sent in (
@@ -237,6 +216,7 @@ def by_streams() -> Iterator[Refusal]:
 
 def by_connections() -> Iterator[Refusal]:
     """Refused by the HTTP connection, whatever the path; default settings."""
+    refuse_connection = partial(at_connection, OPEN)
     error, livez = errors.MalformedHttp, http("GET", "/livez")
     chunks = http("POST", "/classify", b"").replace(
         b"Content-Length: 0\r\n\r\n", b"Transfer-Encoding: chunked\r\n\r\ng\r\n"
@@ -256,7 +236,7 @@ def by_connections() -> Iterator[Refusal]:
         ("a socket without host", websocket_upgrade(*BAD_UPGRADES["no host"])),
         ("a socket of two hosts", websocket_upgrade(*BAD_UPGRADES["two hosts"])),
     ):  # fmt: skip
-        yield at_connection(OPEN, error, request, note)
+        yield refuse_connection(error, request, note)
     for note, request in (
         ("a long value", http("GET", "/livez", b"", b"A: " + b"b" * 17_000)),
         ("many fields", http("GET", "/livez", b"", *[b"A: b"] * 101)),
@@ -265,48 +245,45 @@ def by_connections() -> Iterator[Refusal]:
         ("a socket with a long head", websocket_upgrade(*BAD_UPGRADES["a long head"])),
         ("a socket of many fields", websocket_upgrade(*BAD_UPGRADES["many fields"])),
     ):
-        yield at_connection(OPEN, errors.HeadTooLarge, request, note)
+        yield refuse_connection(errors.HeadTooLarge, request, note)
 
 
 def by_keys() -> Iterator[Refusal]:
     """Refused by a service that requires keys, with a tiny rate for each."""
+    refuse = partial(at_endpoint, KEYS)
+    refuse_path = partial(at_path, KEYS)
+    refuse_connection = partial(at_connection, KEYS)
     for error, fields in ((errors.Unauthorized, ()), (errors.RateLimited, (b"X-API-Key: first",))):  # fmt: skip
         for endpoint in ENDPOINTS:
-            yield at_endpoint(KEYS, error, endpoint, b"", *fields, early=True)
+            yield refuse(error, endpoint, b"", *fields, early=True)
         for target in PATHS:
-            yield at_path(KEYS, error, http("GET", target, b"", *fields), target)
-            request = http("POST", target, b"{}", *fields)
-            yield at_path(KEYS, error, request, f"POST {target}")
-        yield at_connection(
-            KEYS, error, handshake("/nowhere", *fields), "socket /nowhere"
-        )
+            yield refuse_path(error, "GET", target, b"", *fields)
+            yield refuse_path(error, "POST", target, b"{}", *fields)
+        request = handshake("/nowhere", *fields)
+        yield refuse_connection(error, request, "socket /nowhere")
     error, wrong = errors.Unauthorized, b"Authorization: Bearer second"
     for endpoint in ENDPOINTS:
-        yield at_endpoint(
-            KEYS, error, endpoint, b"", wrong, early=True, note="a wrong key"
-        )
+        yield refuse(error, endpoint, b"", wrong, early=True, note="a wrong key")
 
 
 def by_limits() -> Iterator[Refusal]:
     """Refused by a service with tight limits and a deadline that always expires."""
+    refuse = partial(at_endpoint, LIMITED)
     for endpoint in ENDPOINTS:
         long = endpoint.body(b"[%b]" % b",".join([endpoint.frame()] * (STEPS + 1)))
         if endpoint is INFER:
             long = long.replace(b"[1, 2, 28]", b"[1, %d, 28]" % (STEPS + 1))
-        yield at_endpoint(LIMITED, errors.TooLarge, endpoint, long, note="steps")
-        large = endpoint.valid_body().ljust(
-            1 + (MESSAGE_BYTES if endpoint is LINES else BODY_BYTES)
-        )
+        yield refuse(errors.TooLarge, endpoint, long, note="steps")
+        limit = MESSAGE_BYTES if endpoint is LINES else BODY_BYTES
+        large = endpoint.valid_body().ljust(limit + 1)
         if endpoint is not SOCKET:
-            yield at_endpoint(LIMITED, errors.TooLarge, endpoint, large, note="bytes")
+            yield refuse(errors.TooLarge, endpoint, large, note="bytes")
         if endpoint in HTTP:
             large = gzip.compress(large)
-            yield at_endpoint(
-                LIMITED, errors.TooLarge, endpoint, large, GZIP, note="inflated"
-            )
-        yield at_endpoint(LIMITED, errors.DeadlineExceeded, endpoint)
+            yield refuse(errors.TooLarge, endpoint, large, GZIP, note="inflated")
+        yield refuse(errors.DeadlineExceeded, endpoint)
     two = b'{"sequences": [[[0.5]],[[0.5]],[[0.5]]]}'
-    yield at_endpoint(LIMITED, errors.TooLarge, CLASSIFY, two, note="sequences")
+    yield refuse(errors.TooLarge, CLASSIFY, two, note="sequences")
     asks = (b"Origin: https://elsewhere.example", b"Access-Control-Request-Method: POST")  # fmt: skip
     preflight = http("OPTIONS", "/classify", b"", *asks)
     expected = (b"HTTP/1.1 400 ", b"Disallowed CORS origin")
@@ -316,50 +293,49 @@ def by_limits() -> Iterator[Refusal]:
 def by_timeouts() -> Iterator[Refusal]:
     """Refused by a service with short timeouts, no room for streams, a broken bundle,
     and an open repository."""
+    refuse = partial(at_endpoint, TIMED)
+    refuse_path = partial(at_path, TIMED)
+    refuse_connection = partial(at_connection, TIMED)
     line = b"GET /livez HTTP/1.1\r\nHost: here\r\n"
     for note, request in (
         ("half a line", b"GET /livez HT"),
         ("half a head", line),
         ("half a socket's head", websocket_upgrade(b"Host: here")[:-2]),
-        *((f"half a body, {endpoint.name}", at_endpoint(TIMED, errors.RequestTimeout, endpoint).request[:-1]) for endpoint in HTTP),
+        *((f"half a body, {endpoint.name}", refuse(errors.RequestTimeout, endpoint).request[:-1]) for endpoint in HTTP),
     ):  # fmt: skip
-        yield at_connection(TIMED, errors.RequestTimeout, request, note, slow=True)
+        yield refuse_connection(errors.RequestTimeout, request, note, slow=True)
     for endpoint in STREAMS:
-        yield at_endpoint(TIMED, errors.TooManyStreams, endpoint, early=True)
+        yield refuse(errors.TooManyStreams, endpoint, early=True)
     start = sequence(b'"sequence_id": 1, "sequence_start": true')
-    yield at_endpoint(TIMED, errors.TooManyStreams, INFER, start)
-    for name, error in (("none", errors.UnknownModel), ("vowels", errors.NotReady)):
-        for action in ("load", "unload"):
-            if error is errors.UnknownModel or action == "load":
-                target = f"/v2/repository/models/{name}/{action}"
-                yield at_path(TIMED, error, http("POST", target, b"{}"), target)
+    yield refuse(errors.TooManyStreams, INFER, start)
+    for target, error in (
+        ("none/load", errors.UnknownModel),
+        ("none/unload", errors.UnknownModel),
+        ("vowels/load", errors.NotReady),
+    ):
+        yield refuse_path(error, "POST", f"/v2/repository/models/{target}", b"{}")
     target = "/v2/repository/models/digits/load"
     page = b"Origin: https://elsewhere.example"
-    yield at_path(TIMED, errors.Forbidden, http("POST", target, b"{}", page), "a page")
-    yield at_path(TIMED, errors.InvalidJson, http("POST", target, b"{"), target)
+    yield refuse_path(errors.Forbidden, "POST", target, b"{}", page)
+    yield refuse_path(errors.InvalidJson, "POST", target, b"{")
     body = b'{"parameters": {"other": 1}}'
-    yield at_path(TIMED, errors.InvalidRequest, http("POST", target, body), target)
+    yield refuse_path(errors.InvalidRequest, "POST", target, body)
     config = json.dumps({"parameters": {"config": '{"sequence_batching": {}}'}})
-    request = http("POST", target.replace("digits", "letters"), config.encode())
-    yield at_path(TIMED, errors.NotStreamable, request, "load letters")
+    letters = target.replace("digits", "letters")
+    yield refuse_path(errors.NotStreamable, "POST", letters, config.encode())
     for target in ("/models/vowels", "/v1/models/vowels", "/v2/models/vowels/ready"):
-        yield at_path(TIMED, errors.NotReady, http("GET", target), f"broken, {target}")
+        yield refuse_path(errors.NotReady, "GET", target)
 
 
 def by_failures() -> Iterator[Refusal]:
     """Refused by a service whose engine fails, then hangs; then by its connections."""
-    marked = b"%d" % fault_injection.RAISES
+    refuse = partial(at_endpoint, FAILING)
     for endpoint in ENDPOINTS:
-        yield at_endpoint(
-            FAILING, errors.InternalError, endpoint, endpoint.body_with_number(marked)
-        )
+        body = endpoint.body_with_number(b"%d" % fault_injection.RAISES)
+        yield refuse(errors.InternalError, endpoint, body)
     for endpoint in STATEFUL:
-        yield at_endpoint(
-            FAILING,
-            errors.StateConflict,
-            endpoint,
-            with_state(endpoint, foreign_state()),
-        )
+        body = with_state(endpoint, foreign_state())
+        yield refuse(errors.StateConflict, endpoint, body)
     for endpoint in ENDPOINTS:
         yield at_endpoint(FULL, errors.Overloaded, endpoint)
     for note, request in (
@@ -380,30 +356,33 @@ def by_failures() -> Iterator[Refusal]:
 
 def by_buffers() -> Iterator[Refusal]:
     """Refused by a service with a tiny buffer budget: parsed frames exceed it."""
+    refuse = partial(at_endpoint, BUFFERED)
     for endpoint in ENDPOINTS:
         steps = BUFFERED_NUMBERS // endpoint.features + 1
         body = endpoint.body(b"[%b]" % b",".join([endpoint.frame()] * steps))
         body = body.replace(b"[1, 2, 28]", b"[1, %d, 28]" % steps)
-        yield at_endpoint(BUFFERED, errors.BufferFull, endpoint, body)
+        yield refuse(errors.BufferFull, endpoint, body)
 
 
 def while_loading() -> Iterator[Refusal]:
     """Refused by a service that still loads."""
+    refuse = partial(at_endpoint, LOADING)
+    refuse_path = partial(at_path, LOADING)
     for endpoint in ENDPOINTS:
-        yield at_endpoint(LOADING, errors.NotReady, endpoint, early=True)
+        yield refuse(errors.NotReady, endpoint, early=True)
     for target in ("/models/digits", "/v1/models/digits", "/v2/models/digits", "/v2/models/digits/ready",
                    "/v2/health/ready"):  # fmt: skip
-        yield at_path(LOADING, errors.NotReady, http("GET", target), target)
+        yield refuse_path(errors.NotReady, "GET", target)
     expected = (b"HTTP/1.1 503 ", b'"not ready"')
-    yield Refusal(
-        "503: /readyz, loading", LOADING, None, http("GET", "/readyz"), expected
-    )
+    request = http("GET", "/readyz")
+    yield Refusal("503: /readyz, loading", LOADING, None, request, expected)
 
 
 def while_draining() -> Iterator[Refusal]:
     """Refused by a service that drains after SIGTERM."""
+    refuse_path = partial(at_path, DRAINING)
     target = "/v2/health/ready"
-    yield at_path(DRAINING, errors.NotReady, http("GET", target), f"stopping, {target}")
+    yield refuse_path(errors.NotReady, "GET", target)
     expected = (b"HTTP/1.1 503 ", b'"stopping"')
     request = http("GET", "/readyz")
     yield Refusal("503: /readyz, stopping", DRAINING, None, request, expected)
