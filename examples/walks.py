@@ -1,9 +1,9 @@
-"""Writes walks_TRAIN.ts and walks_TEST.ts: made-up walks, to try a file of one's own.
+"""Write walks_TRAIN.ts and walks_TEST.ts: synthetic walks, to try training on a file.
 
     python examples/walks.py
 
-A walk is 8 to 40 strides, (east, north) in metres, measured with noise. Its class is
-how the walker goes on: straight, in a circle, or without aim.
+A walk has 8 to 40 strides, (east, north) in metres, with noise. Its class is the path:
+straight, in a circle, or aimless.
 """
 
 from pathlib import Path
@@ -23,7 +23,7 @@ HEAD = """# Synthetic, by examples/walks.py; no rights reserved.
 
 
 def walk(kind: str, random: np.random.Generator) -> np.ndarray:
-    """Strides [steps, 2]."""
+    """Generate the strides of a walk, [steps, 2]."""
     steps = random.integers(8, 41)
     turns = {
         "straight": np.zeros(steps),

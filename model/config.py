@@ -25,7 +25,7 @@ class _Section(BaseModel):
 
 
 class DataConfig(_Section):
-    """Where the sequences come from and how they are split."""
+    """The data set, its parts, and the normalisation."""
 
     source: str = Field("", description="Built-in data set, or file.")
     task: Literal["classify", "label"] | None = Field(

@@ -38,7 +38,7 @@ class TestBuiltins:
         assert builtin.load(name).digest == builtins[name].digest
 
     def test_description(self, builtins, name):
-        """What is said of a set is true of it."""
+        """The description of a built-in set is true."""
         said, data = builtin.BUILTIN[name], builtins[name]
         assert said.name == data.name == name
         assert said.task == data.task

@@ -56,7 +56,7 @@ class TestValue:
         assert data.offsets.dtype == np.int64
 
     def test_sequences_join_to_all(self, task):
-        """Sequence by sequence one gets all frames and all targets."""
+        """The sequences, joined, are all frames and all targets."""
         data = make(task)
         sequences = [data.sequence(index) for index in range(len(data))]
         targets = [np.atleast_1d(data.target(index)) for index in range(len(data))]
@@ -130,13 +130,13 @@ class TestValue:
     def test_concatenate(self, task):
         """Two sets become one, in order, with the classes of the larger list."""
         first, second = make(task, classes=3), make(task, classes=2, seed=1)
-        for one, two in ((first, second), (second, first)):
-            both = concatenate(one, two, "both")
+        for left, right in ((first, second), (second, first)):
+            both = concatenate(left, right, "both")
             assert both.classes == ("a", "b", "c")
-            size = len(one)
-            assert_equal(both.take(np.arange(size)), one.map_classes(both.classes))
+            size = len(left)
+            assert_equal(both.take(np.arange(size)), left.map_classes(both.classes))
             assert_equal(
-                both.take(np.arange(size, len(both))), two.map_classes(both.classes)
+                both.take(np.arange(size, len(both))), right.map_classes(both.classes)
             )
 
 
@@ -168,7 +168,7 @@ class TestValue:
     ],
 )
 def test_refusals(change, reason):
-    """What cannot be a dataset is refused with the reason."""
+    """Inconsistent arrays are refused with the reason."""
     valid = {
         "name": "made",
         "task": "classify",
@@ -235,9 +235,12 @@ class TestSplits:
     def test_deterministic(self, task):
         """The same seed gives the same parts, another seed others."""
         data = make(task, count=100)
-        one, two = splits.assign_parts(data, seed=3), splits.assign_parts(data, seed=3)
-        assert one.digest == two.digest
-        assert one.digest != splits.assign_parts(data, seed=4).digest
+        same, again = (
+            splits.assign_parts(data, seed=3),
+            splits.assign_parts(data, seed=3),
+        )
+        assert same.digest == again.digest
+        assert same.digest != splits.assign_parts(data, seed=4).digest
 
     def test_stratified_by_class(self):
         """Each part has each class in proportion, to within one sequence."""
@@ -269,23 +272,23 @@ class TestSplits:
     @pytest.mark.parametrize("task", TASKS)
     def test_validation_never_from_test(self, task):
         """A test part stays as given; validation is cut from the training part."""
-        given = [TRAIN, TRAIN, TEST, TRAIN, UNASSIGNED] * 20
-        data = splits.assign_parts(make(task, count=100, split=given), validation=0.25)
-        np.testing.assert_array_equal(data.split == TEST, np.array(given) == TEST)
+        named = [TRAIN, TRAIN, TEST, TRAIN, UNASSIGNED] * 20
+        data = splits.assign_parts(make(task, count=100, split=named), validation=0.25)
+        np.testing.assert_array_equal(data.split == TEST, np.array(named) == TEST)
         assert sizes(data) == [60, 20, 20]
 
     def test_test_is_cut_from_train(self):
         """Without a test part it is cut from train; validation stays as given."""
-        given = np.array([TRAIN, TRAIN, TRAIN, VALIDATION] * 20)
-        data = splits.assign_parts(make(count=80, split=given), test=0.2)
-        np.testing.assert_array_equal(data.split == VALIDATION, given == VALIDATION)
+        named = np.array([TRAIN, TRAIN, TRAIN, VALIDATION] * 20)
+        data = splits.assign_parts(make(count=80, split=named), test=0.2)
+        np.testing.assert_array_equal(data.split == VALIDATION, named == VALIDATION)
         assert sizes(data) == [48, 20, 12]
 
     def test_all_given(self):
         """Three parts in the file are left alone, and the rest is for training."""
-        given = np.array([TRAIN, VALIDATION, TEST, UNASSIGNED] * 5)
-        data = splits.assign_parts(make(count=20, split=given))
-        expected = np.where(given == UNASSIGNED, TRAIN, given)
+        named = np.array([TRAIN, VALIDATION, TEST, UNASSIGNED] * 5)
+        data = splits.assign_parts(make(count=20, split=named))
+        expected = np.where(named == UNASSIGNED, TRAIN, named)
         np.testing.assert_array_equal(data.split, expected)
 
     def test_no_test(self):
@@ -320,7 +323,7 @@ class TestSplits:
 
 def test_many_classes_are_cut_short():
     """A message names the first of very many classes, and how many more there are."""
-    told = join_names([f"class {number}" for number in range(10_000)])
-    assert told.startswith("class 0, class 1, ")
-    assert told.endswith("class 19 and 9980 more")
+    text = join_names([f"class {number}" for number in range(10_000)])
+    assert text.startswith("class 0, class 1, ")
+    assert text.endswith("class 19 and 9980 more")
     assert join_names(["a", "b"]) == "a, b"

@@ -624,7 +624,7 @@ class TestWriting:
 
     @pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt])
     def test_failure(self, tmp_path, error):
-        """What fails half-way leaves nothing, and the older version as it was."""
+        """A failed export leaves nothing behind and no other version changed."""
         write(tmp_path, "a")
 
         def fail():

@@ -36,8 +36,8 @@ class TestTemperature:
     def test_recovered(self, classes, factor):
         """Logits that were sharpened by a factor get it back as temperature."""
         logits, targets = make_logits(classes=classes)
-        found = calibration.fit_temperature(logits * factor, targets)
-        np.testing.assert_allclose(found, factor, rtol=0.05)
+        fitted = calibration.fit_temperature(logits * factor, targets)
+        np.testing.assert_allclose(fitted, factor, rtol=0.05)
 
     def test_least_cost(self):
         """No temperature near it makes the targets more likely."""
@@ -47,8 +47,8 @@ class TestTemperature:
             scores = calibration.softmax(3 * logits / temperature)
             return -np.log(scores[np.arange(len(targets)), targets]).mean()
 
-        found = calibration.fit_temperature(3 * logits, targets)
-        assert cost(found) < min(cost(1.0), cost(0.9 * found), cost(1.1 * found))
+        fitted = calibration.fit_temperature(3 * logits, targets)
+        assert cost(fitted) < min(cost(1.0), cost(0.9 * fitted), cost(1.1 * fitted))
 
     def test_float32(self):
         """Logits as the network gives them are fitted as exactly."""
@@ -69,19 +69,21 @@ class TestTemperature:
                 scores = calibration.softmax(logits / np.exp(log))
                 right = scores[np.arange(count), targets]
                 costs.append(log**2 / 2 - np.log(right).sum())
-            found = calibration.fit_temperature(logits, targets)
-            np.testing.assert_allclose(np.log(found), logs[np.argmin(costs)], atol=0.02)
+            fitted = calibration.fit_temperature(logits, targets)
+            np.testing.assert_allclose(
+                np.log(fitted), logs[np.argmin(costs)], atol=0.02
+            )
 
     def test_all_right(self):
         """Answers that are all right call for more certainty the more there are, and
         never for all of it."""
-        found = []
+        fitted = []
         for count in (1, 3, 20, 100):
             logits = np.tile([0, 2.0, 0], (count, 1))
-            found.append(calibration.fit_temperature(logits, np.ones(count, int)))
-        assert found == sorted(found, reverse=True)
-        assert 0.7 < found[0] < 1
-        assert found[-1] > 0.2
+            fitted.append(calibration.fit_temperature(logits, np.ones(count, int)))
+        assert fitted == sorted(fitted, reverse=True)
+        assert 0.7 < fitted[0] < 1
+        assert fitted[-1] > 0.2
 
     @pytest.mark.parametrize(
         ("logits", "targets"),
@@ -95,16 +97,16 @@ class TestTemperature:
     )
     def test_bounded(self, logits, targets):
         """Whatever the answers, the temperature is finite and above zero."""
-        found = calibration.fit_temperature(np.array(logits), np.array(targets))
-        assert 1 / 20.1 < found < 20.1
+        fitted = calibration.fit_temperature(np.array(logits), np.array(targets))
+        assert 1 / 20.1 < fitted < 20.1
 
     def test_same_classes(self):
         """A temperature changes confidence, never the class."""
         logits, targets = make_logits(count=500)
-        found = calibration.fit_temperature(4 * logits, targets)
-        scores = calibration.softmax(4 * logits / found)
+        fitted = calibration.fit_temperature(4 * logits, targets)
+        scores = calibration.softmax(4 * logits / fitted)
         np.testing.assert_array_equal(scores.argmax(1), logits.argmax(1))
-        assert found > 2
+        assert fitted > 2
 
 
 class TestExpectedError:
@@ -122,8 +124,8 @@ class TestExpectedError:
                 if entries:
                     confidence, right = np.mean(entries, axis=0)
                     total += len(entries) / 300 * abs(confidence - right)
-            found = calibration.expected_calibration_error(scores, targets)
-            np.testing.assert_allclose(found, total, rtol=1e-9)
+            fitted = calibration.expected_calibration_error(scores, targets)
+            np.testing.assert_allclose(fitted, total, rtol=1e-9)
 
     def test_calibrated(self):
         """Targets drawn from the probabilities themselves leave little error."""
@@ -135,20 +137,20 @@ class TestExpectedError:
         """Confidence 0.9 where 6 of 10 are right is an error of 0.3."""
         scores = np.tile([0.9, 0.1], (1000, 1))
         targets = np.arange(1000) % 10 >= 6
-        found = calibration.expected_calibration_error(scores, targets.astype(int))
-        np.testing.assert_allclose(found, 0.3, rtol=1e-9)
+        fitted = calibration.expected_calibration_error(scores, targets.astype(int))
+        np.testing.assert_allclose(fitted, 0.3, rtol=1e-9)
 
     def test_temperature_mends(self):
         """Overconfident answers are calibrated by their temperature."""
         logits, targets = make_logits()
         fit, held_out = slice(0, 10000), slice(10000, None)
-        found = calibration.fit_temperature(4 * logits[fit], targets[fit])
+        fitted = calibration.fit_temperature(4 * logits[fit], targets[fit])
         before, after = (
             calibration.expected_calibration_error(
                 calibration.softmax(4 * logits[held_out] / temperature),
                 targets[held_out],
             )
-            for temperature in (1, found)
+            for temperature in (1, fitted)
         )
         assert before > 0.1
         assert after < 0.02

@@ -1,4 +1,4 @@
-"""The figures of a part, against plain loops."""
+"""The metrics of a part, against plain loops."""
 
 import json
 from dataclasses import asdict, replace
@@ -15,7 +15,7 @@ CLASSES = ("ant", "bee", "cat", "dog")
 
 
 def make_answers(count=300, *, absent=(), seed=0):
-    """Random answers, most of them right; no target is one of `absent`."""
+    """Random predictions, most of them right; no target is one of `absent`."""
     random = np.random.default_rng(seed)
     there = [code for code in range(4) if CLASSES[code] not in absent]
     targets = random.choice(there, count)
@@ -25,16 +25,16 @@ def make_answers(count=300, *, absent=(), seed=0):
     return Predictions(calibration.softmax(logits), targets, lengths)
 
 
-def pairs(answers):
+def pairs(predictions):
     """(true, predicted) class numbers."""
-    predicted = [int(np.argmax(row)) for row in answers.scores]
-    return list(zip(answers.targets.tolist(), predicted, strict=True))
+    predicted = [int(np.argmax(row)) for row in predictions.scores]
+    return list(zip(predictions.targets.tolist(), predicted, strict=True))
 
 
-def naive_f1(answers, code):
-    both = sum(true == guess == code for true, guess in pairs(answers))
-    guessed = sum(guess == code for _, guess in pairs(answers))
-    actual = sum(true == code for true, _ in pairs(answers))
+def naive_f1(predictions, code):
+    both = sum(true == guess == code for true, guess in pairs(predictions))
+    guessed = sum(guess == code for _, guess in pairs(predictions))
+    actual = sum(true == code for true, _ in pairs(predictions))
     if not both:
         return 0.0
     precision, recall = both / guessed, both / actual
@@ -45,21 +45,21 @@ class TestMeasure:
     @pytest.mark.parametrize("absent", [(), ("cat",), ("ant", "dog")])
     def test_naive(self, absent):
         """Every figure is that of a plain loop; a class that is absent counts not."""
-        answers = make_answers(absent=absent)
-        figures = evaluation.compute_metrics(answers, CLASSES)
-        wrong = sum(true != guess for true, guess in pairs(answers))
-        assert figures.count == 300
-        np.testing.assert_allclose(figures.error, 100 * wrong / 300)
-        np.testing.assert_allclose(figures.accuracy, 100 - 100 * wrong / 300)
+        predictions = make_answers(absent=absent)
+        metrics = evaluation.compute_metrics(predictions, CLASSES)
+        wrong = sum(true != guess for true, guess in pairs(predictions))
+        assert metrics.count == 300
+        np.testing.assert_allclose(metrics.error, 100 * wrong / 300)
+        np.testing.assert_allclose(metrics.accuracy, 100 - 100 * wrong / 300)
         present = [code for code in range(4) if CLASSES[code] not in absent]
         np.testing.assert_allclose(
-            figures.macro_f1, 100 * np.mean([naive_f1(answers, c) for c in present])
+            metrics.macro_f1, 100 * np.mean([naive_f1(predictions, c) for c in present])
         )
         for true in range(4):
-            of_class = [guess for t, guess in pairs(answers) if t == true]
+            of_class = [guess for t, guess in pairs(predictions) if t == true]
             for guess in range(4):
-                assert figures.confusion[true][guess] == of_class.count(guess)
-            accuracy = figures.class_accuracy[CLASSES[true]]
+                assert metrics.confusion[true][guess] == of_class.count(guess)
+            accuracy = metrics.class_accuracy[CLASSES[true]]
             if CLASSES[true] in absent:
                 assert accuracy is None
             else:
@@ -68,47 +68,49 @@ class TestMeasure:
 
     def test_calibration(self):
         """Calibration is measured on the same probabilities, in percent."""
-        answers = make_answers()
-        figures = evaluation.compute_metrics(answers, CLASSES)
-        error = calibration.expected_calibration_error(answers.scores, answers.targets)
-        np.testing.assert_allclose(figures.calibration_error, 100 * error)
-        assert sum(entry["count"] for entry in figures.reliability) == 300
+        predictions = make_answers()
+        metrics = evaluation.compute_metrics(predictions, CLASSES)
+        error = calibration.expected_calibration_error(
+            predictions.scores, predictions.targets
+        )
+        np.testing.assert_allclose(metrics.calibration_error, 100 * error)
+        assert sum(entry["count"] for entry in metrics.reliability) == 300
 
     @pytest.mark.parametrize("count", [1, 2, 9, 300])
     def test_by_length(self, count):
         """Groups of lengths lie apart and hold every answer once."""
-        answers = make_answers(count)
-        groups = evaluation.compute_metrics(answers, CLASSES).by_length
+        predictions = make_answers(count)
+        groups = evaluation.compute_metrics(predictions, CLASSES).by_length
         assert 1 <= len(groups) <= 10
         assert sum(group["count"] for group in groups) == count
         edges = [e for group in groups for e in (group["shortest"], group["longest"])]
         assert edges == sorted(edges)
-        right = np.array([true == guess for true, guess in pairs(answers)])
+        right = np.array([true == guess for true, guess in pairs(predictions)])
         for group in groups:
             low, high = group["shortest"], group["longest"]
-            inside = (answers.lengths >= low) & (answers.lengths <= high)
+            inside = (predictions.lengths >= low) & (predictions.lengths <= high)
             assert inside.sum() == group["count"]
             np.testing.assert_allclose(group["accuracy"], 100 * right[inside].mean())
 
     def test_one_length(self):
         """Sequences of one length are one group."""
-        answers = replace(make_answers(50), lengths=np.full(50, 7))
-        (group,) = evaluation.compute_metrics(answers, CLASSES).by_length
+        predictions = replace(make_answers(50), lengths=np.full(50, 7))
+        (group,) = evaluation.compute_metrics(predictions, CLASSES).by_length
         assert (group["shortest"], group["longest"], group["count"]) == (7, 7, 50)
 
     def test_perfect(self):
         """All right is 0 % error and 100 % of the rest."""
         scores = np.eye(4, dtype=np.float32)
-        answers = Predictions(scores, np.arange(4), np.ones(4, int))
-        figures = evaluation.compute_metrics(answers, CLASSES)
-        assert (figures.error, figures.accuracy, figures.macro_f1) == (0, 100, 100)
-        assert figures.calibration_error == 0
-        assert figures.confusion == np.eye(4, dtype=int).tolist()
+        predictions = Predictions(scores, np.arange(4), np.ones(4, int))
+        metrics = evaluation.compute_metrics(predictions, CLASSES)
+        assert (metrics.error, metrics.accuracy, metrics.macro_f1) == (0, 100, 100)
+        assert metrics.calibration_error == 0
+        assert metrics.confusion == np.eye(4, dtype=int).tolist()
 
     def test_as_json(self):
-        """The figures are plain values that JSON takes and gives back."""
-        figures = evaluation.compute_metrics(make_answers(absent=("bee",)), CLASSES)
-        values = asdict(figures)
+        """The metrics are plain values that JSON takes and gives back."""
+        metrics = evaluation.compute_metrics(make_answers(absent=("bee",)), CLASSES)
+        values = asdict(metrics)
         assert json.loads(json.dumps(values, allow_nan=False)) == values
 
 
@@ -120,26 +122,26 @@ class TestAnswer:
             batches = []
 
             def sums(frames, lengths, task=task, batches=batches):
-                """Scores from which row and step can be told."""
+                """Scores that identify the row and the step."""
                 batches.append(len(lengths))
                 if task == "classify":
                     return np.stack([frames.sum((1, 2)), lengths], 1)
                 steps = np.broadcast_to(lengths[:, None], frames.shape[:2])
                 return np.stack([frames.sum(2), steps], 2)
 
-            answers = evaluation.predict(data, sums)
+            predictions = evaluation.predict(data, sums)
             assert max(batches) <= evaluation.BATCH_SIZE
             assert len(batches) == 3
-            np.testing.assert_array_equal(answers.targets, data.targets)
+            np.testing.assert_array_equal(predictions.targets, data.targets)
             if task == "classify":
                 want = [data.sequence(row).sum() for row in range(len(data))]
                 lengths = data.lengths
             else:
                 want = data.frames.sum(1)
                 lengths = np.repeat(data.lengths, data.lengths)
-            np.testing.assert_allclose(answers.scores[:, 0], want, atol=1e-4)
-            np.testing.assert_array_equal(answers.scores[:, 1], lengths)
-            np.testing.assert_array_equal(answers.lengths, lengths)
+            np.testing.assert_allclose(predictions.scores[:, 0], want, atol=1e-4)
+            np.testing.assert_array_equal(predictions.scores[:, 1], lengths)
+            np.testing.assert_array_equal(predictions.lengths, lengths)
 
     def test_pad(self):
         """Sequences are padded with zeros to the longest of them."""

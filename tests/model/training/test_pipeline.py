@@ -405,11 +405,11 @@ class TestAugmentation:
         assert_same(read(noisy, None), read(plain, None))
 
         def noise(epoch):
-            found = {}
+            deviations = {}
             for rows, frames, lengths, _ in read(noisy, (0, epoch)):
                 for row, x, length in zip(rows, frames, lengths, strict=True):
-                    found[int(row)] = x[:length] - data.sequence(row)
-            return found
+                    deviations[int(row)] = x[:length] - data.sequence(row)
+            return deviations
 
         first, second = noise(1), noise(2)
         assert all(np.abs(first[row] - second[row]).max() > 1e-3 for row in first)
