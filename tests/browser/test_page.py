@@ -1,4 +1,4 @@
-"""The playground's page in a real browser, on a real server."""
+"""The playground in a browser, on a real server."""
 
 import hashlib
 import json
@@ -19,59 +19,58 @@ from tests.support.strokes import digits, letter
 BUNDLES = ROOT / "bundles"
 pytestmark = pytest.mark.browser
 
-GONE = (
-    "ERR_CONNECTION",
-    "WebSocket",
-    "503",
-)  # what browsers say of a service that is away
+# Console errors while the service is down.
+UNREACHABLE = ("ERR_CONNECTION", "WebSocket", "503")
 
 
 @pytest.fixture(scope="module")
 def browser():
-    with chromium() as made:
-        yield made
+    with chromium() as browser:
+        yield browser
 
 
 @pytest.fixture(scope="module")
 def service():
-    with running(Settings(port=0, bundles=BUNDLES)) as made:
-        yield made
+    with running(Settings(port=0, bundles=BUNDLES)) as service:
+        yield service
 
 
 @pytest.fixture
 def page(browser, service):
-    with opened(browser, service.url) as made:
-        yield made
+    with opened(browser, service.url) as page:
+        yield page
 
 
-def said(page, panel):
+def summary(page, panel):
+    """The text of a panel's prediction."""
     return page.locator(f"#{panel}-said").inner_text()
 
 
-def until(page, panel, text):
-    """Wait until a panel says so."""
+def wait_for(page, panel, text):
+    """Wait until a panel's prediction contains a text."""
     page.locator(f"#{panel}-said", has_text=text).wait_for()
 
 
 def go(page, panel):
+    """Open a panel."""
     page.locator(f"#tab-{panel}").click()
 
 
 class TestDigit:
     def test_drawn(self, page):
-        """Hands of many styles: nine of ten digits are read rightly."""
+        """Of digits in five styles of handwriting, nine of ten are predicted correctly."""
         wrong = []
         for drawing in digits():
             page.locator("#digit-clear").click()
             draw(page, "#digit-pad", drawing.strokes)
-            until(page, "digit", " %)")
-            if f"{drawing.label} (" not in said(page, "digit"):
-                wrong.append((drawing.hand, drawing.label, said(page, "digit")))
+            wait_for(page, "digit", " %)")
+            if f"{drawing.label} (" not in summary(page, "digit"):
+                wrong.append((drawing.hand, drawing.label, summary(page, "digit")))
         assert len(digits()) >= 30
         assert len(wrong) <= len(digits()) // 10, wrong
 
     def test_moves_with_each_row(self, browser, service):
-        """The bars, the heat map and the rows that were read move together."""
+        """The bars change with each row."""
         with opened(browser, service.url, reduced_motion="no-preference") as page:
             page.evaluate(
                 "() => {"
@@ -84,35 +83,35 @@ class TestDigit:
                 "  document.getElementById('digit-row'), { childList: true }); }"
             )
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "7 (")
+            wait_for(page, "digit", "7 (")
             seen = page.evaluate("() => window.seen")
             rows = [row for row, _ in seen]
             assert [f"{n} of 28" for n in range(1, 29)] == rows[-28:]
             assert len({shares for _, shares in seen}) > 10
 
     def test_steps_back(self, page):
-        """A slider tells what was believed after a row."""
+        """The slider shows the probabilities after a row."""
         page.locator("#digit-samples button").nth(14).click()
-        until(page, "digit", "7 (")
-        sure = page.locator("#digit-bars .best").inner_text()
+        wait_for(page, "digit", "7 (")
+        final = page.locator("#digit-bars .best").inner_text()
         page.locator("#digit-step").fill("2")
         assert page.locator("#digit-row").inner_text() == "2 of 28"
-        assert page.locator("#digit-bars .best").inner_text() != sure
+        assert page.locator("#digit-bars .best").inner_text() != final
         unread = page.locator("#digit-unread").evaluate("e => e.style.top")
         assert float(unread.strip("%")) == pytest.approx(100 * 2 / 28, abs=0.01)
 
     def test_shown_code_answers(self, page, service, tmp_path):
-        """The curl and the Python that are shown get the answer that is shown."""
+        """The curl command and the Python code get the displayed answer."""
         page.locator("#digit-samples button").nth(6).click()
-        until(page, "digit", "3 (")
+        wait_for(page, "digit", "3 (")
         page.locator("#digit-code summary").click()
         with page.expect_download() as download:
             page.locator("#digit-code a").click()
         download.value.save_as(tmp_path / "request.json")
         curl, python, streamed = page.locator("#digit-code pre").all_inner_texts()
         options = {"cwd": tmp_path, "capture_output": True, "text": True, "timeout": 60}
-        told = subprocess.run(curl, shell=True, check=True, **options).stdout
-        assert json.loads(told)["predictions"][0]["label"] == "3"
+        output = subprocess.run(curl, shell=True, check=True, **options).stdout
+        assert json.loads(output)["predictions"][0]["label"] == "3"
         for script in (python, streamed):
             command = [sys.executable, "-c", script]
             env = {"PYTHONPATH": str(ROOT), "PATH": ""}
@@ -121,7 +120,7 @@ class TestDigit:
 
 
 class TestRaster:
-    """What the page makes of strokes."""
+    """The pixels of drawn strokes."""
 
     def rows(self, page, strokes, kind="digit"):
         return np.array(
@@ -134,8 +133,8 @@ class TestRaster:
 
     @pytest.mark.parametrize("place", range(0, 50, 7))
     def test_digit(self, page, place):
-        """The ink is 20 pixels wide or high, and its mass lies in the middle, wherever
-        and however large it was drawn."""
+        """The ink is 20 pixels wide or high with its centre of mass in the middle, whatever
+        the place and the size of the drawing."""
         rows = self.rows(page, digits()[place].strokes)
         assert rows.shape == (28, 28)
         assert rows.min() == 0
@@ -151,7 +150,7 @@ class TestRaster:
 
     @pytest.mark.parametrize("name", ["o", "l", "m", "i"])
     def test_letter(self, page, name):
-        """A letter fills 16 x 8 pixels as far as its form lets it, in the middle."""
+        """A letter is scaled to fit 16 x 8 pixels, in the middle."""
         pixels = self.rows(page, letter(name).strokes, "letter").reshape(16, 8)
         assert set(np.unique(pixels)) == {0, 1}
         wide, high = (np.flatnonzero(pixels.any(axis)) for axis in (0, 1))
@@ -161,7 +160,7 @@ class TestRaster:
 
     @pytest.mark.parametrize("kind", ["digit", "letter"])
     def test_dot(self, page, kind):
-        """A click without a movement is a dot, and no fault."""
+        """A click without movement draws a dot."""
         rows = self.rows(page, [np.array([[0.3, 0.4]])], kind)
         assert np.isfinite(rows).all()
         assert rows.sum() >= 1
@@ -170,13 +169,13 @@ class TestRaster:
 class TestWord:
     @pytest.mark.parametrize("name", ["omplex", "ump"])
     def test_drawn(self, page, name):
-        """Letters that are drawn one after the other are read, by both networks."""
+        """Both networks predict letters that are drawn one after the other."""
         go(page, "word")
-        for one in name:
-            draw(page, "#word-pad", letter(one).strokes)
+        for character in name:
+            draw(page, "#word-pad", letter(character).strokes)
             page.locator("#word-next").click()
-        until(page, "word", f"letters reads “{name}”")
-        assert f"letters-live reads “{name}”" in said(page, "word")
+        wait_for(page, "word", f"letters reads “{name}”")
+        assert f"letters-live reads “{name}”" in summary(page, "word")
         table = page.locator("#word-table")
         assert table.locator("tbody tr").count() == 2
         for row in table.locator("tbody tr").all():
@@ -184,29 +183,29 @@ class TestWord:
             assert row.locator("td small.quiet").count() == len(name)  # runners-up
 
     def test_context(self, page):
-        """Where the networks differ, that is told in words."""
+        """Letters on which the networks differ are marked."""
         go(page, "word")
         draw(page, "#word-pad", letter("v").strokes)
-        until(page, "word", "reads")
+        wait_for(page, "word", "reads")
         for button in page.locator("#word-samples button").all():
             button.click()
-            until(page, "word", f"letters reads “{button.inner_text()}”")
-            live, both = re.findall("“(.*?)”", said(page, "word"))
+            wait_for(page, "word", f"letters reads “{button.inner_text()}”")
+            live, both = re.findall("“(.*?)”", summary(page, "word"))
             differing = sum(a != b for a, b in zip(live, both, strict=True))
             assert page.locator("#word-table .context").count() == 2 * differing
 
     def test_sample_again(self, page):
-        """To take letters back changes no sample."""
+        """Undo changes no sample."""
         go(page, "word")
         sample = page.locator("#word-samples button").first
         for _ in range(2):
             sample.click()
-            until(page, "word", f"letters reads “{sample.inner_text()}”")
+            wait_for(page, "word", f"letters reads “{sample.inner_text()}”")
             page.locator("#word-back").click()
             page.locator("#word-back").click()
 
     def test_keys(self, page):
-        """Enter takes the next letter, Backspace takes one back."""
+        """Enter adds the letter, Backspace removes it."""
         go(page, "word")
         draw(page, "#word-pad", letter("o").strokes)
         page.keyboard.press("Enter")
@@ -226,7 +225,7 @@ class TestSequence:
         page.locator("#sequence-model").select_option(model)
 
     def drop(self, page, name, text):
-        """Let go of a file over the panel."""
+        """Drop a file on the panel."""
         page.locator("#sequence").evaluate(
             "(zone, [name, text]) => {"
             " const data = new DataTransfer(); data.items.add(new File([text], name));"
@@ -236,14 +235,14 @@ class TestSequence:
         )
 
     def test_dropped_csv(self, page):
-        """A header in another order than the model's, and further columns."""
+        """The header of a CSV file may have another order, and further columns."""
         self.choose(page, "vowels")
         names = [f"cepstrum {n}" for n in range(12, 0, -1)]
         lines = [",".join(["step", *names])]
         for step, frame in enumerate(VOWEL):
             lines.append(",".join(map(str, [step, *reversed(frame)])))
         self.drop(page, "vowel.csv", "\n".join(lines))
-        until(page, "sequence", "vowels: 3")
+        wait_for(page, "sequence", "vowels: 3")
         assert page.locator("#sequence-features canvas").count() == 1
         assert page.locator("#sequence-classes .u-legend tr").count() > 5
 
@@ -263,13 +262,13 @@ class TestSequence:
         self.choose(page, "vowels")
         page.locator("#sequence-text").fill(text)
         page.locator("#sequence-read").click()
-        until(page, "sequence", "vowels: 3")
+        wait_for(page, "sequence", "vowels: 3")
 
     def test_label(self, page):
-        """A label a step: a ribbon of the classes in words."""
+        """A labelling model gives a ribbon of the classes."""
         self.choose(page, "letters")
         self.drop(page, "word.json", (ROOT / "examples/word.json").read_text())
-        until(page, "sequence", "“ommanding”")
+        wait_for(page, "sequence", "“ommanding”")
         runs = page.locator(".ribbon .run").all_inner_texts()
         assert runs == ["o", "m", "a", "n", "d", "i", "n", "g"]  # mm is one run
 
@@ -277,7 +276,7 @@ class TestSequence:
     def test_sample(self, page, model):
         self.choose(page, model)
         page.locator("#sequence-sample").click()
-        until(page, "sequence", f"{model}: ")
+        wait_for(page, "sequence", f"{model}: ")
 
     def test_several(self, page):
         """A column that groups the rows makes sequences of them, to go through."""
@@ -292,11 +291,11 @@ class TestSequence:
         assert page.locator("#sequence-after").is_disabled()
 
     def test_another_model(self, browser, service):
-        """What was given is read anew for another model: its columns by their names."""
+        """The input is used again for another model, with its columns by name."""
         with opened(browser, service.url, complains=["422"]) as page:
-            self.read_with_two(page)
+            self.predict_with_two(page)
 
-    def read_with_two(self, page):
+    def predict_with_two(self, page):
         go(page, "sequence")
         names = [f"cepstrum {n}" for n in range(1, 13)]
         lines = [
@@ -308,7 +307,7 @@ class TestSequence:
         page.locator("#sequence-read").click()
         page.locator("#sequence-error", has_text="has 12 features").first.wait_for()
         self.choose(page, "vowels")
-        until(page, "sequence", "vowels: 3")
+        wait_for(page, "sequence", "vowels: 3")
         assert page.locator("#sequence-error").is_hidden()
 
     @pytest.mark.parametrize(
@@ -329,10 +328,10 @@ class TestSequence:
             ".then((table) => table.sequences(text, features))",
             [text, features],
         )
-        assert [one["frames"] for one in read] == [frames]
+        assert [sequence["frames"] for sequence in read] == [frames]
 
     @pytest.mark.parametrize(
-        ("text", "told"),
+        ("text", "message"),
         [
             ("", "input is empty"),
             ("[[1, 2", "Invalid JSON"),
@@ -340,14 +339,14 @@ class TestSequence:
             ("1,2\n3,x", "Line 2: “x” is not a number"),
         ],
     )
-    def test_unreadable(self, page, text, told):
+    def test_invalid_input(self, page, text, message):
         self.choose(page, "vowels")
         page.locator("#sequence-text").fill(text)
         page.locator("#sequence-read").click()
-        page.locator("#sequence-error", has_text=told).wait_for()
+        page.locator("#sequence-error", has_text=message).wait_for()
 
     def test_refused(self, browser, service):
-        """What the service refuses is told with the field and the reason."""
+        """A refused request is shown with the field and the reason."""
         with opened(browser, service.url, complains=["422"]) as page:
             self.choose(page, "vowels")
             page.locator("#sequence-text").fill("[[1, 2], [3, 4]]")
@@ -357,23 +356,22 @@ class TestSequence:
             assert "The request does not fit the model" in error.inner_text()
 
     def test_any_bundle(self, browser, bundles):
-        """What no one has made a panel for is served by this one, and the others say
-        that nothing fits them."""
+        """This panel takes any model; the other panels say that no model fits."""
         with (
-            running(Settings(port=0, bundles=bundles)) as made,
-            opened(browser, made.url) as page,
+            running(Settings(port=0, bundles=bundles)) as service,
+            opened(browser, service.url) as page,
         ):
             page.get_by_text("No model reads digits").wait_for()
             for model in ("walks", "tags", "both"):
                 self.choose(page, model)
                 page.locator("#sequence-text").fill("[[1, 2, 3], [3, 4, 5]]")
                 page.locator("#sequence-read").click()
-                until(page, "sequence", f"{model}: ")
+                wait_for(page, "sequence", f"{model}: ")
 
 
 class TestModels:
     def test_cards(self, page):
-        """Every model with its plots, figures and digest."""
+        """Every model has a card with plots, figures and digest."""
         go(page, "models")
         page.locator(".card").nth(3).wait_for()
         cards = page.locator(".card").all_inner_texts()
@@ -387,7 +385,7 @@ class TestModels:
             plot.evaluate("(image) => image.decode()")
 
     def test_live(self, page, service):
-        """The figures move with what is asked."""
+        """The charts follow the metrics."""
         go(page, "models")
         page.locator("#live-requests canvas").wait_for()
         body = (ROOT / "examples/digit.json").read_bytes()
@@ -402,46 +400,46 @@ class TestModels:
 
 class TestService:
     def test_recovers(self, browser, tmp_path):
-        """The service dies while it reads a digit, and comes back: the digit is read
-        without anything being done."""
+        """If the service dies while it reads a digit and comes back, the digit is read
+        again."""
         flags, port = ["--bundles", BUNDLES], free_port()
-        motion = {"reduced_motion": "no-preference", "complains": GONE}
-        with serving(tmp_path, *flags, port=port) as made:
-            wait(lambda: made.answers("/readyz"), "it is ready")
-            with opened(browser, made.url, **motion) as page:
-                until(page, "digit", "Draw one")
+        motion = {"reduced_motion": "no-preference", "complains": UNREACHABLE}
+        with serving(tmp_path, *flags, port=port) as service:
+            wait(lambda: service.answers("/readyz"), "it is ready")
+            with opened(browser, service.url, **motion) as page:
+                wait_for(page, "digit", "Draw one")
                 page.locator("#digit-samples button").nth(14).click()
                 page.wait_for_function(
                     "() => parseInt(document.getElementById('digit-row').textContent) > 3"
                 )
-                made.process.kill()
+                service.process.kill()
                 page.locator("#digit-error", has_text="cannot be reached").wait_for()
                 page.locator("#status", has_text="not reachable").wait_for()
-                made.process.wait()
+                service.process.wait()
                 with serving(tmp_path, *flags, port=port):
-                    until(page, "digit", "7 (")
+                    wait_for(page, "digit", "7 (")
                     assert page.locator("#digit-error").is_hidden()
                     assert "is ready" in page.locator("#status").inner_text()
 
     def test_key(self, browser):
-        """A service with keys asks for one, and then all works, streams too."""
+        """A service with API keys asks for one, then everything works, streams too."""
         key = "k" * 32
         settings = Settings(
             port=0, bundles=BUNDLES, api_keys=hashlib.sha256(key.encode()).hexdigest()
         )
         with (
-            running(settings) as made,
-            opened(browser, made.url, complains=["401"]) as page,
+            running(settings) as service,
+            opened(browser, service.url, complains=["401"]) as page,
         ):
             page.locator("#key").fill(key)
             page.get_by_role("button", name="Use key").click()
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "7 (")
+            wait_for(page, "digit", "7 (")
             go(page, "models")
             page.locator(".card img").nth(3).wait_for()
 
     def test_no_web_socket(self, browser, service):
-        """Where a proxy lets no WebSocket through, each row is a request."""
+        """If a proxy blocks WebSockets, each row is a request."""
         broken = (
             "window.WebSocket = class {"
             " constructor() { setTimeout(() => this.onclose()); } }"
@@ -450,48 +448,48 @@ class TestService:
             page.add_init_script(broken)
             page.goto(service.url)
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "7 (")
+            wait_for(page, "digit", "7 (")
 
     def test_starts_late(self, browser, tmp_path):
-        """Opened while the models are still loading, it waits for them."""
+        """If the models are still loading, the page waits for them."""
         with (
-            serving(tmp_path, "--bundles", BUNDLES) as made,
-            opened(browser, made.url, complains=["503"]) as page,
+            serving(tmp_path, "--bundles", BUNDLES) as service,
+            opened(browser, service.url, complains=["503"]) as page,
         ):
             page.locator("#digit-samples button").nth(14).click()
-            until(page, "digit", "7 (")
+            wait_for(page, "digit", "7 (")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])
-def test_everybody(browser, service, scheme, size):
-    """Axe finds no serious violation in any panel, and nothing is wider than the page."""
+def test_accessibility(browser, service, scheme, size):
+    """Axe finds no serious violation in any panel, and no panel is wider than the page."""
     axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
     options = {"color_scheme": scheme, "viewport": size, "bypass_csp": True}
     with opened(browser, service.url, **options) as page:
         page.locator("#digit-samples button").nth(14).click()
-        until(page, "digit", "7 (")
+        wait_for(page, "digit", "7 (")
         for panel in ("digit", "word", "sequence", "models"):
             go(page, panel)
             if panel == "word":
                 page.locator("#word-samples button").first.click()
-                until(page, panel, "reads")
+                wait_for(page, panel, "reads")
             if panel == "sequence":
                 page.locator("#sequence-sample").click()
-                until(page, panel, ": ")
+                wait_for(page, panel, ": ")
             if panel == "models":
                 page.locator(".card").first.wait_for()
-            for summary in page.locator(f"#{panel} summary").all():
-                summary.click()
-            found = axe.run(page).response["violations"]
-            serious = [one for one in found if one["impact"] in ("serious", "critical")]
-            assert not serious, [(o["id"], o["nodes"][0]["html"]) for o in serious]
-            wide = page.evaluate("() => document.documentElement.scrollWidth")
-            assert wide <= size["width"]
+            for details in page.locator(f"#{panel} summary").all():
+                details.click()
+            violations = axe.run(page).response["violations"]
+            serious = [v for v in violations if v["impact"] in ("serious", "critical")]
+            assert not serious, [(v["id"], v["nodes"][0]["html"]) for v in serious]
+            width = page.evaluate("() => document.documentElement.scrollWidth")
+            assert width <= size["width"]
 
 
 def test_tabs_by_keyboard(page):
-    """The arrows go through the tabs; a panel's address opens it."""
+    """Arrow keys select a tab; the address of a panel opens it."""
     page.locator("#tab-digit").focus()
     page.keyboard.press("ArrowRight")
     assert page.locator("#word").is_visible()

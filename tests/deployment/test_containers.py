@@ -1,4 +1,4 @@
-"""What the image and the compose file promise about how the service is shut in."""
+"""The isolation of the service by the images and the compose file."""
 
 import json
 import re
@@ -13,9 +13,9 @@ from tests.support.servers import ROOT
 DOCKERFILE = (ROOT / "Dockerfile").read_text(encoding="utf-8")
 COMPOSE = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))
 SERVICES = COMPOSE["services"]
-BUILT = {name: one for name, one in SERVICES.items() if "build" in one}
+BUILT = {name: spec for name, spec in SERVICES.items() if "build" in spec}
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
-# A tag or a digest; never whatever is newest.
+# With a tag other than `latest`, or a digest.
 IMAGE = re.compile(r"[\w./-]+(:(?!latest)[\w.-]+|@sha256:[0-9a-f]{64})")
 
 each = pytest.mark.parametrize("service", SERVICES.values(), ids=SERVICES)
@@ -23,12 +23,12 @@ each_built = pytest.mark.parametrize("service", BUILT.values(), ids=BUILT)
 
 
 def plain(text):
-    """A value as it is when no variable is set."""
+    """A value when no variable is set."""
     return re.sub(r"\$\{\w+:-([^}]*)\}", r"\1", str(text))
 
 
 def instructions():
-    """The Dockerfile's instructions by stage: its name, and pairs of word and rest."""
+    """The instructions of each stage of the Dockerfile: pairs of keyword and arguments."""
     text = re.sub(r"^\s*#.*\n", "", DOCKERFILE, flags=re.MULTILINE)
     stages, current = {}, []
     for line in text.replace("\\\n", " ").splitlines():
@@ -45,15 +45,15 @@ STAGES = instructions()
 
 
 def lineage(stage):
-    """A stage's instructions after those of the stages that it is built on."""
+    """A stage's instructions, after those of the stages that it builds on."""
     own = STAGES[stage]
     base = own[0][1]
     return (lineage(base) if base in STAGES else []) + own
 
 
-def told(stage, word):
-    """What the last instruction of that kind says."""
-    return [rest for one, rest in lineage(stage) if one == word][-1]
+def last(stage, word):
+    """The arguments of the last instruction with this keyword."""
+    return [rest for keyword, rest in lineage(stage) if keyword == word][-1]
 
 
 def seconds(text):
@@ -62,21 +62,21 @@ def seconds(text):
 
 
 @each_built
-def test_nobody_in_particular(service):
-    """It runs as a numeric user without rights: nothing has to look its name up."""
+def test_user(service):
+    """The service runs as an unprivileged numeric user."""
     assert "user" not in service
-    assert int(told(service["build"]["target"], "USER")) >= 10_000
+    assert int(last(service["build"]["target"], "USER")) >= 10_000
 
 
-def test_nobody_before_nginx():
+def test_user_of_proxy():
     """So does the proxy."""
     assert re.fullmatch(r"\d{5}:\d{5}", SERVICES["proxy"]["user"])
 
 
 @each
-def test_shut_in(service):
-    """No capabilities, no new ones, nothing to write to but a /tmp that runs nothing,
-    and no way to the host."""
+def test_isolation(service):
+    """A container has no capabilities and can't gain any, can write only to a /tmp without
+    executables, and can't reach the host."""
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
     assert service["security_opt"] == ["no-new-privileges:true"]
@@ -85,44 +85,44 @@ def test_shut_in(service):
     assert path == "/tmp"
     assert {"noexec", "nosuid", "nodev"} <= set(options.split(","))
     assert "size=" in options
-    open_doors = {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode"}
-    assert not open_doors & set(service)
+    forbidden = {"privileged", "cap_add", "devices", "pid", "ipc", "network_mode"}
+    assert not forbidden & set(service)
     assert "docker.sock" not in json.dumps(service)
     for volume in service.get("volumes", []):
         assert volume.endswith(":ro")
 
 
 @each
-def test_bounded(service):
-    """Memory (and swap), processors, processes, files and logs have bounds."""
+def test_limits(service):
+    """Memory, swap, CPUs, processes, open files and logs are limited."""
     assert re.fullmatch(r"\d+[mg]", service["mem_limit"])
     assert service["memswap_limit"] == service["mem_limit"]
     assert float(plain(service["cpus"])) > 0
     assert service["pids_limit"] > 0
-    # Each waiting connection is one.
+    # Each connection is an open file.
     assert service["ulimits"]["nofile"] > 2 * Settings().max_streams
     assert "max-size" in service["logging"]["options"]
 
 
 @each
-def test_ends_in_peace(service):
-    """It is killed only after it had the time to drain and to answer."""
-    given = seconds(service["stop_grace_period"])
-    assert given > Settings().drain_seconds + Settings().grace_seconds
+def test_grace_period(service):
+    """A container gets the time that the service needs to drain and stop."""
+    period = seconds(service["stop_grace_period"])
+    assert period > Settings().drain_seconds + Settings().grace_seconds
     assert service["restart"] == "unless-stopped"
 
 
 @each
-def test_health_is_asked(service):
-    """The health check is a program with arguments: no shell is needed."""
+def test_health_check(service):
+    """The health check needs no shell."""
     check = service["healthcheck"]
     assert check["test"][0] == "CMD"
     assert {"interval", "timeout", "retries", "start_period"} <= set(check)
 
 
 @each
-def test_images_are_named(service):
-    """No image is whatever is newest; one by its digest can be asked for."""
+def test_image_names(service):
+    """No image has the tag `latest`, and each can be pinned to a digest."""
     assert IMAGE.fullmatch(plain(service["image"]))
     if "build" in service:
         arguments = service["build"]["args"]
@@ -132,16 +132,16 @@ def test_images_are_named(service):
         assert service["image"].startswith("${NGINX_IMAGE:-")
 
 
-def test_the_tags_are_of_this_version():
-    """The images' tags and label tell the project's version."""
+def test_version():
+    """The images' tags and their label have the project's version."""
     version = PROJECT["project"]["version"]
     for service in BUILT.values():
         assert re.fullmatch(rf"unrolled:{version}(-\w+)?", service["image"])
-    assert f'image.version="{version}"' in told("slim", "LABEL")
+    assert f'image.version="{version}"' in last("slim", "LABEL")
 
 
-def test_the_base_is_an_argument():
-    """The Dockerfile's base can be given by its digest, and is the compose file's."""
+def test_base_image():
+    """The base image is an argument, with the same default in the compose file."""
     (default,) = re.findall(r"^ARG PYTHON_IMAGE=(\S+)$", DOCKERFILE, re.MULTILINE)
     assert IMAGE.fullmatch(default)
     outside = {own[0][1] for own in STAGES.values()} - set(STAGES)
@@ -152,28 +152,27 @@ def test_the_base_is_an_argument():
 
 @pytest.mark.parametrize("stage", ["slim", "full"])
 def test_the_image(stage):
-    """It starts without a shell, and asks for its own health."""
-    assert json.loads(told(stage, "ENTRYPOINT")) == ["python", "-m", "unrolled"]
-    assert json.loads(told(stage, "CMD")) == ["serve"]
-    check = told(stage, "HEALTHCHECK").partition(" CMD ")[2]
+    """The image starts without a shell, and has a health check."""
+    assert json.loads(last(stage, "ENTRYPOINT")) == ["python", "-m", "unrolled"]
+    assert json.loads(last(stage, "CMD")) == ["serve"]
+    check = last(stage, "HEALTHCHECK").partition(" CMD ")[2]
     assert json.loads(check) == SERVICES["unrolled"]["healthcheck"]["test"][1:]
     assert_clean(stage)
 
 
 def test_the_image_for_ray():
-    """A node of Ray likewise, which tells Ray's makers nothing."""
-    assert json.loads(told("ray", "ENTRYPOINT")) == ["ray"]
-    assert json.loads(told("ray", "CMD")) == ["start", "--head", "--block"]
-    check = told("ray", "HEALTHCHECK").partition(" CMD ")[2]
+    """So does the image for Ray, without usage statistics."""
+    assert json.loads(last("ray", "ENTRYPOINT")) == ["ray"]
+    assert json.loads(last("ray", "CMD")) == ["start", "--head", "--block"]
+    check = last("ray", "HEALTHCHECK").partition(" CMD ")[2]
     assert json.loads(check) == ["ray", "health-check"]
-    assert int(told("ray", "USER")) >= 10_000
-    assert "RAY_USAGE_STATS_ENABLED=0" in told("ray", "ENV")
+    assert int(last("ray", "USER")) >= 10_000
+    assert "RAY_USAGE_STATS_ENABLED=0" in last("ray", "ENV")
     assert_clean("ray")
 
 
-def test_all_images_have_the_same_files():
-    """What is copied from here is the same in all of them; the last is what a build
-    without a target makes."""
+def test_same_files():
+    """All images have the same files, and `slim` is the default target."""
     copied = [
         [
             rest
@@ -187,10 +186,10 @@ def test_all_images_have_the_same_files():
 
 
 def assert_clean(stage):
-    """That an image tells what it is, and takes from the stage that had pip only what
-    the lock gave."""
+    """Assert that an image has labels, and copies only the environment from the stage
+    with pip."""
     labels = set(
-        re.findall(r"org\.opencontainers\.image\.([\w.]+)=", told(stage, "LABEL"))
+        re.findall(r"org\.opencontainers\.image\.([\w.]+)=", last(stage, "LABEL"))
     )
     assert {"title", "description", "version", "licenses", "revision"} <= labels
     for word, rest in lineage(stage):
@@ -201,7 +200,7 @@ def assert_clean(stage):
 
 
 def test_installs_are_hash_locked():
-    """Whatever pip installs in an image has a hash, and nothing is built there."""
+    """pip installs only wheels with hashes."""
     installs = [
         rest
         for own in STAGES.values()
@@ -209,14 +208,14 @@ def test_installs_are_hash_locked():
         if word == "RUN" and "install" in rest
     ]
     assert len(installs) == 3
-    for one in installs:
-        assert "--require-hashes" in one
-        assert "--only-binary :all:" in one
-        assert not re.search(r"apt|apk|curl|wget|https?:", one)
+    for command in installs:
+        assert "--require-hashes" in command
+        assert "--only-binary :all:" in command
+        assert not re.search(r"apt|apk|curl|wget|https?:", command)
 
 
-def test_the_context_holds_no_more():
-    """Only what the images take in is sent to be built: no secrets, no tests."""
+def test_build_context():
+    """The build context has only the files of the images: no secrets, no tests."""
     lines = (ROOT / ".dockerignore").read_text().split()
     assert lines[0] == "*"
     allowed = {line.removeprefix("!") for line in lines if line.startswith("!")}

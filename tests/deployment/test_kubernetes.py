@@ -1,10 +1,11 @@
-"""What is deployed to a cluster: rendered as the golden files say, valid by the schemas of
-Kubernetes, and in step with the service's settings."""
+"""The Kubernetes manifests: rendered like the golden files, valid by the schemas, and
+consistent with the service's settings."""
 
 import shutil
 import subprocess
 from pathlib import Path
 
+import httpx
 import pytest
 import yaml
 
@@ -20,7 +21,7 @@ SERVICE = ROOT / "deploy" / "kserve" / "service.yaml"
 
 
 def documents(text: str) -> list[dict]:
-    return [one for one in yaml.safe_load_all(text) if one]
+    return [document for document in yaml.safe_load_all(text) if document]
 
 
 def golden(name: str) -> list[dict]:
@@ -28,8 +29,8 @@ def golden(name: str) -> list[dict]:
 
 
 def of_kind(name: str, kind: str) -> dict:
-    (found,) = [one for one in golden(name) if one["kind"] == kind]
-    return found
+    (document,) = [d for d in golden(name) if d["kind"] == kind]
+    return document
 
 
 def pod(name: str = "base") -> dict:
@@ -42,13 +43,13 @@ def settings() -> dict[str, str]:
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_rendered(tmp_path, name):
-    """Kustomize makes of the files what the golden ones are."""
+    """Kustomize renders the golden files."""
     if shutil.which("kustomize") is None:
         pytest.skip("kustomize is not installed")
     shutil.copytree(FOLDER, tmp_path / "deployed")
     top = tmp_path / "top"
     top.mkdir()
-    components = [f"../deployed/{one}" for one in RENDERED[name]]
+    components = [f"../deployed/{part}" for part in RENDERED[name]]
     text = yaml.safe_dump({"resources": ["../deployed"], "components": components})
     (top / "kustomization.yaml").write_text(text)
     command = ["kustomize", "build", str(top)]
@@ -56,17 +57,17 @@ def test_rendered(tmp_path, name):
     assert documents(done.stdout) == golden(name)
 
 
-@pytest.mark.parametrize("version", VERSIONS)
 @pytest.mark.parametrize("name", RENDERED)
-def test_valid(name, version):
-    """Every document follows Kubernetes' own schema, strictly."""
+def test_valid(name):
+    """Every document is valid by Kubernetes' schemas."""
     validate = pytest.importorskip("kubernetes_validate").validate
     for document in golden(name):
-        validate(document, version, strict=True)
+        for version in VERSIONS:
+            validate(document, version, strict=True)
 
 
-def test_a_wrong_one_is_found():
-    """The schemas are strict: a misspelt field is an error."""
+def test_schemas_are_strict():
+    """A misspelt field is an error."""
     module = pytest.importorskip("kubernetes_validate")
     wrong = of_kind("base", "Deployment")
     wrong["spec"]["template"]["spec"]["enableServiceLink"] = False
@@ -75,14 +76,14 @@ def test_a_wrong_one_is_found():
 
 
 def test_settings_are_known():
-    """What is set is a setting of the service, and worth what is said."""
+    """The ConfigMap has only settings of the service."""
     names = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
     assert set(settings()) <= names
-    assert not pod()["enableServiceLinks"]  # else UNROLLED_PORT would be an address
+    assert not pod()["enableServiceLinks"]  # they would set UNROLLED_PORT
 
 
-def test_time_to_end():
-    """A pod is left the time that the service may take to end."""
+def test_grace_period():
+    """A pod gets the time that the service needs to drain and stop."""
     seconds = pod()["terminationGracePeriodSeconds"]
     drain = float(settings()["UNROLLED_DRAIN_SECONDS"])
     grace = float(settings()["UNROLLED_GRACE_SECONDS"])
@@ -91,22 +92,21 @@ def test_time_to_end():
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_workers(name):
-    """As many as the cores that are asked for, whatever these are patched to; not as the
-    node has. The settings say no other number."""
+    """There are as many workers as the container requests cores, also after a patch."""
     (container,) = pod(name)["containers"]
     (runtime,) = documents(RUNTIME.read_text())
-    for one in (container, *runtime["spec"]["containers"]):
-        (variable,) = [e for e in one["env"] if e["name"] == f"{PREFIX}WORKERS"]
+    for spec in (container, *runtime["spec"]["containers"]):
+        (variable,) = [e for e in spec["env"] if e["name"] == f"{PREFIX}WORKERS"]
         source = {"resourceFieldRef": {"resource": "requests.cpu"}}
         assert variable["valueFrom"] == source
-        assert one["resources"]["requests"]["cpu"]
-        assert "cpu" not in one["resources"]["limits"]
+        assert spec["resources"]["requests"]["cpu"]
+        assert "cpu" not in spec["resources"]["limits"]
     assert f"{PREFIX}WORKERS" not in settings()
 
 
 @pytest.mark.parametrize("name", RENDERED)
 def test_restricted(name):
-    """The `restricted` Pod Security Standard, and a read-only root besides."""
+    """The pods fit the `restricted` Pod Security Standard, and have a read-only root."""
     spec = pod(name)
     assert spec["securityContext"]["runAsNonRoot"]
     assert spec["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
@@ -118,9 +118,7 @@ def test_restricted(name):
 
 
 def test_probes(server):
-    """Each asks for a path that answers."""
-    import httpx
-
+    """Each probe uses a path that answers."""
     (container,) = pod()["containers"]
     for probe in ("startupProbe", "livenessProbe", "readinessProbe"):
         path = container[probe]["httpGet"]["path"]
@@ -128,24 +126,23 @@ def test_probes(server):
 
 
 def test_no_egress():
+    """The pods may open no connections."""
     policy = of_kind("base", "NetworkPolicy")["spec"]
     assert policy["egress"] == []
     assert set(policy["policyTypes"]) == {"Ingress", "Egress"}
 
 
-def test_metric_is_there(server):
-    """The autoscaler looks at a metric that the service has."""
-    import httpx
-
+def test_autoscaler(server):
+    """The autoscaler uses a metric that the service has."""
     metrics = of_kind("base", "HorizontalPodAutoscaler")["spec"]["metrics"]
-    names = [one["pods"]["metric"]["name"] for one in metrics if one["type"] == "Pods"]
+    names = [m["pods"]["metric"]["name"] for m in metrics if m["type"] == "Pods"]
     exposition = httpx.get(server + "/metrics").text
     assert names
     assert all(f"\n{name}{{" in exposition for name in names)
 
 
 def test_kserve():
-    """The runtime and the service are what KServe's client knows them as."""
+    """The runtime and the service have the fields that KServe's client knows."""
     kserve = pytest.importorskip("kserve")
     (runtime,), (service,) = (
         documents(path.read_text()) for path in (RUNTIME, SERVICE)
@@ -159,7 +156,7 @@ def test_kserve():
         assert set(spec) <= set(kind.attribute_map.values())
     (container,) = runtime["spec"]["containers"]
     assert container["name"] == "kserve-container"
-    formats = [one["name"] for one in runtime["spec"]["supportedModelFormats"]]
+    formats = [f["name"] for f in runtime["spec"]["supportedModelFormats"]]
     model = service["spec"]["predictor"]["model"]
     assert model["modelFormat"]["name"] in formats
     assert model["protocolVersion"] in runtime["spec"]["protocolVersions"]

@@ -10,13 +10,7 @@ from tests.support.ray import CONFIG
 from tests.support.servers import ROOT, wait
 
 IMAGE = "unrolled:test-ray"
-NODE = (
-    "start",
-    "--head",
-    "--block",
-    "--num-cpus",
-    "2",
-)  # of a replica, whatever is here
+NODE = ("start", "--head", "--block", "--num-cpus", "2")  # the cores of a replica
 READY = (
     "import urllib.request as r; r.urlopen('http://127.0.0.1:8000/readyz', timeout=4)"
 )
@@ -34,21 +28,23 @@ def engine():
 @pytest.mark.nightly
 @pytest.mark.skipif(not engine(), reason="there is no container engine")
 def test_serves():
-    """As a user without rights, on a file system that is read-only but for /tmp, it is a
-    node of Ray, on which the service is deployed."""
+    """As an unprivileged user, on a file system that is read-only except for /tmp, it runs
+    a node of Ray with the service."""
     docker("build", "--target", "ray", "--tag", IMAGE, ROOT)
-    shut = ["--read-only", "--tmpfs", "/tmp:size=2g", "--cap-drop", "ALL"]
+    isolation = ["--read-only", "--tmpfs", "/tmp:size=2g", "--cap-drop", "ALL"]
     mount = ["--volume", f"{CONFIG}:/etc/ray.yaml:ro"]
-    name = docker("run", "--detach", *shut, *mount, IMAGE, *NODE).stdout.strip()
+    name = docker("run", "--detach", *isolation, *mount, IMAGE, *NODE).stdout.strip()
 
     def succeeds(*command):
         return docker("exec", name, *command, check=False).returncode == 0
 
     try:
-        (made,) = json.loads(docker("inspect", name).stdout)
-        assert int(made["Config"]["User"]) >= 10_000
+        (container,) = json.loads(docker("inspect", name).stdout)
+        assert int(container["Config"]["User"]) >= 10_000
         wait(lambda: succeeds("ray", "health-check"), "the node runs", 120)
-        wait(lambda: succeeds("serve", "deploy", "/etc/ray.yaml"), "it is asked", 120)
+        wait(
+            lambda: succeeds("serve", "deploy", "/etc/ray.yaml"), "it is deployed", 120
+        )
         wait(lambda: succeeds("python", "-c", READY), "it serves", 120)
     finally:
         docker("rm", "--force", name)

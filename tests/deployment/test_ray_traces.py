@@ -1,4 +1,4 @@
-"""Traces of a service on Ray Serve: the same spans, through Ray's proxy."""
+"""Traces of the service on Ray Serve: the same spans, behind Ray's proxy."""
 
 import httpx
 import pytest
@@ -11,20 +11,20 @@ pytestmark = [pytest.mark.ray, ray_fixtures.needs_ray]
 
 
 def test_traced(bundles, tmp_path, monkeypatch):
-    """A replica takes the caller's span from Ray's proxy, and sends its own."""
+    """A replica continues the client's trace, which Ray's proxy passes on."""
     with Collector().listening() as collector:
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
         monkeypatch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
         with ray_fixtures.behind(tmp_path, bundles=bundles / "walks") as url:
-            told = httpx.post(
+            response = httpx.post(
                 f"{url}/classify",
                 json=BODY,
                 headers={"traceparent": PARENT},
                 timeout=SECONDS,
                 trust_env=False,
             )
-            assert told.status_code == 200, told.text
-            wait(lambda: collector.spans, "they come")
+            assert response.status_code == 200, response.text
+            wait(lambda: collector.spans, "the spans are exported")
             span, stages = collector.taken("POST /classify")
     assert span.trace_id.hex() == PARENT.split("-")[1]
-    assert [one.name for one in stages] == STAGES
+    assert [stage.name for stage in stages] == STAGES

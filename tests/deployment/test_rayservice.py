@@ -1,5 +1,5 @@
-"""What KubeRay is told: valid by its schema, by Kubernetes' and by Ray's, and in step with
-deploy/ray.yaml and the image."""
+"""The RayService of deploy/: valid by the schemas of KubeRay, Kubernetes and Ray, and
+consistent with deploy/ray.yaml and the image."""
 
 import re
 import tomllib
@@ -11,10 +11,10 @@ import yaml
 from tests.support.ray import CONFIG, needs_ray
 from tests.support.servers import ROOT
 
-PLACE = ROOT / "deploy" / "ray" / "rayservice.yaml"
+FILE = ROOT / "deploy" / "ray" / "rayservice.yaml"
 SCHEMA = ROOT / "tests" / "deployment" / "golden" / "rayservice-schema.yaml"
 VERSIONS = ("1.32", "1.34")  # of Kubernetes
-SERVICE = yaml.safe_load(PLACE.read_text(encoding="utf-8"))
+SERVICE = yaml.safe_load(FILE.read_text(encoding="utf-8"))
 CLUSTER = SERVICE["spec"]["rayClusterConfig"]
 GROUPS = [CLUSTER["headGroupSpec"], *CLUSTER["workerGroupSpecs"]]
 PODS = [group["template"]["spec"] for group in GROUPS]
@@ -24,63 +24,63 @@ each_pod = pytest.mark.parametrize("pod", PODS, ids=["head", "worker"])
 
 
 def strict(schema):
-    """A schema that refuses fields which it does not name."""
+    """The schema with all other fields forbidden."""
     if isinstance(schema, list):
-        return [strict(one) for one in schema]
+        return [strict(item) for item in schema]
     if not isinstance(schema, dict):
         return schema
     closed = {"additionalProperties": False} if "properties" in schema else {}
-    return closed | {name: strict(one) for name, one in schema.items()}
+    return closed | {name: strict(value) for name, value in schema.items()}
 
 
-def wrongs(document):
-    """What KubeRay's schema says against a document."""
+def errors(document):
+    """The violations of KubeRay's schema in a document."""
     schema = strict(yaml.safe_load(SCHEMA.read_text(encoding="utf-8")))
-    errors = jsonschema.Draft202012Validator(schema).iter_errors(document)
-    return [f"{error.json_path}: {error.message}" for error in errors]
+    violations = jsonschema.Draft202012Validator(schema).iter_errors(document)
+    return [f"{error.json_path}: {error.message}" for error in violations]
 
 
 def test_valid():
-    """It has the fields that a RayService may have, strictly."""
-    assert not wrongs(SERVICE)
+    """The document is valid, and has no unknown fields."""
+    assert not errors(SERVICE)
     assert (SERVICE["apiVersion"], SERVICE["kind"]) == ("ray.io/v1", "RayService")
 
 
-def test_wrong_ones_are_found():
-    """A misspelt field is an error, and so is a number where KubeRay takes text."""
-    wrong = yaml.safe_load(PLACE.read_text(encoding="utf-8"))
+def test_schema_is_strict():
+    """A misspelt field is an error, and so is a number in place of text."""
+    wrong = yaml.safe_load(FILE.read_text(encoding="utf-8"))
     cluster = wrong["spec"]["rayClusterConfig"]
     cluster["enableInTreeAutoscaler"] = True
     cluster["workerGroupSpecs"][0]["rayStartParams"]["num-cpus"] = 2
-    assert len(wrongs(wrong)) == 2
+    assert len(errors(wrong)) == 2
 
 
 @each_pod
 @pytest.mark.parametrize("version", VERSIONS)
 def test_pods_are_valid(pod, version):
-    """The pods are what Kubernetes takes, strictly."""
+    """The pods are valid by Kubernetes' schema."""
     validate = pytest.importorskip("kubernetes_validate").validate
-    made = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}, "spec": pod}
-    validate(made, version, strict=True)
+    document = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "a"}}
+    validate(document | {"spec": pod}, version, strict=True)
 
 
-def test_serves_as_elsewhere():
-    """It deploys what `serve deploy deploy/ray.yaml` does."""
+def test_serve_config():
+    """Its Serve configuration is deploy/ray.yaml."""
     assert yaml.safe_load(CONFIG.read_text(encoding="utf-8")) == SERVED
 
 
 @pytest.mark.ray
 @needs_ray
-@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray's own
-def test_ray_takes_it():
-    """It is a configuration by Ray's own schema."""
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")  # of Ray
+def test_ray_schema():
+    """The Serve configuration is valid by Ray's schema."""
     from ray.serve.schema import ServeDeploySchema
 
     ServeDeploySchema.model_validate(SERVED)
 
 
 def test_versions():
-    """The image is that of this version, and Ray that of its lock."""
+    """It names the image of this version, and the version of Ray in its lock."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     version = project["project"]["version"]
     for pod in PODS:
@@ -92,7 +92,7 @@ def test_versions():
 
 @each_pod
 def test_restricted(pod):
-    """The `restricted` Pod Security Standard, and a read-only root besides."""
+    """The pods fit the `restricted` Pod Security Standard, and have a read-only root."""
     assert pod["securityContext"]["runAsNonRoot"]
     assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}
     for container in pod["containers"]:
@@ -103,23 +103,23 @@ def test_restricted(pod):
     autoscaler = CLUSTER["autoscalerOptions"]["securityContext"]
     assert autoscaler["allowPrivilegeEscalation"] is False
     assert autoscaler["capabilities"] == {"drop": ["ALL"]}
-    # KubeRay's Services begin with the name: their variables would be unknown settings.
+    # Else variables named after KubeRay's Services would be unknown settings.
     assert pod["enableServiceLinks"] is False
 
 
 @each_pod
 def test_probes(pod):
-    """The image has no wget, which KubeRay's own probes need: each pod has its own, of
-    ports that it has, or of Ray's agent."""
+    """The probes use ports of the pod or of Ray's agent; KubeRay's own probes need wget,
+    which the image doesn't have."""
     (container,) = pod["containers"]
-    ports = {one["name"] for one in container["ports"]} | {52365}
+    ports = {port["name"] for port in container["ports"]} | {52365}
     for probe in ("readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] in ports
 
 
 def test_replicas_fit():
-    """A worker has the cores of a replica, as many of them may come as replicas, and the
-    head has none."""
+    """A worker node has the cores of one replica, there may be as many worker nodes as
+    replicas, and the head node has no cores."""
     (application,) = SERVED["applications"]
     (deployment,) = application["deployments"]
     head, worker = GROUPS

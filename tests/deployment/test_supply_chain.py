@@ -1,5 +1,4 @@
-"""What is installed is what the locks say, and `make audit` and `make licences` fail
-where they must."""
+"""The hash locks, and the checks of `make audit` and `make licences`."""
 
 import importlib.util
 import re
@@ -28,7 +27,7 @@ def check():
 
 @pytest.fixture
 def folder(tmp_path):
-    """Made-up locks and rules."""
+    """Locks and rules for a test."""
     (tmp_path / "waivers.toml").touch()
     (tmp_path / "licences.toml").write_text(RULES)
     for name in ("slim", "full", "ray", "dev"):
@@ -37,17 +36,17 @@ def folder(tmp_path):
 
 
 def installed(**changes):
-    """What pip-licenses finds, by name."""
-    found = {"silent": ("1", "UNKNOWN"), "split": ("2", "MIT")} | changes
+    """The output of pip-licenses."""
+    packages = {"silent": ("1", "UNKNOWN"), "split": ("2", "MIT")} | changes
     return [
         {"Name": name, "Version": version, "License": licence}
-        for name, (version, licence) in found.items()
+        for name, (version, licence) in packages.items()
     ]
 
 
 @pytest.mark.parametrize("lock", LOCKS, ids=lambda lock: lock.stem)
 def test_locks_have_hashes_and_no_addresses(lock):
-    """Each pin of a lock has a hash; where to get it from is the machine's business."""
+    """Each pin of a lock has hashes, and no lock names a package index."""
     text = lock.read_text()
     assert not re.search(r"https?://|^--|^-\w", text, re.MULTILINE)
     pins = re.findall(r"^\S.*(?:\n .*)*", re.sub(r"^#.*\n", "", text), re.MULTILINE)
@@ -58,7 +57,7 @@ def test_locks_have_hashes_and_no_addresses(lock):
 
 
 def test_installs_are_hash_locked():
-    """Commands install what a lock has the hash of, or this project from its folder."""
+    """Commands install packages with hashes, or this project from its folder."""
     files = [ROOT / "Makefile", ROOT / "Dockerfile", *ROOT.glob("*.md")]
     for file in files:
         text = file.read_text().replace("\\\n", " ")
@@ -68,7 +67,7 @@ def test_installs_are_hash_locked():
 
 
 def test_both_versions_are_audited(check, folder):
-    """A version that another Python needs is asked about too, in a second round."""
+    """A version for another Python is audited too, in a second round."""
     pinned = check.pins(folder / "full.lock")
     assert check.rounds(pinned * 2) == [{"silent": "1", "split": "1"}, {"split": "2"}]
 
@@ -86,7 +85,7 @@ WAIVER = '[[waiver]]\nid = "X-1"\nreason = "{reason}"\nexpires = {expires}\n'
     ],
 )
 def test_waivers_are_refused(check, folder, reason, expires, why):
-    """A waiver has a reason and a day not far off, and fails from the day after."""
+    """A waiver needs a reason and a date, and fails when it has expired."""
     file = folder / "waivers.toml"
     file.write_text(WAIVER.format(reason=reason, expires=expires))
     with pytest.raises(check.Refused, match=why):
@@ -94,19 +93,19 @@ def test_waivers_are_refused(check, folder, reason, expires, why):
 
 
 def test_waivers_hold(check, folder, capfd):
-    """pip-audit is told what is waived, strictly, with the options given."""
+    """pip-audit gets the waived vulnerabilities and the given options, in strict mode."""
     file = folder / "waivers.toml"
     file.write_text(WAIVER.format(reason="unused", expires="2026-03-01"))
-    told = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
-    check.audit(told, ["-s", "osv"], folder, TODAY)
-    given = "'--no-deps', '-s', 'osv', '--ignore-vuln', 'X-1', '--requirement'"
-    said = capfd.readouterr().out
-    assert said.count(given) == 2
-    assert said.count("'--strict'") == 2
+    command = [sys.executable, "-c", "import sys; print(sys.argv[1:])"]
+    check.audit(command, ["-s", "osv"], folder, TODAY)
+    options = "'--no-deps', '-s', 'osv', '--ignore-vuln', 'X-1', '--requirement'"
+    output = capfd.readouterr().out
+    assert output.count(options) == 2
+    assert output.count("'--strict'") == 2
 
 
-def test_no_answer_is_no_pass(check, folder):
-    """Where pip-audit fails, whatever the reason, so does the audit."""
+def test_failed_audit(check, folder):
+    """If pip-audit fails for any reason, the audit fails."""
     failing = [sys.executable, "-c", "raise SystemExit(1)"]
     with pytest.raises(check.Refused, match="no pass"):
         check.audit(failing, [], folder, TODAY)
@@ -116,7 +115,7 @@ def test_no_answer_is_no_pass(check, folder):
 
 
 def test_licences_are_listed(check, folder):
-    """Every pin is listed; a package without a licence has the one that is stated."""
+    """Every pin is listed; a package without a licence has the stated one."""
     rows = check.licences(installed(other=("1", "GPL")), folder)
     assert rows == [
         ("silent", "1", "MIT"),
@@ -136,22 +135,22 @@ def test_licences_are_listed(check, folder):
     ],
 )
 def test_licences_are_refused(check, folder, changes, why):
-    """A licence that is not in the allowlist to the letter fails, and so does a look
-    at other versions than the lock's."""
+    """A licence that is not in the allowlist fails, and so does a version other than the
+    lock's."""
     with pytest.raises(check.Refused, match=why):
         check.licences(installed(**changes), folder)
 
 
-def test_the_list_is_of_today(check):
-    """docs/licences.md has exactly the pins of the full lock, all of them allowed."""
+def test_licences_table(check):
+    """docs/licences.md has exactly the pins of the full lock, all with allowed licences."""
     text = check.TABLE.read_text()
     rows = re.findall(r"^\| (\S+) \| (\d\S*) \| (.+) \|$", text, re.MULTILINE)
     assert [row[:2] for row in rows] == check.pins(ROOT / "requirements/full.lock")
-    # As if each were installed with the licence that the list says.
+    # As if each were installed with the listed licence.
     stated = (ROOT / "requirements/licences.toml").read_text().partition("[stated]")[2]
-    found = [
+    packages = [
         {"Name": name, "Version": version, "License": licence}
         for name, version, licence in rows
         if f"\n{name} = " not in stated
     ]
-    assert check.table(check.licences(found, ROOT / "requirements")) == text
+    assert check.table(check.licences(packages, ROOT / "requirements")) == text

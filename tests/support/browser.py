@@ -1,4 +1,4 @@
-"""The playground in headless Chromium, as a hand and a mouse use it."""
+"""The playground in headless Chromium, drawn on with the mouse."""
 
 import shutil
 from collections.abc import Iterator
@@ -7,16 +7,13 @@ from contextlib import contextmanager
 import pytest
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
-DESKTOP, PHONE = (
-    {"width": 1280, "height": 860},
-    {"width": 390, "height": 844},
-)
-PATIENCE = 20_000  # ms
+DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
+TIMEOUT_MS = 20_000
 
 
 @contextmanager
 def chromium() -> Iterator:
-    """A browser; skips where there is none."""
+    """Run a browser until the block ends; skips the test if there is none."""
     if CHROMIUM is None:
         pytest.skip("Chromium is not installed")
     sync_api = pytest.importorskip("playwright.sync_api")
@@ -31,28 +28,29 @@ def chromium() -> Iterator:
 
 @contextmanager
 def opened(browser, url: str, *, complains=(), **options) -> Iterator:
-    """A page, until the block ends; whatever the page complained of fails, but for
-    what holds one of `complains`."""
+    """Open a page until the block ends.
+
+    Fails on errors of the page, unless they contain one of `complains`."""
     options = {"viewport": DESKTOP, "reduced_motion": "reduce"} | options
     context = browser.new_context(**options)
-    context.set_default_timeout(PATIENCE)
-    page, told = context.new_page(), []
-    page.on("pageerror", lambda error: told.append(str(error)))
+    context.set_default_timeout(TIMEOUT_MS)
+    page, errors = context.new_page(), []
+    page.on("pageerror", lambda error: errors.append(str(error)))
     page.on(
         "console",
-        lambda said: told.append(said.text) if said.type == "error" else None,
+        lambda m: errors.append(m.text) if m.type == "error" else None,
     )
     try:
         page.goto(url)
         yield page
-        unexpected = [one for one in told if not any(part in one for part in complains)]
+        unexpected = [e for e in errors if not any(part in e for part in complains)]
         assert not unexpected, unexpected
     finally:
         context.close()
 
 
 def draw(page, pad: str, strokes) -> None:
-    """Move the mouse over a pad along strokes [points, 2] of shares of its side."""
+    """Draw strokes [points, 2] on a pad with the mouse; points are fractions of its side."""
     canvas = page.locator(pad)
     canvas.scroll_into_view_if_needed()
     box = canvas.bounding_box()

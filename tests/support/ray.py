@@ -1,4 +1,4 @@
-"""A real Ray cluster, and the service on it as deploy/ray.yaml has it."""
+"""A Ray cluster, and the service on it with deploy/ray.yaml."""
 
 import importlib.util
 import json
@@ -18,7 +18,7 @@ from tests.support.servers import ROOT, wait
 
 CONFIG = ROOT / "deploy" / "ray.yaml"
 SERVE = Path(sys.executable).with_name("serve")
-SECONDS = 120  # nothing of Ray may take longer
+SECONDS = 120  # longest wait for anything of Ray
 needs_ray = pytest.mark.skipif(
     importlib.util.find_spec("ray") is None,
     reason="Ray is not installed: make ray",
@@ -27,15 +27,15 @@ needs_ray = pytest.mark.skipif(
 
 @dataclass(frozen=True)
 class Ray:
-    """A cluster; all of it ends with its process."""
+    """A cluster, which ends with its process."""
 
     dashboard: str
     address: str
     environment: dict[str, str]
 
     def serve(self, *arguments) -> str:
-        """What the command `serve` prints."""
-        made = subprocess.run(
+        """Run a command of `serve`; returns its output."""
+        result = subprocess.run(
             [SERVE, *arguments, "--address", self.dashboard],
             env=self.environment,
             cwd=ROOT,
@@ -43,16 +43,17 @@ class Ray:
             text=True,
             timeout=SECONDS,
         )
-        assert made.returncode == 0, made.stdout + made.stderr
-        return made.stdout
+        assert result.returncode == 0, result.stdout + result.stderr
+        return result.stdout
 
     def application(self) -> dict:
-        """What Ray says of the service."""
-        told = httpx.get(f"{self.dashboard}/api/serve/applications/", timeout=30)
-        return told.json()["applications"].get("unrolled", {"status": "none"})
+        """The status of the service, by Ray."""
+        url = f"{self.dashboard}/api/serve/applications/"
+        applications = httpx.get(url, timeout=30).json()["applications"]
+        return applications.get("unrolled", {"status": "none"})
 
     def redeploy(self, folder: Path, *, autoscaling) -> None:
-        """Have the service of `deployed` scaled otherwise."""
+        """Change the autoscaling of the service of `deployed`."""
         file = folder / "ray.yaml"
         config = yaml.safe_load(file.read_text())
         (deployment,) = config["applications"][0]["deployments"]
@@ -61,15 +62,15 @@ class Ray:
         self.serve("deploy", str(file))
 
     def replicas(self) -> list[dict]:
-        """Those that run, with their process numbers and actors."""
+        """The running replicas, with process and actor IDs."""
         deployments = self.application().get("deployments", {})
-        every = deployments["unrolled"]["replicas"] if deployments else []
-        return [one for one in every if one["state"] == "RUNNING"]
+        replicas = deployments["unrolled"]["replicas"] if deployments else []
+        return [replica for replica in replicas if replica["state"] == "RUNNING"]
 
 
 @contextmanager
 def cluster(folder: Path, *, nodes: int = 2, cores: int = 2):
-    """So many nodes of so many cores each, until the block ends."""
+    """Run a cluster until the block ends."""
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "RAY_USAGE_STATS_ENABLED": "0",
@@ -107,8 +108,8 @@ def cluster(folder: Path, *, nodes: int = 2, cores: int = 2):
 
 @contextmanager
 def deployed(ray: Ray, folder: Path, *, autoscaling=None, **settings):
-    """The service as deploy/ray.yaml has it, on a core for each replica; its
-    address."""
+    """Deploy the service with deploy/ray.yaml and one core per replica, until the block
+    ends; yields its address."""
     config = yaml.safe_load(CONFIG.read_text(encoding="utf-8"))
     port = free_port()
     config["http_options"] |= {"host": "127.0.0.1", "port": port}
@@ -122,9 +123,9 @@ def deployed(ray: Ray, folder: Path, *, autoscaling=None, **settings):
     ray.serve("deploy", str(file))
 
     def runs():
-        told = ray.application()
-        assert "FAILED" not in told["status"], told
-        return told["status"] == "RUNNING"
+        application = ray.application()
+        assert "FAILED" not in application["status"], application
+        return application["status"] == "RUNNING"
 
     wait(runs, "Ray has deployed it", SECONDS)
     try:
@@ -135,7 +136,7 @@ def deployed(ray: Ray, folder: Path, *, autoscaling=None, **settings):
 
 @contextmanager
 def behind(folder: Path, **settings):
-    """The service on a cluster of its own; the address of Ray's proxy."""
+    """Run the service on a cluster of its own; yields the address of Ray's proxy."""
     texts = {name: str(value) for name, value in settings.items()}
     with cluster(folder) as ray, deployed(ray, folder, **texts) as url:
         yield url

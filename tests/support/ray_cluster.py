@@ -1,4 +1,4 @@
-"""A Ray cluster of several nodes on this machine, until standard input ends.
+"""Run a Ray cluster of several nodes on this machine, until standard input ends.
 
 Prints a line of JSON: {"dashboard": "http://...", "address": "127.0.0.2:..."}.
 """
@@ -10,7 +10,7 @@ from ray.cluster_utils import Cluster
 
 
 def main(nodes: int, cores: int, port: int) -> None:
-    # Of 127.0.0.1 Ray makes an address that other machines reach.
+    # Ray replaces 127.0.0.1 by an address that other machines can reach.
     addresses = [f"127.0.0.{number}" for number in range(2, nodes + 2)]
     head = {
         "num_cpus": cores,
@@ -19,15 +19,18 @@ def main(nodes: int, cores: int, port: int) -> None:
         "dashboard_host": "127.0.0.1",
         "dashboard_port": port,
     }
-    made = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     try:
         for address in addresses[1:]:
-            made.add_node(num_cpus=cores, node_ip_address=address)
-        told = {"dashboard": f"http://127.0.0.1:{port}", "address": made.address}
-        print(json.dumps(told), flush=True)
+            cluster.add_node(num_cpus=cores, node_ip_address=address)
+        addresses = {
+            "dashboard": f"http://127.0.0.1:{port}",
+            "address": cluster.address,
+        }
+        print(json.dumps(addresses), flush=True)
         sys.stdin.read()
     finally:
-        made.shutdown()
+        cluster.shutdown()
 
 
 if __name__ == "__main__":

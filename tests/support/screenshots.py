@@ -1,4 +1,4 @@
-"""Pictures of the playground for docs/playground, of the shipped bundles.
+"""Take the screenshots of docs/playground, with the shipped bundles.
 
     make screenshots
 
@@ -18,11 +18,11 @@ from tests.support.servers import ROOT, running
 from tests.support.strokes import digits
 
 FOLDER = ROOT / "docs" / "playground"
-COLOURS = 96  # a palette makes the file a third as large
+COLOURS = 96  # a palette makes the files a third as large
 
 
 def digit(page) -> None:
-    drawing = next(one for one in digits() if (one.hand, one.label) == ("broad", "4"))
+    drawing = next(d for d in digits() if (d.hand, d.label) == ("broad", "4"))
     draw(page, "#digit-pad", drawing.strokes)
     page.locator("#digit-said", has_text=" %)").wait_for()
 
@@ -42,7 +42,7 @@ def models(page) -> None:
     page.locator(".card img").nth(3).wait_for()
     url = page.url.partition("#")[0] + "classify"
     body = (ROOT / "examples" / "digit.json").read_bytes()
-    with httpx.Client() as client:  # something to be seen
+    with httpx.Client() as client:  # traffic for the charts
         for at in range(8):
             for _ in range(40 + 30 * (at % 3)):
                 client.post(url, content=body)
@@ -71,10 +71,10 @@ def shoot(browser, url: str, name: str, scheme: str, size: dict, file: Path) -> 
 def main() -> None:
     settings = Settings(port=0, bundles=ROOT / "bundles")
     sizes = {"desktop": DESKTOP, "phone": PHONE}
-    with running(settings) as made, chromium() as browser:
+    with running(settings) as server, chromium() as browser:
         for name, scheme, size in itertools.product(PANELS, ("light", "dark"), sizes):
             file = FOLDER / f"{name}-{scheme}-{size}.png"
-            shoot(browser, made.url, name, scheme, sizes[size], file)
+            shoot(browser, server.url, name, scheme, sizes[size], file)
 
 
 if __name__ == "__main__":

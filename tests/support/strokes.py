@@ -1,8 +1,8 @@
-"""Digits and letters as a pen draws them, made by script: for tests that draw on a pad.
+"""Digits and letters as pen strokes, generated for tests that draw on a pad.
 
-A form is text. Its strokes are parted by "/"; each is points "x,y" of a square 100
-wide, y down, that a smooth curve passes through, with corners where "|" stands. Every
-hand has forms of its own besides the plain ones, and its own way to place them.
+A form is text. "/" separates strokes; a stroke is points "x,y" in a square of 100 by 100,
+y down, joined by a smooth curve, with a corner at each "|". Each hand places the forms in
+its own way, and has some forms of its own.
 """
 
 from dataclasses import dataclass, field
@@ -64,13 +64,13 @@ class Drawing:
 
 @dataclass(frozen=True)
 class Hand:
-    """A way to write: its own forms, and how it places any form on the pad."""
+    """A style of handwriting: its own forms, and their placement on the pad."""
 
     slant: float = 0.0  # sideways for each unit up: 0.27 leans 15 degrees
-    width: float = 1.0  # of what is drawn, height left alone
+    width: float = 1.0  # factor; the height stays
     size: float = 0.8  # of the pad, for the form's square
     centre: tuple[float, float] = (0.5, 0.5)
-    wobble: float = 0.0  # how far a point strays, in the form's units
+    wobble: float = 0.0  # standard deviation of a point, in the form's units
     angular: bool = False  # straight from point to point
     forms: dict[str, str] = field(default_factory=dict)
 
@@ -152,8 +152,8 @@ def _draw(name: str, label: str, plain: dict[str, str]) -> Drawing:
 
 
 def _stroke(text: str, hand: Hand, chance: np.random.Generator) -> np.ndarray:
-    """A stroke on the pad. Only the points that the form names wobble, so that what
-    is drawn through them stays smooth."""
+    """A stroke on the pad. Only the points of the form wobble, so that the curve through
+    them stays smooth."""
     points = np.array([p.split(",") for p in text.replace("|", " ").split()], float)
     points += chance.normal(0, hand.wobble, points.shape)
     corners = np.cumsum([len(part.split()) for part in text.split("|")]) - 1
@@ -165,7 +165,7 @@ def _stroke(text: str, hand: Hand, chance: np.random.Generator) -> np.ndarray:
 
 
 def _curve(points: np.ndarray, steps: int, angular: bool) -> np.ndarray:
-    """Through all points, each part in so many steps: a Catmull-Rom spline, or lines."""
+    """A curve through all points: a Catmull-Rom spline, or straight lines."""
     first, last = 2 * points[0] - points[1], 2 * points[-1] - points[-2]
     around = np.stack([first, *points, last])[:, None]
     a, b, c, d = around[:-3], around[1:-2], around[2:-1], around[3:]
@@ -179,7 +179,7 @@ def _curve(points: np.ndarray, steps: int, angular: bool) -> np.ndarray:
 
 
 def _place(points: np.ndarray, hand: Hand) -> np.ndarray:
-    """From the form's square to the pad."""
+    """Map points from the form's square to the pad."""
     x, y = (points / 100 - 0.5).T
     placed = np.stack([x * hand.width - y * hand.slant, y], axis=1)
     return np.array(hand.centre) + hand.size * placed
