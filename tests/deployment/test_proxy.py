@@ -14,7 +14,7 @@ from service.settings import Settings
 from tests.support.bundles import random_frames
 from tests.support.processes import free_port
 from tests.support.proxies import TEXT, needs_nginx, proxied
-from tests.support.servers import SECONDS, send
+from tests.support.servers import SECONDS, send, wait
 
 FRAMES = random_frames(np.random.default_rng(3), 6).tolist()
 KINDS = {kind.slug: kind for kind in errors.ServiceError.__subclasses__()}
@@ -180,7 +180,11 @@ def test_log(running_server, tmp_path):
     with proxied(tmp_path, httpx.URL(running_server.url).port) as url:
         for target in targets:
             httpx.post(url + target, content=b"{}")
-    lines = (tmp_path / "access.log").read_text().splitlines()
+        log = tmp_path / "access.log"  # written after the response
+        wait(
+            lambda: len(log.read_text().splitlines()) == len(targets), "all are logged"
+        )
+    lines = log.read_text().splitlines()
     logged = [json.loads(line)["path"] for line in lines]
     assert logged == ["/livez", "/metrics", "/classify"]
 
