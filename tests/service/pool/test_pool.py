@@ -1,8 +1,6 @@
 """Workers that die or hang: their jobs are retried, and they are replaced."""
 
 import asyncio
-import json
-import logging
 import signal
 import socket
 import subprocess
@@ -284,17 +282,6 @@ class TestJobs:
             await harness.replaced()
             assert harness.value("waiting_steps", model="walks") == 0
 
-    @pytest.mark.slow
-    async def test_many_crashes(self, walks):
-        """However often workers die, they are replaced, and no process is left."""
-        async with fragile_pool(walks) as harness:
-            for turn in range(1, 4):
-                await harness.assert_crashes()
-                await harness.replaced()
-                assert len(harness.processes) == 2 + 2 * turn
-                alive = [p for p in harness.processes if p.poll() is None]
-                assert len(alive) == 2
-
 
 @pytest.mark.anyio
 class TestLoading:
@@ -425,47 +412,33 @@ class TestReplacing:
                 await asyncio.to_thread(process.wait, SECONDS)
 
 
-class TestServer:
-    @pytest.mark.slow
-    def test_crash(self, bundles, caplog):
-        """A request that crashes a worker gets a 500, and the next ones are answered."""
-        caplog.set_level(logging.INFO, logger="service")
-        settings = Settings(port=0, bundles=bundles / "walks", workers=2)
-        with running(settings, start=FragileWorkers()) as server:
-            workers = server.registry._pool
-            for turn in range(1, 3):
-                body = json.dumps({"sequences": [filled(CRASH).tolist()]})
-                response = server.http.post("/classify", content=body)
-                assert response.status_code == 500
-                assert response.json()["type"] == "urn:unrolled:error:internal-error"
-                assert "died" not in response.text
-                assert server.http.get("/livez").status_code == 200
-                wait(lambda: workers.size, "one is replaced")
-                body = {"sequences": [[[1, 2, 3]]]}
-                assert server.http.post("/classify", json=body).status_code == 200
-                deaths = value(server.metrics(), "unrolled_worker_deaths_total")
-                assert deaths == 2 * turn
-                wait(lambda: workers.size == 2, "both are replaced")
+def test_server(bundles):
+    """A request that crashes a worker gets a 500 that does not disclose the cause. The
+    next ones are answered; a sequence continues from its state token, though all
+    workers have died."""
+    settings = Settings(port=0, bundles=bundles / "walks", workers=1)
+    frames = random_frames(np.random.default_rng(4), 30).tolist()
+    with running(settings, start=FragileWorkers()) as server:
 
-    def test_state_tokens(self, bundles):
-        """A sequence continues from its state token after all workers have died."""
-        settings = Settings(port=0, bundles=bundles / "walks", workers=1)
-        frames = random_frames(np.random.default_rng(4), 30).tolist()
-        with running(settings, start=FragileWorkers()) as server:
+        def classify(part, **members):
+            body = {"sequences": [part]} | members
+            response = server.http.post("/classify", json=body)
+            assert response.status_code == 200, response.text
+            return response.json()["predictions"][0]
 
-            def classify(part, **members):
-                body = {"sequences": [part]} | members
-                response = server.http.post("/classify", json=body)
-                assert response.status_code == 200, response.text
-                return response.json()["predictions"][0]
-
-            whole = classify(frames)
-            state = classify(frames[:11], return_state=True)["state"]
-            body = {"sequences": [filled(CRASH).tolist()], "states": [state]}
-            assert server.http.post("/classify", json=body).status_code == 500
-            wait(lambda: server.registry._pool.size == 1, "it is replaced")
-            last = classify(frames[11:], states=[state], return_state=True)
-            assert last["steps"] == 30
-            np.testing.assert_allclose(
-                last["probabilities"], whole["probabilities"], atol=1e-5
-            )
+        whole = classify(frames)
+        state = classify(frames[:11], return_state=True)["state"]
+        body = {"sequences": [filled(CRASH).tolist()], "states": [state]}
+        response = server.http.post("/classify", json=body)
+        assert response.status_code == 500
+        assert response.json()["type"] == "urn:unrolled:error:internal-error"
+        assert "died" not in response.text
+        assert server.http.get("/livez").status_code == 200
+        wait(lambda: server.registry._pool.size == 1, "it is replaced")
+        last = classify(frames[11:], states=[state], return_state=True)
+        assert last["steps"] == 30
+        np.testing.assert_allclose(
+            last["probabilities"], whole["probabilities"], atol=1e-5
+        )
+        # One crash, then another one in isolation.
+        assert value(server.metrics(), "unrolled_worker_deaths_total") == 2

@@ -17,7 +17,6 @@ from service.worker import cost
 from service.worker.cost import Cost
 from service.worker.protocol import (
     BatchReport,
-    CancelJob,
     Channel,
     FromWorker,
     Job,
@@ -34,8 +33,6 @@ from tests.support.scheduler import (
     FakeEngine,
     assert_belongs,
     frames,
-    poisoned,
-    state_of,
     write_bundle,
 )
 from tests.support.servers import SECONDS
@@ -82,14 +79,6 @@ class WorkerClient:
         self.send(jobs)
         return [job.number for job in jobs]
 
-    def resume(self, steps, first, state=b"", start=0, *, return_state, task):
-        """Send the steps of a sequence behind the first `start`; return the number."""
-        number = len(self.jobs)
-        self.jobs[number] = (start + steps, first, task, start)
-        part = frames(start + steps, first)[start:].tobytes()
-        self.send([Job(number, 0, steps, part, state, return_state)])
-        return number
-
     def send(self, messages):
         self._jobs.send(messages)
 
@@ -108,10 +97,11 @@ class WorkerClient:
         for number in numbers:
             (result,) = self.wait(number)
             assert isinstance(result, JobResult), result
-            length, first, task, *start = self.jobs[number]
+            assert result.state == b""  # not requested
+            length, first, task = self.jobs[number]
             answer = np.frombuffer(result.probabilities, np.float32)
             answer = answer.reshape(-1, len(CLASSES)) if task == "label" else answer
-            assert_belongs(answer, length, first, task, *start)
+            assert_belongs(answer, length, first, task)
 
 
 @contextmanager
@@ -169,31 +159,6 @@ class TestJobs:
             assert settled == sum(length for length, *_ in worker.jobs.values())
             assert {report.model for report in worker.reports} == set(tasks)
 
-    def test_states(self, tmp_path):
-        """A job with a state continues from it. Only if requested, the new state comes
-        back."""
-        for task in TASKS:
-            with running_worker() as worker:
-                worker.load(write_bundle(tmp_path / task, task))
-                rng = np.random.default_rng(2)
-                for first in range(1, 5):
-                    start, state = 0, b""
-                    for steps in rng.integers(1, 400, 4).tolist():
-                        (other,) = worker.submit(0, (steps, 100.0 + first), task=task)
-                        number = worker.resume(
-                            steps, first, state, start, return_state=True, task=task
-                        )
-                        worker.assert_right(number, other)
-                        start += steps
-                        state = worker.results[number].state
-                        assert state == state_of(start, first).tobytes()
-                        assert worker.results[other].state == b""
-                    last = worker.resume(
-                        3, first, state, start, return_state=False, task=task
-                    )
-                    worker.assert_right(last)
-                    assert worker.results[last].state == b""
-
     def test_during_a_long_job(self, tmp_path):
         """A job that comes while a long one is computed is answered first."""
         with running_worker() as worker:
@@ -224,35 +189,6 @@ class TestJobs:
                 engine.gate.set()
                 worker.assert_right(single, *many)
                 assert list(worker.results).index(single) < 20
-
-    def test_cancel(self, tmp_path):
-        """A cancelled job is not computed any further."""
-        with running_worker() as worker:
-            worker.load(write_bundle(tmp_path / "made"))
-            (engine,) = engines
-            engine.closed()
-            (running,) = worker.submit(0, (LONG, 1.0))
-            assert engine.entered.acquire(timeout=SECONDS)
-            waiting, other = worker.submit(0, (LONG, 2.0), (5, 3.0))
-            worker.send([CancelJob(number) for number in (running, waiting, 99)])
-            engine.gate.set()
-            worker.assert_right(other)
-            for result in worker.wait(running, waiting):
-                assert (result.dropped, result.extreme) == (True, False)
-            assert sum(report.settled for report in worker.reports) == 2 * LONG + 5
-            assert sum(report.useful for report in worker.reports) < LONG
-
-    def test_failure(self, tmp_path):
-        """A job that the engine fails on fails alone, with the reason."""
-        with running_worker() as worker:
-            worker.load(write_bundle(tmp_path / "made"))
-            engines[0].hook = poisoned([2.0])
-            first, bad, last = worker.submit(0, (5, 1.0), (6, 2.0), (7, 3.0))
-            worker.assert_right(first, last)
-            (result,) = worker.wait(bad)
-            assert isinstance(result, JobFailure)
-            assert (result.dropped, result.extreme) == (False, False)
-            assert "RuntimeError" in result.reason
 
     def test_unknown_model(self):
         """A job of a model that was unloaded before the worker started fails, and its

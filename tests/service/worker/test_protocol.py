@@ -1,5 +1,5 @@
-"""What the serving process and its workers say: whole, in order, whatever the pieces
-in which it comes."""
+"""Messages between the serving process and its workers: complete and in order, however
+the bytes are divided."""
 
 import socket
 import threading
@@ -43,32 +43,32 @@ FROM_WORKER = st.one_of(
 )
 
 
-class TestIncoming:
+class TestDecoder:
     @pytest.mark.parametrize(
         ("kind", "strategy"), [(ToWorker, TO_WORKER), (FromWorker, FROM_WORKER)]
     )
     @given(st.data())
     def test_in_any_pieces(self, kind, strategy, data):
-        """Lists of messages come out as they went in, in order, however the bytes
-        are cut; and nothing is kept of those that are whole."""
+        """Lists of messages are decoded in order, however the bytes are divided, and
+        nothing is kept of complete ones."""
         lists = data.draw(st.lists(st.lists(strategy, max_size=4), max_size=6))
-        whole = b"".join(bytes(protocol.encode(some)) for some in lists)
+        whole = b"".join(bytes(protocol.encode(messages)) for messages in lists)
         cuts = data.draw(st.lists(st.integers(0, len(whole)), max_size=12))
         edges = [0, *sorted(cuts), len(whole)]
-        incoming = MessageDecoder(kind)
-        given = []
+        decoder = MessageDecoder(kind)
+        decoded = []
         for start, stop in pairwise(edges):
-            given += incoming.feed(whole[start:stop])
-        assert given == lists
-        assert len(incoming._buffer) == 0
+            decoded += decoder.feed(whole[start:stop])
+        assert decoded == lists
+        assert len(decoder._buffer) == 0
 
     def test_incomplete(self):
-        """A list that is not whole yet is not given."""
-        incoming = MessageDecoder(ToWorker)
+        """An incomplete list is not decoded yet."""
+        decoder = MessageDecoder(ToWorker)
         whole = protocol.encode([CancelJob(1), CancelJob(2)])
         for byte in whole[:-1]:
-            assert list(incoming.feed(bytes([byte]))) == []
-        assert list(incoming.feed(bytes(whole[-1:]))) == [[CancelJob(1), CancelJob(2)]]
+            assert list(decoder.feed(bytes([byte]))) == []
+        assert list(decoder.feed(bytes(whole[-1:]))) == [[CancelJob(1), CancelJob(2)]]
 
 
 @pytest.fixture
@@ -81,7 +81,7 @@ def pair() -> Iterator[tuple[Channel, Channel, socket.socket]]:
 
 class TestChannel:
     def test_both_ways(self, pair):
-        """What one side sends the other receives."""
+        """Each side receives what the other sends."""
         ours, theirs, _ = pair
         ours.send([LoadModel(1, "here"), CancelJob(2)])
         assert theirs.receive() == [LoadModel(1, "here"), CancelJob(2)]
@@ -89,7 +89,7 @@ class TestChannel:
         assert ours.receive() == [JobFailure(2, "gone", dropped=True)]
 
     def test_without_waiting(self, pair):
-        """Without waiting, there may be nothing; and what is there is given."""
+        """Without waiting, only the messages that have arrived are returned."""
         ours, theirs, _ = pair
         assert theirs.receive(wait=False) == []
         ours.send([CancelJob(1)])
@@ -97,8 +97,8 @@ class TestChannel:
         assert theirs.receive(wait=False) == [CancelJob(1), CancelJob(2)]
         assert theirs.receive(wait=False) == []
 
-    def test_larger_than_a_piece(self, pair):
-        """A message of many pieces is waited for until it is whole."""
+    def test_long_message(self, pair):
+        """A message in many parts is returned when it is complete."""
         ours, theirs, _ = pair
         job = Job(1, 0, 1, bytes(range(256)) * 20_000)
         sending = threading.Thread(target=ours.send, args=([job],))
@@ -106,9 +106,9 @@ class TestChannel:
         assert theirs.receive() == [job]
         sending.join(SECONDS)
 
-    def test_much_at_once(self, pair):
-        """Without waiting, all that is there is given, and what has come before the
-        other side went."""
+    def test_many_at_once(self, pair):
+        """Without waiting, all messages that have arrived are returned, also after
+        the other side has closed."""
         ours, theirs, sock = pair
         sent = [Job(number, 0, 1, bytes(30_000)) for number in range(5)]
         ours.send(sent[:3])
@@ -119,8 +119,8 @@ class TestChannel:
             theirs.receive(wait=False)
 
     @pytest.mark.parametrize("wait", [True, False])
-    def test_gone(self, pair, wait):
-        """When the other side has gone, what it had said is given, and then that."""
+    def test_closed(self, pair, wait):
+        """After the other side has closed, its messages come first, then EOFError."""
         ours, theirs, sock = pair
         ours.send([CancelJob(1)])
         sock.close()
@@ -128,8 +128,8 @@ class TestChannel:
         with pytest.raises(EOFError):
             theirs.receive(wait=wait)
 
-    def test_gone_in_a_message(self, pair):
-        """Half a message is none."""
+    def test_closed_in_a_message(self, pair):
+        """An incomplete message is never returned."""
         _, theirs, sock = pair
         sock.sendall(bytes(protocol.encode([CancelJob(1)])[:-1]))
         sock.close()
