@@ -184,6 +184,24 @@ class TestCallers:
         assert sum(first >= 100 for first in firsts) >= 3
         harness.run().assert_right()
 
+    def test_long_sequences_take_no_lanes_of_short_ones(self):
+        """If long sequences have half of the lanes, a new caller's long sequence waits
+        for a lane rather than preempt a short one."""
+        harness = lanes(batch_rows=7)
+        harness.add(*((LONG, float(n)) for n in range(3)), caller=("", 1))
+        harness.add(*((450, 10.0 + n) for n in range(4)), caller=("", 2))
+        harness.run_batch()
+        harness.add((LONG, 20.0), caller=("", 3))
+        harness.run_batch()
+        firsts = harness.engine.calls[-1].firsts
+        assert sorted(firsts) == [0.0, 1.0, 2.0, 10.0, 11.0, 12.0, 13.0]
+        while harness.steps_of(10.0) < 450:
+            harness.run_batch()
+        harness.run_batch()
+        assert 20.0 in harness.engine.calls[-1].firsts
+        harness.run().assert_right()
+        harness.assert_settled()
+
     def test_preempted_at_most_once(self):
         """No sequence is preempted again and again."""
         harness = lanes(batch_rows=8)
