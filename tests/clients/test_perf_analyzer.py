@@ -1,5 +1,5 @@
-"""Triton's load generator, unmodified, against the running service; and what it reads
-unchecked of a model."""
+"""Triton's load generator, unmodified, against the running service; and the fields that it
+reads unchecked."""
 
 import importlib.util
 import json
@@ -19,11 +19,11 @@ FEATURES = 3
 
 
 def find_binary() -> Path | None:
-    """The generator itself: the script beside it ends with 0 however it went."""
-    found = importlib.util.find_spec("perf_analyzer")
-    if found is None or found.origin is None:
+    """The generator itself: its script's exit code is always 0."""
+    spec = importlib.util.find_spec("perf_analyzer")
+    if spec is None or spec.origin is None:
         return None
-    binary = Path(found.origin).parent / "bin" / "perf_analyzer"
+    binary = Path(spec.origin).parent / "bin" / "perf_analyzer"
     return binary if binary.exists() else None
 
 
@@ -40,11 +40,12 @@ def http(running_server):
 
 @pytest.fixture
 def drive(server, tmp_path):
-    """Model, lengths of its sequences, flags -> how the generator ended."""
+    """Runs the generator on a model, with sequences of these lengths."""
 
-    def run(name, lengths, *flags, told=False, url=server):
+    def run(name, lengths, *flags, send_lengths=False, url=server):
         path = tmp_path / "frames.json"
-        path.write_text(json.dumps({"data": [row(n, told=told) for n in lengths]}))
+        rows = [row(n, send_lengths=send_lengths) for n in lengths]
+        path.write_text(json.dumps({"data": rows}))
         command = [BINARY, "-i", "http", "-u", url.removeprefix("http://")]
         command += ["-m", name, "--input-data", path, "--concurrency-range", "2"]
         command += ["--request-count", str(REQUESTS), *flags]
@@ -53,26 +54,26 @@ def drive(server, tmp_path):
     return run
 
 
-def row(length, *, told):
+def row(length, *, send_lengths):
     """A sequence as the generator reads it."""
     content = [0.5] * FEATURES * length
-    made = {"frames": {"content": content, "shape": [length, FEATURES]}}
-    if told:
-        made["lengths"] = {"content": [length], "shape": [1]}
-    return made
+    result = {"frames": {"content": content, "shape": [length, FEATURES]}}
+    if send_lengths:
+        result["lengths"] = {"content": [length], "shape": [1]}
+    return result
 
 
 def count(report, name):
     """A number of the report's last part, which is the server's own statistics."""
     _, _, server = report.partition("Server:")
-    found = re.search(rf"{name}: (\d+)", server)
-    assert found, report
-    return int(found[1])
+    match = re.search(rf"{name}: (\d+)", server)
+    assert match, report
+    return int(match[1])
 
 
-def assert_told(report, batch):
-    """The report has the service's account of the requests (of all but perhaps the
-    first: it looks at the beginning while it sends them already)."""
+def assert_reported(report, batch):
+    """Check the server's statistics in the report (without the first request perhaps:
+    the generator reads them while it already sends)."""
     requests = count(report, "Successful request count")
     assert 0 < requests <= REQUESTS
     assert count(report, "Inference count") == requests * batch
@@ -82,58 +83,55 @@ def assert_told(report, batch):
 
 
 def statistics(http, name):
-    (told,) = http.get(f"/v2/models/{name}/stats").json()["model_stats"]
-    return told
+    (model,) = http.get(f"/v2/models/{name}/stats").json()["model_stats"]
+    return model
 
 
 @needs_binary
+@pytest.mark.slow
 class TestDriven:
     @pytest.mark.parametrize(
-        ("name", "lengths", "batch", "told"),
+        ("name", "lengths", "batch", "send_lengths"),
         [
-            pytest.param("walks", (1, 5, 40), 1, False, id="walks"),
-            pytest.param("tags", (1, 5, 40), 1, False, id="tags"),
-            pytest.param("both", (1, 5, 40), 1, False, id="both"),
-            pytest.param("walks", (3, 8), 1, True, id="walks-with-lengths"),
-            pytest.param("walks", (6, 6), 2, False, id="walks-by-two"),
-            pytest.param("tags", (6, 6), 2, True, id="tags-by-two-with-lengths"),
+            ("walks", (1, 5, 40), 1, False),
+            ("both", (1, 5, 40), 1, False),
+            ("walks", (3, 8), 1, True),
+            ("tags", (6, 6), 2, True),
         ],
     )
-    def test_run(self, drive, http, name, lengths, batch, told):
-        """It runs without an error, and its report has the service's own account of
-        the requests."""
+    def test_run(self, drive, http, name, lengths, batch, send_lengths):
+        """It runs without an error, and reports the server's statistics."""
         before = statistics(http, name)
-        ended = drive(name, lengths, "-b", str(batch), told=told)
-        assert ended.returncode == 0, ended.stdout + ended.stderr
-        report = ended.stdout
-        assert f"Batch size: {batch}" in report
-        assert_told(report, batch)
+        result = drive(name, lengths, "-b", str(batch), send_lengths=send_lengths)
+        assert result.returncode == 0, result.stdout + result.stderr
+        assert f"Batch size: {batch}" in result.stdout
+        assert_reported(result.stdout, batch)
         after = statistics(http, name)
-        made = after["inference_count"] - before["inference_count"]
-        assert made == REQUESTS * batch
+        sequences = after["inference_count"] - before["inference_count"]
+        assert sequences == REQUESTS * batch
 
     def test_sequences(self, drive, bundles):
-        """It sends sequences under ids where a model was loaded to tell of them."""
+        """It sends sequences with ids to a model that announces sequence batching."""
         settings = Settings(port=0, bundles=bundles, workers=1, admin=True)
         config = {"parameters": {"config": '{"sequence_batching": {}}'}}
-        with running(settings, start=spawn.thread(engines.ENGINES)) as made:
-            loaded = made.http.post("/v2/repository/models/walks/load", json=config)
+        with running(settings, start=spawn.thread(engines.ENGINES)) as service:
+            loaded = service.http.post("/v2/repository/models/walks/load", json=config)
             assert loaded.status_code == 200, loaded.text
             flags = "--sequence-length", "5"
-            ended = drive("walks", (1, 5, 4), *flags, url=made.url)
-            assert ended.returncode == 0, ended.stdout + ended.stderr
-            assert re.search(r"Sequence count: [1-9]", ended.stdout)
-            assert_told(ended.stdout, 1)
-            assert statistics(made.http, "walks")["inference_count"] == REQUESTS
+            result = drive("walks", (1, 5, 4), *flags, url=service.url)
+            assert result.returncode == 0, result.stdout + result.stderr
+            assert re.search(r"Sequence count: [1-9]", result.stdout)
+            assert_reported(result.stdout, 1)
+            assert statistics(service.http, "walks")["inference_count"] == REQUESTS
 
     def test_refused(self, drive):
-        """A model that there is not ends it with the service's words."""
-        ended = drive("nothing", (4,))
-        assert ended.returncode != 0
-        assert "Request for unknown model" in ended.stdout + ended.stderr
+        """With an unknown model it shows the service's error."""
+        result = drive("nothing", (4,))
+        assert result.returncode != 0
+        assert "Request for unknown model" in result.stdout + result.stderr
 
 
-# Each member, and its type in JSON.
+# Fields, and their types in JSON.
 TEXT, NUMBER, FLAG, LIST, OBJECT = str, int, bool, list, dict
 CONFIG = {
     "name": TEXT,
@@ -184,55 +182,54 @@ REQUEST = ("success", "fail", "queue", *PARTS, "cache_hit", "cache_miss")
 DURATION = {"count": NUMBER, "ns": NUMBER}
 
 
-def assert_types(given, types):
-    """Each member is there and of its type: a flag is no number."""
-    assert {key: type(given.get(key)) for key in types} == types
+def assert_types(value, types):
+    """Check that each field exists and has exactly its type: a flag is not a number."""
+    assert {key: type(value.get(key)) for key in types} == types
 
 
-@pytest.mark.parametrize("path", ["", "/versions/1"])
-@pytest.mark.parametrize("name", ["walks", "tags", "both"])
 class TestMembers:
-    def test_config(self, http, name, path):
-        """A configuration has each member that is read of it, of its type."""
-        config = http.get(f"/v2/models/{name}{path}/config").json()
-        assert_types(config, CONFIG)
-        for one in config["input"]:
-            assert_types(one, CONFIG_INPUT)
-        for one in config["output"]:
-            assert_types(one, CONFIG_OUTPUT)
-        for one in config["input"] + config["output"]:
-            assert {type(size) for size in one["dims"]} == {int}
-        assert_types(
-            config["dynamic_batching"],
-            {"preferred_batch_size": LIST, "max_queue_delay_microseconds": NUMBER},
-        )
-        for one in config["parameters"].values():
-            assert_types(one, {"string_value": TEXT})
-        # Either of these would have it drive the model in another way.
-        assert not config.keys() & {"sequence_batching", "ensemble_scheduling"}
+    def test_config(self, http):
+        """A configuration has each field that the generator reads."""
+        for path in ("walks", "walks/versions/1", "tags", "both"):
+            config = http.get(f"/v2/models/{path}/config").json()
+            assert_types(config, CONFIG)
+            for tensor in config["input"]:
+                assert_types(tensor, CONFIG_INPUT)
+            for tensor in config["output"]:
+                assert_types(tensor, CONFIG_OUTPUT)
+            for tensor in config["input"] + config["output"]:
+                assert {type(size) for size in tensor["dims"]} == {int}
+            assert_types(
+                config["dynamic_batching"],
+                {"preferred_batch_size": LIST, "max_queue_delay_microseconds": NUMBER},
+            )
+            for parameter in config["parameters"].values():
+                assert_types(parameter, {"string_value": TEXT})
+            # With one of these the generator would drive the model differently.
+            assert not config.keys() & {"sequence_batching", "ensemble_scheduling"}
 
-    def test_statistics(self, http, name, path):
-        """And so have a model's statistics, alone and among those of all."""
-        frames = {"name": "frames", "datatype": "FP32", "shape": [2, 1, 3]}
-        body = {"inputs": [frames | {"data": [0] * 6}]}
-        assert http.post(f"/v2/models/{name}/infer", json=body).status_code == 200
-        (alone,) = http.get(f"/v2/models/{name}{path}/stats").json()["model_stats"]
-        among = http.get("/v2/models/stats").json()["model_stats"]
-        assert {one["name"] for one in among} == {"walks", "tags", "both"}
-        for one in (alone, *among):
-            assert_types(one, STATISTICS)
-            assert_types(one["inference_stats"], dict.fromkeys(REQUEST, OBJECT))
-            for part in REQUEST:
-                assert_types(one["inference_stats"][part], DURATION)
-            for batch in one["batch_stats"]:
-                assert_types(batch, {"batch_size": NUMBER})
-                for part in PARTS:
-                    assert_types(batch[part], DURATION)
-        assert (alone["name"], alone["version"]) == (name, "1")
-        assert alone["batch_stats"]
-        rows = [
-            b["batch_size"] * b["compute_infer"]["count"] for b in alone["batch_stats"]
-        ]
-        assert sum(rows) >= 2
-        calls = [b["compute_infer"]["count"] for b in alone["batch_stats"]]
-        assert sum(calls) == alone["execution_count"]
+    def test_statistics(self, http):
+        """So have a model's statistics, alone and among those of all."""
+        for name, path in (("walks", ""), ("walks", "/versions/1"), ("tags", "")):
+            frames = {"name": "frames", "datatype": "FP32", "shape": [2, 1, 3]}
+            body = {"inputs": [frames | {"data": [0] * 6}]}
+            assert http.post(f"/v2/models/{name}/infer", json=body).status_code == 200
+            (model,) = http.get(f"/v2/models/{name}{path}/stats").json()["model_stats"]
+            models = http.get("/v2/models/stats").json()["model_stats"]
+            assert {one["name"] for one in models} == {"walks", "tags", "both"}
+            for statistics in (model, *models):
+                assert_types(statistics, STATISTICS)
+                durations = statistics["inference_stats"]
+                for part in REQUEST:
+                    assert_types(durations[part], DURATION)
+                for batch in statistics["batch_stats"]:
+                    assert_types(batch, {"batch_size": NUMBER})
+                    for part in PARTS:
+                        assert_types(batch[part], DURATION)
+            assert (model["name"], model["version"]) == (name, "1")
+            counts = [
+                (batch["batch_size"], batch["compute_infer"]["count"])
+                for batch in model["batch_stats"]
+            ]
+            assert sum(size * count for size, count in counts) >= 2
+            assert sum(count for _, count in counts) == model["execution_count"]
