@@ -4,12 +4,11 @@ service."""
 import httpx
 import numpy as np
 import pytest
-from kserve import InferenceRESTClient, InferInput, InferRequest, RESTConfig
-from kserve.protocol.infer_type import RequestedOutput
 
 from tests.support.bundles import random_frames
 
-pytestmark = [pytest.mark.anyio, pytest.mark.slow]  # a second to import
+# kserve is imported where it is used: that takes seconds, also of a run without it.
+pytestmark = [pytest.mark.anyio, pytest.mark.slow]
 
 TASKS = {"walks": "classify", "tags": "label", "both": "label"}
 LENGTHS = [2, 60, 1]
@@ -28,12 +27,16 @@ def http(running_server):
 
 @pytest.fixture
 async def v2():
+    from kserve import InferenceRESTClient, RESTConfig
+
     async with InferenceRESTClient(RESTConfig(protocol="v2")) as client:
         yield client
 
 
 @pytest.fixture
 async def v1():
+    from kserve import InferenceRESTClient, RESTConfig
+
     async with InferenceRESTClient(RESTConfig(protocol="v1")) as client:
         yield client
 
@@ -53,6 +56,8 @@ def expected(http, name, sequences):
 
 
 def tensor(name, datatype, array, *, binary):
+    from kserve import InferInput
+
     result = InferInput(name, list(array.shape), datatype)
     result.set_data_from_numpy(array, binary_data=binary)
     return result
@@ -60,6 +65,8 @@ def tensor(name, datatype, array, *, binary):
 
 def request_of(name, sequences, *, binary=True, **options):
     """A request with padded frames, and the lengths."""
+    from kserve import InferRequest
+
     lengths = np.array([len(sequence) for sequence in sequences], np.int32)
     frames = np.zeros((len(sequences), lengths.max(), 3), np.float32)
     for row, sequence in zip(frames, sequences, strict=True):
@@ -90,6 +97,8 @@ class TestV2:
 
     async def test_infer(self, v2, server, http):
         """However a request and its response are encoded, the answer is the same."""
+        from kserve.protocol.infer_type import RequestedOutput
+
         all_binary = {"parameters": {"binary_data_output": True}}
         output = {
             binary: {
@@ -125,6 +134,8 @@ class TestV2:
 
     async def test_errors(self, v2, server):
         """An error's text reaches the client's user."""
+        from kserve import InferRequest
+
         for name, shape, status, message in (
             ("nothing", [1, 5, 3], 404, "Request for unknown model"),
             ("walks", [1, 5, 2], 400, "inputs[0].shape"),
