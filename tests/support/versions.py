@@ -1,0 +1,211 @@
+"""A service over a folder whose versions come and go, and which shows who answered."""
+
+import itertools
+import json
+import os
+import shutil
+import threading
+import weakref
+from collections.abc import Callable
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import bundle
+from model.bundle.golden import Golden
+from service.registry import folder as bundle_folder
+from service.settings import Settings
+from tests.support.bundles import make_metadata
+from tests.support.scheduler import FakeEngine, metadata_of, write_bundle
+from tests.support.servers import SECONDS, Running, running, wait
+from tests.support.streams import KEY
+
+GOOD = {"sequences": [[[7]]]}
+INFER = {
+    "inputs": [{"name": "frames", "datatype": "FP32", "shape": [1, 1, 1], "data": [7]}]
+}
+PREDICT = {"instances": [[[7]]]}
+POISON = 666  # weights that no engine can load
+_numbers = itertools.count()
+
+
+class WeightedEngine(FakeEngine):
+    """Adds its bundle's weights to each probability, which shows the version."""
+
+    def __init__(self, bundle, settings):
+        super().__init__(bundle.metadata.task)
+        self.weights = weights = bundle.metadata.training.seed
+        if weights == POISON:
+            raise RuntimeError("poison")
+        self.hook = lambda call, answer: answer + np.float32(weights)
+
+
+def weights_of(probabilities):
+    """The weights in the answer to one step of 7."""
+    weights = round(probabilities[0]) - 1
+    assert probabilities == [1 + weights, 7 + weights, 7 + weights]
+    return weights
+
+
+def put(root, version, *, weights=None, name="made", at=None, features=1, spoil=None):
+    """Write a bundle, which appears as a whole; returns its folder.
+
+    Args:
+        weights: by default the version's number.
+        at: the number of its folder, if it is another.
+        spoil: changes the folder before it appears.
+    """
+    new = root.parent / f"new-{next(_numbers)}"
+    write_bundle(new)
+    weights = version if weights is None else weights
+    golden = Golden.read((new / bundle.GOLDEN).read_bytes())
+    probabilities = golden.probabilities + np.float32(weights)
+    frames = golden.frames.repeat(features, 2)
+    Golden(frames, golden.lengths, probabilities, golden.state).save(
+        new / bundle.GOLDEN
+    )
+    metadata, shape = metadata_of("classify", "lanes"), make_metadata(features=features)
+    changes = {
+        "name": name,
+        "version": str(version),
+        "training": metadata.training.model_copy(update={"seed": weights}),
+        "input": shape.input,
+        "normalisation": shape.normalisation,
+    }
+    bundle.seal(new, metadata.model_copy(update=changes))
+    if spoil is not None:
+        spoil(new)
+    folder = root / "made" / str(at or version)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    if folder.exists():
+        os.rename(folder, root.parent / f"old-{next(_numbers)}")
+    os.rename(new, folder)
+    return folder
+
+
+@dataclass(frozen=True)
+class VersionedService(Running):
+    """A service with versions of the model `made`."""
+
+    root: Path
+    engines: list[weakref.ref[WeightedEngine]]
+    scans: list[int]
+    gate: threading.Event  # while it is closed nothing is loaded
+    hooks: list[Callable[[], object]]  # called before each scan
+    tries: list[str]  # versions that were loaded, or are being loaded
+
+    def put(self, version, **options):
+        return put(self.root, version, **options)
+
+    def remove(self, *versions):
+        for version in versions:
+            shutil.rmtree(self.root / "made" / str(version))
+
+    def label(self, content):
+        """Replace the labels, as a whole."""
+        text = content if isinstance(content, bytes) else json.dumps(content).encode()
+        new = self.root.parent / "labels"
+        new.write_bytes(text)
+        os.rename(new, self.root / "made" / bundle_folder.LABELS)
+
+    def wait_scanned(self):
+        """Return after enough scans to try whatever is new."""
+        before = len(self.scans)
+        wait(lambda: len(self.scans) >= before + 4, "the folder is scanned")
+
+    def ask(self, model="made"):
+        """The version and the weights that answer."""
+        response = self.http.post("/classify", json=GOOD | {"model": model})
+        assert response.status_code == 200, response.text
+        body = response.json()
+        return body["version"], weights_of(body["predictions"][0]["probabilities"])
+
+    def assert_served(self, version, model="made", weights=None):
+        assert self.ask(model) == (str(version), weights or version)
+
+    def wait_served(self, version, model="made", weights=None):
+        expected = (str(version), weights or version)
+        if "@" in model:  # the bare name is always served
+            wait(lambda: self.status(model) != 404, f"{model} exists")
+        wait(lambda: self.ask(model) == expected, f"{expected} is served")
+
+    def status(self, model):
+        return self.http.post("/classify", json=GOOD | {"model": model}).status_code
+
+    def wait_status(self, model, status):
+        wait(lambda: self.status(model) == status, f"{model} is {status}")
+
+    def about(self, model="made"):
+        return self.http.get(f"/models/{model}").json()
+
+    def admin(self, verb, name="made"):
+        """The status of a load or an unload on request."""
+        path = f"/v2/repository/models/{name}/{verb}"
+        return self.http.post(path).status_code
+
+    @property
+    def versions(self):
+        return self.http.get("/v2/models/made").json()["versions"]
+
+    @property
+    def broken(self):
+        return self.http.get("/models").json()["broken"]
+
+    @property
+    def loads(self):
+        """The number of engines made so far."""
+        return len(self.engines)
+
+    @property
+    def loaded(self):
+        """The weights of the engines that the workers have."""
+        engines = [engine() for engine in list(self.engines)]
+        return sorted(engine.weights for engine in engines if engine is not None)
+
+
+@contextmanager
+def versioned_service(
+    folder, *versions, root=None, labels=None, start=None, **settings
+):
+    """The service with these versions of `made`, until the block ends."""
+    root = folder / "bundles" if root is None else root
+    for version in versions:
+        put(root, version)
+    if labels is not None:
+        (root / "made" / bundle_folder.LABELS).write_text(json.dumps(labels))
+    engines, scans, gate, hooks, tries = [], [], threading.Event(), [], []
+    gate.set()
+
+    def load(bundle, settings):
+        tries.append(bundle.metadata.version)
+        assert gate.wait(SECONDS)
+        engine = WeightedEngine(bundle, settings)
+        engines.append(weakref.ref(engine))
+        return engine
+
+    def scan(folder, scan=bundle_folder.scan):
+        if folder == root:  # not of another service
+            scans.append(1)
+            for hook in hooks:
+                hook()
+        return scan(folder)
+
+    defaults = {
+        "port": 0,
+        "bundles": root,
+        "workers": 1,
+        "reload_seconds": 0.02,
+        "state_key": KEY,
+    }
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(bundle_folder, "scan", scan)
+        try:
+            options = Settings(**defaults | settings)
+            with running(options, load_engine=load) as service:
+                parts = (service.url, service.app, service.server, service.http)
+                yield VersionedService(*parts, root, engines, scans, gate, hooks, tries)
+        finally:
+            gate.set()
