@@ -7,20 +7,19 @@ Both end a stream by telling the client why, with a token to resume from.
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable
-from typing import Protocol
 
+from service.http.websocket import WebSocket
 from service.streaming.stream import Message, Stream
 
-# Why a stream ended. The first five are told to the client.
+# Why a stream ended. The last line has one of the first five.
 DONE, IDLE, AGED, STOPPING, FAULTY = "done", "idle", "aged", "stopping", "faulty"
 GONE, UNREAD = "gone", "unread"
 END_SECONDS = 1.0  # for the client to read the last line
 MAX_CLIENT_ERRORS = 100  # messages in a row
 
 Begin = Callable[[], Awaitable[None]]
-Receive = Callable[
-    [], Awaitable[Message | None]
-]  # the next message; None after the last
+# The next message; None after the last.
+Receive = Callable[[], Awaitable[Message | None]]
 Send = Callable[[bytes], Awaitable[None]]
 
 
@@ -102,28 +101,6 @@ class AsgiStreamHandler:
         self._sending = False
 
 
-class Socket(Protocol):
-    """A WebSocket that can be used without ASGI."""
-
-    @property
-    def write_paused(self) -> bool:
-        """The client has much left to read."""
-        ...
-
-    @property
-    def buffered(self) -> bool:
-        """Received input waits to be handled."""
-        ...
-
-    def send_text(self, line: bytes) -> None: ...
-
-    def read_more(self) -> None:
-        """Handle what is buffered, and read more if there is room for it."""
-        ...
-
-    def abort(self) -> None: ...
-
-
 class SocketStreamHandler:
     """Runs a stream by callbacks of its WebSocket.
 
@@ -131,7 +108,7 @@ class SocketStreamHandler:
     in the socket, which stops reading.
     """
 
-    def __init__(self, stream: Stream, socket: Socket):
+    def __init__(self, stream: Stream, socket: WebSocket):
         self._loop = asyncio.get_running_loop()
         self.ended: asyncio.Future[str] = self._loop.create_future()
         self.busy = False

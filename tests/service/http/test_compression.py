@@ -76,8 +76,8 @@ class TestDecompress:
             with pytest.raises(BadEncoding, match=coding):
                 decompress(packed, coding, LIMIT)
 
-    def test_bomb(self, coding):
-        """No more of a bomb is decompressed than the limit allows."""
+    def test_expansion(self, coding):
+        """However far a body expands, no more is decompressed than the limit allows."""
         for members in (1, 3):
             packed = CODINGS[coding](bytes(50 * 2**20)) * members
             tracemalloc.start()

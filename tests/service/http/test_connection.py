@@ -330,8 +330,8 @@ def half_sent(bundles):
 
 class TestShutdown:
     def test_drains(self, bundles):
-        """On SIGTERM, readiness fails at once. Requests are still served, and told to
-        close their connections."""
+        """On SIGTERM, readiness fails at once. Requests are still served, and their
+        connections are closed afterwards."""
         with serve(bundles, drain_seconds=1) as service:
             service.server.handle_exit(15, None)
             wait(lambda: service.http.get("/readyz").status_code == 503, "it drains")

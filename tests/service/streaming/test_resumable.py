@@ -21,7 +21,7 @@ from service.settings import Settings
 from service.worker import engine as engines
 from tests.support.bundles import copy_bundle, random_frames
 from tests.support.processes import family, processes, serving, standing_still
-from tests.support.servers import SECONDS, Running, running, value, wait
+from tests.support.servers import SECONDS, running, value, wait
 
 KEY, NEW = "a key of the tests", "a newer key of the tests"
 TASKS = {"walks": "classify", "tags": "label"}
@@ -119,9 +119,13 @@ def assert_as_the_whole(service, name, sequences, parts, answers):
     if TASKS[name] == "label":
         wholes = ask(service, name, sequences)
         for whole, predictions in zip(wholes, answers, strict=True):
-            rows = [row for one in predictions for row in one["probabilities"]]
+            rows = [
+                row for prediction in predictions for row in prediction["probabilities"]
+            ]
             assert_close(rows, whole["probabilities"])
-            labels = [label for one in predictions for label in one["labels"]]
+            labels = [
+                label for prediction in predictions for label in prediction["labels"]
+            ]
             assert labels == [classes[best] for best in np.argmax(rows, 1)]
         return
     ends = [np.cumsum(lengths).tolist() for _, lengths in parts]
@@ -251,23 +255,6 @@ class TestMembers:
             assert_close(first["probabilities"], expected)
             assert first["steps"] == 30
             assert second["steps"] == (30 if states[1] else 19)
-
-    def test_invalid(self, onnx, name):
-        """There must be one state for each sequence, a string or null."""
-        token = begin(onnx, name)
-        for count in (0, 1, 3):
-            response = post(onnx, name, [FRAMES[:2]] * 2, states=[token] * count)
-            problem = assert_refused(response, 422, "invalid-request", "states")
-            message = problem["errors"][0]["message"]
-            assert f"{count} entries for 2 sequences" in message
-        for state in (1, 0.5, True, {"a": 1}, ["a"]):
-            response = post(onnx, name, [FRAMES] * 2, states=[None, state])
-            assert_refused(response, 422, "invalid-request", "states[1]")
-            if not isinstance(state, list):
-                response = post(onnx, name, [FRAMES], states=state)
-                assert_refused(response, 422, "invalid-request", "states")
-        response = post(onnx, name, [FRAMES], return_state="yes")
-        assert_refused(response, 422, "invalid-request", "return_state")
 
 
 def test_bidirectional(onnx):
@@ -449,62 +436,6 @@ class TestLarge:
                 rows = first[place]["probabilities"] + rows
             assert_close(rows, whole)
 
-    def test_same_result(self, running_server, name):
-        """A request with states gets the same response whether it is decoded here or in
-        another process; spaces make it large."""
-        token = begin(running_server, name)
-        for states in ([token], [token[:-1]], [token, None], [1], [None]):
-            body = {"model": name, "sequences": [FRAMES.tolist()], "states": states}
-            small = json.dumps(body | {"return_state": True})
-            large = small[:-1] + " " * INLINE_BYTES + "}"
-            responses = [
-                running_server.http.post(f"/{TASKS[name]}", content=text)
-                for text in (small, large)
-            ]
-            assert responses[0].status_code == responses[1].status_code
-            first, second = (response.json() for response in responses)
-            if responses[0].status_code == 200:
-                (one,), (two,) = first["predictions"], second["predictions"]
-                assert one["steps"] == two["steps"]
-                assert_close(one["probabilities"], two["probabilities"])
-            else:
-                assert first.pop("request_id") != second.pop("request_id")
-                assert first == second
-
-
-@pytest.mark.slow
-def test_many_clients(onnx):
-    """Among many clients at once, with both models, in parts and whole, each gets its own
-    answers."""
-
-    def run_client(number):
-        rng = np.random.default_rng(number)
-        name = list(TASKS)[number % 2]
-        with httpx.Client(base_url=onnx.url, timeout=SECONDS) as http:
-            service = Running(onnx.url, onnx.app, onnx.server, http)
-            for _ in range(3):
-                parts = [
-                    (int(rng.integers(2)), rng.integers(1, 50, 3).tolist())
-                    for _ in range(rng.integers(1, 4))
-                ]
-                sequences = random_sequences(rng.integers(2**32), parts)
-                if number % 3:
-                    answers = send_parts([service], name, sequences, parts)
-                else:
-                    parts = [(0, [len(frames)]) for frames in sequences]
-                    answers = [[one] for one in ask(service, name, sequences)]
-                yield name, sequences, parts, answers
-
-    with concurrent.futures.ThreadPoolExecutor(24) as executor:
-        clients = [executor.submit(lambda n: list(run_client(n)), n) for n in range(24)]
-        results = [client.result(SECONDS) for client in clients]
-    for requests in results:
-        for name, *request in requests:
-            assert_as_the_whole(onnx, name, *request)
-    text = onnx.metrics()
-    for name in TASKS:
-        assert value(text, "unrolled_waiting_steps", model=name) == 0
-
 
 @pytest.mark.slow
 def test_killed(onnx, bundles, tmp_path):
@@ -534,7 +465,9 @@ def test_killed(onnx, bundles, tmp_path):
     with start("first") as service:
         wait(lambda: service.answers("/readyz"), "it is ready")
         first = {name: send(service, part(name, 0, 11, None)) for name in TASKS}
-        again = {n: part(n, 11, 20, one["state"]) for n, one in first.items()}
+        again = {
+            n: part(n, 11, 20, prediction["state"]) for n, prediction in first.items()
+        }
         everybody = family(service.process)
         with (
             concurrent.futures.ThreadPoolExecutor(2) as executor,
