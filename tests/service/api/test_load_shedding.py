@@ -7,9 +7,10 @@ import time
 import httpx
 import pytest
 
+from service.api import load_shedding
 from service.settings import Settings
 from tests.service.http.test_deadlines import Gated
-from tests.support.servers import running, value
+from tests.support.servers import running, value, wait
 
 FRAME = [1, 2, 3]
 PLAIN = json.dumps({"sequences": [[FRAME] * 3]}).encode()
@@ -77,9 +78,10 @@ def ask(service, data, count=1):
     return heads, bodies
 
 
-def test_refused(full):
+def test_refused(full, caplog, monkeypatch):
     """Plain requests are refused at once, again and again over one connection. Their
-    errors are like every other, and are counted."""
+    errors are like every other, and are counted; the log has one line for many."""
+    monkeypatch.setattr(load_shedding, "LOG_SECONDS", 0.1)
     service, _, shed = full
     for count, body in enumerate((PLAIN, NAMED)):
         before = value(service.metrics(), NAME, **REFUSED)
@@ -96,6 +98,12 @@ def test_refused(full):
         assert value(service.metrics(), NAME, **REFUSED) == before + 5
         name = "unrolled_refused_requests_total"
         assert value(service.metrics(), name, kind="overloaded") == before + 5
+
+    def logged():
+        return [r.refused for r in caplog.records if r.msg == "overloaded"]
+
+    wait(lambda: sum(logged()) == 10, "it is logged")
+    assert len(logged()) < 10
 
 
 OTHERS = [

@@ -138,6 +138,7 @@ class TestRefused:
             assert json.loads(body)["request_id"] == "mine"
         wait(lambda: counts() == (before[0] + 3, before[1] + 3), "all are counted")
 
+    @pytest.mark.slow
     def test_not_ready(self, tmp_path, transport):
         """While the models are loading, a stream gets 503 and `Retry-After`."""
         write_bundle(tmp_path / "made" / "1")

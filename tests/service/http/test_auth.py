@@ -185,6 +185,7 @@ class TestRate:
         with pytest.raises(auth.RateLimited):
             key.take()
 
+    @pytest.mark.slow
     def test_each(self, bundles):
         """Each key has its own rate, and probes have none."""
         keys = f"a:{digest(FIRST)},b:{digest(SECOND)}"
@@ -204,6 +205,7 @@ class TestRate:
             Settings(rate_per_key=1)
 
 
+@pytest.mark.slow
 def test_switched_off(bundles):
     """Metrics and documentation can be switched off."""
     with serve(bundles, metrics=False, docs=False) as service:

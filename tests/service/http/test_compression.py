@@ -158,7 +158,7 @@ HEADERS = {
     None: (
         *(None, "", ",", ";", ";q=1", "identity", "*", "*;q=1", "br", "zstd, br"),
         *("gzipped", "x-gzip", "gzip;q=0", "gzip;q=0.", "gzip;q=0.0", "gzip;q=0.000"),
-        *("gzip;Q=0", "gzip ; q=0", "gzip;\tq=0", "*, gzip;q=0"),
+        *("gzip;Q=0", "gzip ; q=0", "gzip;\tq=0", "*, gzip;q=0", "gzip;q=high"),
     ),
     "gzip": (
         *("gzip", "deflate, gzip", "gzip,deflate", " GZip ", "gzip, deflate, br, zstd"),

@@ -134,6 +134,7 @@ class TestTimeouts:
         head = b"POST /nowhere HTTP/1.1\r\n" + HEAD + b"Content-Length: 9\r\n\r\nab"
         assert exchange(limited.url, head).startswith(b"HTTP/1.1 404")
 
+    @pytest.mark.slow
     def test_keep_alive(self, limited):
         """Between requests there is the time of the setting."""
         with connected(limited.url) as client:
@@ -230,6 +231,7 @@ class TestMalformed:
             assert_refused(response, 400, "malformed-http")
         assert not [record for record in caplog.records if record.exc_info]
 
+    @pytest.mark.slow
     def test_second_request(self, limited, monkeypatch):
         """A malformed request does not affect the response to the one before it."""
         monkeypatch.setattr(connection, "SILENT_SECONDS", 0.1)
@@ -254,6 +256,7 @@ class TestMalformed:
 
 
 class TestNumber:
+    @pytest.mark.slow
     def test_answered_early(self, bundles):
         """A connection whose response came before the end of its body is evicted like
         every other idle one."""
@@ -285,6 +288,7 @@ class TestNumber:
                     assert_ok(fourth, ALIVE)
                     assert_ok(second, BODY)
 
+    @pytest.mark.slow
     def test_all_busy(self, bundles):
         """If all connections are busy with streams, another one is refused."""
         with serve(bundles, max_connections=2) as service:
@@ -340,6 +344,7 @@ class TestShutdown:
             assert response.headers["connection"] == "close"
             assert service.http.get("/livez").status_code == 200
 
+    @pytest.mark.slow
     def test_incomplete_body(self, bundles, monkeypatch):
         """An incomplete request is soon refused, or answered if its rest arrives."""
         with half_sent(bundles) as (service, client):
@@ -353,6 +358,7 @@ class TestShutdown:
             assert_refused(read_all(client), 503, "stopping")
 
 
+@pytest.mark.slow
 def test_many_in_one_turn(bundles):
     """Many connections are accepted in one turn of the event loop, however long it is."""
     count, turns = 160, []

@@ -288,6 +288,7 @@ def test_timeout(gated, path):
     )
 
 
+@pytest.mark.slow
 def test_default_timeout(bundles):
     """Without a header, the setting applies."""
     settings = Settings(port=0, bundles=bundles / "walks", request_seconds=0.2)

@@ -335,6 +335,7 @@ class TestIdle:
         assert logged(stream).ended == last["end"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
 def test_aged(tmp_path, kind, logged):
     """A stream that is never idle ends at the largest age, between two answers, with a
