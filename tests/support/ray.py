@@ -77,12 +77,8 @@ def cluster(folder: Path, *, nodes: int = 2, cores: int = 2):
         "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",
     }
     environment.pop("RAY_ADDRESS", None)
-    command = [
-        sys.executable,
-        ROOT / "tests" / "support" / "ray_cluster.py",
-        nodes,
-        cores,
-    ]
+    # As a module: beside the script this file would shadow the package ray.
+    command = [sys.executable, "-m", "tests.support.ray_cluster", nodes, cores]
     output = folder / "cluster.log"
     with output.open("w") as log:
         process = subprocess.Popen(
