@@ -218,7 +218,7 @@ def stream(
     from service.cli import chart, errors, files
 
     try:
-        with errors.reported(url):
+        with errors.report(url):
             sequences, file_model = None, None
             if file != "-":
                 sequences, file_model, _ = files.read(Path(file))

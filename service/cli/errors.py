@@ -23,7 +23,7 @@ def describe(error: Exception, url: str) -> str:
 
 
 @contextmanager
-def reported(url: str) -> Iterator[None]:
+def report(url: str) -> Iterator[None]:
     """Print an error of the block on one line, and exit with code 1."""
     try:
         yield

@@ -13,7 +13,7 @@ httpx's exceptions if there is no answer.
 from collections.abc import Sequence
 from functools import partial
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 import httpx
 import numpy as np
@@ -23,10 +23,16 @@ from numpy.typing import ArrayLike
 from service.client import results
 from service.client.results import (
     Classifications,
+    InvalidAnswer,
     Labellings,
+    Models,
+    NotReady,
+    Ready,
     RequestError,
 )
 from service.client.stream import AsyncStream, Stream
+
+T = TypeVar("T")
 
 
 class Client:
@@ -69,7 +75,7 @@ class Client:
             return_state: return a state token with each prediction, as `state`.
         """
         body = _body(sequences, model, top_k, states, return_state)
-        return results.classifications(*self._post("/classify", body))
+        return _parse(self._post("/classify", body), Classifications)
 
     def label(
         self,
@@ -82,7 +88,7 @@ class Client:
     ) -> Labellings:
         """Predict one class for each step of each sequence; see `classify`."""
         body = _body(sequences, model, top_k, states, return_state)
-        return results.labellings(*self._post("/label", body))
+        return _parse(self._post("/label", body), Labellings)
 
     def stream(
         self,
@@ -112,14 +118,14 @@ class Client:
 
     def models(self) -> list[dict[str, Any]]:
         """List the models in service."""
-        return results.models(*_content(self._http.get("/models")))
+        return _models(self._http.get("/models"))
 
     def ready(self) -> list[str]:
         """List the reasons why the service is not ready; empty if it is ready."""
         return _reasons(self._http.get("/readyz"))
 
-    def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
-        return _content(self._http.post(path, content=body, headers=_HEADERS))
+    def _post(self, path: str, body: bytes) -> httpx.Response:
+        return self._http.post(path, content=body, headers=_HEADERS)
 
     def close(self) -> None:
         """Close the connections."""
@@ -159,7 +165,7 @@ class AsyncClient:
     ) -> Classifications:
         """Predict one class for each sequence; see `Client.classify`."""
         body = _body(sequences, model, top_k, states, return_state)
-        return results.classifications(*await self._post("/classify", body))
+        return _parse(await self._post("/classify", body), Classifications)
 
     async def label(
         self,
@@ -172,7 +178,7 @@ class AsyncClient:
     ) -> Labellings:
         """Predict one class for each step of each sequence."""
         body = _body(sequences, model, top_k, states, return_state)
-        return results.labellings(*await self._post("/label", body))
+        return _parse(await self._post("/label", body), Labellings)
 
     def stream(
         self,
@@ -190,14 +196,14 @@ class AsyncClient:
 
     async def models(self) -> list[dict[str, Any]]:
         """List the models in service."""
-        return results.models(*_content(await self._http.get("/models")))
+        return _models(await self._http.get("/models"))
 
     async def ready(self) -> list[str]:
         """List the reasons why the service is not ready; empty if it is ready."""
         return _reasons(await self._http.get("/readyz"))
 
-    async def _post(self, path: str, body: bytes) -> tuple[bytes, int]:
-        return _content(await self._http.post(path, content=body, headers=_HEADERS))
+    async def _post(self, path: str, body: bytes) -> httpx.Response:
+        return await self._http.post(path, content=body, headers=_HEADERS)
 
     async def close(self) -> None:
         """Close the connections."""
@@ -237,24 +243,40 @@ def _body(
     return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
 
 
-def _content(response: httpx.Response) -> tuple[bytes, int]:
-    """The body and the status of a successful response.
-
-    Raises:
-        RequestError: an error or a redirect.
-    """
-    status = response.status_code
+def _raise_for_status(response: httpx.Response) -> None:
+    """Raise RequestError for an error or a redirect."""
     if not response.is_success:
         problem = results.problem(response.content)
-        raise RequestError(status, problem, response.headers, response.reason_phrase)
-    return response.content, status
+        status, title = response.status_code, response.reason_phrase
+        raise RequestError(status, problem, response.headers, title)
+
+
+def _parse(response: httpx.Response, kind: type[T]) -> T:
+    """The body of a response as its documented type.
+
+    Raises:
+        RequestError: the response is an error or a redirect, or (InvalidAnswer) its body
+            is not as documented.
+    """
+    _raise_for_status(response)
+    body = results.parse_json(response.content, response.status_code)
+    return results.convert(body, kind, response.status_code)
+
+
+def _models(response: httpx.Response) -> list[dict[str, Any]]:
+    _parse(response, Models)
+    return list(orjson.loads(response.content)["models"])  # with all members
 
 
 def _reasons(response: httpx.Response) -> list[str]:
-    if response.status_code == 503:
-        return results.reasons(response.content, 503)
-    results.ready(*_content(response))
-    return []
+    if response.status_code != 503:
+        _parse(response, Ready)
+        return []
+    try:
+        body = results.parse_json(response.content, 503)
+        return results.convert(body, NotReady, 503)["reasons"]
+    except InvalidAnswer:
+        return ["not ready"]  # the answer of a proxy
 
 
 # Headers that any origin may see: httpx sets them itself.
@@ -289,10 +311,10 @@ def _raise_redirect(response: httpx.Response) -> None:
     raises other exceptions if the location is invalid."""
     if response.has_redirect_location:
         response.read()
-        _content(response)
+        _raise_for_status(response)
 
 
 async def _raise_redirect_async(response: httpx.Response) -> None:
     if response.has_redirect_location:
         await response.aread()
-        _content(response)
+        _raise_for_status(response)

@@ -161,8 +161,6 @@ class Labellings:
 
 
 class _Model(TypedDict):
-    """The members of a model that the command line uses."""
-
     name: str
     task: str
     streamable: bool
@@ -170,19 +168,25 @@ class _Model(TypedDict):
     classes: list[str]
 
 
-class _Models(TypedDict):
+class Models(TypedDict):
+    """The members of `GET /models` that the command line uses."""
+
     models: list[_Model]
 
 
-class _Ready(TypedDict):
+class Ready(TypedDict):
+    """The answer of `GET /readyz` when ready."""
+
     status: Literal["ready"]
 
 
-class _NotReady(TypedDict):
+class NotReady(TypedDict):
+    """The answer of `GET /readyz` when not ready."""
+
     reasons: list[str]
 
 
-def parsed(content: bytes | str, status: int) -> Any:
+def parse_json(content: bytes | str, status: int) -> Any:
     """Parse the JSON body of an answer with this status.
 
     Raises:
@@ -194,7 +198,7 @@ def parsed(content: bytes | str, status: int) -> Any:
         raise InvalidAnswer(status, f"invalid JSON: {error}") from None
 
 
-def typed(value: Any, kind: type[T], status: int) -> T:
+def convert(value: Any, kind: type[T], status: int) -> T:
     """Convert parsed JSON to its documented type.
 
     Raises:
@@ -212,36 +216,6 @@ def problem(content: bytes) -> Any:
         return orjson.loads(content)
     except ValueError:
         return None
-
-
-def classifications(content: bytes, status: int) -> Classifications:
-    """Parse the answer of `POST /classify`; raises InvalidAnswer."""
-    return typed(parsed(content, status), Classifications, status)
-
-
-def labellings(content: bytes, status: int) -> Labellings:
-    """Parse the answer of `POST /label`; raises InvalidAnswer."""
-    return typed(parsed(content, status), Labellings, status)
-
-
-def models(content: bytes, status: int) -> list[dict[str, Any]]:
-    """Parse the answer of `GET /models`, all members kept; raises InvalidAnswer."""
-    body = parsed(content, status)
-    typed(body, _Models, status)
-    return list(body["models"])
-
-
-def ready(content: bytes, status: int) -> None:
-    """Check the answer of `GET /readyz` when ready; raises InvalidAnswer."""
-    typed(parsed(content, status), _Ready, status)
-
-
-def reasons(content: bytes, status: int) -> list[str]:
-    """Parse the reasons in the answer of `GET /readyz` when not ready."""
-    try:
-        return typed(parsed(content, status), _NotReady, status)["reasons"]
-    except InvalidAnswer:
-        return ["not ready"]  # the answer of a proxy
 
 
 def _array(_: type, values: Any) -> np.ndarray:

@@ -30,9 +30,9 @@ from service.client.results import (
     InvalidAnswer,
     Labelling,
     RequestError,
-    parsed,
+    convert,
+    parse_json,
     problem,
-    typed,
 )
 
 # Seconds before each attempt to send a message: the first, and eight retries.
@@ -117,18 +117,18 @@ class StreamSession:
                 any more.
         """
         status = SWITCHING_PROTOCOLS
-        message = typed(parsed(text, status), dict[str, Any], status)
+        message = convert(parse_json(text, status), dict[str, Any], status)
         if "error" in message:
             raise _refusal(message["error"])
         if "end" in message:
-            end = typed(message, _End, status)
+            end = convert(message, _End, status)
             # If nothing was answered over this connection, our token is still right.
             if not self._new_connection or end["state"] is not None:
                 self.steps, self.state = end["steps"], end["state"]
                 self._resumable = True
             return None
         kind: type[Answer] = Classification if "label" in message else Labelling
-        answer: Answer = typed(message, kind, status)
+        answer: Answer = convert(message, kind, status)
         if answer.steps is None:
             raise InvalidAnswer(status, "Expected `steps`")
         self.steps, self._new_connection = answer.steps, False
