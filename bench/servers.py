@@ -15,7 +15,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -214,27 +214,53 @@ def memory_mib(*pids: int) -> float:
     return total / 1024
 
 
-class MemoryWatch:
-    """A server's memory in MiB before, at most and after a block."""
+@contextmanager
+def repeating(function: Callable[[], object], seconds: float) -> Iterator[None]:
+    """Call a function in a thread every so many seconds until the block ends."""
+    ended = threading.Event()
 
-    def __init__(self, pid: int):
-        self._pid = pid
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._measure, daemon=True)
-        self.before = self.peak = self.after = self._now()
+    def run() -> None:
+        while not ended.wait(seconds):
+            function()
 
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
+    thread = threading.Thread(target=run, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join(30)
 
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join(5)
-        self.after = self._now()
 
-    def _now(self) -> float:
-        return memory_mib(*process_tree(self._pid))
+@dataclass(slots=True)
+class MemoryUse:
+    """MiB of a server's processes before, at most and after a block."""
 
-    def _measure(self) -> None:
-        while not self._ended.wait(0.5):
-            self.peak = max(self.peak, self._now())
+    before: float
+    peak: float
+    after: float = 0.0
+
+    @property
+    def peak_increase(self) -> float:
+        return self.peak - self.before
+
+    @property
+    def increase(self) -> float:
+        return self.after - self.before
+
+
+@contextmanager
+def watch_memory(pid: int, seconds: float = 0.5) -> Iterator[MemoryUse]:
+    """Measure a server's memory every so many seconds until the block ends."""
+    mib = memory_mib(*process_tree(pid))
+    memory = MemoryUse(mib, mib)
+
+    def measure() -> None:
+        memory.after = memory_mib(*process_tree(pid))
+        memory.peak = max(memory.peak, memory.after)
+
+    try:
+        with repeating(measure, seconds):
+            yield memory
+    finally:
+        measure()

@@ -2,17 +2,17 @@
 
 import http.client
 import itertools
-import threading
 import time
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass, field
-from typing import Any, Self
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, field
+from typing import Any
 
 from bench import workloads
 from bench.load_generator import Spec as ClosedSpec
 from bench.load_generator import generate
 from bench.overload.generator import WINDOW, Spec
-from bench.servers import MemoryWatch
+from bench.servers import repeating, watch_memory
 
 FACTORS = (0.5, 1, 2, 5, 10)
 MAX_RATE = 12_000  # requests a second of the generator
@@ -55,23 +55,12 @@ class Run:
     recovery: float | None = None  # seconds; None: not within the observed time
 
 
-class Probe:
-    """Requests a path over a new connection each time, as an orchestrator does."""
+@dataclass(slots=True)
+class Probes:
+    """The responses to an orchestrator's probes."""
 
-    def __init__(self, port: int, path: str):
-        self._port, self._path = port, path
-        self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._run, daemon=True)
-        self.statuses: list[int] = []  # 0: no response in time
-        self.slowest = 0.0
-
-    def __enter__(self) -> Self:
-        self._thread.start()
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._ended.set()
-        self._thread.join(5)
+    statuses: list[int] = field(default_factory=list)  # 0: no response in time
+    slowest: float = 0.0
 
     @property
     def failed(self) -> int:
@@ -83,11 +72,19 @@ class Probe:
         ready = [status == 200 for status in self.statuses]
         return sum(a and not b for a, b in itertools.pairwise(ready))
 
-    def _run(self) -> None:
-        while not self._ended.wait(PROBE_INTERVAL):
-            start = time.perf_counter()
-            self.statuses.append(probe(self._port, self._path))
-            self.slowest = max(self.slowest, time.perf_counter() - start)
+
+@contextmanager
+def probing(port: int, path: str) -> Iterator[Probes]:
+    """Probe a path until the block ends, over a new connection each time."""
+    probes = Probes()
+
+    def send() -> None:
+        start = time.perf_counter()
+        probes.statuses.append(probe(port, path))
+        probes.slowest = max(probes.slowest, time.perf_counter() - start)
+
+    with repeating(send, PROBE_INTERVAL):
+        yield probes
 
 
 def probe(port: int, path: str) -> int:
@@ -151,9 +148,9 @@ def measure(
         )
         timeout = 3 * seconds + AFTER_SECONDS + deadline + 90
         with (
-            MemoryWatch(target.pid) as memory,
-            Probe(target.port, target.live) as live,
-            Probe(target.port, target.ready) as ready,
+            watch_memory(target.pid) as memory,
+            probing(target.port, target.live) as live,
+            probing(target.port, target.ready) as ready,
         ):
             result = generate(spec, "bench.overload.generator", timeout)
         probes = {
@@ -162,7 +159,7 @@ def measure(
             "slowest_ms": 1000 * live.slowest,
             "ready_flaps": ready.flaps,
         }
-        mib = {"before": memory.before, "peak": memory.peak, "after": memory.after}
+        mib = asdict(memory)
         seconds_to_recover = _recovery(
             result["after"], runs[0].result if runs else None
         )

@@ -20,10 +20,11 @@ from typing import Any
 import numpy as np
 import uvloop
 
+from bench.servers import repeating
 from tests.robustness.endurance.mixed_traffic import MixedTraffic
 from tests.robustness.harness import fault_injection
 from tests.robustness.harness.checklist import Tally
-from tests.robustness.harness.service import Service, repeating, serving
+from tests.robustness.harness.service import Service, serving
 
 LOAD = 0.6  # of R
 CAPACITY_SECONDS = 8

@@ -3,11 +3,9 @@
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -17,7 +15,8 @@ from typing import Any
 
 import httpx
 
-from bench.servers import memory_mib, process_tree
+from bench import servers
+from bench.servers import MemoryUse, free_port, memory_mib, process_tree
 from tests.robustness.harness.checklist import Tally
 
 ROOT = Path(__file__).parents[3]
@@ -131,11 +130,6 @@ class Service:
             return self.process.wait()
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listening:
-        return int(listening.getsockname()[1])
-
-
 def launch(
     folder: Path,
     module: str = "service",
@@ -217,54 +211,11 @@ def reveals_internals(text: str) -> bool:
 
 
 @contextmanager
-def repeating(function: Callable[[], object], seconds: float) -> Iterator[None]:
-    """Call a function in a thread every so many seconds until the block ends."""
-    ended = threading.Event()
-
-    def run() -> None:
-        while not ended.wait(seconds):
-            function()
-
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        ended.set()
-        thread.join(30)
-
-
-@dataclass(slots=True)
-class MemoryUse:
-    """MiB of all processes together."""
-
-    before: float
-    peak: float = 0.0
-    after: float = 0.0
-
-    @property
-    def peak_increase(self) -> float:
-        return self.peak - self.before
-
-    @property
-    def increase(self) -> float:
-        return self.after - self.before
-
-
-@contextmanager
 def watch_memory(service: Service, allowed: float) -> Iterator[MemoryUse]:
     """Measure memory until the block ends; if more than `allowed` MiB is left then,
     wait until it settles."""
-    memory = MemoryUse(service.memory_mib())
-
-    def measure() -> None:
-        memory.peak = max(memory.peak, service.memory_mib())
-
-    try:
-        with repeating(measure, 0.05):
-            yield memory
-    finally:
-        memory.after = service.memory_mib()
-        if memory.increase > allowed:
-            memory.after = service.settled_memory_mib()
+    with servers.watch_memory(service.process.pid, 0.05) as memory:
+        yield memory
+    if memory.increase > allowed:
+        memory.after = service.settled_memory_mib()
         memory.peak = max(memory.peak, memory.after)

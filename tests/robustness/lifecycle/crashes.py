@@ -7,10 +7,11 @@ import signal
 import time
 from pathlib import Path
 
+from bench.servers import free_port
 from tests.robustness.harness import fault_injection, reference
 from tests.robustness.harness.burst import send_all
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.service import Service, free_port, serving, started
+from tests.robustness.harness.service import Service, serving, started
 from tests.robustness.harness.traffic import Traffic
 from tests.robustness.load.isolation import poison
 

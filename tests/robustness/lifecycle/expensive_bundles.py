@@ -12,10 +12,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.servers import repeating
 from model.bundle import bundle
 from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
-from tests.robustness.harness.service import Service, repeating, serving
+from tests.robustness.harness.service import Service, serving
 from tests.robustness.harness.traffic import Traffic, baseline, capacity
 from tests.robustness.lifecycle.endless_loads import (
     add_version,

@@ -18,6 +18,7 @@ from dataclasses import dataclass, field, replace
 from functools import partial
 
 from bench.http_connection import post_request
+from bench.servers import repeating
 from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.raw_connection import (
@@ -27,7 +28,7 @@ from tests.robustness.harness.raw_connection import (
 )
 from tests.robustness.harness.reference import ReferenceRequest
 from tests.robustness.harness.refusal import handshake, http
-from tests.robustness.harness.service import ROOT, Service, repeating, serving
+from tests.robustness.harness.service import ROOT, Service, serving
 from tests.robustness.harness.traffic import Traffic, baseline, capacity, with_fields
 
 HONEST, ATTACKER = "honest", "attacker"  # API keys
