@@ -1,17 +1,11 @@
 """Every code block of README and docs runs and gives what the page shows."""
 
-import os
 import re
 import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
 
+from service.settings import Settings
 from tests.docs.blocks import (
     LANGUAGES,
     Runner,
@@ -20,7 +14,8 @@ from tests.docs.blocks import (
     check_output,
     check_shape,
 )
-from tests.support.servers import ROOT
+from tests.support.bundles import OnnxEngine
+from tests.support.servers import ROOT, running
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 WITH_CODE = [
@@ -37,7 +32,6 @@ WITH_SLOW_CODE = [
 MAKEFILE = (ROOT / "Makefile").read_text(encoding="utf-8")
 MOST_SKIPPED = 14
 COPIED = ("unrolled", "model", "service", "examples", "bundles", "requirements")
-SETTINGS = {"UNROLLED_ADMIN": "true", "UNROLLED_DRAIN_SECONDS": "0"}
 
 
 def copy_project(copy, folders):
@@ -58,34 +52,10 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runner(folder):
-    """Runs blocks against the service as `make serve` starts it, on another port."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    url = f"http://localhost:{port}"
-    with (folder / "serve.log").open("w") as log:
-        process = subprocess.Popen(
-            command, cwd=folder, stdout=log, stderr=log, env=os.environ | SETTINGS
-        )
-        try:
-            wait_until_ready(url, process, folder / "serve.log")
-            yield Runner(folder, url)
-        finally:
-            process.terminate()
-            process.wait(30)
-
-
-def wait_until_ready(url, process, log, seconds=60):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        assert process.poll() is None, log.read_text()
-        try:
-            urllib.request.urlopen(f"{url}/readyz", timeout=5).close()
-            return
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.05)
-    raise AssertionError(log.read_text())
+    """Runs blocks against a service that has the copy's bundles."""
+    settings = Settings(port=0, bundles=folder / "bundles", admin=True, workers=1)
+    with running(settings, load_engine=OnnxEngine) as server:
+        yield Runner(folder, server.url.replace("127.0.0.1", "localhost"))
 
 
 @pytest.mark.parametrize("page", WITH_CODE, ids=lambda page: page.stem)
