@@ -254,25 +254,18 @@ class TestEvaluate:
         for path in (exported.folder.parent, folder / "bundles"):
             run("evaluate", path, file, "--part", "all", "--json")
 
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            pytest.param(
-                '{"frames": [[1, 2]], "labels": ["ant"]}', "2 features", id="features"
-            ),
-            pytest.param(
-                '{"frames": [[1, 2, 3]], "label": "ant"}', "'label'", id="task"
-            ),
-            pytest.param(
-                '{"frames": [[1, 2, 3]], "labels": ["gnu"]}', "gnu", id="class"
-            ),
-        ],
-    )
-    def test_other_data(self, exported, tmp_path, text, expected):
+    def test_other_data(self, exported, tmp_path):
         """Data that doesn't fit the bundle is refused."""
-        path = tmp_path / "other.jsonl"
-        path.write_text(text + "\n")
-        assert expected in refusal("evaluate", exported.folder, path, "--part", "all")
+        for text, expected in (
+            ('{"frames": [[1, 2]], "labels": ["ant"]}', "2 features"),
+            ('{"frames": [[1, 2, 3]], "label": "ant"}', "'label'"),
+            ('{"frames": [[1, 2, 3]], "labels": ["gnu"]}', "gnu"),
+        ):
+            path = tmp_path / "other.jsonl"
+            path.write_text(text + "\n")
+            assert expected in refusal(
+                "evaluate", exported.folder, path, "--part", "all"
+            )
 
     def test_no_bundle(self, file, tmp_path):
         """A folder without a bundle, or with several, is refused by name."""
@@ -316,35 +309,27 @@ class TestDatasets:
 
 
 class TestRefusals:
-    @pytest.mark.parametrize(
-        ("arguments", "expected"),
-        [
-            pytest.param(["--layers", "0"], ["network.layers"], id="low"),
-            pytest.param(["--dropout", "1"], ["network.dropout"], id="high"),
-            pytest.param(["--name", "A b"], ["name"], id="name"),
-            pytest.param(
-                ["--epochs", "0", "--batch", "0"],
-                ["training.epochs", "training.batch"],
-                id="two",
-            ),
-            pytest.param(["--preset", "vovels"], ["'vovels'", "vowels"], id="preset"),
-            pytest.param(
+    def test_values(self, tmp_path):
+        """An invalid value is refused in one line that names the setting."""
+        for arguments, expected in (
+            (["--layers", "0"], ["network.layers"]),
+            (["--dropout", "1"], ["network.dropout"]),
+            (["--name", "A b"], ["name"]),
+            (["--epochs", "0", "--batch", "0"], ["training.epochs", "training.batch"]),
+            (["--preset", "vovels"], ["'vovels'", "vowels"]),
+            (
                 ["--preset", "vowels", "--settings", "x.toml"],
                 ["--preset", "--settings"],
-                id="preset-and-settings",
             ),
-            pytest.param(["--settings", "no.toml"], ["no.toml"], id="no-settings"),
-            pytest.param(["--test", "x.csv"], ["test part of its own"], id="test"),
-            pytest.param(["--task", "label"], ["classify", "label"], id="task"),
-            pytest.param(["--image", "9", "9"], ["augmentation.image"], id="image"),
-        ],
-    )
-    def test_values(self, arguments, expected, tmp_path):
-        """An invalid value is refused in one line that names the setting."""
-        line = refusal("train", "vowels", *arguments, "--runs", tmp_path / "runs")
-        for name in expected:
-            assert name in line
-        assert not (tmp_path / "runs").exists()
+            (["--settings", "no.toml"], ["no.toml"]),
+            (["--test", "x.csv"], ["test part of its own"]),
+            (["--task", "label"], ["classify", "label"]),
+            (["--image", "9", "9"], ["augmentation.image"]),
+        ):
+            line = refusal("train", "vowels", *arguments, "--runs", tmp_path / "runs")
+            for name in expected:
+                assert name in line
+            assert not (tmp_path / "runs").exists()
 
     def test_nan(self, tmp_path):
         """No setting accepts `nan`."""
@@ -354,58 +339,43 @@ class TestRefusals:
                 arguments = ("--" + name.replace("_", "-"), "nan", "--runs", tmp_path)
                 assert name in refusal("train", "vowels", *arguments)
 
-    @pytest.mark.parametrize(
-        ("arguments", "expected"),
-        [
-            pytest.param(["train", "x", "--layers", "two"], "--layers", id="no-number"),
-            pytest.param(["train", "x", "--cell", "rnn"], "'gru', 'lstm'", id="choice"),
-            pytest.param(["train", "x", "--layer", "2"], "--layers", id="flag"),
-            pytest.param(["trian"], "train", id="command"),
-            pytest.param(["train"], "NAME|FILE", id="no-source"),
-        ],
-    )
-    def test_usage(self, arguments, expected):
+    def test_usage(self):
         """A wrong command or option is refused, and the right one suggested."""
-        assert expected in run(*arguments, code=2).stderr
+        for arguments, expected in (
+            (["train", "x", "--layers", "two"], "--layers"),
+            (["train", "x", "--cell", "rnn"], "'gru', 'lstm'"),
+            (["train", "x", "--layer", "2"], "--layers"),
+            (["trian"], "train"),
+            (["train"], "NAME|FILE"),
+        ):
+            assert expected in run(*arguments, code=2).stderr
 
-    @pytest.mark.parametrize(
-        ("source", "expected"),
-        [
-            pytest.param("vowel", "did you mean 'vowels'?", id="near"),
-            pytest.param("nothing.csv", "neither a file nor a built-in", id="far"),
-        ],
-    )
-    def test_source(self, source, expected):
+    def test_source(self):
         """An unknown source is refused, and the nearest name suggested."""
-        line = refusal("train", source)
-        assert repr(source) in line
-        assert expected in line
+        for source, expected in (
+            ("vowel", "did you mean 'vowels'?"),
+            ("nothing.csv", "neither a file nor a built-in"),
+        ):
+            line = refusal("train", source)
+            assert repr(source) in line
+            assert expected in line
 
-    @pytest.mark.parametrize(
-        ("name", "text", "place"),
-        [
-            pytest.param(
+    def test_file(self, tmp_path):
+        """A broken file is refused with its name, the line and the reason."""
+        for name, text, place in (
+            (
                 "a.jsonl",
                 '{"frames": [[1]], "label": "a"}\n{"frames": [["x"]], "label": "a"}\n',
                 "a.jsonl, line 2: 'x' in 'frames'",
-                id="json-lines",
             ),
-            pytest.param(
-                "a.csv",
-                "sequence,label,u\n1,a,0.5\n1,a,oops\n",
-                "a.csv, line 3",
-                id="csv",
-            ),
-            pytest.param("a.jsonl", "", "a.jsonl", id="empty"),
-            pytest.param("a.txt", "hello", "a.txt", id="no-format"),
-            pytest.param("a.npz", "hello", "a.npz", id="no-archive"),
-        ],
-    )
-    def test_file(self, tmp_path, name, text, place):
-        """A broken file is refused with its name, the line and the reason."""
-        path = tmp_path / name
-        path.write_text(text)
-        assert f"{tmp_path}/{place}" in refusal("train", path)
+            ("a.csv", "sequence,label,u\n1,a,0.5\n1,a,oops\n", "a.csv, line 3"),
+            ("a.jsonl", "", "a.jsonl"),
+            ("a.txt", "hello", "a.txt"),
+            ("a.npz", "hello", "a.npz"),
+        ):
+            path = tmp_path / name
+            path.write_text(text)
+            assert f"{tmp_path}/{place}" in refusal("train", path)
 
     def test_too_small(self, tmp_path):
         """A file with too few sequences for all parts is refused."""
@@ -477,28 +447,25 @@ class TestSettings:
         )
         assert settings.training == Config().training
 
-    @pytest.mark.parametrize(
-        ("text", "expected"),
-        [
-            pytest.param("[network]\nhiden = 5", "network.hiden", id="unknown-key"),
-            pytest.param("[netwrk]\nhidden = 5", "netwrk", id="unknown-section"),
-            pytest.param("[network]\nhidden = 'x'", "network.hidden", id="no-number"),
-            pytest.param("network = 5", "network", id="no-section"),
-            pytest.param("[network", "at end of document", id="no-toml"),
-            pytest.param("[training]\nepochs = 1.5", "training.epochs", id="fraction"),
-        ],
-    )
-    def test_broken_toml(self, file, tmp_path, text, expected):
+    def test_broken_toml(self, file, tmp_path):
         """An invalid key is refused; the message names the file and the key."""
-        path = tmp_path / "mine.toml"
-        path.write_text(text)
-        line = refusal("train", file, "--settings", path)
-        assert f"{path}: " in line
-        assert expected in line
+        for text, expected in (
+            ("[network]\nhiden = 5", "network.hiden"),
+            ("[netwrk]\nhidden = 5", "netwrk"),
+            ("[network]\nhidden = 'x'", "network.hidden"),
+            ("network = 5", "network"),
+            ("[network", "at end of document"),
+            ("[training]\nepochs = 1.5", "training.epochs"),
+        ):
+            path = tmp_path / "mine.toml"
+            path.write_text(text)
+            line = refusal("train", file, "--settings", path)
+            assert f"{path}: " in line
+            assert expected in line
 
-    @pytest.mark.parametrize(
-        ("name", "expected"),
-        [
+    def test_bundle_name(self):
+        """Without a name the bundle is expected after its file."""
+        for name, expected in (
             ("Walks of dogs.jsonl", "walks-of-dogs"),
             ("BasicMotions_TRAIN.ts", "basicmotions"),
             ("a.b_c-1.csv", "a.b_c-1"),
@@ -506,17 +473,18 @@ class TestSettings:
             ("日本.csv", "model"),
             ("....csv", "model"),
             ("x" * 99 + ".csv", "x" * 64),
-        ],
-    )
-    def test_bundle_name(self, name, expected):
-        """Without a name the bundle is expected after its file."""
-        config = build_config(f"some/folder/{name}", None, None, None, {})
-        assert config.name == expected
+        ):
+            config = build_config(f"some/folder/{name}", None, None, None, {})
+            assert config.name == expected
 
-    @pytest.mark.parametrize("stem", ["a" * 63 + ".x", "-" * 70 + "a", "x" * 63 + "-y"])
-    def test_name_is_allowed(self, stem):
+    def test_name_is_allowed(self):
         """The name of any file gives a valid bundle name."""
-        build_config(f"{stem}.csv", None, None, None, {})
+        for stem in (
+            "a" * 63 + ".x",
+            "-" * 70 + "a",
+            "x" * 63 + "-y",
+        ):
+            build_config(f"{stem}.csv", None, None, None, {})
 
 
 class TestFlags:
@@ -559,19 +527,27 @@ class TestFlags:
 class TestNamesAsText:
     """Names from files are printed as they are."""
 
-    @pytest.mark.parametrize("name", ["[red]", "[/b]", ":cat:", "[link=x]y", "a\\[b]"])
-    def test_classes(self, name):
+    def test_classes(self):
         """A class's name is not read as markup."""
-        scores = np.eye(2)
-        predictions = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
-        part_metrics = evaluation.compute_metrics(predictions, (name, "other"))
-        with console.console.capture() as output:
-            console.console.print(console.class_table(part_metrics))
-            console.console.print(
-                console.metrics_table(f"of {name}", {name: part_metrics})
-            )
-        for line in ("of ", "100.00"):
-            assert any(line in row and name in row for row in output.get().splitlines())
+        for name in (
+            "[red]",
+            "[/b]",
+            ":cat:",
+            "[link=x]y",
+            "a\\[b]",
+        ):
+            scores = np.eye(2)
+            predictions = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
+            part_metrics = evaluation.compute_metrics(predictions, (name, "other"))
+            with console.console.capture() as output:
+                console.console.print(console.class_table(part_metrics))
+                console.console.print(
+                    console.metrics_table(f"of {name}", {name: part_metrics})
+                )
+            for line in ("of ", "100.00"):
+                assert any(
+                    line in row and name in row for row in output.get().splitlines()
+                )
 
     def test_path(self, tmp_path):
         """A long path with brackets is printed on one line."""

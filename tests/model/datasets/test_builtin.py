@@ -142,22 +142,19 @@ class TestResolve:
         held_out = data.part("test")
         assert [data.classes[code] for code in held_out.targets] == list("bababa")
 
-    @pytest.mark.parametrize(
-        ("name", "near"),
-        [
-            pytest.param("digit", "did you mean 'digits'?", id="close"),
-            pytest.param("nothing-like-it.csv", "vowels)", id="far"),
-        ],
-    )
-    def test_unknown(self, name, near):
+    def test_unknown(self):
         """A name that is neither is answered with the built-in names."""
-        with pytest.raises(builtin.SourceError) as caught:
-            builtin.load_source(name)
-        message = str(caught.value)
-        assert message.endswith(near)
-        assert all(known in message for known in builtin.names())
-        with pytest.raises(builtin.SourceError, match="neither a file nor"):
-            builtin.load(name)
+        for name, near in (
+            ("digit", "did you mean 'digits'?"),
+            ("nothing-like-it.csv", "vowels)"),
+        ):
+            with pytest.raises(builtin.SourceError) as caught:
+                builtin.load_source(name)
+            message = str(caught.value)
+            assert message.endswith(near)
+            assert all(known in message for known in builtin.names())
+            with pytest.raises(builtin.SourceError, match="neither a file nor"):
+                builtin.load(name)
 
     def test_builtin_refusals(self, tmp_path):
         """A built-in set keeps its task and its test part."""
@@ -166,21 +163,18 @@ class TestResolve:
         with pytest.raises(ValueError, match="digits has a test part of its own"):
             builtin.load_source("digits", test=tmp_path / "test.csv")
 
-    @pytest.mark.parametrize(
-        ("train", "test", "reason"),
-        [
-            pytest.param({"part": "test"}, {}, "would be another", id="two-tests"),
-            pytest.param({}, {"part": "train"}, "parts for training", id="train-rows"),
-            pytest.param({}, {"features": 2}, "feature counts differ", id="features"),
-        ],
-    )
-    def test_file_refusals(self, tmp_path, train, test, reason):
+    def test_file_refusals(self, tmp_path):
         """Files that contradict each other are refused by name."""
-        train = write(tmp_path / "train.csv", "abab", **train)
-        test = write(tmp_path / "test.csv", "ab", **test)
-        with pytest.raises(ValueError, match=reason) as caught:
-            builtin.load_source(str(train), test=test)
-        assert "test.csv" in str(caught.value)
+        for train, test, reason in (
+            ({"part": "test"}, {}, "would be another"),
+            ({}, {"part": "train"}, "parts for training"),
+            ({}, {"features": 2}, "feature counts differ"),
+        ):
+            train = write(tmp_path / "train.csv", "abab", **train)
+            test = write(tmp_path / "test.csv", "ab", **test)
+            with pytest.raises(ValueError, match=reason) as caught:
+                builtin.load_source(str(train), test=test)
+            assert "test.csv" in str(caught.value)
 
     def test_missing_test_file(self, tmp_path):
         """A test file that is not there is named."""

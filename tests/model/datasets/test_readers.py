@@ -141,20 +141,17 @@ def test_classes_given(tmp_path, suffix):
         readers.read(path, classes=("a", "z"))
 
 
-@pytest.mark.parametrize(
-    ("values", "classes"),
-    [
-        pytest.param([10, 9, "-1"], ("-1", "9", "10"), id="whole-numbers"),
-        pytest.param([10, 9, "x"], ("10", "9", "x"), id="mixed"),
-        pytest.param([True, False], ("false", "true"), id="booleans"),
-    ],
-)
-def test_class_order(tmp_path, values, classes):
+def test_class_order(tmp_path):
     """Classes stand by value if all are whole numbers, or else by alphabet."""
-    path = tmp_path / "data.jsonl"
-    records = [json.dumps({"frames": [1], "label": value}) for value in values]
-    path.write_text("\n".join(records), encoding="utf-8")
-    assert readers.read(path).classes == classes
+    for values, classes in (
+        ([10, 9, "-1"], ("-1", "9", "10")),
+        ([10, 9, "x"], ("10", "9", "x")),
+        ([True, False], ("false", "true")),
+    ):
+        path = tmp_path / "data.jsonl"
+        records = [json.dumps({"frames": [1], "label": value}) for value in values]
+        path.write_text("\n".join(records), encoding="utf-8")
+        assert readers.read(path).classes == classes
 
 
 def refused(path, content, **options):
@@ -171,107 +168,59 @@ def refused(path, content, **options):
 GOOD = '{"frames": [[1, 2], [3, 4]], "label": "a"}\n'
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("", ": no sequences", id="empty"),
-        pytest.param("\n \n", ": no sequences", id="blank"),
-        pytest.param("\n{", ", line 2: not JSON", id="cut-off"),
-        pytest.param(GOOD + "[1]", ", line 2: expected an object", id="list"),
-        pytest.param("[" * 100_000, ", line 1: not JSON", id="deep"),
-        pytest.param(
-            GOOD.replace("label", "lable"), ", line 1: unknown key 'lable'", id="key"
-        ),
-        pytest.param(
-            GOOD[:-2] + ', "label": "b"}', ", line 1: a key is repeated", id="twice"
-        ),
-        pytest.param('{"label": "a"}', ", line 1: 'frames' is missing", id="no-frames"),
-        pytest.param(
-            '{"frames": [[1]]}', ", line 1: 'label' or 'labels'", id="no-label"
-        ),
-        pytest.param(
-            GOOD + '{"frames": [[1, 2]]}', ", line 2: 'label' is missing", id="gone"
-        ),
-        pytest.param(
+def test_json_lines_refusals(tmp_path):
+    """A bad line is named, with the reason."""
+    for text, message in (
+        ("", ": no sequences"),
+        ("\n \n", ": no sequences"),
+        ("\n{", ", line 2: not JSON"),
+        (GOOD + "[1]", ", line 2: expected an object"),
+        ("[" * 100_000, ", line 1: not JSON"),
+        (GOOD.replace("label", "lable"), ", line 1: unknown key 'lable'"),
+        (GOOD[:-2] + ', "label": "b"}', ", line 1: a key is repeated"),
+        ('{"label": "a"}', ", line 1: 'frames' is missing"),
+        ('{"frames": [[1]]}', ", line 1: 'label' or 'labels'"),
+        (GOOD + '{"frames": [[1, 2]]}', ", line 2: 'label' is missing"),
+        (
             GOOD + '{"frames": [[1, 2]], "labels": ["a"]}',
             ", line 2: 'labels' does not belong to task classify",
-            id="other-task",
         ),
-        pytest.param(
+        (
             '{"frames": [[1], [2]], "labels": ["a"]}',
             ", line 1: 'labels' is not a list of 2",
-            id="few-labels",
         ),
-        pytest.param(
-            '{"frames": [[1]], "label": 0.5}', ", line 1: expected text", id="float"
-        ),
-        pytest.param(
-            '{"frames": [[1]], "label": null}', ", line 1: expected text", id="null"
-        ),
-        pytest.param(
-            '{"frames": [[1]], "label": ""}', ", line 1: the label is empty", id="text"
-        ),
-        pytest.param(
-            '{"frames": [], "label": "a"}', ", line 1: 'frames' is not", id="no-steps"
-        ),
-        pytest.param(
-            '{"frames": [[]], "label": "a"}', ", line 1: step 0 of", id="no-features"
-        ),
-        pytest.param(
-            '{"frames": {"a": 1}, "label": "a"}', ", line 1: 'frames'", id="object"
-        ),
-        pytest.param(
+        ('{"frames": [[1]], "label": 0.5}', ", line 1: expected text"),
+        ('{"frames": [[1]], "label": null}', ", line 1: expected text"),
+        ('{"frames": [[1]], "label": ""}', ", line 1: the label is empty"),
+        ('{"frames": [], "label": "a"}', ", line 1: 'frames' is not"),
+        ('{"frames": [[]], "label": "a"}', ", line 1: step 0 of"),
+        ('{"frames": {"a": 1}, "label": "a"}', ", line 1: 'frames'"),
+        (
             '{"frames": [[1, 2], [3]], "label": "a"}',
             ", line 1: step 1 has 1 features, step 0 has 2",
-            id="ragged",
         ),
-        pytest.param(
-            '{"frames": [1, [2]], "label": "a"}', ", line 1: 'frames' mixes", id="mixed"
-        ),
-        pytest.param(
-            '{"frames": [[1], 2], "label": "a"}', ", line 1: step 1 of", id="mixed-late"
-        ),
-        pytest.param(
+        ('{"frames": [1, [2]], "label": "a"}', ", line 1: 'frames' mixes"),
+        ('{"frames": [[1], 2], "label": "a"}', ", line 1: step 1 of"),
+        (
             GOOD + '\n{"frames": [[1]], "label": "a"}',
             ", line 3: 1 features; the file began with 2",
-            id="other-width",
         ),
-        pytest.param(
-            '{"frames": [["1"]], "label": "a"}', ", line 1: '1' in 'fr", id="string"
-        ),
-        pytest.param(
-            '{"frames": [[1, true]], "label": "a"}', ", line 1: True in", id="boolean"
-        ),
-        pytest.param(
-            '{"frames": [[[1]]], "label": "a"}', ", line 1: [1] in", id="nested"
-        ),
-        pytest.param(
-            '{"frames": [[NaN]], "label": "a"}', ", line 1: NaN is not", id="nan"
-        ),
-        pytest.param(
-            '{"frames": [[1e39]], "label": "a"}', ", line 1: 'frames' holds", id="large"
-        ),
-        pytest.param(
+        ('{"frames": [["1"]], "label": "a"}', ", line 1: '1' in 'fr"),
+        ('{"frames": [[1, true]], "label": "a"}', ", line 1: True in"),
+        ('{"frames": [[[1]]], "label": "a"}', ", line 1: [1] in"),
+        ('{"frames": [[NaN]], "label": "a"}', ", line 1: NaN is not"),
+        ('{"frames": [[1e39]], "label": "a"}', ", line 1: 'frames' holds"),
+        (
             f'{{"frames": [[1{"0" * 400}]], "label": "a"}}',
             ", line 1: 'frames' holds a number too large",
-            id="huge",
         ),
-        pytest.param(
-            f'{{"frames": [[1{"0" * 5000}]], "label": "a"}}', ", line 1: ", id="endless"
-        ),
-        pytest.param(
-            GOOD[:-2] + ', "split": "dev"}', ", line 1: 'split' is none", id="part"
-        ),
-        pytest.param(
-            GOOD[:-2] + ', "split": [1]}', ", line 1: 'split' is none", id="part-list"
-        ),
-        pytest.param(GOOD.encode() + b"\xff", ", line 2: not UTF-8", id="latin"),
-        pytest.param(GOOD.encode("utf-16"), ", line 1: not UTF-8", id="utf-16"),
-    ],
-)
-def test_json_lines_refusals(tmp_path, text, message):
-    """A bad line is named, with the reason."""
-    assert refused(tmp_path / "data.jsonl", text).startswith(message)
+        (f'{{"frames": [[1{"0" * 5000}]], "label": "a"}}', ", line 1: "),
+        (GOOD[:-2] + ', "split": "dev"}', ", line 1: 'split' is none"),
+        (GOOD[:-2] + ', "split": [1]}', ", line 1: 'split' is none"),
+        (GOOD.encode() + b"\xff", ", line 2: not UTF-8"),
+        (GOOD.encode("utf-16"), ", line 1: not UTF-8"),
+    ):
+        assert refused(tmp_path / "data.jsonl", text).startswith(message)
 
 
 def test_json_lines_univariate(tmp_path):
@@ -287,67 +236,41 @@ def test_json_lines_univariate(tmp_path):
 CSV = "sequence,step,label,u,v,split\na,0,x,1,2,train\na,1,x,3,4,train\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("", ": no rows", id="empty"),
-        pytest.param("sequence,label,u\n", ": no rows", id="header-only"),
-        pytest.param(
-            "\nsequence,label\n", ", line 2: no feature col", id="no-features"
-        ),
-        pytest.param("label,u\n", ", line 1: column 'sequence' is", id="no-sequence"),
-        pytest.param("sequence;label;u\n", ", line 1: column 'seq", id="semicolons"),
-        pytest.param(
-            "sequence,label,u,u\n", ", line 1: column 'u' is rep", id="doubled"
-        ),
-        pytest.param("sequence,label,u,\n", ", line 1: column 4 has no", id="unnamed"),
-        pytest.param(CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the", id="short"),
-        pytest.param(CSV + "b,0,x,1,2,test,3\n", ", line 4: 7 columns", id="long"),
-        pytest.param(CSV + ",0,x,1,2,test\n", ", line 4: column 'seq", id="no-id"),
-        pytest.param(CSV + "b,0,,1,2,test\n", ", line 4: column 'label'", id="blank"),
-        pytest.param(
-            CSV + "b,0,x,1,,test\n", ", line 4: column 'v' is empty", id="no-number"
-        ),
-        pytest.param(
-            CSV + "b,0,x,1,abc,test\n", ", line 4: column 'v' is 'abc', n", id="text"
-        ),
-        pytest.param(
-            CSV + "b,0,x,1_0,2,test\n", ", line 4: column 'u' is '1_0'", id="underscore"
-        ),
-        pytest.param(
-            CSV + "\n\nb,0,x,1,nan,test\n", ", line 6: column 'v' is not a f", id="nan"
-        ),
-        pytest.param(CSV + "b,0,x,-inf,2,test\n", ", line 4: column 'u'", id="inf"),
-        pytest.param(CSV + "b,0,x,1e39,2,test\n", ", line 4: column 'u'", id="large"),
-        pytest.param(
+def test_csv_refusals(tmp_path):
+    """A bad row is named with its line, and the column where there is one."""
+    for text, message in (
+        ("", ": no rows"),
+        ("sequence,label,u\n", ": no rows"),
+        ("\nsequence,label\n", ", line 2: no feature col"),
+        ("label,u\n", ", line 1: column 'sequence' is"),
+        ("sequence;label;u\n", ", line 1: column 'seq"),
+        ("sequence,label,u,u\n", ", line 1: column 'u' is rep"),
+        ("sequence,label,u,\n", ", line 1: column 4 has no"),
+        (CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the"),
+        (CSV + "b,0,x,1,2,test,3\n", ", line 4: 7 columns"),
+        (CSV + ",0,x,1,2,test\n", ", line 4: column 'seq"),
+        (CSV + "b,0,,1,2,test\n", ", line 4: column 'label'"),
+        (CSV + "b,0,x,1,,test\n", ", line 4: column 'v' is empty"),
+        (CSV + "b,0,x,1,abc,test\n", ", line 4: column 'v' is 'abc', n"),
+        (CSV + "b,0,x,1_0,2,test\n", ", line 4: column 'u' is '1_0'"),
+        (CSV + "\n\nb,0,x,1,nan,test\n", ", line 6: column 'v' is not a f"),
+        (CSV + "b,0,x,-inf,2,test\n", ", line 4: column 'u'"),
+        (CSV + "b,0,x,1e39,2,test\n", ", line 4: column 'u'"),
+        (
             CSV + "b,0,x,1,2,\na,2,x,1,2,train\n",
             ", line 5: sequence 'a': the sequence appears again",
-            id="comes-back",
         ),
-        pytest.param(
-            CSV + "a,1,x,1,2,train\n", ", line 4: sequence 'a': 'step'", id="step-stays"
-        ),
-        pytest.param(
-            CSV + "a,0.5,x,1,2,train\n", ", line 4: sequence 'a'", id="step-falls"
-        ),
-        pytest.param(
-            CSV + "b,one,x,1,2,test\n", ", line 4: column 'step' is 'o", id="step-text"
-        ),
-        pytest.param(CSV + "b,nan,x,1,2,test\n", ", line 4: column 'st", id="step-nan"),
-        pytest.param(
-            CSV + "b,0,x,1,2,dev\n", ", line 4: split 'dev' is none", id="part"
-        ),
-        pytest.param(
-            CSV + "a,2,x,1,2,test\n", ", line 4: sequence 'a': 'split' ch", id="parts"
-        ),
-        pytest.param(CSV + 'b,0,"x,1,2,t\n', ", line 4: not CSV", id="quote"),
-        pytest.param(CSV + 'b,0,"x"y,1,2,t\n', ", line 4: not CSV", id="after-quote"),
-        pytest.param((CSV + "é").encode("latin-1"), ", line 4: not UTF-8", id="latin"),
-    ],
-)
-def test_csv_refusals(tmp_path, text, message):
-    """A bad row is named with its line, and the column where there is one."""
-    assert refused(tmp_path / "data.csv", text).startswith(message)
+        (CSV + "a,1,x,1,2,train\n", ", line 4: sequence 'a': 'step'"),
+        (CSV + "a,0.5,x,1,2,train\n", ", line 4: sequence 'a'"),
+        (CSV + "b,one,x,1,2,test\n", ", line 4: column 'step' is 'o"),
+        (CSV + "b,nan,x,1,2,test\n", ", line 4: column 'st"),
+        (CSV + "b,0,x,1,2,dev\n", ", line 4: split 'dev' is none"),
+        (CSV + "a,2,x,1,2,test\n", ", line 4: sequence 'a': 'split' ch"),
+        (CSV + 'b,0,"x,1,2,t\n', ", line 4: not CSV"),
+        (CSV + 'b,0,"x"y,1,2,t\n', ", line 4: not CSV"),
+        ((CSV + "é").encode("latin-1"), ", line 4: not UTF-8"),
+    ):
+        assert refused(tmp_path / "data.csv", text).startswith(message)
 
 
 def test_csv_task(tmp_path):
@@ -370,40 +293,38 @@ def test_csv_steps_are_exact(tmp_path):
     assert (data.lengths.tolist(), data.features) == ([3], ("u",))
 
 
-@pytest.mark.parametrize(
-    ("columns", "message"),
-    [
-        pytest.param({"label": None}, ": column 'label' is missing", id="no-label"),
-        pytest.param({"u": None}, ": no feature columns", id="no-features"),
-        pytest.param({"u": [1.0, None, 3.0]}, ", row 2: column 'u' is em", id="null"),
-        pytest.param({"u": [1, 2, np.inf]}, ", row 3: column 'u' is not", id="inf"),
-        pytest.param({"u": ["1", "2", "3"]}, ": column 'u' holds string", id="text"),
-        pytest.param({"u": [True] * 3}, ": column 'u' holds bool", id="boolean"),
-        pytest.param({"sequence": [1, 2, 1]}, ", row 3: sequence '1'", id="back"),
-        pytest.param({"sequence": [1, 1, None]}, ", row 3: column 'seq", id="no-id"),
-        pytest.param({"label": ["x", "", "x"]}, ", row 2: column 'label'", id="blank"),
-        pytest.param({"label": [0.5] * 3}, ", row 1: column 'label': ex", id="float"),
-        pytest.param(
+def test_parquet_refusals(tmp_path, monkeypatch):
+    """A bad row is named by its number, from 1, over all blocks."""
+    for columns, message in (
+        ({"label": None}, ": column 'label' is missing"),
+        ({"u": None}, ": no feature columns"),
+        ({"u": [1.0, None, 3.0]}, ", row 2: column 'u' is em"),
+        ({"u": [1, 2, np.inf]}, ", row 3: column 'u' is not"),
+        ({"u": ["1", "2", "3"]}, ": column 'u' holds string"),
+        ({"u": [True] * 3}, ": column 'u' holds bool"),
+        ({"sequence": [1, 2, 1]}, ", row 3: sequence '1'"),
+        ({"sequence": [1, 1, None]}, ", row 3: column 'seq"),
+        ({"label": ["x", "", "x"]}, ", row 2: column 'label'"),
+        ({"label": [0.5] * 3}, ", row 1: column 'label': ex"),
+        (
             {"step": np.array([2, 3, 1], np.uint8)},
             ", row 3: sequence '1': 'step' does not increase",
-            id="step-falls",
         ),
-        pytest.param({"step": [0, None, 2]}, ", row 2: column 'step'", id="no-step"),
-        pytest.param({"split": ["dev"] * 3}, ", row 1: split 'dev'", id="part"),
-        pytest.param({"split": [0, 0, 0]}, ", row 1: split 0 is none", id="number"),
-    ],
-)
-def test_parquet_refusals(tmp_path, monkeypatch, columns, message):
-    """A bad row is named by its number, from 1, over all blocks."""
-    pyarrow = pytest.importorskip("pyarrow")
-    from pyarrow import parquet as writer
+        ({"step": [0, None, 2]}, ", row 2: column 'step'"),
+        ({"split": ["dev"] * 3}, ", row 1: split 'dev'"),
+        ({"split": [0, 0, 0]}, ", row 1: split 0 is none"),
+    ):
+        pyarrow = pytest.importorskip("pyarrow")
+        from pyarrow import parquet as writer
 
-    monkeypatch.setattr(parquet, "BLOCK", 2)
-    columns = {"sequence": [1, 1, 1], "label": ["x"] * 3, "u": [1, 2, 3], **columns}
-    columns = {name: values for name, values in columns.items() if values is not None}
-    path = tmp_path / "data.parquet"
-    writer.write_table(pyarrow.table(columns), path)
-    assert refused(path, path.read_bytes()).startswith(message)
+        monkeypatch.setattr(parquet, "BLOCK", 2)
+        columns = {"sequence": [1, 1, 1], "label": ["x"] * 3, "u": [1, 2, 3], **columns}
+        columns = {
+            name: values for name, values in columns.items() if values is not None
+        }
+        path = tmp_path / "data.parquet"
+        writer.write_table(pyarrow.table(columns), path)
+        assert refused(path, path.read_bytes()).startswith(message)
 
 
 def test_parquet_damaged(tmp_path):
@@ -448,56 +369,48 @@ def write_arrays(path, changes):
     )
 
 
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        pytest.param({"x": None}, ": expected an array 'x' or", id="no-frames"),
-        pytest.param({"frames": np.zeros((2, 2, 2))}, ": expected an array", id="both"),
-        pytest.param({"x": np.zeros(5)}, ", array 'x': expected numbers", id="flat"),
-        pytest.param(
-            {"x": np.zeros((5, 0))}, ", array 'x': expected", id="no-features"
-        ),
-        pytest.param({"x": [["1", "2"]] * 5}, ", array 'x': expected", id="text"),
-        pytest.param({"x": np.zeros((5, 2), complex)}, ", array 'x'", id="complex"),
-        pytest.param({"x": np.full((5, 2), np.nan)}, ", array 'x': not a", id="nan"),
-        pytest.param({"x": np.full((5, 2), 1e39)}, ", array 'x': not a", id="large"),
-        pytest.param({"x": np.array([None])}, ", array 'x': not a NumPy", id="pickle"),
-        pytest.param({"lengths": None}, ": 'x' needs an array 'lengths'", id="no-len"),
-        pytest.param({"lengths": [2, 2]}, ", array 'lengths': does not add", id="sum"),
-        pytest.param({"lengths": [5, 0]}, ", array 'lengths': each", id="no-steps"),
-        pytest.param({"lengths": [2.0, 3.0]}, ", array 'lengths': ex", id="float-len"),
-        pytest.param(
-            {"lengths": [2**62, 2**62]}, ", array 'lengths': does not", id="overflow"
-        ),
-        pytest.param({"offsets": [1, 2, 5]}, ", array 'offsets': begins", id="start"),
-        pytest.param({"offsets": [0, 3, 5]}, ", array 'offsets': contr", id="contra"),
-        pytest.param({"offsets": [0, 5, 5]}, ", array 'offsets': each", id="still"),
-        pytest.param({"y": None}, ": array 'y' is missing", id="no-y"),
-        pytest.param({"y": [0, 1, 0]}, ", array 'y': its shape is [3]", id="few-y"),
-        pytest.param({"y": [[0], [1]]}, ", array 'y': its shape", id="deep-y"),
-        pytest.param({"y": [0, 2]}, ", array 'y': 2 is no index in 2", id="above"),
-        pytest.param({"y": [-1, 0]}, ", array 'y': -1 is no index", id="below"),
-        pytest.param({"y": [0.0, 1.0]}, ", array 'y': expected whole", id="float-y"),
-        pytest.param({"y": ["a", "z"]}, ", array 'y': label 'z' is not", id="other"),
-        pytest.param({"y": ["a", ""]}, ", array 'y': the label is empty", id="blank"),
-        pytest.param({"classes": [1, 2]}, ", array 'classes': exp", id="number-names"),
-        pytest.param({"classes": ["a", "a"]}, ", array 'classes': a name", id="twice"),
-        pytest.param({"features": ["u"]}, ", array 'features': 1 names", id="names"),
-        pytest.param({"split": [0]}, ", array 'split': expected 2", id="short-split"),
-        pytest.param({"split": [0, 3]}, ", array 'split': expected 2", id="part"),
-        pytest.param({"split": ["a", "b"]}, ", array 'split': exp", id="text-split"),
-        pytest.param(
+def test_npz_refusals(tmp_path):
+    """A bad array is named, with the reason."""
+    for changes, message in (
+        ({"x": None}, ": expected an array 'x' or"),
+        ({"frames": np.zeros((2, 2, 2))}, ": expected an array"),
+        ({"x": np.zeros(5)}, ", array 'x': expected numbers"),
+        ({"x": np.zeros((5, 0))}, ", array 'x': expected"),
+        ({"x": [["1", "2"]] * 5}, ", array 'x': expected"),
+        ({"x": np.zeros((5, 2), complex)}, ", array 'x'"),
+        ({"x": np.full((5, 2), np.nan)}, ", array 'x': not a"),
+        ({"x": np.full((5, 2), 1e39)}, ", array 'x': not a"),
+        ({"x": np.array([None])}, ", array 'x': not a NumPy"),
+        ({"lengths": None}, ": 'x' needs an array 'lengths'"),
+        ({"lengths": [2, 2]}, ", array 'lengths': does not add"),
+        ({"lengths": [5, 0]}, ", array 'lengths': each"),
+        ({"lengths": [2.0, 3.0]}, ", array 'lengths': ex"),
+        ({"lengths": [2**62, 2**62]}, ", array 'lengths': does not"),
+        ({"offsets": [1, 2, 5]}, ", array 'offsets': begins"),
+        ({"offsets": [0, 3, 5]}, ", array 'offsets': contr"),
+        ({"offsets": [0, 5, 5]}, ", array 'offsets': each"),
+        ({"y": None}, ": array 'y' is missing"),
+        ({"y": [0, 1, 0]}, ", array 'y': its shape is [3]"),
+        ({"y": [[0], [1]]}, ", array 'y': its shape"),
+        ({"y": [0, 2]}, ", array 'y': 2 is no index in 2"),
+        ({"y": [-1, 0]}, ", array 'y': -1 is no index"),
+        ({"y": [0.0, 1.0]}, ", array 'y': expected whole"),
+        ({"y": ["a", "z"]}, ", array 'y': label 'z' is not"),
+        ({"y": ["a", ""]}, ", array 'y': the label is empty"),
+        ({"classes": [1, 2]}, ", array 'classes': exp"),
+        ({"classes": ["a", "a"]}, ", array 'classes': a name"),
+        ({"features": ["u"]}, ", array 'features': 1 names"),
+        ({"split": [0]}, ", array 'split': expected 2"),
+        ({"split": [0, 3]}, ", array 'split': expected 2"),
+        ({"split": ["a", "b"]}, ", array 'split': exp"),
+        (
             {"x": None, "frames": np.zeros((2, 2, 2))},
             ", array 'lengths': 'frames' are of one length",
-            id="frames-and-lengths",
         ),
-    ],
-)
-def test_npz_refusals(tmp_path, changes, message):
-    """A bad array is named, with the reason."""
-    path = tmp_path / "data.npz"
-    write_arrays(path, changes)
-    assert refused(path, path.read_bytes()).startswith(message)
+    ):
+        path = tmp_path / "data.npz"
+        write_arrays(path, changes)
+        assert refused(path, path.read_bytes()).startswith(message)
 
 
 def test_npz_damaged(tmp_path):
@@ -594,42 +507,33 @@ def test_ts_vowels(tmp_path):
 TS = "@dimensions 2\n@classLabel true a b\n@data\n1,2:3,4:a\n"
 
 
-@pytest.mark.parametrize(
-    ("text", "message"),
-    [
-        pytest.param("", ": no line @data", id="empty"),
-        pytest.param("@data\n", ", line 1: no line '@classLabel", id="no-classes"),
-        pytest.param("1,2:a\n", ", line 1: expected a line that", id="no-header"),
-        pytest.param(
-            TS.removesuffix("1,2:3,4:a\n"), ": no cases after @data", id="no-cases"
-        ),
-        pytest.param("@timeStamps TRUE\n", ", line 1: time stamps", id="time-stamps"),
-        pytest.param("@targetlabel true\n", ", line 1: a target", id="regression"),
-        pytest.param("#\n@classLabel false\n", ", line 2: the file", id="unlabelled"),
-        pytest.param("@classLabel true a a\n", ", line 1: a class", id="class-twice"),
-        pytest.param("@dimensions two\n", ", line 1: 'two' is not", id="dimensions"),
-        pytest.param(TS + "\n1,2:3,4:c\n", ", line 6: class 'c' is not", id="class"),
-        pytest.param(TS + "1,2:3,4\n", ", line 5: class '3,4' is not", id="no-class"),
-        pytest.param(TS + "a\n", ", line 5: 0 dimensions; expected 2", id="no-values"),
-        pytest.param(TS + "1:2:3:a\n", ", line 5: 3 dimensions; expected 2", id="more"),
-        pytest.param(TS + "1,?:3,4:a\n", ", line 5: dimension 1 has a m", id="missing"),
-        pytest.param(TS + "1:NaN:a\n", ", line 5: dimension 2 holds NaN", id="nan"),
-        pytest.param(TS + "1:1e39:a\n", ", line 5: dimension 2 holds", id="large"),
-        pytest.param(TS + "1:x:a\n", ", line 5: dimension 2 holds text", id="text"),
-        pytest.param(TS + "1,:2,3:a\n", ", line 5: dimension 1 holds text", id="blank"),
-        pytest.param(TS + "(0,1):(0,2):a\n", ", line 5: dimension 1 has t", id="pairs"),
-        pytest.param(
-            TS + "1,2:3:a\n", ", line 5: dimension 2 has 1 values, dim", id="lengths"
-        ),
-        pytest.param("@seriesLength 3\n" + TS, ", line 5: 2 values; @ser", id="length"),
-        pytest.param(
-            "@univariate true\n" + TS[14:], ", line 4: 2 dim", id="univariate"
-        ),
-    ],
-)
-def test_ts_refusals(tmp_path, text, message):
+def test_ts_refusals(tmp_path):
     """A bad line of the header or a bad case is named."""
-    assert refused(tmp_path / "data.ts", text).startswith(message)
+    for text, message in (
+        ("", ": no line @data"),
+        ("@data\n", ", line 1: no line '@classLabel"),
+        ("1,2:a\n", ", line 1: expected a line that"),
+        (TS.removesuffix("1,2:3,4:a\n"), ": no cases after @data"),
+        ("@timeStamps TRUE\n", ", line 1: time stamps"),
+        ("@targetlabel true\n", ", line 1: a target"),
+        ("#\n@classLabel false\n", ", line 2: the file"),
+        ("@classLabel true a a\n", ", line 1: a class"),
+        ("@dimensions two\n", ", line 1: 'two' is not"),
+        (TS + "\n1,2:3,4:c\n", ", line 6: class 'c' is not"),
+        (TS + "1,2:3,4\n", ", line 5: class '3,4' is not"),
+        (TS + "a\n", ", line 5: 0 dimensions; expected 2"),
+        (TS + "1:2:3:a\n", ", line 5: 3 dimensions; expected 2"),
+        (TS + "1,?:3,4:a\n", ", line 5: dimension 1 has a m"),
+        (TS + "1:NaN:a\n", ", line 5: dimension 2 holds NaN"),
+        (TS + "1:1e39:a\n", ", line 5: dimension 2 holds"),
+        (TS + "1:x:a\n", ", line 5: dimension 2 holds text"),
+        (TS + "1,:2,3:a\n", ", line 5: dimension 1 holds text"),
+        (TS + "(0,1):(0,2):a\n", ", line 5: dimension 1 has t"),
+        (TS + "1,2:3:a\n", ", line 5: dimension 2 has 1 values, dim"),
+        ("@seriesLength 3\n" + TS, ", line 5: 2 values; @ser"),
+        ("@univariate true\n" + TS[14:], ", line 4: 2 dim"),
+    ):
+        assert refused(tmp_path / "data.ts", text).startswith(message)
 
 
 def test_ts_task(tmp_path):
@@ -694,18 +598,26 @@ class TestBombs:
         write_arrays(path, {"lengths": many, "offsets": many, "y": many})
         assert refused(path, path.read_bytes()).startswith(", array 'y': the arrays")
 
-    @pytest.mark.parametrize("shape", [(5, 2**40), (4, 2), (-5, 2), (5, 2**70)])
-    def test_npz_header(self, tmp_path, shape):
+    def test_npz_header(self, tmp_path):
         """A header that declares another size is refused."""
-        path = tmp_path / "data.npz"
-        write_arrays(path, {"x": None})
-        with zipfile.ZipFile(path, "a") as archive, archive.open("x.npy", "w") as file:
-            about = {"descr": "<f8", "fortran_order": False, "shape": shape}
-            np.lib.format.write_array_header_1_0(file, about)
-            file.write(bytes(80))
-        message = refused(path, path.read_bytes())
-        assert message.startswith(", array 'x': not a NumPy archive")
-        assert "and it has 80" in message
+        for shape in (
+            (5, 2**40),
+            (4, 2),
+            (-5, 2),
+            (5, 2**70),
+        ):
+            path = tmp_path / "data.npz"
+            write_arrays(path, {"x": None})
+            with (
+                zipfile.ZipFile(path, "a") as archive,
+                archive.open("x.npy", "w") as file,
+            ):
+                about = {"descr": "<f8", "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(file, about)
+                file.write(bytes(80))
+            message = refused(path, path.read_bytes())
+            assert message.startswith(", array 'x': not a NumPy archive")
+            assert "and it has 80" in message
 
     def test_npz_long_header(self, tmp_path):
         """A header longer than NumPy allows is refused."""
@@ -780,22 +692,21 @@ class TestBombs:
         assert tracemalloc.get_traced_memory()[1] < 10_000_000
         tracemalloc.stop()
 
-    @pytest.mark.parametrize(
-        "column",
-        [
-            pytest.param({"sequence": [["a"]]}, id="lists"),
-            pytest.param({"label": [b"a"]}, id="bytes"),
-            pytest.param({"u": [[1.0]]}, id="numbers"),
-        ],
-    )
-    def test_parquet_types(self, tmp_path, monkeypatch, column):
+    def test_parquet_types(self, tmp_path, monkeypatch):
         """Columns of lists and bytes, which may be of any size, are refused."""
-        monkeypatch.setattr(parquet, "_add", self.decompressed)
-        path = tmp_path / "data.parquet"
-        write_columns(path, **{"sequence": ["a"], "label": ["x"], "u": [0]} | column)
-        assert f": column {next(iter(column))!r} holds" in refused(
-            path, path.read_bytes()
-        )
+        for column in (
+            {"sequence": [["a"]]},
+            {"label": [b"a"]},
+            {"u": [[1.0]]},
+        ):
+            monkeypatch.setattr(parquet, "_add", self.decompressed)
+            path = tmp_path / "data.parquet"
+            write_columns(
+                path, **{"sequence": ["a"], "label": ["x"], "u": [0]} | column
+            )
+            assert f": column {next(iter(column))!r} holds" in refused(
+                path, path.read_bytes()
+            )
 
 
 def write_columns(path, use_dictionary=True, column_encoding=None, **columns):

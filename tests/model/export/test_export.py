@@ -378,20 +378,21 @@ class TestGolden:
             difference = golden.difference(reload.onnx(tmp_path / "other.onnx"))
             assert difference > bundle.TOLERANCE, change.__name__
 
-    @pytest.mark.parametrize(
-        "spoil",
-        [
-            pytest.param(lambda p, s: (p + 1e-3, s), id="probabilities"),
-            pytest.param(lambda p, s: (p * np.nan, s), id="no-number"),
-            pytest.param(lambda p, s: (p, s + 1e-2), id="state"),
-            pytest.param(lambda p, s: (p, s * 0), id="state-forgotten"),
-        ],
-    )
-    def test_wrong_answers(self, shared, spoil):
-        """Answers or states that are off are noticed, and so is what's no number."""
+    def test_wrong_answers(self, shared):
+        """Wrong probabilities or states are noticed, and so is NaN."""
         step = reload.onnx(shared.folder / bundle.NETWORK)
         golden = shared.bundle.golden()
-        assert golden.difference(lambda *a: spoil(*step(*a))) > bundle.TOLERANCE
+        for change in (
+            lambda p, s: (p + 1e-3, s),
+            lambda p, s: (p * np.nan, s),
+            lambda p, s: (p, s + 1e-2),
+            lambda p, s: (p, s * 0),
+        ):
+
+            def changed(*inputs, change=change):
+                return change(*step(*inputs))
+
+            assert golden.difference(changed) > bundle.TOLERANCE
 
     def test_state_is_needed(self, shared):
         """An engine that ignores the state that it is given is noticed."""
