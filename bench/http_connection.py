@@ -27,7 +27,7 @@ class Connection(asyncio.Protocol):
     the server disconnects, with a response outstanding (`busy`) or not."""
 
     def __init__(self) -> None:
-        self.on_response: Callable[[Connection, int, bytes], None]
+        self.on_response: Callable[[Connection, int, bytes], None] = lambda *_: None
         self.on_lost: Callable[[Connection], None] = lambda connection: None
         self.busy = False
         self.place, self.sent = 0, 0.0  # of the outstanding request
