@@ -395,6 +395,23 @@ def test_repeated_member(service):
     assert paths_of(problem) == ["sequences[0][0]"]
 
 
+def test_escaped_model(service):
+    """The model is right however JSON spells it, though it is first looked for without
+    parsing."""
+    for members, model in (
+        (b'"m\\u006fdel": "both"', "both"),
+        (b'"model": "b\\u006fth"', "both"),
+        (b'"model": "both", "m\\u006fdel": "tags"', "tags"),
+    ):
+        body = GOOD.replace(b"{", b"{" + members + b", ", 1)
+        response = post(service, body, task="label")
+        assert response.json()["model"] == model
+        body = body.replace(b'both"', b'nobody"').replace(b'b\\u006fth"', b'x"')
+        if model == "both":
+            response = post(service, body, task="label")
+            assert_refused(response, 404, "unknown-model")
+
+
 def test_ends_of_float32(service):
     """Every float32 number is valid, up to the largest."""
     for text in (b"3.4028235e38", b"-3.4028235e38", b"1e-50", b"-0.0"):

@@ -136,6 +136,19 @@ class TestDisconnect:
             if disconnects:
                 request.client.disconnect()
             assert isinstance(await request.outcome(), asyncio.CancelledError)
+        deadline = time.perf_counter() + SECONDS
+        scope = deadlines.enforce({}, Client().receive, deadline)
+
+        async def run():
+            with scope:
+                await asyncio.sleep(SECONDS)
+
+        task = asyncio.create_task(run())
+        await turns(2)
+        task.cancel()
+        scope.check(deadline + 1)  # in the same turn
+        with pytest.raises(asyncio.CancelledError):
+            await task
 
     async def test_at_the_same_time(self, deadlines):
         """A disconnect at the moment of the result is harmless: the response is sent, or
@@ -311,6 +324,9 @@ def test_would_be_late(gated):
     queue = model.admission.wait_estimate
     queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
     queue.charge(-1, 100)  # of another caller
+    # Even before its body is parsed.
+    response = gated.http.post("/classify", content=b"{")
+    assert response.status_code == 503
     response = ask(gated, "/classify")
     assert response.status_code == 503
     assert int(response.headers["Retry-After"]) >= 10
