@@ -1,4 +1,4 @@
-"""Sequences kept under an id: their order, their states, and their limits."""
+"""Sequences whose state is kept under an id: order, states and limits."""
 
 import asyncio
 from contextlib import suppress
@@ -18,26 +18,26 @@ pytestmark = pytest.mark.anyio
 
 
 class Kept:
-    """SequenceSessions, and requests of them that end when they are told to."""
+    """Sessions, and requests that end when their future has a result."""
 
     def __init__(self, **settings):
         self.metrics = Metrics()
         self.sessions = SequenceSessions(Settings(**settings), self.metrics)
-        self.entered = []  # what was asked, in the order of the turns
+        self.entered = []  # names of requests, in the order of their turns
         self._tasks = []
 
     def turn(self, key, model="first", *, start=False, end=False):
         return self.sessions.use(key, model, start=start, end=end)
 
     async def take(self, key, steps=1, model="first", **flags):
-        """A request that takes so many steps; its model and the steps before it."""
+        """A request of so many steps; returns its model and the steps before it."""
         async with asyncio.timeout(SECONDS), self.turn(key, model, **flags) as session:
             model, before = session.model, session.state
             session.state = before.after(steps, b"%d" % (before.steps + steps))
         return model, before.steps
 
     def hold(self, key, name, **flags):
-        """A request that holds its turn until its future has a result, or fails."""
+        """A request that keeps its turn until its future has a result, or fails."""
         future = asyncio.get_running_loop().create_future()
 
         async def run():
@@ -50,7 +50,7 @@ class Kept:
         return future, task
 
     async def assert_none(self, key):
-        """Nothing goes on under an id."""
+        """Check that no sequence has this id."""
         with pytest.raises(InvalidRequest, match="START"):
             await self.take(key)
 
@@ -67,15 +67,14 @@ class Kept:
 
 @pytest.fixture
 async def kept():
-    made = Kept()
-    yield made
-    await made.close()
+    sessions = Kept()
+    yield sessions
+    await sessions.close()
 
 
 class TestStates:
     async def test_goes_on(self, kept):
-        """Each request goes on from where the last one ended, the first from the
-        beginning."""
+        """Each request continues from the state of the one before."""
         assert await kept.take("a", 3, start=True) == ("first", 0)
         assert await kept.take("a", 4) == ("first", 3)
         assert await kept.take("a", 1) == ("first", 7)
@@ -83,13 +82,12 @@ class TestStates:
             assert session.state == State(8, b"8")
 
     async def test_begins(self, kept):
-        """A request that goes on from nothing is told to START, and leaves nothing."""
+        """A request without START of an unknown id is refused, and leaves nothing."""
         await kept.assert_none("a")
         assert kept.count == 0
 
     async def test_end(self, kept):
-        """The last request is computed from where the sequence is, and frees its
-        place."""
+        """A request with END continues the sequence, and frees its place."""
         await kept.take("a", 3, start=True)
         assert await kept.take("a", 1, end=True) == ("first", 3)
         assert kept.count == 0
@@ -102,49 +100,48 @@ class TestStates:
         assert kept.count == 0
 
     async def test_anew(self, kept):
-        """START on a sequence that has begun begins it anew, in one place."""
+        """START of an existing sequence restarts it, in the same place."""
         await kept.take("a", 5, start=True)
         assert await kept.take("a", 2, start=True) == ("first", 0)
         assert await kept.take("a") == ("first", 2)
         assert kept.count == 1
 
     async def test_model(self, kept):
-        """A sequence stays with the model that it began with, until it begins anew."""
+        """A sequence keeps its model until it is restarted."""
         await kept.take("a", model="first", start=True)
         assert await kept.take("a", model="second") == ("first", 1)
         assert await kept.take("a", model="second", start=True) == ("second", 0)
         assert await kept.take("a", model="third") == ("second", 1)
 
     @pytest.mark.parametrize(
-        ("one", "other"),
+        ("first", "second"),
         [
-            pytest.param("a", "b", id="texts"),
-            pytest.param(5, "5", id="number-and-text"),
-            pytest.param(("walks", 5), ("walks", "5"), id="of-a-model"),
-            pytest.param(("walks", 5), ("walks@1", 5), id="of-two-names"),
-            pytest.param(("walks", 5), ("tags", 5), id="of-two-models"),
+            ("a", "b"),
+            (5, "5"),
+            (("walks", 5), ("walks", "5")),
+            (("walks", 5), ("walks@1", 5)),
+            (("walks", 5), ("tags", 5)),
         ],
     )
-    async def test_independent(self, kept, one, other):
-        """Two ids are two sequences: none waits for the other, or has its state."""
-        await kept.take(one, 3, start=True)
-        await kept.assert_none(other)
-        await kept.take(other, 5, start=True)
-        future, task = kept.hold(one, "one")
+    async def test_independent(self, kept, first, second):
+        """Two ids are two sequences: neither waits for the other, or has its state."""
+        await kept.take(first, 3, start=True)
+        await kept.assert_none(second)
+        await kept.take(second, 5, start=True)
+        future, task = kept.hold(first, "first")
         await wait_until(lambda: kept.entered, "it has its turn")
-        assert await kept.take(other) == ("first", 5)
+        assert await kept.take(second) == ("first", 5)
         future.set_result(1)
         await task
-        assert await kept.take(one, end=True) == ("first", 4)
-        assert await kept.take(other) == ("first", 6)
+        assert await kept.take(first, end=True) == ("first", 4)
+        assert await kept.take(second) == ("first", 6)
 
 
 class TestOrder:
     async def test_one_after_another(self, kept):
-        """Requests of one id are computed in the order in which they came, each when
-        the one before has ended."""
-        held = [kept.hold("a", number, start=not number) for number in range(10)]
-        for number, (future, task) in enumerate(held):
+        """Requests with one id are computed one after another, in the order of arrival."""
+        requests = [kept.hold("a", number, start=not number) for number in range(10)]
+        for number, (future, task) in enumerate(requests):
             await flush()
             assert kept.entered == list(range(number + 1))
             future.set_result(1)
@@ -152,18 +149,20 @@ class TestOrder:
         assert await kept.take("a") == ("first", 10)
 
     async def test_after_the_end(self, kept):
-        """What waits behind the last request is told to START; what starts, does."""
-        held = [
+        """A request behind one with END is refused, unless it has START."""
+        requests = [
             kept.hold("a", "begin", start=True),
             kept.hold("a", "end", end=True),
             kept.hold("a", "late"),
             kept.hold("a", "anew", start=True),
             kept.hold("a", "on"),
         ]
-        for future, _ in held:
+        for future, _ in requests:
             future.set_result(2)
-        told = await asyncio.gather(*(t for _, t in held), return_exceptions=True)
-        assert [type(one) for one in told] == [
+        results = await asyncio.gather(
+            *(t for _, t in requests), return_exceptions=True
+        )
+        assert [type(result) for result in results] == [
             type(None),
             type(None),
             InvalidRequest,
@@ -174,43 +173,41 @@ class TestOrder:
         assert await kept.take("a") == ("first", 4)
 
     async def test_cancelled_waiter(self, kept):
-        """One whose caller goes while it waits is left out; the others have their
-        turns."""
-        held = [kept.hold("a", number, start=not number) for number in range(4)]
+        """A request that is cancelled while it waits is skipped."""
+        requests = [kept.hold("a", number, start=not number) for number in range(4)]
         await flush()
-        held[1][1].cancel()
-        held[2][1].cancel()
+        requests[1][1].cancel()
+        requests[2][1].cancel()
         await flush()
         assert kept.entered == [0]
-        held[0][0].set_result(1)
-        held[3][0].set_result(1)
-        await asyncio.gather(held[0][1], held[3][1])
+        requests[0][0].set_result(1)
+        requests[3][0].set_result(1)
+        await asyncio.gather(requests[0][1], requests[3][1])
         assert kept.entered == [0, 3]
         assert await kept.take("a", end=True) == ("first", 2)
         assert kept.count == 0
 
     async def test_all_are_cancelled(self, kept):
-        """Where all go, the first of which was to begin it, nothing is left."""
-        held = [kept.hold("a", number, start=not number) for number in range(3)]
+        """If all requests are cancelled, also the one with START, nothing is left."""
+        requests = [kept.hold("a", number, start=not number) for number in range(3)]
         await flush()
-        for _, task in held:
+        for _, task in requests:
             task.cancel()
-        await asyncio.gather(*(t for _, t in held), return_exceptions=True)
+        await asyncio.gather(*(t for _, t in requests), return_exceptions=True)
         assert kept.count == 0
         await kept.assert_none("a")
 
 
 FAILURES = [
-    pytest.param(lambda future, task: future.set_exception(OSError()), id="fails"),
-    pytest.param(lambda future, task: task.cancel(), id="cancelled"),
+    lambda future, task: future.set_exception(OSError()),
+    lambda future, task: task.cancel(),
 ]
 
 
-@pytest.mark.parametrize("fail", FAILURES)
+@pytest.mark.parametrize("fail", FAILURES, ids=["fails", "cancelled"])
 class TestFailures:
     async def test_keeps_the_state(self, kept, fail):
-        """A request that fails changes nothing: sent again it goes on from the same
-        state."""
+        """A failed request changes nothing: a retry continues from the same state."""
         await kept.take("a", 3, start=True)
         future, task = kept.hold("a", "fails", end=True)
         await flush()
@@ -220,7 +217,7 @@ class TestFailures:
         assert await kept.take("a") == ("first", 7)
 
     async def test_start(self, kept, fail):
-        """A start that fails leaves nothing, and takes no place."""
+        """A failed START leaves nothing."""
         future, task = kept.hold("a", "fails", start=True)
         await flush()
         fail(future, task)
@@ -230,17 +227,18 @@ class TestFailures:
         assert await kept.take("a", start=True) == ("first", 0)
 
     async def test_start_before_others(self, kept, fail):
-        """Those that wait behind such a start are told to START."""
-        held = [kept.hold("a", number, start=not number) for number in range(3)]
+        """Requests behind a failed START are refused."""
+        requests = [kept.hold("a", number, start=not number) for number in range(3)]
         await flush()
-        fail(*held[0])
-        told = await asyncio.gather(*(t for _, t in held), return_exceptions=True)
-        assert [type(one) for one in told[1:]] == [InvalidRequest] * 2
+        fail(*requests[0])
+        results = await asyncio.gather(
+            *(t for _, t in requests), return_exceptions=True
+        )
+        assert [type(result) for result in results[1:]] == [InvalidRequest] * 2
         assert kept.count == 0
 
     async def test_anew(self, kept, fail):
-        """A failed request to begin anew changes nothing either: the sequence before
-        it goes on, with its model."""
+        """A failed restart changes nothing: the sequence continues with its model."""
         await kept.take("a", 3, start=True)
         future, task = kept.hold("a", "fails", model="second", start=True)
         await flush()
@@ -251,8 +249,8 @@ class TestFailures:
 
 class TestLimits:
     async def test_number(self):
-        """No more are kept than streams may be open: one more is asked to come again,
-        and has a place as soon as one ends; those that are kept go on."""
+        """At most `max_streams` sequences are kept: one more is refused with Retry-After,
+        until one ends."""
         kept = Kept(max_streams=2)
         for key in ("a", "b"):
             await kept.take(key, start=True)
@@ -261,7 +259,10 @@ class TestLimits:
         assert caught.value.headers["Retry-After"]
         await kept.assert_none("c")
         assert kept.count == 2
-        assert await kept.take("a", start=True) == ("first", 0)  # anew: no more
+        assert await kept.take("a", start=True) == (
+            "first",
+            0,
+        )  # restarted: not one more
         assert await kept.take("b", end=True) == ("first", 1)
         assert await kept.take("c", start=True) == ("first", 0)
 
@@ -272,24 +273,23 @@ class TestLimits:
             await kept.take("a", start=True)
 
     async def test_waiters(self, kept):
-        """Only so many requests of one id may wait: one more is asked to come again
-        and changes nothing, while other ids are served."""
-        held = [kept.hold("a", n, start=not n) for n in range(MAX_WAITING)]
+        """A limited number of requests with one id may wait: one more is refused with
+        Retry-After, while other ids are served."""
+        requests = [kept.hold("a", n, start=not n) for n in range(MAX_WAITING)]
         await flush()
         for start in (False, True):
             with pytest.raises(Overloaded) as caught:
                 await kept.take("a", start=start)
             assert caught.value.headers["Retry-After"] == "1"
         assert await kept.take("b", start=True) == ("first", 0)
-        for future, _ in held:
+        for future, _ in requests:
             future.set_result(1)
-        await asyncio.gather(*(task for _, task in held))
+        await asyncio.gather(*(task for _, task in requests))
         assert kept.entered == list(range(MAX_WAITING))
         assert await kept.take("a") == ("first", MAX_WAITING)
 
     async def test_idle(self, monkeypatch):
-        """One that is idle for too long is forgotten, and has freed its place; one
-        with a request under way is not."""
+        """An idle sequence is removed, but not one with a request."""
         monkeypatch.setattr(sequences, "CHECK_SECONDS", 0.01)
         kept = Kept(stream_idle_seconds=0.05, max_streams=2)
         await kept.take("a", start=True)
@@ -303,11 +303,11 @@ class TestLimits:
         await task
         assert await kept.take("b") == ("first", 2)
         await wait_until(lambda: kept.count == 0, "so is the other, afterwards")
-        await kept.take("c", start=True)  # the looks begin again
+        await kept.take("c", start=True)  # the timer starts again
         await wait_until(lambda: kept.count == 0, "and one that came later")
 
     async def test_gauge(self, kept):
-        """The metrics tell how many are kept."""
+        """The metrics count the kept sequences."""
         counts = [kept.count]
         for key in (1, 2, 3):
             await kept.take(key, start=True)
@@ -317,8 +317,7 @@ class TestLimits:
 
 
 async def test_fails_late(kept):
-    """A request that fails when its new state was there already changes nothing
-    either."""
+    """A request that fails after it has set its new state changes nothing either."""
     await kept.take("a", 3, start=True)
     with suppress(OSError):
         async with kept.turn("a") as session:
@@ -328,6 +327,6 @@ async def test_fails_late(kept):
 
 
 async def test_begin(kept):
-    """A sequence begins where every one does."""
+    """A sequence starts with the initial state."""
     async with kept.turn("a", start=True) as session:
         assert session.state == INITIAL_STATE

@@ -1,4 +1,4 @@
-"""What Triton's statistics extension tells: counted from requests of every kind."""
+"""Triton's statistics: their arithmetic, and requests of every kind."""
 
 import threading
 import time
@@ -22,28 +22,22 @@ IDLE = {"count": 0, "ns": 0}
 
 
 class TestDuration:
-    def test_adds_up(self):
-        """It tells how often, and how many nanoseconds altogether."""
-        made = Duration()
-        assert made.as_dict() == IDLE
-        for seconds in (0.5, 0.25, 0.0):
-            made.add(seconds)
-        assert made.as_dict() == {"count": 3, "ns": 750_000_000}
-
-    def test_never_less(self):
-        """Clocks that disagree make no count smaller."""
-        made = Duration()
-        made.add(1.0)
-        made.add(-5.0)
-        assert made.as_dict() == {"count": 2, "ns": NANO}
+    def test_add(self):
+        """It counts, and sums nanoseconds; a negative duration, of clocks that disagree,
+        is zero."""
+        duration = Duration()
+        assert duration.as_dict() == IDLE
+        for seconds in (0.5, 0.25, 0.0, -5.0):
+            duration.add(seconds)
+        assert duration.as_dict() == {"count": 4, "ns": 750_000_000}
 
 
-class TestTold:
+class TestStatistics:
     def test_nothing_yet(self):
-        """Of a model that was never asked all members are there, and zero."""
-        told = Statistics().as_dict("walks", "3")
-        durations = told.pop("inference_stats")
-        assert told == {
+        """Without any request all fields exist, and are zero."""
+        stats = Statistics().as_dict("walks", "3")
+        durations = stats.pop("inference_stats")
+        assert stats == {
             "name": "walks",
             "version": "3",
             "last_inference": 0,
@@ -67,17 +61,17 @@ class TestTold:
             IDLE,
         )
 
-    def test_answered(self):
-        """An answer counts once, its rows as inferences, its seconds where they were
-        spent; a success is all of them."""
-        made, before = Statistics(), int(1000 * time.time())
-        made.record_success(3, 1, 2, 4, 8)
-        made.record_success(1, 0, 0, 1, 0)
-        told = made.as_dict("walks", "1")
-        assert told["inference_count"] == 4
-        assert told["execution_count"] == 0
-        assert before <= told["last_inference"] <= 1000 * time.time()
-        assert {k: v for k, v in told["inference_stats"].items() if v["count"]} == {
+    def test_success(self):
+        """An answer counts once, its sequences as inferences, its times by part; success is
+        their sum."""
+        statistics, before = Statistics(), int(1000 * time.time())
+        statistics.record_success(3, 1, 2, 4, 8)
+        statistics.record_success(1, 0, 0, 1, 0)
+        stats = statistics.as_dict("walks", "1")
+        assert stats["inference_count"] == 4
+        assert stats["execution_count"] == 0
+        assert before <= stats["last_inference"] <= 1000 * time.time()
+        assert {k: v for k, v in stats["inference_stats"].items() if v["count"]} == {
             "success": {"count": 2, "ns": 16 * NANO},
             "compute_input": {"count": 2, "ns": 1 * NANO},
             "queue": {"count": 2, "ns": 2 * NANO},
@@ -85,26 +79,26 @@ class TestTold:
             "compute_output": {"count": 2, "ns": 8 * NANO},
         }
 
-    def test_failed(self):
+    def test_failure(self):
         """A failure counts as nothing else."""
-        made = Statistics()
-        made.record_failure(0.5)
-        told = made.as_dict("walks", "1")
+        statistics = Statistics()
+        statistics.record_failure(0.5)
+        stats = statistics.as_dict("walks", "1")
         fail = {"count": 1, "ns": NANO // 2}
-        assert told["inference_stats"] == Statistics().as_dict("walks", "1")[
+        assert stats["inference_stats"] == Statistics().as_dict("walks", "1")[
             "inference_stats"
         ] | {"fail": fail}
-        assert (told["inference_count"], told["last_inference"]) == (0, 0)
+        assert (stats["inference_count"], stats["last_inference"]) == (0, 0)
 
-    def test_executed(self):
-        """Engine calls are told by their rows, the fewest first."""
-        made = Statistics()
+    def test_execution(self):
+        """Engine calls are counted by batch size, the smallest first."""
+        statistics = Statistics()
         for rows, seconds in [(8, 1), (1, 2), (8, 3)]:
-            made.record_execution(rows, seconds)
-        told = made.as_dict("walks", "1")
-        assert told["execution_count"] == 3
-        assert told["inference_count"] == 0
-        assert told["batch_stats"] == [
+            statistics.record_execution(rows, seconds)
+        stats = statistics.as_dict("walks", "1")
+        assert stats["execution_count"] == 3
+        assert stats["inference_count"] == 0
+        assert stats["batch_stats"] == [
             {
                 "batch_size": rows,
                 "compute_input": {"count": count, "ns": 0},
@@ -115,11 +109,11 @@ class TestTold:
         ]
 
     def test_a_copy(self):
-        """What was told is not changed by what comes after."""
-        made = Statistics()
-        told = made.as_dict("walks", "1")
-        made.record_success(1, 1, 1, 1, 1)
-        assert told["inference_stats"]["success"] == IDLE
+        """Later requests don't change what was returned."""
+        statistics = Statistics()
+        stats = statistics.as_dict("walks", "1")
+        statistics.record_success(1, 1, 1, 1, 1)
+        assert stats["inference_stats"]["success"] == IDLE
 
 
 # --- through the server ----------------------------------------------------------
@@ -136,30 +130,26 @@ SEQUENCE = {
     "parameters": {"sequence_id": 5, "sequence_start": True, "sequence_end": True},
 }
 EXAMPLES = {"examples": [{"frames": [7.0, 8.0]}, {"frames": [9.0]}]}
-DIALECTS = [
-    pytest.param("/classify", {"sequences": ROWS}, 2, id="native"),
-    pytest.param("/v2/models/made/infer", {"inputs": [TENSOR]}, 2, id="v2"),
-    pytest.param(
-        "/v2/models/made/versions/1/infer", {"inputs": [TENSOR]}, 2, id="v2-version"
-    ),
-    pytest.param("/v2/models/made/infer", SEQUENCE, 1, id="v2-sequence"),
-    pytest.param("/v1/models/made:predict", {"instances": ROWS}, 2, id="v1-rows"),
-    pytest.param(
-        "/v1/models/made:predict", {"inputs": {"frames": ROWS}}, 2, id="v1-columns"
-    ),
-    pytest.param("/v1/models/made:classify", EXAMPLES, 2, id="v1-classify"),
+REQUESTS = [
+    ("/classify", {"sequences": ROWS}, 2),
+    ("/v2/models/made/infer", {"inputs": [TENSOR]}, 2),
+    ("/v2/models/made/versions/1/infer", {"inputs": [TENSOR]}, 2),
+    ("/v2/models/made/infer", SEQUENCE, 1),
+    ("/v1/models/made:predict", {"instances": ROWS}, 2),
+    ("/v1/models/made:predict", {"inputs": {"frames": ROWS}}, 2),
+    ("/v1/models/made:classify", EXAMPLES, 2),
 ]
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory):
-    """The service with an engine that counts and can be held."""
+    """The service with an engine that counts and can be blocked."""
     folder = tmp_path_factory.mktemp("statistics") / "bundles"
-    with counting(folder, queue_steps=100, max_steps=100) as made:
-        yield made
+    with counting(folder, queue_steps=100, max_steps=100) as running_service:
+        yield running_service
 
 
-def told(service, path="/v2/models/made/stats"):
+def statistics_of(service, path="/v2/models/made/stats"):
     (stats,) = service.http.get(path).json()["model_stats"]
     return stats
 
@@ -168,11 +158,11 @@ class Counts:
     """How much the statistics grow."""
 
     def __init__(self, service):
-        self._service, self._before = service, told(service)
+        self._service, self._before = service, statistics_of(service)
 
     def assert_grown(self, *, success=0, fail=0, rows=0):
-        """By exactly so many requests and rows, engine calls as they may be."""
-        stats, before = told(self._service), self._before
+        """Check the growth: exactly so many requests and sequences, any engine calls."""
+        stats, before = statistics_of(self._service), self._before
         now, was = stats["inference_stats"], before["inference_stats"]
         grown = {key: now[key]["count"] - was[key]["count"] for key in now}
         parts = ("success", "queue", "compute_input", "compute_infer", "compute_output")
@@ -183,131 +173,108 @@ class Counts:
         assert all(now[key]["ns"] >= was[key]["ns"] for key in now)
 
     def executed(self):
-        """Engine calls meanwhile, which may be told a moment later."""
-        now = told(self._service)["execution_count"]
+        """Engine calls meanwhile, which may be counted a moment later."""
+        now = statistics_of(self._service)["execution_count"]
         return now - self._before["execution_count"]
 
 
 class TestServed:
-    @pytest.mark.parametrize(("path", "body", "rows"), DIALECTS)
-    def test_each_dialect(self, service, path, body, rows):
-        """A request in whatever dialect is one success, with as many inferences as it
-        has sequences, and its engine calls are told by their rows."""
-        counts = Counts(service)
-        for _ in range(3):
+    def test_each_protocol(self, service):
+        """A request of any protocol is one success, with an inference for each sequence,
+        and its engine calls are counted by batch size."""
+        for path, body, rows in REQUESTS:
+            counts = Counts(service)
             response = service.http.post(path, json=body)
             assert response.status_code == 200, response.text
-        counts.assert_grown(success=3, rows=3 * rows)
-        wait(lambda: counts.executed() >= 3, "the engine calls are told")
-        stats = told(service)
-        batches = {one["batch_size"]: one for one in stats["batch_stats"]}
-        assert rows in batches
-        calls = sum(one["compute_infer"]["count"] for one in batches.values())
-        assert calls == stats["execution_count"]
-        durations = stats["inference_stats"]
-        whole = durations["success"]["ns"]
-        parts = ("queue", "compute_input", "compute_infer", "compute_output")
-        assert 0 < sum(durations[key]["ns"] for key in parts) <= whole + 1000
-        assert stats["last_inference"] > 0
+            counts.assert_grown(success=1, rows=rows)
+            wait(lambda c=counts: c.executed() >= 1, "the engine calls are counted")
+            stats = statistics_of(service)
+            batches = {batch["batch_size"]: batch for batch in stats["batch_stats"]}
+            assert rows in batches
+            calls = sum(b["compute_infer"]["count"] for b in batches.values())
+            assert calls == stats["execution_count"]
+            durations = stats["inference_stats"]
+            total = durations["success"]["ns"]
+            parts = ("queue", "compute_input", "compute_infer", "compute_output")
+            assert 0 < sum(durations[key]["ns"] for key in parts) <= total + 1000
+            assert stats["last_inference"] > 0
 
-    @pytest.mark.parametrize(
-        "kind", [WebSocketStream, NdjsonStream], ids=["websocket", "lines"]
-    )
+    @pytest.mark.parametrize("kind", [WebSocketStream, NdjsonStream])
     def test_stream(self, service, kind):
-        """Each message of a stream is a request with one row."""
+        """Each message of a stream is a request with one sequence."""
         counts = Counts(service)
-        with kind(service.url, "model=made") as talk:
+        with kind(service.url, "model=made") as stream:
             for _ in range(4):
-                talk.ask([[7], [8]])
-            talk.end()
+                stream.ask([[7], [8]])
+            stream.end()
         counts.assert_grown(success=4, rows=4)
-        wait(lambda: counts.executed() >= 4, "the engine calls are told")
+        wait(lambda: counts.executed() >= 4, "the engine calls are counted")
 
-    @pytest.mark.parametrize(("path", "body", "rows"), DIALECTS)
-    def test_engine_fails(self, service, path, body, rows):
-        """A request that the engine fails on is one failure, and no inference."""
-
-        def hook(call, answer):
-            return np.full_like(answer, np.nan)
-
+    def test_engine_fails(self, service):
+        """A request, or a message, that the engine fails on is one failure."""
         (engine,) = service.engines
-        right, engine.hook = engine.hook, hook
+        hook, engine.hook = engine.hook, lambda _, answer: np.full_like(answer, np.nan)
         try:
-            counts = Counts(service)
-            response = service.http.post(path, json=body)
-            assert response.status_code == 500
-            counts.assert_grown(fail=1)
+            for path, body, _ in REQUESTS:
+                counts = Counts(service)
+                assert service.http.post(path, json=body).status_code == 500
+                counts.assert_grown(fail=1)
+            for kind in (WebSocketStream, NdjsonStream):
+                counts = Counts(service)
+                with kind(service.url, "model=made") as stream:
+                    assert "probabilities" not in stream.ask([[7]])
+                counts.assert_grown(fail=1)
         finally:
-            engine.hook = right
+            engine.hook = hook
 
-    @pytest.mark.parametrize(
-        "kind", [WebSocketStream, NdjsonStream], ids=["websocket", "lines"]
-    )
-    def test_stream_fails(self, service, kind):
-        """So is a message of a stream."""
-        (engine,) = service.engines
-        right, engine.hook = engine.hook, lambda _, answer: np.full_like(answer, np.nan)
-        try:
-            counts = Counts(service)
-            with kind(service.url, "model=made") as talk:
-                assert "probabilities" not in talk.ask([[7]])
-            counts.assert_grown(fail=1)
-        finally:
-            engine.hook = right
-
-    @pytest.mark.parametrize(("path", "body", "rows"), DIALECTS)
-    def test_overloaded(self, service, path, body, rows):
-        """So is one that is refused since too much waits."""
+    def test_overloaded(self, service):
+        """So is a request that is refused because too much waits."""
         hold_engines(service)
-        long = {"sequences": [[[7]] * 98]}
-        held = threading.Thread(
-            target=service.http.post, args=("/classify",), kwargs={"json": long}
-        )
-        held.start()
+
+        def start(steps):
+            body = {"sequences": [[[7]] * steps]}
+            thread = threading.Thread(
+                target=service.http.post, args=("/classify",), kwargs={"json": body}
+            )
+            thread.start()
+            return thread
+
+        threads = [start(98)]
         try:
             wait_entered(service)
-            filled = threading.Thread(
-                target=service.http.post,
-                args=("/classify",),
-                kwargs={"json": {"sequences": [[[7]] * 2]}},
-            )
-            filled.start()
+            threads.append(start(2))
             admission = service.registry.get("made").admission
-            wait(lambda: admission.wait_estimate.steps == 100, "as much waits as may")
-            counts = Counts(service)
-            response = service.http.post(path, json=body)
-            assert response.status_code == 503
-            assert int(response.headers["retry-after"]) >= 1
-            counts.assert_grown(fail=1)
+            wait(lambda: admission.wait_estimate.steps == 100, "the queue is full")
+            for path, body, _ in REQUESTS:
+                counts = Counts(service)
+                response = service.http.post(path, json=body)
+                assert response.status_code == 503
+                assert int(response.headers["retry-after"]) >= 1
+                counts.assert_grown(fail=1)
         finally:
             release_engines(service)
-            held.join(SECONDS)
-            filled.join(SECONDS)
+            for thread in threads:
+                thread.join(SECONDS)
 
-    def test_not_understood(self, service):
-        """What never was a request to the model is neither."""
+    def test_invalid(self, service):
+        """A body that can't be decoded counts as nothing."""
         counts = Counts(service)
         for path in ("/classify", "/v2/models/made/infer", "/v1/models/made:predict"):
             response = service.http.post(path, content=b"{")
             assert response.status_code == 400
         counts.assert_grown()
 
-    @pytest.mark.parametrize(
-        "path",
-        [
+    def test_paths(self, service):
+        """There are statistics of a name, of a version, and of all models."""
+        for path in (
             "/v2/models/made/stats",
             "/v2/models/made/versions/1/stats",
             "/v2/models/made@1/stats",
             "/v2/models/stats",
-        ],
-    )
-    def test_paths(self, service, path):
-        """They are told of a name, of a version, and of all that is served."""
-        stats = told(service, path)
-        assert (stats["name"], stats["version"]) == ("made", "1")
-        assert stats["inference_stats"] == told(service)["inference_stats"]
-
-    def test_unknown(self, service):
-        """Of a version that is not served there are none."""
+        ):
+            stats = statistics_of(service, path)
+            assert (stats["name"], stats["version"]) == ("made", "1")
+            expected = statistics_of(service)["inference_stats"]
+            assert stats["inference_stats"] == expected
         for path in ("/v2/models/made/versions/2/stats", "/v2/models/nobody/stats"):
             assert service.http.get(path).status_code == 404

@@ -1,4 +1,4 @@
-"""Traces: spans of requests, as a collector gets them over OTLP."""
+"""Traces: the spans of requests, as a collector receives them over OTLP."""
 
 import http.server
 import json
@@ -18,6 +18,7 @@ from websockets.sync.client import connect
 
 from service.settings import Settings, SettingsError
 from service.telemetry.traces import Traces
+from tests.support.bundles import OnnxEngine
 from tests.support.servers import running, wait
 
 PARENT = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -27,7 +28,7 @@ TENSOR = {"name": "frames", "shape": [1, 2, 3], "datatype": "FP32", "data": [0.5
 
 
 class Collector:
-    """Takes spans over HTTP, as OpenTelemetry's collector does."""
+    """Receives spans over HTTP, like OpenTelemetry's collector."""
 
     def __init__(self):
         self.spans, self.resources = [], []
@@ -36,10 +37,10 @@ class Collector:
         class Handler(http.server.BaseHTTPRequestHandler):
             def do_POST(self):
                 size = int(self.headers["content-length"])
-                told = ExportTraceServiceRequest.FromString(self.rfile.read(size))
-                for one in told.resource_spans:
-                    collector.resources.append(_attributes(one.resource))
-                    for scope in one.scope_spans:
+                request = ExportTraceServiceRequest.FromString(self.rfile.read(size))
+                for spans in request.resource_spans:
+                    collector.resources.append(_attributes(spans.resource))
+                    for scope in spans.scope_spans:
                         collector.spans += scope.spans
                 self.send_response(200)
                 self.end_headers()
@@ -60,47 +61,47 @@ class Collector:
             self._server.shutdown()
             self._server.server_close()
 
-    def taken(self, name):
-        """The one span of that name, and its children by their begin."""
-        wait(lambda: any(one.name == name for one in self.spans), f"{name} comes")
-        (found,) = [one for one in self.spans if one.name == name]
-        own = [one for one in self.spans if one.parent_span_id == found.span_id]
-        return found, sorted(own, key=lambda one: one.start_time_unix_nano)
+    def wait_for(self, name):
+        """The only span of this name, and its children in order of time."""
+        wait(lambda: any(span.name == name for span in self.spans), f"{name} comes")
+        (parent,) = [span for span in self.spans if span.name == name]
+        children = [s for s in self.spans if s.parent_span_id == parent.span_id]
+        return parent, sorted(children, key=lambda span: span.start_time_unix_nano)
 
 
-def _attributes(of):
-    values = ((one.key, one.value) for one in of.attributes)
+def _attributes(span):
+    values = ((pair.key, pair.value) for pair in span.attributes)
     return {key: getattr(value, value.WhichOneof("value")) for key, value in values}
 
 
 @pytest.fixture(scope="module")
 def collector():
-    with Collector().listening() as made:
-        yield made
+    with Collector().listening() as listening:
+        yield listening
 
 
 @pytest.fixture(scope="module")
 def traced(bundles, collector):
-    with ExitStack() as served:
+    with ExitStack() as stack:
         with pytest.MonkeyPatch.context() as patch:
             patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", collector.url)
             patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "50")
             patch.setenv("OTEL_RESOURCE_ATTRIBUTES", "deployment.environment.name=test")
             settings = Settings(port=0, bundles=bundles, default_label="tags")
-            made = served.enter_context(running(settings))
-        yield made
+            service = stack.enter_context(running(settings, load_engine=OnnxEngine))
+        yield service
 
 
 def test_classify(traced, collector, caplog):
-    """A request is a child of its caller's span, says what was asked and what answered,
-    and where its time went; its log line has the ids."""
+    """A request's span is a child of its client's; it has the model, the size, and child
+    spans of its stages. The log line has its ids."""
     before = time.time_ns()
     with caplog.at_level(logging.INFO, "service.request"):
-        told = traced.http.post(
+        response = traced.http.post(
             "/classify", json=BODY, headers={"traceparent": PARENT, "tracestate": "a=b"}
         )
-    assert told.status_code == 200
-    span, stages = collector.taken("POST /classify")
+    assert response.status_code == 200
+    span, stages = collector.wait_for("POST /classify")
     assert span.trace_id.hex() == PARENT.split("-")[1]
     assert span.parent_span_id.hex() == PARENT.split("-")[2]
     assert span.trace_state == "a=b"
@@ -124,13 +125,15 @@ def test_classify(traced, collector, caplog):
     attributes = _attributes(span)
     assert expected.items() <= attributes.items()
     assert attributes["unrolled.batch.size"] in (1, 2)
-    assert [one.name for one in stages] == STAGES
-    timing = dict(p.split(";dur=") for p in told.headers["server-timing"].split(", "))
-    for one in stages:
-        assert span.start_time_unix_nano <= one.start_time_unix_nano
-        assert one.end_time_unix_nano <= span.end_time_unix_nano
-        spent = (one.end_time_unix_nano - one.start_time_unix_nano) / 1e6
-        assert spent == pytest.approx(float(timing[one.name]), abs=0.01)
+    assert [stage.name for stage in stages] == STAGES
+    timing = dict(
+        p.split(";dur=") for p in response.headers["server-timing"].split(", ")
+    )
+    for stage in stages:
+        assert span.start_time_unix_nano <= stage.start_time_unix_nano
+        assert stage.end_time_unix_nano <= span.end_time_unix_nano
+        duration = (stage.end_time_unix_nano - stage.start_time_unix_nano) / 1e6
+        assert duration == pytest.approx(float(timing[stage.name]), abs=0.01)
     record = caplog.records[-1]
     assert (record.trace_id, record.span_id) == (
         span.trace_id.hex(),
@@ -156,14 +159,14 @@ def test_classify(traced, collector, caplog):
         ),
     ],
 )
-def test_dialects(traced, collector, path, route, body):
-    """So are requests of other servers' clients, without a caller's span."""
-    told = traced.http.post(path, json=body)
-    assert told.status_code == 200, told.text
-    span, stages = collector.taken(f"POST {route}")
+def test_other_protocols(traced, collector, path, route, body):
+    """So are requests of other servers' protocols; without a parent here."""
+    response = traced.http.post(path, json=body)
+    assert response.status_code == 200, response.text
+    span, stages = collector.wait_for(f"POST {route}")
     assert not span.parent_span_id
     assert _attributes(span)["url.path"] == path
-    assert [one.name for one in stages] == STAGES
+    assert [stage.name for stage in stages] == STAGES
 
 
 def test_stream(traced, collector):
@@ -171,43 +174,44 @@ def test_stream(traced, collector):
     with connect(f"{traced.url.replace('http', 'ws')}/stream?model=walks") as stream:
         stream.send(json.dumps({"frames": [[1, 2, 3]]}))
         stream.recv()
-    span, _ = collector.taken("GET /stream")
+    span, _ = collector.wait_for("GET /stream")
     assert _attributes(span)["http.response.status_code"] == 101
 
 
 def test_refused(traced, collector):
-    """A refusal has a span; it is a failure if it is the service's. Probes have none."""
+    """An error has a span, which is marked as failed for 5xx. Probes have none."""
     for path in ("/livez", "/readyz", "/metrics"):
         assert traced.http.get(path).status_code == 200
     assert traced.http.post("/label", json={}).status_code == 422
-    late = {"X-Request-Timeout-Ms": "1"}
+    headers = {"X-Request-Timeout-Ms": "1"}
     steps = {"sequences": [[[1, 2, 3]] * 9_000] * 20, "model": "both"}
-    traced.http.post("/label", json=steps, headers=late)
+    traced.http.post("/label", json=steps, headers=headers)
 
-    def found():
+    def by_status():
         return {
-            _attributes(one)["http.response.status_code"]: one
-            for one in collector.spans
-            if one.name == "POST /label"
+            _attributes(span)["http.response.status_code"]: span
+            for span in collector.spans
+            if span.name == "POST /label"
         }
 
-    wait(lambda: {422, 504} <= found().keys(), "both come")
-    assert found()[422].status.code == 0
-    assert found()[504].status.code == 2
-    assert _attributes(found()[504])["error.type"] == "504"
-    assert not any(
-        "livez" in one.name or "readyz" in one.name for one in collector.spans
-    )
+    wait(lambda: {422, 504} <= by_status().keys(), "both come")
+    spans = by_status()
+    assert spans[422].status.code == 0
+    assert spans[504].status.code == 2
+    assert _attributes(spans[504])["error.type"] == "504"
+    names = [span.name for span in collector.spans]
+    assert not any("livez" in name or "readyz" in name for name in names)
 
 
+@pytest.mark.slow
 def test_no_collector(bundles, monkeypatch):
-    """Where nobody takes them, requests are answered, and a stop is not held up."""
+    """Without a collector requests are answered, and a stop does not wait for it."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
         url = f"http://127.0.0.1:{silent.getsockname()[1]}"
         monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", url)
-        with running(Settings(port=0, bundles=bundles / "walks")) as made:
-            assert made.http.post("/classify", json=BODY).status_code == 200
-            made.server.stop()
+        with running(Settings(port=0, bundles=bundles / "walks")) as service:
+            assert service.http.post("/classify", json=BODY).status_code == 200
+            service.server.stop()
             begun = time.monotonic()
         assert time.monotonic() - begun < 6  # the exporter would take 10
 
@@ -222,14 +226,14 @@ def test_no_collector(bundles, monkeypatch):
     ],
 )
 def test_off(monkeypatch, variables):
-    """They are off unless the standard variables name where they go."""
-    for name, given in variables.items():
-        monkeypatch.setenv(name, given)
+    """Traces are off unless the standard variables name an endpoint."""
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value)
     assert Traces.from_environment("1") is None
 
 
-def test_impossible(monkeypatch):
-    """What can't be done is told at the start."""
+def test_not_supported(monkeypatch):
+    """An unsupported protocol, or a missing package, is an error at the start."""
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     with monkeypatch.context() as patch:
         patch.setenv("OTEL_EXPORTER_OTLP_PROTOCOL", "grpc")
