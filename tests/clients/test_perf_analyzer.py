@@ -216,7 +216,7 @@ class TestMembers:
             assert http.post(f"/v2/models/{name}/infer", json=body).status_code == 200
             (model,) = http.get(f"/v2/models/{name}{path}/stats").json()["model_stats"]
             models = http.get("/v2/models/stats").json()["model_stats"]
-            assert {one["name"] for one in models} == {"walks", "tags", "both"}
+            assert {m["name"] for m in models} == {"walks", "tags", "both"}
             for statistics in (model, *models):
                 assert_types(statistics, STATISTICS)
                 durations = statistics["inference_stats"]

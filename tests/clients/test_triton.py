@@ -54,11 +54,11 @@ class Triton:
     def infer_all(self, name, inputs):
         """The results of concurrent requests."""
         if self._runner is None:
-            requests = [self._client.async_infer(name, one) for one in inputs]
+            requests = [self._client.async_infer(name, tensors) for tensors in inputs]
             return [request.get_result(timeout=SECONDS) for request in requests]
 
         async def gather():
-            calls = [self._client.infer(name, one) for one in inputs]
+            calls = [self._client.infer(name, tensors) for tensors in inputs]
             return await asyncio.gather(*calls)
 
         return self._runner.run(gather())

@@ -61,9 +61,9 @@ def loading(bundles):
     """A service that does not finish loading."""
     gate = threading.Event()
 
-    def load(found, settings):
+    def load(bundle, settings):
         assert gate.wait(SECONDS)
-        return OnnxEngine(found, settings)
+        return OnnxEngine(bundle, settings)
 
     own = Settings(port=0, bundles=bundles, workers=1)
     with running(own, load_engine=load, ready=False) as service:

@@ -130,7 +130,7 @@ def rows_of(name, lengths=LENGTHS):
 
 
 FRAMES, COUNTS = padded(rows_of("walks"))
-ONE = np.ones((1, 2, 3), np.float32)
+ONES = np.ones((1, 2, 3), np.float32)
 
 
 def flat(frames, lengths):
@@ -233,9 +233,9 @@ class TestRaw:
         assert "finite" in refused(response)
 
 
-HEAD = {"inputs": [binary("frames", ONE)]}
+HEAD = {"inputs": [binary("frames", ONES)]}
 SIZE = len(json.dumps(HEAD))
-TAIL = ONE.tobytes()
+TAIL = ONES.tobytes()
 
 
 class TestHeader:
@@ -268,19 +268,19 @@ class TestHeader:
 
 
 def frames_of(**changes):
-    return {"inputs": [tensor("frames", ONE) | changes]}
+    return {"inputs": [tensor("frames", ONES) | changes]}
 
 
 def lengths_of(data, shape=(1,), **changes):
     fields = {"name": "lengths", "shape": list(shape), "datatype": "INT32"}
-    return {"inputs": [tensor("frames", ONE), fields | {"data": data} | changes]}
+    return {"inputs": [tensor("frames", ONES), fields | {"data": data} | changes]}
 
 
 def frames_text(text):
     return json.dumps(frames_of(data=["here"])).replace('["here"]', text).encode()
 
 
-def sized(size, shape=(1, 2, 3)):
+def with_binary_size(size, shape=(1, 2, 3)):
     fields = {"shape": list(shape), "parameters": {"binary_data_size": size}}
     return {"inputs": [{"name": "frames", "datatype": "FP32"} | fields]}
 
@@ -335,7 +335,7 @@ ODD_LENGTHS.append([10**400])
 
 BODIES = [
     *(frames_of(shape=s) for s in SHAPES),
-    *(sized(s) for s in SIZES),
+    *(with_binary_size(s) for s in SIZES),
     *(frames_text(t) for t in DATA),
     *(frames_of(datatype=t) for t in TYPES),
     *(lengths_of(n) for n in ODD_LENGTHS),
@@ -475,7 +475,7 @@ class TestAnswer:
     def test_other_fields(self, http):
         """Unknown fields are ignored, wherever they stand."""
         for fields in ({"model_name": "x"}, {"more": [[1]]}):
-            body = {"inputs": [tensor("frames", ONE) | fields]} | fields
+            body = {"inputs": [tensor("frames", ONES) | fields]} | fields
             assert parsed(post(http, body | {"outputs": [output() | fields]}))
 
     def test_any_type(self, http):

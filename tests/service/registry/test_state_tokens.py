@@ -118,8 +118,8 @@ class TestRoundTrip:
         assert (tokens, weights, steps, version) == (1, 0, 70_000, 123_456_789)
         assert digest.hex() == DIGEST
         assert content[HEAD.size :][:length] == b"made"
-        given = np.frombuffer(content[HEAD.size + length :], "<f4")
-        assert given.tolist() == [1, -2, 0.5]
+        numbers = np.frombuffer(content[HEAD.size + length :], "<f4")
+        assert numbers.tolist() == [1, -2, 0.5]
 
     def test_nothing_is_stored(self):
         """Another service with the same key and bundle verifies it."""

@@ -340,8 +340,8 @@ class TestWorkers:
             workers = service.registry._pool
             load = workers.load
 
-            def load_and_lose(*given, **more):
-                loaded = load(*given, **more)
+            def load_and_lose(*args, **kwargs):
+                loaded = load(*args, **kwargs)
                 shutil.rmtree(folder)
                 return loaded
 

@@ -179,13 +179,13 @@ class TestLabels:
 
 @pytest.mark.slow
 @pytest.mark.parametrize(
-    ("keep", "before", "after"),
+    ("newest", "before", "after"),
     [(0, ["1", "2", "3"], ["1", "2", "3", "7"]), (2, ["2", "3"], ["3", "7"])],
 )
-def test_keep_versions(tmp_path, keep, before, after):
+def test_keep_versions(tmp_path, newest, before, after):
     """As many of the newest versions are served as the setting says; others are dropped,
     also by the workers."""
-    with versioned_service(tmp_path, 1, 2, 3, keep_versions=keep) as service:
+    with versioned_service(tmp_path, 1, 2, 3, keep_versions=newest) as service:
         assert service.versions == before
         service.put(7)
         service.wait_served(7)
@@ -384,7 +384,7 @@ class TestChanges:
 
     @pytest.mark.parametrize("part", ["made", "made/1", ""])
     def test_vanished(self, tmp_path, part):
-        """What vanishes from the disk is still served, and watched again once it is back."""
+        """A version that vanishes from disk is still served, and watched again once it is back."""
         with versioned_service(tmp_path, 1) as service:
             away, folder = tmp_path / "away", service.root / part
             os.rename(folder, away)
