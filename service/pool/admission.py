@@ -179,7 +179,7 @@ class Admission:
             if time.perf_counter() > deadline:
                 raise errors.DeadlineExceeded(LATE)
         except BaseException:
-            request = None  # else its failure would hold this frame, which holds it
+            request = None  # its error holds this frame: a reference cycle
             self.statistics.record_failure(time.perf_counter() - started)
             raise
         return request

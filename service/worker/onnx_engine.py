@@ -18,9 +18,9 @@ class OnnxEngine:
     def __init__(self, bundle: Bundle, precision: str = "float32"):
         """
         Args:
-            precision: `int8` loads the bundle's quantised network, if it has one.
+            precision: `int8` loads the bundle's quantized network, if it has one.
         """
-        quantised = precision == "int8" and bundle.metadata.int8
+        quantized = precision == "int8" and bundle.metadata.int8
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = 1
         options.inter_op_num_threads = 1
@@ -28,7 +28,7 @@ class OnnxEngine:
         # ONNX Runtime's own format is not accepted: the checks do not cover it.
         options.add_session_config_entry("session.load_model_format", "ONNX")
         self._session = onnxruntime.InferenceSession(
-            bundle.content((INT8 if quantised else NETWORK).as_posix()),
+            bundle.content((INT8 if quantized else NETWORK).as_posix()),
             options,
             providers=["CPUExecutionProvider"],
         )

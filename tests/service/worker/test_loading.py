@@ -11,6 +11,7 @@ from onnx import TensorProto, helper
 
 from model.bundle import bundle
 from model.bundle.bundle import NETWORK, BundleError
+from service import os_resources
 from service.errors import InternalError
 from service.pool import spawn
 from service.pool.admission import Admission
@@ -19,6 +20,7 @@ from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.worker import background, engine, loading
 from service.worker.background import BackgroundEngine
+from service.worker.protocol import LoadModel, LoadResult
 from tests.support.bundles import copy_bundle, random_frames
 from tests.support.scheduler import FakeEngine, assert_belongs, frames, state_of
 from tests.support.servers import SECONDS
@@ -132,6 +134,29 @@ async def test_too_much_memory_later(bundles, greedy):
                 else:
                     assert np.isfinite(await request.future).all()
         assert pool.workers.all == [worker]
+
+
+def test_trial(bundles, monkeypatch):
+    """A trial loads a bundle under a memory limit, and reports the engine or the
+    error; a failed allocation names the setting."""
+    limits = []
+    monkeypatch.setattr(os_resources, "limit_memory", limits.append)
+    folder = bundles / "walks" / "1"
+    result = loading.try_bundle(LoadModel(3, str(folder)), SETTINGS)
+    assert (result.model, result.engine, result.error) == (3, "onnx", "")
+    assert result.reason == "chosen by the setting, golden answers within 1e-04"
+    files = bundle.read(folder).metadata.files
+    size = sum((folder / name).stat().st_size for name in files)
+    least = SETTINGS.load_bytes
+    assert limits == [least, least + loading.COPIES * size, least]
+    request = LoadModel(3, str(folder), digest="another")
+    result = loading.try_bundle(request, SETTINGS)
+    assert result == LoadResult(3, error=f"{folder}: has been replaced")
+    with (
+        pytest.raises(BundleError, match=r"^here: MemoryError: .*64 MiB"),
+        loading.bundle_errors("here", SETTINGS),
+    ):
+        raise MemoryError
 
 
 def test_too_slow(bundles, monkeypatch):
