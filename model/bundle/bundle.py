@@ -53,7 +53,12 @@ ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
 class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", ser_json_inf_nan="strings")
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_inf_nan="strings",
+        serialize_by_alias=True,
+    )
 
 
 class Frames(_Section):
@@ -88,7 +93,9 @@ class Quantization(_Section):
     calibration_error: float = Field(description="Expected calibration error (ECE).")
     same_class: float = Field(description="Predictions with float32's class, percent.")
     largest: float = Field(description="Largest change of a probability, batch size 1.")
-    mates: float = Field(description="Largest change by the sequences beside it.")
+    batch_neighbours: float = Field(
+        alias="mates", description="Largest change by other sequences in the batch."
+    )
     bound: float = Field(description="Largest difference from the golden answers.")
 
 

@@ -39,10 +39,6 @@ class BuiltinDataset:
     loader: Callable[[], Dataset]
 
 
-def names() -> tuple[str, ...]:
-    return tuple(BUILTIN)
-
-
 def load(name: str) -> Dataset:
     """Load a built-in set; all its sequences have a part."""
     if name not in BUILTIN:

@@ -110,7 +110,7 @@ with `UNROLLED_PRECISION=int8`. On the {change.part} part:
 | Expected calibration error (ECE) | {exact.calibration_error:.2f} % | {change.calibration_error:.2f} % | {MAX_CALIBRATION:g} points more |
 | Same class as float32 | | {change.same_class:.2f} % | |
 | Largest change of a probability | | {change.largest:.4f} | {MAX_CHANGE:g} |
-| Largest change by batch neighbours | | {change.mates:.4f} | {MAX_CHANGE:g} |
+| Largest change by batch neighbours | | {change.batch_neighbours:.4f} | {MAX_CHANGE:g} |
 
 Activations are rounded to 8 bits over the range of the whole batch: a prediction depends a
 little on its batch neighbours, and more if their frames hold far larger numbers."""
@@ -127,7 +127,11 @@ def _check_limits(change: Quantization, error: float, calibration_error: float) 
                 MAX_CALIBRATION,
             ),
             ("change of a probability:", change.largest, MAX_CHANGE),
-            ("change of a probability by batch neighbours:", change.mates, MAX_CHANGE),
+            (
+                "change of a probability by batch neighbours:",
+                change.batch_neighbours,
+                MAX_CHANGE,
+            ),
         )
         if not value <= limit
     ]

@@ -224,7 +224,7 @@ def _length(figures: Metrics, title: str, unit: str) -> Figure:
     room = max(0.2 * (max(accuracy) - min(accuracy)), 1)
     low, high = min(accuracy) - room, max(accuracy) + room
     axes.set(xlim=(-0.6, len(groups) - 0.4), ylim=(low, high), ylabel="accuracy (%)")
-    axes.set_yticks([tick for tick in axes.get_yticks() if max(low, 0) <= tick <= 100])
+    axes.set_yticks([y for y in axes.get_yticks() if max(low, 0) <= y <= 100])
     axes.set_ylim(low, high)
     axes.set_title(f"{title}; dotted: all lengths together")
     axes.set_xlabel(f"length of the sequence (steps); below it, number of {unit}s")

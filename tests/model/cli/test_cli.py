@@ -304,7 +304,7 @@ class TestDatasets:
         """The built-in sets and all file formats are listed."""
         output = run("datasets").stdout
         assert not DRAWN.search(output)
-        for name in (*builtin.names(), ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
+        for name in (*builtin.BUILTIN, ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
             assert name in output
 
 

@@ -12,7 +12,7 @@ from model.datasets.dataset import PARTS, TEST
 
 @pytest.fixture(scope="module")
 def builtins():
-    return {name: builtin.load(name) for name in builtin.names()}
+    return {name: builtin.load(name) for name in builtin.BUILTIN}
 
 
 SIZES = {
@@ -23,7 +23,7 @@ SIZES = {
 }
 
 
-@pytest.mark.parametrize("name", builtin.names())
+@pytest.mark.parametrize("name", builtin.BUILTIN)
 class TestBuiltins:
     def test_parts(self, builtins, name):
         """Each sequence is in one part, and the parts are as large as documented."""
@@ -152,7 +152,7 @@ class TestResolve:
                 builtin.load_source(name)
             message = str(caught.value)
             assert message.endswith(near)
-            assert all(known in message for known in builtin.names())
+            assert all(known in message for known in builtin.BUILTIN)
             with pytest.raises(builtin.SourceError, match="neither a file nor"):
                 builtin.load(name)
 

@@ -138,9 +138,11 @@ class TestComparison:
         error = calibration_error(int8, targets)
         assert recorded.calibration_error == pytest.approx(error, rel=1e-3)
         assert recorded.largest == pytest.approx(np.abs(int8 - float32).max(), **close)
-        assert recorded.mates == pytest.approx(np.abs(batched - int8).max(), **close)
+        assert recorded.batch_neighbours == pytest.approx(
+            np.abs(batched - int8).max(), **close
+        )
         assert recorded.largest > 0
-        assert recorded.mates > 0
+        assert recorded.batch_neighbours > 0
         # The float32 network's own metrics stay as they are.
         wrong = 100 * (float32.argmax(1) != targets).mean()
         assert exported.metadata.training.parts[part].error == pytest.approx(wrong)
@@ -208,7 +210,7 @@ class TestCard:
             f"| {float32.calibration_error:.2f} % | {int8.calibration_error:.2f} % |",
             f"{int8.same_class:.2f} %",
             f"{int8.largest:.4f}",
-            f"{int8.mates:.4f}",
+            f"{int8.batch_neighbours:.4f}",
         ):
             assert text in section
         with console.console.capture() as output:
