@@ -68,7 +68,10 @@ class Mirror:
         """
         from pyarrow.fs import FileSystem
 
-        self._filesystem, self._root = FileSystem.from_uri(source)
+        try:
+            self._filesystem, self._root = FileSystem.from_uri(source)
+        except ValueError as error:  # its message may repeat the URI
+            raise ValueError(without_credentials(str(error))) from None
         self._source = without_credentials(source)
         self.folder = Path(tempfile.mkdtemp(prefix="bundles-"))
         # By NAME/VERSION or NAME/labels.json.

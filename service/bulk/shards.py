@@ -81,8 +81,9 @@ def filesystem(location: str) -> tuple[FileSystem, str]:
     try:
         system, path = FileSystem.from_uri(location)
     except (pa.ArrowException, ImportError) as error:
-        name = object_store.without_credentials(location)
-        raise ValueError(f"{name}: {error}") from None
+        # PyArrow's message may repeat the URI.
+        message = object_store.without_credentials(f"{location}: {error}")
+        raise ValueError(message) from None
     return system, path
 
 

@@ -6,6 +6,7 @@ import subprocess
 import sys
 import sysconfig
 import zipfile
+from pathlib import Path
 
 import pytest
 
@@ -27,14 +28,13 @@ def wheel(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """The folder of an environment's programs: the wheel, and the packages of this
-    environment beside it."""
+    """The bin folder of an environment with the wheel and this environment's packages."""
     folder = tmp_path_factory.mktemp("environment")
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
     paths = {"base": str(folder), "platbase": str(folder)}
     packages = sysconfig.get_path("purelib", "venv", paths)
-    with open(f"{packages}/beside.pth", "w") as file:
-        file.write(sysconfig.get_path("purelib") + "\n")
+    present = [path for path in sys.path if path.endswith("site-packages")]
+    Path(packages, "present.pth").write_text("\n".join(present) + "\n")
     pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python"]
     options = ["--quiet", "--no-index", "--no-deps", "--ignore-installed"]
     subprocess.run([*pip, "install", *options, wheel], check=True)

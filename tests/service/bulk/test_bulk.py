@@ -283,6 +283,9 @@ def test_other_files(tmp_path):
     for name in ("nowhere.jsonl", "."):
         with pytest.raises(FileNotFoundError, match="no such file"):
             shards.open_file(str(tmp_path / name))
+    with pytest.raises(ValueError, match=r"^unknown://bucket/a\.jsonl: ") as caught:
+        shards.open_file("unknown://me:secret@bucket/a.jsonl")
+    assert "secret" not in str(caught.value)
 
 
 @pytest.mark.parametrize(

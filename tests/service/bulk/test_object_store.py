@@ -285,6 +285,13 @@ def test_without_credentials():
     assert object_store.without_credentials("s3://bucket/a@b") == "s3://bucket/a@b"
 
 
+def test_unknown_scheme():
+    """An unknown URI is refused, and the message has no key of it."""
+    with pytest.raises(ValueError, match="unknown://bucket") as caught:
+        Mirror("unknown://me:secret@bucket")
+    assert "secret" not in str(caught.value)
+
+
 def test_is_remote():
     """URIs are remote, paths are not."""
     assert all(map(object_store.is_remote, ("s3://bucket/a", "gs://b", "file:///a/b")))
