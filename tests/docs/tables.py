@@ -47,7 +47,8 @@ GENERATED: list[tuple[Path, str, Callable[[], str]]] = [
 
 def updated(page: str, name: str, content: str) -> str:
     """A page with the content of one of its generated parts replaced."""
-    begin, end = f"<!-- generated: {name} -->\n", "<!-- end -->"
+    begin = f"<!-- generated: {name}, by python -m tests.docs.tables -->\n"
+    end = "<!-- end -->"
     pattern = f"({re.escape(begin)}).*?({re.escape(end)})"
     assert re.search(pattern, page, re.DOTALL), f"no place for {name}"
     return re.sub(
