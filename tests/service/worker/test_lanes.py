@@ -298,6 +298,18 @@ class TestCancel:
         harness.assert_settled()
         assert 0 < harness.steps_of(2.0) == computed < LONG
 
+    def test_caller_is_not_charged(self):
+        """A caller is not charged for a job that is cancelled while it waits."""
+        harness = lanes(batch_rows=1)
+        harness.add((50, 0.0), caller=("", 3))
+        (cancelled,) = harness.add((400, 1.0), caller=("", 1))
+        harness.add((10, 2.0), caller=("", 1))
+        harness.add((10, 3.0), (10, 4.0), (10, 5.0), caller=("", 2))
+        harness.scheduler.cancel(cancelled)
+        harness.run()
+        order = [call.firsts[0] for call in harness.engine.calls]
+        assert order.index(2.0) < order.index(4.0)
+
     def test_frees_the_lane(self):
         """The lane goes to the oldest waiting sequence, in the same call."""
         harness = lanes(batch_rows=1)

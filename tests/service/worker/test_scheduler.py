@@ -365,7 +365,8 @@ class TestFaults:
 
 
 def test_time_spent(kind, monkeypatch):
-    """The time between two calls counts if jobs were waiting, and only then."""
+    """The time between two calls counts if jobs were waiting, and only then. A result
+    has the times of its first and its last call."""
     now = [100.0]
     monkeypatch.setattr(scheduler.time, "perf_counter", lambda: now[0])
     harness = SchedulerHarness(kind=kind, batch_rows=1)
@@ -384,3 +385,8 @@ def test_time_spent(kind, monkeypatch):
     assert not harness.scheduler.busy
     assert [report.seconds for report in harness.reports] == [1, 1, 1]
     assert [report.spent for report in harness.reports] == [1, 11, 1]
+    (number,) = harness.add((900, 4.0))
+    first_call = now[0]
+    harness.run()
+    result = harness.results[number]
+    assert (result.started, result.ended) == (first_call, now[0])
