@@ -15,7 +15,8 @@ from service.telemetry.metrics import Metrics
 def router(
     registry: Registry, metrics: Metrics | None, *, playground: bool
 ) -> APIRouter:
-    """
+    """The routes for probes and metrics.
+
     Args:
         metrics: None: there is no `/metrics`.
         playground: serve it to browsers at `/`.

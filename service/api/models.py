@@ -28,6 +28,7 @@ HEADERS = {
 
 
 def router(catalog: Catalog) -> APIRouter:
+    """The routes for models and their reports."""
     api = APIRouter(tags=["models"])
 
     @api.get("/models", response_model=schemas.Models)
