@@ -256,14 +256,17 @@ class TestBroken:
             assert list(registry.models) == ["tags"]
 
     def test_reason_is_one_line(self, root):
-        """A library's message becomes one line, as log readers need it."""
+        """A library's message becomes one line of limited length, as log readers need
+        it."""
 
-        def load(exported, settings):
-            raise RuntimeError("no\nsuch\r\nop")
+        def load(bundle, settings):
+            raise RuntimeError("no\nsuch\r\nop" + " x" * 1000)
 
         with loaded(root, load) as (registry, _, _):
             for reason in registry.not_ready_reasons():
                 assert len(reason.splitlines()) == 1
+                assert "no such op x" in reason
+                assert len(reason) == 1000
 
     def test_older_in_another_folder(self, root, bundles):
         """A version in a folder of another name does not take over the name of an existing

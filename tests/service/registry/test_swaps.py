@@ -701,7 +701,7 @@ class TestHanging:
         settings = {"skip_broken": "true", "admin": "true", "reload_seconds": 0.2}
         names = ("tags", "walks@2", "walks@4")
         with hanging(tmp_path, root, *names, **settings) as service:
-            service.wait()
+            service.wait_until_ready()
             assert broken_in(service) == {"tags": too_long(root / "tags" / "1")}
 
             def ask(http, at):
