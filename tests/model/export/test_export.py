@@ -215,7 +215,7 @@ class TestFormats:
                 np.testing.assert_allclose(ours, theirs, **CLOSE, err_msg=name)
 
     def test_states_are_interchangeable(self, exported):
-        """A state of one format is gone on with by the other."""
+        """Both formats can continue from each other's state."""
         frames, lengths = exported.frames([6, 3])
         states = [
             step(frames, lengths, exported.zeros(2))[1]
@@ -251,7 +251,7 @@ class TestSavedModel:
 
     @pytest.mark.slow
     def test_ten_lines(self, exports, tmp_path):
-        """TensorFlow alone loads and calls a bundle; our code need not be there."""
+        """TensorFlow loads and calls a bundle without the project's code."""
         script = """
             import sys
             import numpy as np
@@ -591,7 +591,7 @@ class TestRefusals:
             assert f": {key}: " in refused(copy)
 
     def test_no_folder(self, tmp_path):
-        """Where there is nothing, that is said."""
+        """A folder that doesn't exist is named."""
         assert str(tmp_path / "none") in refused(tmp_path / "none")
 
     def test_file_as_folder(self, copy):
@@ -668,7 +668,7 @@ class TestWriting:
 
 
 class TestFind:
-    """Where bundles are looked for; folders with a marker stand for bundles."""
+    """`find` with folders that only have a marker."""
 
     def bundle(self, *parts):
         folder = Path(*parts)
@@ -677,19 +677,19 @@ class TestFind:
         return folder
 
     def test_one(self, tmp_path):
-        """A bundle itself is found."""
+        """The folder of a bundle is found."""
         folder = self.bundle(tmp_path, "a", "1")
         assert bundle.find(folder) == [folder]
 
     def test_versions(self, tmp_path):
-        """Of versions the highest number is taken: 10, not 9."""
+        """The newest version has the highest number: 10, not 9."""
         for version in (1, 9, 10):
             self.bundle(tmp_path, "a", str(version))
         assert bundle.find(tmp_path / "a") == [tmp_path / "a" / "10"]
         assert bundle.find(tmp_path) == [tmp_path / "a" / "10"]
 
     def test_names(self, tmp_path):
-        """Of a folder of bundles each is found, by name; other things are not."""
+        """Every bundle of a folder is found, sorted by name; other files are ignored."""
         for name in ("b", "a", "c"):
             self.bundle(tmp_path, name, "1")
         (tmp_path / "README.md").write_text("")
@@ -701,20 +701,20 @@ class TestFind:
         assert bundle.find(tmp_path) == [tmp_path / n / "1" for n in ("a", "b", "c")]
 
     def test_unmarked(self, tmp_path):
-        """A newest version without its marker is found, so that reading says why."""
+        """A newest version without its marker is found, so that `read` gives the reason."""
         self.bundle(tmp_path, "a", "1")
         (tmp_path / "a" / "2").mkdir()
         assert bundle.find(tmp_path) == [tmp_path / "a" / "2"]
 
     def test_nothing(self, tmp_path):
-        """Where there is no bundle, or no folder, none is found."""
+        """Without a bundle or a folder nothing is found."""
         assert bundle.find(tmp_path) == []
         assert bundle.find(tmp_path / "none") == []
         (tmp_path / "file").write_text("")
         assert bundle.find(tmp_path / "file") == []
 
     def test_number_as_name(self, tmp_path):
-        """A bundle whose name is a number hides no other."""
+        """A bundle whose name is a number doesn't hide others."""
         self.bundle(tmp_path, "letters", "1")
         try:
             Config(name="2024")

@@ -95,7 +95,7 @@ class TestTemperature:
         assert fitted[-1] > 0.2
 
     def test_bounded(self):
-        """Whatever the answers, the temperature is finite and above zero."""
+        """The temperature is finite and positive for any predictions."""
         for logits, targets in (
             (np.zeros((5, 3)), [0, 1, 2, 0, 1]),
             ([[9.0, 0], [9, 0], [9, 0]], [1, 1, 1]),
