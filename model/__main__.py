@@ -79,7 +79,9 @@ def train(
     *,
     flags: dict[str, Any],
 ) -> None:
-    """Train a network, calibrate it, evaluate it on the test part, and write a bundle.
+    """Train a network and write its bundle.
+
+    The network is calibrated on the validation part and evaluated on the test part.
 
     A built-in set uses the preset of its name. Options override the preset or TOML
     file. Ctrl-C stops a run; `--resume` continues it.
@@ -135,7 +137,9 @@ def export(
     output: Output = Path("bundles"),
     int8: Int8 = False,
 ) -> None:
-    """Write a bundle from the best weights of a run, complete or interrupted.
+    """Write a bundle from the best weights of a run.
+
+    The run may have been interrupted.
 
     Example: `unrolled export runs/digits`
     """
@@ -201,7 +205,9 @@ def evaluate(
 
 @app.command()
 def inspect(path: Folder) -> None:
-    """Verify a bundle's files, check that its networks only compute, and show it.
+    """Verify a bundle and show what it holds.
+
+    Compares every file with its digest, and checks that the networks only compute.
 
     Example: `unrolled inspect bundles/digits`
     """
@@ -216,7 +222,10 @@ def inspect(path: Folder) -> None:
 def keygen(
     file: Annotated[Path, typer.Argument(help="File to write the private key to.")],
 ) -> None:
-    """Create a key pair for signing bundles: FILE (private) and FILE.pub (public)."""
+    """Create a key pair for signing bundles.
+
+    FILE is the private key, FILE.pub the public one.
+    """
     with _reported_errors():
         public = signature.generate(file)
         typer.echo(
@@ -230,7 +239,7 @@ def sign(
     path: Folder,
     key: Annotated[Path, typer.Option(help="File with the private key.")],
 ) -> None:
-    """Check a bundle like `inspect`, and sign it.
+    """Sign a bundle, after checking it like `inspect`.
 
     Example: `unrolled sign bundles/digits --key my.pem`
     """
