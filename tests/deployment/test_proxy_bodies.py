@@ -44,6 +44,7 @@ def padded(size):
 
 
 @needs_nginx
+@pytest.mark.slow
 def test_unfinished_bodies(proxy):
     """While a client sends large unfinished bodies, the requests of others are answered."""
     size, url = 7 * 2**20, httpx.URL(proxy)

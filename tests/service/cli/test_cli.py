@@ -250,6 +250,7 @@ class TestRefusesToServe:
             (line,) = result.stderr.splitlines()
             assert message in line
 
+    @pytest.mark.slow
     def test_port_in_use(self, bundles, monkeypatch, caplog):
         """A port in use is exit code 1, and one line that names it."""
         # In this process, so the log must stay that of the tests.

@@ -468,6 +468,7 @@ class TestReconnects:
             wait(lambda: connection.state.name == "CLOSED", "it is closed")
         assert_counts(stream.send(part(1, 2)), 2)
 
+    @pytest.mark.slow
     @pytest.mark.usefixtures("_longer_delays")
     def test_restart(self, tmp_path, kind):
         """A restarted service with the same key continues each stream, also if a message
@@ -837,6 +838,7 @@ class TestTimeout:
         with pytest.raises(StreamLost):
             stream.send(part(2, 3))
 
+    @pytest.mark.slow
     def test_no_closing_handshake(self, counted, kind):
         """So does a service that doesn't even answer the closing handshake."""
         with Proxy(counted.url) as proxy:
