@@ -18,10 +18,9 @@ from service.http.middleware import Headers, RawEndpoint
 from service.registry.catalog import TASKS, Catalog
 from service.registry.state_tokens import State
 from service.settings import Settings
+from service.telemetry import server_timing
 
 JSON = "application/json"
-# Of the W3C's Server Timing, in milliseconds.
-TIMING = b"parse;dur=%.3f, queue;dur=%.3f, infer;dur=%.3f, serialize;dur=%.3f"
 
 
 class PredictEndpoint:
@@ -112,7 +111,7 @@ class PredictEndpoint:
             headers = [
                 (b"content-type", b"application/json"),
                 (b"content-length", b"%d" % len(text)),
-                (b"server-timing", TIMING % tuple([1000 * s for s in seconds])),
+                server_timing.header(*seconds),
             ]
             return headers, text
 

@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
-from service.codecs import native, tensors
-from service.codecs.tensors import InputTensor
+from service.codecs import native, open_inference_tensors
+from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
 from service.settings import Limits
@@ -74,14 +74,16 @@ def decode(
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
     if json_bytes == 0:
-        frames = tensors.decode_raw(body, features, limits)
+        frames = open_inference_tensors.decode_raw(body, features, limits)
         return InferRequest([frames], len(frames), OutputFormat(binary=True))
     size = len(body) if json_bytes is None else json_bytes
     if size > len(body):
         raise InvalidRequest("Inference-Header-Content-Length exceeds the body")
     header = decode_json(_decoder, body[:size])
     binary = memoryview(body)[size:]
-    *sequences, padded = tensors.decode(header.inputs, binary, features, limits)
+    *sequences, padded = open_inference_tensors.decode(
+        header.inputs, binary, features, limits
+    )
     parameters = header.parameters or {}
     output = _output_format(header.outputs or [], parameters)
     return InferRequest(sequences, padded.shape[1], output, header.id or "", parameters)

@@ -6,7 +6,7 @@ The fields are exactly Triton's: its load generator (`perf_analyzer`) requires t
 from typing import Any
 
 from service.codecs.open_inference import PROBABILITIES
-from service.codecs.tensors import FRAMES, LENGTHS
+from service.codecs.open_inference_tensors import FRAMES, LENGTHS
 from service.registry.catalog import Catalog, Model
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "tensorflow": "tensorflow_savedmodel"}

@@ -15,6 +15,7 @@ from starlette.types import Scope
 
 from model.bundle.bundle import Metadata
 from service.settings import SettingsError
+from service.telemetry import server_timing
 
 INSTALL = "needs the extra: pip install unrolled[otel]"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
@@ -158,12 +159,13 @@ class Traces:
 
         parent = set_span_in_context(span)
         now = time.perf_counter()
-        for name, started, ended in (
-            ("parse", inference.submitted - inference.read, inference.submitted),
-            ("queue", inference.submitted, inference.started),
-            ("infer", inference.started, inference.ended),
-            ("serialize", now - inference.write, now),
-        ):
+        times = (
+            (inference.submitted - inference.read, inference.submitted),
+            (inference.submitted, inference.started),
+            (inference.started, inference.ended),
+            (now - inference.write, now),
+        )
+        for name, (started, ended) in zip(server_timing.STAGES, times, strict=True):
             start_time = wall_clock(started)
             stage = self._tracer.start_span(name, parent, start_time=start_time)
             stage.end(wall_clock(ended))
