@@ -225,16 +225,15 @@ def mutate(random, valid):
     return bytes(body)
 
 
-@pytest.mark.parametrize("count", [2_000, pytest.param(20_000, marks=pytest.mark.slow)])
-def test_mutated(count):
+def test_mutated():
     """Whenever the fast parser decodes a mutated body or message, the strict parser
     accepts it and decodes the same."""
-    random = np.random.default_rng(count)
+    random = np.random.default_rng(0)
     for check, valid in (
         (assert_same, VALID),
         (assert_same_message, VALID_MESSAGES),
     ):
-        outcomes = [check(mutate(random, valid)) for _ in range(count)]
+        outcomes = [check(mutate(random, valid)) for _ in range(10_000)]
         assert 0.1 < np.mean(outcomes) < 0.9  # both kinds occur
 
 
@@ -367,6 +366,7 @@ HOSTILE_MESSAGES = {
     "one-frame-only": b'{"frames": [1, 2]}',
     "several-sequences": b'{"frames": [[[1, 2]], [[3, 4]]]}',
     "nested-to-the-right-count": b'{"frames": [[[], [1, 2]], "ab"]}',
+    "nested-for-a-number": b'{"frames": [[[1], 2]]}',
     "ragged": b'{"frames": [[1, 2], [3]]}',
     "string-frame": b'{"frames": [[1, 2], "ab"]}',
     "boolean": b'{"frames": [[true]]}',

@@ -52,6 +52,12 @@ INVALID = [
     (body([[[1, 2, 3]]], states=[]), InvalidRequest, ["states", "sequences[0][0]"]),
     (body([[[1, 2]]], states=[1]), InvalidRequest, ["states[0]"]),
     (body([[[1, 1e39]]]), InvalidRequest, ["sequences[0][0][1]"]),
+    (body([[[1, 1e39, 3]]]), InvalidRequest, ["sequences[0][0]"]),
+    (
+        body([[[1, 1e39], [1]]]),
+        InvalidRequest,
+        ["sequences[0][0][1]", "sequences[0][1]"],
+    ),
     (body([[[1, 2]]] * 6), TooLarge, []),
     (body([[[1, 2]] * 41]), TooLarge, ["sequences[0]"]),
     (body([[[]] * 1000]), TooLarge, []),

@@ -245,6 +245,7 @@ BAD = [
     (step(state=[[1e39] + ZEROS[1:]]), "finite"),
     (step(state=ZEROS), "state"),
     (b'{"instances": [[[1, 2, NaN]]]}', ""),
+    (b'{"instances": [[[1, 2, 3]]], "ignored": "\xff"}', ""),
     (b'{"instances": [[[1, 2, Infinity]]]}', ""),
     (b'{"instances": [[[1, 2, -Infinity]]]}', ""),
     (bare([[[1, 2, 1e39]]]), "instances[0][0][2]"),
