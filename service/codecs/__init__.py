@@ -1,4 +1,5 @@
-"""Bytes to arrays and back: each format that a request or an answer may have.
+"""Formats: request bodies to arrays, and arrays to response bodies.
 
-Nothing here knows which models there are.
+Bytes come in from `http`, `api` and `compat`; float32 arrays go to the pool. Nothing here
+knows the models that exist.
 """

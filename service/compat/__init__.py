@@ -1,4 +1,4 @@
-"""The APIs of other servers: Open Inference Protocol v2 (Triton, KServe) and TensorFlow Serving.
+"""Other servers' APIs: the Open Inference Protocol v2 (Triton, KServe) and TensorFlow Serving.
 
-Requests are translated and computed as those of `api` are.
+Their requests are decoded by `codecs` and computed like those of `api`.
 """

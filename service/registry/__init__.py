@@ -1,1 +1,5 @@
-"""The models in service: found in the folder of bundles, loaded, replaced, dropped."""
+"""The models: bundles are loaded into the workers, looked up by name, and replaced.
+
+It gets bundles from the folder of the settings and gives `Model`s to `api`, `compat` and
+`streaming`.
+"""
