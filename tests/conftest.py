@@ -88,18 +88,18 @@ def _no_settings_from_outside():
 @pytest.fixture(scope="session")
 def running_server(bundles, tmp_path_factory, request) -> Iterator[Running]:
     """The service with the bundles and the engines of its choice, ready."""
-    wanted = {"bundles": bundles, "default_label": "tags"}
+    options = {"bundles": bundles, "default_label": "tags"}
     if request.config.getoption("--behind") == "ray":
         import tests.support.ray as ray_fixtures
 
         with (
-            ray_fixtures.behind(tmp_path_factory.mktemp("ray"), **wanted) as url,
+            ray_fixtures.behind(tmp_path_factory.mktemp("ray"), **options) as url,
             httpx.Client(base_url=url, timeout=SECONDS, trust_env=False) as http,
         ):
             yield Running(url, None, None, http)
         return
-    with running(Settings(port=0, **wanted)) as made:
-        yield made
+    with running(Settings(port=0, **options)) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")

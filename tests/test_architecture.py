@@ -1,4 +1,4 @@
-"""Who may import whom, how long a file and a folder may be, and what an import may load."""
+"""The rules of imports between folders, the sizes of files and folders, and light imports."""
 
 import ast
 import subprocess
@@ -60,16 +60,16 @@ FILES = {
 def imports(module: str) -> set[str]:
     """The modules that a module imports anywhere in its text, by their full names;
     of ours the module itself, not what is taken from it."""
-    found = set()
+    names = set()
     for node in ast.walk(ast.parse(FILES[module].read_text(encoding="utf-8"))):
         if isinstance(node, ast.Import):
-            found |= {alias.name for alias in node.names}
+            names |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom):
             assert not node.level, f"{module}: imports are absolute"
             for alias in node.names:
                 inner = f"{node.module}.{alias.name}"
-                found.add(inner if inner in FILES else str(node.module))
-    return found
+                names.add(inner if inner in FILES else str(node.module))
+    return names
 
 
 GRAPH = {module: imports(module) for module in FILES}
