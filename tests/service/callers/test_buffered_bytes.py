@@ -1,26 +1,17 @@
-"""The bytes that a server buffers for its clients: limited, shared between owners of API
-keys, and freed. All through a real server."""
+"""The bytes that a server buffers for its clients: limited, and freed. All through a real server."""
 
-import asyncio
 import contextlib
 import gc
 import gzip
-import hashlib
 import json
-import shutil
 import socket
-import subprocess
 import time
 import types
-import urllib.error
-import urllib.request
 
 import httpx
 import numpy as np
 import pytest
-import requests
 import websockets.sync.client as web_sockets
-from websockets.exceptions import InvalidStatus
 
 from service.codecs.process import CodecProcesses
 from service.errors import ServiceError
@@ -29,6 +20,7 @@ from service.settings import Settings
 from service.streaming.stream import Stream
 from tests.support.bundles import OnnxEngine
 from tests.support.servers import SECONDS, running, value, wait
+from tests.support.streams import upgrade
 
 MIB = 2**20
 FRAME = [1, 2, 3]
@@ -64,12 +56,6 @@ def post(path, body, *headers, length=None):
     lines = [f"POST {path} HTTP/1.1", "Host: here", *headers]
     lines.append(f"Content-Length: {len(body) if length is None else length}")
     return "\r\n".join([*lines, "", ""]).encode() + body
-
-
-def upgrade(path, *headers):
-    lines = [f"GET {path} HTTP/1.1", "Host: here", "Upgrade: websocket"]
-    lines += ["Connection: Upgrade", *headers, "", ""]
-    return "\r\n".join(lines).encode()
 
 
 def stream_url(server, model):
@@ -124,8 +110,6 @@ class TestFreed:
     def test_connections(self, server):
         """A connection that has ended is freed at once, without the garbage collector:
         until then, it would keep all that its client sent."""
-        version = "Sec-WebSocket-Version: 13"
-        key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
         late = "X-Request-Timeout-Ms: 1"
         requests = [
             b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n",
@@ -137,9 +121,9 @@ class TestFreed:
             post("/classify", b"{}"),
             post("/classify", b" " * 100_000),
             post("/stream?model=walks", b"x\n" + b" " * 1_000_000),
-            upgrade("/stream?model=no", version, key),
-            upgrade("/stream?model=walks", version, key),
-            upgrade("/stream"),  # without a key
+            upgrade("/stream?model=no"),
+            upgrade("/stream?model=walks"),
+            upgrade("/stream").replace(b"WebSocket-Key", b"WebSocket-No"),
         ]
         kinds = connection.Connection, websocket.WebSocket, Stream, ServiceError
         with no_garbage_collector():
@@ -181,65 +165,6 @@ class TestFreed:
             wait_all_freed(server)
             streams = [o for o in gc.get_objects() if isinstance(o, Stream)]
             assert {stream._message.frames for stream in streams} == {None}
-
-
-# --- refusals before the whole request has come ----------------------------------
-
-LONG_BODY = b" " * 28 * MIB
-
-
-def test_pipelining(server):
-    """Of a great many pipelined requests, some are answered in order; the rest is
-    ignored, and the connection closed."""
-    with connect(server) as sock:
-        sock.sendall(b"GET /livez HTTP/1.1\r\nHost: here\r\n\r\n" * 5_000)
-        responses = receive_all(sock)
-    count = responses.count(b"HTTP/1.1 200 OK")
-    assert 1 < count <= connection.MAX_PIPELINED + 2
-    assert responses.count(b"connection: close") == 1
-    assert responses.count(b'{"status":"alive"}') == count
-
-
-def _urllib(url):
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, LONG_BODY, headers)
-    with pytest.raises(urllib.error.HTTPError) as caught:
-        urllib.request.urlopen(request, timeout=SECONDS)
-    with caught.value as error:
-        assert json.loads(error.read())["type"].endswith("too-large")
-        return error.code
-
-
-def _requests(url):
-    return requests.post(url, LONG_BODY, timeout=SECONDS).status_code
-
-
-def _httpx(url):
-    return httpx.post(url, content=LONG_BODY, timeout=SECONDS).status_code
-
-
-def _curl(url):
-    command = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", "-m", "60"]
-    command += ["-H", "Expect:", "-H", "Connection: close", "--data-binary", "@-", url]
-    done = subprocess.run(command, input=LONG_BODY, capture_output=True, check=True)
-    return int(done.stdout)
-
-
-@pytest.mark.parametrize("client", [_urllib, _requests, _httpx, _curl])
-def test_early_refusal(server, client):
-    """Clients that send all of a much too long body before they read anything still
-    receive its early refusal."""
-    if client is _curl and shutil.which("curl") is None:
-        pytest.skip("curl is not installed")
-    assert client(f"{server.url}/classify") == 413
-
-
-def test_lingering_ends(server, monkeypatch):
-    """A client that goes on sending after a refusal is disconnected."""
-    monkeypatch.setattr(connection, "LINGER_BYTES", MIB)
-    request = post("/classify", b" " * (64 * MIB), "Connection: close", length=2**40)
-    with connect(server) as sock, pytest.raises(ConnectionError):
-        sock.sendall(request)
 
 
 class TestBudget:
@@ -343,36 +268,6 @@ def test_read_after_the_connection_is_lost():
     assert lost.buffered
 
 
-# --- other protocols -------------------------------------------------------------
-
-
-def infer_request(steps, lengths, *, parameters=None, **outputs):
-    """Body and headers of a `/v2` request for `tags`: sequences of these lengths,
-    padded to so many steps."""
-    batch = len(lengths)
-    frames = np.zeros((batch, steps, 3), "<f4").tobytes()
-    data = np.array(lengths, "<i4").tobytes()
-    inputs = [
-        ("frames", "FP32", [batch, steps, 3], len(frames)),
-        ("lengths", "INT32", [batch], len(data)),
-    ]
-    head = {
-        "inputs": [
-            {
-                "name": name,
-                "datatype": datatype,
-                "shape": shape,
-                "parameters": {"binary_data_size": size},
-            }
-            for name, datatype, shape, size in inputs
-        ],
-        "outputs": [{"name": "probabilities", "parameters": outputs}],
-        "parameters": parameters or {},
-    }
-    text = json.dumps(head).encode()
-    return text + frames + data, {"Inference-Header-Content-Length": str(len(text))}
-
-
 def test_padded_response(bundles, monkeypatch):
     """A response for short sequences in a long tensor is encoded outside the event
     loop, or refused if it would be too long."""
@@ -390,143 +285,25 @@ def test_padded_response(bundles, monkeypatch):
             (4_000, 20, {"binary_data": True}, 200),
             (10_000, 40, {}, 413),
         ):
-            body, headers = infer_request(
-                steps, [1] * batch, classification=3, **binary
-            )
-            response = server.http.post(
-                "/v2/models/tags/infer", content=body, headers=headers
-            )
+            tensors = {
+                "frames": ("FP32", np.zeros((batch, steps, 3), "<f4")),
+                "lengths": ("INT32", np.ones(batch, "<i4")),
+            }
+            inputs = [
+                {
+                    "name": name,
+                    "datatype": datatype,
+                    "shape": tensor.shape,
+                    "parameters": {"binary_data_size": tensor.nbytes},
+                }
+                for name, (datatype, tensor) in tensors.items()
+            ]
+            parameters = {"classification": 3} | binary
+            outputs = [{"name": "probabilities", "parameters": parameters}]
+            body = json.dumps({"inputs": inputs, "outputs": outputs}).encode()
+            headers = {"Inference-Header-Content-Length": str(len(body))}
+            body += b"".join(tensor.tobytes() for _, tensor in tensors.values())
+            url = "/v2/models/tags/infer"
+            response = server.http.post(url, content=body, headers=headers)
             assert response.status_code == status
         assert any(name == "encode" and size > MIB for name, size in sizes)
-
-
-PATHS = (
-    "/v1/models/walks:predict",
-    "/v1/models/walks:classify",
-    "/v2/models/walks/infer",
-)
-
-
-def test_deadline_before_parsing(server, monkeypatch):
-    """The time for parsing counts for the deadline."""
-
-    async def never(*args, **kwargs):
-        await asyncio.sleep(3600)
-
-    monkeypatch.setattr(CodecProcesses, "run", never)
-    for path in PATHS:
-        headers = {"X-Request-Timeout-Ms": "100"}
-        response = server.http.post(path, content=b" " * 100_000, headers=headers)
-        assert response.status_code == 504
-
-
-def test_overload_before_parsing(server, monkeypatch):
-    """While too much waits, a request is refused before it is parsed."""
-    estimate = server.registry.get("walks").admission.wait_estimate
-    monkeypatch.setattr(estimate, "steps", 10**9)
-    for path in PATHS:
-        response = server.http.post(path, content=b"no JSON")
-        assert response.status_code == 503
-        assert response.headers["Retry-After"]
-
-
-@pytest.fixture(scope="module")
-def keyed(bundles):
-    """A server with two API keys, and a client for each key."""
-    keys = ("ann", "bob")
-    digests = {key: hashlib.sha256(key.encode()).hexdigest() for key in keys}
-    settings = Settings(
-        port=0,
-        bundles=bundles,
-        api_keys=",".join(f"{key}:{digest}" for key, digest in digests.items()),
-        max_streams=4,
-        rate_per_key=30,
-    )
-    with (
-        running(settings, ready=False, load_engine=OnnxEngine) as server,
-        contextlib.ExitStack() as stack,
-    ):
-        wait(lambda: server.registry.ready, "the models load")
-        options = {"base_url": server.url, "timeout": SECONDS}
-        clients = [httpx.Client(headers={"X-API-Key": key}, **options) for key in keys]
-        yield server, *map(stack.enter_context, clients)
-
-
-class TestOwners:
-    """Two API keys share sequences, streams and the rate of messages."""
-
-    def sequence(self, client, number, *, start=False, end=False):
-        """Send a step of a sequence, and return the status."""
-        body, headers = infer_request(
-            1,
-            [1],
-            parameters={
-                "sequence_id": number,
-                "sequence_start": start,
-                "sequence_end": end,
-            },
-        )
-        time.sleep(0.05)  # within the rate limit
-        url = "/v2/models/tags/infer"
-        return client.post(url, content=body, headers=headers).status_code
-
-    def test_sequences(self, keyed):
-        """Sequences with the same id are different ones for different keys, and one
-        key cannot occupy all places."""
-        _, ann, bob = keyed
-        assert self.sequence(ann, 1, start=True) == 200
-        assert self.sequence(bob, 1) == 400
-        assert self.sequence(bob, 1, start=True) == 200
-        assert self.sequence(bob, 1, end=True) == 200
-        assert self.sequence(ann, 1, end=True) == 200
-        statuses = [self.sequence(ann, n, start=True) for n in range(10, 14)]
-        assert statuses == [200, 200, 503, 503]
-        assert self.sequence(bob, 10, start=True) == 200
-        for client, number in ((ann, 10), (ann, 11), (bob, 10)):
-            assert self.sequence(client, number, end=True) == 200
-
-    def test_state_tokens(self, keyed):
-        """A state token is valid only with the key for which it was signed."""
-        _, ann, bob = keyed
-        body = {"sequences": [[FRAME]], "model": "tags", "return_state": True}
-        state = ann.post("/label", json=body).json()["predictions"][0]["state"]
-        body["states"] = [state]
-        assert ann.post("/label", json=body).status_code == 200
-        response = bob.post("/label", json=body)
-        assert response.status_code == 422
-        assert response.json()["type"].endswith("invalid-state")
-
-    def test_streams(self, keyed):
-        """One key cannot open all streams."""
-        server, ann, bob = keyed
-
-        def open_stream(client):
-            headers = {"X-API-Key": client.headers["X-API-Key"]}
-            url = stream_url(server, "tags")
-            return web_sockets.connect(url, additional_headers=headers, proxy=None)
-
-        time.sleep(0.5)
-        with open_stream(ann), open_stream(ann):
-            with pytest.raises(InvalidStatus) as caught:
-                open_stream(ann)
-            assert caught.value.response.status_code == 503
-            with open_stream(bob):
-                pass
-
-    def test_rate_of_messages(self, keyed):
-        """Each message of a stream counts for the rate of its key."""
-        server, _, bob = keyed
-        headers = {"X-API-Key": bob.headers["X-API-Key"]}
-        time.sleep(1)
-        with web_sockets.connect(
-            stream_url(server, "tags"), additional_headers=headers, proxy=None
-        ) as client:
-            answers = []
-            for _ in range(60):
-                client.send(json.dumps({"frames": [FRAME]}))
-                answers.append(json.loads(client.recv(SECONDS)))
-            refusals = [a["error"] for a in answers if "error" in a]
-            assert len(refusals) >= 15
-            assert {error["status"] for error in refusals} == {429}
-            assert refusals[0]["retry_after"] >= 1
-            client.send('{"end": true}')

@@ -2,11 +2,7 @@
 
 import asyncio
 import signal
-import socket
-import subprocess
-import sys
-import threading
-from contextlib import asynccontextmanager, suppress
+from contextlib import asynccontextmanager
 
 import numpy as np
 import pytest
@@ -17,99 +13,22 @@ from service import errors
 from service.pool import pool
 from service.pool.admission import Admission
 from service.pool.pool import Pool
-from service.pool.spawn import WorkerDied, WorkerHandle
+from service.pool.spawn import WorkerDied
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.bundles import OnnxEngine, random_frames
-from tests.support.pool import flush, wait_until
-from tests.support.servers import ROOT, SECONDS, running, value, wait
+from tests.support.pool import (
+    CRASH,
+    HANG,
+    FragileWorkers,
+    LateWorkers,
+    UnstartableWorkers,
+    flush,
+    wait_until,
+)
+from tests.support.servers import SECONDS, running, value, wait
 
-CRASH = 1e6  # frames with this number crash the worker
-HANG = 1e5  # frames with this number hang the worker
 LOAD_SECONDS = 6  # limit of a load that hangs; a process has to start within it
-# A worker process whose ONNX engine crashes or hangs at these numbers.
-SCRIPT = f"""
-import os, socket, sys, time
-import numpy as np
-from service.worker.onnx_engine import OnnxEngine
-from service.settings import Settings
-from service.worker.main import Worker
-
-class FragileEngine(OnnxEngine):
-    def __init__(self, bundle, settings):
-        if bundle.metadata.name == sys.argv[4]:
-            os._exit(1)
-        if bundle.metadata.name == sys.argv[5]:
-            time.sleep(600)
-        super().__init__(bundle)
-
-    def step(self, frames, lengths, state):
-        if np.abs(frames).max() >= {CRASH}:
-            os._exit(1)
-        if np.abs(frames).max() >= {HANG}:
-            time.sleep(600)
-        return super().step(frames, lengths, state)
-
-jobs, control = (socket.socket(fileno=int(number)) for number in sys.argv[1:3])
-settings = Settings.model_validate_json(sys.argv[3])
-Worker(jobs, control, settings, {{"fragile": FragileEngine}}).run()
-"""
-
-
-class FragileWorkers:
-    """Starts such workers. Those with the numbers `crashing` crash when they load
-    `tags`; those with the numbers `hanging` hang."""
-
-    def __init__(self, crashing=(), hanging=()):
-        self.processes = []
-        self._crashing, self._hanging = crashing, hanging
-
-    def __call__(self, settings):
-        jobs, control = socket.socketpair(), socket.socketpair()
-        number = len(self.processes)
-        faults = [number in numbers for numbers in (self._crashing, self._hanging)]
-        with jobs[1], control[1]:
-            files = [jobs[1].fileno(), control[1].fileno()]
-            arguments = [*map(str, files), settings.model_dump_json()]
-            arguments += ["tags" if fault else "" for fault in faults]
-            process = subprocess.Popen(
-                [sys.executable, "-c", SCRIPT, *arguments], pass_fds=files, cwd=ROOT
-            )
-        self.processes.append(process)
-
-        def join(seconds):  # as that of multiprocessing: it raises nothing
-            with suppress(subprocess.TimeoutExpired):
-                process.wait(seconds)
-
-        return WorkerHandle(jobs[0], control[0], join, process.kill)
-
-
-class UnstartableWorkers(FragileWorkers):
-    """The first attempts to replace a worker fail."""
-
-    def __init__(self, failures):
-        super().__init__()
-        self.failures = failures
-
-    def __call__(self, settings):
-        if len(self.processes) >= 2 and self.failures:
-            self.failures -= 1
-            raise BlockingIOError(11, "Resource temporarily unavailable")
-        return super().__call__(settings)
-
-
-class LateWorkers(FragileWorkers):
-    """The start of the third worker blocks until `resume` is set."""
-
-    def __init__(self):
-        super().__init__()
-        self.starting, self.resume = threading.Event(), threading.Event()
-
-    def __call__(self, settings):
-        if len(self.processes) == 2 and not self.starting.is_set():
-            self.starting.set()
-            assert self.resume.wait(SECONDS)
-        return super().__call__(settings)
 
 
 class Harness:
