@@ -6,8 +6,7 @@ from itertools import pairwise
 import numpy as np
 
 from model import config
-from model.datasets.dataset import PARTS, Dataset, default_features
-from model.network.network import Network
+from model.datasets.dataset import PARTS, UNASSIGNED, Dataset, default_features
 
 FEATURES, CLASSES = 3, 4
 
@@ -21,6 +20,9 @@ CELLS = {
 
 def make_network(task="classify", *, features=FEATURES, seed=0, **settings):
     """A network whose every weight is random, biases and statistics too."""
+    # Imported here: tests of data sets need no TensorFlow.
+    from model.network.network import Network
+
     settings = {"layers": 2, "hidden": 5, "dropout": 0.0, **settings}
     random = np.random.default_rng(seed)
     network = Network(
@@ -91,12 +93,12 @@ def make_config(**changes):
 
 def write_json_lines(path, dataset, *, parts=True):
     """The file that reads back as `dataset`."""
-    with path.open("w") as file:
+    with path.open("w", encoding="utf-8") as file:
         for index, (start, stop) in enumerate(pairwise(dataset.offsets)):
             record = {"frames": dataset.frames[start:stop].tolist()}
             names = np.array(dataset.classes)[dataset.target(index)].tolist()
             record["label" if dataset.task == "classify" else "labels"] = names
-            if parts:
+            if parts and dataset.split[index] != UNASSIGNED:
                 record["split"] = PARTS[dataset.split[index]]
-            file.write(json.dumps(record) + "\n")
+            file.write(json.dumps(record, ensure_ascii=False) + "\n")
     return path
