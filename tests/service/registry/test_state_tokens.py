@@ -5,7 +5,6 @@ import base64
 import binascii
 import hashlib
 import hmac
-import logging
 import re
 import string
 import struct
@@ -14,13 +13,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from typer.testing import CliRunner
 
-from service import __main__ as main
 from service.errors import MAX_ERRORS, InvalidState, StateConflict
 from service.registry import state_tokens
 from service.registry.state_tokens import INITIAL_STATE, SigningKeys, State, TokenSigner
-from service.settings import Settings, SettingsError, load
+from service.settings import Settings
 from tests.support.bundles import make_metadata
 
 KEY, OTHER = b"a key of the tests", b"another key of the tests"
@@ -393,70 +390,3 @@ class TestAll:
         text = caught.value.body("id").decode()
         assert text.count("states[") == MAX_ERRORS + 1  # and in the detail
         assert '"error_count":250' in text
-
-
-class TestKeys:
-    def test_random(self, caplog):
-        """Without a setting the key is random each time, and a warning says how to set it."""
-        with caplog.at_level(logging.WARNING):
-            first, second = (state_tokens.load_keys(Settings()) for _ in range(2))
-        assert len(first.signing) >= 32
-        assert first.signing != second.signing
-        records = [r for r in caplog.records if r.name.startswith("service")]
-        assert [record.levelname for record in records] == ["WARNING"] * 2
-        assert "UNROLLED_STATE_KEY is not set" in records[0].getMessage()
-
-    def test_set(self, caplog):
-        """With a setting there is no warning, and the key is the setting's."""
-        with caplog.at_level(logging.DEBUG):
-            keys = state_tokens.load_keys(Settings(state_key=KEY.decode()))
-        assert keys.signing == KEY
-        assert caplog.records == []
-
-    def test_ids(self):
-        """Every key has another id."""
-        ids = {
-            SigningKeys([b"a key of the tests %d" % number]).id for number in range(200)
-        }
-        assert len(ids) == 200
-
-
-class TestSecret:
-    SECRET = "s3cr3t-key-s3cr3t-key"
-
-    def test_settings(self):
-        """The key is in no text of the settings, nor in what a worker gets."""
-        loaded = Settings(state_key=f"{self.SECRET},{self.SECRET}-old")
-        for text in (repr(loaded), str(loaded), f"{loaded}", loaded.model_dump_json()):
-            assert "s3cr3t" not in text
-        assert "s3cr3t" not in str(loaded.model_dump())
-
-    def test_command(self, monkeypatch):
-        """The command `settings` hides the key, but shows that there is one."""
-        monkeypatch.setenv("UNROLLED_STATE_KEY", self.SECRET)
-        result = CliRunner().invoke(main.app, ["settings"])
-        assert result.exit_code == 0
-        assert "UNROLLED_STATE_KEY=***" in result.output
-        assert "s3cr3t" not in result.output
-
-    @pytest.mark.parametrize(
-        "text", ["s3cr3t", f"{SECRET},s3cr3t", f"{SECRET},", f"{SECRET},,{SECRET}"]
-    )
-    def test_refused(self, monkeypatch, text):
-        """The error of a key that is too short does not repeat it; an empty one after a
-        comma counts."""
-        monkeypatch.setenv("UNROLLED_STATE_KEY", text)
-        with pytest.raises(SettingsError, match=r"UNROLLED_STATE_KEY: .*16") as caught:
-            load()
-        assert "s3cr3t" not in str(caught.value)
-        monkeypatch.delenv("UNROLLED_STATE_KEY")
-        result = CliRunner().invoke(main.app, ["serve", "--state-key", text])
-        assert result.exit_code == 2
-        assert "UNROLLED_STATE_KEY" in result.output
-        assert "s3cr3t" not in result.output
-
-    def test_objects(self):
-        """The text of the objects with the key does not have it."""
-        tokens = signer(self.SECRET.encode())
-        for text in (repr(tokens), repr(SigningKeys([self.SECRET.encode()]))):
-            assert "s3cr3t" not in text
