@@ -61,9 +61,10 @@ nightly: .venv/ready ## the tests that take minutes: memory, answers under load
 browser: .venv/ready ## the playground in headless Chromium, drawn on with a mouse (three minutes)
 	$(BIN)/python -m pytest -m browser
 
-BEHIND := $(addprefix tests/,service/api/test_api.py service/api/test_stream_routes.py \
-	service/client/test_client.py service/compat/test_errors.py service/compat/test_open_inference.py \
-	service/compat/test_tf_serving.py clients/test_kserve.py clients/test_triton.py)
+BEHIND := $(addprefix tests/,service/api/test_api.py service/api/test_openapi.py \
+	service/api/test_stream_routes.py service/client/test_client.py service/compat/test_errors.py \
+	service/compat/test_open_inference.py service/compat/test_tf_serving.py clients/test_kserve.py \
+	clients/test_triton.py)
 ray: .venv-ray/ready ## the service on a Ray cluster of two nodes, and its API behind Ray (fifteen minutes)
 	.venv-ray/bin/python -m pytest -m ray
 	.venv-ray/bin/python -m pytest --behind ray $(BEHIND)
