@@ -87,7 +87,7 @@ docs: .venv-docs/ready ## build the documentation: dist/site (needs no network)
 	@echo "Open dist/site/index.html. To search it: python3 -m http.server --directory dist/site"
 
 screenshots: .venv/ready ## pictures of the playground for docs/playground (needs Chromium)
-	$(BIN)/python -m tests.support.screenshots
+	$(BIN)/python -m tests.browser.screenshots
 
 train: .venv/ready ## train every preset anew: bundles/NAME/NEXT-VERSION
 	for preset in $(PRESETS); do \

@@ -6,6 +6,9 @@ from contextlib import contextmanager
 
 import pytest
 
+from tests.support.servers import ROOT
+
+BUNDLES = ROOT / "bundles"
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser"))), None)
 DESKTOP, PHONE = {"width": 1280, "height": 860}, {"width": 390, "height": 844}
 TIMEOUT_MS = 20_000
@@ -65,3 +68,18 @@ def draw(page, pad: str, strokes) -> None:
         for point in stroke[1:]:
             page.mouse.move(*at(point))
         page.mouse.up()
+
+
+def summary(page, panel):
+    """The text of a panel's prediction."""
+    return page.locator(f"#{panel}-said").inner_text()
+
+
+def wait_for(page, panel, text):
+    """Wait until a panel's prediction contains a text."""
+    page.locator(f"#{panel}-said", has_text=text).wait_for()
+
+
+def go(page, panel):
+    """Open a panel."""
+    page.locator(f"#tab-{panel}").click()

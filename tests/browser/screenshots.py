@@ -13,9 +13,9 @@ import httpx
 from PIL import Image
 
 from service.settings import Settings
-from tests.support.browser import DESKTOP, PHONE, chromium, draw, opened
+from tests.browser.browser import BUNDLES, DESKTOP, PHONE, chromium, draw, opened
+from tests.browser.strokes import digits
 from tests.support.servers import ROOT, running
-from tests.support.strokes import digits
 
 FOLDER = ROOT / "docs" / "playground"
 COLOURS = 96  # a palette makes the files a third as large
@@ -69,7 +69,7 @@ def shoot(browser, url: str, name: str, scheme: str, size: dict, file: Path) -> 
 
 
 def main() -> None:
-    settings = Settings(port=0, bundles=ROOT / "bundles")
+    settings = Settings(port=0, bundles=BUNDLES)
     sizes = {"desktop": DESKTOP, "phone": PHONE}
     with running(settings) as server, chromium() as browser:
         for name, scheme, size in itertools.product(PANELS, ("light", "dark"), sizes):
