@@ -1,0 +1,45 @@
+"""Fixtures that the tests of the commands share."""
+
+import numpy as np
+import pytest
+
+from service.settings import Settings
+from tests.support.bundles import OnnxEngine
+from tests.support.scheduler import FakeEngine, write_bundle
+from tests.support.servers import running
+from tests.support.streams import KEY
+
+
+@pytest.fixture
+def write(tmp_path):
+    """A function that writes a file, and returns its path."""
+
+    def write(name, content):
+        path = tmp_path / name
+        if isinstance(content, np.ndarray):
+            np.save(path, content)
+        elif isinstance(content, bytes):
+            path.write_bytes(content)
+        else:
+            path.write_text(content, encoding="utf-8")
+        return path
+
+    return write
+
+
+@pytest.fixture(scope="module")
+def mixed(bundles, tmp_path_factory):
+    """A service with `both`, `walks` (3 features) and `made` (1 feature)."""
+    folder = tmp_path_factory.mktemp("mixed")
+    write_bundle(folder / "made" / "1")
+    for name in ("both", "walks"):
+        (folder / name).symlink_to(bundles / name)
+
+    def load(bundle, settings):
+        if bundle.metadata.name == "made":
+            return FakeEngine()
+        return OnnxEngine(bundle, settings)
+
+    settings = Settings(port=0, bundles=folder, workers=1, state_key=KEY)
+    with running(settings, load_engine=load) as server:
+        yield server
