@@ -1,5 +1,6 @@
-"""The commands `classify`, `label` and `health`: their files and their output."""
+"""The commands `classify`, `label` and `health`: files, output and bulk jobs."""
 
+import importlib.util
 import io
 import json
 import os
@@ -10,6 +11,8 @@ import sys
 import numpy as np
 import pytest
 
+from service.bulk.scorer import ShardResult
+from service.cli import predict
 from service.client import Client
 from tests.service.cli.commands import assert_fails, invoke
 from tests.support.bundles import random_frames
@@ -187,3 +190,44 @@ class TestAskService:
         """`health` prints that a ready service is ready."""
         result = invoke("health", "--url", server)
         assert (result.exit_code, result.stdout) == (0, "ready\n")
+
+
+def test_default_output():
+    """The output folder is FILE.TASK; the query of a URI stays at the end."""
+    for file, folder in (
+        ("a/b.jsonl", "a/b.jsonl.label"),
+        ("what?.jsonl", "what?.jsonl.label"),
+        ("s3://a/b.jsonl?region=x", "s3://a/b.jsonl.label?region=x"),
+    ):
+        assert predict._default_output(file, "label") == folder
+
+
+class TestBulkJob:
+    def test_only_with_ray(self, tmp_path):
+        """--to needs --engine ray."""
+        result = invoke("classify", "a.json", "--to", tmp_path)
+        assert result.exit_code == 2
+        assert "--to and --bundles need --engine ray" in result.output
+
+    def test_without_ray(self, tmp_path):
+        """If Ray is not installed it says so, and writes nothing."""
+        if importlib.util.find_spec("ray"):
+            pytest.skip("Ray is installed")
+        result = invoke("label", tmp_path / "a.jsonl", "--engine", "ray")
+        assert result.exit_code == 1
+        assert "ray is not installed: pip install 'unrolled[ray]'" in result.output
+        assert not list(tmp_path.iterdir())
+
+    def test_progress(self, capsys, monkeypatch):
+        """If stderr is no terminal, progress is a line now and then."""
+        monkeypatch.setattr(predict, "LOG_SECONDS", -1)
+        with predict.JobProgress(3, 1) as progress:
+            for _ in range(2):
+                progress.add(ShardResult(b"", 10, 200, 1))
+        assert progress.totals == {"sequences": 20, "steps": 400, "refused": 2}
+        lines = capsys.readouterr().err.splitlines()
+        assert lines[0] == "1 of 3 shards are there already"
+        assert [line.partition(",")[0] for line in lines[1:]] == [
+            "2 of 3 shards: 10 sequences",
+            "3 of 3 shards: 20 sequences",
+        ]
