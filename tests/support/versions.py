@@ -1,4 +1,5 @@
-"""A service over a folder whose versions come and go, and which shows who answered."""
+"""Registries and services over a folder of bundles, whose versions come and go and show
+which of them answered."""
 
 import itertools
 import json
@@ -16,9 +17,13 @@ import pytest
 
 from model.bundle import bundle
 from model.bundle.golden import Golden
+from service.pool import spawn
+from service.pool.pool import Pool
 from service.registry import folder as bundle_folder
+from service.registry.registry import Registry
 from service.settings import Settings
-from tests.support.bundles import make_metadata
+from service.telemetry.metrics import Metrics
+from tests.support.bundles import OnnxEngine, make_metadata
 from tests.support.scheduler import FakeEngine, metadata_of, write_bundle
 from tests.support.servers import SECONDS, Running, running, wait
 from tests.support.streams import KEY
@@ -30,6 +35,45 @@ INFER = {
 PREDICT = {"instances": [[[7]]]}
 POISON = 666  # weights that no engine can load
 _numbers = itertools.count()
+
+
+def flip(path):
+    """Change one bit of a file."""
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+
+
+def change_golden(folder, name, by):
+    """Golden answers that no engine gives, with matching digests."""
+    with np.load(folder / bundle.GOLDEN) as arrays:
+        golden = {key: arrays[key] for key in arrays.files}
+    golden[name] = golden[name] + np.float32(by)
+    np.savez(folder / bundle.GOLDEN, **golden)
+    text = (folder / bundle.MARKER).read_text()
+    bundle.seal(folder, bundle.Metadata.model_validate_json(text))
+
+
+@contextmanager
+def loaded_registry(root, load_engine=OnnxEngine, **settings):
+    """A registry that has finished loading, its calls of `on_failure`, and its metrics."""
+    calls, metrics = [], Metrics()
+    settings = Settings(bundles=root, **{"workers": 2} | settings)
+    pool = Pool(settings, metrics, spawn.thread({"given": load_engine}))
+    pool.start()
+    registry = Registry(
+        settings, metrics, pool, on_failure=lambda: calls.append(registry.ready)
+    )
+    registry.start()
+    try:
+        wait(lambda: registry.complete, "the bundles are loaded")
+        if registry.failed:
+            registry._thread.join(SECONDS)
+        else:
+            registry.load("none").exception(SECONDS)  # it has done all before
+        yield registry, calls, metrics
+    finally:
+        registry.close()
 
 
 class WeightedEngine(FakeEngine):
@@ -146,6 +190,17 @@ class VersionedService(Running):
         path = f"/v2/repository/models/{name}/{verb}"
         return self.http.post(path).status_code
 
+    def get_token(self, model):
+        """A state token after one step of 7."""
+        body = GOOD | {"model": model, "return_state": True}
+        answer = self.http.post("/classify", json=body).json()
+        return answer["predictions"][0]["state"]
+
+    def continue_from(self, model, token):
+        """The response to one more step from a token's state."""
+        body = GOOD | {"model": model, "states": [token]}
+        return self.http.post("/classify", json=body)
+
     @property
     def versions(self):
         return self.http.get("/v2/models/made").json()["versions"]
@@ -164,6 +219,18 @@ class VersionedService(Running):
         """The weights of the engines that the workers have."""
         engines = [engine() for engine in list(self.engines)]
         return sorted(engine.weights for engine in engines if engine is not None)
+
+
+@contextmanager
+def blocked(*engines):
+    """These engines, given by weak references, compute nothing until the block ends."""
+    for engine in engines:
+        engine().closed()
+    try:
+        yield
+    finally:
+        for engine in engines:
+            engine().gate.set()
 
 
 @contextmanager
