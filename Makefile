@@ -62,9 +62,10 @@ browser: .venv/ready ## the playground in headless Chromium, drawn on with a mou
 	$(BIN)/python -m pytest -m browser
 
 BEHIND := $(addprefix tests/,service/api/test_api.py service/api/test_openapi.py \
-	service/api/test_stream_routes.py service/client/test_client.py service/compat/test_errors.py \
-	service/compat/test_open_inference.py service/compat/test_tf_serving.py clients/test_kserve.py \
-	clients/test_triton.py)
+	service/api/test_stream_routes.py service/client/test_client.py service/compat/test_compression.py \
+	service/compat/test_errors.py clients/test_kserve.py) \
+	$(wildcard $(addprefix tests/,service/compat/test_open_inference*.py \
+	service/compat/test_tf_serving*.py clients/test_triton*.py))
 ray: .venv-ray/ready ## the service on a Ray cluster of two nodes, and its API behind Ray (fifteen minutes)
 	.venv-ray/bin/python -m pytest -m ray
 	.venv-ray/bin/python -m pytest --behind ray $(BEHIND)

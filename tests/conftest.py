@@ -109,5 +109,11 @@ def server(running_server) -> str:
 
 
 @pytest.fixture
+def http(running_server) -> httpx.Client:
+    """A client of the shared server."""
+    return running_server.http
+
+
+@pytest.fixture
 def anyio_backend() -> str:
     return "asyncio"

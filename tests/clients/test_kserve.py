@@ -5,24 +5,16 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.bundles import random_frames
+from tests.support.servers import TASKS, native_answers, sequences_of
 
 # kserve is imported where it is used: that takes seconds, also of a run without it.
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
-
-TASKS = {"walks": "classify", "tags": "label", "both": "label"}
-LENGTHS = [2, 60, 1]
 
 
 @pytest.fixture(autouse=True)
 def _no_proxy(monkeypatch):
     """Otherwise the client would use the machine's proxy."""
     monkeypatch.setenv("NO_PROXY", "*")
-
-
-@pytest.fixture
-def http(running_server):
-    return running_server.http
 
 
 @pytest.fixture
@@ -39,20 +31,6 @@ async def v1():
 
     async with InferenceRESTClient(RESTConfig(protocol="v1")) as client:
         yield client
-
-
-def sequences_of(name, lengths=LENGTHS):
-    rng = np.random.default_rng(len(name))
-    return [random_frames(rng, length) for length in lengths]
-
-
-def expected(http, name, sequences):
-    """The answers of the service's own API."""
-    body = {"model": name, "sequences": [frames.tolist() for frames in sequences]}
-    response = http.post(f"/{TASKS[name]}", json=body)
-    assert response.status_code == 200, response.text
-    predictions = response.json()["predictions"]
-    return [np.array(p["probabilities"], np.float32) for p in predictions]
 
 
 def tensor(name, datatype, array, *, binary):
@@ -116,7 +94,7 @@ class TestV2:
                     response = await v2.infer(server, request, model_name=name)
                     assert response.model_name == name
                     assert type(response.id) is str
-                    assert_same(response, expected(http, name, sequences))
+                    assert_same(response, native_answers(http, name, sequences))
 
     async def test_id(self, v2, server):
         """The response has the request's id."""
@@ -130,7 +108,7 @@ class TestV2:
         fields = {"name": "frames", "datatype": "FP32", "shape": [1, 5, 3]}
         body = {"inputs": [fields | {"data": frames.tolist()}]}
         response = await v2.infer(server, body, model_name="tags")
-        assert_same(response, expected(http, "tags", sequences))
+        assert_same(response, native_answers(http, "tags", sequences))
 
     async def test_errors(self, v2, server):
         """An error's text reaches the client's user."""
@@ -165,7 +143,7 @@ class TestV1:
             body = {"instances": [frames.tolist() for frames in sequences]}
             response = await v1.infer(server, body, model_name=name)
             predictions = response["predictions"]
-            answers = expected(http, name, sequences)
+            answers = native_answers(http, name, sequences)
             for row, answer in zip(predictions, answers, strict=True):
                 np.testing.assert_allclose(row, answer, atol=1e-5)
 

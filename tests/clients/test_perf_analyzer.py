@@ -34,11 +34,6 @@ needs_binary = pytest.mark.skipif(
 
 
 @pytest.fixture
-def http(running_server):
-    return running_server.http
-
-
-@pytest.fixture
 def drive(server, tmp_path):
     """Runs the generator on a model, with sequences of these lengths."""
 

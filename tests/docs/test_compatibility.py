@@ -1,16 +1,17 @@
 """docs/compatibility.md names tests that exist."""
 
 import ast
+import itertools
 import re
 
 from tests.support.servers import ROOT
 
 FILES = {  # the names in the column `test`
-    "triton": "clients/test_triton",
+    "triton": "clients/test_triton*",
     "kserve": "clients/test_kserve",
     "perf": "clients/test_perf_analyzer",
-    "tfs": "service/compat/test_tf_serving",
-    "wire": "service/compat/test_open_inference",
+    "tfs": "service/compat/test_tf_serving*",
+    "wire": "service/compat/test_open_inference*",
     "errors": "service/compat/test_errors",
     "sessions": "service/compat/test_sequences",
 }
@@ -26,11 +27,11 @@ def table_rows():
             yield cells[0].strip(), cells[-1].strip()
 
 
-def names_in(file):
-    """Return the functions and classes of a test file, and the classes' functions."""
-    path = ROOT / "tests" / f"{file}.py"
-    names = set()
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+def names_in(files):
+    """Return the functions and classes of test files, and the classes' functions."""
+    paths, names = sorted((ROOT / "tests").glob(f"{files}.py")), set()
+    texts = [path.read_text(encoding="utf-8") for path in paths]
+    for node in itertools.chain(*(ast.parse(text).body for text in texts)):
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             names.add(node.name)
         for inner in getattr(node, "body", []):
@@ -45,7 +46,7 @@ def test_each_endpoint_names_its_tests():
     assert len(rows) > 30
     for version in ("/v1/", "/v2/"):
         assert any(version in endpoint for endpoint, _ in rows)
-    names = {name: names_in(file) for name, file in FILES.items()}
+    names = {name: names_in(files) for name, files in FILES.items()}
     for endpoint, tests in rows:
         if tests == NO_TEST:
             continue

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import numpy as np
 
 from service import app as application
 from service import server as servers
@@ -18,9 +19,18 @@ from service.callers.memory_budget import MemoryBudget, Reservation
 from service.pool import spawn
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
+from tests.support.bundles import random_frames
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # nothing here may take longer
+# The shared bundles.
+TASKS = {"walks": "classify", "tags": "label", "both": "label"}
+CLASSES = {
+    "walks": ["run", "sit", "stand", "wälk"],
+    "tags": ["noun", "verb", "other"],
+    "both": ["down", "flat", "up"],
+}
+LENGTHS = (1, 7, 120, 3)  # the labels of so many steps are compressed
 
 
 def wait(condition: Callable[[], object], what: str, seconds: float = SECONDS) -> None:
@@ -116,3 +126,18 @@ def running(
         server.stop()
         thread.join(SECONDS)
         assert not thread.is_alive(), "the server did not stop"
+
+
+def sequences_of(name, lengths=LENGTHS):
+    """Random sequences for a shared bundle."""
+    rng = np.random.default_rng(len(name))
+    return [random_frames(rng, length) for length in lengths]
+
+
+def native_answers(http, name, sequences):
+    """The probabilities that the service's own API gives for a bundle's sequences."""
+    body = {"model": name, "sequences": [np.array(s).tolist() for s in sequences]}
+    response = http.post(f"/{TASKS[name]}", json=body)
+    assert response.status_code == 200, response.text
+    predictions = response.json()["predictions"]
+    return [np.array(p["probabilities"], np.float32) for p in predictions]

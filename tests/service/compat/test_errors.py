@@ -1,24 +1,28 @@
-"""Errors of the other servers' protocols, and compressed bodies and responses."""
+"""Errors of the other servers' protocols."""
 
 import concurrent.futures
-import gzip
 import json
 import threading
-import zlib
 
-import numpy as np
 import pytest
 
 from service.settings import Settings
-from tests.support.bundles import OnnxEngine, random_frames
-from tests.support.servers import SECONDS, running, send, wait
+from tests.service.compat.protocols import (
+    CLASSIFY,
+    FRAME,
+    HEADER,
+    INFER,
+    PREDICT,
+    SECRET,
+    assert_answers,
+    frames_of,
+    infer,
+    instances,
+    refused,
+)
+from tests.support.bundles import OnnxEngine
+from tests.support.servers import SECONDS, running, wait
 
-SECRET = "s3cr3t"
-FRAME = [1, 2, 3]
-HEADER = "Inference-Header-Content-Length"
-PREDICT, INFER = "/v1/models/walks:predict", "/v2/models/walks/infer"
-CLASSIFY = "/v1/models/walks:classify"
-ENCODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
 LIMITS = {"max_steps": 10, "queue_steps": 10}
 
 
@@ -72,56 +76,10 @@ def loading(bundles):
         wait(lambda: service.registry.ready, "the models load")
 
 
-@pytest.fixture
-def http(running_server):
-    return running_server.http
-
-
-def tensor(frames, **changes):
-    shape = [1, len(frames), 3]
-    data = [number for frame in frames for number in frame]
-    fields = {"name": "frames", "datatype": "FP32", "shape": shape, "data": data}
-    return fields | changes
-
-
-def rows(*sequences, **fields):
-    return {"instances": list(sequences) or [[FRAME]]} | fields
-
-
-def infer(frames=(FRAME,), **fields):
-    return {"inputs": [tensor(list(frames))]} | fields
-
-
-def assert_refused(response, status):
-    """Check an error response, which repeats nothing of the client's; returns its text."""
-    assert response.status_code == status, response.text[:500]
-    assert response.headers["content-type"] == "application/json"
-    assert response.headers["x-request-id"]
-    assert "content-encoding" not in response.headers
-    body = response.json()
-    assert list(body) == ["error"]
-    assert isinstance(body["error"], str)
-    assert 0 < len(body["error"]) < 4096
-    assert SECRET not in str([response.text, response.headers])
-    for leak in ("Traceback", "site-packages", "msgspec", "numpy", "Error("):
-        assert leak not in response.text
-    return body["error"]
-
-
-def assert_answers(http):
-    """Check that both protocols answer, on the same connection."""
-    assert http.post(PREDICT, json=rows()).status_code == 200
-    assert http.post(INFER, json=infer()).status_code == 200
-
-
 def case(status, method, path, body=b"", **headers):
     content = body if isinstance(body, bytes) else json.dumps(body).encode()
     headers = {name.replace("_", "-"): text for name, text in headers.items()}
     return status, method, path, content, headers
-
-
-def unnamed(**changes):
-    return {"inputs": [tensor([FRAME], **changes)]}
 
 
 OUTPUT = {"name": SECRET, "parameters": {SECRET: SECRET}}
@@ -130,14 +88,14 @@ CASES = [
     case(400, "POST", PREDICT, b"{"),
     case(400, "POST", PREDICT, SECRET.encode()),
     case(400, "POST", PREDICT, b'{"s3cr3t\xff": 1}'),
-    case(400, "POST", PREDICT, rows([[1, 2, SECRET]])),
-    case(400, "POST", PREDICT, rows(SECRET)),
-    case(400, "POST", PREDICT, rows({SECRET: 1})),
-    case(400, "POST", PREDICT, rows({"frames": [FRAME], SECRET: 1})),
-    case(400, "POST", PREDICT, rows({"b64": SECRET})),
+    case(400, "POST", PREDICT, instances([[1, 2, SECRET]])),
+    case(400, "POST", PREDICT, instances(SECRET)),
+    case(400, "POST", PREDICT, instances({SECRET: 1})),
+    case(400, "POST", PREDICT, instances({"frames": [FRAME], SECRET: 1})),
+    case(400, "POST", PREDICT, instances({"b64": SECRET})),
     case(400, "POST", PREDICT, {"inputs": {SECRET: [[FRAME]]}}),
-    case(400, "POST", PREDICT, rows(signature_name=SECRET)),
-    case(400, "POST", PREDICT, rows([[1]] * 3000)),
+    case(400, "POST", PREDICT, instances(signature_name=SECRET)),
+    case(400, "POST", PREDICT, instances([[1]] * 3000)),
     case(400, "POST", CLASSIFY, {"examples": [{SECRET: [1]}]}),
     case(400, "POST", CLASSIFY, {"examples": [{"frames": [SECRET]}]}),
     case(400, "POST", "/v1/models/walks:regress", b"{}"),
@@ -145,12 +103,12 @@ CASES = [
     case(400, "GET", f"/v1/{SECRET}"),
     case(400, "GET", f"/v1/models/walks/versions/{SECRET}"),
     case(400, "POST", INFER, b"{"),
-    case(400, "POST", INFER, unnamed(name=SECRET)),
-    case(400, "POST", INFER, unnamed(datatype=SECRET)),
-    case(400, "POST", INFER, unnamed(data=[SECRET])),
-    case(400, "POST", INFER, unnamed(data=SECRET)),
-    case(400, "POST", INFER, unnamed(shape=[SECRET])),
-    case(400, "POST", INFER, unnamed(parameters={"binary_data_size": SECRET})),
+    case(400, "POST", INFER, frames_of(name=SECRET)),
+    case(400, "POST", INFER, frames_of(datatype=SECRET)),
+    case(400, "POST", INFER, frames_of(data=[SECRET])),
+    case(400, "POST", INFER, frames_of(data=SECRET)),
+    case(400, "POST", INFER, frames_of(shape=[SECRET])),
+    case(400, "POST", INFER, frames_of(parameters={"binary_data_size": SECRET})),
     case(400, "POST", INFER, infer(outputs=[OUTPUT])),
     case(400, "POST", INFER, infer(id=[SECRET])),
     case(400, "POST", INFER, infer(parameters={"sequence_id": SECRET})),
@@ -182,15 +140,15 @@ CASES = [
     # 405
     case(405, "GET", PREDICT),
     case(405, "PUT", PREDICT, SECRET.encode()),
-    case(405, "POST", "/v1/models/walks", rows()),
+    case(405, "POST", "/v1/models/walks", instances()),
     case(405, "GET", INFER),
     case(405, "PROPFIND", INFER),
     case(405, "POST", "/v2/models/walks", infer()),
     # 413
     case(413, "POST", PREDICT, b" " * (8 * 2**20 + 1)),
-    case(413, "POST", PREDICT, rows([FRAME] * 10_001)),
+    case(413, "POST", PREDICT, instances([FRAME] * 10_001)),
     case(413, "POST", INFER, b" " * (8 * 2**20 + 1)),
-    case(413, "POST", INFER, unnamed(shape=[1, 10_001, 3])),
+    case(413, "POST", INFER, frames_of(shape=[1, 10_001, 3])),
     # 415
     *(
         case(415, "POST", path, b"{}", Content_Encoding=coding)
@@ -206,7 +164,7 @@ class TestTable:
         client's, and leaves the connection usable."""
         for status, method, path, body, headers in CASES:
             response = http.request(method, path, content=body, headers=headers)
-            assert_refused(response, status)
+            refused(response, status)
             if status == 405:
                 assert response.headers["allow"] in ("GET", "POST")
             if status == 415:
@@ -219,13 +177,13 @@ class TestTable:
             response = gated.http.post(
                 f"/v2/repository/{path}", headers={"Origin": f"http://{SECRET}"}
             )
-            assert_refused(response, 403)
+            refused(response, 403)
 
     def test_internal_error(self, gated, engine):
         """An error of the engine is a bare 500."""
-        for path, body in ((PREDICT, rows()), (INFER, infer())):
+        for path, body in ((PREDICT, instances()), (INFER, infer())):
             engine.error = RuntimeError(SECRET)
-            assert_refused(gated.http.post(path, json=body), 500)
+            refused(gated.http.post(path, json=body), 500)
             engine.error = None
             assert_answers(gated.http)
 
@@ -241,7 +199,7 @@ class TestTable:
                 try:
                     assert engine.entered.acquire(timeout=SECONDS)
                     response = gated.http.post(path, json=body)
-                    assert "wait for walks" in assert_refused(response, 503)
+                    assert "wait for walks" in refused(response, 503)
                     assert int(response.headers["retry-after"]) >= 1
                 finally:
                     engine.gate.set()
@@ -253,7 +211,7 @@ class TestTable:
         """A request with a timeout is 504 if there is no answer in time."""
         engine.gate.clear()
         body = infer(parameters={"timeout": 300_000})
-        assert_refused(gated.http.post(INFER, json=body), 504)
+        refused(gated.http.post(INFER, json=body), 504)
         engine.gate.set()
         assert_answers(gated.http)
 
@@ -262,7 +220,7 @@ class TestTable:
         for method, path, body in (
             ("GET", "/v1/models/walks", None),
             ("GET", f"/v1/models/{SECRET}/metadata", None),
-            ("POST", PREDICT, rows()),
+            ("POST", PREDICT, instances()),
             ("POST", CLASSIFY, {"examples": [{"frames": FRAME}]}),
             ("GET", "/v2/health/ready", None),
             ("GET", "/v2/models/walks", None),
@@ -270,7 +228,7 @@ class TestTable:
             ("POST", INFER, infer()),
         ):
             response = loading.http.request(method, path, json=body)
-            assert "loading" in assert_refused(response, 503)
+            assert "loading" in refused(response, 503)
             assert response.headers["retry-after"] == "1"
         for path in ("/v1/models", "/v2/models", "/v2/health/live"):
             assert loading.http.get(path).status_code == 200
@@ -292,174 +250,3 @@ def test_own_paths(http):
         assert response.status_code == status
         assert response.headers["content-type"] == "application/problem+json"
         assert response.json()["status"] == status
-
-
-REQUESTS = [
-    (PREDICT, json.dumps(rows()).encode()),
-    (CLASSIFY, b'{"examples": [{"frames": [1, 2, 3]}]}'),
-    (INFER, json.dumps(infer(id="x")).encode()),
-]
-
-
-@pytest.mark.parametrize("encoding", ENCODINGS)
-class TestBodies:
-    def post(self, http, path, body, encoding):
-        return http.post(path, content=body, headers={"Content-Encoding": encoding})
-
-    def test_good(self, http, encoding):
-        """A compressed body gets the response of the plain one."""
-        for path, body in REQUESTS:
-            expected = http.post(path, content=body).json()
-            for padding in (0, 100_000):
-                packed = ENCODINGS[encoding](body + b" " * padding)
-                for name in (encoding, encoding.upper()):
-                    response = self.post(http, path, packed, name)
-                    assert response.status_code == 200, response.text
-                    assert response.json() == expected
-
-    def test_damaged(self, http, encoding):
-        """A body that is not one whole stream of the encoding is 400."""
-        other = next(ENCODINGS[name] for name in ENCODINGS if name != encoding)
-        for path, body in REQUESTS:
-            packed = ENCODINGS[encoding](body)
-            broken = bytearray(packed)
-            broken[-2] ^= 1  # of the checksum, or of the length
-            for bad in (
-                b"",
-                body,
-                packed[:1],
-                packed[: len(packed) // 2],
-                packed[:-1],
-                packed + b"x",
-                packed + other(body),
-                other(body),
-                bytes(broken),
-                zlib.compress(body, wbits=-15),
-            ):
-                assert_refused(self.post(http, path, bad, encoding), 400)
-        assert_answers(http)
-
-    def test_several_streams(self, http, encoding):
-        """gzip allows several members; deflate is one stream."""
-        for path, body in REQUESTS:
-            packed = ENCODINGS[encoding](body[:20]) + ENCODINGS[encoding](body[20:])
-            response = self.post(http, path, packed, encoding)
-            assert response.status_code == (200 if encoding == "gzip" else 400)
-
-    def test_decompression_limit(self, http, encoding):
-        """A body that decompresses beyond the limit is 413, in one member or many."""
-        for (path, _), members in zip(REQUESTS, (1, 10, 1), strict=True):
-            packed = ENCODINGS[encoding](bytes(100 * 2**20 // members))
-            response = self.post(http, path, packed * members, encoding)
-            assert "decompressed" in assert_refused(response, 413)
-            assert_answers(http)
-
-
-def test_two_headers(server):
-    """Of two Content-Encoding headers the first counts."""
-    body = gzip.compress(json.dumps(infer()).encode())
-    for first, status in (("gzip", 200), ("identity", 400), ("br", 415)):
-        head = (
-            f"POST {INFER} HTTP/1.1\r\nHost: here\r\nContent-Encoding: {first}\r\n"
-            f"Content-Encoding: identity\r\nContent-Length: {len(body)}\r\n\r\n"
-        )
-        assert send(server, head.encode() + body)[0] == status
-
-
-def requests_of(steps, *, binary=False):
-    """A path and a body for each protocol, whose answers have so many steps."""
-    frames = random_frames(np.random.default_rng(1), steps).tolist()
-    parameters = {"binary_data_output": binary}
-    yield "/v1/models/tags:predict", rows(frames)
-    yield "/v2/models/tags/infer", infer(frames, parameters=parameters, id="x")
-
-
-def uncompressed(http, path, body):
-    response = http.post(path, json=body, headers={"Accept-Encoding": "identity"})
-    assert response.status_code == 200
-    assert "content-encoding" not in response.headers
-    return response
-
-
-ACCEPTED = [
-    (None, None),
-    ("", None),
-    ("identity", None),
-    ("*", None),
-    ("br", None),
-    ("br, zstd", None),
-    ("x-gzip", None),
-    ("gzip;q=0", None),
-    ("gzip;q=0.000, br", None),
-    ("gzip; q=0, *", None),
-    ("gzip;q=0, deflate;q=0", None),
-    ("gzip", "gzip"),
-    ("GZIP", "gzip"),
-    ("gzip, deflate, br", "gzip"),
-    ("br;q=1, gzip;q=0.5", "gzip"),
-    ("gzip;q=0.001", "gzip"),
-    ("gzip ; q=1.000", "gzip"),
-    ("deflate", "deflate"),
-    ("deflate, br", "deflate"),
-    ("gzip;q=0, deflate", "deflate"),
-    ("identity;q=0, deflate", "deflate"),
-]
-
-
-class TestResponses:
-    def test_encoding(self, http):
-        """A response is compressed with an encoding that the client accepts, else not."""
-        for binary in (False, True):
-            for path, body in requests_of(300, binary=binary):
-                plain = uncompressed(http, path, body)
-                for accepted, encoding in ACCEPTED:
-                    headers = {"Accept-Encoding": accepted or ""}
-                    request = http.stream("POST", path, json=body, headers=headers)
-                    with request as response:
-                        raw = b"".join(response.iter_raw())
-                    assert response.headers.get("content-encoding") == encoding
-                    assert int(response.headers["content-length"]) == len(raw)
-                    if encoding is not None:
-                        assert response.headers["vary"].lower() == "accept-encoding"
-                        assert len(raw) < len(plain.content)
-                        wbits = 31 if encoding == "gzip" else 15
-                        raw = zlib.decompress(raw, wbits=wbits)
-                    assert raw == plain.content
-                    # The length of the JSON is that of the plain response.
-                    assert response.headers.get(HEADER) == plain.headers.get(HEADER)
-
-    def test_size(self, http):
-        """Only responses of a KiB or more are compressed."""
-        for steps in (1, 10, 25, 30, 60, 9000):
-            for path, body in requests_of(steps):
-                plain = uncompressed(http, path, body)
-                headers = {"Accept-Encoding": "gzip"}
-                response = http.post(path, json=body, headers=headers)
-                compressed = "content-encoding" in response.headers
-                assert compressed == (len(plain.content) >= 1024)
-                assert response.json() == plain.json()
-
-    def test_only_predictions(self, http):
-        """Metadata, errors and the service's own API are never compressed."""
-        headers = {"Accept-Encoding": "gzip, deflate"}
-        for path in (
-            *(
-                "/v1/models/walks",
-                "/v1/models/walks/metadata",
-                "/v2",
-                "/v2/models/walks",
-            ),
-            *("/v2/models/walks/config", "/v2/models/walks/stats", "/v2/models/stats"),
-        ):
-            response = http.get(path, headers=headers)
-            assert response.status_code == 200
-            assert "content-encoding" not in response.headers
-            assert len(response.content) >= 1024 or not path.endswith("metadata")
-        infinite = [FRAME] * 1000 + [[1e39] * 3] * 10
-        body = rows(*[[FRAME]] * 100, infinite)
-        response = http.post(PREDICT, json=body, headers=headers)
-        assert len(assert_refused(response, 400)) >= 1024
-        body = {"model": "tags", "sequences": [[FRAME] * 100]}
-        response = http.post("/label", json=body, headers=headers)
-        assert response.status_code == 200
-        assert "content-encoding" not in response.headers

@@ -1,78 +1,28 @@
 """TensorFlow Serving's REST API v1, as its documentation describes it."""
 
 import json
-import shutil
 
 import numpy as np
 import pytest
 import requests
 
-from service.settings import Settings
-from tests.support.bundles import OnnxEngine, copy_bundle, random_frames
-from tests.support.servers import SECONDS, running
+from tests.service.compat.protocols import FRAME, ask, refused
+from tests.support.servers import (
+    CLASSES,
+    LENGTHS,
+    SECONDS,
+    TASKS,
+    native_answers,
+    sequences_of,
+)
 
-TASKS = {"walks": "classify", "tags": "label", "both": "label"}
-WALKS = ["run", "sit", "stand", "wälk"]
 SIZES = {"walks": 6, "tags": 10}  # of the states; an LSTM has two
-FRAME = [1, 2, 3]
-LENGTHS = [1, 2, 7, 3]  # of rows
 LARGE = 64 * 1024  # bytes; a larger body is decoded in another process
 
 
-@pytest.fixture
-def http(running_server):
-    return running_server.http
-
-
-@pytest.fixture(scope="module")
-def versions(bundles, tmp_path_factory):
-    """A service with two versions of a model, the older one of which has a label."""
-    root = tmp_path_factory.mktemp("versions")
-    copy_bundle(bundles / "walks" / "1", root / "walks" / "1")
-    copy_bundle(bundles / "walks" / "1", root / "walks" / "2", version="2")
-    (root / "walks" / "labels.json").write_text('{"stable": 1}')
-    settings = Settings(port=0, bundles=root, workers=1)
-    with running(settings, load_engine=OnnxEngine) as service:
-        yield service
-    shutil.rmtree(root)
-
-
-@pytest.fixture(scope="module")
-def limited(bundles):
-    """A service with small limits."""
-    limits = {"max_sequences": 4, "max_steps": 20, "max_cells": 90}
-    settings = Settings(port=0, bundles=bundles, workers=1, **limits)
-    with running(settings, load_engine=OnnxEngine) as service:
-        yield service.http
-
-
 def rows_of(name, lengths=LENGTHS):
-    rng = np.random.default_rng(len(name))
-    return [random_frames(rng, length).tolist() for length in lengths]
-
-
-def native_answer(http, name, row):
-    """The answer of the service's own API to a sequence."""
-    body = {"model": name, "sequences": [row]}
-    response = http.post(f"/{TASKS[name]}", json=body)
-    return response.json()["predictions"][0]["probabilities"]
-
-
-def ask(http, path, body):
-    """The JSON of a successful response."""
-    content = body if isinstance(body, bytes) else json.dumps(body).encode()
-    response = http.post(f"/v1/models/{path}", content=content)
-    assert response.status_code == 200, response.text
-    assert response.headers["content-type"] == "application/json"
-    return response.json()
-
-
-def refused(response, status):
-    """The text of an error response."""
-    assert response.status_code == status, response.text
-    assert response.headers["content-type"] == "application/json"
-    assert list(response.json()) == ["error"]
-    return response.json()["error"]
+    """Random sequences as lists."""
+    return [frames.tolist() for frames in sequences_of(name, lengths)]
 
 
 def assert_same(result, expected):
@@ -129,10 +79,10 @@ class TestPredict:
                 answer = ask(http, f"{name}:predict", body)
                 key = "predictions" if "instances" in body else "outputs"
                 assert list(answer) == [key]
-                expected = [native_answer(http, name, row) for row in rows]
+                expected = native_answers(http, name, rows)
                 assert_same(answer[key], expected)
                 if TASKS[name] == "label":
-                    assert list(map(len, answer[key])) == LENGTHS
+                    assert list(map(len, answer[key])) == list(LENGTHS)
 
     def test_large(self, http):
         """A body that another process decodes gets the same answers."""
@@ -182,7 +132,7 @@ class TestStep:
             answers, states = self.step(http, name, parts, states, by_row=by_row)
             assert [len(state) for state in states] == [SIZES[name]] * 2
             all_answers.append(answers)
-        whole = [native_answer(http, name, row) for row in rows]
+        whole = native_answers(http, name, rows)
         if TASKS[name] == "classify":
             assert_same(all_answers[-1], whole)
         else:
@@ -192,7 +142,7 @@ class TestStep:
         """Without states the rows start anew, also in the bare form."""
         body = bare([[FRAME]]) | {"signature_name": "step"}
         (row,) = ask(http, "walks:predict", body)["predictions"]
-        assert_same([row["probabilities"]], [native_answer(http, "walks", [FRAME])])
+        assert_same([row["probabilities"]], native_answers(http, "walks", [[FRAME]]))
         assert len(row["state"]) == SIZES["walks"]
 
 
@@ -297,7 +247,7 @@ class TestRefused:
 class TestTaken:
     def test_any_type(self, server, http):
         """A body may have any media type, or none, as `requests` sends it."""
-        expected = [native_answer(http, "walks", [FRAME])]
+        expected = native_answers(http, "walks", [[FRAME]])
         with requests.Session() as session:
             session.trust_env = False
             for kind in (None, "", "application/octet-stream", "text/plain"):
@@ -312,7 +262,7 @@ class TestTaken:
 
     def test_path(self, http):
         """A model, its version or label may be written in many ways."""
-        expected = [native_answer(http, "walks", [FRAME])]
+        expected = native_answers(http, "walks", [[FRAME]])
         for path in (
             "/v1/models/walks/versions/1:predict",
             "/v1/models/walks/versions/01:predict",
@@ -354,8 +304,8 @@ class TestClassify:
         assert answer == ask(http, "walks:classify", examples(flat))
         assert list(answer) == ["results"]
         for result, row in zip(answer["results"], rows, strict=True):
-            assert [label for label, _ in result] == WALKS
-            expected = native_answer(http, "walks", row)
+            assert [label for label, _ in result] == CLASSES["walks"]
+            expected = native_answers(http, "walks", [row])[0]
             assert_same([[p for _, p in result]], [expected])
 
     def test_large(self, http):
@@ -387,120 +337,3 @@ class TestClassify:
         for path in ("tags:classify", "both:classify", "walks:regress", "tags:regress"):
             response = http.post(f"/v1/models/{path}", json=examples([[FRAME]]))
             assert ":predict" in refused(response, 400)
-
-
-def status_of(version):
-    status = {"error_code": "OK", "error_message": ""}
-    return {"version": version, "state": "AVAILABLE", "status": status}
-
-
-class TestModels:
-    def test_status(self, versions):
-        """The versions of a reference, newest first, with KServe's fields."""
-        for path, served in (
-            ("walks", ["2", "1"]),
-            ("walks/", ["2", "1"]),
-            ("walks/versions/1", ["1"]),
-            ("walks/versions/2", ["2"]),
-            ("walks/labels/stable", ["1"]),
-            ("walks/labels/latest", ["2"]),
-            ("walks@stable", ["1"]),
-        ):
-            statuses = {"model_version_status": list(map(status_of, served))}
-            response = versions.http.get(f"/v1/models/{path}")
-            assert response.json() == statuses | {"name": "walks", "ready": True}
-
-    def test_versions(self, versions):
-        """A version or a label in the path chooses the model that answers."""
-        for path, version in (("", "2"), ("/versions/1", "1"), ("/labels/stable", "1")):
-            metadata = versions.http.get(f"/v1/models/walks{path}/metadata").json()
-            spec = {"name": "walks", "signature_name": "", "version": version}
-            assert metadata["model_spec"] == spec
-            assert ask(versions.http, f"walks{path}:predict", bare([[FRAME]]))
-
-    @pytest.mark.slow
-    def test_metadata(self, http, bundles):
-        """The signatures are those of the SavedModel, as protobuf writes them in JSON:
-        each tensor's type, and its dimensions as texts."""
-        from google.protobuf import json_format
-        from tensorflow.core.protobuf import saved_model_pb2
-
-        for name in TASKS:
-            saved = saved_model_pb2.SavedModel()
-            path = bundles / name / "1" / "saved_model.pb"
-            saved.ParseFromString(path.read_bytes())
-            exported = saved.meta_graphs[0].signature_def
-            answer = http.get(f"/v1/models/{name}/metadata").json()
-            assert set(answer) == {"model_spec", "metadata"}
-            signatures = answer["metadata"]["signature_def"]["signature_def"]
-            steps = ["step"] if name in SIZES else []
-            assert set(signatures) == {"serving_default", *steps}
-            for key, signature in signatures.items():
-                expected = json_format.MessageToDict(
-                    exported[key],
-                    preserving_proto_field_name=True,
-                    always_print_fields_with_no_presence=True,
-                )
-                for kind in ("inputs", "outputs"):
-                    assert set(signature[kind]) == set(expected[kind])
-                    for key, tensor in signature[kind].items():
-                        # The tensor's name in the graph may differ.
-                        other = expected[kind][key] | {"name": ""}
-                        assert tensor | {"name": ""} == other
-                assert signature["method_name"] == expected["method_name"]
-
-    def test_names(self, http):
-        """The names of all models, and the state of the server, as KServe's client asks
-        for them."""
-        for path in ("/v1/models", "/v1/models/", "/V1/MODELS"):
-            assert http.get(path).json() == {"models": ["both", "tags", "walks"]}
-        assert http.get("/").json()["status"] == "alive"
-
-
-class TestNothingThere:
-    def test_model(self, http):
-        """An unknown model, version or label is 404, in TensorFlow Serving's words."""
-        for name in ("nobody", "Walks", "walks/versions/2", "walks/labels/x", "walks@"):
-            for end in ("", "/metadata", ":predict", ":classify"):
-                method, path = (
-                    "POST" if ":" in end else "GET",
-                    f"/v1/models/{name}{end}",
-                )
-                response = http.request(method, path, content=b"{}")
-                message = refused(response, 404)
-                assert message.startswith("Servable not found for request: ")
-
-    def test_path(self, http):
-        """An unknown path is a malformed request, as in TensorFlow Serving."""
-        for path in (
-            "/v1",
-            "/v1/",
-            "/v1/nothing",
-            "/v1/models/walks/versions",
-            "/v1/models/walks/versions/x:predict",
-            "/v1/models/walks/versions/-1",
-            "/v1/models/walks/versions/1/labels/latest",
-            "/v1/models/walks:explain",
-            "/v1/models/walks:predict/",
-            "/v1/models/walks/more",
-            "/v1/models/a%2Fb:predict",
-            "/v1/models/:predict",
-        ):
-            for method in ("GET", "POST"):
-                response = http.request(method, path)
-                assert refused(response, 400).startswith("Malformed request")
-
-    def test_method(self, http):
-        """Another method is refused with the one that is allowed."""
-        for method, path, allowed in (
-            ("GET", "walks:predict", "POST"),
-            ("PUT", "walks:predict", "POST"),
-            ("OPTIONS", "walks:classify", "POST"),
-            ("GET", "walks:regress", "POST"),
-            ("POST", "walks", "GET"),
-            ("DELETE", "walks/versions/1", "GET"),
-            ("POST", "walks/metadata", "GET"),
-        ):
-            response = http.request(method, f"/v1/models/{path}")
-            assert allowed in refused(response, 405)
-            assert response.headers["allow"] == allowed

@@ -6,11 +6,7 @@ import httpx
 import pytest
 
 from tests.support.servers import SECONDS, wait
-from tests.support.versions import (
-    POISON,
-    put,
-    versioned_service,
-)
+from tests.support.versions import POISON, put, versioned_service
 
 
 def index(service):

@@ -10,12 +10,7 @@ import pytest
 from service.pool import pool
 from tests.support.servers import SECONDS, wait
 from tests.support.streams import NdjsonStream, WebSocketStream
-from tests.support.versions import (
-    GOOD,
-    blocked,
-    put,
-    versioned_service,
-)
+from tests.support.versions import GOOD, blocked, put, versioned_service
 
 TRANSPORTS = [WebSocketStream, NdjsonStream]
 pytestmark = pytest.mark.slow

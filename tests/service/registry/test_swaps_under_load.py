@@ -19,13 +19,7 @@ from tests.support.bundles import OnnxEngine, copy_bundle, random_frames
 from tests.support.processes import processes
 from tests.support.servers import SECONDS, running, wait
 from tests.support.streams import WebSocketStream
-from tests.support.versions import (
-    GOOD,
-    INFER,
-    PREDICT,
-    versioned_service,
-    weights_of,
-)
+from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weights_of
 
 BODY = {"sequences": [[[1, 2, 3]]]}
 LOAD_SECONDS = 5

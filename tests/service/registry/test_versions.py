@@ -5,13 +5,7 @@ import pytest
 from service.registry import folder as bundle_folder
 from tests.support.servers import wait
 from tests.support.streams import NdjsonStream, WebSocketStream
-from tests.support.versions import (
-    GOOD,
-    INFER,
-    PREDICT,
-    versioned_service,
-    weights_of,
-)
+from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weights_of
 
 
 @pytest.fixture(scope="module")
