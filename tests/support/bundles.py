@@ -6,17 +6,23 @@ import hashlib
 import importlib.metadata
 import json
 import shutil
+import threading
 from collections.abc import Callable
+from concurrent.futures import Future
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pytest
 
-from model.bundle import bundle
-from model.bundle.bundle import Bundle, Metadata
+from model.bundle import allowlist, bundle
+from model.bundle.bundle import Bundle, BundleError, Metadata
 from service.settings import Settings
 from service.worker import onnx_engine
 
 ROOT = Path(__file__).parents[2]
+VOWELS = ROOT / "bundles" / "vowels" / "1"
+CARD = "assets.extra/report/card.md"
 CACHE = ROOT / ".pytest_cache" / "bundles"
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
@@ -207,6 +213,34 @@ def copy_bundle(folder: Path, to: Path, **changes) -> Path:
     text = json.loads(marker.read_text()) | changes
     marker.write_text(json.dumps(text))
     return to
+
+
+def within(work: Callable[[], Any], seconds: float = 20) -> Any:
+    """Call `work` in a thread, and fail if it takes longer."""
+    future: Future[Any] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(work())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, daemon=True).start()
+    return future.result(seconds)
+
+
+def seal(folder: Path) -> Bundle:
+    """Seal a changed bundle with correct digests, as an attacker would."""
+    metadata = Metadata.model_validate_json((folder / bundle.MARKER).read_text())
+    bundle.seal(folder, metadata)
+    return bundle.read(folder)
+
+
+def refusal(target: Bundle) -> str:
+    """The reason why the allowlist refuses a bundle."""
+    with pytest.raises(BundleError) as caught:
+        allowlist.check(target)
+    return str(caught.value)
 
 
 class OnnxEngine(onnx_engine.OnnxEngine):

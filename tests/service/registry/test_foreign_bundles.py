@@ -16,8 +16,7 @@ import pytest
 
 from model.bundle import bundle
 from service.settings import Settings
-from tests.model.bundle.test_bundle_files import CARD, VOWELS, within
-from tests.support.bundles import PNG, copy_bundle
+from tests.support.bundles import CARD, PNG, VOWELS, copy_bundle, within
 from tests.support.processes import environment, free_port, serving
 from tests.support.servers import ROOT, SECONDS, running, wait
 
