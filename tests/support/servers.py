@@ -1,7 +1,9 @@
 """The real service on a real socket, and raw requests."""
 
+import base64
 import http.client
 import socket
+import struct
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -58,11 +60,59 @@ def anonymous_caller() -> Caller:
     return Caller(account, Reservation(account))
 
 
+def open_connection(url: str) -> socket.socket:
+    """A connection on which nothing is sent."""
+    at = httpx.URL(url)
+    connection = socket.create_connection((at.host, at.port), SECONDS)
+    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+    return connection
+
+
+def head_of(request_line: str, headers: dict[str, object]) -> bytes:
+    """A request's head, as bytes."""
+    lines = [request_line, *(f"{name}: {text}" for name, text in headers.items())]
+    return "\r\n".join([*lines, "", ""]).encode()
+
+
+def upgrade(target: str, **headers: object) -> bytes:
+    """The request for a WebSocket."""
+    defaults = {
+        "Host": "here",
+        "Upgrade": "websocket",
+        "Connection": "Upgrade",
+        "Sec-WebSocket-Version": "13",
+        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
+    }
+    return head_of(f"GET {target} HTTP/1.1", defaults | headers)
+
+
+def reset_connection(connection: socket.socket) -> None:
+    """Reset a connection, as a machine does that lost its network."""
+    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    connection.close()
+
+
+def chunked(query: str, **headers: object) -> bytes:
+    """The head of a stream's request with a chunked body."""
+    defaults = {"Host": "here", "Transfer-Encoding": "chunked"}
+    return head_of(f"POST /stream?{query} HTTP/1.1", defaults | headers)
+
+
+def handshake(url: str, query: str, **headers: object) -> socket.socket:
+    """A stream's open WebSocket, as a raw connection."""
+    connection = open_connection(url)
+    connection.sendall(upgrade(f"/stream?{query}", **headers))
+    head = b""
+    while not head.endswith(b"\r\n\r\n"):
+        head += connection.recv(1)
+    assert head.startswith(b"HTTP/1.1 101 "), head
+    return connection
+
+
 def send(url: str, request: bytes) -> tuple[int, dict[str, str], bytes]:
     """Status, headers and body of the response to a raw request. Clients would tidy up
     what they send."""
-    at = httpx.URL(url)
-    with socket.create_connection((at.host, at.port), timeout=SECONDS) as connection:
+    with open_connection(url) as connection:
         connection.sendall(request)
         response = http.client.HTTPResponse(connection)
         response.begin()

@@ -1,6 +1,5 @@
 """Test clients for streams: over both transports, and with raw frames."""
 
-import base64
 import http.client
 import json
 import socket
@@ -13,15 +12,23 @@ import httpx
 import numpy as np
 import pytest
 from websockets.exceptions import ConnectionClosed
+from websockets.frames import Frame
 from websockets.sync.client import connect
 
 from service.settings import Settings
 from tests.support.scheduler import FakeEngine, expected, frames, write_bundle
-from tests.support.servers import SECONDS, Running, running, value, wait
+from tests.support.servers import (
+    SECONDS,
+    Running,
+    chunked,
+    open_connection,
+    running,
+    value,
+    wait,
+)
 
 KEY = "a key of tests: nobody's secret"
 CODES = {"done": 1000, "idle": 1000, "faulty": 1008, "stopping": 1012}
-MASK = b"\x5a\x00\xff\x81"
 TEXT, BINARY, CONTINUED, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
 
@@ -31,23 +38,7 @@ def text(message):
 
 
 class StreamConnection:
-    """A stream from the client's side; the part that both transports share."""
-
-    def send(self, message):
-        """Send a message."""
-        raise NotImplementedError
-
-    def receive(self):
-        """The next answer."""
-        raise NotImplementedError
-
-    def assert_closed(self, reason):
-        """The service has closed the stream properly, for this reason."""
-        raise NotImplementedError
-
-    def close(self):
-        """Disconnect without ending the stream."""
-        raise NotImplementedError
+    """A stream from the client's side: what does not depend on its transport."""
 
     def ask(self, frames, **members):
         """The answer to frames [t, F]."""
@@ -94,6 +85,7 @@ class WebSocketStream(StreamConnection):
         return json.loads(self.connection.recv(SECONDS))
 
     def assert_closed(self, reason):
+        """The service has closed the stream properly, for this reason."""
         with pytest.raises(ConnectionClosed) as caught:
             self.connection.recv(SECONDS)
         closed = caught.value.rcvd
@@ -101,6 +93,7 @@ class WebSocketStream(StreamConnection):
         assert (closed.code, closed.reason) == (CODES[reason], reason)
 
     def close(self):
+        """Disconnect without ending the stream."""
         self._stack.close()
 
 
@@ -110,9 +103,7 @@ class NdjsonStream(StreamConnection):
     method, status = "POST", 200
 
     def __init__(self, url, query="", **headers):
-        at = httpx.URL(url)
-        self.connection = socket.create_connection((at.host, at.port), SECONDS)
-        self.connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.connection = open_connection(url)
         self.connection.sendall(chunked(query, **headers))
         self._ended = False
         self._response = http.client.HTTPResponse(self.connection)
@@ -149,10 +140,7 @@ class NdjsonStream(StreamConnection):
         self.connection.close()
 
 
-TRANSPORTS = [
-    pytest.param(WebSocketStream, id="websocket"),
-    pytest.param(NdjsonStream, id="lines"),
-]
+KINDS = {"websocket": WebSocketStream, "ndjson": NdjsonStream}
 
 
 # --- what is answered ------------------------------------------------------------
@@ -199,6 +187,11 @@ class CountingStream:
         self.stream.send(message)
         return self.assert_right(self.stream.receive(), rows, self.steps)
 
+    def resume(self, last, length):
+        """Continue from the end of another stream, and check the answer."""
+        self.steps = last["steps"]
+        return self.ask(length, state=last["state"])
+
     def assert_right(self, answer, rows, steps):
         assert answer.get("steps") == steps, answer
         right = rows if self.task == "label" else rows[-1]
@@ -212,6 +205,9 @@ class CountingService(Running):
 
     task: str
     engines: list[FakeEngine]
+
+    def waiting_steps(self):
+        return value(self.metrics(), "unrolled_waiting_steps", model="made")
 
 
 @contextmanager
@@ -254,67 +250,34 @@ def release_engines(service):
         engine.gate.set()
 
 
-# --- raw connections ----------------------------------------------------------
+@contextmanager
+def occupied(service, counting, length):
+    """The engines are held in a call with the next frames of a stream, whose answer is
+    checked after the block."""
+    hold_engines(service)
+    message, rows = counting.message(length)
+    counting.stream.send(message)
+    wait_entered(service)
+    try:
+        yield
+    finally:
+        release_engines(service)
+    counting.assert_right(counting.stream.receive(), rows, counting.steps)
 
 
-def open_connection(url):
-    """A connection on which nothing is sent."""
-    at = httpx.URL(url)
-    connection = socket.create_connection((at.host, at.port), SECONDS)
-    connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    return connection
+# --- WebSocket frames -----------------------------------------------------------
 
 
-def head_of(request_line, headers):
-    """A request's head, as bytes."""
-    lines = [request_line, *(f"{name}: {text}" for name, text in headers.items())]
-    return "\r\n".join([*lines, "", ""]).encode()
+class AnyFrame(Frame):
+    """A WebSocket frame, which may be invalid."""
 
-
-def upgrade(target, **headers):
-    """The request for a WebSocket."""
-    defaults = {
-        "Host": "here",
-        "Upgrade": "websocket",
-        "Connection": "Upgrade",
-        "Sec-WebSocket-Version": "13",
-        "Sec-WebSocket-Key": base64.b64encode(bytes(16)).decode(),
-    }
-    return head_of(f"GET {target} HTTP/1.1", defaults | headers)
-
-
-def chunked(query, **headers):
-    """The head of a stream's request with a chunked body."""
-    defaults = {"Host": "here", "Transfer-Encoding": "chunked"}
-    return head_of(f"POST /stream?{query} HTTP/1.1", defaults | headers)
-
-
-def handshake(url, query, **headers):
-    """An open WebSocket, as a raw connection."""
-    connection = open_connection(url)
-    connection.sendall(upgrade(f"/stream?{query}", **headers))
-    head = b""
-    while not head.endswith(b"\r\n\r\n"):
-        head += connection.recv(1)
-    assert head.startswith(b"HTTP/1.1 101 "), head
-    return connection
+    def check(self):
+        pass
 
 
 def frame(kind, payload, *, last=True, masked=True):
-    """A client's WebSocket frame."""
-    size, mask = len(payload), 0x80 if masked else 0
-    if size < 126:
-        length = struct.pack("!B", mask | size)
-    elif size < 2**16:
-        length = struct.pack("!BH", mask | 126, size)
-    else:
-        length = struct.pack("!BQ", mask | 127, size)
-    head = struct.pack("!B", (0x80 if last else 0) | kind)
-    if not masked:
-        return head + length + payload
-    pad = (MASK * (size // 4 + 1))[:size]
-    masked = int.from_bytes(payload) ^ int.from_bytes(pad)
-    return head + length + MASK + masked.to_bytes(size)
+    """A client's WebSocket frame, as bytes."""
+    return AnyFrame(kind, payload, last).serialize(mask=masked)
 
 
 def read_frame(connection):
@@ -356,12 +319,6 @@ class RawWebSocket:
         assert kind == CLOSE, payload
         assert int.from_bytes(payload[:2]) == code
         assert self.connection.recv(1) == b""
-
-
-def reset_connection(connection):
-    """Reset a connection, as a machine does that lost its network."""
-    connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-    connection.close()
 
 
 class Proxy:

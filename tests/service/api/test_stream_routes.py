@@ -12,24 +12,30 @@ from hypothesis import strategies as st
 from service.http.middleware import REQUEST_ID
 from service.settings import Settings
 from tests.support.scheduler import FakeEngine, write_bundle
-from tests.support.servers import SECONDS, running, send, value, wait
+from tests.support.servers import (
+    SECONDS,
+    chunked,
+    head_of,
+    open_connection,
+    running,
+    send,
+    upgrade,
+    value,
+    wait,
+)
 from tests.support.streams import (
+    KINDS,
     CountingStream,
     NdjsonStream,
     WebSocketStream,
-    chunked,
     counting,
-    head_of,
-    open_connection,
     text,
-    upgrade,
     wait_closed,
 )
 
 CANARY = "c4n4ry"  # input that no response may contain
 PROBLEM = "application/problem+json"
 LIMIT = 2_000  # bytes of a message
-STREAMS = {"websocket": WebSocketStream, "ndjson": NdjsonStream}
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +88,7 @@ QUERIES = [
 UNKNOWN = [CANARY, "WALKS", "walks%00", "..%2Fwalks", "walks/1", "w%E4lks", "%"]
 
 
-@pytest.mark.parametrize("transport", STREAMS)
+@pytest.mark.parametrize("transport", KINDS)
 class TestRefused:
     def test_query(self, server, transport, caplog):
         """A query may only have a model and top_k; every other parameter, and each
@@ -95,7 +101,7 @@ class TestRefused:
                 assert "there are: tags, walks" in problem["detail"]
         assert {record.levelname for record in caplog.records} <= {"DEBUG", "INFO"}
         query = f"top_k=3&model={CANARY}&model=walks&top_k=1"
-        with STREAMS[transport](server, query) as stream:
+        with KINDS[transport](server, query) as stream:
             assert len(stream.ask([[1, 2, 3]])["top"]) == 1
 
     def test_model(self, server, transport):
@@ -157,7 +163,7 @@ class TestRefused:
             finally:
                 loaded.set()
             wait(lambda: service.registry.ready, "it is ready")
-            with STREAMS[transport](service.url, "model=made") as stream:
+            with KINDS[transport](service.url, "model=made") as stream:
                 CountingStream(stream, 3).ask(2)
 
 
@@ -359,7 +365,7 @@ class TestNdjson:
 
     def test_longest(self, counted):
         """A message of exactly the limit is answered, over both transports."""
-        for kind in STREAMS.values():
+        for kind in KINDS.values():
             with kind(counted.url, "model=made") as stream:
                 counting = CountingStream(stream, 7)
                 message, rows = counting.message(5)

@@ -19,8 +19,13 @@ from service.http import connection, transport, websocket
 from service.settings import Settings
 from service.streaming.stream import Stream
 from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running, value, wait
-from tests.support.streams import upgrade
+from tests.support.servers import (
+    SECONDS,
+    running,
+    upgrade,
+    value,
+    wait,
+)
 
 MIB = 2**20
 FRAME = [1, 2, 3]

@@ -15,8 +15,12 @@ from service.codecs.process import CodecProcesses
 from service.http import connection
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running
-from tests.support.streams import head_of, open_connection
+from tests.support.servers import (
+    SECONDS,
+    head_of,
+    open_connection,
+    running,
+)
 
 MIB = 2**20
 LONG_BODY = b" " * 28 * MIB

@@ -22,7 +22,13 @@ from service.settings import Settings
 from service.worker.engine import ENGINES
 from tests.support.bundles import random_frames
 from tests.support.processes import Started, serving
-from tests.support.servers import SECONDS, running, wait
+from tests.support.servers import (
+    SECONDS,
+    handshake,
+    open_connection,
+    running,
+    wait,
+)
 from tests.support.streams import (
     BINARY,
     CLOSE,
@@ -35,8 +41,6 @@ from tests.support.streams import (
     WebSocketStream,
     counting,
     frame,
-    handshake,
-    open_connection,
     read_frame,
     streams_open,
     text,

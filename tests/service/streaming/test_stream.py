@@ -1,4 +1,4 @@
-"""Streams: answers, errors, and states that do not fit."""
+"""Streams: answers, metrics and logs, whatever messages a sequence is cut into."""
 
 import concurrent.futures
 import json
@@ -12,32 +12,25 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.codecs import stream_messages
-from service.codecs.process import CodecProcesses
-from service.errors import InternalError
 from service.pool import pool, spawn
 from service.settings import Settings
 from service.telemetry.logs import JsonFormatter
 from service.worker.engine import ENGINES
 from tests.support.bundles import random_frames
-from tests.support.scheduler import poisoned
 from tests.support.servers import SECONDS, running, value, wait
 from tests.support.streams import (
     KEY,
-    CountingStream,
-    NdjsonStream,
+    KINDS,
     WebSocketStream,
-    hold_engines,
     numbers,
-    release_engines,
-    wait_entered,
+    streams_open,
+    wait_closed,
 )
 
 TASKS = {"walks": "classify", "tags": "label"}
 CLASSES = {"walks": ["run", "sit", "stand", "wälk"], "tags": ["noun", "verb", "other"]}
-KINDS = {"websocket": WebSocketStream, "ndjson": NdjsonStream}
 CLOSE = {"rtol": 0, "atol": 1e-5}
-CANARY = "c4n4ry"  # input that no answer may contain
+CANARY, NUMBER = "c4n4ry", 73910.4242  # input that no answer or log may contain
 
 
 @pytest.fixture(
@@ -154,7 +147,7 @@ class TestAnswers:
         def run_stream(number):
             rng = np.random.default_rng(number)
             frames = random_frames(rng, sum(lengths["stream"]))
-            kind = (WebSocketStream, NdjsonStream)[number % 2]
+            kind = [*KINDS.values()][number % 2]
             with kind(service.url, f"model={name}") as stream:
                 barrier.wait(SECONDS)
                 start, answers = 0, []
@@ -253,267 +246,103 @@ class TestAnswers:
                 assert stream.end()["steps"] == 9_000
 
 
-# --- errors ----------------------------------------------------------------------
+@pytest.mark.slow
+def test_worker_dies(bundles, monkeypatch):
+    """A stream survives its worker: the current message is answered by another worker,
+    and the next one continues from there."""
+    monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
+    processes = []
+
+    def start(settings):
+        worker = spawn.process(settings)
+        processes.append(worker.wait.__self__)
+        return worker
+
+    frames = random_frames(np.random.default_rng(6), 8)
+    settings = Settings(port=0, bundles=bundles / "tags", workers=1)
+    with running(settings, start=start) as service, ExitStack() as stack:
+        stream = stack.enter_context(WebSocketStream(service.url, "model=tags"))
+        expected = numbers(stream.ask(frames))
+        stream.ask(frames[:3], state=None)
+        os.kill(processes[0].pid, signal.SIGSTOP)
+        stream.send({"frames": frames[3:5].tolist()})
+
+        def waiting():
+            exposition = service.metrics()
+            name = "unrolled_waiting_steps"
+            return value(exposition, name, model="tags") == 2
+
+        wait(waiting, "it is with the worker")
+        os.kill(processes[0].pid, signal.SIGKILL)
+        answer = stream.receive()
+        np.testing.assert_allclose(numbers(answer), expected[3:5], **CLOSE)
+        answer = stream.ask(frames[5:])
+        np.testing.assert_allclose(numbers(answer), expected[5:], **CLOSE)
 
 
-def bad(name, message, status, slug, *paths):
-    return name, message, status, slug, list(paths)
+def test_metrics(opened):
+    """Metrics have the open streams, the time of answered messages, the errors, and each
+    stream as one request."""
+    service, kind = opened.service, opened.kind
+    assert streams_open(service, "made") == 0
+    before = service.metrics()
+    counted, other = opened(), opened()
+    assert streams_open(service, "made") == 2
+    for _ in range(3):
+        counted.ask(2)
+    for message in ("x", "y", {}, {"frames": [[1]] * 21}):
+        counted.stream.send(message)
+        counted.stream.receive()
+    other.stream.end()
+    wait(lambda: streams_open(service, "made") == 1, "the other is closed")
+    counted.stream.close()
+    wait_closed(service, "made")
+
+    def grown(name, **labels):
+        now = value(service.metrics(), name, **labels)
+        return now - value(before, name, **labels)
+
+    status = str(kind.status)
+    requests = {"method": kind.method, "route": "/stream", "status": status}
+    name = "http_server_request_duration_seconds_count"
+    wait(lambda: grown(name, **requests) == 2, "both are counted")
+    seconds = "unrolled_stream_message_seconds"
+    # The end is a message too, which may be counted or not.
+    assert grown(f"{seconds}_count", model="made") in (3, 4)
+    assert 0 < grown(f"{seconds}_sum", model="made") < SECONDS
+    refused = "unrolled_refused_requests_total"
+    assert grown(refused, kind="invalid-json") == 2
+    assert grown(refused, kind="invalid-request") == 1
+    assert grown(refused, kind="too-large") == 1
+    useful = {"model": "made", "kind": "useful"}
+    wait(lambda: grown("unrolled_steps_total", **useful) == 6, "all are counted")
 
 
-def misfit(name, message, *paths):
-    return bad(name, message, 422, "invalid-request", *paths)
-
-
-BAD = [
-    bad("word", CANARY, 400, "invalid-json"),
-    bad("truncated", '{"frames": [[1]', 400, "invalid-json"),
-    bad("trailing", '{"frames": [[1]]} x', 400, "invalid-json"),
-    bad("nan", '{"frames": [[NaN]]}', 400, "invalid-json"),
-    bad("infinity", '{"frames": [[-Infinity]]}', 400, "invalid-json"),
-    misfit("null", "null", "message"),
-    misfit("list", "[[1]]", "message"),
-    misfit("number", "5", "message"),
-    misfit("object", {}, "frames"),
-    misfit("frames-null", {"frames": None}, "frames"),
-    misfit("frames-string", {"frames": CANARY}, "frames"),
-    misfit("frames-object", {"frames": {CANARY: 1}}, "frames"),
-    misfit("no-step", {"frames": []}, "frames"),
-    misfit("frame-number", {"frames": [1]}, "frames[0]"),
-    misfit("empty-frame", {"frames": [[]]}, "frames[0]"),
-    misfit("two-features", {"frames": [[1], [1, 2]]}, "frames[1]"),
-    misfit("all-two-features", {"frames": [[1, 2]]}, "frames[0]"),
-    misfit("cell-null", {"frames": [[1], [None]]}, "frames[1][0]"),
-    misfit("cell-string", {"frames": [[CANARY]]}, "frames[0][0]"),
-    misfit("cell-true", {"frames": [[True]]}, "frames[0][0]"),
-    misfit("cell-list", {"frames": [[[1]]]}, "frames[0][0]"),
-    misfit("1e39", '{"frames": [[1], [1e39]]}', "frames[1][0]"),
-    misfit("1e999", '{"frames": [[1e999]]}', "frames[0][0]"),
-    misfit("unknown-member", {"frames": [[1]], CANARY: 1}, "message"),
-    misfit("sequences", {"sequences": [[[1]]]}, "message"),
-    misfit("model", {"frames": [[1]], "model": "made"}, "message"),
-    misfit("only-state", {"state": None}, "frames"),
-    misfit("only-return-state", {"return_state": True}, "frames"),
-    misfit("end-false", {"end": False}, "frames"),
-    misfit("end-number", {"frames": [[1]], "end": 1}, "end"),
-    misfit("return-state", {"frames": [[1]], "return_state": "yes"}, "return_state"),
-    misfit("state-number", {"frames": [[1]], "state": 5}, "state"),
-    misfit("nested", '{"frames": ' + "[" * 50 + "]" * 50 + "}", "frames[0][0]"),
-    bad("state", {"frames": [[1]], "state": CANARY}, 422, "invalid-state", "state"),
-    bad("state-empty", {"frames": [[1]], "state": ""}, 422, "invalid-state", "state"),
-    bad("state-end", {"end": True, "state": CANARY}, 422, "invalid-state", "state"),
-    bad("steps", {"frames": [[1]] * 21}, 413, "too-large", "frames"),
-    bad("lists", {"frames": [[]] * 500}, 413, "too-large"),
-    misfit("bad-and-end", {"frames": [[1, 2]], "end": True}, "frames[0]"),
-    misfit("many", {"frames": [[1, 2]] * 20}, *[f"frames[{n}]" for n in range(20)]),
-]
-
-
-def assert_error(answer, steps, status, slug, paths=(), stream=None):
-    """The answer is this error, after so many steps, without any input."""
-    assert set(answer) == {"error", "steps"}
-    assert answer["steps"] == steps
-    problem = answer["error"]
-    assert problem["status"] == status
-    assert problem["type"] == f"urn:unrolled:error:{slug}"
-    assert problem["title"]
-    assert problem["detail"]
-    assert [error["path"] for error in problem.get("errors", ())] == list(paths)
-    assert problem["request_id"]
-    if stream is not None:
-        assert problem["request_id"] == stream.headers["x-request-id"]
-    assert CANARY not in json.dumps(answer)
-    return problem
-
-
-class TestErrors:
-    def test_messages(self, opened):
-        """An invalid message gets the error of such a request, with the stream's id. The
-        stream continues from where it was, also at its beginning."""
-        counting = opened()
-        for _, message, *problem in BAD:
-            counting.stream.send(message)
-            answer = counting.stream.receive()
-            assert_error(answer, counting.steps, *problem, counting.stream)
-            counting.ask(1)
-        assert counting.stream.end()["steps"] == len(BAD)
-
-    def test_not_utf8(self, opened):
-        """The bytes of a message must be UTF-8."""
-        counting = opened()
-        counting.ask(1)
-        counting.stream.send(b'{"frames": [[1]], "state": "\xff"}')
-        assert_error(counting.stream.receive(), 1, 400, "invalid-json")
-        counting.ask(1)
-
-    def test_changed_token(self, opened):
-        """A token that was changed anywhere is invalid."""
-        counting = opened()
-        token = counting.ask(3, return_state=True)["state"]
-        for place in (0, 10, len(token) // 2, len(token) - 2):
-            other = "A" if token[place] != "A" else "B"
-            changed = token[:place] + other + token[place + 1 :]
-            counting.stream.send({"frames": [[1]], "state": changed})
-            answer = counting.stream.receive()
-            assert_error(answer, 3, 422, "invalid-state", ["state"])
-        counting.ask(1)
-
-    def test_engine_fails(self, opened, caplog):
-        """If the engine fails, the client gets a bare 500, and the log has the cause under
-        the stream's id. The stream continues from where it was."""
-        counting = opened()
-        counting.ask(2)
-        for engine in opened.service.engines:
-            engine.hook = poisoned([7])
-        try:
-            counting.stream.send(counting.message(4)[0])
-            answer = counting.stream.receive()
-        finally:
-            for engine in opened.service.engines:
-                engine.hook = lambda call, answer: None
-        counting.steps -= 4
-        assert_error(answer, 2, 500, "internal-error", stream=counting.stream)
-        assert "poison" not in json.dumps(answer)
-        request_id = counting.stream.headers["x-request-id"]
-        records = [
-            record
-            for record in caplog.records
-            if getattr(record, "request_id", "") == request_id
-        ]
-        (record,) = (r for r in records if r.levelname == "ERROR")
-        assert "poison" in JsonFormatter().format(record)
-        counting.ask(4)
-
-    @pytest.mark.parametrize("number", [5.0, 1e30])
-    def test_not_finite(self, opened, number):
-        """A result that is not finite is the client's error if its numbers are extreme,
-        otherwise the service's."""
-        counting = opened(first=number if number < 100 else 7)
-        counting.ask(2)
-        for engine in opened.service.engines:
-            engine.hook = lambda call, answer: answer * np.nan
-        try:
-            counting.stream.send({"frames": [[number]]})
-            answer = counting.stream.receive()
-        finally:
-            for engine in opened.service.engines:
-                engine.hook = lambda call, answer: None
-        if number > 100:
-            assert_error(answer, 2, 422, "invalid-request", ["frames"])
-        else:
-            assert_error(answer, 2, 500, "internal-error")
-        counting.ask(1)
-
-    def test_overloaded(self, opened):
-        """A message is refused while too much waits, and answered when sent again later."""
-        counting, other = opened(), opened(first=3)
-        counting.ask(1)
-        hold_engines(opened.service)
-        message, rows = other.message(18)
-        other.stream.send(message)
-        wait_entered(opened.service)
-        counting.stream.send(counting.message(5)[0])
-        answer = counting.stream.receive()
-        problem = assert_error(answer, 1, 503, "overloaded")
-        assert "18 steps wait for made" in problem["detail"]
-        counting.steps -= 5
-        release_engines(opened.service)
-        other.assert_right(other.stream.receive(), rows, 18)
-        counting.ask(5)
-
-    def test_not_encoded(self, running_server, monkeypatch):
-        """An answer that can't be encoded leaves the state as it was."""
-        run = CodecProcesses.run
-
-        async def broken(codecs, caller, size, function, *args):
-            if function is stream_messages.encode_answer:
-                raise InternalError("the process has died")
-            return await run(codecs, caller, size, function, *args)
-
-        frames = random_frames(np.random.default_rng(7), 3_000)
-        with WebSocketStream(running_server.url, "model=tags") as stream:
-            stream.ask(frames[:1])
-            with monkeypatch.context() as patch:
-                patch.setattr(CodecProcesses, "run", broken)
-                stream.send({"frames": frames[1:].tolist()})
-                assert_error(stream.receive(), 1, 500, "internal-error")
-            assert stream.ask(frames[1:])["steps"] == 3_000
-
-    @given(
-        kind=st.sampled_from([*KINDS.values()]),
-        task=st.sampled_from([*TASKS.values()]),
-        plan=st.lists(
-            st.one_of(st.integers(1, 6), st.sampled_from(BAD)),
-            min_size=1,
-            max_size=20,
-        ),
-    )
-    def test_any_order(self, services, kind, task, plan):
-        """Messages that are sent all at once, valid and invalid in any order, are answered
-        one by one in that order."""
-        with kind(services[task].url, "model=made") as stream:
-            counting, awaited = CountingStream(stream, 7, task), []
-            for step in plan:
-                if isinstance(step, int):
-                    message, rows = counting.message(step)
-                    awaited.append((rows, counting.steps, None))
-                else:
-                    _, message, *problem = step
-                    awaited.append((None, counting.steps, problem))
-                stream.send(message)
-            for rows, steps, problem in awaited:
-                answer = stream.receive()
-                if problem is None:
-                    counting.assert_right(answer, rows, steps)
-                else:
-                    assert_error(answer, steps, *problem)
-            assert stream.end()["steps"] == counting.steps
-
-
-class TestOtherStates:
-    def test_another_model(self, service):
-        """A token of another model is refused with the reason, and the stream continues."""
-        frames = random_frames(np.random.default_rng(5), 1)
-        for kind in KINDS.values():
-            with kind(service.url, "model=tags") as stream:
-                token = stream.ask(frames, return_state=True)["state"]
-            with kind(service.url, "model=walks") as stream:
-                expected = numbers(stream.ask(frames))
-                stream.send({"frames": frames.tolist(), "state": token})
-                answer = stream.receive()
-                problem = assert_error(answer, 1, 409, "state-conflict", ["state"])
-                assert token[:20] not in json.dumps(problem)
-                again = numbers(stream.ask(frames, state=None))
-                assert again == pytest.approx(expected, abs=1e-6)
-
-    @pytest.mark.slow
-    def test_worker_dies(self, bundles, monkeypatch):
-        """A stream survives its worker: the current message is answered by another worker,
-        and the next one continues from there."""
-        monkeypatch.setattr(pool, "RESTART_SECONDS", 0.01)
-        processes = []
-
-        def start(settings):
-            worker = spawn.process(settings)
-            processes.append(worker.wait.__self__)
-            return worker
-
-        frames = random_frames(np.random.default_rng(6), 8)
-        settings = Settings(port=0, bundles=bundles / "tags", workers=1)
-        with running(settings, start=start) as service, ExitStack() as stack:
-            stream = stack.enter_context(WebSocketStream(service.url, "model=tags"))
-            expected = numbers(stream.ask(frames))
-            stream.ask(frames[:3], state=None)
-            os.kill(processes[0].pid, signal.SIGSTOP)
-            stream.send({"frames": frames[3:5].tolist()})
-
-            def waiting():
-                exposition = service.metrics()
-                name = "unrolled_waiting_steps"
-                return value(exposition, name, model="tags") == 2
-
-            wait(waiting, "it is with the worker")
-            os.kill(processes[0].pid, signal.SIGKILL)
-            answer = stream.receive()
-            np.testing.assert_allclose(numbers(answer), expected[3:5], **CLOSE)
-            answer = stream.ask(frames[5:])
-            np.testing.assert_allclose(numbers(answer), expected[5:], **CLOSE)
+@pytest.mark.parametrize("kind", KINDS.values(), ids=KINDS)
+def test_log(running_server, kind, logged, caplog):
+    """A stream is one log record, with its model, messages, steps, bytes and end. No frame
+    and no token is logged."""
+    with kind(running_server.url, "model=walks") as stream:
+        token = stream.ask([[1, 2, NUMBER]] * 4, return_state=True)["state"]
+        stream.send({"frames": [[1, 2, NUMBER, 4]], CANARY: 1})
+        stream.receive()
+        answer = stream.ask([[1, 2, NUMBER]], state=token)
+        last = stream.end()
+    entry = json.loads(JsonFormatter().format(logged(stream)))
+    assert entry["message"] == "request"
+    assert entry["level"] == "info"
+    assert entry["method"] == kind.method
+    assert entry["route"] == "/stream"
+    assert entry["status"] == kind.status
+    assert entry["request_id"] == stream.headers["x-request-id"]
+    assert entry["duration_ms"] > 0
+    assert entry["model"] == "walks"
+    assert entry["messages"] == 4
+    assert entry["steps"] == 5
+    assert entry["ended"] == "done"
+    assert entry["bytes_out"] > len(json.dumps([answer, last]))
+    text = "\n".join(map(JsonFormatter().format, caplog.records))
+    for secret in (str(NUMBER), CANARY, token, last["state"], token[:40]):
+        assert secret not in text
+    for secret in (CANARY, token[:40]):
+        assert secret not in running_server.metrics()
