@@ -5,7 +5,7 @@ import json
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from service.codecs import fast_json, native, stream_messages
@@ -293,6 +293,8 @@ class TestCheckSize:
         st.sampled_from([(",", ":"), (", ", ": "), (" , ", " : ")]),
         st.booleans(),
     )
+    @example([10, 10, 10], (",", ":"), True)  # exactly at the limit
+    @example([10, 10, 10], (" , ", " : "), True)
     def test_within(self, steps, separators, states):
         """A body within the limits passes in any formatting."""
         body = {"sequences": [[[0.5, 1]] * count for count in steps], "model": "a"}

@@ -155,5 +155,13 @@ class TestChooseSteps:
         only_calls = Cost(call=1, step=1e-9, row=1e-9)
         assert choose_steps(remaining, only_calls) == max(remaining)
 
+    def test_extended_limit(self):
+        """Lanes that end within 1.5 times the limit run to their ends."""
+        call_cost = Cost(call=0, step=0, row=1e-4)
+        limit = choose_steps([10**6] * 2, call_cost)
+        extended = limit + limit // 2
+        assert choose_steps([extended] * 2, call_cost) == extended
+        assert choose_steps([extended + 1] * 2, call_cost) == limit
+
     def test_no_lanes(self):
         assert choose_steps([], Cost()) == 0
