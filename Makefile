@@ -45,8 +45,8 @@ PARALLEL := --numprocesses $(WORKERS) --maxprocesses 8 --dist loadscope
 test: .venv/ready ## the tests that answer "does it work here?" (three minutes)
 	$(BIN)/python -m pytest $(PARALLEL)
 
-test-all: .venv/ready ## all other tests that need no special machine (at most twenty minutes)
-	$(BIN)/python -m pytest $(PARALLEL) -m "slow and not nightly and not browser and not ray"
+test-all: .venv/ready ## all other tests that need no special machine, and more examples (twenty minutes at most)
+	$(BIN)/python -m pytest $(PARALLEL) -m "(slow or hypothesis) and not nightly and not browser and not ray"
 
 coverage: .venv/ready ## line and branch coverage of `make test` and `make test-all`, subprocesses included
 	$(BIN)/coverage erase
