@@ -5,7 +5,7 @@ import httpx
 import numpy as np
 import pytest
 
-from tests.support.servers import TASKS, native_answers, sequences_of
+from tests.support.servers import TASKS, native_answers, padded, sequences_of
 
 # kserve is imported where it is used: that takes seconds, also of a run without it.
 pytestmark = [pytest.mark.anyio, pytest.mark.slow]
@@ -45,10 +45,7 @@ def request_of(name, sequences, *, binary=True, **options):
     """A request with padded frames, and the lengths."""
     from kserve import InferRequest
 
-    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
-    frames = np.zeros((len(sequences), lengths.max(), 3), np.float32)
-    for row, sequence in zip(frames, sequences, strict=True):
-        row[: len(sequence)] = sequence
+    frames, lengths = padded(sequences)
     inputs = [
         tensor("frames", "FP32", frames, binary=binary),
         tensor("lengths", "INT32", lengths, binary=binary),

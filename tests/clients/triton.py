@@ -9,7 +9,7 @@ from tritonclient import http as plain
 from tritonclient.http import InferInput, InferRequestedOutput, aio
 from tritonclient.utils import InferenceServerException
 
-from tests.support.servers import SECONDS
+from tests.support.servers import SECONDS, padded
 
 SERVED = {
     "binary_tensor_data",
@@ -84,10 +84,7 @@ def tensor(name, array, *, binary=True):
 
 def inputs_of(sequences, *, binary=True, padding=0.0):
     """Padded frames, and the lengths."""
-    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
-    frames = np.full((len(sequences), lengths.max(), 3), padding, np.float32)
-    for row, sequence in zip(frames, sequences, strict=True):
-        row[: len(sequence)] = sequence
+    frames, lengths = padded(sequences, padding)
     return [
         tensor("frames", frames, binary=binary),
         tensor("lengths", lengths, binary=binary),

@@ -21,7 +21,7 @@ from service.callers.memory_budget import MemoryBudget, Reservation
 from service.pool import spawn
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support.bundles import random_frames
+from tests.support.bundles import OnnxEngine, random_frames
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 60  # nothing here may take longer
@@ -142,6 +142,30 @@ class Running:
         return self.http.get("/metrics").text
 
 
+class GatedEngine(OnnxEngine):
+    """An engine that waits for its class's `gate` in each step, and may fail."""
+
+    gate = threading.Event()
+    gate.set()
+    entered = threading.Semaphore(0)
+    error: Exception | None = None
+
+    def step(self, frames, lengths, state):
+        self.entered.release()
+        assert self.gate.wait(SECONDS)
+        if self.error is not None:
+            raise self.error
+        return super().step(frames, lengths, state)
+
+    @classmethod
+    def reset(cls):
+        """Open the gate, fail no more, and forget who entered."""
+        cls.error = None
+        cls.gate.set()
+        while cls.entered.acquire(blocking=False):
+            pass
+
+
 @contextmanager
 def running(
     settings: Settings, *, ready: bool = True, load_engine=None, **options
@@ -182,6 +206,15 @@ def sequences_of(name, lengths=LENGTHS):
     """Random sequences for a shared bundle."""
     rng = np.random.default_rng(len(name))
     return [random_frames(rng, length) for length in lengths]
+
+
+def padded(sequences, padding=0.0):
+    """The sequences in one tensor, padded with a number, and their lengths."""
+    lengths = np.array([len(sequence) for sequence in sequences], np.int32)
+    frames = np.full((len(sequences), lengths.max(), 3), padding, np.float32)
+    for row, sequence in zip(frames, sequences, strict=True):
+        row[: len(sequence)] = sequence
+    return frames, lengths
 
 
 def native_answers(http, name, sequences):

@@ -51,11 +51,6 @@ def saved_model(bundles):
     return predict
 
 
-@pytest.fixture
-def http(running_server):
-    return running_server.http
-
-
 def ask(http, name, sequences, **members):
     body = {"model": name, "sequences": [s.tolist() for s in sequences]} | members
     response = http.post(f"/{TASKS[name]}", json=body)

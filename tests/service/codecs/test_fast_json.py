@@ -210,10 +210,7 @@ def test_mutated():
     """Whenever the fast parser decodes a mutated body or message, the strict parser
     accepts it and decodes the same."""
     random = np.random.default_rng(0)
-    for check, valid in (
-        (assert_same, VALID),
-        (assert_same_message, VALID_MESSAGES),
-    ):
+    for check, valid in ((assert_same, VALID), (assert_same_message, VALID_MESSAGES)):
         outcomes = [check(mutate(random, valid)) for _ in range(10_000)]
         assert 0.1 < np.mean(outcomes) < 0.9  # both kinds occur
 

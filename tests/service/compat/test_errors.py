@@ -21,30 +21,14 @@ from tests.service.compat.protocols import (
     refused,
 )
 from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running, wait
+from tests.support.servers import SECONDS, GatedEngine, running, wait
 
 LIMITS = {"max_steps": 10, "queue_steps": 10}
-
-
-class GatedEngine(OnnxEngine):
-    """An engine that waits for an event, and may fail, once it serves."""
-
-    gate = threading.Event()
-    entered = threading.Semaphore(0)
-    error: Exception | None = None
-
-    def step(self, frames, lengths, state):
-        self.entered.release()
-        assert self.gate.wait(SECONDS)
-        if self.error is not None:
-            raise self.error
-        return super().step(frames, lengths, state)
 
 
 @pytest.fixture(scope="module")
 def gated(bundles):
     """A service with a gated engine, a short queue and an open repository."""
-    GatedEngine.gate.set()
     own = Settings(port=0, bundles=bundles, workers=1, admin=True, **LIMITS)
     with running(own, load_engine=GatedEngine) as service:
         yield service
@@ -53,11 +37,9 @@ def gated(bundles):
 @pytest.fixture
 def engine():
     """The engine's class, which is reset afterwards."""
-    while GatedEngine.entered.acquire(blocking=False):
-        pass
+    GatedEngine.reset()
     yield GatedEngine
-    GatedEngine.error = None
-    GatedEngine.gate.set()
+    GatedEngine.reset()
 
 
 @pytest.fixture(scope="module")
@@ -204,8 +186,7 @@ class TestTable:
                 finally:
                     engine.gate.set()
                 assert first.result(SECONDS).status_code == 200
-            while engine.entered.acquire(blocking=False):
-                pass
+            engine.reset()
 
     def test_deadline(self, gated, engine):
         """A request with a timeout is 504 if there is no answer in time."""

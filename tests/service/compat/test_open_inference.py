@@ -15,18 +15,16 @@ from tests.service.compat.protocols import (
     refused,
     tensor,
 )
-from tests.support.servers import CLASSES, LENGTHS, TASKS, native_answers, sequences_of
+from tests.support.servers import (
+    CLASSES,
+    LENGTHS,
+    TASKS,
+    native_answers,
+    padded,
+    sequences_of,
+)
 
 BINARY = {"binary_data": True}
-
-
-def padded(rows):
-    """The rows in one tensor, padded with sevens, and their lengths."""
-    lengths = np.array([len(row) for row in rows], np.int32)
-    frames = np.full((len(rows), max(lengths), 3), 7, np.float32)
-    for to, row in zip(frames, rows, strict=True):
-        to[: len(row)] = row
-    return frames, lengths
 
 
 def expected(http, name, rows):
@@ -46,84 +44,67 @@ def assert_right(output, numbers):
     np.testing.assert_allclose(output["data"], numbers.ravel(), atol=1e-5)
 
 
-FRAMES, COUNTS = padded(sequences_of("walks"))
+FRAMES, COUNTS = padded(sequences_of("walks"), 7)
+
+
+def inputs_of(
+    frames, lengths, *binaries, nested=False, column=False, last=None, **fields
+):
+    """The inputs of a request, and the numbers that follow its JSON.
+
+    Args:
+        binaries: the names of the binary inputs.
+        nested: numbers in JSON are lists of lists.
+        column: the lengths have two dimensions.
+        last: the name of the input that stands last.
+        fields: further fields of each input.
+    """
+    arrays = {"frames": frames, "lengths": lengths[:, None] if column else lengths}
+    inputs, tail = [], b""
+    for name, numbers in sorted(arrays.items(), key=lambda pair: pair[0] == last):
+        if name in binaries:
+            inputs.append(binary(name, numbers, **fields))
+            tail += numbers.tobytes()
+        else:
+            inputs.append(tensor(name, numbers, nested=nested, **fields))
+    return inputs, tail
 
 
 def flat(frames, lengths):
-    return [tensor("frames", frames), tensor("lengths", lengths)], b""
-
-
-def nested(frames, lengths):
-    inputs = [tensor("frames", frames, nested=True), tensor("lengths", lengths)]
-    return inputs, b""
-
-
-def lengths_first(frames, lengths):
-    return flat(frames, lengths)[0][::-1], b""
-
-
-def column_of_lengths(frames, lengths):
-    return flat(frames, lengths[:, None])
+    return inputs_of(frames, lengths)
 
 
 def all_binary(frames, lengths):
-    inputs = [binary("frames", frames), binary("lengths", lengths)]
-    return inputs, frames.tobytes() + lengths.tobytes()
+    return inputs_of(frames, lengths, "frames", "lengths")
 
 
-def all_binary_reversed(frames, lengths):
-    inputs = [binary("lengths", lengths[:, None]), binary("frames", frames)]
-    return inputs, lengths.tobytes() + frames.tobytes()
-
-
-def binary_frames(frames, lengths):
-    return [binary("frames", frames), tensor("lengths", lengths)], frames.tobytes()
-
-
-def binary_frames_last(frames, lengths):
-    return binary_frames(frames, lengths)[0][::-1], frames.tobytes()
-
-
-def binary_lengths(frames, lengths):
-    return [tensor("frames", frames), binary("lengths", lengths)], lengths.tobytes()
-
-
-def binary_lengths_first(frames, lengths):
-    return binary_lengths(frames, lengths)[0][::-1], lengths.tobytes()
-
-
-def null_data(frames, lengths):
-    inputs, tail = all_binary(frames, lengths)
-    return [tensor | {"data": None} for tensor in inputs], tail
-
-
-FORMS = [
-    flat,
-    nested,
-    lengths_first,
-    column_of_lengths,
-    all_binary,
-    all_binary_reversed,
-    binary_frames,
-    binary_frames_last,
-    binary_lengths,
-    binary_lengths_first,
-    null_data,
+FORMS = [  # the names of the binary inputs, and options
+    ((), {}),
+    ((), {"nested": True}),
+    ((), {"last": "frames"}),
+    ((), {"column": True}),
+    (("frames", "lengths"), {}),
+    (("frames", "lengths"), {"last": "frames", "column": True}),
+    (("frames", "lengths"), {"data": None}),
+    (("frames",), {}),
+    (("frames",), {"last": "frames"}),
+    (("lengths",), {}),
+    (("lengths",), {"last": "frames"}),
 ]
 
 
 def test_inputs(http):
     """Inputs in JSON, in binary and mixed, in any order, small and large, give the same
     answer as the service's own API."""
-    for form in FORMS:
+    for binaries, options in FORMS:
         for name, lengths in (("walks", LENGTHS), ("tags", [200] * 12)):
             rows = sequences_of(name, lengths)
-            inputs, tail = form(*padded(rows))
+            inputs, tail = inputs_of(*padded(rows, 7), *binaries, **options)
             output, answer = parsed(post(http, {"inputs": inputs}, tail, name))
             assert_right(output, expected(http, name, rows))
             assert set(answer) == {"model_name", "model_version", "id", "outputs"}
             assert (answer["model_name"], answer["model_version"]) == (name, "1")
-    inputs, tail = all_binary(*padded(sequences_of("both")))
+    inputs, tail = all_binary(*padded(sequences_of("both"), 7))
     output, _ = parsed(post(http, {"inputs": inputs}, tail, "both"))
     assert_right(output, expected(http, "both", sequences_of("both")))
 
@@ -175,7 +156,7 @@ class TestLengths:
         for padding in (np.nan, np.inf, 3e38):
             for name in TASKS:
                 rows = sequences_of(name)
-                frames, lengths = padded(rows)
+                frames, lengths = padded(rows, 7)
                 for row, length in zip(frames, lengths, strict=True):
                     row[length:] = padding
                 inputs, tail = all_binary(frames, lengths)
@@ -258,7 +239,7 @@ class TestAnswer:
         ):
             rows = sequences_of(name)
             parameters = {"classification": top, "binary_data": binary_data}
-            inputs, tail = all_binary(*padded(rows))
+            inputs, tail = all_binary(*padded(rows, 7))
             body = {"inputs": inputs, "outputs": [output(**parameters)]}
             answer, _ = parsed(post(http, body, tail, name))
             numbers = expected(http, name, rows)

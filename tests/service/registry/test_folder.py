@@ -111,93 +111,28 @@ INVALID = [
     (b'{"stable": 1} {}',),
     ([["stable", 1]],),
     (None,),
-    (
-        {"stable": "1"},
-        "int",
-    ),
-    (
-        b'{"stable": 1.0}',
-        "int",
-    ),
-    (
-        {"stable": True},
-        "int",
-    ),
-    (
-        {"stable": None},
-        "int",
-    ),
-    (
-        b'{"a":' * 5_000,
-        "int",
-    ),
+    ({"stable": "1"}, "int"),
+    (b'{"stable": 1.0}', "int"),
+    ({"stable": True}, "int"),
+    ({"stable": None}, "int"),
+    (b'{"a":' * 5_000, "int"),
     (b'{"a":' + b"9" * 5_000 + b"}",),
-    (
-        {"latest": 1},
-        "latest",
-    ),
-    (
-        {"": 1},
-        "label",
-    ),
-    (
-        {"1": 1},
-        "'1'",
-    ),
-    (
-        {"1st": 1},
-        "'1st'",
-    ),
-    (
-        {"Stable": 1},
-        "'Stable'",
-    ),
-    (
-        {"v1.2": 1},
-        "'v1.2'",
-    ),
-    (
-        {"a@b": 1},
-        "'a@b'",
-    ),
-    (
-        {"a/b": 1},
-        "'a/b'",
-    ),
-    (
-        {"stable\n": 1},
-        "label",
-    ),
-    (
-        {"stäbil": 1},
-        "label",
-    ),
-    (
-        {"a" * 33: 1},
-        "label",
-    ),
-    (
-        {f"label-{number}": 1 for number in range(65)},
-        "64 labels",
-    ),
-    (
-        {"stable": 1, "next": 3},
-        "next",
-        "3",
-        "there is no version",
-    ),
-    (
-        {"stable": 0},
-        "there is no version",
-    ),
-    (
-        {"stable": -1},
-        "there is no version",
-    ),
-    (
-        {"stable": 10**30},
-        "there is no version",
-    ),
+    ({"latest": 1}, "latest"),
+    ({"": 1}, "label"),
+    ({"1": 1}, "'1'"),
+    ({"1st": 1}, "'1st'"),
+    ({"Stable": 1}, "'Stable'"),
+    ({"v1.2": 1}, "'v1.2'"),
+    ({"a@b": 1}, "'a@b'"),
+    ({"a/b": 1}, "'a/b'"),
+    ({"stable\n": 1}, "label"),
+    ({"stäbil": 1}, "label"),
+    ({"a" * 33: 1}, "label"),
+    ({f"label-{number}": 1 for number in range(65)}, "64 labels"),
+    ({"stable": 1, "next": 3}, "next", "3", "there is no version"),
+    ({"stable": 0}, "there is no version"),
+    ({"stable": -1}, "there is no version"),
+    ({"stable": 10**30}, "there is no version"),
     (b"\xff\xfe",),
     (b'{"stabl\xff": 1}',),
 ]

@@ -8,7 +8,7 @@ import pytest
 
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine, copy_bundle
-from tests.support.servers import running, value, wait
+from tests.support.servers import running, wait
 from tests.support.streams import NdjsonStream, WebSocketStream, wait_closed
 from tests.support.versions import (
     GOOD,
@@ -158,32 +158,15 @@ class TestRequests:
             assert service.http.get(card).status_code < 500
 
 
-class TestMetrics:
-    def test_gone(self, tmp_path):
-        """The metrics have no series of a dropped version, and one of each model."""
-        with versioned_service(tmp_path, 1) as service:
+def test_statistics(tmp_path):
+    """Triton's statistics start with the version."""
+    with versioned_service(tmp_path, 1, keep_versions=2) as service:
+        for _ in range(3):
             service.assert_served(1)
-            for version in (2, 3):
-                service.put(version)
-                service.wait_served(version)
-            wait(lambda: not series(service, 1) + series(service, 2), "they are gone")
-            info = [
-                x for x in series(service, 3) if x.startswith("unrolled_model_info")
-            ]
-            assert len(info) == 1
-            text = service.metrics()
-            assert value(text, "unrolled_model_info", model="made") == 1
-            assert value(text, "unrolled_waiting_steps", model="made") == 0
-
-    def test_statistics(self, tmp_path):
-        """Triton's statistics start with the version."""
-        with versioned_service(tmp_path, 1, keep_versions=2) as service:
-            for _ in range(3):
-                service.assert_served(1)
-            service.put(2)
-            wait(lambda: service.versions == ["1", "2"], "both are served")
-            stats = service.http.get("/v2/models/stats").json()["model_stats"]
-            assert [(s["version"], s["inference_count"]) for s in stats] == [
-                ("1", 3),
-                ("2", 0),
-            ]
+        service.put(2)
+        wait(lambda: service.versions == ["1", "2"], "both are served")
+        stats = service.http.get("/v2/models/stats").json()["model_stats"]
+        assert [(s["version"], s["inference_count"]) for s in stats] == [
+            ("1", 3),
+            ("2", 0),
+        ]

@@ -17,7 +17,7 @@ from tests.robustness.harness import fault_injection
 from tests.robustness.harness.service import launch as launch_process
 from tests.support.bundles import OnnxEngine, copy_bundle, random_frames
 from tests.support.processes import processes
-from tests.support.servers import SECONDS, running, wait
+from tests.support.servers import SECONDS, running, value, wait
 from tests.support.streams import WebSocketStream
 from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weights_of
 
@@ -146,9 +146,12 @@ def test_many_swaps(tmp_path):
         assert all(len(link.pending_by_model) <= 1 for link in workers._links)
         assert service.broken == {}
         assert service.versions == ["51"]
-        lines = [x for x in service.metrics().splitlines() if 'version="' in x]
-        assert lines
+        text = service.metrics()
+        lines = [line for line in text.splitlines() if 'version="' in line]
         assert all('version="51"' in line for line in lines)
+        assert sum(line.startswith("unrolled_model_info") for line in lines) == 1
+        assert value(text, "unrolled_model_info", model="made") == 1
+        assert value(text, "unrolled_waiting_steps", model="made") == 0
 
 
 def test_unloaded(tmp_path):

@@ -12,8 +12,7 @@ import pytest
 
 from service.settings import Settings
 from service.telemetry import logs
-from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running, send, value, wait
+from tests.support.servers import SECONDS, GatedEngine, running, send, value, wait
 
 SECRET, NUMBER = "s3cr3t", 73910.4242
 PAYLOADS = [
@@ -70,25 +69,8 @@ def lines():
         logger.setLevel(logging.NOTSET)
 
 
-class GatedEngine(OnnxEngine):
-    """An engine that waits for an event, and may fail, once it serves."""
-
-    gate: threading.Event
-    entered: threading.Semaphore
-    error: Exception | None = None
-
-    def step(self, frames, lengths, state):
-        self.entered.release()
-        assert self.gate.wait(SECONDS)
-        if self.error is not None:
-            raise self.error
-        return super().step(frames, lengths, state)
-
-
 @pytest.fixture(scope="module")
 def service(bundles):
-    GatedEngine.gate, GatedEngine.entered = threading.Event(), threading.Semaphore(0)
-    GatedEngine.gate.set()
     # One worker, which a single request can occupy.
     settings = Settings(port=0, bundles=bundles, workers=1)
     with running(settings, load_engine=GatedEngine) as running_service:
@@ -98,11 +80,9 @@ def service(bundles):
 @pytest.fixture
 def engine():
     """The engine's class, which is reset afterwards."""
-    while GatedEngine.entered.acquire(blocking=False):
-        pass
+    GatedEngine.reset()
     yield GatedEngine
-    GatedEngine.error = None
-    GatedEngine.gate.set()
+    GatedEngine.reset()
 
 
 def ask(service, path="/classify", body=None, **headers):
