@@ -96,18 +96,22 @@ class TestBroken:
             with pytest.raises(errors.NotReady):
                 registry.get("walks")
 
-    @pytest.mark.parametrize("member", ["probabilities", "state"])
-    def test_engine_is_off(self, root, member):
-        """An engine that is off by a thousandth never serves."""
+    @pytest.mark.parametrize("wrong", ["probabilities", "state", "alone", "batched"])
+    def test_engine_is_off(self, root, wrong):
+        """An engine that is off by a thousandth never serves, nor does one whose answer
+        depends on the batch size."""
 
         class Off(OnnxEngine):
             name = "off"
 
             def step(self, frames, lengths, state):
                 probabilities, state = super().step(frames, lengths, state)
-                if member == "state":
+                if wrong == "state":
                     return probabilities, state + np.float32(1e-3)
-                return probabilities + np.float32(1e-3), state
+                size = "alone" if len(lengths) == 1 else "batched"
+                if wrong in ("probabilities", size):
+                    probabilities = probabilities + np.float32(1e-3)
+                return probabilities, state
 
         with loaded_registry(root, Off) as (registry, calls, _):
             assert calls == [False]
@@ -115,22 +119,6 @@ class TestBroken:
             assert len(registry.not_ready_reasons()) == 2
             for reason in registry.not_ready_reasons():
                 assert re.search(r"off misses the golden answers by \d.\de-03", reason)
-
-    @pytest.mark.parametrize("single", [True, False])
-    def test_engine_depends_on_the_batch(self, root, single):
-        """Nor does one whose answer depends on the batch size."""
-
-        class Off(OnnxEngine):
-            name = "off"
-
-            def step(self, frames, lengths, state):
-                probabilities, state = super().step(frames, lengths, state)
-                wrong = (len(lengths) == 1) == single
-                return probabilities + np.float32(1e-3 * wrong), state
-
-        with loaded_registry(root, Off) as (registry, calls, _):
-            assert calls == [False]
-            assert not registry.models
 
     @pytest.mark.parametrize(
         "error", [RuntimeError("no such op"), MemoryError(), KeyError("step")]

@@ -164,14 +164,17 @@ class TestChanged:
                 if other != letter:
                     refused(tokens, token[:at] + other + token[at + 1 :])
 
-    def test_any_bit(self, token):
-        """A token with any changed bit is refused, also in its signature."""
-        tokens, data = signer(), decoded(token)
+    def test_any_bit(self, token, reasons):
+        """A token with any changed bit is refused, also in its signature; the error is one
+        of a few, with nothing of the client's."""
+        tokens, data, messages = signer(), decoded(token), set()
         for at in range(len(data)):
             for bit in range(8):
                 changed = bytearray(data)
                 changed[at] ^= 1 << bit
-                refused(tokens, encoded(bytes(changed)))
+                messages.add(refused(tokens, encoded(bytes(changed))))
+        assert messages < reasons
+        assert len(messages) > 1
 
     def test_cut_and_longer(self, token):
         """A token that is shorter or longer at either end is refused."""
@@ -236,27 +239,14 @@ class TestChanged:
         """So is any other text."""
         assert refused(signer(), text) in reasons
 
-    def test_few_reasons(self, token, reasons):
-        """However a token is changed, the error is one of a few, with nothing of the
-        client's."""
-        tokens, rng, messages = signer(), np.random.default_rng(3), set()
-        for _ in range(2000):
-            data = bytearray(decoded(token))
-            for at in rng.integers(0, len(data), rng.integers(1, 4)).tolist():
-                data[at] = rng.integers(256)
-            if bytes(data) != decoded(token):
-                messages.add(refused(tokens, encoded(bytes(data))))
-        assert messages < reasons
-        assert len(messages) > 1
-
-    def test_spliced(self):
+    def test_spliced(self, reasons):
         """Parts of two valid tokens are not a valid one."""
         tokens, rng = signer(), np.random.default_rng(4)
         first, second = (decoded(tokens.sign(state_of(rng))) for _ in range(2))
         for at in range(HEAD.size, len(first)):
             for mixed in (first[:at] + second[at:], second[:at] + first[at:]):
                 if mixed not in (first, second):
-                    refused(tokens, encoded(mixed))
+                    assert refused(tokens, encoded(mixed)) in reasons
 
     def test_another_format(self, token):
         """Another format is refused as such, even if it is signed."""
