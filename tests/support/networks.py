@@ -38,6 +38,11 @@ def make_network(task="classify", *, features=FEATURES, seed=0, **settings):
     return network
 
 
+def weights(network):
+    """Copies of all weights, those that aren't trained too."""
+    return [weight.numpy() for weight in network.weights]
+
+
 def make_frames(lengths, *, features=FEATURES, seed=0, padding=0.0, more=0):
     """Random frames [B, T, F] with `padding` past each length, and lengths [B]."""
     random = np.random.default_rng(seed)

@@ -50,9 +50,8 @@ def publish_int8(root, network, dataset, name="made"):
 # Name: the task, the sequences of each part, and whether the network is bidirectional.
 KINDS = {
     "label": ("label", (15, 12, 70), False),
-    "classify": ("classify", (15, 12, 70), False),
     "label-both-ways": ("label", (15, 12, 70), True),
-    "no-test-part": ("label", (15, 60, 0), False),
+    "classify-no-test-part": ("classify", (15, 60, 0), False),
 }
 
 

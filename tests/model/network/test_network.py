@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import tensorflow as tf
 
-from model.network.network import cost, count_errors
+from model.network.network import cost
 from tests.support.networks import CELLS, CLASSES, FEATURES, make_frames, make_network
 
 TASKS = ("classify", "label")
@@ -13,8 +13,7 @@ LENGTHS = (5, 1, 7, 3)
 cells = pytest.mark.parametrize("cell", CELLS)
 tasks = pytest.mark.parametrize("task", TASKS)
 ways = pytest.mark.parametrize(
-    "bidirectional",
-    [pytest.param(False, id="forward"), pytest.param(True, id="both-ways")],
+    "bidirectional", [False, True], ids=["forward", "both-ways"]
 )
 
 
@@ -120,13 +119,14 @@ class TestNumPy:
         network = make_network(
             task, **CELLS[cell], layers=layers, bidirectional=bidirectional
         )
-        frames, lengths = make_frames(LENGTHS)
-        logits = network(frames, lengths)
-        shape = (4, CLASSES) if task == "classify" else (4, 7, CLASSES)
-        assert logits.shape == shape
-        np.testing.assert_allclose(
-            rows(logits, lengths, task), expected(network, frames, lengths), **CLOSE
-        )
+        for counts in (LENGTHS, [1], [1, 1, 1]):
+            frames, lengths = make_frames(counts)
+            logits = network(frames, lengths)
+            steps = [] if task == "classify" else [max(counts)]
+            assert logits.shape == [len(counts), *steps, CLASSES]
+            np.testing.assert_allclose(
+                rows(logits, lengths, task), expected(network, frames, lengths), **CLOSE
+            )
 
     @cells
     @tasks
@@ -244,17 +244,6 @@ class TestInvariance:
         if task == "classify":
             shorter = np.asarray(network(frames[1:2], lengths[1:2] - 3))
             assert np.abs(predicted[1] - shorter[0]).max() > 1e-3, "zeros were not read"
-
-    def test_one_step(self, cell, task, bidirectional):
-        """Sequences of one step are right, alone and beside a longer one."""
-        network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
-        for counts in ([1], [1, 1, 1], [1, 6]):
-            frames, lengths = make_frames(counts, padding=5.0)
-            np.testing.assert_allclose(
-                rows(network(frames, lengths), lengths, task),
-                expected(network, frames, lengths),
-                **CLOSE,
-            )
 
 
 def cuts(lengths, pieces, random):
@@ -384,93 +373,17 @@ def test_gradient_is_the_slope(cell):
         )
 
 
-def entropy(logits, target):
-    """The cross entropy of one prediction, by hand."""
-    logits = np.asarray(logits, np.float64)
-    return np.log(np.exp(logits).sum()) - logits[target]
-
-
-class TestCost:
-    def test_classify(self):
-        """The cost of sequences is their mean cross entropy, or a weighted sum."""
-        logits = np.array([[2.0, 0, -1], [0, 0, 0], [1, 3, 3]], np.float32)
-        targets, lengths = np.array([0, 2, 1], np.int32), np.array([9, 1, 4], np.int32)
-        each = [entropy(x, y) for x, y in zip(logits, targets, strict=True)]
-        for weights in ([1 / 3] * 3, [1, 0, 0], [0.5, 0.25, 0.25]):
-            value = cost(logits, targets, lengths, np.float32(weights))
-            np.testing.assert_allclose(value, np.dot(each, weights), rtol=1e-6)
-
-    def test_label(self):
-        """Each sequence is the mean over its own steps; then sequences are averaged,
-        so that a short one counts as much as a long one."""
-        logits = np.random.default_rng(0).normal(size=(2, 3, 4)).astype(np.float32)
-        targets = np.array([[0, 1, 3], [2, 3, 3]], np.int32)
-        short, long = [0], [0, 1, 2]
-        means = [
-            np.mean([entropy(logits[row, step], targets[row, step]) for step in steps])
-            for row, steps in ((0, long), (1, short))
-        ]
-        share = np.float32([0.5, 0.5])
-        value = cost(logits, targets, np.array([3, 1], np.int32), share)
-        np.testing.assert_allclose(value, np.mean(means), rtol=1e-6)
-
-    def test_huge_logits(self):
-        """Logits that overflow an exponential have a finite cost."""
-        logits = np.array([[1e4, -1e4]], np.float32)
-        ones = np.array([1], np.int32)
-        value = cost(logits, ones, ones, np.float32([1]))
-        np.testing.assert_allclose(value, 2e4)
-
-
-class TestErrors:
-    def test_classify(self):
-        """Wrong sequences are counted among the selected rows."""
-        logits = np.float32([[1, 0], [0, 1], [1, 0], [0, 1]])
-        targets, lengths = np.array([0, 0, 1, 1], np.int32), np.ones(4, np.int32)
-        for selected, expected_counts in (
-            ([1, 1, 1, 1], (2, 4)),
-            ([1, 0, 1, 0], (1, 2)),
-        ):
-            counts = count_errors(logits, targets, lengths, np.array(selected, bool))
-            assert tuple(map(float, counts)) == expected_counts
-
-    def test_label(self):
-        """Wrong valid steps are counted; padding and other rows are not."""
-        logits = np.zeros((2, 3, 2), np.float32)
-        logits[:, :, 1] = 1  # class 1 everywhere
-        targets = np.array([[1, 0, 0], [0, 1, 0]], np.int32)
-        lengths = np.array([2, 3], np.int32)
-        for selected, expected_counts in (
-            ([1, 1], (3, 5)),
-            ([1, 0], (1, 2)),
-            ([0, 1], (2, 3)),
-        ):
-            counts = count_errors(logits, targets, lengths, np.array(selected, bool))
-            assert tuple(map(float, counts)) == expected_counts
-
-
 @tasks
 class TestDropout:
-    def test_off_without_seed(self, task):
-        """Without a seed nothing is dropped."""
-        frames, lengths = make_frames(LENGTHS)
-        full = make_network(task)(frames, lengths)
-        dropping = make_network(task, dropout=0.5)
-        np.testing.assert_array_equal(dropping(frames, lengths), full)
-
     def test_seed(self, task):
-        """A seed turns dropout on and determines it."""
+        """A seed turns dropout on and determines it; without one nothing is dropped."""
         frames, lengths = make_frames(LENGTHS)
         network = make_network(task, dropout=0.5)
         off, first, again, other = (
             np.asarray(network(frames, lengths, seed))
-            for seed in (
-                None,
-                tf.constant([1, 2]),
-                tf.constant([1, 2]),
-                tf.constant([1, 3]),
-            )
+            for seed in (None, *map(tf.constant, ([1, 2], [1, 2], [1, 3])))
         )
+        np.testing.assert_array_equal(off, make_network(task)(frames, lengths))
         np.testing.assert_array_equal(first, again)
         assert np.abs(first - off).max() > 1e-3
         assert np.abs(first - other).max() > 1e-3

@@ -1,24 +1,17 @@
 """Training: it learns, repeats, stops early and resumes."""
 
-import itertools
 import json
 import shutil
-import subprocess
-import sys
-import textwrap
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
 from model.config import Config, ConfigError
-from model.training import loop, runs, steps
+from model.training import loop
 from model.training.runs import Epoch, Run
-from tests.support.networks import make_config, make_dataset, make_network
-
-ROOT = Path(__file__).parents[3]
+from tests.support.networks import make_config, make_dataset, weights
 
 # Everything that draws random numbers is on: order, dropout and noise.
 RANDOM = {
@@ -66,10 +59,6 @@ class Recorder(loop.Callback):
 
     def on_epoch_end(self, epoch):
         self.epochs.append(epoch)
-
-
-def weights(network):
-    return [weight.numpy() for weight in network.weights]
 
 
 def assert_same_weights(left, right):
@@ -382,123 +371,3 @@ class TestRecords:
         assert Config.model_validate(record["config"]) == config
         assert [Epoch(**e) for e in json.loads((folder / "history.json").read_text())]
         assert not list(folder.glob(".*"))
-
-
-@pytest.mark.slow
-def test_static_trains_alike(tmp_path):
-    """Static unrolling trains to about the same weights as the loop."""
-    data = make_dataset("label", counts=(200, 20, 0))
-    data = data.take((data.lengths > 2) & (data.lengths < 5))
-    results = []
-    for unroll in ("static", "dynamic"):
-        config = make_config(network={"unroll": unroll}, training={"epochs": 1})
-        results.append(loop.fit(data, config, Run(tmp_path / unroll)))
-    pairs = zip(*(weights(trained.network) for trained in results), strict=True)
-    for static, dynamic in pairs:
-        np.testing.assert_allclose(static, dynamic, atol=1e-4)
-    static, dynamic = (trained.history[0] for trained in results)
-    np.testing.assert_allclose(static.cost, dynamic.cost, rtol=1e-5)
-    np.testing.assert_allclose(
-        static.validation_cost, dynamic.validation_cost, rtol=1e-4
-    )
-
-
-class TestTrainer:
-    def test_measure(self, data, config):
-        """Evaluation changes no weights, drops nothing, and matches NumPy."""
-        network = loop.build(data, config)
-        before = weights(network)
-        trainer = steps.Trainer(network, config, updates=1, devices=steps.strategy())
-        sequences = [data.sequence(row) for row in range(3)]
-        lengths = data.lengths[:3]
-        frames = np.zeros((3, lengths.max(), 3), np.float32)
-        targets = np.zeros((3, lengths.max()), np.int32)
-        costs, wrong = [], 0
-        for row, x in enumerate(sequences):
-            frames[row, : len(x)], targets[row, : len(x)] = x, data.target(row)
-            logits = np.asarray(network(x[None], lengths[row : row + 1]))[0]
-            wrong += (logits.argmax(1) != data.target(row)).sum()
-            powers = np.exp(logits)
-            scores = powers / powers.sum(1, keepdims=True)
-            costs.append(-np.log(scores[np.arange(len(x)), data.target(row)]).mean())
-        batch = map(tf.constant, (frames, lengths, targets))
-        measured = trainer.eval_step(*batch)
-        np.testing.assert_allclose(
-            measured, [np.mean(costs), wrong, lengths.sum()], 1e-5
-        )
-        for ours, theirs in zip(weights(network), before, strict=True):
-            np.testing.assert_array_equal(ours, theirs)
-
-    def test_clipped(self, data):
-        """The gradient's global norm is at most `clip_norm`."""
-        settings = make_config(training={"clip_norm": 1e-3, "optimizer": "rmsprop"})
-        network = make_network("label")
-        trainer = steps.Trainer(network, settings, updates=10, devices=steps.strategy())
-        seen = []
-        trainer.optimizer.apply_gradients = lambda pairs: seen.extend(
-            gradient for gradient, _ in pairs
-        )
-        tf.config.run_functions_eagerly(True)
-        try:
-            frames = tf.random.stateless_normal((4, 6, 3), (1, 2))
-            lengths = tf.constant([6, 1, 3, 4])
-            trainer.train_step(
-                frames, lengths, tf.zeros((4, 6), tf.int32), seed=(1, 2, 3)
-            )
-        finally:
-            tf.config.run_functions_eagerly(False)
-        length = np.sqrt(sum(np.square(gradient).sum() for gradient in seen))
-        np.testing.assert_allclose(length, 1e-3, rtol=1e-4)
-
-    def test_split_rows(self):
-        """Every row goes to one device; a device without rows counts nothing."""
-        for size, replicas in itertools.product((1, 2, 3, 5, 8), (2, 3)):
-            shares = [steps._split_rows(size, replicas, i) for i in range(replicas)]
-            real = [row for rows, weight in shares for row in rows[weight > 0]]
-            assert sorted(real) == list(range(size))
-            assert all(len(rows) == len(weight) > 0 for rows, weight in shares)
-
-
-@pytest.mark.slow
-def test_two_devices(tmp_path):
-    """Two devices train to the weights of one. The last batch has one sequence, so one
-    device has none."""
-    script = f"""
-        import sys
-        sys.path.insert(0, {str(ROOT)!r})
-        from pathlib import Path
-        import numpy as np
-        import tensorflow as tf
-        cpu = tf.config.list_physical_devices("CPU")[0]
-        tf.config.set_logical_device_configuration(
-            cpu, [tf.config.LogicalDeviceConfiguration()] * 2
-        )
-        from model.training import loop, steps
-        from model.training.runs import Run
-        from tests.support.networks import make_config, make_dataset
-        data = make_dataset("label", counts=(9, 4, 0))
-        config = make_config(training={{"epochs": 2, "clip_norm": 0.1}})
-        results = [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
-        both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
-        steps.strategy = lambda: both
-        results += [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "two"))]
-        assert both.num_replicas_in_sync == 2
-        for left, right in zip(*[r.network.weights for r in results], strict=True):
-            np.testing.assert_allclose(left.numpy(), right.numpy(), atol=1e-5)
-        for left, right in zip(*[r.history for r in results], strict=True):
-            np.testing.assert_allclose(left.cost, right.cost, rtol=1e-4)
-            np.testing.assert_allclose(left.error, right.error)
-            np.testing.assert_allclose(left.validation_cost, right.validation_cost, rtol=1e-4)
-            np.testing.assert_allclose(left.validation_error, right.validation_error)
-        print("equal")
-    """
-    done = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(script)], capture_output=True, text=True
-    )
-    assert done.stdout.splitlines()[-1:] == ["equal"], done.stderr[-3000:]
-
-
-def test_best_is_found_by_runs(tmp_path):
-    """Weights can't be restored from a folder without a checkpoint."""
-    with pytest.raises(ConfigError, match="no complete epoch"):
-        runs.Run(tmp_path).restore_best(make_network())

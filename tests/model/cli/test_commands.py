@@ -1,0 +1,273 @@
+"""The training commands: train, resume, export, evaluate, inspect."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from model.bundle import bundle
+from model.cli import progress
+from model.datasets import builtin
+from model.training import loop
+from tests.support.bundles import ROOT
+from tests.support.commands import DRAWN, TINY, refusal, run, write_data
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    return tmp_path_factory.mktemp("command")
+
+
+@pytest.fixture(scope="module")
+def file(folder):
+    return folder / "Walks of dogs.jsonl"
+
+
+@pytest.fixture(scope="module")
+def data(file):
+    return write_data(file)
+
+
+@pytest.fixture(scope="module")
+def folders(folder):
+    return ("--output", folder / "bundles", "--runs", folder / "runs")
+
+
+@pytest.fixture(scope="module")
+def trained(file, data, folders):
+    """The output of a training run."""
+    return run("train", file, "--name", "walks", *TINY, "--seed", 5, *folders).stdout
+
+
+@pytest.fixture(scope="module")
+def exported(trained, folder):
+    """The bundle of that run."""
+    return bundle.read(folder / "bundles" / "walks" / "1")
+
+
+class TestTrain:
+    def test_output(self, trained, exported):
+        """A run prints a line for each epoch, the metrics, and the bundle's folder."""
+        lines = [line.strip() for line in trained.splitlines() if line.strip()]
+        epochs = [line for line in lines if line.startswith("epoch")]
+        assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
+        assert lines[-2].split() == ["bundle:", str(exported.folder)]
+        assert lines[-1].startswith("card:")
+        assert Path(lines[-1].split()[1]).is_file()
+        (test,) = [line.split() for line in lines if line.startswith("test ")]
+        part_metrics = exported.metadata.training.parts["test"]
+        assert test[1:3] == [str(part_metrics.count), f"{part_metrics.error:.2f}"]
+
+    def test_bundle(self, exported, data):
+        """The bundle holds the network that the options describe."""
+        metadata = exported.metadata
+        assert (metadata.task, metadata.layers, metadata.hidden) == ("label", 1, 4)
+        assert (metadata.training.seed, metadata.training.epochs) == (5, 2)
+        assert metadata.training.source == "Walks of dogs"
+        assert metadata.classes == data.classes
+
+    def test_plain(self, trained):
+        """Without a terminal there are no boxes and no escapes."""
+        assert not DRAWN.search(trained)
+
+    @pytest.mark.slow
+    def test_process(self, file, tmp_path):
+        """As a process it exits with 0 and writes nothing to stderr."""
+        folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        arguments = ("train", file, "--name", "x", *TINY, "--task", "label", *folders)
+        process = subprocess.run(
+            [sys.executable, "-m", "model", *map(str, arguments)],
+            cwd=ROOT,
+            capture_output=True,
+            text=True,
+        )
+        assert process.returncode == 0, process.stderr
+        assert process.stderr == ""
+        assert f"bundle: {tmp_path / 'b' / 'x' / '1'}" in process.stdout
+        assert not DRAWN.search(process.stdout)
+        bundle.read(tmp_path / "b" / "x" / "1")
+
+    @pytest.mark.slow
+    def test_interrupted(self, file, tmp_path, monkeypatch):
+        """Ctrl-C prints how to resume or export the run, and the command works."""
+
+        def stop(bars, *_):
+            if bars.epoch == 2:
+                raise KeyboardInterrupt
+
+        def begins(bars, epoch, batches):
+            bars.epoch = epoch
+
+        folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        with monkeypatch.context() as patch:
+            patch.setattr(progress.ProgressBars, "on_batch_end", stop)
+            patch.setattr(progress.ProgressBars, "on_epoch_begin", begins)
+            result = run("train", file, "--name", "x", *TINY, *folders, code=130)
+        assert "epoch 1" in result.stderr
+        assert "--resume" in result.stderr
+        assert not (tmp_path / "b").exists()
+        (line,) = [s for s in result.stderr.splitlines() if "unrolled export" in s]
+        arguments = line.partition("unrolled ")[2].split()
+        assert "bundle: " in run(*arguments).stdout
+        record = bundle.read(tmp_path / "b" / "x" / "1").metadata.training
+        assert (record.epochs, record.best_epoch) == (1, 1)
+
+    def test_interrupted_at_once(self, file, folders, tmp_path, monkeypatch):
+        """Ctrl-C before the first epoch is complete prints one line."""
+
+        def stop(*_, **__):
+            raise KeyboardInterrupt
+
+        monkeypatch.setattr(loop, "fit", stop)
+        result = run("train", file, "--runs", tmp_path, code=130)
+        assert len(result.stderr.splitlines()) == 1
+
+
+class TestResume:
+    def test_other_settings(self, file, folders, exported):
+        """A run is not resumed with other settings."""
+        settings = (*TINY, "--seed", 5, "--hidden", 5)
+        line = refusal(
+            "train", file, "--name", "walks", *settings, "--resume", *folders
+        )
+        assert "other settings (network.hidden)" in line
+
+    def test_other_data(self, file, folders, exported):
+        """Another seed splits the file differently, which is other data."""
+        line = refusal(
+            "train", file, "--name", "walks", *TINY, "--seed", 6, "--resume", *folders
+        )
+        assert "other data" in line
+
+    def test_finished(self, file, folders, exported):
+        """A complete run is not resumed; the message has the export command."""
+        settings = (*TINY, "--seed", 5)
+        line = refusal(
+            "train", file, "--name", "walks", *settings, "--resume", *folders
+        )
+        assert "is complete" in line
+        assert "export" in line
+
+    def test_nothing(self, file, tmp_path):
+        """Without a run nothing is resumed."""
+        line = refusal("train", file, *TINY, "--resume", "--runs", tmp_path)
+        assert "no training run" in line
+
+
+class TestExport:
+    @pytest.mark.slow
+    def test_again(self, exported, folder, tmp_path):
+        """The best weights of a run can be exported again."""
+        run("export", folder / "runs" / "walks", "--output", tmp_path)
+        again = bundle.read(tmp_path / "walks" / "1")
+        np.testing.assert_array_equal(
+            again.golden().probabilities, exported.golden().probabilities
+        )
+        assert again.metadata.training == exported.metadata.training
+
+    def test_no_run(self, tmp_path):
+        """A folder that is not a run is refused by name."""
+        assert str(tmp_path) in refusal("export", tmp_path)
+
+    def test_changed_data(self, exported, folder, data, file):
+        """A run whose data has changed is not exported."""
+        original = file.read_text()
+        try:
+            file.write_text(original.replace("0.", "1.", 1))
+            line = refusal("export", folder / "runs" / "walks")
+        finally:
+            file.write_text(original)
+        assert "data has changed" in line
+
+
+class TestEvaluate:
+    def test_same_test_part(self, exported, file):
+        """Evaluation uses the test part of training, with the same metrics."""
+        output = run("evaluate", exported.folder, file, "--json").stdout
+        part_metrics = json.loads(output)
+        metrics = exported.folder / bundle.REPORT / "metrics.json"
+        recorded = json.loads(metrics.read_text())["parts"]["test"]
+        assert part_metrics["count"] == recorded["count"]
+        assert part_metrics["confusion"] == recorded["confusion"]
+        np.testing.assert_allclose(part_metrics["error"], recorded["error"], atol=1e-3)
+
+    def test_other_file(self, exported, tmp_path):
+        """Other data than the training data is not split."""
+        path = tmp_path / "other.jsonl"
+        line = {"frames": [[1, 2, 3]], "labels": [exported.metadata.classes[0]]}
+        path.write_text(f"{json.dumps(line)}\n" * 30)
+        assert "--part all" in refusal("evaluate", exported.folder, path)
+        run("evaluate", exported.folder, path, "--part", "all")
+
+    def test_all(self, exported, file, data):
+        """`--part all` evaluates all sequences of a file."""
+        result = run("evaluate", exported.folder, file, "--part", "all").stdout
+        assert not DRAWN.search(result)
+        rows = [line.split() for line in result.splitlines()]
+        (row,) = [row for row in rows if row[:1] == ["all"]]
+        assert row[1] == str(len(data.targets))
+        classes = {row[0]: row[1] for row in rows if row[:1] and row[0] in data.classes}
+        counts = np.bincount(data.targets)
+        want = {name: str(counts[code]) for code, name in enumerate(data.classes)}
+        assert classes == want
+
+    def test_by_name(self, exported, file, folder):
+        """The folder of a bundle's versions is accepted too."""
+        for path in (exported.folder.parent, folder / "bundles"):
+            run("evaluate", path, file, "--part", "all", "--json")
+
+    def test_other_data(self, exported, tmp_path):
+        """Data that doesn't fit the bundle is refused."""
+        for text, expected in (
+            ('{"frames": [[1, 2]], "labels": ["ant"]}', "2 features"),
+            ('{"frames": [[1, 2, 3]], "label": "ant"}', "'label'"),
+            ('{"frames": [[1, 2, 3]], "labels": ["gnu"]}', "gnu"),
+        ):
+            path = tmp_path / "other.jsonl"
+            path.write_text(text + "\n")
+            assert expected in refusal(
+                "evaluate", exported.folder, path, "--part", "all"
+            )
+
+    def test_no_bundle(self, file, tmp_path):
+        """A folder without a bundle, or with several, is refused by name."""
+        assert f"{tmp_path}: no bundle" in refusal("evaluate", tmp_path, file)
+        for name in ("a", "b"):
+            (tmp_path / name / "1").mkdir(parents=True)
+        line = refusal("inspect", tmp_path)
+        assert "several bundles" in line
+        assert str(tmp_path / "a") in line
+
+
+class TestInspect:
+    def test_output(self, exported):
+        """`inspect` shows the network, its classes and the digest."""
+        output = run("inspect", exported.folder).stdout
+        assert not DRAWN.search(output)
+        for part in ("walks, version 1", "label", "gru 1 x 4", "ant, bee, cat"):
+            assert part in output
+        assert exported.digest in output
+
+    def test_spoilt(self, exported, folder):
+        """A changed file is named."""
+        path = exported.folder / bundle.NETWORK
+        original = path.read_bytes()
+        try:
+            path.write_bytes(original + b" ")
+            line = refusal("inspect", exported.folder)
+        finally:
+            path.write_bytes(original)
+        assert str(path) in line
+        assert "SHA-256" in line
+
+
+class TestDatasets:
+    def test_output(self):
+        """The built-in sets and all file formats are listed."""
+        output = run("datasets").stdout
+        assert not DRAWN.search(output)
+        for name in (*builtin.BUILTIN, ".jsonl", ".csv", ".parquet", ".npz", ".ts"):
+            assert name in output
