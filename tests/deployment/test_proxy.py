@@ -11,9 +11,9 @@ import pytest
 from service import errors
 from service.client import Client
 from service.settings import Settings
+from tests.deployment.nginx import TEXT, needs_nginx, proxied
 from tests.support.bundles import random_frames
 from tests.support.processes import free_port
-from tests.support.proxies import TEXT, needs_nginx, proxied
 from tests.support.servers import SECONDS, send, wait
 
 FRAMES = random_frames(np.random.default_rng(3), 6).tolist()

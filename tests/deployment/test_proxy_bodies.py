@@ -13,9 +13,9 @@ import httpx
 import numpy as np
 import pytest
 
+from tests.deployment.nginx import needs_nginx, proxied
 from tests.support.bundles import random_frames
 from tests.support.processes import serving
-from tests.support.proxies import needs_nginx, proxied
 from tests.support.servers import SECONDS, send
 
 FRAMES = random_frames(np.random.default_rng(3), 6).tolist()

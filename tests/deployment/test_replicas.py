@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 
 from service.client import Client
+from tests.deployment.nginx import needs_nginx, proxied
 from tests.support.bundles import random_frames
 from tests.support.processes import serving
-from tests.support.proxies import needs_nginx, proxied
 from tests.support.servers import SECONDS, value, wait
 
 KEY = "k" * 64

@@ -64,7 +64,7 @@ class TestReadLines:
 
 
 class TestChooseModel:
-    def test_choice(self, mixed, server):
+    def test_choice(self, mixed):
         """A name is taken as it is. Without one it is the only streamable model with this
         number of features; if there is none or several, all are listed."""
         with Client(mixed.url) as client:
@@ -78,11 +78,6 @@ class TestChooseModel:
                 assert str(caught.value) == (
                     f"name a model for {features} features; streamable: made (1), walks (3)"
                 )
-        with Client(server) as client, pytest.raises(ReadError) as caught:
-            chart.choose_model(client, None, 3)
-        assert str(caught.value) == (
-            "name a model for 3 features; streamable: tags (3), walks (3)"
-        )
 
     def test_none(self):
         """If no model is streamable it says so."""

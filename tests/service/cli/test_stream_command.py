@@ -67,11 +67,8 @@ def answers_in(output):
     return [json.loads(line) for line in output.splitlines()]
 
 
-CSV = "\n".join(f"{a},{b},{c}" for a, b, c in FIRST)
 FILES = [
-    ("a.json", json.dumps(FIRST), [5]),
     ("a.json", json.dumps({"sequences": [FIRST, FIRST[:2]]}), [5, 2]),
-    ("a.csv", "x,y,z\n" + CSV, [5]),
     ("a.npy", FRAMES, [5]),
     ("a.jsonl", "\n".join(json.dumps({"frames": FIRST[:n]}) for n in (3, 1)), [3, 1]),
 ]
@@ -150,9 +147,6 @@ class TestFails:
         """A file that is missing or holds no sequence is an error of one line."""
         for name, content, message in (
             ("a.json", "{", "a.json: "),
-            ("a.json", "[1, 2]", "a list of steps"),
-            ("a.csv", "1,2\nx,y\n", "a.csv: "),
-            ("a.npy", "", "a.npy: "),
             ("a.jsonl", '{"frames": [["a"]]}', "a.jsonl: "),
         ):
             assert_fails(stream(write(name, content), "--url", server), message)

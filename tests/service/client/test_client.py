@@ -189,14 +189,6 @@ class TestRefused:
         assert caught.value.status == 422
         assert "tags" in caught.value.detail
 
-    def test_model(self, server, kind):
-        """An unknown model, or a model of the other task, is refused."""
-        client = kind.client(server)
-        for model, status in (("nobody", 404), ("tags", 422), ("", 404)):
-            with pytest.raises(RequestError) as caught:
-                client.classify([FRAMES], model=model)
-            assert caught.value.status == status
-
 
 @pytest.mark.parametrize("task", ["classify", "label"])
 def test_request_body(kind, task):

@@ -7,16 +7,11 @@ import pytest
 
 from service.client import RequestError, StreamLost
 from service.client import stream as client_stream
-from service.pool import spawn
-from service.settings import Settings
-from service.worker.engine import ENGINES
 from tests.service.client.counting import assert_counts, part
-from tests.support.bundles import copy_bundle, random_frames
+from tests.service.client.tcp_proxy import Proxy
 from tests.support.processes import free_port
-from tests.support.servers import SECONDS, running, value, wait
+from tests.support.servers import SECONDS, value, wait
 from tests.support.streams import (
-    KEY,
-    Proxy,
     WebSocketStream,
     counting,
     hold_engines,
@@ -25,8 +20,6 @@ from tests.support.streams import (
     wait_closed,
     wait_entered,
 )
-
-FRAMES = random_frames(np.random.default_rng(0), 8)
 
 
 @pytest.fixture(scope="module")
@@ -158,26 +151,6 @@ class TestReconnects:
                     stream.send(part(2, 3))
                 assert caught.value.status == 422
                 assert caught.value.type.endswith("invalid-state")
-
-    @pytest.mark.slow
-    def test_restart_with_another_bundle(self, bundles, tmp_path, kind):
-        """So it is with another version of the model."""
-        port = free_port()
-        copy_bundle(bundles / "walks" / "1", tmp_path / "a" / "walks" / "1")
-        copy_bundle(
-            bundles / "walks" / "1", tmp_path / "b" / "walks" / "2", version="2"
-        )
-        options = {"port": port, "state_key": KEY, "workers": 1}
-        start = spawn.thread(ENGINES)
-        with running(
-            Settings(bundles=tmp_path / "a", **options), start=start
-        ) as service:
-            stream = kind.stream(kind.client(service.url), "walks")
-            stream.send(FRAMES)
-        with running(Settings(bundles=tmp_path / "b", **options), start=start):
-            with pytest.raises(RequestError) as caught:
-                stream.send(FRAMES)
-            assert caught.value.status == 409
 
     def test_cut(self, counted, kind):
         """A connection that breaks is replaced, and the stream goes on."""

@@ -7,10 +7,10 @@ import pytest
 
 from service.client import AsyncClient, RequestError, StreamLost, results
 from tests.service.client.counting import assert_counts, part
+from tests.service.client.tcp_proxy import Proxy
 from tests.support.bundles import random_frames
 from tests.support.servers import value, wait
 from tests.support.streams import (
-    Proxy,
     hold_engines,
     release_engines,
     streams_open,

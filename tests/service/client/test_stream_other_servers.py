@@ -95,6 +95,14 @@ def answer_once(listening, raw):
         connection.sendall(raw)
 
 
+def refused(kind, url, expected, **options):
+    """A stream whose first message raises this exception, and the exception."""
+    stream = kind.stream(kind.client(url, **options), "made")
+    with pytest.raises(expected) as caught:
+        stream.send([[1]])
+    return stream, caught.value
+
+
 class TestOtherServers:
     """Messages and handshakes of servers other than the service."""
 
@@ -102,11 +110,9 @@ class TestOtherServers:
         """A message that is not as documented raises InvalidAnswer with a detail."""
         for message in INVALID_ANSWERS:
             with web_socket_server(replies(message)) as (url, _):
-                stream = kind.stream(kind.client(url), "made")
-                with pytest.raises(InvalidAnswer) as caught:
-                    stream.send([[1]])
-            assert caught.value.status == 101
-            assert caught.value.detail
+                stream, error = refused(kind, url, InvalidAnswer)
+            assert error.status == 101
+            assert error.detail
             assert (stream.steps, stream.state) == (0, None)
 
     def test_after_invalid_answer(self, kind):
@@ -122,14 +128,9 @@ class TestOtherServers:
     def test_problem(self, kind):
         """Members of problem details that are not as documented are ignored."""
         problem = {"status": 422, "title": 5, "detail": [], "errors": [{}, 5]}
-        with web_socket_server(replies(error_with(**problem, retry_after=DIGITS))) as (
-            url,
-            _,
-        ):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(RequestError) as caught:
-                stream.send([[1]])
-        error = caught.value
+        handler = replies(error_with(**problem, retry_after=DIGITS))
+        with web_socket_server(handler) as (url, _):
+            _, error = refused(kind, url, RequestError)
         assert not isinstance(error, InvalidAnswer)
         assert (error.status, error.detail) == (422, "")
         assert error.title
@@ -145,21 +146,17 @@ class TestOtherServers:
         ):
             process = refusing(status, body, Retry_After=DIGITS)
             with web_socket_server(replies(), process=process) as (url, _):
-                stream = kind.stream(kind.client(url), "made")
-                with pytest.raises(RequestError) as caught:
-                    stream.send([[1]])
-            assert (caught.value.status, caught.value.title) == (status, "Said")
-            assert (caught.value.errors, caught.value.retry_after) == ([], None)
+                _, error = refused(kind, url, RequestError)
+            assert (error.status, error.title) == (status, "Said")
+            assert (error.errors, error.retry_after) == ([], None)
 
     def test_no_stream(self, kind):
         """A handshake with a successful response raises InvalidAnswer."""
         for status in (200, 204):
             process = refusing(status)
             with web_socket_server(replies(), process=process) as (url, _):
-                stream = kind.stream(kind.client(url), "made")
-                with pytest.raises(InvalidAnswer) as caught:
-                    stream.send([[1]])
-            assert caught.value.status == status
+                _, error = refused(kind, url, InvalidAnswer)
+            assert error.status == status
 
     def test_no_handshake(self, kind):
         """A server that speaks HTTP but no WebSocket raises InvalidAnswer, any other
@@ -174,9 +171,7 @@ class TestOtherServers:
                 thread = threading.Thread(target=answer_once, args=(listening, raw))
                 thread.start()
                 url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-                stream = kind.stream(kind.client(url, timeout=5), "made")
-                with pytest.raises(error):
-                    stream.send([[1]])
+                refused(kind, url, error, timeout=5)
                 thread.join(SECONDS)
 
     def test_invalid_frame(self, kind):
@@ -190,10 +185,8 @@ class TestOtherServers:
                     connection.recv(SECONDS)
 
             with web_socket_server(handler) as (url, heads):
-                stream = kind.stream(kind.client(url), "made")
-                with pytest.raises(InvalidAnswer) as caught:
-                    stream.send([[1]])
-                assert caught.value.status == 101
+                _, error = refused(kind, url, InvalidAnswer)
+                assert error.status == 101
                 assert len(heads) == 1
 
     def test_cut(self, kind):
@@ -204,9 +197,8 @@ class TestOtherServers:
             connection.socket.shutdown(socket.SHUT_RDWR)
 
         with web_socket_server(handler) as (url, heads):
-            stream = kind.stream(kind.client(url), "made")
-            with pytest.raises(OSError, match="close frame"):
-                stream.send([[1]])
+            _, error = refused(kind, url, OSError)
+            assert "close frame" in str(error)
             assert len(heads) == len(client_stream.DELAYS)
 
 
@@ -219,12 +211,11 @@ class TestRedirects:
             for status in (301, 302, 303, 307, 308):
                 process = refusing(status, Location=location)
                 with web_socket_server(replies(), process=process) as (url, heads):
-                    client = kind.client(url, headers={"X-API-Key": "s3cret"})
-                    with pytest.raises(RequestError) as caught:
-                        kind.stream(client, "made").send([[1]])
+                    headers = {"X-API-Key": "s3cret"}
+                    _, error = refused(kind, url, RequestError, headers=headers)
                 assert [head["X-API-Key"] for head in heads] == ["s3cret"]
-                assert caught.value.status == status
-                assert location in str(caught.value)
+                assert error.status == status
+                assert location in str(error)
             assert other_heads == []
 
     def test_other_locations(self, kind):
@@ -232,8 +223,7 @@ class TestRedirects:
         for location in ("/there", "http://[::1", "mailto:x"):
             process = refusing(307, Location=location)
             with web_socket_server(replies(), process=process) as (url, heads):
-                with pytest.raises(RequestError) as caught:
-                    kind.stream(kind.client(url), "made").send([[1]])
+                _, error = refused(kind, url, RequestError)
                 assert len(heads) == 1
-            assert caught.value.status == 307
-            assert location in caught.value.detail
+            assert error.status == 307
+            assert location in error.detail
