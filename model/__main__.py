@@ -260,7 +260,7 @@ def _reported_errors() -> Iterator[None]:
             raise
         typer.echo(
             f"error: {error.name} is not installed. TensorFlow and what else training"
-            " needs are in the extra `train`: pip install 'unrolled[train]'",
+            " needs are in the extra `train`: pip install 'WHEEL[train]'",
             err=True,
         )
         raise typer.Exit(2) from None

@@ -15,7 +15,7 @@ from typing import Any
 
 from model.bundle import bounded_files
 
-MISSING = "signatures need the package cryptography: pip install 'unrolled[signing]'"
+MISSING = "signatures need the package cryptography: pip install 'WHEEL[signing]'"
 PEM = re.compile(rb"-----BEGIN ([A-Z ]+)-----.+?-----END \1-----", re.DOTALL)
 MAX_BYTES = 64 * 2**10  # of a signature's file; a signature has 64
 

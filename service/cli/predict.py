@@ -108,7 +108,7 @@ def run_job(
                 runner.run(missing, (file, to, job, bundles, settings), progress.add)
     except ModuleNotFoundError as error:
         typer.echo(
-            f"error: {error.name} is not installed: pip install 'unrolled[ray]'",
+            f"error: {error.name} is not installed: pip install 'WHEEL[ray]'",
             err=True,
         )
         raise typer.Exit(1) from None

@@ -17,7 +17,7 @@ from model.bundle.bundle import Metadata
 from service.settings import SettingsError
 from service.telemetry import server_timing
 
-INSTALL = "needs the extra: pip install unrolled[otel]"
+INSTALL = "needs the extra `otel`: pip install 'WHEEL[otel]'"
 ENDPOINTS = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 PROTOCOLS = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 SUPPORTED_PROTOCOL = "http/protobuf"

@@ -85,5 +85,5 @@ def test_without_tensorflow(tmp_path):
         "datasets 0 ",
         "keygen 0 ",
         "train 2 error: keras is not installed. TensorFlow and what else training needs are"
-        " in the extra `train`: pip install 'unrolled[train]'",
+        " in the extra `train`: pip install 'WHEEL[train]'",
     ]

@@ -226,10 +226,10 @@ class TestCommands:
         monkeypatch.setitem(sys.modules, "cryptography", None)
         monkeypatch.setitem(sys.modules, "cryptography.hazmat", None)
         bundle.read(copy)
-        assert "unrolled[signing]" in refused(copy, public(keys["ours"]))
+        assert "WHEEL[signing]" in refused(copy, public(keys["ours"]))
         result = run("sign", copy, "--key", keys["ours"])
         assert result.exit_code == 2
-        assert "unrolled[signing]" in result.output
+        assert "WHEEL[signing]" in result.output
 
 
 class TestService:

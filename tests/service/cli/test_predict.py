@@ -215,7 +215,7 @@ class TestBulkJob:
             pytest.skip("Ray is installed")
         result = invoke("label", tmp_path / "a.jsonl", "--engine", "ray")
         assert result.exit_code == 1
-        assert "ray is not installed: pip install 'unrolled[ray]'" in result.output
+        assert "ray is not installed: pip install 'WHEEL[ray]'" in result.output
         assert not list(tmp_path.iterdir())
 
     def test_progress(self, capsys, monkeypatch):

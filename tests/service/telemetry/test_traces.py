@@ -240,5 +240,5 @@ def test_not_supported(monkeypatch):
         with pytest.raises(SettingsError, match=r"OTEL_EXPORTER_OTLP_PROTOCOL.*grpc"):
             Traces.from_environment("1")
     monkeypatch.setitem(sys.modules, "opentelemetry.sdk.resources", None)
-    with pytest.raises(SettingsError, match=r"unrolled\[otel\]"):
+    with pytest.raises(SettingsError, match=r"WHEEL\[otel\]"):
         Traces.from_environment("1")
