@@ -133,6 +133,19 @@ class PoolHarness:
 
 
 @asynccontextmanager
+async def attached_pool(settings, start, metrics=None):
+    """A pool on this event loop, until the block ends."""
+    pool = Pool(settings, metrics or Metrics(), start)
+    pool.start()
+    try:
+        await pool.attach()
+        yield pool
+    finally:
+        await asyncio.to_thread(pool.close)
+        await flush()  # the loop notices the end
+
+
+@asynccontextmanager
 async def running_pool(folder, task="classify", kind="lanes", *, workers=1, **limits):
     """A pool whose workers are threads of this process."""
     engines = []
@@ -143,10 +156,7 @@ async def running_pool(folder, task="classify", kind="lanes", *, workers=1, **li
 
     limits = {"max_steps": 1000, "queue_steps": 100_000, "workers": workers} | limits
     settings, metrics = Settings(**limits), Metrics()
-    pool = Pool(settings, metrics, spawn.thread({"fake": make}))
-    pool.start()
-    try:
-        await pool.attach()
+    async with attached_pool(settings, spawn.thread({"fake": make}), metrics) as pool:
         bundle = write_bundle(folder / "made", task, kind)
         await asyncio.to_thread(pool.load, 0, str(bundle))
         for engine in engines:
@@ -154,14 +164,11 @@ async def running_pool(folder, task="classify", kind="lanes", *, workers=1, **li
         metadata = metadata_of(task, kind)
         admission = Admission(pool, 0, metadata, settings, metrics)
         harness = PoolHarness(pool, admission, metrics, engines, task)
-        yield harness
-        harness.open_gates()
+        try:
+            yield harness
+        finally:
+            harness.open_gates()
         await harness.settled()
-    finally:
-        for engine in engines:
-            engine.gate.set()
-        await asyncio.to_thread(pool.close)
-        await asyncio.sleep(0)  # the loop notices the end
 
 
 CRASH = 1e6  # frames with this number crash the worker

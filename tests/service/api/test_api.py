@@ -13,14 +13,8 @@ import pytest
 from model.bundle import bundle
 from service.client import AsyncClient, Client
 from tests.support.bundles import PNG, random_frames
-from tests.support.servers import Running, send_get, value
+from tests.support.servers import CLASSES, TASKS, Running, send_get, value
 
-TASKS = {"walks": "classify", "tags": "label", "both": "label"}
-CLASSES = {
-    "walks": ["run", "sit", "stand", "wälk"],
-    "tags": ["noun", "verb", "other"],
-    "both": ["down", "flat", "up"],
-}
 ODD_IDS = [
     *(b"", b"a b", b"a" * 65, b"a" * 10_240, b"a\tb", "ä".encode(), b"\xe2\x80\xa8"),
     *(b'{"level":"error"}', b"../../etc/passwd", b"%0d%0aSet-Cookie:x=1"),
@@ -32,23 +26,6 @@ TRAVERSALS = [
     *("CARD.MD", "bundle.json", "golden.npz", "report%2Fcard.md", "%20"),
     *("%F0%9F%A6%80", "x" * 10_240),
 ]
-
-
-@pytest.fixture(scope="module")
-def saved_model(bundles):
-    """Computes a bundle's answer with its SavedModel, one sequence at a time."""
-    import tensorflow as tf
-
-    loaded = {name: tf.saved_model.load(str(bundles / name / "1")) for name in TASKS}
-
-    def predict(name, frames):
-        outputs = loaded[name].signatures["serving_default"](
-            frames=tf.constant(frames[None]),
-            lengths=tf.constant([len(frames)], tf.int32),
-        )
-        return outputs["probabilities"].numpy()[0]
-
-    return predict
 
 
 def ask(http, name, sequences, **members):

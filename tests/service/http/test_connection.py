@@ -15,7 +15,7 @@ from service.errors import MEDIA_TYPE
 from service.http import connection, transport
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running, value, wait
+from tests.support.servers import SECONDS, open_connection, running, value, wait
 
 FRAME = [1, 2, 3]
 HEAD = b"Host: here\r\n"
@@ -45,23 +45,13 @@ def limited(bundles):
         yield service
 
 
-@contextlib.contextmanager
-def connected(url):
-    parsed = httpx.URL(url)
-    with socket.create_connection((parsed.host, parsed.port), SECONDS) as client:
-        yield client
-
-
 def read_all(client):
     """All input until the other side closes the connection."""
-    parts = []
-    while part := client.recv(65536):
-        parts.append(part)
-    return b"".join(parts)
+    return b"".join(iter(lambda: client.recv(65536), b""))
 
 
 def exchange(url, *parts):
-    with connected(url) as client:
+    with open_connection(url) as client:
         for part in parts:
             client.sendall(part)
         return read_all(client)
@@ -98,7 +88,7 @@ class TestTimeouts:
 
     def test_byte_by_byte(self, limited):
         """A head that arrives slowly has no more time."""
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             deadline = time.monotonic() + SECONDS
             client.settimeout(0.1)
             response = b""
@@ -137,7 +127,7 @@ class TestTimeouts:
     @pytest.mark.slow
     def test_keep_alive(self, limited):
         """Between requests there is the time of the setting."""
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             assert_ok(client, ALIVE)
             time.sleep(0.6)  # longer than a head may take
             assert_ok(client, ALIVE)
@@ -145,7 +135,7 @@ class TestTimeouts:
 
     def test_slow_body(self, limited):
         """A body that arrives in parts, but in time, is answered."""
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             for at in range(0, len(POST + BODY), 30):
                 client.sendall((POST + BODY)[at : at + 30])
                 time.sleep(0.02)
@@ -169,7 +159,7 @@ class TestHeadSize:
     def test_largest(self, limited):
         """A head of the limits is answered, again and again."""
         headers = b"X: a\r\n" * 18 + b"Y: " + b"b" * (LIMIT - 200) + b"\r\n"
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             for _ in range(3):
                 assert_ok(client, ALIVE[:-2] + headers + b"\r\n")
 
@@ -178,7 +168,7 @@ class TestHeadSize:
         and the extensions of a chunk."""
         chunks = b"%x\r\n%b\r\n0\r\n" % (len(BODY), BODY)
         trailer = b"X-Request-ID: from-a-trailer\r\n\r\n"
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             client.sendall(CHUNKED + chunks + trailer)
             response = client.recv(65536)
         assert response.startswith(b"HTTP/1.1 200")
@@ -191,7 +181,7 @@ class TestHeadSize:
             (b"1;", b"a" * 100),
             (b"0\r\n", b"X: a\r\n" * 20),
         ):
-            with connected(limited.url) as client:
+            with open_connection(limited.url) as client:
                 with contextlib.suppress(ConnectionError):
                     client.sendall(CHUNKED + start)
                     for _ in range(100):
@@ -250,7 +240,7 @@ class TestMalformed:
         one too."""
         offer = b"Connection: Upgrade, HTTP2-Settings\r\nUpgrade: h2c\r\n"
         request = POST.replace(HEAD, HEAD + offer + b"HTTP2-Settings: AA\r\n") + BODY
-        with connected(limited.url) as client:
+        with open_connection(limited.url) as client:
             for _ in range(2):
                 assert_ok(client, request)
 
@@ -263,14 +253,17 @@ class TestNumber:
         early = b"POST /nothing HTTP/1.1\r\n" + HEAD + b"Content-Length: 1\r\n\r\n"
         with serve(bundles, max_connections=2) as service:
             service.http.close()
-            with connected(service.url) as first, connected(service.url) as second:
+            with (
+                open_connection(service.url) as first,
+                open_connection(service.url) as second,
+            ):
                 for client in (first, second):
                     client.sendall(early)
                     assert client.recv(65536).startswith(b"HTTP/1.1 404")
                     client.sendall(b"x")
                 time.sleep(0.1)
                 for _ in range(3):
-                    with connected(service.url) as other:
+                    with open_connection(service.url) as other:
                         assert_ok(other, ALIVE)
 
     def test_longest_idle(self, bundles):
@@ -278,11 +271,17 @@ class TestNumber:
         for longest."""
         with serve(bundles, max_connections=3) as service:
             service.http.close()  # its own connection
-            with connected(service.url) as first, connected(service.url) as second:
+            with (
+                open_connection(service.url) as first,
+                open_connection(service.url) as second,
+            ):
                 for client in (first, second):
                     assert_ok(client, ALIVE)
                 second.sendall(POST)  # idle while its body is awaited
-                with connected(service.url) as third, connected(service.url) as fourth:
+                with (
+                    open_connection(service.url) as third,
+                    open_connection(service.url) as fourth,
+                ):
                     assert_ok(third, ALIVE)
                     assert first.recv(65536) == b""
                     assert_ok(fourth, ALIVE)
@@ -294,7 +293,10 @@ class TestNumber:
         with serve(bundles, max_connections=2) as service:
             service.http.close()
             stream = CHUNKED.replace(b"/classify", b"/stream?model=walks")
-            with connected(service.url) as first, connected(service.url) as second:
+            with (
+                open_connection(service.url) as first,
+                open_connection(service.url) as second,
+            ):
                 for client in (first, second):
                     assert_ok(client, stream)
                 response = exchange(service.url, ALIVE)
@@ -326,7 +328,7 @@ def test_slow_reader(bundles, monkeypatch):
 @contextlib.contextmanager
 def half_sent(bundles):
     """A service, and a connection that has sent half a body."""
-    with serve(bundles) as service, connected(service.url) as client:
+    with serve(bundles) as service, open_connection(service.url) as client:
         client.sendall(POST + BODY[:5])
         wait(lambda: service.server.server_state.tasks, "it is being received")
         yield service, client

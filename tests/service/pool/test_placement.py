@@ -7,10 +7,10 @@ import pytest
 
 from service.pool import pool, spawn
 from service.pool.admission import Admission
-from service.pool.pool import CALL_STEPS, Pool
+from service.pool.pool import CALL_STEPS
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
-from tests.support.pool import flush, wait_until
+from tests.support.pool import attached_pool, wait_until
 from tests.support.scheduler import FakeEngine, frames, metadata_of, write_bundle
 from tests.support.servers import SECONDS
 
@@ -52,25 +52,23 @@ async def two_models(folder, workers):
         return engines[kind][-1]
 
     settings, metrics = Settings(workers=workers, max_steps=5_000), Metrics()
-    workers = Pool(settings, metrics, spawn.thread({"fake": make}))
-    workers.start()
-    try:
-        await workers.attach()
+    async with attached_pool(
+        settings, spawn.thread({"fake": make}), metrics
+    ) as started:
         admissions = []
         for model, kind in enumerate(["whole", "lanes"]):
             bundle = write_bundle(folder / kind, kind=kind)
-            await asyncio.to_thread(workers.load, model, str(bundle))
+            await asyncio.to_thread(started.load, model, str(bundle))
             metadata = metadata_of("classify", kind)
-            admissions.append(Admission(workers, model, metadata, settings, metrics))
+            admissions.append(Admission(started, model, metadata, settings, metrics))
         for engine in engines["whole"]:
             engine.loading = len(engine.calls)
             engine.closed()
-        yield TwoModels(admissions, engines["whole"])
-    finally:
-        for engine in engines["whole"]:
-            engine.gate.set()
-        await asyncio.to_thread(workers.close)
-        await flush()
+        models = TwoModels(admissions, engines["whole"])
+        try:
+            yield models
+        finally:
+            models.open_gates()
 
 
 async def test_other_models_go_on(tmp_path):

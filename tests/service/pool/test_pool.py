@@ -12,7 +12,6 @@ from model.bundle.bundle import BundleError
 from service import errors
 from service.pool import pool
 from service.pool.admission import Admission
-from service.pool.pool import Pool
 from service.pool.spawn import WorkerDied
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -23,6 +22,7 @@ from tests.support.pool import (
     FragileWorkers,
     LateWorkers,
     UnstartableWorkers,
+    attached_pool,
     flush,
     wait_until,
 )
@@ -90,18 +90,15 @@ class Harness:
 async def fragile_pool(walks=None, start=None, **settings):
     """A pool of two fragile workers, with the bundle `walks` if it is passed."""
     start, metrics = start or FragileWorkers(), Metrics()
-    workers = Pool(Settings(workers=2, **settings), metrics, start)
-    workers.start()
     try:
-        await workers.attach()
-        harness = Harness(workers, metrics, start)
-        if walks is not None:
-            await harness.load(1, walks)
-            harness.serve(walks)
-        yield harness
+        settings = Settings(workers=2, **settings)
+        async with attached_pool(settings, start, metrics) as workers:
+            harness = Harness(workers, metrics, start)
+            if walks is not None:
+                await harness.load(1, walks)
+                harness.serve(walks)
+            yield harness
     finally:
-        await asyncio.to_thread(workers.close)
-        await flush()
         for process in start.processes:
             assert process.wait(SECONDS) is not None
 

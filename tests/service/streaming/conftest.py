@@ -1,11 +1,9 @@
 """Fixtures that the tests of streams share."""
 
-import logging
 from contextlib import ExitStack
 
 import pytest
 
-from tests.support.servers import wait
 from tests.support.streams import (
     CountingStream,
     NdjsonStream,
@@ -53,23 +51,3 @@ def opened(request, services):
         yield Opener(kind, services[task], stack)
         release_engines(services[task])
     wait_closed(services[task], "made")
-
-
-@pytest.fixture
-def logged(caplog):
-    """Finds the one log record of a stream that has ended, by its request id."""
-    caplog.set_level(logging.INFO, "service.request")
-
-    def find(stream):
-        known = isinstance(stream, str)
-        request_id = stream if known else stream.headers["x-request-id"]
-
-        def records():
-            records = [r for r in caplog.records if r.name == "service.request"]
-            return [record for record in records if record.request_id == request_id]
-
-        wait(records, "it is logged")
-        (record,) = records()
-        return record
-
-    return find

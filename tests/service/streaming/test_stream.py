@@ -17,7 +17,7 @@ from service.settings import Settings
 from service.telemetry.logs import JsonFormatter
 from service.worker.engine import ENGINES
 from tests.support.bundles import random_frames
-from tests.support.servers import SECONDS, running, value, wait
+from tests.support.servers import CLASSES, SECONDS, TASKS, running, value, wait
 from tests.support.streams import (
     KEY,
     KINDS,
@@ -27,8 +27,7 @@ from tests.support.streams import (
     wait_closed,
 )
 
-TASKS = {"walks": "classify", "tags": "label"}
-CLASSES = {"walks": ["run", "sit", "stand", "wälk"], "tags": ["noun", "verb", "other"]}
+NAMES = ("walks", "tags")
 CLOSE = {"rtol": 0, "atol": 1e-5}
 CANARY, NUMBER = "c4n4ry", 73910.4242  # input that no answer or log may contain
 
@@ -47,22 +46,12 @@ def service(request, bundles):
 
 
 @pytest.fixture(scope="module")
-def saved_model(bundles):
+def rows_of(saved_model):
     """Computes a SavedModel's answer after each step [T, C], all at once."""
-    import tensorflow as tf
-
-    loaded = {name: tf.saved_model.load(str(bundles / name / "1")) for name in TASKS}
 
     def predict(name, frames):
-        # A classifier gets all beginnings of the sequence, as one batch.
-        count = len(frames) if TASKS[name] == "classify" else 1
-        lengths = range(1, count + 1) if count > 1 else [len(frames)]
-        outputs = loaded[name].signatures["serving_default"](
-            frames=tf.constant(np.repeat(frames[None], count, 0)),
-            lengths=tf.constant(lengths, tf.int32),
-        )
-        probabilities = outputs["probabilities"].numpy()
-        return probabilities if TASKS[name] == "classify" else probabilities[0]
+        classifies = TASKS[name] == "classify"
+        return saved_model(name, frames, [*range(1, 1 + len(frames))] * classifies)
 
     return predict
 
@@ -98,7 +87,7 @@ def post(service, name, frames, token):
     return response.json()["predictions"][0]
 
 
-@pytest.mark.parametrize("name", TASKS)
+@pytest.mark.parametrize("name", NAMES)
 class TestAnswers:
     @given(
         hops=st.lists(
@@ -111,12 +100,12 @@ class TestAnswers:
         ),
         seed=st.integers(0, 2**32 - 1),
     )
-    def test_cuts(self, service, saved_model, name, hops, seed):
+    def test_cuts(self, service, rows_of, name, hops, seed):
         """However a sequence is cut into messages, and through whatever streams and
         requests its tokens take it, its answers are those of the whole sequence."""
         total = sum(sum(lengths) for _, lengths in hops)
         frames = random_frames(np.random.default_rng(seed), total)
-        rows, start, token = saved_model(name, frames), 0, None
+        rows, start, token = rows_of(name, frames), 0, None
         for way, lengths in hops:
             parts = []
             for length in lengths:
@@ -138,7 +127,7 @@ class TestAnswers:
             assert last["steps"] == start
             token = last["state"]
 
-    def test_among_others(self, service, saved_model, name):
+    def test_among_others(self, service, rows_of, name):
         """Streams that are open at the same time, among other requests, do not affect
         each other."""
         lengths = {"stream": [1, 7, 2, 30, 1, 1, 12, 3], "request": [5, 90, 40, 1]}
@@ -173,7 +162,7 @@ class TestAnswers:
             requests = [executor.submit(run_requests, number) for number in range(4)]
         for stream in streams:
             frames, answers = stream.result()
-            rows, start = saved_model(name, frames), 0
+            rows, start = rows_of(name, frames), 0
             for answer, length in answers:
                 part = rows[start : start + length]
                 assert_right(name, answer, part, start + length)
@@ -182,15 +171,15 @@ class TestAnswers:
             sequences, answers = request.result()
             for predictions in answers:
                 for frames, prediction in zip(sequences, predictions, strict=True):
-                    rows = saved_model(name, frames)
+                    rows = rows_of(name, frames)
                     right = rows if TASKS[name] == "label" else rows[-1]
                     np.testing.assert_allclose(numbers(prediction), right, **CLOSE)
 
-    def test_states(self, service, saved_model, name):
+    def test_states(self, service, rows_of, name):
         """`"state": null` starts afresh, and a token resumes where it was made, at any
         time in the same stream. A token is returned only if it is asked for."""
         frames = random_frames(np.random.default_rng(1), 6)
-        rows = saved_model(name, frames)
+        rows = rows_of(name, frames)
         for kind in KINDS.values():
             with kind(service.url, f"model={name}") as stream:
                 token = stream.ask(frames[:4], return_state=True)["state"]

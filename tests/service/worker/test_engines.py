@@ -13,7 +13,6 @@ from tensorflow.python.eager import context
 from model.bundle import bundle
 from service.pool import spawn
 from service.pool.admission import Admission
-from service.pool.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.worker.cost import Cost
@@ -21,27 +20,12 @@ from service.worker.engine import load
 from service.worker.protocol import JobResult
 from service.worker.scheduler import Scheduler
 from tests.support.bundles import random_frames
+from tests.support.pool import attached_pool
 from tests.support.servers import ROOT, SECONDS
 
 NAMES = ("walks", "tags", "both")
 ENGINES = ("onnx", "tensorflow")
 CLOSE = {"rtol": 0, "atol": 1e-5}
-
-
-@pytest.fixture(scope="module")
-def truth(bundles):
-    """A function of a bundle's name and frames: its SavedModel's answer to the whole
-    sequence alone."""
-    loaded = {name: tf.saved_model.load(str(bundles / name / "1")) for name in NAMES}
-
-    def answer(name, frames):
-        outputs = loaded[name].signatures["serving_default"](
-            frames=tf.constant(frames[None]),
-            lengths=tf.constant([len(frames)], tf.int32),
-        )
-        return outputs["probabilities"].numpy()[0]
-
-    return answer
 
 
 def random_sequences(seed, count):
@@ -54,7 +38,7 @@ def random_sequences(seed, count):
 
 @pytest.mark.parametrize("engine", ENGINES)
 @pytest.mark.parametrize("name", NAMES)
-def test_scheduled(bundles, truth, name, engine):
+def test_scheduled(bundles, saved_model, name, engine):
     """Sequences that arrive one after another, and are batched, get the answers that
     they would get alone."""
     checked = bundle.read(bundles / name / "1")
@@ -78,7 +62,7 @@ def test_scheduled(bundles, truth, name, engine):
                     answers[message.number] = message.probabilities
     assert len(answers) == len(sequences)
     for number, frames in enumerate(sequences):
-        expected = truth(name, frames)
+        expected = saved_model(name, frames)
         answer = np.frombuffer(answers[number], np.float32)
         np.testing.assert_allclose(answer.reshape(expected.shape), expected, **CLOSE)
 
@@ -96,13 +80,10 @@ def test_scheduled(bundles, truth, name, engine):
         ),
     ],
 )
-async def test_pooled(bundles, truth, name, engine):
+async def test_pooled(bundles, saved_model, name, engine):
     """So do sequences of many concurrent callers, computed by several processes."""
     settings, metrics = Settings(engine=engine, workers=2), Metrics()
-    pool = Pool(settings, metrics, spawn.process)
-    pool.start()
-    try:
-        await pool.attach()
+    async with attached_pool(settings, spawn.process, metrics) as pool:
         folder = bundles / name / "1"
         loaded = await asyncio.to_thread(pool.load, 0, str(folder))
         assert loaded.engine == engine
@@ -116,12 +97,11 @@ async def test_pooled(bundles, truth, name, engine):
                 async with asyncio.timeout(SECONDS):
                     answers = await admission.submit(part).future
                 for answer, frames in zip(answers, part, strict=True):
-                    np.testing.assert_allclose(answer, truth(name, frames), **CLOSE)
+                    np.testing.assert_allclose(
+                        answer, saved_model(name, frames), **CLOSE
+                    )
 
         await asyncio.gather(*(call(seed) for seed in range(8)))
-    finally:
-        await asyncio.to_thread(pool.close)
-        await asyncio.sleep(0)
 
 
 @pytest.mark.parametrize("name", NAMES)

@@ -2,7 +2,6 @@
 them, and background loading yields to requests."""
 
 import asyncio
-from contextlib import asynccontextmanager
 
 import numpy as np
 import onnx
@@ -15,13 +14,13 @@ from service import os_resources
 from service.errors import InternalError
 from service.pool import spawn
 from service.pool.admission import Admission
-from service.pool.pool import Pool
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from service.worker import background, engine, loading
 from service.worker.background import BackgroundEngine
 from service.worker.protocol import LoadModel, LoadResult
 from tests.support.bundles import copy_bundle, random_frames
+from tests.support.pool import attached_pool
 from tests.support.scheduler import FakeEngine, assert_belongs, frames, state_of
 from tests.support.servers import SECONDS
 
@@ -87,22 +86,11 @@ def greedy(bundles, tmp_path):
     return make
 
 
-@asynccontextmanager
-async def running_pool(settings):
-    pool = Pool(settings, Metrics(), spawn.process)
-    pool.start()
-    try:
-        await pool.attach()
-        yield pool
-    finally:
-        await asyncio.to_thread(pool.close)
-
-
 @pytest.mark.slow
 @pytest.mark.anyio
 async def test_too_much_memory(bundles, greedy):
     """Though its golden answers are right, the workers never load it, and go on."""
-    async with running_pool(SETTINGS) as pool:
+    async with attached_pool(SETTINGS, spawn.process) as pool:
         walks, folder = bundles / "walks" / "1", greedy(COUNT, 0)
         await asyncio.to_thread(pool.load, 0, str(walks))
         (worker,) = pool.workers.all
@@ -111,7 +99,7 @@ async def test_too_much_memory(bundles, greedy):
         assert pool.workers.all == [worker]
         assert worker.models == {0}
         enough = SETTINGS.model_copy(update={"load_bytes": 512 * 2**20})
-    async with running_pool(enough) as pool:
+    async with attached_pool(enough, spawn.process) as pool:
         assert (await asyncio.to_thread(pool.load, 1, str(folder))).engine == "onnx"
 
 
@@ -120,7 +108,7 @@ async def test_too_much_memory_later(bundles, greedy):
     """If a bundle needs too much memory for some frames, only requests with these
     fail: the worker goes on."""
     metadata = bundle.read(bundles / "walks" / "1").metadata
-    async with running_pool(SETTINGS) as pool:
+    async with attached_pool(SETTINGS, spawn.process) as pool:
         await asyncio.to_thread(pool.load, 1, str(greedy(0, 1)))
         admission = Admission(pool, 1, metadata, SETTINGS, Metrics())
         sequence = random_frames(np.random.default_rng(0), 20)
@@ -174,7 +162,7 @@ def test_too_slow(bundles, monkeypatch):
 async def test_trial_hangs(bundles):
     """A trial that takes too long is ended."""
     settings = Settings(workers=1, engine="tensorflow", load_seconds=0.5)
-    async with running_pool(settings) as pool:
+    async with attached_pool(settings, spawn.process) as pool:
         with pytest.raises(BundleError, match=r"did not load within 0.5 s"):
             await asyncio.to_thread(pool.load, 0, str(bundles / "walks" / "1"))
         assert len(pool.workers.all) == 1
