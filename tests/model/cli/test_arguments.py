@@ -10,7 +10,7 @@ from model.cli.arguments import build_config
 from model.config import Config, ConfigError
 from model.datasets import builtin
 from model.training import augmentation, loop
-from tests.support.commands import TINY, refusal, run, write_data
+from tests.model.cli.commands import TINY, refusal, run, write_data
 
 SECTIONS = ("data", "network", "training", "augmentation")
 

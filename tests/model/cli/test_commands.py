@@ -12,8 +12,8 @@ from model.bundle import bundle
 from model.cli import progress
 from model.datasets import builtin
 from model.training import loop
+from tests.model.cli.commands import DRAWN, TINY, refusal, run, write_data
 from tests.support.bundles import ROOT
-from tests.support.commands import DRAWN, TINY, refusal, run, write_data
 
 
 @pytest.fixture(scope="module")

@@ -11,7 +11,7 @@ import pytest
 from model.datasets import readers
 from model.datasets.dataset import TASKS
 from model.datasets.readers import files, npz
-from tests.support.data_files import (
+from tests.model.datasets.data_files import (
     refused,
 )
 

@@ -10,7 +10,7 @@ from pyarrow import parquet as writer
 
 from model.datasets import readers
 from model.datasets.readers import files, parquet
-from tests.support.data_files import make_ragged, refused, write_parquet
+from tests.model.datasets.data_files import make_ragged, refused, write_parquet
 from tests.support.parquet import understate
 
 

@@ -9,7 +9,7 @@ import pytest
 from model.datasets import readers
 from model.datasets.dataset import TASKS
 from model.datasets.readers import csv_rows, parquet
-from tests.support.data_files import WRITERS, make_ragged, refused
+from tests.model.datasets.data_files import WRITERS, make_ragged, refused
 
 
 @pytest.mark.parametrize("task", TASKS)

@@ -5,7 +5,7 @@ from pathlib import Path
 
 from model.datasets import readers
 from model.datasets.dataset import UNASSIGNED, default_features
-from tests.support.data_files import labels_of_steps, refused
+from tests.model.datasets.data_files import labels_of_steps, refused
 
 GOOD = '{"frames": [[1, 2], [3, 4]], "label": "a"}\n'
 
