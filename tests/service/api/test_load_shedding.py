@@ -9,7 +9,7 @@ import pytest
 
 from service.api import load_shedding
 from service.settings import Settings
-from tests.service.http.test_deadlines import Gated
+from tests.support.bundles import OnnxEngine
 from tests.support.servers import running, value, wait
 
 FRAME = [1, 2, 3]
@@ -34,9 +34,8 @@ class Shed(list):
 @pytest.fixture
 def full(bundles):
     """A service whose queue is full, with a record of the requests that were shed."""
-    Gated.gate.set()
     settings = Settings(port=0, bundles=bundles / "walks", workers=1)
-    with running(settings, load_engine=Gated) as service:
+    with running(settings, load_engine=OnnxEngine) as service:
         (model,) = service.registry.models.values()
         queue, limiter = model.admission.wait_estimate, service.server._limiter
         pool = model.admission._pool

@@ -10,11 +10,6 @@ from service.codecs import native
 
 
 @pytest.fixture
-def http(running_server):
-    return running_server.http
-
-
-@pytest.fixture
 def document(http):
     return http.get("/openapi.json").json()
 

@@ -3,7 +3,6 @@
 import asyncio
 import json
 import math
-import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 
@@ -15,8 +14,7 @@ from service.http import deadlines as module
 from service.http.deadlines import HEADER, RequestDeadlines, requested_deadline
 from service.settings import Settings
 from tests.service.http.test_body import Client
-from tests.support.bundles import OnnxEngine
-from tests.support.servers import SECONDS, running, value, wait
+from tests.support.servers import SECONDS, GatedEngine, running, value, wait
 
 
 async def turns(count):
@@ -235,29 +233,15 @@ BODIES = {
 }
 
 
-class Gated(OnnxEngine):
-    """An engine that waits for `gate` in every call."""
-
-    gate = threading.Event()
-    calls = entered = 0
-
-    def step(self, frames, lengths, state):
-        Gated.entered += 1
-        assert self.gate.wait(SECONDS)
-        Gated.calls += 1
-        return super().step(frames, lengths, state)
-
-
 @pytest.fixture(scope="module")
 def gated(bundles):
     """A service with a gated engine."""
-    Gated.gate.set()
     settings = Settings(port=0, bundles=bundles / "walks", workers=1)
-    with running(settings, load_engine=Gated) as service:
+    with running(settings, load_engine=GatedEngine) as service:
         try:
             yield service
         finally:
-            Gated.gate.set()
+            GatedEngine.reset()
 
 
 def ask(service, path, **headers):
@@ -273,13 +257,14 @@ def test_timeout(gated, path):
     response = ask(gated, path, **{timeout: "soon"})
     assert response.status_code == 400
     assert timeout in response.text
-    Gated.gate.clear()
-    labels, entered = {"model": "walks"}, Gated.entered
+    GatedEngine.reset()
+    GatedEngine.gate.clear()
+    labels = {"model": "walks"}
     dropped = "unrolled_dropped_sequences_total"
     before = value(gated.metrics(), dropped, **labels)
     with ThreadPoolExecutor(1) as executor:
         first = executor.submit(ask, gated, path)
-        wait(lambda: Gated.entered > entered, "the worker computes")
+        assert GatedEngine.entered.acquire(timeout=SECONDS)
         response = ask(gated, path, **{timeout: "100"})
         assert response.status_code == 504
         if path == "/classify":
@@ -287,14 +272,13 @@ def test_timeout(gated, path):
             assert response.json()["type"] == slug
         else:
             assert set(response.json()) == {"error"}
-        calls = Gated.calls
-        Gated.gate.set()
+        GatedEngine.gate.set()
         assert first.result(SECONDS).status_code == 200
     wait(
         lambda: value(gated.metrics(), "unrolled_waiting_steps", **labels) == 0,
         "nothing waits",
     )
-    assert Gated.calls == calls + 1
+    assert not GatedEngine.entered.acquire(blocking=False)
     wait(
         lambda: value(gated.metrics(), dropped, **labels) == before + 1,
         "it was dropped",
@@ -305,15 +289,14 @@ def test_timeout(gated, path):
 def test_default_timeout(bundles):
     """Without a header, the setting applies."""
     settings = Settings(port=0, bundles=bundles / "walks", request_seconds=0.2)
-    Gated.gate.set()
-    with running(settings, load_engine=Gated) as service:
+    with running(settings, load_engine=GatedEngine) as service:
         try:
-            Gated.gate.clear()
+            GatedEngine.gate.clear()
             started = time.monotonic()
             assert ask(service, "/classify").status_code == 504
             assert time.monotonic() - started >= 0.2
         finally:
-            Gated.gate.set()
+            GatedEngine.reset()
 
 
 def test_would_be_late(gated):
