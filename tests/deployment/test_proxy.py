@@ -117,41 +117,25 @@ def assert_problem(status, headers, body):
 
 
 @needs_nginx
-@pytest.mark.parametrize(
-    ("request_bytes", "status"),
-    [
-        pytest.param(b"GET / HTTP/1.1\r\nno header\r\n\r\n", 400, id="bad-header"),
-        pytest.param(b"\x16\x03\x01 nonsense\r\n\r\n", 400, id="not-http"),
-        pytest.param(b"GET /metrics HTTP/1.1\r\nHost: a\r\n\r\n", 404, id="metrics"),
-        pytest.param(b"TRACE / HTTP/1.1\r\nHost: a\r\n\r\n", 405, id="trace"),
-        pytest.param(
-            b"POST /label HTTP/1.1\r\nHost: a\r\nContent-Length: 8388609\r\n\r\n",
-            413,
-            id="too-large",
-        ),
-        pytest.param(
-            b"GET /livez HTTP/1.1\r\nHost: a\r\nX: %s\r\n\r\n" % (b"a" * 9000),
-            431,
-            id="long-header",
-        ),
-        pytest.param(
-            b"GET /%s HTTP/1.1\r\nHost: a\r\n\r\n" % (b"a" * 9000), 431, id="long-path"
-        ),
-        pytest.param(b"GET / HTTP/1.1\r\n\r\n", 400, id="no-host"),
-        pytest.param(b"GET / HTTP/2.0\r\nHost: a\r\n\r\n", 400, id="version"),
-        pytest.param(
-            b"POST /label HTTP/1.1\r\nHost: a\r\nTransfer-Encoding: zip\r\n\r\n",
-            400,
-            id="coding",
-        ),
-        pytest.param(b"GET /predictions HTTP/1.1\r\nHost: a\r\n\r\n", 404, id="inner"),
-    ],
-)
-def test_refusals(proxy, request_bytes, status):
+def test_refusals(proxy):
     """The proxy refuses requests with the service's problem details."""
-    got, headers, body = send(proxy, request_bytes)
-    assert got == status
-    assert_problem(status, headers, body)
+    host, long = b"HTTP/1.1\r\nHost: a\r\n", b"a" * 9000
+    for request, status in (
+        (b"GET / HTTP/1.1\r\nno header\r\n", 400),
+        (b"\x16\x03\x01 nonsense\r\n", 400),
+        (b"GET / HTTP/1.1\r\n", 400),  # without a host
+        (b"GET / HTTP/2.0\r\nHost: a\r\n", 400),
+        (b"POST /label %sTransfer-Encoding: zip\r\n" % host, 400),
+        (b"GET /metrics " + host, 404),
+        (b"GET /predictions " + host, 404),
+        (b"TRACE / " + host, 405),
+        (b"POST /label %sContent-Length: 8388609\r\n" % host, 413),
+        (b"GET /livez %sX: %s\r\n" % (host, long), 431),
+        (b"GET /%s %s" % (long, host), 431),
+    ):
+        got, headers, body = send(proxy, request + b"\r\n")
+        assert got == status, request
+        assert_problem(status, headers, body)
 
 
 @needs_nginx

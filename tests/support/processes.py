@@ -60,7 +60,7 @@ class Started:
 
 
 @contextmanager
-def serving(folder, *flags, port=None, **variables):
+def serving(folder, *flags, port=None, preexec_fn=None, **variables):
     """Run `python -m service serve` as a process, until the block ends."""
     port, output = port or free_port(), folder / "log"
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
@@ -71,6 +71,7 @@ def serving(folder, *flags, port=None, **variables):
             env=environment(**variables),
             stdout=file,
             stderr=subprocess.STDOUT,
+            preexec_fn=preexec_fn,
         )
     try:
         started = Started(process, f"http://127.0.0.1:{port}", output)

@@ -18,10 +18,7 @@ from service.client import Client
 from tests.service.cli.commands import invoke
 from tests.support.bundles import copy_bundle, random_frames
 from tests.support.processes import (
-    Started,
-    environment,
     family,
-    free_port,
     processes,
     run,
     serving,
@@ -58,30 +55,17 @@ class TestServe:
     def test_few_open_files(self, bundles, tmp_path):
         """If the system allows few open files, the connection limit is lower than the
         setting: idle connections are closed, and probes are answered."""
-        port, output = free_port(), tmp_path / "log"
-        command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-        command += ["--bundles", str(bundles / "walks"), "--workers", "1"]
-        with output.open("w") as file:
-            process = subprocess.Popen(
-                command,
-                cwd=ROOT,
-                env=environment(),
-                stdout=file,
-                stderr=file,
-                preexec_fn=_limit_open_files,
-            )
-        started = Started(process, f"http://127.0.0.1:{port}", output)
-        try:
-            wait(lambda: started.answers("/readyz"), "it is ready")
-            with ExitStack() as stack:
-                for _ in range(60):
-                    at = ("127.0.0.1", port)
-                    stack.enter_context(socket.create_connection(at, SECONDS))
-                assert all(started.answers("/livez") for _ in range(5))
-            assert "the limit of open files allows" in output.read_text()
-        finally:
-            process.terminate()
-            process.wait(SECONDS)
+        options = ("--bundles", bundles / "walks", "--workers", 1)
+        with (
+            serving(tmp_path, *options, preexec_fn=_limit_open_files) as service,
+            ExitStack() as stack,
+        ):
+            wait(lambda: service.answers("/readyz"), "it is ready")
+            at = ("127.0.0.1", httpx.URL(service.url).port)
+            for _ in range(60):
+                stack.enter_context(socket.create_connection(at, SECONDS))
+            assert all(service.answers("/livez") for _ in range(5))
+            assert "the limit of open files allows" in service.output.read_text()
 
     @pytest.mark.slow
     def test_port_opens_first(self, bundles, tmp_path):
