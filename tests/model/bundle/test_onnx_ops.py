@@ -105,8 +105,6 @@ def sparse(model):
 
 
 LOADED = (branches, local_function, other_operator, external)
-
-
 SPOILERS = [
     *(custom_domain, other_operator, runtime_operator, quantized_elsewhere, external),
     *(external_constant, branches, graph_in_attribute, graphs_in_attribute),

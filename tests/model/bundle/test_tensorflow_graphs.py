@@ -234,8 +234,6 @@ EDITS = {
     variable_inside: "operator VarHandleOp is not allowed",
     composite: "takes more than tensors",
 }
-
-
 SERVED = (library_only, signature_to_saver, bare_names_saver, implements, legacy_begin)
 
 

@@ -15,11 +15,7 @@ from tests.support.bundles import refusal, seal
 from tests.support.servers import ROOT, running, wait
 
 FRAMES = tf.TensorSpec((None, None, 3), tf.float32, "frames")
-
-
 LENGTHS = tf.TensorSpec((None,), tf.int32, "lengths")
-
-
 STATE = tf.TensorSpec((None, 6), tf.float32, "state")
 
 

@@ -13,8 +13,6 @@ from model.training import augmentation, loop
 from tests.model.cli.commands import TINY, refusal, run, write_data
 
 SECTIONS = ("data", "network", "training", "augmentation")
-
-
 SETTINGS = [
     (section, name)
     for section in SECTIONS

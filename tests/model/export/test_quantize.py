@@ -11,20 +11,18 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
-from typer.testing import CliRunner
 
-from model import __main__ as command
 from model.bundle import bundle
 from model.cli import console
 from model.export import publish, quantize
 from model.export.quantize import QuantizationError
 from model.training import evaluation, loop
 from model.training.runs import Epoch
+from tests.model.cli.commands import TINY, refusal, run, write_data
 from tests.support.bundles import cached
-from tests.support.networks import make_config, make_dataset, write_json_lines
+from tests.support.networks import make_config, make_dataset
 
 HISTORY = [Epoch(1, 1.0, 40.0, 2.0, 45.0, 0.01, True)]
-TINY = ("--layers", "1", "--hidden", "4", "--epochs", "2", "--batch", "8")
 
 
 def make(task="label", *, counts=(15, 12, 70), cell="lstm", **settings):
@@ -49,9 +47,8 @@ def publish_int8(root, network, dataset, name="made"):
 
 # Name: the task, the sequences of each part, and whether the network is bidirectional.
 KINDS = {
-    "label": ("label", (15, 12, 70), False),
-    "label-both-ways": ("label", (15, 12, 70), True),
-    "classify-no-test-part": ("classify", (15, 60, 0), False),
+    "classify": ("classify", (15, 12, 70), False),
+    "label-both-ways-no-test-part": ("label", (15, 60, 0), True),
 }
 
 
@@ -255,9 +252,11 @@ class TestRefusals:
     def test_over_a_limit(self, folders, monkeypatch, limit, value, reason):
         """A network that changes more than a limit allows is refused; the message has
         the value and the limit."""
-        exported = bundle.read(folders / "label" / "1")
-        dataset = make_dataset("label", counts=KINDS["label"][1], classes=4)
-        dataset = replace(dataset, targets=np.load(folders / "label.npy")).part("test")
+        exported = bundle.read(folders / "classify" / "1")
+        dataset = make_dataset("classify", counts=KINDS["classify"][1], classes=4)
+        dataset = replace(dataset, targets=np.load(folders / "classify.npy")).part(
+            "test"
+        )
         monkeypatch.setattr(quantize, limit, value)
         with pytest.raises(QuantizationError, match="nothing was published") as caught:
             quantize.compare(
@@ -283,31 +282,22 @@ class TestRefusals:
         assert_nothing(tmp_path)
 
 
-@pytest.fixture(scope="module")
-def file(tmp_path_factory):
-    """A user's file that names no parts."""
-    data = make_dataset("label", counts=(60, 0, 0), spread=1.5)
-    path = tmp_path_factory.mktemp("data") / "walks.jsonl"
-    return write_json_lines(path, data, parts=False)
+@pytest.fixture
+def file(tmp_path):
+    write_data(tmp_path / "walks.jsonl")
+    return tmp_path / "walks.jsonl"
 
 
 @pytest.mark.slow
 class TestCommand:
-    def run(self, *arguments, code=0):
-        result = CliRunner().invoke(command.app, [str(a) for a in arguments])
-        output = result.stdout + result.stderr
-        assert result.exit_code == code, output + repr(result.exception)
-        assert "Traceback" not in output
-        return result
-
     def test_lstm(self, file, tmp_path):
         """`train --int8` and `export --int8` add int8 weights; without it there are
         none. `inspect` shows them."""
-        run = tmp_path / "runs" / "walks"
+        trained = tmp_path / "runs" / "walks"
         options = ("--output", tmp_path / "first", "--runs", tmp_path / "runs")
-        self.run("train", file, "--cell", "lstm", *TINY, "--int8", *options)
-        self.run("export", run, "--int8", "--output", tmp_path / "second")
-        self.run("export", run, "--output", tmp_path / "plain")
+        run("train", file, "--cell", "lstm", *TINY, "--int8", *options)
+        run("export", trained, "--int8", "--output", tmp_path / "second")
+        run("export", trained, "--output", tmp_path / "plain")
         first, second, plain = (
             bundle.read(tmp_path / name / "walks" / "1")
             for name in ("first", "second", "plain")
@@ -315,7 +305,7 @@ class TestCommand:
         assert first.metadata.int8 == second.metadata.int8
         assert first.metadata.int8.part == "test"
         assert plain.metadata.int8 is None
-        assert "int8" in self.run("inspect", tmp_path / "first").stdout
+        assert "int8" in run("inspect", tmp_path / "first").stdout
         metrics = json.loads(
             (second.folder / bundle.REPORT / "metrics.json").read_text()
         )
@@ -326,12 +316,10 @@ class TestCommand:
         exported."""
         options = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
         arguments = ("train", file, "--cell", "gru", *TINY, "--int8", *options)
-        result = self.run(*arguments, code=2)
-        (line,) = result.stderr.splitlines()
-        assert line.startswith("error: --int8 is for LSTM networks")
+        assert refusal(*arguments).startswith("error: --int8 is for LSTM networks")
         assert not (tmp_path / "r").exists()
-        self.run("train", file, "--cell", "gru", *TINY, *options)
-        run = tmp_path / "r" / "walks"
-        result = self.run("export", run, "--int8", "--output", tmp_path / "x", code=2)
+        run("train", file, "--cell", "gru", *TINY, *options)
+        trained = tmp_path / "r" / "walks"
+        result = run("export", trained, "--int8", "--output", tmp_path / "x", code=2)
         assert "GRU" in result.stderr
         assert_nothing(tmp_path / "x")
