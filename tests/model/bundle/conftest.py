@@ -1,5 +1,7 @@
 """Copies of bundles, to be changed."""
 
+import shutil
+
 import pytest
 
 from tests.support.bundles import VOWELS, copy_bundle
@@ -14,4 +16,4 @@ def copy(tmp_path):
 @pytest.fixture
 def walks(bundles, tmp_path):
     """A copy of the bundle `walks`, which has the signature `step`."""
-    return copy_bundle(bundles / "walks" / "1", tmp_path / "copy" / "walks" / "1")
+    return shutil.copytree(bundles / "walks" / "1", tmp_path / "copy" / "walks" / "1")

@@ -13,6 +13,7 @@ from model.bundle import allowlist, bundle, signature
 from model.bundle.bundle import BundleError
 from model.bundle.signature import SignatureError
 from service.settings import Settings
+from tests.support.bundles import seal
 from tests.support.servers import running, wait
 
 
@@ -34,11 +35,9 @@ def public(path):
 
 
 @pytest.fixture
-def copy(bundles, tmp_path):
-    """A copy of the bundle `walks`, to be signed."""
-    folder = tmp_path / "copy" / "walks" / "1"
-    shutil.copytree(bundles / "walks" / "1", folder)
-    return folder
+def copy(walks):
+    """The bundle to be signed."""
+    return walks
 
 
 def refused(folder, keys):
@@ -134,10 +133,7 @@ class TestRead:
         """A file changed and sealed again without the key is refused, although every
         digest is right."""
         (signed / bundle.REPORT / "card.md").write_text("mine now")
-        text = (signed / bundle.MARKER).read_text()
-        metadata = bundle.Metadata.model_validate_json(text)
-        bundle.seal(signed, metadata)
-        bundle.read(signed)
+        seal(signed)
         assert "signed by no key" in refused(signed, public(keys["ours"]))
 
     def test_changed_file(self, signed, keys):
