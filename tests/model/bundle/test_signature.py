@@ -80,9 +80,7 @@ class TestKeys:
         )
         (tmp_path / "ec").write_bytes(
             key.private_bytes(
-                pem,
-                serialization.PrivateFormat.PKCS8,
-                serialization.NoEncryption(),
+                pem, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
             )
         )
         assert "no Ed25519 key" in refused(copy, tmp_path / "ec.pub")

@@ -197,11 +197,7 @@ class TestSettings:
 
     def test_name_is_allowed(self):
         """The name of any file gives a valid bundle name."""
-        for stem in (
-            "a" * 63 + ".x",
-            "-" * 70 + "a",
-            "x" * 63 + "-y",
-        ):
+        for stem in ("a" * 63 + ".x", "-" * 70 + "a", "x" * 63 + "-y"):
             build_config(f"{stem}.csv", None, None, None, {})
 
 

@@ -8,13 +8,7 @@ from model.training import evaluation
 
 def test_classes():
     """A class's name is not read as markup."""
-    for name in (
-        "[red]",
-        "[/b]",
-        ":cat:",
-        "[link=x]y",
-        "a\\[b]",
-    ):
+    for name in ("[red]", "[/b]", ":cat:", "[link=x]y", "a\\[b]"):
         scores = np.eye(2)
         predictions = evaluation.Predictions(scores, np.arange(2), np.ones(2, int))
         part_metrics = evaluation.compute_metrics(predictions, (name, "other"))

@@ -11,9 +11,7 @@ import pytest
 from model.datasets import readers
 from model.datasets.dataset import TASKS
 from model.datasets.readers import files, npz
-from tests.model.datasets.data_files import (
-    refused,
-)
+from tests.model.datasets.data_files import refused
 
 ARRAYS = {
     "x": np.zeros((5, 2)),

@@ -61,12 +61,7 @@ class TestTemperature:
     def test_likeliest(self):
         """The temperature is the likeliest where its logarithm is normal about 0
         beforehand: no other of a fine grid is likelier."""
-        for count in (
-            1,
-            3,
-            20,
-            1000,
-        ):
+        for count in (1, 3, 20, 1000):
             for sharpness in (0.3, 1, 4):
                 logits, targets = make_logits(count=count, scale=sharpness, seed=count)
                 logs = np.linspace(-3, 3, 601)

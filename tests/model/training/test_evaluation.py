@@ -78,12 +78,7 @@ class TestMeasure:
 
     def test_by_length(self):
         """Groups of lengths lie apart and hold every answer once."""
-        for count in (
-            1,
-            2,
-            9,
-            300,
-        ):
+        for count in (1, 2, 9, 300):
             predictions = make_answers(count)
             groups = evaluation.compute_metrics(predictions, CLASSES).by_length
             assert 1 <= len(groups) <= 10
