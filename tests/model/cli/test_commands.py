@@ -22,13 +22,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def file(folder):
-    return folder / "Walks of dogs.jsonl"
+def data(folder):
+    return write_data(folder / "Walks of dogs.jsonl")
 
 
 @pytest.fixture(scope="module")
-def data(file):
-    return write_data(file)
+def file(data, folder):
+    """The file that holds the data."""
+    return folder / "Walks of dogs.jsonl"
 
 
 @pytest.fixture(scope="module")
