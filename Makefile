@@ -50,7 +50,7 @@ test-all: .venv/ready ## all other tests that need no special machine, and more 
 
 coverage: .venv/ready ## line and branch coverage of `make test` and `make test-all`, subprocesses included
 	$(BIN)/coverage erase
-	$(BIN)/coverage run -m pytest -m "not nightly and not browser and not ray"
+	-$(BIN)/coverage run -m pytest $(PARALLEL) -m "not nightly and not browser and not ray"
 	$(BIN)/coverage combine --quiet
 	$(BIN)/coverage report --skip-covered
 
