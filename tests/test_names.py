@@ -26,7 +26,7 @@ METAPHORS = re.compile(
     r"\b(canar(y|ies)|crowds?|culprits?|errands?|gently|glimpsed?|judged|minds?|"
     r"rows per tick|sabotaged?|shel(f|ves)|talks?|ticks?|told|visitors?|volleys?)\b"
 )
-RIDDLE = re.compile(r"(What|Who|Whether|Those|In which)\b")
+RIDDLE = re.compile(r"(What|Who|Whether|Where|Those|In which)\b")
 # A key of `bundle.json`, written by earlier exports too.
 FORMAT = {("model/bundle/bundle.py", "mates"), ("model/export/quantize.py", "mates")}
 

@@ -67,8 +67,8 @@ def test_serving_imports_no_training():
 
 
 def test_without_tensorflow(tmp_path):
-    """Where TensorFlow isn't installed, training says which extra to install, and the
-    commands that need none work."""
+    """Training without TensorFlow names the extra to install; commands that don't need
+    TensorFlow work."""
     script = (
         "import sys\n"
         "for name in ('tensorflow', 'keras', 'onnx', 'matplotlib'):\n"

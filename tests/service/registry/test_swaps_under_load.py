@@ -26,28 +26,29 @@ LOAD_SECONDS = 5
 pytestmark = pytest.mark.slow
 
 
+def post(http, path, request):
+    response = http.post(path, json=request)
+    assert response.status_code == 200, response.text
+    return response.json()
+
+
 def classify(http, at):
-    body = http.post("/classify", json=GOOD)
-    assert body.status_code == 200, body.text
-    body = body.json()
+    body = post(http, "/classify", GOOD)
     version = int(body["version"])
     assert weights_of(body["predictions"][0]["probabilities"]) == version
     return version
 
 
 def infer(http, at):
-    body = http.post("/v2/models/made/infer", json=INFER)
-    assert body.status_code == 200, body.text
-    body = body.json()
+    body = post(http, "/v2/models/made/infer", INFER)
     version = int(body["model_version"])
     assert weights_of(body["outputs"][0]["data"]) == version
     return version
 
 
 def predict(http, at):
-    body = http.post("/v1/models/made:predict", json=PREDICT)
-    assert body.status_code == 200, body.text
-    return weights_of(body.json()["predictions"][0])
+    body = post(http, "/v1/models/made:predict", PREDICT)
+    return weights_of(body["predictions"][0])
 
 
 def stream(http, at):
