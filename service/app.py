@@ -171,7 +171,7 @@ def _create_service(
         openapi_url="/openapi.json" if settings.docs else None,
     )
     api.include_router(predict.router())
-    api.include_router(models.router(registry))
+    api.include_router(models.router(registry, settings))
     api.include_router(stream.router())
     exported = metrics if settings.metrics else None
     api.include_router(

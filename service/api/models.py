@@ -12,6 +12,7 @@ from model.bundle.bundle import BundleError
 from service.api import schemas
 from service.errors import NotFound
 from service.registry.catalog import Catalog, Model
+from service.settings import Settings
 
 MEDIA_TYPES = {
     ".png": "image/png",
@@ -27,16 +28,23 @@ HEADERS = {
 }
 
 
-def router(catalog: Catalog) -> APIRouter:
+def router(catalog: Catalog, settings: Settings) -> APIRouter:
     """The routes for models and their reports."""
     api = APIRouter(tags=["models"])
+    limits = {
+        "sequences": settings.max_sequences,
+        "steps": settings.max_steps,
+        "numbers": settings.max_cells,
+        "body_bytes": settings.max_body_bytes,
+    }
 
     @api.get("/models", response_model=schemas.Models)
     async def models() -> dict[str, Any]:
-        """Every model in service, and those whose bundle is broken."""
+        """Every model in service, broken bundles, and the limits of a request."""
         return {
             "models": [_summary(model, catalog) for model in catalog.models.values()],
             "broken": catalog.broken,
+            "limits": limits,
         }
 
     @api.get(

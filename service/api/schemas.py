@@ -167,11 +167,21 @@ class Summary(BaseModel):
     longest_trained: int = Field(description="Steps of the longest trained sequence.")
 
 
+class RequestLimits(BaseModel):
+    """The largest request that `/classify` and `/label` take."""
+
+    sequences: int = Field(description="Sequences in a request.")
+    steps: int = Field(description="Steps in a sequence.")
+    numbers: int = Field(description="Numbers in a request: steps times features.")
+    body_bytes: int = Field(description="Bytes of a body, also after decompression.")
+
+
 class Models(BaseModel):
-    """The models in service, and the errors of broken bundles."""
+    """The models in service, the errors of broken bundles, and the limits."""
 
     models: list[Summary]
     broken: dict[str, str]
+    limits: RequestLimits
 
 
 class Model(Summary):

@@ -12,8 +12,9 @@ import pytest
 
 from model.bundle import bundle
 from service.client import AsyncClient, Client
-from tests.support.bundles import PNG, random_frames
-from tests.support.servers import CLASSES, TASKS, Running, send_get, value
+from service.settings import Settings
+from tests.support.bundles import PNG, OnnxEngine, random_frames
+from tests.support.servers import CLASSES, TASKS, Running, running, send_get, value
 
 ODD_IDS = [
     *(b"", b"a b", b"a" * 65, b"a" * 10_240, b"a\tb", "ä".encode(), b"\xe2\x80\xa8"),
@@ -208,6 +209,38 @@ class TestModels:
             assert model["engine_reason"].startswith("the fastest, golden answers")
             assert model["streamable"] == (name != "both")
             assert model["longest_trained"] == 16
+
+    def test_limits(self, bundles):
+        """`/models` has the limits of a request: one that reaches them all is answered,
+        and one more sequence, step, number or byte is refused."""
+        settings = Settings(
+            port=0,
+            workers=1,
+            bundles=bundles,
+            max_sequences=3,
+            max_steps=4,
+            max_cells=24,
+            max_body_bytes=200,
+        )
+        with running(settings, load_engine=OnnxEngine) as service:
+            limits = service.http.get("/models").json()["limits"]
+            assert limits == {
+                "sequences": 3,
+                "steps": 4,
+                "numbers": 24,
+                "body_bytes": 200,
+            }
+            step = [1, 2, 3]
+            for sequences, padding, status in (
+                ([[step] * 3, [step] * 4, [step]], 200, 200),
+                ([[step]] * 4, 0, 413),
+                ([[step] * 5], 0, 413),
+                ([[step] * 4, [step] * 4, [step]], 0, 413),
+                ([[step]], 201, 413),
+            ):
+                body = json.dumps({"sequences": sequences}).ljust(padding)
+                response = service.http.post("/classify", content=body)
+                assert response.status_code == status, response.text
 
     def test_model(self, http):
         """`/models/NAME` adds features, training and the files of the report."""
