@@ -5,7 +5,7 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from dataclasses import asdict
-from typing import Any, TextIO
+from typing import TextIO
 
 import numpy as np
 import orjson
@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.files import ReadError
-from service.client import Client, Stream
+from service.client import Client, ModelInfo, Stream
 from service.client.results import InvalidAnswer, Labelling
 from service.client.stream import SWITCHING_PROTOCOLS, Answer
 
@@ -25,20 +25,20 @@ OTHER_ROWS = 7  # of the terminal, around the bars
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def choose_model(client: Client, name: str | None, features: int) -> dict[str, Any]:
+def choose_model(client: Client, name: str | None, features: int) -> ModelInfo:
     """The named model, or the only streamable one with this number of features.
 
     Raises:
         ReadError: there is no such model, or several; lists the streamable ones.
     """
-    models = {model["name"]: model for model in client.models()}
+    models = {model.name: model for model in client.models()}
     if name in models:
         return models[name]
-    streamable = [model for model in models.values() if model["streamable"]]
-    fitting = [m for m in streamable if m["feature_count"] == features]
+    streamable = [model for model in models.values() if model.streamable]
+    fitting = [m for m in streamable if m.feature_count == features]
     if name is None and len(fitting) == 1:
         return fitting[0]
-    known = ", ".join(f"{m['name']} ({m['feature_count']})" for m in streamable)
+    known = ", ".join(f"{m.name} ({m.feature_count})" for m in streamable)
     raise ReadError(
         f"name a model for {features} features; streamable: {known or 'none'}"
     )
@@ -68,7 +68,7 @@ def read_lines(file: TextIO) -> Iterator[np.ndarray]:
 class Chart:
     """A bar for each of the likeliest classes, in the model's order."""
 
-    def __init__(self, model: dict[str, Any], console: Console):
+    def __init__(self, model: ModelInfo, console: Console):
         self._model, self._console = model, console
         self._labels: list[str] = []
 
@@ -78,7 +78,7 @@ class Chart:
         Raises:
             InvalidAnswer: the answer does not have a probability for each class.
         """
-        probabilities, classes = answer.probabilities, self._model["classes"]
+        probabilities, classes = answer.probabilities, self._model.classes
         if probabilities is None or probabilities.shape[-1] != len(classes):
             raise InvalidAnswer(
                 SWITCHING_PROTOCOLS, "Expected a probability for each class"
@@ -99,7 +99,7 @@ class Chart:
                 Text(_bar(float(last[place]), width), style, no_wrap=True),
                 Text(f"{100 * last[place]:5.1f} %", style, justify="right"),
             )
-        head = Text(f"{self._model['name']}  step {answer.steps}", QUIET)
+        head = Text(f"{self._model.name}  step {answer.steps}", QUIET)
         gap = "" if max(map(len, classes)) == 1 else " "
         labels = gap.join(self._labels)[-width:]
         return Group(head, table, *([Text(f"so far: {labels}")] if labels else []))
@@ -111,7 +111,7 @@ def _bar(probability: float, width: int) -> str:
 
 
 def show(
-    stream: Stream, model: dict[str, Any], parts: Iterable[np.ndarray], out: TextIO
+    stream: Stream, model: ModelInfo, parts: Iterable[np.ndarray], out: TextIO
 ) -> None:
     """Send each part [t, F], and show the answer: a chart on a terminal, else a JSON line.
 
@@ -161,7 +161,7 @@ def run(
             features = sequences[0].shape[1]
         model = choose_model(client, name, features)
         for parts in streams:
-            with client.stream(model["name"]) as stream:
+            with client.stream(model.name) as stream:
                 show(stream, model, parts, sys.stdout)
                 stream.end()
 

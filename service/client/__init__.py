@@ -3,7 +3,9 @@
 This folder imports nothing else of the service.
 """
 
-from service.client.client import AsyncClient, Client
+from service.client.async_client import AsyncClient
+from service.client.client import Client
+from service.client.models import ModelDetails, ModelInfo
 from service.client.results import InvalidAnswer, RequestError
 from service.client.stream import AsyncStream, Stream, StreamLost
 
@@ -12,6 +14,8 @@ __all__ = [
     "AsyncStream",
     "Client",
     "InvalidAnswer",
+    "ModelDetails",
+    "ModelInfo",
     "RequestError",
     "Stream",
     "StreamLost",

@@ -16,6 +16,7 @@ MAX_MESSAGE = 1_000  # characters of an error's text
 MAX_DIGITS = 9  # of seconds to wait
 
 T = TypeVar("T")
+Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
 class RequestError(Exception):
@@ -117,7 +118,7 @@ class Classification:
 
     label: str
     probability: float
-    probabilities: np.ndarray | None = None
+    probabilities: Floats | None = None
     top: list[Choice] | None = None
     steps: int | None = None  # taken so far, if a state was requested
     state: str | None = None  # token to continue from
@@ -131,7 +132,7 @@ class Labelling:
     """The class of each step, with `probabilities` [T, C], or `top` if `top_k` was set."""
 
     labels: list[str]
-    probabilities: np.ndarray | None = None
+    probabilities: Floats | None = None
     top: list[list[Choice]] | None = None
     steps: int | None = None
     state: str | None = None
@@ -158,20 +159,6 @@ class Labellings:
     version: str
     classes: list[str]
     predictions: list[Labelling]
-
-
-class _Model(TypedDict):
-    name: str
-    task: str
-    streamable: bool
-    feature_count: int
-    classes: list[str]
-
-
-class Models(TypedDict):
-    """The members of `GET /models` that the command line uses."""
-
-    models: list[_Model]
 
 
 class Ready(TypedDict):
@@ -205,7 +192,7 @@ def convert(value: Any, kind: type[T], status: int) -> T:
         InvalidAnswer: it does not fit; the message says where.
     """
     try:
-        return msgspec.convert(value, kind, dec_hook=_array)
+        return msgspec.convert(value, kind, dec_hook=_decode)
     except msgspec.ValidationError as error:
         raise InvalidAnswer(status, str(error)) from None
 
@@ -218,8 +205,11 @@ def problem(content: bytes) -> Any:
         return None
 
 
-def _array(_: type, values: Any) -> np.ndarray:
-    array = np.array(values)  # as float32 it would accept text and null
+def _decode(kind: Any, value: Any) -> Any:
+    """Convert a value to a type that msgspec doesn't know: an array, or any object."""
+    if kind is object:
+        return value
+    array = np.array(value)  # as float32 it would accept text and null
     if array.dtype.kind not in "iuf":
         raise ValueError("Expected numbers")
     with np.errstate(over="ignore"):

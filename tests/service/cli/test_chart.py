@@ -3,6 +3,7 @@
 import io
 import itertools
 import os
+from dataclasses import asdict, replace
 
 import httpx
 import numpy as np
@@ -11,12 +12,19 @@ from rich.console import Console
 
 from service.cli import chart
 from service.cli.files import ReadError
-from service.client import Client
+from service.client import Client, ModelInfo
 from service.client.results import Choice, Classification, InvalidAnswer, Labelling
 from tests.service.cli.commands import plain
 
-WALKS = {"name": "walks", "task": "classify", "classes": ["run", "sit", "wälk"]}
-WORDS = {"name": "words", "task": "label", "classes": ["a", "b", "c"]}
+WALKS = ModelInfo(
+    name="walks",
+    version="1",
+    task="classify",
+    classes=["run", "sit", "wälk"],
+    feature_count=3,
+    streamable=True,
+)
+WORDS = replace(WALKS, name="words", task="label", classes=["a", "b", "c"])
 
 
 class TestReadLines:
@@ -68,10 +76,10 @@ class TestChooseModel:
         """A name is taken as it is. Without one it is the only streamable model with this
         number of features; if there is none or several, all are listed."""
         with Client(mixed.url) as client:
-            assert chart.choose_model(client, None, 3)["name"] == "walks"
-            assert chart.choose_model(client, None, 1)["name"] == "made"
+            assert chart.choose_model(client, None, 3).name == "walks"
+            assert chart.choose_model(client, None, 1).name == "made"
             for name in ("walks", "made", "both"):
-                assert chart.choose_model(client, name, 7)["name"] == name
+                assert chart.choose_model(client, name, 7).name == name
             for name, features in ((None, 2), ("nobody", 3)):
                 with pytest.raises(ReadError) as caught:
                     chart.choose_model(client, name, features)
@@ -81,7 +89,7 @@ class TestChooseModel:
 
     def test_none(self):
         """If no model is streamable it says so."""
-        models = {"models": [{**WALKS, "streamable": False, "feature_count": 3}]}
+        models = {"models": [asdict(replace(WALKS, streamable=False))]}
         transport = httpx.MockTransport(lambda _: httpx.Response(200, json=models))
         client = Client(transport=transport)
         with client, pytest.raises(ReadError, match=r"streamable: none$"):
@@ -129,7 +137,7 @@ class TestChart:
         """Of many classes as many of the likeliest are shown as fit, in the model's
         order."""
         names = [f"c{number:03}" for number in range(200)]
-        model = {"name": "many", "task": "classify", "classes": names}
+        model = replace(WALKS, name="many", classes=names)
         rng = np.random.default_rng(0)
         shares = rng.dirichlet(np.ones(200)).astype(np.float32)
         for height in (5, 24, 100):
@@ -152,7 +160,7 @@ class TestChart:
         assert lines[0].split() == ["words", "step", "3"]
         assert lines[2].startswith("● b")
         assert lines[4] == "so far: acb"
-        model = WORDS | {"classes": ["noun", "verb", "other"]}
+        model = replace(WORDS, classes=["noun", "verb", "other"])
         nouns = Labelling(["noun", "other"], rows, None, 2)
         assert drawn(model, [nouns])[4] == "so far: noun other"
 

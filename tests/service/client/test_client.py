@@ -3,6 +3,7 @@
 import inspect
 import json
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 
 import httpx
 import numpy as np
@@ -136,7 +137,34 @@ class TestResults:
         client = kind.client(server)
         models = client.models()
         assert client.ready() == []
-        assert {model["name"] for model in models} == {"walks", "tags", "both"}
+        assert {model.name for model in models} == {"walks", "tags", "both"}
+
+    def test_model(self, server, kind):
+        """The models have every member that the service lists; `model` adds more."""
+        client = kind.client(server)
+        listed = httpx.get(f"{server}/models").json()["models"]
+        assert [asdict(model) for model in client.models()] == listed
+        for body in listed:
+            name = f"{body['name']}@1"
+            model = client.model(name)
+            assert asdict(model) == httpx.get(f"{server}/models/{name}").json()
+            assert len(model.features) == model.feature_count == 3
+        for name in ("nobody", "a/b", "", "ä?"):
+            with pytest.raises(RequestError) as caught:
+                client.model(name)
+            assert caught.value.status == 404
+
+    def test_other_versions(self, kind):
+        """Members that a newer service adds are ignored, and an older one's are few."""
+        few = {"name": "a", "version": "1", "task": "label", "classes": ["x"]}
+        few |= {"feature_count": 2, "streamable": True}
+        for extra in ({}, {"colour": "blue"}):
+            body = {"models": [few | extra], **extra}
+            transport = httpx.MockTransport(
+                lambda _, b=body: httpx.Response(200, json=b)
+            )
+            (model,) = kind.client(transport=transport).models()
+            assert (model.name, model.labels, model.default) == ("a", {}, False)
 
 
 class TestRefused:
@@ -222,7 +250,7 @@ def test_request_body(kind, task):
 
 
 def test_options(server):
-    """Further options are passed to httpx: for example an Authorization header."""
+    """Headers are sent with each request."""
     options = {"headers": {"X-Request-ID": "mine"}}
     with Client(server, **options) as client, pytest.raises(RequestError) as caught:
         client.classify([])
@@ -247,4 +275,8 @@ def test_both_alike():
                 list(inspect.signature(getattr(kind, name)).parameters.values())
                 for kind in (blocking, other)
             )
-            assert first == second, name
+            for parameter, other_parameter in zip(first, second, strict=True):
+                if parameter.name == "transport":  # of httpx: each has its own kind
+                    assert other_parameter.kind == parameter.kind
+                else:
+                    assert other_parameter == parameter, name
