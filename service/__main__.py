@@ -218,7 +218,7 @@ def stream(
     from service.cli import chart, errors, files
 
     try:
-        with errors.report(url):
+        with errors.report():
             sequences, file_model = None, None
             if file != "-":
                 sequences, file_model, _ = files.read(Path(file))
@@ -237,7 +237,7 @@ def health(url: Url = URL, key: Key = None) -> None:
         with Client(url, timeout=5, headers=_headers(key)) as client:
             reasons = client.ready()
     except errors.FAILURES as error:
-        reasons = [errors.describe(error, url)]
+        reasons = [str(error)]
     typer.echo("; ".join(reasons) or "ready")
     raise typer.Exit(1 if reasons else 0)
 

@@ -15,9 +15,9 @@ from rich.table import Table
 from rich.text import Text
 
 from service.cli.files import ReadError
-from service.client import Client, ModelInfo, Stream
-from service.client.results import InvalidAnswer, Labelling
-from service.client.stream import SWITCHING_PROTOCOLS, Answer
+from service.client import Client, InvalidAnswer, ModelInfo, Stream
+from service.client.results import Labelling
+from service.client.stream_session import SWITCHING_PROTOCOLS, Answer
 
 LIKELIEST, OTHER, QUIET = "#0072B2", "#767676", "dim"  # colours of the reports' plots
 MAX_BARS = 30
@@ -116,7 +116,7 @@ def show(
     """Send each part [t, F], and show the answer: a chart on a terminal, else a JSON line.
 
     Raises:
-        RequestError, StreamLost, OSError: see `Stream.send`.
+        ClientError: see `Stream.send`.
     """
     console = Console(file=out, highlight=False, markup=False)
     if not console.is_terminal:
@@ -144,7 +144,7 @@ def run(
 
     Raises:
         ReadError: a line holds no frames, or no model takes them.
-        RequestError, StreamLost, OSError: see `Stream.send`.
+        ClientError: see `Stream.send`.
     """
     with Client(url, headers=headers) as client:
         streams: list[Iterator[np.ndarray]]

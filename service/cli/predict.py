@@ -64,7 +64,7 @@ def ask_service(
     from service.cli import errors, files
     from service.client import Client
 
-    with errors.report(url), Client(url, headers=headers) as client:
+    with errors.report(), Client(url, headers=headers) as client:
         sequences, file_model, file_top_k = files.read(file)
         method = client.classify if task == "classify" else client.label
         try:

@@ -1,19 +1,23 @@
 """The client of the HTTP API for asyncio."""
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from numpy.typing import ArrayLike
 
-from service.client import connection, requests
+from service.client import connection, errors, requests
 from service.client.models import ModelDetails, ModelInfo, Models
 from service.client.results import Classifications, Labellings
 from service.client.stream import AsyncStream
+from service.client.stream_session import StreamSession
+
+T = TypeVar("T")
 
 
 class AsyncClient:
@@ -32,7 +36,7 @@ class AsyncClient:
     ):
         """Takes the arguments of `Client`."""
         self._http = httpx.AsyncClient(
-            base_url=url,
+            base_url=connection.parse_address(url),
             timeout=timeout,
             headers=headers,
             cookies=dict(cookies or {}),
@@ -46,6 +50,7 @@ class AsyncClient:
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect_async)
         self._timeout, self._headers = timeout, headers
+        self._address = connection.without_credentials(self._http.base_url)
 
     async def classify(
         self,
@@ -58,7 +63,7 @@ class AsyncClient:
     ) -> Classifications:
         """Predict one class for each sequence; see `Client.classify`."""
         body = requests.encode(sequences, model, top_k, states, return_state)
-        return connection.parse(await self._post("/classify", body), Classifications)
+        return await self._request("POST", "/classify", Classifications, body)
 
     async def label(
         self,
@@ -71,7 +76,7 @@ class AsyncClient:
     ) -> Labellings:
         """Predict one class for each step of each sequence."""
         body = requests.encode(sequences, model, top_k, states, return_state)
-        return connection.parse(await self._post("/label", body), Labellings)
+        return await self._request("POST", "/label", Labellings, body)
 
     def stream(
         self,
@@ -82,26 +87,43 @@ class AsyncClient:
         resume: bool = True,
     ) -> AsyncStream:
         """Open a stream; see `Client.stream`."""
-        address = self._http.base_url.join("stream")
-        return AsyncStream(
-            address, model, top_k, state, resume, self._timeout, self._headers
+        session = StreamSession(
+            self._http.base_url,
+            model,
+            top_k,
+            state,
+            resume,
+            self._timeout,
+            self._headers,
         )
+        return AsyncStream(session)
 
     async def models(self) -> list[ModelInfo]:
         """List the models in service."""
-        return connection.parse(await self._http.get("/models"), Models).models
+        return (await self._request("GET", "/models", Models)).models
 
     async def model(self, name: str) -> ModelDetails:
         """Describe a model; see `Client.model`."""
-        response = await self._http.get(f"/models/{quote(name, safe='')}")
-        return connection.parse(response, ModelDetails)
+        path = f"/models/{quote(name, safe='')}"
+        return await self._request("GET", path, ModelDetails)
 
     async def ready(self) -> list[str]:
         """List the reasons why the service is not ready; empty if it is ready."""
-        return connection.parse_reasons(await self._http.get("/readyz"))
+        with self._reporting():
+            return connection.parse_reasons(await self._http.get("/readyz"))
 
-    async def _post(self, path: str, body: bytes) -> httpx.Response:
-        return await self._http.post(path, content=body, headers=connection.JSON)
+    async def _request(
+        self, method: str, path: str, kind: type[T], body: bytes | None = None
+    ) -> T:
+        headers = None if body is None else connection.JSON
+        with self._reporting():
+            response = await self._http.request(
+                method, path, content=body, headers=headers
+            )
+            return connection.parse(response, kind)
+
+    def _reporting(self) -> AbstractContextManager[None]:
+        return errors.reporting(self._address, self._timeout)
 
     async def close(self) -> None:
         """Close the connections."""

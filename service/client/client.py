@@ -4,26 +4,28 @@
 ...     client.classify([frames]).predictions[0].label
 '7'
 
-A sequence is an array [T, F], or nested lists of that shape. Both classes raise
-`RequestError` if the service refuses a request, and for redirects, which are not
-followed; `InvalidAnswer` (a `RequestError`) if the answer is not the service's; and
-httpx's exceptions if there is no answer.
+A sequence is an array [T, F], or nested lists of that shape. `service.client.errors`
+lists the exceptions that both clients raise.
 """
 
 from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
-from typing import Self
+from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
 from numpy.typing import ArrayLike
 
-from service.client import connection, requests
+from service.client import connection, errors, requests
 from service.client.models import ModelDetails, ModelInfo, Models
 from service.client.results import Classifications, Labellings
 from service.client.stream import Stream
+from service.client.stream_session import StreamSession
+
+T = TypeVar("T")
 
 
 class Client:
@@ -53,7 +55,7 @@ class Client:
             transport: of httpx, in place of its own, for a proxy or a test.
         """
         self._http = httpx.Client(
-            base_url=url,
+            base_url=connection.parse_address(url),
             timeout=timeout,
             headers=headers,
             cookies=dict(cookies or {}),
@@ -67,6 +69,7 @@ class Client:
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect)
         self._timeout, self._headers = timeout, headers
+        self._address = connection.without_credentials(self._http.base_url)
 
     def classify(
         self,
@@ -87,7 +90,7 @@ class Client:
             return_state: return a state token with each prediction, as `state`.
         """
         body = requests.encode(sequences, model, top_k, states, return_state)
-        return connection.parse(self._post("/classify", body), Classifications)
+        return self._request("POST", "/classify", Classifications, body)
 
     def label(
         self,
@@ -100,7 +103,7 @@ class Client:
     ) -> Labellings:
         """Predict one class for each step of each sequence; see `classify`."""
         body = requests.encode(sequences, model, top_k, states, return_state)
-        return connection.parse(self._post("/label", body), Labellings)
+        return self._request("POST", "/label", Labellings, body)
 
     def stream(
         self,
@@ -123,14 +126,20 @@ class Client:
 
         Of the client's options a stream uses only `headers` and the timeout.
         """
-        address = self._http.base_url.join("stream")
-        return Stream(
-            address, model, top_k, state, resume, self._timeout, self._headers
+        session = StreamSession(
+            self._http.base_url,
+            model,
+            top_k,
+            state,
+            resume,
+            self._timeout,
+            self._headers,
         )
+        return Stream(session)
 
     def models(self) -> list[ModelInfo]:
         """List the models in service."""
-        return connection.parse(self._http.get("/models"), Models).models
+        return self._request("GET", "/models", Models).models
 
     def model(self, name: str) -> ModelDetails:
         """Describe a model: its features, and how it was trained.
@@ -138,15 +147,24 @@ class Client:
         Args:
             name: NAME, `NAME@VERSION` or `NAME@LABEL`.
         """
-        response = self._http.get(f"/models/{quote(name, safe='')}")
-        return connection.parse(response, ModelDetails)
+        path = f"/models/{quote(name, safe='')}"
+        return self._request("GET", path, ModelDetails)
 
     def ready(self) -> list[str]:
         """List the reasons why the service is not ready; empty if it is ready."""
-        return connection.parse_reasons(self._http.get("/readyz"))
+        with self._reporting():
+            return connection.parse_reasons(self._http.get("/readyz"))
 
-    def _post(self, path: str, body: bytes) -> httpx.Response:
-        return self._http.post(path, content=body, headers=connection.JSON)
+    def _request(
+        self, method: str, path: str, kind: type[T], body: bytes | None = None
+    ) -> T:
+        headers = None if body is None else connection.JSON
+        with self._reporting():
+            response = self._http.request(method, path, content=body, headers=headers)
+            return connection.parse(response, kind)
+
+    def _reporting(self) -> AbstractContextManager[None]:
+        return errors.reporting(self._address, self._timeout)
 
     def close(self) -> None:
         """Close the connections."""

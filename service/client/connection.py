@@ -5,7 +5,8 @@ from typing import TypeVar
 import httpx
 
 from service.client import results
-from service.client.results import InvalidAnswer, NotReady, Ready, RequestError
+from service.client.errors import InvalidAnswer, RequestError
+from service.client.results import NotReady, Ready
 
 T = TypeVar("T")
 
@@ -21,6 +22,28 @@ PUBLIC_HEADERS = {
     "transfer-encoding",
     "user-agent",
 }
+
+
+def parse_address(url: str) -> httpx.URL:
+    """The address of a service.
+
+    Raises:
+        ValueError: it is not one of HTTP.
+    """
+    message = "the address must be http://HOST:PORT or https://HOST:PORT"
+    try:
+        address = httpx.URL(url)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"{message}: {error}") from None
+    if address.scheme not in ("http", "https") or not address.host:
+        raise ValueError(message)
+    return address
+
+
+def without_credentials(address: httpx.URL) -> str:
+    """An address as messages show it."""
+    host = address.netloc.decode("ascii")
+    return f"{address.scheme}://{host}{address.path.rstrip('/')}"
 
 
 def raise_for_status(response: httpx.Response) -> None:

@@ -1,10 +1,9 @@
-"""The results and the errors of the clients, parsed from the service's answers.
+"""The results of the clients, parsed from the service's answers.
 
 An answer may come from any server, so it is checked against the documented shape.
 Parsing raises nothing but `RequestError`.
 """
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict, TypeVar
 
@@ -12,96 +11,10 @@ import msgspec
 import numpy as np
 import orjson
 
-MAX_MESSAGE = 1_000  # characters of an error's text
-MAX_DIGITS = 9  # of seconds to wait
+from service.client.errors import InvalidAnswer
 
 T = TypeVar("T")
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-
-
-class RequestError(Exception):
-    """The service, or a proxy before it, refused a request.
-
-    Attributes:
-        status: HTTP status, or the status of an error in a stream.
-        type: URN of the problem; "about:blank" if there is none.
-        title: a few words.
-        detail: a sentence; may be empty.
-        errors: the invalid fields, each with its `path` and `message`.
-        request_id: ID of the request in the service's log; may be empty.
-        retry_after: seconds to wait before a retry; None if not given.
-    """
-
-    def __init__(
-        self, status: int, problem: Any, headers: Mapping[str, str], title: str
-    ):
-        """
-        Args:
-            problem: the JSON body, if any. Members that are not as documented are
-                ignored.
-            title: used if the problem has none.
-        """
-        if not isinstance(problem, dict):
-            problem = {}
-        self.status = status
-        self.type = _text(problem, "type") or "about:blank"
-        self.title = _text(problem, "title") or title or "No reason given"
-        self.detail = _text(problem, "detail") or _location(status, headers)
-        self.errors = _errors(problem.get("errors"))
-        request_id = _text(problem, "request_id")
-        self.request_id = headers.get("x-request-id", request_id)
-        self.retry_after = _seconds(headers.get("retry-after"))
-        if self.retry_after is None:
-            self.retry_after = _seconds(problem.get("retry_after"))
-        details = [self.detail] if self.detail else []
-        details += [f"{e['path']}: {e['message']}" for e in self.errors[:3]]
-        parts = [f"{self.status} {self.title}", "; ".join(details)]
-        super().__init__(_line(": ".join(filter(None, parts))))
-
-
-class InvalidAnswer(RequestError):
-    """The answer is not as documented; another server may have sent it.
-
-    Its `status` is the HTTP status, such as 200, or 101 for a message in a stream.
-    """
-
-    def __init__(self, status: int, detail: str):
-        problem = {"detail": detail}
-        super().__init__(status, problem, {}, "Not an answer of the service")
-
-
-def _text(problem: dict[str, Any], name: str) -> str:
-    value = problem.get(name)
-    return value if isinstance(value, str) else ""
-
-
-def _location(status: int, headers: Mapping[str, str]) -> str:
-    if 300 <= status < 400 and "location" in headers:
-        return f"redirects to {headers['location']}, which is not followed"
-    return ""
-
-
-def _errors(value: Any) -> list[dict[str, str]]:
-    items = value if isinstance(value, list) else []
-    errors = [
-        {"path": _text(item, "path"), "message": _text(item, "message")}
-        for item in items
-        if isinstance(item, dict)
-    ]
-    return [error for error in errors if error["path"] and error["message"]]
-
-
-def _seconds(value: Any) -> int | None:
-    if isinstance(value, str) and value.isdecimal() and len(value) <= MAX_DIGITS:
-        return int(value)
-    # `type`, because a bool is an instance of int.
-    return value if type(value) is int and 0 <= value < 10**MAX_DIGITS else None
-
-
-def _line(text: str) -> str:
-    """An untrusted text on one line, without control characters."""
-    shown = text if len(text) <= MAX_MESSAGE else f"{text[:MAX_MESSAGE]}..."
-    return "".join(c if c.isprintable() else " " for c in shown)
 
 
 @dataclass(frozen=True, slots=True)

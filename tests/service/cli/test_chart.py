@@ -12,8 +12,8 @@ from rich.console import Console
 
 from service.cli import chart
 from service.cli.files import ReadError
-from service.client import Client, ModelInfo
-from service.client.results import Choice, Classification, InvalidAnswer, Labelling
+from service.client import Client, InvalidAnswer, ModelInfo
+from service.client.results import Choice, Classification, Labelling
 from tests.service.cli.commands import plain
 
 WALKS = ModelInfo(

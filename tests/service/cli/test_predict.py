@@ -144,11 +144,12 @@ class TestAskService:
         """So is a request that the service refuses."""
         for name, content in (("a.npy", np.zeros((2, 2))), ("a.jsonl", "\n")):
             assert_no_answer(
-                invoke("classify", write(name, content), "--url", server), "422 "
+                invoke("classify", write(name, content), "--url", server),
+                f"{server}: 422 ",
             )
         path = write("a.json", json.dumps(FIRST))
         result = invoke("classify", path, "--url", server, "--model", "nobody")
-        assert_no_answer(result, "404 ")
+        assert_no_answer(result, f"{server}: 404 ")
 
     @pytest.mark.slow
     @pytest.mark.parametrize("name", ["a.json", "a.npy"])
@@ -181,10 +182,10 @@ class TestAskService:
         path = write("a.json", json.dumps(FIRST))
         for command in ("classify", "label"):
             result = invoke(command, path, "--url", url)
-            assert_no_answer(result, f"{url}: [Errno 111] Connection refused")
+            assert_no_answer(result, f"{url}: Connection refused")
         result = invoke("health", "--url", url)
         assert result.exit_code == 1
-        assert result.stdout.startswith(f"{url}: [Errno 111] Connection refused")
+        assert result.stdout.startswith(f"{url}: Connection refused")
 
     def test_health(self, server):
         """`health` prints that a ready service is ready."""

@@ -186,7 +186,7 @@ class TestFails:
         path = write("a.npy", FRAMES)
         url = f"http://127.0.0.1:{free_port()}"
         assert_fails(stream(path, "--url", url), "Connection refused")
-        assert_fails(stream(path, "--url", "nonsense"), "protocol")
+        assert_fails(stream(path, "--url", "nonsense"), "http://HOST:PORT")
 
     def test_too_long(self, tmp_path, monkeypatch):
         """So is a line that is too long for the service."""

@@ -4,14 +4,17 @@ import itertools
 import json
 import socket
 import socketserver
+import ssl
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 
 import httpx
 import numpy as np
 import pytest
+import trustme
 
-from service.client import InvalidAnswer, RequestError
+from service.client import ClientError, ConnectionLost, InvalidAnswer, RequestError
 from tests.support.bundles import random_frames
 from tests.support.processes import free_port
 from tests.support.servers import SECONDS
@@ -21,6 +24,7 @@ CALLS = {
     "classify": lambda client: client.classify([FRAMES]),
     "label": lambda client: client.label([FRAMES]),
     "models": lambda client: client.models(),
+    "model": lambda client: client.model("walks"),
     "ready": lambda client: client.ready(),
 }
 
@@ -86,7 +90,8 @@ def raised(client, server, raw, call):
     with pytest.raises(RequestError) as caught:
         call(client)
     assert isinstance(caught.value.title, str)
-    assert str(caught.value).startswith(f"{caught.value.status} ")
+    assert caught.value.address == server.url
+    assert str(caught.value).startswith(f"{server.url}: {caught.value.status} ")
     return caught.value
 
 
@@ -260,16 +265,104 @@ class TestRedirects:
 
 class TestNoAnswer:
     def test_timeout(self, kind):
-        """A service that doesn't answer in time raises httpx's exception."""
+        """A service that doesn't answer in time raises ConnectionLost."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
             client = kind.client(url, timeout=0.2)
-            with pytest.raises(httpx.TimeoutException):
-                client.classify([FRAMES])
+            for call in CALLS.values():
+                with pytest.raises(ConnectionLost, match=r"no answer in 0\.2 s"):
+                    call(client)
 
     def test_no_service(self, kind):
-        """So does a service that can't be reached, for every method."""
-        client = kind.client(f"http://127.0.0.1:{free_port()}")
+        """So does a service that can't be reached; the message has the address, without
+        its credentials, and says how to start one."""
+        port = free_port()
+        client = kind.client(f"http://me:s3cret@127.0.0.1:{port}")
         for call in CALLS.values():
-            with pytest.raises(httpx.ConnectError):
+            with pytest.raises(ConnectionLost) as caught:
                 call(client)
+            assert caught.value.address == f"http://127.0.0.1:{port}"
+            message = str(caught.value)
+            assert message.startswith(f"http://127.0.0.1:{port}: Connect")
+            assert "`unrolled serve` starts one" in message
+            assert "s3cret" not in message
+            assert isinstance(caught.value, ClientError)
+            assert isinstance(caught.value, ConnectionError)
+
+    def test_no_http(self, kind):
+        """So does a server that speaks no HTTP, breaks the connection, or has no TLS."""
+        for raw, text in (
+            (b"SSH-2.0-OpenSSH_9.2\r\n", "the service's port"),
+            (b"", "the service's port"),
+            (response(200, b"{}")[:-1], "closed"),
+        ):
+            with serving(raw) as server:
+                client = kind.client(server.url)
+                for call in CALLS.values():
+                    with pytest.raises(ConnectionLost, match=text):
+                        call(client)
+
+    def test_no_tls(self, kind):
+        """So does a server that speaks no TLS to a client that does."""
+        with socket.create_server(("127.0.0.1", 0)) as listening:
+
+            def refuse():
+                with listening.accept()[0] as connection:
+                    connection.recv(1)
+                    connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
+                    connection.recv(65536)
+
+            client = kind.client(f"https://127.0.0.1:{listening.getsockname()[1]}")
+            with ThreadPoolExecutor(1) as pool:
+                pool.submit(refuse)
+                with pytest.raises(ConnectionLost, match="http:// and not https://"):
+                    client.models()
+
+    def test_certificate(self, kind):
+        """So does a certificate that is not trusted; `verify` trusts it."""
+        authority = trustme.CA()
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        authority.issue_cert("127.0.0.1").configure_cert(context)
+        trusting = ssl.create_default_context()
+        authority.configure_trust(trusting)
+        with serving(response(200, b'{"models": []}')) as server:
+            server.socket = context.wrap_socket(server.socket, server_side=True)
+            url = server.url.replace("http", "https")
+            with pytest.raises(ConnectionLost, match="`verify`"):
+                kind.client(url).models()
+            assert kind.client(url, verify=trusting).models() == []
+
+    def test_undecodable(self, kind):
+        """A body that is not compressed as its header says raises InvalidAnswer."""
+        with serving(response(200, b"{}", Content_Encoding="gzip")) as server:
+            client = kind.client(server.url)
+            for call in CALLS.values():
+                with pytest.raises(InvalidAnswer):
+                    call(client)
+
+    def test_endless_redirects(self, kind):
+        """So do redirects without an end."""
+        with serving(response(302, Location="/")) as server:
+            client = kind.client(server.url, follow_redirects=True)
+            with pytest.raises(InvalidAnswer):
+                client.models()
+
+
+def test_invalid_arguments(kind):
+    """An address that is not HTTP's, or a header that can't be sent, is a ValueError
+    without the secrets in it."""
+    for url in (
+        "localhost:8000",
+        "nonsense",
+        "ftp://here",
+        "http://",
+        "http://[::1",
+        "",
+    ):
+        with pytest.raises(ValueError, match=r"http://HOST:PORT"):
+            kind.client(url)
+    with serving(response(200)) as server:
+        client = kind.client(server.url, headers={"X-API-Key": "s3cret\n"})
+        with pytest.raises(ValueError, match="header") as caught:
+            client.models()
+    assert "s3cret" not in str(caught.value)

@@ -5,7 +5,7 @@ import concurrent.futures
 import numpy as np
 import pytest
 
-from service.client import RequestError, StreamLost
+from service.client import ClientError, ConnectionLost, RequestError, StreamLost
 from service.client import stream as client_stream
 from tests.service.client.counting import assert_counts, part
 from tests.service.client.tcp_proxy import Proxy
@@ -63,10 +63,12 @@ class TestReconnects:
                     assert_counts(sent.result(SECONDS), 2)
 
     def test_no_service(self, kind):
-        """A service that can't be reached raises OSError."""
+        """A service that can't be reached raises ConnectionLost."""
         stream = kind.stream(kind.client(f"http://127.0.0.1:{free_port()}"), "made")
         for call in (lambda: stream.send(part(0, 1)), stream.end):
-            with pytest.raises(OSError, match=r"(?i)refused|connect call failed"):
+            with pytest.raises(
+                ConnectionLost, match=r"(?i)refused|connect call failed"
+            ):
                 call()
 
     def test_idle(self, short_idle, kind):
@@ -211,7 +213,7 @@ class TestReconnects:
         ):
             stream = kind.stream(kind.client(proxy.url), "made")
             stream.send(part(0, 1))
-            with pytest.raises((RequestError, OSError)):
+            with pytest.raises(ClientError):
                 stream.send(np.zeros((1000, 1)))
             assert proxy.accepted <= 2
             assert_counts(stream.send(part(1, 2)), 2)

@@ -11,7 +11,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.http11 import Response
 from websockets.sync.server import serve
 
-from service.client import InvalidAnswer, RequestError
+from service.client import ConnectionLost, InvalidAnswer, RequestError
 from service.client import stream as client_stream
 from tests.support.servers import SECONDS
 
@@ -160,12 +160,12 @@ class TestOtherServers:
 
     def test_no_handshake(self, kind):
         """A server that speaks HTTP but no WebSocket raises InvalidAnswer, any other
-        OSError."""
+        ConnectionLost."""
         for raw, error in (
             (b"HTTP/1.1 101 Said\r\nUpgrade: none\r\n\r\n", InvalidAnswer),
             (b"HTTP/1.1 101 Said\r\nUpgrade: websocket\r\n\r\n", InvalidAnswer),
-            (b"SSH-2.0-OpenSSH_9.2\r\n", OSError),
-            (b"", OSError),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", ConnectionLost),
+            (b"", ConnectionLost),
         ):
             with socket.create_server(("127.0.0.1", 0)) as listening:
                 thread = threading.Thread(target=answer_once, args=(listening, raw))
@@ -190,14 +190,14 @@ class TestOtherServers:
                 assert len(heads) == 1
 
     def test_cut(self, kind):
-        """A connection that breaks with each attempt raises OSError."""
+        """A connection that breaks with each attempt raises ConnectionLost."""
 
         def handler(connection):
             connection.recv()
             connection.socket.shutdown(socket.SHUT_RDWR)
 
         with web_socket_server(handler) as (url, heads):
-            _, error = refused(kind, url, OSError)
+            _, error = refused(kind, url, ConnectionLost)
             assert "close frame" in str(error)
             assert len(heads) == len(client_stream.DELAYS)
 
