@@ -30,12 +30,17 @@ ServiceError
 └── DeadlineExceeded   504  the deadline passed before the response was ready
 """
 
+import difflib
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, ClassVar
 
 import orjson
 
 MAX_ERRORS = 20
+MAX_NAMES = 20  # in a list of names
+MAX_NAME, MAX_KNOWN = 64, 50  # characters and names that are compared: about 1 ms
 MEDIA_TYPE = "application/problem+json"
 
 
@@ -45,6 +50,22 @@ class FieldError:
 
     path: str
     message: str
+
+
+def list_names(names: Iterable[str]) -> str:
+    """Up to `MAX_NAMES` names, and how many more there are."""
+    rest = iter(names)
+    text = ", ".join(islice(rest, MAX_NAMES)) or "none"
+    more = sum(1 for _ in rest)
+    return f"{text}, and {more} more" if more else text
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """The end of a message about a name that is not known: the known name that is most
+    like it, if one is. The message does not repeat the name itself."""
+    names = {text.lower(): text for text in islice(known, MAX_KNOWN)}
+    close = difflib.get_close_matches(name[:MAX_NAME].lower(), names, 1)
+    return f"; did you mean {names[close[0]]}?" if close else ""
 
 
 class ServiceError(Exception):
@@ -143,6 +164,13 @@ class UnsupportedMedia(ServiceError):
 
 class InvalidRequest(ServiceError):
     status, slug, title = 422, "invalid-request", "The request does not fit the model"
+
+
+class WrongFeatureCount(InvalidRequest):
+    """Every step of a request has the same number of features, but not the model's."""
+
+    features = 0  # of each step
+    reference: str | None = None  # the model, as the request names it
 
 
 class InvalidState(ServiceError):

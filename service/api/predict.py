@@ -11,7 +11,7 @@ from service.callers.caller import caller_of
 from service.codecs import fast_json, native
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
-from service.errors import NotReady
+from service.errors import NotReady, WrongFeatureCount, list_names
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines, requested_deadline
 from service.http.middleware import Headers, RawEndpoint
@@ -62,9 +62,13 @@ class PredictEndpoint:
 
             # Parse: a small body here, a large one in another process.
             features = self._catalog.features[self._task]
-            request = await self._codecs.decode(
-                caller.id, RequestDecoder.decode_request, body, features
-            )
+            try:
+                request = await self._codecs.decode(
+                    caller.id, RequestDecoder.decode_request, body, features
+                )
+            except WrongFeatureCount as error:
+                error.detail = _name_models(error, self._catalog, self._task)
+                raise
             if model is None or request.model != name:  # unknown, or spelt with escapes
                 model = self._catalog.choose(request.model, self._task)
             metadata, sequences = model.metadata, request.sequences
@@ -140,3 +144,29 @@ def router() -> APIRouter:
         """One class for each step of each sequence."""
 
     return api
+
+
+def _name_models(error: WrongFeatureCount, catalog: Catalog, task: str) -> str:
+    """The detail of an error about a number of features: the model that was chosen, and
+    the models that take so many."""
+    chosen = catalog.find(error.reference, task)
+    if chosen is None:  # unloaded meanwhile
+        return error.detail
+    name, metadata = chosen.metadata.name, chosen.metadata
+    if error.reference is None:
+        name += " (the default: the request names no model)"
+    parts = []
+    for other in sorted(TASKS, key=task.__ne__):  # first the task of the request
+        names = [
+            name
+            for name, model in catalog.models.items()
+            if model.metadata.task == other
+            and model.metadata.input.features == error.features
+        ]
+        if names:
+            path = f" (POST /{other})" if other != task else ""
+            parts.append(f"{list_names(names)}{path}")
+    return (
+        f"{name} takes {metadata.input.features} features;"
+        f" models that take {error.features}: {'; '.join(parts) or 'none'}"
+    )

@@ -7,7 +7,7 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
-from service.codecs import validation
+from service.codecs import refusals, validation
 from service.errors import FieldError, TooLarge
 from service.settings import Limits
 
@@ -27,6 +27,7 @@ class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
 
 
 _decoder = msgspec.json.Decoder(PredictBody)
+_SHAPE_HINTS = refusals.shape_hints("sequences")
 
 
 def decode(body: bytes) -> PredictBody:
@@ -35,7 +36,7 @@ def decode(body: bytes) -> PredictBody:
     Raises:
         InvalidJson, InvalidRequest: see `validation.decode_json`.
     """
-    return validation.decode_json(_decoder, body)
+    return validation.decode_json(_decoder, body, hints=_SHAPE_HINTS)
 
 
 def to_arrays(body: PredictBody, features: int, limits: Limits) -> list[np.ndarray]:

@@ -23,7 +23,7 @@ from service.codecs import fast_json, native, stream_messages, tf_serving
 from service.codecs.fast_json import PredictRequest
 from service.codecs.stream_messages import StreamMessage
 from service.codecs.tf_serving import InstancesRequest
-from service.errors import InternalError
+from service.errors import InternalError, WrongFeatureCount
 from service.os_resources import available_cores
 from service.settings import Limits, Settings
 
@@ -68,8 +68,13 @@ class RequestDecoder:
         width = features.get(strict.model)
         if width is None:
             return PredictRequest([], strict.model, strict.top_k)
+        try:
+            sequences = native.to_arrays(strict, width, self._limits)
+        except WrongFeatureCount as error:
+            error.reference = strict.model
+            raise
         return PredictRequest(
-            native.to_arrays(strict, width, self._limits),
+            sequences,
             strict.model,
             strict.top_k,
             strict.states,

@@ -40,6 +40,10 @@ class StreamMessage(NamedTuple):
 
 
 _decoder = msgspec.json.Decoder(MessageBody)
+_SHAPE_HINTS = {
+    "frames[0]": "is a number in place of a step; one step: wrap it in a list",
+    "frames[0][0]": "is a list in place of a number: send the steps of one sequence",
+}
 
 
 def decode(text: bytes, features: int, limits: Limits) -> StreamMessage:
@@ -48,7 +52,7 @@ def decode(text: bytes, features: int, limits: Limits) -> StreamMessage:
     Raises:
         InvalidJson, InvalidRequest, TooLarge: see `validation`.
     """
-    message = validation.decode_json(_decoder, text, "message")
+    message = validation.decode_json(_decoder, text, "message", hints=_SHAPE_HINTS)
     frames = None
     if message.frames is not None:
         (frames,) = validation.to_arrays(["frames"], [message.frames], features, limits)

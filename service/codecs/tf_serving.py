@@ -12,6 +12,7 @@ import numpy as np
 import orjson
 
 from model.bundle.bundle import Metadata
+from service.codecs import refusals
 from service.codecs.validation import (
     check_limits,
     decode_json,
@@ -75,6 +76,7 @@ class InstancesRequest:
     classify: bool = False
 
 
+_SHAPE_HINTS = refusals.shape_hints("instances") | refusals.shape_hints("inputs")
 _predict = msgspec.json.Decoder(PredictBody)
 _classify = msgspec.json.Decoder(ClassifyBody)
 
@@ -91,7 +93,7 @@ def decode(
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
-    request = decode_json(_predict, body, nested=Row)
+    request = decode_json(_predict, body, nested=Row, hints=_SHAPE_HINTS)
     step = request.signature_name == STEP and state_size > 0
     if request.signature_name not in (SERVING, "") and not step:
         raise invalid_field(

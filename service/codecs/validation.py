@@ -5,19 +5,21 @@ declared, no unknown fields, no NaN or infinity. If a JSON key repeats, the last
 wins.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import chain
+from types import MappingProxyType
 from typing import TypeVar
 
 import msgspec
 import numpy as np
 
+from service.codecs import refusals
 from service.errors import (
     MAX_ERRORS,
     FieldError,
-    InvalidJson,
     InvalidRequest,
     TooLarge,
+    WrongFeatureCount,
 )
 from service.settings import Limits, Settings
 
@@ -36,35 +38,29 @@ def decode_json(
     text: bytes,
     name: str = "body",
     nested: type[msgspec.Struct] | None = None,
+    hints: Mapping[str, str] = MappingProxyType({}),
 ) -> T:
     """Decode a text to the decoder's struct.
 
     Args:
         name: what error messages call the text.
         nested: the struct of its inner objects, for error messages.
+        hints: see `refusals.shape_hints`.
 
     Raises:
-        InvalidJson: the text is not JSON.
+        InvalidJson: the text is not JSON; names the path of NaN and of infinities.
         InvalidRequest: it has another structure; names the path.
     """
+    fields = decoder.type.__struct_fields__
     try:
         if not text.isascii():
             text.decode()  # msgspec does not check strings in skipped fields
         return decoder.decode(text)
     except msgspec.ValidationError as error:
-        message, _, path = str(error).partition(" - at `$")
-        if message.startswith("Object contains unknown field"):
-            # msgspec's message would repeat the client's own text.
-            struct = nested if path and nested else decoder.type
-            message = f"allows only the fields {', '.join(struct.__struct_fields__)}"
-        path = path.rstrip("`").lstrip(".").replace("[...]", "[]")
-        raise InvalidRequest(
-            f"the {name} has the wrong structure",
-            [FieldError(path or name, message)],
-        ) from None
+        inner = nested.__struct_fields__ if nested else ()
+        raise refusals.wrong_structure(error, name, fields, inner, hints) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
-        # This message holds a position, and nothing of the input.
-        raise InvalidJson(str(error)) from None
+        raise refusals.invalid_json(text, error, fields) from None
 
 
 def check_limits(
@@ -104,6 +100,7 @@ def to_arrays(
         TooLarge: a limit on steps or numbers is exceeded.
         InvalidRequest: a sequence has no steps, another number of features, or a
             number that is not finite in float32; names each path.
+        WrongFeatureCount: every step has the same number of features, another one.
     """
     steps = [len(sequence) for sequence in sequences]
     if max(steps, default=0) > limits.max_steps:
@@ -123,9 +120,14 @@ def to_arrays(
             all_errors += [FieldError(f"{path}{at}", why) for at, why in first[:room]]
         else:
             arrays.append(array)
-    if all_errors:
-        raise InvalidRequest(MISMATCH, all_errors, error_count=count)
-    return arrays
+    if not all_errors:
+        return arrays
+    widths = set(map(len, chain.from_iterable(sequences)))
+    if len(widths) == 1 and features not in widths:
+        misfit = WrongFeatureCount(MISMATCH, all_errors, error_count=count)
+        (misfit.features,) = widths
+        raise misfit
+    raise InvalidRequest(MISMATCH, all_errors, error_count=count)
 
 
 def _to_array(frames: list[list[float]], features: int) -> np.ndarray | None:

@@ -70,10 +70,13 @@ class Catalog:
         if name in self.models:
             known = [*self.versions.get(name, ()), *self.labels.get(name, ())]
             raise errors.UnknownModel(
-                f"{name} has no such version; available: {', '.join(known)}"
+                f"{name} has no such version; available: {errors.list_names(known)}"
             )
-        known_names = ", ".join(self.models) or "none"
-        raise errors.UnknownModel(f"no such model; available: {known_names}")
+        names, hint = (
+            errors.list_names(self.models),
+            errors.did_you_mean(name, self.models),
+        )
+        raise errors.UnknownModel(f"no such model; available: {names}{hint}")
 
     def default(self, task: str) -> Model | None:
         """The model for requests that name none: the setting's, or the first."""

@@ -25,8 +25,8 @@ def case(name, body, status, slug, *paths, headers=None):
     return Case(name, body, status, slug, paths, headers or {})
 
 
-def malformed(name, body):
-    return case(name, body, 400, "invalid-json")
+def malformed(name, body, *paths):
+    return case(name, body, 400, "invalid-json", *paths)
 
 
 def misfit(name, body, *paths):
@@ -93,9 +93,9 @@ NO_JSON = [
     malformed("surrogate-key", b'{"sequences": [[[1, 2, 3]]], "\\udfff": 1}'),
     malformed("line-break-in-string", b'{"sequences": [], "model": "c4n4ry\n"}'),
     malformed("bad-escape", b'{"sequences": [[[1, 2, 3]]], "model": "\\x41"}'),
-    malformed("nan", cell(b"NaN")),
-    malformed("infinity", cell(b"Infinity")),
-    malformed("minus-infinity", cell(b"-Infinity")),
+    malformed("nan", cell(b"NaN"), "sequences[0][0][2]"),
+    malformed("infinity", cell(b"Infinity"), "sequences[0][0][2]"),
+    malformed("minus-infinity", cell(b"-Infinity"), "sequences[0][0][2]"),
     malformed("leading-zero", cell(b"01")),
     malformed("no-fraction", cell(b"1.")),
     malformed("no-whole", cell(b".5")),
@@ -115,6 +115,7 @@ MISFITS = [
     misfit("unknown-member", {"sequences": [[FRAME]], "c4n4ry": 1}, "body"),
     misfit("unknown-member-only", {CANARY: [[FRAME]]}, "body"),
     misfit("other-case", {"Sequences": [[FRAME]]}, "body"),
+    misfit("member-like-a-path", {"x` - at `$.c4n4ry": 1}, "body"),
     misfit("long-member", {CANARY * 5000: 1}, "body"),
     misfit("sequences-null", {"sequences": None}, "sequences"),
     misfit("sequences-object", {"sequences": {CANARY: 1}}, "sequences"),

@@ -82,7 +82,7 @@ class TestLines:
             (b'{"frames": [[1, 2]]}', "frames[0] has 2 features, the model takes 3"),
             (b'{"frames": [[1, 2, 1e39]]}', "frames[0][2] must be finite in float32"),
             (b'{"frames": [[1, 2, "3"]]}', "frames[0][2] Expected `float`, got `str`"),
-            (b'{"frames": [[1, 2, NaN]]}', "malformed"),
+            (b'{"frames": [[1, 2, NaN]]}', "frames[0][2] must be a finite"),
             (b'{"frames": [[1, 2, 3]], "id": [1]}', "id Expected"),
             (b'{"frames": [[1, 2, 3]], "id": 18446744073709551616}', "at most 64 bits"),
             (b'{"frames": [[1, 2, 3]], "id": -9223372036854775809}', "at most 64 bits"),

@@ -18,6 +18,7 @@ from service.errors import (
     InvalidRequest,
     ServiceError,
     TooLarge,
+    WrongFeatureCount,
 )
 from service.settings import Settings
 from tests.support.servers import SECONDS, wait
@@ -44,15 +45,15 @@ VALID = [
 INVALID = [
     (b"{", InvalidJson, []),
     (b'{"sequences": 1}', InvalidRequest, ["sequences"]),
-    (body([[[1, 2, 3]]]), InvalidRequest, ["sequences[0][0]"]),
-    (body([[[1, 2]]], model="threes"), InvalidRequest, ["sequences[0][0]"]),
+    (body([[[1, 2, 3]]]), WrongFeatureCount, ["sequences[0][0]"]),
+    (body([[[1, 2]]], model="threes"), WrongFeatureCount, ["sequences[0][0]"]),
     (body([[[1, 2], [1]]]), InvalidRequest, ["sequences[0][1]"]),
     (body([[[1, 2]]], top_k=0), InvalidRequest, ["top_k"]),
     (body([[[1, 2]]], states=["a", "b"]), InvalidRequest, ["states"]),
-    (body([[[1, 2, 3]]], states=[]), InvalidRequest, ["states", "sequences[0][0]"]),
+    (body([[[1, 2, 3]]], states=[]), WrongFeatureCount, ["states", "sequences[0][0]"]),
     (body([[[1, 2]]], states=[1]), InvalidRequest, ["states[0]"]),
     (body([[[1, 1e39]]]), InvalidRequest, ["sequences[0][0][1]"]),
-    (body([[[1, 1e39, 3]]]), InvalidRequest, ["sequences[0][0]"]),
+    (body([[[1, 1e39, 3]]]), WrongFeatureCount, ["sequences[0][0]"]),
     (
         body([[[1, 1e39], [1]]]),
         InvalidRequest,
