@@ -9,7 +9,7 @@ import tomllib
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from model.bundle import bundle
 
@@ -32,6 +32,20 @@ class DataConfig(_Section):
         None, description="Predict one class per sequence, or per step."
     )
     test: str | None = Field(None, description="File with the test part.")
+    sequence_column: str | None = Field(
+        None, description="Column of the sequences' ids in a table. Default: sequence."
+    )
+    label_column: str | None = Field(
+        None, description="Column of the labels in a table. Default: label."
+    )
+    step_column: str | None = Field(
+        None,
+        description="Column of numbers or times that orders a sequence's rows. Default:"
+        " step, if there is one.",
+    )
+    ignore: tuple[str, ...] = Field(
+        (), description="Columns that are no features, separated by commas."
+    )
     validation_fraction: float = Field(
         0.15,
         gt=0,
@@ -48,6 +62,12 @@ class DataConfig(_Section):
         "features",
         description="Normalise each feature, all features alike, or none.",
     )
+
+    @field_validator("ignore", mode="before")
+    @classmethod
+    def _split_names(cls, names: Any) -> Any:
+        names = [names] if isinstance(names, str) else names
+        return [part.strip() for name in names for part in name.split(",")]
 
 
 class NetworkConfig(_Section):

@@ -113,6 +113,9 @@ class TrainingRecord(_Section):
     created: str
     parts: dict[str, PartMetrics]
     calibration_error_before: float
+    columns: dict[str, str] | None = Field(
+        None, description="Other names of the columns sequence, label and step."
+    )
 
 
 class Metadata(_Section):

@@ -10,6 +10,7 @@ from model.bundle.bundle import Bundle, BundleError
 from model.config import Config, ConfigError
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, Dataset
+from model.datasets.readers import Columns
 
 
 def build_config(
@@ -60,6 +61,15 @@ def load_dataset(config: Config) -> Dataset:
         validation=data.validation_fraction,
         test_fraction=data.test_fraction,
         seed=config.training.seed,
+        columns=file_columns(config),
+    )
+
+
+def file_columns(config: Config) -> Columns:
+    """Return the names of a file's special columns."""
+    data = config.data
+    return Columns(
+        data.sequence_column, data.label_column, data.step_column, data.ignore
     )
 
 
@@ -73,8 +83,9 @@ def evaluation_data(
             new split could put training sequences into the test part.
     """
     record, task = metadata.training, metadata.task
+    columns = readers.from_names(record.columns)
     if part == "all" and source not in builtin.BUILTIN:
-        return readers.read(Path(source), task=task)
+        return _read_labelled(source, metadata)
     dataset = builtin.load_source(
         source,
         task=task,
@@ -82,18 +93,30 @@ def evaluation_data(
         validation=record.validation_fraction,
         test_fraction=record.test_fraction,
         seed=record.seed,
+        columns=columns,
+        features=metadata.input.names,
     )
     if part == "all":
         return dataset
     fixed = source in builtin.BUILTIN or test is not None
     if not fixed and dataset.digest != record.data:
-        split = readers.read(Path(source), task=task).split
+        split = _read_labelled(source, metadata).split
         if PARTS.index(part) not in split:
             raise ValueError(
                 f"{source} names no {part} part, and is not the data that the bundle was"
                 " trained on: use --part all, or --test FILE as in training"
             )
     return dataset.part(part)
+
+
+def _read_labelled(source: str, metadata: bundle.Metadata) -> Dataset:
+    """Read a file with the columns and features that a bundle was trained with."""
+    columns = readers.from_names(metadata.training.columns)
+    names, task = metadata.input.names, metadata.task
+    sequences = readers.read_sequences(
+        Path(source), columns, names, task=task, training=True
+    )
+    return sequences.dataset(task)
 
 
 def load_bundle(path: Path) -> Bundle:

@@ -21,13 +21,15 @@ if TYPE_CHECKING:  # it imports TensorFlow
 console = Console(highlight=False, markup=False, emoji=False)
 FORMATS = """
 your own files, by suffix:
+  .csv      one row per step: columns sequence (the id) and label, optionally step (rows
+  .tsv      are sorted by it) and split; every other column is a feature. Name other
+  .parquet  columns with --sequence-column, --label-column, --step-column and --ignore
   .jsonl    {"frames": [[0.1, 0.2], [0.3, 0.4]], "label": "a"}   one class per sequence
             {"frames": [[0.1, 0.2], [0.3, 0.4]], "labels": ["a", "b"]}   one per step
-            optional: "split": "train" | "validation" | "test"
-  .csv      one row per step: columns sequence and label, optionally step and split;
-  .parquet  every other column is a feature
-  .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps];
-            optional: classes, features, split (0 train, 1 validation, 2 test)
+            optional: "id", "split": "train" | "validation" | "test", and steps with
+            names: [{"x": 0.1, "y": 0.2}, ...]; or one step per line, as in a table
+  .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps]; optional:
+            classes, features, ids, split (0 train, 1 validation, 2 test)
   .ts       the UEA/UCR archive's format
 
 Train on one of them: unrolled train FILE --name NAME

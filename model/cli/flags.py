@@ -50,9 +50,9 @@ def _fields(section: str) -> dict[str, Any]:
 
 def _parameter(field: str, section: str) -> inspect.Parameter:
     info = _fields(section)[field]
-    default = "" if info.default is None else f" [default: {info.default}]"
+    default = "" if info.default in (None, ()) else f" [default: {info.default}]"
     option = typer.Option(help=f"{info.description}{default}", rich_help_panel=section)
-    kind = info.annotation
+    kind = list[str] if get_args(info.annotation) == (str, ...) else info.annotation
     optional = kind if type(None) in get_args(kind) else kind | None
     return inspect.Parameter(
         field,

@@ -1,7 +1,7 @@
 """Load a data set by its name (built-in) or its path (a user's file)."""
 
 import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -17,6 +17,7 @@ from model.datasets.dataset import (
     Task,
     concatenate,
 )
+from model.datasets.readers import Columns
 
 DATA = Path(__file__).with_name("data")  # Origins and licences: data/SOURCES.md.
 SEED = 0  # Everyone gets the same parts of a built-in set.
@@ -54,12 +55,15 @@ def load_source(
     validation: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
+    columns: Columns = Columns(),
+    features: Sequence[str] | None = None,
 ) -> Dataset:
     """Load a built-in set or a user's file, and assign all parts.
 
     A built-in name wins over a file of that name (write ./digits for the file). Its
     parts are fixed: fractions and `seed` are for files. With `test`, another file is
-    the test part, and `source` gives training and validation only.
+    the test part, and `source` gives training and validation only. `columns` names the
+    special columns of both, `features` those that a network takes.
     """
     if source in BUILTIN:
         if test is not None:
@@ -70,18 +74,22 @@ def load_source(
     path = Path(source)
     if not path.exists():
         raise SourceError(_unknown(source))
-    data = readers.read(path, task=task)
+    data = readers.read_sequences(
+        path, columns, features, task=task, training=True
+    ).dataset(task)
     if test is not None:
-        data = _with_test(data, path, Path(test))
+        data = _with_test(data, path, Path(test), columns)
     return splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
     )
 
 
-def _with_test(data: Dataset, path: Path, test: Path) -> Dataset:
+def _with_test(data: Dataset, path: Path, test: Path, columns: Columns) -> Dataset:
     if (data.split == TEST).any():
         raise ValueError(f"{path} names a test part, and {test} would be another")
-    held_out = readers.read(test, task=data.task)
+    held_out = readers.read_sequences(
+        test, columns, data.features, task=data.task, training=True
+    ).dataset(data.task)
     if not np.isin(held_out.split, (TEST, UNASSIGNED)).all():
         raise ValueError(f"{test} is for testing but names parts for training")
     held_out = replace(held_out, split=np.full(len(held_out), TEST))

@@ -157,7 +157,7 @@ def default_features(count: int) -> tuple[str, ...]:
 
 
 def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
-    """Join two data sets, if the classes of one are all among those of the other."""
+    """Join two data sets; the classes in `test` must occur in `train`."""
     if train.task != test.task:
         raise ValueError(f"tasks differ: {train.task} and {test.task}")
     if len(train.features) != len(test.features):
@@ -165,13 +165,14 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
             f"feature counts differ: {len(train.features)} and {len(test.features)}"
         )
     features = merge_feature_names(train.features, test.features)
-    if set(test.classes) <= set(train.classes):
-        classes = train.classes
-    elif set(train.classes) <= set(test.classes):
-        classes = test.classes
-    else:
-        ours, theirs = join_names(train.classes), join_names(test.classes)
-        raise ValueError(f"classes differ: {ours} and {theirs}")
+    classes = train.classes
+    known = {classes[code] for code in np.unique(train.targets)}
+    used = [test.classes[code] for code in np.unique(test.targets)]
+    if unknown := [name for name in used if name not in known]:
+        raise ValueError(
+            f"no sequence for training has the class {join_names(unknown)}; those that"
+            f" occur are {join_names(sorted(known))}"
+        )
     train, test = train.map_classes(classes), test.map_classes(classes)
     return Dataset(
         name=name,

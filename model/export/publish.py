@@ -125,5 +125,16 @@ def _metadata(
                 for name, metrics in after.items()
             },
             calibration_error_before=before[part].calibration_error,
+            columns=_columns(config),
         ),
     )
+
+
+def _columns(config: Config) -> dict[str, str] | None:
+    data = config.data
+    names = {
+        "sequence": data.sequence_column,
+        "label": data.label_column,
+        "step": data.step_column,
+    }
+    return {k: v for k, v in names.items() if v is not None} or None

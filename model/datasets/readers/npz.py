@@ -4,35 +4,41 @@ x        [sum of lengths, F]     or  frames  [N, T, F], all of one length
 lengths  [N]                     or  offsets [N + 1]
 y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
          labels as text or whole numbers, or indices where there are classes
-classes, features (text) and split [N] (0 train, 1 validation, 2 test, -1): optional
+classes, features (text), ids [N] and split [N] (0 train, 1 validation, 2 test, -1) are
+optional, and so is y to predict
 """
 
 import io
 import math
 import zipfile
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 
-from model.datasets.dataset import PARTS, UNASSIGNED, Dataset, Task, default_features
-from model.datasets.readers import files
-from model.datasets.readers.labels import Labels, to_text
+from model.datasets.dataset import PARTS, UNASSIGNED, Task, default_features
+from model.datasets.readers import files, table_layout
+from model.datasets.readers.sequences import Labels, Sequences, to_text
+from model.datasets.readers.table_layout import Columns, Expected
 
-KNOWN = ("x", "frames", "lengths", "offsets", "y", "classes", "features", "split")
+KNOWN = (
+    "x",
+    "frames",
+    "lengths",
+    "offsets",
+    "y",
+    "classes",
+    "features",
+    "ids",
+    "split",
+)
 FRAMES = ("x", "frames")
 HEADER = 2**14  # NumPy takes headers of 10,000 bytes
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
-def read(
-    path: Path,
-    *,
-    task: Task | None = None,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
-    return _Archive(path).dataset(task, classes)
+def read(path: Path, expected: Expected) -> Sequences:
+    return _Archive(path).sequences(expected)
 
 
 class _Archive:
@@ -45,23 +51,38 @@ class _Archive:
     def fail(self, name: str, reason: str) -> files.ReadError:
         return files.ReadError(self.path, f"array {name!r}", reason)
 
-    def dataset(self, task: Task | None, classes: Sequence[str] | None) -> Dataset:
+    def sequences(self, expected: Expected) -> Sequences:
         frames, lengths = self.frames()
-        task, y = self.y(task, lengths)
-        targets, classes = self.targets(y, classes)
-        features = self.strings("features") or default_features(frames.shape[1])
-        if len(features) != frames.shape[1]:
-            reason = f"{len(features)} names for {frames.shape[1]} features"
+        targets: np.ndarray | None = None
+        classes: tuple[str, ...] = ()
+        task = expected.task
+        if expected.training or "y" in self.arrays:
+            task, y = self.y(task, lengths)
+            targets, classes = self.targets(y)
+        names = self.strings("features") or default_features(frames.shape[1])
+        if len(names) != frames.shape[1]:
+            reason = f"{len(names)} names for {frames.shape[1]} features"
             raise self.fail("features", reason)
-        return Dataset(
-            name=self.path.stem,
-            task=task,
-            frames=frames,
+        ids = tuple(map(str, range(1, len(lengths) + 1)))
+        if "ids" in self.arrays:
+            ids = self.ids(len(lengths))
+        try:
+            ignored = Columns(ignore=expected.columns.ignore)
+            chosen = table_layout.assign(names, Expected(ignored, expected.features))
+        except ValueError as error:
+            raise self.fail("features", str(error)) from None
+        places = [names.index(name) for name in chosen.features]
+        return Sequences(
+            path=self.path,
+            ids=ids,
+            frames=frames[:, places] if places != [*range(len(names))] else frames,
             lengths=lengths,
-            targets=targets,
+            features=chosen.names,
+            labels=targets,
             classes=classes,
-            features=features,
+            task=None if targets is None else task,
             split=self.split(len(lengths)),
+            unused=chosen.unused,
         )
 
     def frames(self) -> tuple[np.ndarray, np.ndarray]:
@@ -133,9 +154,7 @@ class _Archive:
             raise self.fail("y", f"{len(y)} labels; task {task} needs {expected}")
         return task, y
 
-    def targets(
-        self, y: np.ndarray, classes: Sequence[str] | None
-    ) -> tuple[np.ndarray, tuple[str, ...]]:
+    def targets(self, y: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
         """Return indices in the classes, [N] or [sum of lengths], and the classes."""
         if y.dtype.kind not in "biuU":
             raise self.fail("y", f"expected whole numbers or text, not {y.dtype}")
@@ -147,12 +166,19 @@ class _Archive:
                 wrong = values[0] if values[0] < 0 else values[-1]
                 raise self.fail("y", f"{wrong} is no index in {len(declared)} classes")
             names = [declared[value] for value in values.tolist()]
-        labels = Labels(classes if classes is not None else declared or None)
+        labels = Labels(declared or None)
         try:
             codes = np.array([labels.encode(name) for name in names])
         except ValueError as error:
             raise self.fail("y", str(error)) from None
         return labels.targets(codes[inverse]), labels.classes
+
+    def ids(self, count: int) -> tuple[str, ...]:
+        ids = self.arrays["ids"]
+        if ids.shape != (count,) or ids.dtype.kind not in "iuU":
+            reason = f"expected {count} texts or whole numbers, not {ids.dtype}"
+            raise self.fail("ids", f"{reason} {list(ids.shape)}")
+        return tuple(map(to_text, ids.tolist()))
 
     def split(self, count: int) -> np.ndarray:
         if "split" not in self.arrays:

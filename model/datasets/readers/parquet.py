@@ -6,22 +6,17 @@ from typing import Any
 
 import numpy as np
 
-from model.datasets.dataset import Dataset, Task
-from model.datasets.readers import files, labels, long_rows, parquet_pages
+from model.datasets.readers import files, long_rows, parquet_pages, table_layout
+from model.datasets.readers.sequences import Sequences, to_text
+from model.datasets.readers.table_layout import Expected, Layout
 
 BLOCK = 65536  # Rows decoded at a time.
 ROW_BYTES = 40  # Memory of a row beside its features: five integers.
 NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
 TEXT_COPIES = 4  # The page, decoded text, a dictionary, and Python strings.
-TEXTS = ("sequence", "label", "split")
 
 
-def read(
-    path: Path,
-    *,
-    task: Task | None = None,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
+def read(path: Path, expected: Expected) -> Sequences:
     try:
         import pyarrow
         from pyarrow import parquet
@@ -32,53 +27,61 @@ def read(
         with parquet.ParquetFile(path) as file:
             schema = file.schema_arrow
             try:
-                features = long_rows.feature_columns(list(schema.names))
-                _check_types(schema, features)
+                layout = table_layout.assign(list(schema.names), expected)
+                _check_types(schema, layout)
             except ValueError as error:
                 raise files.ReadError(path, None, str(error)) from None
+            names = [*layout.texts, *filter(None, [layout.step]), *layout.features]
             try:
-                _check_size(path, file.metadata, len(features))
+                _check_size(path, file.metadata, names, len(layout.features))
             except files.ReadError:
                 raise
             except ValueError as error:
                 raise files.ReadError(path, None, f"not Parquet: {error}") from None
-            texts, rows = _text_columns(file.metadata)
-            texts = [name for name in texts if name in schema.names]
+            texts, rows = _text_columns(file.metadata, layout.texts)
         with parquet.ParquetFile(path, read_dictionary=texts) as file:
-            table = long_rows.LongRows(path, "row", features, classes)
+            table = long_rows.LongRows(path, "row", layout)
             start = 1
-            for batch in file.iter_batches(rows):
+            for batch in file.iter_batches(rows, columns=names):
                 if batch.num_rows:
-                    _add(table, features, batch, start)
+                    _add(table, batch, start)
                 start += batch.num_rows
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise files.ReadError(path, None, f"not Parquet: {reason}") from None
     except UnicodeDecodeError:  # Arrow decodes text lazily.
         raise files.ReadError(path, None, "holds text that is not UTF-8") from None
-    return table.finish(task)
+    return table.finish()
 
 
-def _check_types(schema: Any, features: list[str]) -> None:
+def _check_types(schema: Any, layout: Layout) -> None:
     """Raise ValueError for a column of another type than expected.
 
     Lists and bytes may be of any size, so they must not be decoded.
     """
     from pyarrow import types
 
-    for name in schema.names:
+    for name in (*layout.features, *layout.texts, *filter(None, [layout.step])):
         kind = schema.field(name).type
         number = types.is_integer(kind) or types.is_floating(kind)
-        if (name in features or name == "step") and not number:
-            raise ValueError(f"column {name!r} holds {kind}; expected numbers")
+        if name in layout.features and not number:
+            time = types.is_temporal(kind)
+            hint = "order the rows by it (--step-column), or" if time else "if not,"
+            reason = f"column {name!r} holds {kind}; expected numbers"
+            raise ValueError(f"{reason}: {hint} leave it out (--ignore)")
         kind = kind.value_type if types.is_dictionary(kind) else kind
-        text = (types.is_string, types.is_large_string, types.is_string_view)
-        others = (types.is_boolean, types.is_null)
-        if not (number or any(of(kind) for of in (*text, *others))):
-            raise ValueError(f"column {name!r} holds {kind}; expected text")
+        allowed = [types.is_string, types.is_large_string, types.is_string_view]
+        if name == layout.step:
+            expected = "numbers or times"
+            allowed += [types.is_timestamp, types.is_date]
+        else:
+            expected = "text"
+            allowed += [types.is_boolean, types.is_null]
+        if not (number or any(of(kind) for of in allowed)):
+            raise ValueError(f"column {name!r} holds {kind}; expected {expected}")
 
 
-def _check_size(path: Path, metadata: Any, features: int) -> None:
+def _check_size(path: Path, metadata: Any, names: list[str], features: int) -> None:
     """Refuse what needs too much memory, by the footer and by the pages' headers."""
     import pyarrow
 
@@ -90,6 +93,8 @@ def _check_size(path: Path, metadata: Any, features: int) -> None:
         for number, group in enumerate(groups):
             size = 0
             for column in map(group.column, range(group.num_columns)):
+                if column.path_in_schema not in names:
+                    continue
                 _, paged = parquet_pages.measure_chunk(file, column)
                 text = column.physical_type == "BYTE_ARRAY"
                 copies = TEXT_COPIES if text else NUMBER_COPIES
@@ -97,65 +102,83 @@ def _check_size(path: Path, metadata: Any, features: int) -> None:
             files.check_memory(path, f"row group {number}", "its encoded columns", size)
 
 
-def _text_columns(metadata: Any) -> tuple[list[str], int]:
+def _text_columns(metadata: Any, columns: Sequence[str]) -> tuple[list[str], int]:
     """Return the text columns to read as dictionaries, and the rows to decode at a time.
 
     A dictionary holds a long text that many rows share only once. A column in a DELTA
     encoding can't be read as one, and a few bytes of it may repeat the text before: each
     text is at most as long as the whole column.
     """
-    names, rows = set(TEXTS), BLOCK
+    names, rows = set(columns), BLOCK
     for number in range(metadata.num_row_groups):
         group = metadata.row_group(number)
         for column in map(group.column, range(group.num_columns)):
             delta = any(name.startswith("DELTA") for name in column.encodings)
-            if column.physical_type == "BYTE_ARRAY" and delta:
+            if column.path_in_schema in names and delta:
                 names.discard(column.path_in_schema)
                 size = max(column.total_uncompressed_size, 1)
                 rows = min(rows, files.MAX_BYTES // size)
     return sorted(names), max(rows, 1)
 
 
-def _add(
-    table: long_rows.LongRows, features: list[str], batch: Any, start: int
-) -> None:
+def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
     """Add a batch of rows, the first of which is row number `start`."""
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
-    extra: dict[str, Any] = {"number": np.arange(start, start + batch.num_rows)}
-    if "step" in columns:
-        extra["step"] = _numbers(table, "step", columns["step"], start)
-    if "split" in columns:
-        names = _values(columns["split"])
-        extra["split"] = [
+    layout = table.layout
+    split = None
+    if layout.split is not None:
+        split = [
             _checked(table, row, long_rows.part, name)
-            for row, name in enumerate(names, start)
+            for row, name in enumerate(_values(columns[layout.split]), start)
         ]
     table.add(
         np.stack(
             [
-                _numbers(table, name, columns[name], start).astype(np.float64)
-                for name in features
+                columns[name].to_numpy(zero_copy_only=False).astype(np.float64)
+                for name in layout.features  # null becomes NaN
             ],
             axis=1,
         ),
-        _texts(table, "sequence", columns["sequence"], start),
-        _texts(table, "label", columns["label"], start),
-        **extra,
+        np.arange(start, start + batch.num_rows),
+        sequences=_texts(table, layout.sequence, columns, start),
+        names=_texts(table, layout.label, columns, start),
+        steps=_steps(table, columns, start),
+        split=split,
     )
 
 
-def _numbers(
-    table: long_rows.LongRows, name: str, column: Any, start: int
-) -> np.ndarray:
-    """Return a column of numbers, [R]; its first row is number `start`."""
+def _steps(
+    table: long_rows.LongRows, columns: dict[str, Any], start: int
+) -> np.ndarray | None:
+    """Return the step column, [R]; its first row is number `start`."""
+    from pyarrow import types
+
+    name = table.layout.step
+    if name is None:
+        return None
+    column = columns[name]
     _refuse_nulls(table, name, column, start)
-    return column.to_numpy(zero_copy_only=False)
+    if types.is_integer(column.type) or types.is_floating(column.type):
+        return column.to_numpy(zero_copy_only=False)
+    if types.is_timestamp(column.type) or types.is_date(column.type):
+        times = column.to_numpy(zero_copy_only=False)
+        return times.astype("datetime64[us]")
+    try:
+        return long_rows.parse_steps(list(map(str, _values(column))))
+    except ValueError as error:
+        index, reason = error.args
+        table.fail(start + index, f"column {name!r} {reason}")
 
 
-def _texts(table: long_rows.LongRows, name: str, column: Any, start: int) -> list[str]:
+def _texts(
+    table: long_rows.LongRows, name: str | None, columns: dict[str, Any], start: int
+) -> list[str] | None:
+    if name is None:
+        return None
+    column = columns[name]
     _refuse_nulls(table, name, column, start)
     values = [
-        _checked(table, row, labels.to_text, value, f"column {name!r}: ")
+        _checked(table, row, to_text, value, f"column {name!r}: ")
         for row, value in enumerate(_values(column), start)
     ]
     table.characters += sum(map(len, set(values)))

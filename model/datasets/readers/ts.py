@@ -6,23 +6,20 @@
 0.1,0.3:2,4:up          dimension : dimension : class
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 
-from model.datasets.dataset import UNASSIGNED, Dataset, Task, default_features
-from model.datasets.readers import files, labels
+from model.datasets.dataset import default_features
+from model.datasets.readers import files
+from model.datasets.readers.sequences import Labels, Sequences
+from model.datasets.readers.table_layout import Expected
 
 
-def read(
-    path: Path,
-    *,
-    task: Task | None = None,
-    classes: Sequence[str] | None = None,
-) -> Dataset:
+def read(path: Path, expected: Expected) -> Sequences:
     """Read the cases. Names that end in _TRAIN or _TEST assign no part."""
-    if task == "label":
+    if expected.task == "label":
         reason = "a .ts file has one class a sequence; task label needs one a step"
         raise files.ReadError(path, None, reason)
     numbered = (
@@ -30,17 +27,19 @@ def read(
         for line, text in files.numbered_lines(path)
         if text.strip() and not text.lstrip().startswith("#")
     )
-    header = _Header(path, numbered)
-    names = labels.Labels(classes if classes is not None else header.classes)
+    header = _Header(path, numbered, expected.training)
+    names = Labels(header.classes)
     frames: list[np.ndarray] = []
     codes: list[int] = []
     for line, text in numbered:
-        *dimensions, label = text.split(":")
-        label = label.strip()
+        dimensions = text.split(":")
         try:
-            if label not in header.classes:
-                raise ValueError(f"class {label!r:.40} is not declared by @classLabel")
-            codes.append(names.encode(label))
+            if header.classes:
+                label = dimensions.pop().strip()
+                if label not in header.classes:
+                    reason = f"class {label!r:.40} is not declared by @classLabel"
+                    raise ValueError(reason)
+                codes.append(names.encode(label))
             frames.append(_case(dimensions, header))
         except ValueError as error:
             raise files.ReadError(path, line, str(error)) from None
@@ -48,22 +47,28 @@ def read(
         header.dimensions = header.dimensions or len(dimensions)
     if not frames:
         raise files.ReadError(path, None, "no cases after @data")
-    return Dataset(
-        name=path.stem,
-        task="classify",
+    width = frames[0].shape[1]
+    features = expected.features
+    if features is not None and len(features) != width:
+        reason = f"{width} dimensions; the network takes {len(features)} features"
+        raise files.ReadError(path, None, reason)
+    return Sequences(
+        path=path,
+        ids=tuple(map(str, range(1, len(frames) + 1))),
         frames=np.concatenate(frames),
         lengths=np.array([len(case) for case in frames]),
-        targets=names.targets(codes),
+        features=tuple(features or default_features(width)),
+        labels=names.targets(codes) if header.classes else None,
         classes=names.classes,
-        features=default_features(frames[0].shape[1]),
-        split=np.full(len(frames), UNASSIGNED),
+        task="classify" if header.classes else None,
     )
 
 
 class _Header:
     """The header: the lines up to @data."""
 
-    def __init__(self, path: Path, numbered: Iterator[tuple[int, str]]):
+    def __init__(self, path: Path, numbered: Iterator[tuple[int, str]], training: bool):
+        self._training = training
         self.classes: tuple[str, ...] = ()
         self.dimensions: int | None = None
         self.length: int | None = None
@@ -77,7 +82,7 @@ class _Header:
                 raise files.ReadError(path, line, str(error)) from None
         else:
             raise files.ReadError(path, None, "no line @data")
-        if not self.classes:
+        if training and not self.classes:
             reason = "no line '@classLabel true' with the classes before @data"
             raise files.ReadError(path, line, reason)
 
@@ -96,9 +101,9 @@ class _Header:
         if key == "@serieslength":
             self.length = _count(first)
         if key == "@classlabel":
-            if first != "true":
+            if first != "true" and self._training:
                 raise ValueError("the file has no classes to learn")
-            self.classes = tuple(words[1:])
+            self.classes = tuple(words[1:]) if first == "true" else ()
             if len(set(self.classes)) != len(self.classes):
                 raise ValueError("a class is repeated")
 

@@ -214,7 +214,7 @@ class TestFlags:
             assert f"--{name.replace('_', '-')}" in flag.opts
             assert text in flag.help
             default = getattr(getattr(Config(), section), name)
-            if default is not None:
+            if default not in (None, ()):
                 assert f"[default: {default}]" in flag.help
 
     def test_sections(self):

@@ -224,7 +224,10 @@ class TestEvaluate:
         """Data that doesn't fit the bundle is refused."""
         for text, expected in (
             ('{"frames": [[1, 2]], "labels": ["ant"]}', "2 features"),
-            ('{"frames": [[1, 2, 3]], "label": "ant"}', "'label'"),
+            (
+                '{"frames": [[1, 2, 3]], "label": "ant"}',
+                "task label needs one for each step",
+            ),
             ('{"frames": [[1, 2, 3]], "labels": ["gnu"]}', "gnu"),
         ):
             path = tmp_path / "other.jsonl"

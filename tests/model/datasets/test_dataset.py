@@ -128,16 +128,19 @@ class TestValue:
         assert [other.classes[code] for code in other.targets] == before
 
     def test_concatenate(self, task):
-        """Two sets become one, in order, with the classes of the larger list."""
-        first, second = make(task, classes=3), make(task, classes=2, seed=1)
-        for left, right in ((first, second), (second, first)):
-            both = concatenate(left, right, "both")
-            assert both.classes == ("a", "b", "c")
-            size = len(left)
-            assert_equal(both.take(np.arange(size)), left.map_classes(both.classes))
-            assert_equal(
-                both.take(np.arange(size, len(both))), right.map_classes(both.classes)
-            )
+        """Two sets become one, in order, with the classes of the first; another class in
+        the second is refused."""
+        left, right = make(task, classes=3), make(task, classes=2, seed=1)
+        both = concatenate(left, right, "both")
+        assert both.classes == ("a", "b", "c")
+        size = len(left)
+        assert_equal(both.take(np.arange(size)), left)
+        rest = both.take(np.arange(size, len(both)))
+        assert_equal(rest, right.map_classes(both.classes))
+        with pytest.raises(
+            ValueError, match="no sequence for training has the class c"
+        ):
+            concatenate(right, left, "both")
 
 
 def test_refusals():
@@ -192,7 +195,10 @@ def test_concatenate_refusals():
         ({"task": "label"}, "tasks differ"),
         ({"features": 3}, "feature counts differ: 2 and 3"),
         ({"named": ("v", "u")}, "features differ: u, v"),
-        ({"renamed": ("a", "y", "z")}, "classes differ"),
+        (
+            {"renamed": ("a", "y", "z")},
+            "has the class y, z; those that occur are a, b, c",
+        ),
     ):
         named, renamed = change.pop("named", None), change.pop("renamed", None)
         other = make(**{"task": "classify", **change})

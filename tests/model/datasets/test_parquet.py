@@ -32,7 +32,7 @@ def test_refusals(tmp_path, monkeypatch):
     for columns, message in (
         ({"label": None}, ": column 'label' is missing"),
         ({"u": None}, ": no feature columns"),
-        ({"u": [1.0, None, 3.0]}, ", row 2: column 'u' is em"),
+        ({"u": [1.0, None, 3.0]}, ", row 2: a number is missing"),
         ({"u": [1, 2, np.inf]}, ", row 3: column 'u' is not"),
         ({"u": ["1", "2", "3"]}, ": column 'u' holds string"),
         ({"u": [True] * 3}, ": column 'u' holds bool"),
@@ -41,8 +41,8 @@ def test_refusals(tmp_path, monkeypatch):
         ({"label": ["x", "", "x"]}, ", row 2: column 'label'"),
         ({"label": [0.5] * 3}, ", row 1: column 'label': ex"),
         (
-            {"step": np.array([2, 3, 1], np.uint8)},
-            ", row 3: sequence '1': 'step' does not increase",
+            {"step": np.array([2, 3, 2], np.uint8)},
+            ", row 3: sequence '1': the same step as in row 1",
         ),
         ({"step": [0, None, 2]}, ", row 2: column 'step'"),
         ({"split": ["dev"] * 3}, ", row 1: split 'dev'"),
@@ -116,7 +116,7 @@ class TestDecompressionBombs:
         assert message.startswith(", row group 0: its encoded columns would take 20,")
 
     @pytest.mark.slow
-    @pytest.mark.parametrize("column", parquet.TEXTS)
+    @pytest.mark.parametrize("column", ["sequence", "label", "split"])
     def test_shared_text(self, tmp_path, column):
         """A long text in many rows is in memory once."""
         path, rows = tmp_path / "data.parquet", 10_000

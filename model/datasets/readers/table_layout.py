@@ -1,0 +1,183 @@
+"""The columns of a table: the ones with a special meaning, and the features.
+
+sequence  step  label  split  x0   x1
+a         0     up     train  0.1  2      one row for each step
+
+Only the features are needed to predict; to train also `sequence` and `label`. Features
+are matched by their names. Columns are matched by their places only if they have no
+names, or the network was trained on features without names.
+"""
+
+import difflib
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from model.datasets.dataset import Task, default_features, join_names
+
+SPECIAL = ("sequence", "label", "step")
+SPLIT = "split"
+FORGIVING = str.maketrans("", "", " _-.")  # near names differ in these and in case
+
+
+@dataclass(frozen=True, slots=True)
+class Columns:
+    """The names of a table's special columns.
+
+    Attributes:
+        sequence: column of the sequences' ids. Default: `sequence`.
+        label: column of the labels. Default: `label`.
+        step: column that orders the rows of a sequence. Default: `step`, if it exists.
+        ignore: columns that are no features.
+    """
+
+    sequence: str | None = None
+    label: str | None = None
+    step: str | None = None
+    ignore: tuple[str, ...] = ()
+
+    def named(self) -> dict[str, str]:
+        """Return the names that differ from the default, by their meaning."""
+        names = {name: getattr(self, name) for name in SPECIAL}
+        return {k: v for k, v in names.items() if v is not None and v != k}
+
+
+@dataclass(frozen=True, slots=True)
+class Expected:
+    """The sequences that a reader's caller expects in a file.
+
+    Attributes:
+        columns: the names of a table's special columns.
+        features: the features to look for, by their names; None: every column that is
+            not special.
+        task: of the labels, if known.
+        training: true if labels and ids of sequences are required.
+    """
+
+    columns: Columns = Columns()
+    features: tuple[str, ...] | None = None
+    task: Task | None = None
+    training: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """The meaning of a table's columns; None: there is no such column."""
+
+    sequence: str | None
+    label: str | None
+    step: str | None
+    split: str | None
+    features: tuple[str, ...]  # columns, in the order of the network's features
+    names: tuple[str, ...]  # of the features
+    unused: tuple[str, ...]
+
+    @property
+    def columns(self) -> Columns:
+        """The names of the special columns."""
+        return Columns(self.sequence, self.label, self.step)
+
+    @property
+    def texts(self) -> tuple[str, ...]:
+        """The columns that hold text."""
+        columns = (self.sequence, self.label, self.split)
+        return tuple(column for column in columns if column is not None)
+
+
+def assign(header: Sequence[str], expected: Expected) -> Layout:
+    """Find out what each column of a table means.
+
+    Args:
+        header: the names of all columns.
+
+    Raises:
+        ValueError: a column is missing, repeated or has no name; names it, and the
+            columns whose names are nearest.
+    """
+    _check_names(header)
+    columns, features = expected.columns, expected.features
+    special = {name: _special(header, expected, name) for name in SPECIAL}
+    split = SPLIT if SPLIT in header and SPLIT not in (features or ()) else None
+    for name in columns.ignore:
+        if name not in header:
+            raise ValueError(missing(name, header, "column to ignore"))
+    for name, column in special.items():
+        # A feature may have the name of a special column, unless that was chosen.
+        if features and column in features and getattr(columns, name) is None:
+            special[name] = None
+    taken = {*special.values(), split, *columns.ignore}
+    rest = [column for column in header if column not in taken]
+    chosen = tuple(rest) if features is None else _match(header, rest, features)
+    if not chosen:
+        raise ValueError(f"no feature columns beside {join_names(header)}")
+    return Layout(
+        **special,
+        split=split,
+        features=chosen,
+        names=chosen if features is None else features,
+        unused=tuple(column for column in rest if column not in chosen),
+    )
+
+
+def _check_names(header: Sequence[str]) -> None:
+    for index, column in enumerate(header):
+        if not column:
+            raise ValueError(f"column {index + 1} has no name")
+    repeated = [column for column, count in Counter(header).items() if count > 1]
+    if repeated:
+        raise ValueError(f"column {repeated[0]!r:.80} is repeated")
+
+
+def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
+    """Return the column with a special meaning, if the table has it."""
+    choice = getattr(expected.columns, name)
+    column = choice or name
+    if column in header:
+        return str(column)
+    option = f"--{name}-column"
+    if choice is not None:
+        raise ValueError(missing(column, header, f"{name} column"))
+    if expected.training and name in ("sequence", "label"):
+        reason = missing(column, header, "column")
+        raise ValueError(f"{reason}; name the column with {option}")
+    return None
+
+
+def _match(
+    header: Sequence[str], rest: Sequence[str], features: Sequence[str]
+) -> tuple[str, ...]:
+    """Return the columns of the features, in their order."""
+    lost = [name for name in features if name not in header]
+    if not lost:
+        return tuple(features)
+    if tuple(features) == default_features(len(features)):  # it has no names
+        if len(rest) == len(features):
+            return tuple(rest)
+        raise ValueError(
+            f"{len(rest)} feature columns ({join_names(rest)}); the network takes"
+            f" {len(features)}, which have no names: leave the others out (--ignore)"
+        )
+    free = [column for column in rest if column not in features]
+    raise ValueError("; ".join(missing(name, free, "feature") for name in lost[:5]))
+
+
+def missing(name: str, known: Sequence[str], kind: str) -> str:
+    """Return why a name is refused, with the nearest known name."""
+    near = nearest(name, known)
+    hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(known)}"
+    return f"{kind} {name!r:.80} is missing; {hint if known else 'none are left'}"
+
+
+def nearest(name: str, known: Sequence[str]) -> str | None:
+    """Return the known name that is most like `name`, but for case and separators."""
+    plain = {item.translate(FORGIVING).lower(): item for item in reversed(known)}
+    near = difflib.get_close_matches(
+        name.translate(FORGIVING).lower(), plain, n=1, cutoff=0.6
+    )
+    return plain[near[0]] if near else None
+
+
+def from_names(names: dict[str, str] | None) -> Columns:
+    """Return the columns that a bundle was trained with, as `Columns.named` gave them."""
+    names = names or {}
+    return Columns(names.get("sequence"), names.get("label"), names.get("step"))

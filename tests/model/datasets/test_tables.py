@@ -1,0 +1,214 @@
+"""Tables as people have them: any order of columns and rows, names of their own, no labels."""
+
+import json
+
+import numpy as np
+import pandas
+import polars
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.datasets import readers
+from model.datasets.readers import Columns
+from tests.model.datasets.data_files import refused
+
+FEATURES = ("vib x", "vib y", "temp")
+
+
+def make_table(seed=0, lengths=(3, 1, 4)):
+    """A DataFrame in order: run, t, state, and three features."""
+    rng = np.random.default_rng(seed)
+    names = [f"m{index}" for index in range(len(lengths))]
+    table = pandas.DataFrame({"run": np.repeat(names, lengths)})
+    table["t"] = np.concatenate([np.arange(length) for length in lengths])
+    table["state"] = np.repeat(["ok", "worn", "ok"], lengths)
+    for name in FEATURES:
+        table[name] = rng.normal(size=len(table)).astype(np.float32).astype(float)
+    return table
+
+
+COLUMNS = Columns(sequence="run", label="state", step="t")
+
+
+def write_json_rows(table, path):
+    table.to_json(path, orient="records", lines=True, double_precision=15)
+
+
+WRITERS = {
+    "comma.csv": lambda table, path: table.to_csv(path, index=False),
+    "semicolon.csv": lambda table, path: table.to_csv(
+        path, index=False, sep=";", decimal=","
+    ),
+    "tab.tsv": lambda table, path: table.to_csv(path, index=False, sep="\t"),
+    "bar.csv": lambda table, path: table.to_csv(path, index=False, sep="|"),
+    "rows.jsonl": write_json_rows,
+    "rows.parquet": lambda table, path: table.to_parquet(path),
+}
+
+
+@pytest.mark.parametrize("name", WRITERS)
+@given(seed=st.integers(0, 2**16))
+def test_any_order(tmp_path_factory, name, seed):
+    """Columns and rows in any order, in any format, give the same sequences."""
+    table = make_table(seed)
+    mixed = table.sample(frac=1, random_state=seed)
+    mixed = mixed[np.random.default_rng(seed).permutation(table.columns)]
+    path = tmp_path_factory.mktemp("table") / name
+    WRITERS[name](mixed, path)
+    sequences = readers.read_sequences(path, COLUMNS, FEATURES)
+    frames = {
+        key: rows[[*FEATURES]].to_numpy(np.float32)
+        for key, rows in table.groupby("run")
+    }
+    assert sorted(sequences.ids) == sorted(frames)
+    for index, key in enumerate(sequences.ids):
+        np.testing.assert_allclose(
+            sequences.sequence(index), frames[key], rtol=1e-6, atol=1e-9
+        )
+        assert sequences.steps_of(index).tolist() == list(range(len(frames[key])))
+        label = table[table.run == key].state.iloc[0]
+        assert sequences.labels_of(index, "classify") == [label]
+
+
+@pytest.mark.parametrize("library", ["pandas", "polars"])
+def test_dataframes(library):
+    """A DataFrame gives the sequences of its rows; missing values are refused."""
+    table = make_table()
+    mixed = table.sample(frac=1, random_state=1)[["temp", *table.columns[:-1]]]
+    convert = polars.from_pandas if library == "polars" else lambda frame: frame
+    assert readers.is_dataframe(convert(mixed))
+    sequences = readers.from_dataframe(convert(mixed), COLUMNS, FEATURES)
+    first = sequences.ids.index("m0")
+    expected = table[table.run == "m0"][[*FEATURES]].to_numpy(np.float32)
+    np.testing.assert_array_equal(sequences.sequence(first), expected)
+    mixed["when"] = pandas.Timestamp("2026-01-01") - pandas.to_timedelta(mixed.t, "h")
+    times = Columns(sequence="run", step="when")
+    sequences = readers.from_dataframe(convert(mixed), times, FEATURES)
+    first = sequences.ids.index("m0")
+    np.testing.assert_array_equal(sequences.sequence(first), expected[::-1])
+    with pytest.raises(readers.ReadError, match="column 'when' holds Datetime"):
+        readers.from_dataframe(convert(mixed), COLUMNS)
+    for column, lost, match in (
+        ("temp", np.nan, "a number is missing"),
+        ("temp", None, "expected numbers"),
+        ("run", None, "'run' is empty"),
+    ):
+        with pytest.raises(readers.ReadError, match=match):
+            readers.from_dataframe(
+                convert(mixed.assign(**{column: lost})), COLUMNS, FEATURES
+            )
+
+
+def test_no_dataframe():
+    """Lists, arrays and other objects are no DataFrames."""
+    for value in ([[1.0]], np.zeros((2, 2)), "text", 7, {"a": [1]}):
+        assert not readers.is_dataframe(value)
+
+
+def test_to_predict(tmp_path):
+    """A table to predict needs no label, and no ids: then it is one sequence."""
+    path = tmp_path / "one.csv"
+    table = make_table()
+    table[["temp", "vib y", "vib x"]].to_csv(path, index=False)
+    sequences = readers.read_sequences(path, features=FEATURES)
+    assert (sequences.ids, sequences.lengths.tolist()) == (("1",), [8])
+    assert sequences.labels is None
+    np.testing.assert_allclose(sequences.frames, table[[*FEATURES]], rtol=1e-6)
+    table[[*FEATURES]].to_csv(path, index=False, header=False)  # by their places
+    sequences = readers.read_sequences(path, features=FEATURES)
+    np.testing.assert_allclose(sequences.frames, table[[*FEATURES]], rtol=1e-6)
+
+
+def test_unused_columns(tmp_path):
+    """Columns that the network does not take are left out, and named."""
+    path = tmp_path / "more.csv"
+    make_table().assign(operator="Ann", when="2026-01-01").to_csv(path, index=False)
+    sequences = readers.read_sequences(path, COLUMNS, FEATURES)
+    assert sequences.unused == ("operator", "when")
+    ignore = Columns("run", "state", "t", ignore=("operator", "when"))
+    assert readers.read(path, columns=ignore).features == FEATURES
+
+
+def test_wrong_columns(tmp_path):
+    """A column that is missing is named, with the one that is nearest."""
+    path = tmp_path / "data.csv"
+    make_table().to_csv(path, index=False)
+    for columns, features, message in (
+        (COLUMNS, ("vibx", "temp"), "feature 'vibx' is missing; did you mean 'vib x'?"),
+        (Columns("runs"), FEATURES, "sequence column 'runs' is missing; did you mean"),
+        (
+            Columns(ignore=("Temp.",)),
+            FEATURES,
+            "column to ignore 'Temp.' is missing; did",
+        ),
+        (COLUMNS, ("x0", "x1"), "3 feature columns (vib x, vib y, temp); the network"),
+    ):
+        with pytest.raises(readers.ReadError) as caught:
+            readers.read_sequences(path, columns, features)
+        assert str(caught.value).startswith(f"{path}, line 1: {message}")
+
+
+def test_features_without_names(tmp_path):
+    """A network whose features have no names takes the columns by their places."""
+    path = tmp_path / "data.csv"
+    make_table().to_csv(path, index=False)
+    sequences = readers.read_sequences(path, COLUMNS, ("x0", "x1", "x2"))
+    np.testing.assert_allclose(sequences.frames, make_table()[[*FEATURES]], rtol=1e-6)
+    reordered = make_table().rename(
+        columns={"vib x": "x2", "vib y": "x0", "temp": "x1"}
+    )
+    reordered.to_csv(path, index=False)
+    sequences = readers.read_sequences(path, COLUMNS, ("x0", "x1", "x2"))
+    np.testing.assert_allclose(
+        sequences.frames, reordered[["x0", "x1", "x2"]], rtol=1e-6
+    )
+
+
+def test_one_wrong_label(tmp_path):
+    """A single row with another label is named; the task is not changed by it."""
+    path = tmp_path / "data.csv"
+    table = pandas.concat([make_table().assign(run=f"m{n}") for n in range(20)])
+    table = table.assign(t=np.tile(np.arange(8), 20), state="ok").reset_index(drop=True)
+    table.loc[81, "state"] = "worn"
+    table.to_csv(path, index=False)
+    message = refused(path, path.read_bytes(), columns=COLUMNS)
+    assert message == (
+        ": 19 of 20 sequences have one label, but line 83 of sequence 'm10' differs:"
+        " 'worn': mend that to classify, or use --task label for one class per step"
+    )
+    assert readers.read(path, task="label", columns=COLUMNS).task == "label"
+
+
+def test_json_names(tmp_path):
+    """Steps of JSON Lines may be objects, whose members are found by their names."""
+    path = tmp_path / "data.jsonl"
+    steps = [{"b": 2, "a": 1}, {"a": 3, "b": 4, "c": 9}]
+    path.write_text(json.dumps({"id": "p7", "frames": steps}), encoding="utf-8")
+    sequences = readers.read_sequences(path, features=("a", "b"))
+    assert sequences.frames.tolist() == [[1, 2], [3, 4]]
+    assert sequences.ids == ("p7",)
+    with pytest.raises(readers.ReadError, match="feature 'aa' is missing"):
+        readers.read_sequences(path, features=("aa", "b"))
+
+
+def test_archive_names(tmp_path):
+    """Features and ids of an archive have names."""
+    path = tmp_path / "data.npz"
+    frames = np.arange(6.0).reshape(3, 2)
+    np.savez(path, x=frames, lengths=[1, 2], features=["a", "b"], ids=["p", "q"])
+    sequences = readers.read_sequences(path, features=("b", "a"))
+    assert sequences.frames.tolist() == frames[:, ::-1].tolist()
+    assert (sequences.ids, sequences.labels) == (("p", "q"), None)
+    with pytest.raises(readers.ReadError, match="array 'y' is missing"):
+        readers.read(path)
+
+
+def test_ts_without_classes(tmp_path):
+    """A .ts file to predict needs no classes."""
+    path = tmp_path / "data.ts"
+    path.write_text("@classLabel false\n@data\n1,2:3,4\n", encoding="utf-8")
+    sequences = readers.read_sequences(path, features=("a", "b"))
+    assert sequences.frames.tolist() == [[1, 3], [2, 4]]
+    with pytest.raises(readers.ReadError, match="2 dimensions; the network takes 3"):
+        readers.read_sequences(path, features=("a", "b", "c"))
