@@ -1,5 +1,6 @@
 """The client of the HTTP API for asyncio."""
 
+import asyncio
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -14,6 +15,7 @@ from numpy.typing import ArrayLike
 from service.client import connection, errors, requests
 from service.client.models import ModelDetails, ModelInfo, Models
 from service.client.results import Classifications, Labellings
+from service.client.retries import Backoff
 from service.client.stream import AsyncStream
 from service.client.stream_session import StreamSession
 
@@ -32,6 +34,8 @@ class AsyncClient:
         cookies: Mapping[str, str] | None = None,
         verify: bool | SSLContext = True,
         follow_redirects: bool = False,
+        retries: int = 4,
+        retry_seconds: float = 30,
         transport: httpx.AsyncBaseTransport | None = None,
     ):
         """Takes the arguments of `Client`."""
@@ -50,6 +54,7 @@ class AsyncClient:
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect_async)
         self._timeout, self._headers = timeout, headers
+        self._retries, self._retry_seconds = retries, retry_seconds
         self._address = connection.without_credentials(self._http.base_url)
 
     async def classify(
@@ -116,11 +121,17 @@ class AsyncClient:
         self, method: str, path: str, kind: type[T], body: bytes | None = None
     ) -> T:
         headers = None if body is None else connection.JSON
-        with self._reporting():
-            response = await self._http.request(
-                method, path, content=body, headers=headers
-            )
-            return connection.parse(response, kind)
+        backoff = Backoff(self._retries, self._retry_seconds)
+        while True:
+            try:
+                with self._reporting():
+                    response = await self._http.request(
+                        method, path, content=body, headers=headers
+                    )
+                    return connection.parse(response, kind)
+            except errors.ClientError as error:
+                seconds = backoff.seconds_after(error)
+            await asyncio.sleep(seconds)
 
     def _reporting(self) -> AbstractContextManager[None]:
         return errors.reporting(self._address, self._timeout)

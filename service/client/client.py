@@ -8,6 +8,7 @@ A sequence is an array [T, F], or nested lists of that shape. `service.client.er
 lists the exceptions that both clients raise.
 """
 
+import time
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
@@ -22,6 +23,7 @@ from numpy.typing import ArrayLike
 from service.client import connection, errors, requests
 from service.client.models import ModelDetails, ModelInfo, Models
 from service.client.results import Classifications, Labellings
+from service.client.retries import Backoff
 from service.client.stream import Stream
 from service.client.stream_session import StreamSession
 
@@ -40,6 +42,8 @@ class Client:
         cookies: Mapping[str, str] | None = None,
         verify: bool | SSLContext = True,
         follow_redirects: bool = False,
+        retries: int = 4,
+        retry_seconds: float = 30,
         transport: httpx.BaseTransport | None = None,
     ):
         """
@@ -52,6 +56,10 @@ class Client:
                 trusts any.
             follow_redirects: requests follow redirects, streams don't. Headers and
                 cookies are sent to the origin of `url` only.
+            retries: how often a request is sent again after 429, 502, 503 or a lost
+                connection; 0 turns retries off. The waits double, and are no shorter
+                than the service's `retry_after`.
+            retry_seconds: no retry begins later than this after the first attempt.
             transport: of httpx, in place of its own, for a proxy or a test.
         """
         self._http = httpx.Client(
@@ -69,6 +77,7 @@ class Client:
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect)
         self._timeout, self._headers = timeout, headers
+        self._retries, self._retry_seconds = retries, retry_seconds
         self._address = connection.without_credentials(self._http.base_url)
 
     def classify(
@@ -151,7 +160,10 @@ class Client:
         return self._request("GET", path, ModelDetails)
 
     def ready(self) -> list[str]:
-        """List the reasons why the service is not ready; empty if it is ready."""
+        """List the reasons why the service is not ready; empty if it is ready.
+
+        It is not sent again.
+        """
         with self._reporting():
             return connection.parse_reasons(self._http.get("/readyz"))
 
@@ -159,9 +171,17 @@ class Client:
         self, method: str, path: str, kind: type[T], body: bytes | None = None
     ) -> T:
         headers = None if body is None else connection.JSON
-        with self._reporting():
-            response = self._http.request(method, path, content=body, headers=headers)
-            return connection.parse(response, kind)
+        backoff = Backoff(self._retries, self._retry_seconds)
+        while True:
+            try:
+                with self._reporting():
+                    response = self._http.request(
+                        method, path, content=body, headers=headers
+                    )
+                    return connection.parse(response, kind)
+            except errors.ClientError as error:
+                seconds = backoff.seconds_after(error)
+            time.sleep(seconds)
 
     def _reporting(self) -> AbstractContextManager[None]:
         return errors.reporting(self._address, self._timeout)

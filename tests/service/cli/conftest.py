@@ -3,11 +3,18 @@
 import numpy as np
 import pytest
 
+from service.client import retries
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine
 from tests.support.scheduler import FakeEngine, write_bundle
 from tests.support.servers import running
 from tests.support.streams import KEY
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """Requests are sent again soon."""
+    monkeypatch.setattr(retries, "FIRST_SECONDS", 0.002)
 
 
 @pytest.fixture

@@ -7,7 +7,7 @@ from functools import partial
 import anyio.from_thread
 import pytest
 
-from service.client import AsyncClient, Client
+from service.client import AsyncClient, Client, retries
 from service.client import stream as client_stream
 from tests.support.streams import counting, release_engines, wait_closed
 
@@ -86,6 +86,12 @@ def set_delays(monkeypatch):
 
     set_delays(0.002)
     return set_delays
+
+
+@pytest.fixture(autouse=True)
+def _short_waits(monkeypatch):
+    """Requests are sent again soon."""
+    monkeypatch.setattr(retries, "FIRST_SECONDS", 0.002)
 
 
 @pytest.fixture(scope="module")

@@ -230,7 +230,7 @@ def test_request_body(kind, task):
             bodies.append(json.loads(request.content))
             return httpx.Response(503, json={})
 
-        client = kind.client(transport=httpx.MockTransport(answer))
+        client = kind.client(transport=httpx.MockTransport(answer), retries=0)
         with pytest.raises(RequestError):
             getattr(client, task)([FRAMES, FRAMES[:1]], **options)
         (body,) = bodies

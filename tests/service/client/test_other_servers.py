@@ -125,7 +125,7 @@ def raw_server():
 
 @pytest.fixture
 def client(kind, raw_server):
-    return kind.client(raw_server.url, timeout=SECONDS)
+    return kind.client(raw_server.url, timeout=SECONDS, retries=0)
 
 
 class TestOtherServers:
@@ -192,7 +192,7 @@ class TestOtherServers:
             {"json": {"errors": ["odd"]}},
         ):
             for status in (502, 503):
-                client = kind.client(transport=transport(status, **response))
+                client = kind.client(transport=transport(status, **response), retries=0)
                 for name in ("classify", "label", "models"):
                     with pytest.raises(RequestError) as caught:
                         CALLS[name](client)
@@ -203,7 +203,7 @@ class TestOtherServers:
     def test_not_ready(self, kind):
         """`ready` lists the reasons of a service that isn't ready."""
         body = {"status": "not ready", "reasons": ["loading the bundles"]}
-        client = kind.client(transport=transport(503, json=body))
+        client = kind.client(transport=transport(503, json=body), retries=0)
         assert client.ready() == ["loading the bundles"]
 
 
@@ -238,7 +238,7 @@ class TestRedirects:
         with serving(response(200, b"{}")) as other:
             redirect = response(status, Location=f"{other.url}/there")
             with serving(redirect) as first:
-                client = kind.client(first.url, **options)
+                client = kind.client(first.url, **options, retries=0)
                 for call in CALLS.values():
                     with pytest.raises(InvalidAnswer):
                         call(client)
@@ -258,7 +258,9 @@ class TestRedirects:
 
         keys = []
         options = {"headers": {"X-API-Key": "s3cret"}, "follow_redirects": True}
-        client = kind.client(transport=httpx.MockTransport(answer), **options)
+        client = kind.client(
+            transport=httpx.MockTransport(answer), **options, retries=0
+        )
         assert client.models() == []
         assert keys == ["s3cret"] * 2
 
@@ -268,7 +270,7 @@ class TestNoAnswer:
         """A service that doesn't answer in time raises ConnectionLost."""
         with socket.create_server(("127.0.0.1", 0)) as listening:
             url = f"http://127.0.0.1:{listening.getsockname()[1]}"
-            client = kind.client(url, timeout=0.2)
+            client = kind.client(url, timeout=0.2, retries=0)
             for call in CALLS.values():
                 with pytest.raises(ConnectionLost, match=r"no answer in 0\.2 s"):
                     call(client)
@@ -277,7 +279,7 @@ class TestNoAnswer:
         """So does a service that can't be reached; the message has the address, without
         its credentials, and says how to start one."""
         port = free_port()
-        client = kind.client(f"http://me:s3cret@127.0.0.1:{port}")
+        client = kind.client(f"http://me:s3cret@127.0.0.1:{port}", retries=0)
         for call in CALLS.values():
             with pytest.raises(ConnectionLost) as caught:
                 call(client)
@@ -297,7 +299,7 @@ class TestNoAnswer:
             (response(200, b"{}")[:-1], "closed"),
         ):
             with serving(raw) as server:
-                client = kind.client(server.url)
+                client = kind.client(server.url, retries=0)
                 for call in CALLS.values():
                     with pytest.raises(ConnectionLost, match=text):
                         call(client)
@@ -312,7 +314,9 @@ class TestNoAnswer:
                     connection.sendall(b"HTTP/1.1 400 Bad Request\r\n\r\n")
                     connection.recv(65536)
 
-            client = kind.client(f"https://127.0.0.1:{listening.getsockname()[1]}")
+            client = kind.client(
+                f"https://127.0.0.1:{listening.getsockname()[1]}", retries=0
+            )
             with ThreadPoolExecutor(1) as pool:
                 pool.submit(refuse)
                 with pytest.raises(ConnectionLost, match="http:// and not https://"):
@@ -329,13 +333,13 @@ class TestNoAnswer:
             server.socket = context.wrap_socket(server.socket, server_side=True)
             url = server.url.replace("http", "https")
             with pytest.raises(ConnectionLost, match="`verify`"):
-                kind.client(url).models()
-            assert kind.client(url, verify=trusting).models() == []
+                kind.client(url, retries=0).models()
+            assert kind.client(url, verify=trusting, retries=0).models() == []
 
     def test_undecodable(self, kind):
         """A body that is not compressed as its header says raises InvalidAnswer."""
         with serving(response(200, b"{}", Content_Encoding="gzip")) as server:
-            client = kind.client(server.url)
+            client = kind.client(server.url, retries=0)
             for call in CALLS.values():
                 with pytest.raises(InvalidAnswer):
                     call(client)
@@ -343,7 +347,7 @@ class TestNoAnswer:
     def test_endless_redirects(self, kind):
         """So do redirects without an end."""
         with serving(response(302, Location="/")) as server:
-            client = kind.client(server.url, follow_redirects=True)
+            client = kind.client(server.url, follow_redirects=True, retries=0)
             with pytest.raises(InvalidAnswer):
                 client.models()
 
@@ -360,9 +364,9 @@ def test_invalid_arguments(kind):
         "",
     ):
         with pytest.raises(ValueError, match=r"http://HOST:PORT"):
-            kind.client(url)
+            kind.client(url, retries=0)
     with serving(response(200)) as server:
-        client = kind.client(server.url, headers={"X-API-Key": "s3cret\n"})
+        client = kind.client(server.url, headers={"X-API-Key": "s3cret\n"}, retries=0)
         with pytest.raises(ValueError, match="header") as caught:
             client.models()
     assert "s3cret" not in str(caught.value)
