@@ -64,6 +64,7 @@ def read_sequences(
     *,
     task: Task | None = None,
     training: bool = False,
+    recorded: Columns = Columns(),
 ) -> Sequences:
     """Read a file of sequences; they need no labels.
 
@@ -73,6 +74,8 @@ def read_sequences(
             order, and others are left out. None: every column that is not special.
         task: needed if an archive's labels could be for sequences or for steps.
         training: true if labels and ids of sequences are required.
+        recorded: the names that a network was trained with (`from_names`), for those
+            that `columns` leaves open and the table has.
 
     Raises:
         ReadError: the file can't be read, or a column is missing; names the line.
@@ -85,4 +88,4 @@ def read_sequences(
         reason = f"unknown format {path.suffix!r}; known are {', '.join(FORMATS)}"
         raise ReadError(path, None, reason)
     names = None if features is None else tuple(features)
-    return reader(path, Expected(columns, names, task, training))
+    return reader(path, Expected(columns, names, task, training, recorded))

@@ -32,12 +32,13 @@ def from_dataframe(
     features: Sequence[str] | None = None,
     *,
     training: bool = False,
+    recorded: Columns = Columns(),
 ) -> Sequences:
     """Read the rows of a DataFrame.
 
     Args:
         frame: of pandas, polars, or another library that Narwhals knows.
-        columns, features, training: see `readers.read_sequences`.
+        columns, features, training, recorded: see `readers.read_sequences`.
 
     Raises:
         ReadError: a column is missing, or holds other values than expected; names the
@@ -47,7 +48,7 @@ def from_dataframe(
     import narwhals
 
     names = None if features is None else tuple(features)
-    expected = Expected(columns, names, None, training)
+    expected = Expected(columns, names, None, training, recorded)
     table: Any = narwhals.from_native(frame, eager_only=True)
     try:
         layout = table_layout.assign(table.columns, expected)

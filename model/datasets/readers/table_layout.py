@@ -48,6 +48,8 @@ class Expected:
 
     Attributes:
         columns: the names of a table's special columns.
+        recorded: other names of them, for those that `columns` leaves open and a table
+            has: the names in the data that a network was trained on.
         features: the features to look for, by their names; None: every column that is
             not special.
         task: of the labels, if known.
@@ -58,6 +60,7 @@ class Expected:
     features: tuple[str, ...] | None = None
     task: Task | None = None
     training: bool = False
+    recorded: Columns = Columns()
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,19 +106,23 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
             raise ValueError(missing(name, header, "column to ignore"))
     for name, column in special.items():
         # A feature may have the name of a special column, unless that was chosen.
-        if features and column in features and getattr(columns, name) is None:
+        choices = (getattr(columns, name), getattr(expected.recorded, name))
+        if features and column in features and column not in choices:
             special[name] = None
     taken = {*special.values(), split, *columns.ignore}
     rest = [column for column in header if column not in taken]
     chosen = tuple(rest) if features is None else _match(header, rest, features)
     if not chosen:
         raise ValueError(f"no feature columns beside {join_names(header)}")
+    unused = tuple(column for column in rest if column not in chosen)
+    if special["sequence"] is None:
+        _refuse_like_ids(expected.recorded.sequence or "sequence", unused)
     return Layout(
         **special,
         split=split,
         features=chosen,
         names=chosen if features is None else features,
-        unused=tuple(column for column in rest if column not in chosen),
+        unused=unused,
     )
 
 
@@ -131,16 +138,26 @@ def _check_names(header: Sequence[str]) -> None:
 def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
     """Return the column with a special meaning, if the table has it."""
     choice = getattr(expected.columns, name)
-    column = choice or name
-    if column in header:
-        return str(column)
-    option = f"--{name}-column"
+    recorded = getattr(expected.recorded, name)
+    for column in (choice,) if choice else (recorded, name):
+        if column in header:
+            return str(column)
     if choice is not None:
-        raise ValueError(missing(column, header, f"{name} column"))
+        raise ValueError(missing(choice, header, f"{name} column"))
     if expected.training and name in ("sequence", "label"):
-        reason = missing(column, header, "column")
-        raise ValueError(f"{reason}; name the column with {option}")
+        reason = missing(recorded or name, header, "column")
+        raise ValueError(f"{reason}; name the column with --{name}-column")
     return None
+
+
+def _refuse_like_ids(name: str, unused: Sequence[str]) -> None:
+    """Refuse a table as one sequence if a column has the ids' name but for its case."""
+    for column in unused:
+        if _plain(column) == _plain(name):
+            raise ValueError(
+                f"column {name!r:.80} is missing; did you mean {column!r:.80}? Name it"
+                " with --sequence-column, or leave it out (--ignore)"
+            )
 
 
 def _match(
@@ -170,11 +187,13 @@ def missing(name: str, known: Sequence[str], kind: str) -> str:
 
 def nearest(name: str, known: Sequence[str]) -> str | None:
     """Return the known name that is most like `name`, but for case and separators."""
-    plain = {item.translate(FORGIVING).lower(): item for item in reversed(known)}
-    near = difflib.get_close_matches(
-        name.translate(FORGIVING).lower(), plain, n=1, cutoff=0.6
-    )
+    plain = {_plain(item): item for item in reversed(known)}
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
     return plain[near[0]] if near else None
+
+
+def _plain(name: str) -> str:
+    return name.translate(FORGIVING).lower()
 
 
 def from_names(names: dict[str, str] | None) -> Columns:

@@ -120,6 +120,36 @@ def test_to_predict(tmp_path):
     np.testing.assert_allclose(sequences.frames, table[[*FEATURES]], rtol=1e-6)
 
 
+def test_recorded_columns(tmp_path):
+    """Names from training count where a table has them and no other is chosen."""
+    path = tmp_path / "data.csv"
+    table = make_table()
+    for frame, columns, ids, labelled in (
+        (table, Columns(), ("m0", "m1", "m2"), True),
+        (table.drop(columns=["state", "t"]), Columns(), ("m0", "m1", "m2"), False),
+        (table.drop(columns=["run"]).iloc[:3], Columns(), ("1",), True),
+        (table.rename(columns={"run": "sequence"}), Columns(), ("m0", "m1", "m2"), True),
+        (table.assign(id=[*"aaaaabbb"], t=range(8)), Columns("id"), ("a", "b"), True),
+    ):
+        frame.to_csv(path, index=False)
+        for sequences in (
+            readers.read_sequences(path, columns, FEATURES, recorded=COLUMNS),
+            readers.from_dataframe(frame, columns, FEATURES, recorded=COLUMNS),
+        ):
+            assert sequences.ids == ids
+            assert (sequences.labels is not None) == labelled
+    for frame, columns, message in (
+        (table, Columns("id"), "sequence column 'id' is missing"),
+        (table.rename(columns={"run": "Run"}), Columns(), "did you mean 'Run'"),
+    ):
+        with pytest.raises(readers.ReadError, match=message):
+            readers.from_dataframe(frame, columns, FEATURES, recorded=COLUMNS)
+    with pytest.raises(readers.ReadError, match="column 'run' is missing"):
+        readers.from_dataframe(
+            table.drop(columns=["run"]), Columns(), training=True, recorded=COLUMNS
+        )
+
+
 def test_unused_columns(tmp_path):
     """Columns that the network does not take are left out, and named."""
     path = tmp_path / "more.csv"
