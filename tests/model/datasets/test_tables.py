@@ -128,7 +128,12 @@ def test_recorded_columns(tmp_path):
         (table, Columns(), ("m0", "m1", "m2"), True),
         (table.drop(columns=["state", "t"]), Columns(), ("m0", "m1", "m2"), False),
         (table.drop(columns=["run"]).iloc[:3], Columns(), ("1",), True),
-        (table.rename(columns={"run": "sequence"}), Columns(), ("m0", "m1", "m2"), True),
+        (
+            table.rename(columns={"run": "sequence"}),
+            Columns(),
+            ("m0", "m1", "m2"),
+            True,
+        ),
         (table.assign(id=[*"aaaaabbb"], t=range(8)), Columns("id"), ("a", "b"), True),
     ):
         frame.to_csv(path, index=False)
