@@ -1,13 +1,15 @@
 """The serving commands: serve, settings, key, and a client's classify, label, stream, health."""
 
 import inspect
+import os
 import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn
 
 import typer
 
-from service.settings import API_KEY, PREFIX, Settings, SettingsError, load
+from service.cli import address
+from service.settings import API_KEY, CLIENT_URL, PREFIX, Settings, SettingsError, load
 
 BROKEN_BUNDLE = 3  # exit code
 
@@ -22,7 +24,14 @@ app = typer.Typer(
     " probabilities change from step to step.\n\n"
     "`python -m service` is the same as `unrolled`, without the training commands.",
 )
-Url = Annotated[str, typer.Option(help="Address of the service.")]
+Url = Annotated[
+    str,
+    typer.Option(
+        envvar=CLIENT_URL,
+        help="Address of the service. The default is made of UNROLLED_HOST and"
+        " UNROLLED_PORT.",
+    ),
+]
 Key = Annotated[
     str | None, typer.Option(envvar=API_KEY, help="API key, if the service needs one.")
 ]
@@ -58,7 +67,7 @@ Bundles = Annotated[
         help="Folder of bundles, with --engine ray. [default: UNROLLED_BUNDLES]"
     ),
 ]
-URL = "http://127.0.0.1:8000"
+URL = address.default_url(os.environ)
 
 
 def serve(**flags: Any) -> None:

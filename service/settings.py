@@ -12,7 +12,8 @@ from service import values
 from service.values import ApiKeys, Origins, StateKey
 
 PREFIX = "UNROLLED_"
-API_KEY = f"{PREFIX}API_KEY"  # used by the client commands, not by the service
+# Used by the client commands, not by the service.
+API_KEY, CLIENT_URL = f"{PREFIX}API_KEY", f"{PREFIX}URL"
 # Secrets, which only the serving process may have, and settings that depend on them.
 SECRETS = ("state_key", "api_keys", "rate_per_key", "tls_certificate", "tls_key")
 ROOT = Path(__file__).parents[1]
@@ -294,7 +295,7 @@ def load(**options: Any) -> Settings:
         SettingsError: names each wrong variable.
     """
     known = {f"{PREFIX}{name.upper()}" for name in Settings.model_fields}
-    known |= {API_KEY}
+    known |= {API_KEY, CLIENT_URL}
     for name in os.environ:
         if name.upper().startswith(PREFIX) and name.upper() not in known:
             similar = difflib.get_close_matches(name.upper(), known, n=1)

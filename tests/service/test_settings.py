@@ -258,7 +258,7 @@ class TestRefused:
             ("UNROLLED_MAX_STEP", "; did you mean UNROLLED_MAX_STEPS?"),
             ("UNROLLED_SKIPBROKEN", "; did you mean UNROLLED_SKIP_BROKEN?"),
             ("unrolled_prot", "; did you mean UNROLLED_PORT?"),
-            ("UNROLLED_", "; did you mean UNROLLED_PORT?"),
+            ("UNROLLED_", "; did you mean UNROLLED_URL?"),
             ("UNROLLED_QQQQQQQQQQQQQQQQ", ""),
         ):
             with monkeypatch.context() as patch:
