@@ -3,6 +3,7 @@
 export const base = new URL("..", import.meta.url); // address of the service
 
 const KEY = "unrolled-key";
+const MOST_WAITS = 20; // for one request
 
 /** Dispatches "ready", "starting" and "away" when the service's state changes; and "ready"
  * again after a failed request, so that panels repeat what failed. */
@@ -42,7 +43,22 @@ export async function ask(path, body) {
   const value = kind.includes("json") ? await answer.json() : await answer.text();
   if (answer.ok) return value;
   const title = answer.statusText || `Status ${answer.status}`; // from a proxy
-  throw new Problem(answer.status, typeof value === "object" ? value : { title });
+  const after = Number(answer.headers.get("Retry-After")) || undefined;
+  const problem = typeof value === "object" ? value : { title };
+  throw new Problem(answer.status, { retry_after: after, ...problem });
+}
+
+/** The same; while the service is overloaded or the rate limit exceeded it waits and retries. */
+export async function askPatiently(path, body, waits = MOST_WAITS) {
+  try {
+    return await ask(path, body);
+  } catch (error) {
+    const after = error.problem?.retry_after;
+    const busy = error.status === 429 || (error.status === 503 && after);
+    if (!busy || !waits) throw error;
+    await new Promise((resolve) => setTimeout(resolve, 1000 * (after ?? 1)));
+    return askPatiently(path, body, waits - 1);
+  }
 }
 
 /** The problem of a service that cannot be reached; starts polling for it. */

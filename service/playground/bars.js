@@ -1,17 +1,19 @@
-// A bar for each class. The likeliest is marked with a dot, not by colour alone.
+// A bar for each class, in its colour. The likeliest is marked with a dot too.
 
 import { best, fill, make, percent } from "./dom.js";
+import { paint } from "./palette.js";
 
 /**
  * @param {string[]} classes
- * @param {number[]} probabilities of the classes
+ * @param {number[]?} probabilities of the classes; null: no bar, and no class is marked
  * @param {number} most number of classes shown: the likeliest
  */
 export function bars(container, classes, probabilities, most = 12) {
-  const top = best(probabilities);
-  const places = probabilities
+  const known = probabilities ?? classes.map(() => 0);
+  const top = probabilities ? best(known) : -1;
+  const places = known
     .map((_, place) => place)
-    .sort((a, b) => probabilities[b] - probabilities[a])
+    .sort((a, b) => known[b] - known[a])
     .slice(0, most)
     .sort((a, b) => a - b);
   if (container.children.length !== places.length) {
@@ -22,8 +24,9 @@ export function bars(container, classes, probabilities, most = 12) {
     const [bar] = track.children;
     container.children[at].classList.toggle("best", place === top);
     name.textContent = `${place === top ? "● " : ""}${classes[place]}`;
-    bar.style.width = `${100 * probabilities[place]}%`;
-    share.textContent = percent(probabilities[place]);
+    bar.style.width = `${100 * known[place]}%`;
+    bar.style.backgroundColor = paint(place);
+    share.textContent = probabilities ? percent(known[place]) : "–";
   });
 }
 

@@ -1,14 +1,14 @@
 // The page: tabs, the status of the service, and the start of each panel.
 
 import { ask, health, poll, state } from "./api.js";
-import * as digit from "./digit.js";
+import * as digit from "./drawing/digit.js";
 import { find } from "./dom.js";
 import * as live from "./live.js";
 import * as models from "./models.js";
 import { refusal } from "./refusal.js";
 import * as samples from "./samples.js";
-import * as sequence from "./sequence.js";
-import * as word from "./word.js";
+import * as sequence from "./sequence/panel.js";
+import * as word from "./drawing/word.js";
 
 const tabs = [...document.querySelectorAll("[role=tab]")];
 let started = false;
@@ -55,12 +55,12 @@ async function start() {
   starting = true;
   refusal(find("error"));
   try {
-    const [{ models: all }, known] = await Promise.all([ask("models"), samples.load()]);
+    const [{ models: all, limits }, known] = await Promise.all([ask("models"), samples.load()]);
     started = true;
     panel("digit", all.find(digit.fits), (model) => digit.start(model, known.digits));
     const readers = all.filter(word.fits);
     panel("word", readers[0], () => word.start(readers, known.words));
-    panel("sequence", all[0], () => sequence.start(all, Object.values(known).flat()));
+    panel("sequence", all[0], () => sequence.start(all, Object.values(known).flat(), limits));
     live.watch();
     if (!find("models").hidden) models.show();
   } catch (error) {

@@ -2,7 +2,7 @@
 // WebSocket, and some proxies block WebSockets: then each step is a request of its own,
 // which continues from the state token of the previous one.
 
-import { Problem, ask, away, base, key, poll, state } from "./api.js";
+import { Problem, askPatiently, away, base, key, poll, state } from "./api.js";
 
 const TOO_LARGE = 1009; // RFC 6455, 7.4.1
 
@@ -54,22 +54,9 @@ export class Reading {
     const turn = this.#turn;
     const body = { model: this.model.name, sequences: [frames], return_state: true };
     body.states = [first ? null : this.#token];
-    const [prediction] = (await this.#askWithRetry(body)).predictions;
+    const [prediction] = (await askPatiently(this.model.task, body)).predictions;
     if (turn === this.#turn) this.#token = prediction.state;
     return prediction;
-  }
-
-  /** The answer; waits and retries while the rate limit is exceeded. */
-  async #askWithRetry(body) {
-    for (;;) {
-      try {
-        return await ask(this.model.task, body);
-      } catch (error) {
-        if (error.status !== 429) throw error;
-        const seconds = error.problem.retry_after ?? 1;
-        await new Promise((resolve) => setTimeout(resolve, 1000 * seconds));
-      }
-    }
   }
 
   #open() {

@@ -26,7 +26,15 @@ export function refusal(box, error, again) {
       ? make(
           "ul",
           {},
-          errors.map(({ path, message }) => make("li", {}, make("code", {}, path), ` ${message}`)),
+          grouped(errors).map(({ first, last, message }) =>
+            make(
+              "li",
+              {},
+              make("code", {}, first),
+              last === first ? null : [" to ", make("code", {}, last)],
+              ` ${message}`,
+            ),
+          ),
           more > 0 ? make("li", {}, `and ${more} more`) : null,
         )
       : null,
@@ -52,4 +60,14 @@ function keyForm(again) {
     input,
     make("button", {}, "Use key"),
   );
+}
+
+/** Errors in a row with the same message, as one: {first, last, message} with their paths. */
+function grouped(errors) {
+  const groups = [];
+  for (const { path, message } of errors) {
+    if (groups.at(-1)?.message === message) groups.at(-1).last = path;
+    else groups.push({ first: path, last: path, message });
+  }
+  return groups;
 }

@@ -83,3 +83,20 @@ def wait_for(page, panel, text):
 def go(page, panel):
     """Open a panel."""
     page.locator(f"#tab-{panel}").click()
+
+
+def choose(page, model: str) -> None:
+    """Choose a model in the panel of sequences."""
+    go(page, "sequence")
+    page.locator("#sequence-model").select_option(model)
+
+
+def drop(page, name: str, text: str) -> None:
+    """Drop a file on the panel of sequences."""
+    page.locator("#sequence").evaluate(
+        "(zone, [name, text]) => {"
+        " const data = new DataTransfer(); data.items.add(new File([text], name));"
+        " zone.dispatchEvent(new DragEvent('drop',"
+        "  { dataTransfer: data, bubbles: true, cancelable: true })); }",
+        [name, text],
+    )

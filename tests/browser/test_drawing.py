@@ -28,6 +28,20 @@ class TestDigit:
         assert len(digits()) >= 30
         assert len(wrong) <= len(digits()) // 10, wrong
 
+    def test_nothing_drawn(self, page):
+        """Before the first stroke, and after Clear, no class is ahead."""
+        bars = page.locator("#digit-bars li")
+        bars.first.wait_for()
+        page.locator("#digit-samples button").first.click()
+        wait_for(page, "digit", "0 (")
+        assert page.locator("#digit-bars .best").count() == 1
+        page.locator("#digit-clear").click()
+        for _ in range(2):
+            assert page.locator("#digit-bars .best").count() == 0
+            assert {text.split()[-1] for text in bars.all_inner_texts()} == {"–"}
+            page.reload()
+            bars.first.wait_for()
+
     def test_moves_with_each_row(self, browser, service):
         """The bars change with each row."""
         with opened(browser, service.url, reduced_motion="no-preference") as page:
@@ -84,7 +98,7 @@ class TestRaster:
     def rows(self, page, strokes, kind="digit"):
         return np.array(
             page.evaluate(
-                "([kind, strokes]) => import('/playground/raster.js')"
+                "([kind, strokes]) => import('/playground/drawing/raster.js')"
                 ".then((raster) => raster[kind](strokes))",
                 [kind, [stroke.tolist() for stroke in strokes]],
             )

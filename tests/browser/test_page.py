@@ -1,6 +1,7 @@
 """The playground's page in a browser: models, faults of the service, accessibility."""
 
 import hashlib
+import json
 
 import httpx
 import pytest
@@ -10,6 +11,8 @@ from tests.browser.browser import (
     BUNDLES,
     DESKTOP,
     PHONE,
+    choose,
+    drop,
     go,
     opened,
     wait_for,
@@ -19,6 +22,12 @@ from tests.support.servers import ROOT, running, wait
 
 pytestmark = pytest.mark.browser
 
+WORD = json.dumps(
+    {
+        "frames": json.loads((ROOT / "examples/word.json").read_text())["sequences"][0],
+        "labels": list("ommandinx"),
+    }
+)
 # Console errors while the service is down.
 UNREACHABLE = ("ERR_CONNECTION", "WebSocket", "503")
 
@@ -129,8 +138,9 @@ def test_accessibility(browser, service, scheme, size):
                 page.locator("#word-samples button").first.click()
                 wait_for(page, panel, "reads")
             if panel == "sequence":
-                page.locator("#sequence-sample").click()
-                wait_for(page, panel, ": ")
+                choose(page, "letters")
+                drop(page, "words.jsonl", f"{WORD}\n{WORD}")
+                page.locator("#answers-said", has_text="agree").wait_for()
             if panel == "models":
                 page.locator(".card").first.wait_for()
             for details in page.locator(f"#{panel} summary").all():

@@ -1,14 +1,14 @@
 // The panel Digit: streams the rows of a drawn digit, and shows the probabilities after each.
 
-import { health } from "./api.js";
-import { bars } from "./bars.js";
-import { code } from "./code.js";
-import { fill, find, make, percent, best } from "./dom.js";
+import { health } from "../api.js";
+import { bars } from "../bars.js";
+import { code } from "../code.js";
+import { fill, find, make, percent, best } from "../dom.js";
 import { Heat, decided } from "./heat.js";
 import { Pad, picture } from "./pad.js";
 import { digit } from "./raster.js";
-import { Reading } from "./reading.js";
-import { refusal } from "./refusal.js";
+import { Reading } from "../reading.js";
+import { refusal } from "../refusal.js";
 
 const ROWS = 28;
 const PACE = 30; // ms per row, so that the change can be seen
@@ -41,7 +41,7 @@ export function start(model, samples) {
     history = [];
     pad.clear();
     picture(find("digit-seen"), [new Array(ROWS).fill(0)]);
-    bars(find("digit-bars"), model.classes, model.classes.map(() => 0));
+    bars(find("digit-bars"), model.classes, null);
     show(0);
     slider.disabled = true;
     fill(find("digit-code"));

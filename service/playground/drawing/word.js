@@ -1,12 +1,12 @@
 // The panel Word: labels drawn letters with a forward network, which knows the letters so
 // far, and with a bidirectional one, which knows the whole word.
 
-import { ask, health } from "./api.js";
-import { code } from "./code.js";
-import { fill, find, make, percent } from "./dom.js";
+import { ask, health } from "../api.js";
+import { code } from "../code.js";
+import { fill, find, make, percent } from "../dom.js";
 import { Pad, picture } from "./pad.js";
 import { letter } from "./raster.js";
-import { refusal } from "./refusal.js";
+import { refusal } from "../refusal.js";
 
 const PIXELS = 128;
 const WIDE = 8;

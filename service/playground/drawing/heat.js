@@ -1,6 +1,8 @@
-// A heat map of probabilities: a line per step, a column per class, darker is likelier.
+// A heat map of probabilities: a line per step, a column per class in its colour, darker is
+// likelier.
 
-import { best, draw, fill } from "./dom.js";
+import { best, draw, fill } from "../dom.js";
+import { paint } from "../palette.js";
 
 const CELL = 12;
 
@@ -23,15 +25,7 @@ export class Heat {
     this.svg = svg;
     this.classes = classes;
     this.#cells = Array.from({ length: steps }, (_, step) =>
-      classes.map((_, place) =>
-        draw("rect", {
-          x: place * CELL,
-          y: step * CELL,
-          width: CELL - 1,
-          height: CELL - 1,
-          class: "cell",
-        }),
-      ),
+      classes.map((_, place) => cell(place, step)),
     );
     this.#mark = draw("line", { x1: 0, x2: width, class: "mark" });
     fill(svg, ...this.#cells, this.#mark);
@@ -53,4 +47,11 @@ export class Heat {
       : "no row read yet";
     this.svg.setAttribute("aria-label", `Heat map, classes by rows: ${summary}`);
   }
+}
+
+function cell(place, step) {
+  const [x, y] = [place * CELL, step * CELL];
+  const rect = draw("rect", { x, y, width: CELL - 1, height: CELL - 1 });
+  rect.style.fill = paint(place);
+  return rect;
 }

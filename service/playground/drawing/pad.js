@@ -1,6 +1,6 @@
 // A canvas to draw on with a mouse, a pen or a finger.
 
-import { colour } from "./dom.js";
+import { colour } from "../dom.js";
 
 const WIDTH = 0.05; // of the line, as a fraction of the pad
 

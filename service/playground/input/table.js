@@ -1,0 +1,183 @@
+// Reads sequences from CSV, JSON or JSON lines, with the labels that the input has.
+
+import { Problem } from "../api.js";
+import { Mismatch, assign, checkWidth } from "./columns.js";
+import { isNumber, parse, toNumber } from "./csv.js";
+import * as json from "./json.js";
+import { stepKey } from "./steps.js";
+
+/**
+ * Read a text without knowing the model.
+ *
+ * @returns {object} for `fit`: a table {header, rows, delimiter}, or {sequences}
+ * @throws {Problem} the text holds no sequences; its title says why
+ */
+export function read(text) {
+  const plain = text.replace(/^\uFEFF/, "");
+  if (!plain.trim()) throw fault("The input is empty.");
+  const input = /^\s*[[{]/.test(plain) ? json.read(plain) : readCsv(plain);
+  if (!(input.rows ?? input.sequences).length) throw fault("The input holds no sequences.");
+  return input;
+}
+
+function readCsv(text) {
+  const { delimiter, lines } = parse(text);
+  if (!lines.length) throw fault("The input holds no sequences.");
+  const [{ cells }] = lines;
+  const headed = !cells.every((cell) => isNumber(cell, delimiter));
+  const header = headed ? cells.map((name, at) => name || `column ${at + 1}`) : null;
+  const width = cells.length;
+  for (const line of lines) {
+    if (line.cells.length === width) continue;
+    const has = `${line.cells.length} cells`;
+    throw fault(`Line ${line.number} has ${has}; the first line has ${width}.`);
+  }
+  return { header, rows: headed ? lines.slice(1) : lines, delimiter };
+}
+
+/**
+ * Fit an input to a model.
+ *
+ * @param {object} input of `read`
+ * @param {{name: string, features: string[]}} model
+ * @returns {{sequences: {name: string, frames: number[][], labels?: string[],
+ *   label?: string, steps?: string[]}[], unused: string[]}} `frames` in the order of the
+ *   model's features; `labels` of the steps and `label` of the sequence as the input has
+ *   them; names of the columns without a use
+ * @throws {Mismatch} the input is for another model
+ * @throws {Problem} a cell is not a number, or the rows are not in order
+ */
+export function fit(input, model) {
+  return input.rows ? fitTable(input, model) : fitSequences(input, model);
+}
+
+/** Returns true if the features of an input are those of a model. */
+export function fits(input, model) {
+  try {
+    if (input.rows) columnsOf(input, model);
+    else for (const sequence of input.sequences) framesOf(sequence, model);
+  } catch (error) {
+    if (error instanceof Mismatch) return false;
+    throw error;
+  }
+  return true;
+}
+
+function fitSequences({ sequences }, model) {
+  const unused = new Set();
+  const all = sequences.map((sequence) => {
+    const { frames, extra = [] } = framesOf(sequence, model);
+    for (const name of extra) unused.add(name);
+    const { name, labels } = sequence;
+    if (labels && labels.length !== frames.length) {
+      throw fault(`${name} has ${labels.length} labels, but ${frames.length} steps.`);
+    }
+    return { ...sequence, frames };
+  });
+  return { sequences: all, unused: [...unused] };
+}
+
+/** The steps of a sequence whose steps are lists or, with names, objects. */
+function framesOf({ name, frames, header, flat }, model) {
+  const { length } = model.features;
+  if (flat && length > 1) {
+    checkWidth(flat.length, model);
+    return { frames: [flat] };
+  }
+  if (!header) {
+    const other = frames.find((frame) => frame.length !== frames[0].length);
+    if (other) {
+      const at = frames.indexOf(other);
+      const has = `${other.length} features, step 0 has ${frames[0].length}`;
+      throw fault(`${name}, step ${at}: has ${has}.`);
+    }
+    checkWidth(frames[0]?.length ?? length, model);
+    return { frames };
+  }
+  const { features, unused } = assign(header, model);
+  const names = features.map((place) => header[place]);
+  const values = frames.map((frame, at) => {
+    const lost = names.find((key) => typeof frame[key] !== "number");
+    if (lost != null) throw fault(`${name}, step ${at}: “${lost}” is not a number.`);
+    return names.map((key) => frame[key]);
+  });
+  return { frames: values, extra: unused };
+}
+
+/** The columns of a table; without a header they are features, in the model's order. */
+function columnsOf({ header, rows, delimiter }, model) {
+  // A header may be made of numbers.
+  const first = header ?? rows[0].cells;
+  const listed = model.features.every((name) => first.includes(name));
+  if (header || (listed && delimiter)) {
+    return { ...assign(first, model), names: first, rows: header ? rows : rows.slice(1) };
+  }
+  checkWidth(first.length, model);
+  const features = first.map((_, at) => at);
+  const names = features.map((at) => `column ${at + 1}`);
+  return { sequence: -1, label: -1, step: -1, features, unused: [], names, rows };
+}
+
+function fitTable(input, model) {
+  const columns = columnsOf(input, model);
+  const groups = new Map();
+  let previous;
+  for (const { cells, number } of columns.rows) {
+    const name = columns.sequence < 0 ? "sequence 1" : String(cells[columns.sequence]);
+    if (!groups.has(name)) groups.set(name, []);
+    else if (columns.step < 0 && name !== previous) {
+      throw fault(
+        `Line ${number}: the sequence “${name}” appears again. Put its rows one after another,` +
+          " or add a column “step” that orders them.",
+      );
+    }
+    previous = name;
+    const frame = columns.features.map((at) => {
+      return finite(cells[at], input.delimiter, number, columns.names[at]);
+    });
+    groups.get(name).push({ cells, number, frame });
+  }
+  const sequences = [...groups].map(([name, rows]) => sequenceOf(name, rows, columns));
+  if (!sequences.length) throw fault("The input holds no sequences.");
+  return { sequences, unused: columns.unused };
+}
+
+function sequenceOf(name, rows, { label, step, names }) {
+  const ordered = step < 0 ? rows : inOrder(name, rows, step, names[step]);
+  const column = (at) => (at < 0 ? undefined : ordered.map(({ cells }) => String(cells[at])));
+  return {
+    name,
+    frames: ordered.map(({ frame }) => frame),
+    labels: column(label),
+    steps: column(step),
+  };
+}
+
+function inOrder(name, rows, step, column) {
+  const keyed = rows.map((row) => {
+    const key = stepKey(String(row.cells[step]));
+    if (key != null) return { ...row, key };
+    const cell = row.cells[step];
+    throw fault(
+      `Line ${row.number}: “${cell}” is neither a number nor an ISO 8601 time (column “${column}”).`,
+    );
+  });
+  keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0));
+  keyed.forEach((row, at) => {
+    const before = keyed[at - 1];
+    if (before && !(before.key < row.key)) {
+      const lines = `Line ${row.number}: the sequence “${name}” has the same step`;
+      throw fault(`${lines} as in line ${before.number} (column “${column}”).`);
+    }
+  });
+  return keyed;
+}
+
+function finite(cell, delimiter, line, column) {
+  const value = typeof cell === "number" ? cell : toNumber(cell, delimiter);
+  if (Number.isFinite(value)) return value;
+  const reason = Number.isNaN(value) ? "a number is missing" : `“${cell}” is not a number`;
+  throw fault(`Line ${line}: ${reason} (column “${column}”).`);
+}
+
+const fault = (title) => new Problem(0, { title });
