@@ -1,6 +1,8 @@
 """The training commands: datasets, train, evaluate, export, inspect, keygen, sign."""
 
 import contextlib
+import importlib.metadata
+import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -259,14 +261,28 @@ def _reported_errors() -> Iterator[None]:
         if str(error.name).startswith("model."):
             raise
         typer.echo(
-            f"error: {error.name} is not installed. TensorFlow and what else training"
-            " needs are in the extra `train`: pip install 'WHEEL[train]'",
+            f"error: {error.name} is not installed. To install TensorFlow and what else"
+            f" training needs: {_install_command()}",
             err=True,
         )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         raise typer.Exit(130) from None
+
+
+def _install_command() -> str:
+    """Return the command that adds what training needs to this environment."""
+    root = Path(__file__).parents[1]
+    if (root / "Makefile").is_file():
+        folder = "" if Path.cwd() == root else f"-C {shlex.quote(str(root))} "
+        return f"make {folder}install-training"
+    try:
+        importlib.metadata.version("unrolled")
+    except importlib.metadata.PackageNotFoundError:
+        # In an image. pip would look for a package of this name in the index.
+        return "pip install 'WHEEL[train]', with the file that `make wheel` builds"
+    return f"{shlex.quote(sys.executable)} -m pip install 'unrolled[train]'"
 
 
 if __name__ == "__main__":

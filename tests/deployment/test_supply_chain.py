@@ -56,6 +56,21 @@ def test_locks_have_hashes_and_no_addresses(lock):
         assert "--hash=sha256:" in pin, pin
 
 
+@pytest.mark.parametrize("lock", ["slim", "train", "build"])
+def test_locks_agree(check, lock):
+    """A lock of `.venv` has the versions of dev.lock: none changes what another installed."""
+    folder = ROOT / "requirements"
+    pins = set(check.pins(folder / f"{lock}.lock"))
+    assert pins
+    assert pins <= set(check.pins(folder / "dev.lock"))
+
+
+def test_serving_needs_no_tensorflow(check):
+    """`make serve` installs neither TensorFlow nor what only tests and Ray need."""
+    names = {name for name, _ in check.pins(ROOT / "requirements" / "slim.lock")}
+    assert not names & {"tensorflow", "ray", "playwright", "pytest", "pandas", "polars"}
+
+
 def test_installs_are_hash_locked():
     """Commands install packages with hashes, or this project from its folder."""
     files = [ROOT / "Makefile", ROOT / "Dockerfile", *ROOT.glob("*.md")]

@@ -67,8 +67,8 @@ def test_serving_imports_no_training():
 
 
 def test_without_tensorflow(tmp_path):
-    """Training without TensorFlow names the extra to install; commands that don't need
-    TensorFlow work."""
+    """Training without TensorFlow prints the command that installs it; commands that
+    don't need TensorFlow work."""
     script = (
         "import sys\n"
         "for name in ('tensorflow', 'keras', 'onnx', 'matplotlib'):\n"
@@ -84,6 +84,6 @@ def test_without_tensorflow(tmp_path):
         "inspect 0 ",
         "datasets 0 ",
         "keygen 0 ",
-        "train 2 error: keras is not installed. TensorFlow and what else training needs are"
-        " in the extra `train`: pip install 'WHEEL[train]'",
+        "train 2 error: keras is not installed. To install TensorFlow and what else"
+        " training needs: make install-training",
     ]
