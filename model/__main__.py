@@ -1,4 +1,4 @@
-"""The training commands: datasets, train, evaluate, export, inspect, keygen, sign."""
+"""The training commands: datasets, describe, train, evaluate, export, inspect, keygen, sign."""
 
 import contextlib
 import importlib.metadata
@@ -55,7 +55,24 @@ def datasets() -> None:
 
 
 @app.command()
-@flags.config_flags
+@flags.config_flags(flags.DATA)
+def describe(source: Source, *, flags: dict[str, Any]) -> None:
+    """Show what a data set holds, and warn of likely mistakes, as `train` does first.
+
+    Tables show the sequences in each part, their lengths, the classes, and the range of
+    each feature.
+
+    Example: `unrolled describe my.csv --sequence-column run`
+    """
+    with _reported_errors():
+        from model.cli import console
+
+        config = arguments.build_config(source, None, None, None, flags)
+        console.print_dataset(arguments.load_dataset(config))
+
+
+@app.command()
+@flags.config_flags()
 def train(
     source: Source,
     preset: Annotated[
@@ -109,7 +126,8 @@ def train(
         if int8:
             quantize.check(config.network.cell)
         dataset, run = arguments.load_dataset(config), Run(runs / config.name)
-        console.console.print(console.describe_run(dataset, config))
+        console.print_dataset(dataset)
+        console.console.print(console.describe_network(config))
         with ProgressBars(config.training.epochs) as bars:
             trained = loop.fit(dataset, config, run, resume=resume, callback=bars)
         if trained.finished_before:

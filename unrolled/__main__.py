@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 PANELS = {
     "Train a network": (
-        *("train", "evaluate", "export", "inspect"),
+        *("describe", "train", "evaluate", "export", "inspect"),
         *("datasets", "keygen", "sign"),
     ),
     "Serve it, and call the service": (

@@ -4,19 +4,21 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from model.bundle.bundle import Bundle
 from model.config import Config
+from model.datasets import checks
 from model.datasets.builtin import BuiltinDataset
 from model.datasets.dataset import PARTS, Dataset
+from model.datasets.summary import Summary, summarise
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from model.training.evaluation import Metrics
 
+MAX_ROWS = 20  # classes or features in a table
 # Names from a user's file must not be read as markup.
 console = Console(highlight=False, markup=False, emoji=False)
 FORMATS = """
@@ -114,19 +116,73 @@ def datasets_table(entries: Iterable[BuiltinDataset]) -> Table:
     return table
 
 
-def describe_run(dataset: Dataset, config: Config) -> str:
-    """Describe the data and the network before training."""
-    counts = ", ".join(f"{len(dataset.part(p)):,} {p}" for p in PARTS)
-    shortest, longest = dataset.lengths.min(), dataset.lengths.max()
-    train = np.unique(dataset.part("train").targets)
-    missing = [c for code, c in enumerate(dataset.classes) if code not in train]
-    if missing:
-        counts += f"\nnever seen in training: {', '.join(missing)}"
+def print_dataset(dataset: Dataset) -> None:
+    """Print tables about a data set, and warnings of likely mistakes.
+
+    Raises:
+        ValueError: a class occurs for validation or test only.
+    """
+    summary = summarise(dataset)
+    console.print(_parts_table(dataset, summary))
+    console.print(_counts_table(dataset, summary))
+    console.print(_features_table(dataset, summary))
+    for line in checks.warnings(dataset):
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+    checks.refuse_untrained_classes(dataset)
+
+
+def _parts_table(dataset: Dataset, summary: Summary) -> Table:
+    """Show the sizes of the parts."""
+    table = _table(
+        f"{dataset.name}: task {dataset.task}, {len(dataset.classes):,} classes,"
+        f" {len(dataset.features):,} features"
+    )
+    table.add_column("part")
+    for name in ("sequences", "steps", "shortest", "median", "longest"):
+        table.add_column(name, justify="right")
+    for name, part in summary.parts.items():
+        lengths = part.lengths or ("-", "-", "-")
+        sizes = (part.sequences, part.steps, *lengths)
+        table.add_row(name, *(n if n == "-" else f"{n:,}" for n in sizes))
+    return table
+
+
+def _counts_table(dataset: Dataset, summary: Summary) -> Table:
+    """Show how often the first classes occur in each part."""
+    unit = "sequences" if dataset.task == "classify" else "steps"
+    table = _table(f"{unit} of each class")
+    table.add_column("class")
+    for name in PARTS:
+        table.add_column(name, justify="right")
+    for name, counts in zip(dataset.classes[:MAX_ROWS], summary.counts, strict=False):
+        table.add_row(f"{name:.40}", *(f"{count:,}" for count in counts))
+    return _more(table, len(dataset.classes))
+
+
+def _features_table(dataset: Dataset, summary: Summary) -> Table:
+    """Show the ranges of the first features."""
+    table = _table("features")
+    table.add_column("feature")
+    for name in ("minimum", "mean", "maximum"):
+        table.add_column(name, justify="right")
+    ranges = zip(summary.minimum, summary.mean, summary.maximum, strict=True)
+    for name, numbers in zip(dataset.features[:MAX_ROWS], ranges, strict=False):
+        table.add_row(f"{name:.40}", *(f"{number:.4g}" for number in numbers))
+    return _more(table, len(dataset.features))
+
+
+def _more(table: Table, count: int) -> Table:
+    """Say how many rows a table leaves out."""
+    if count > MAX_ROWS:
+        table.add_row(f"and {count - MAX_ROWS:,} more")
+    return table
+
+
+def describe_network(config: Config) -> str:
+    """Describe the network before training."""
     network = config.network
     direction = "both directions" if network.bidirectional else "forward"
     return (
-        f"{dataset.name}: {dataset.task}, {len(dataset.classes)} classes,"
-        f" {len(dataset.features)} features, {shortest} to {longest} steps; {counts}\n"
         f"{config.name}: {network.cell} {network.layers} x {network.hidden}, {direction},"
         f" dropout {network.dropout}, seed {config.training.seed}"
     )

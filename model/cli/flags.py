@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, get_args
 
 import typer
@@ -10,13 +10,25 @@ import typer
 from model.config import Config
 
 SECTIONS = ("data", "network", "training", "augmentation")
+COLUMNS = ("sequence_column", "label_column", "step_column", "ignore")
+# Settings that choose the sequences and their parts.
+DATA = ("task", "test", *COLUMNS, "validation_fraction", "test_fraction", "seed")
 
 
-def config_flags(command: Callable[..., None]) -> Callable[..., None]:
+def config_flags(
+    only: Collection[str] | None = None,
+) -> Callable[[Callable[..., None]], Callable[..., None]]:
     """Decorate a command: add an option for each setting, and pass them as `flags`.
 
-    `flags` holds the options that were given, nested for `Config.update`.
+    `flags` holds the options that were given, nested for `Config.update`. With `only`
+    there are options for these settings.
     """
+    return functools.partial(_add_flags, only)
+
+
+def _add_flags(
+    only: Collection[str] | None, command: Callable[..., None]
+) -> Callable[..., None]:
     arguments = [
         p for p in inspect.signature(command).parameters.values() if p.name != "flags"
     ]
@@ -24,7 +36,7 @@ def config_flags(command: Callable[..., None]) -> Callable[..., None]:
         field: section
         for section in SECTIONS
         for field in _fields(section)
-        if field != "source"
+        if field != "source" and (only is None or field in only)
     }
 
     @functools.wraps(command)

@@ -34,6 +34,8 @@ class Dataset:
     classes: tuple[str, ...]
     features: tuple[str, ...]  # F names
     split: np.ndarray  # [N] int8: index in PARTS, or UNASSIGNED
+    # [N], for messages: text, or numbers from 1 if the file has none
+    ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
 
     def __post_init__(self) -> None:
@@ -48,6 +50,8 @@ class Dataset:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "offsets", _offsets(self.lengths))
+        if not len(self.ids):
+            object.__setattr__(self, "ids", np.arange(1, len(self) + 1))
         self._check()
 
     def _check(self) -> None:
@@ -64,8 +68,9 @@ class Dataset:
             raise ValueError(
                 f"{len(self.targets)} targets; task {self.task} needs {expected}"
             )
-        if len(self.split) != len(self.lengths):
-            raise ValueError("split needs one part for each sequence")
+        for name in ("split", "ids"):
+            if len(getattr(self, name)) != len(self.lengths):
+                raise ValueError(f"{name} needs one entry for each sequence")
         if not np.isin(self.split, (TRAIN, VALIDATION, TEST, UNASSIGNED)).all():
             raise ValueError("split holds 0 (train), 1 (validation), 2 (test) or -1")
         if width < 1 or len(self.features) != width:
@@ -115,6 +120,7 @@ class Dataset:
             lengths=lengths,
             targets=self.targets[chosen if self.task == "classify" else steps],
             split=self.split[chosen],
+            ids=self.ids[chosen],
         )
 
     def part(self, name: str) -> "Dataset":
@@ -135,7 +141,7 @@ class Dataset:
 
     @property
     def digest(self) -> str:
-        """SHA-256 of the whole content, except its name."""
+        """SHA-256 of the whole content, except its name and the ids."""
         head = [self.task, self.classes, self.features, self.frames.shape, len(self)]
         state = hashlib.sha256(json.dumps(head).encode())
         for array in (self.frames, self.lengths, self.targets, self.split):
@@ -183,6 +189,7 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
         classes=classes,
         features=features,
         split=np.concatenate([train.split, test.split]),
+        ids=np.concatenate([train.ids, test.ids]),
     )
 
 

@@ -27,7 +27,7 @@ def assign_parts(
 
     `validation` and `test` are fractions of the sequences that they are cut from; 0
     leaves the part out. Classes (classify) or lengths (label) are spread evenly over
-    the parts, and training keeps at least one sequence of each class.
+    the parts, and training keeps at least one sequence with each class.
     """
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
@@ -52,7 +52,20 @@ def assign_parts(
         chosen = _cut(_strata(dataset, pool), count, rng)
         split[pool[chosen]] = part
         pool = np.delete(pool, chosen)
+    if dataset.task == "label":
+        _return_classes(dataset, split, list(fractions))
     return replace(dataset, split=split)
+
+
+def _return_classes(dataset: Dataset, split: np.ndarray, parts: list[int]) -> None:
+    """Return sequences from these parts to training until it has all of their classes."""
+    known = np.zeros(len(dataset.classes), bool)
+    known[dataset.targets[np.repeat(split == TRAIN, dataset.lengths)]] = True
+    for index in np.flatnonzero(np.isin(split, parts)).tolist():
+        codes = dataset.target(index)
+        if not known[codes].all():
+            split[index] = TRAIN
+            known[codes] = True
 
 
 def _strata(dataset: Dataset, pool: np.ndarray) -> np.ndarray:

@@ -129,6 +129,7 @@ class Sequences:
             split=self.split
             if self.split is not None
             else np.full(len(self), UNASSIGNED),
+            ids=np.array(self.ids, object),
         )
 
     def _changes(self) -> np.ndarray:

@@ -159,7 +159,7 @@ def test_refusals():
         ({"targets": [0, 3]}, "outside the 2 classes"),
         ({"targets": [-1, 0]}, "outside the 2 classes"),
         ({"task": "label"}, "task label needs 5"),
-        ({"split": [0]}, "one part for each"),
+        ({"split": [0]}, "split needs one entry for each"),
         ({"split": [0, 3]}, "split holds"),
         ({"classes": ("a", "a")}, "is repeated"),
         ({"classes": ("a", "")}, "non-empty"),
@@ -264,6 +264,17 @@ class TestSplits:
             data = replace(data, targets=rare)
             data = splits.assign_parts(data, validation=0.3, test=0.4, seed=seed)
             assert set(data.part("train").targets.tolist()) == set(range(8))
+
+    def test_each_class_of_steps_is_trained(self):
+        """To label, a sequence with a class that no other one has is for training."""
+        for seed in range(10):
+            data = make("label", count=20)
+            targets = data.targets.copy()
+            targets[data.offsets[seed]] = 3
+            data = replace(data, targets=targets, classes=tuple("abcd"))
+            data = splits.assign_parts(data, validation=0.3, test=0.4, seed=seed)
+            assert data.split[seed] == TRAIN
+            assert sum(sizes(data)[1:]) >= 13
 
     @pytest.mark.parametrize("task", TASKS)
     def test_validation_never_from_test(self, task):

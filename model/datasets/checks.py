@@ -1,0 +1,197 @@
+"""Find likely mistakes in a data set before training: in its labels and its features."""
+
+import numpy as np
+
+from model.datasets import duplicates, summary
+from model.datasets.dataset import PARTS, TRAIN, Dataset, join_names
+
+FEW = 5  # sequences of a class from which a network may learn it
+LONG = 5_000  # steps that take long, and over which recurrent networks rarely learn
+TIME_NAMES = {"time", "timestamp", "datetime", "date", "t", "ts", "seconds"}
+TIME_NAMES |= {"index", "idx", "row", "rownumber", "step", "frame", "unnamed:0"}
+
+
+def warnings(dataset: Dataset) -> list[str]:
+    """Return a line for each likely mistake: the sequences or columns, and how to go on."""
+    return [
+        *_label_warnings(dataset),
+        *duplicates.warnings(dataset),
+        *_feature_warnings(dataset),
+        *_length_warnings(dataset),
+    ]
+
+
+def refuse_untrained_classes(dataset: Dataset) -> None:
+    """Refuse a data set in which a class occurs for validation or test only.
+
+    Raises:
+        ValueError: names the classes. A network can't learn them.
+    """
+    counts = summary.count_classes(dataset)
+    for part, name in list(enumerate(PARTS))[1:]:
+        lost = np.flatnonzero((counts[:, TRAIN] == 0) & (counts[:, part] > 0))
+        if len(lost):
+            raise ValueError(
+                f"class {join_names(dataset.classes[code] for code in lost)} occurs in the"
+                f" {name} part but not in training: move some of its sequences there"
+                " (column split), or remove them"
+            )
+
+
+def _label_warnings(dataset: Dataset) -> list[str]:
+    sequences = _sequences_by_class(dataset)
+    present = np.flatnonzero(sequences)
+    unit = "sequence" if dataset.task == "classify" else "step"
+    if len(present) == 1:
+        name = dataset.classes[present[0]]
+        return [
+            f"every {unit} has the label {name!r:.40}, so the network will give no other:"
+            " is it the right column (--label-column)?"
+        ]
+    results = []
+    if 2 * len(present) > len(dataset):
+        results.append(
+            f"{len(present):,} classes for {len(dataset):,} sequences are too many to"
+            " learn: is it the right column (--label-column)?"
+        )
+    elif len(rare := present[sequences[present] < FEW]):
+        names = join_names(f"{dataset.classes[c]} ({sequences[c]})" for c in rare)
+        results.append(
+            f"{_count(len(rare), 'class has', 'classes have')} fewer than {FEW} sequences,"
+            f" too few to learn and to measure: {names}; add some, or join classes"
+        )
+    if absent := [dataset.classes[code] for code in np.flatnonzero(sequences == 0)]:
+        results.append(
+            f"no sequence has the class {join_names(absent)}, which the file declares: the"
+            " network will not learn it"
+        )
+    return results
+
+
+def _sequences_by_class(dataset: Dataset) -> np.ndarray:
+    """Return how many sequences each class occurs in, [C]."""
+    size = len(dataset.classes)
+    codes = dataset.targets.astype(np.int64)
+    if dataset.task == "label":
+        owner = np.repeat(np.arange(len(dataset)), dataset.lengths)
+        codes = np.unique(owner * size + codes) % size
+    return np.bincount(codes, minlength=size)
+
+
+def _feature_warnings(dataset: Dataset) -> list[str]:
+    train = dataset.part("train")
+    if not len(train):
+        return []
+    constant = train.frames.min(0) == train.frames.max(0)
+    rows = _counts_rows(train)
+    constant &= ~rows  # in float32 the seconds since 1970 hardly change
+    results = []
+    if constant.any():
+        count = _count(
+            int(constant.sum()), "feature never changes", "features never change"
+        )
+        names = _names(dataset, constant)
+        results.append(
+            f"{count} in training: {names}; leave out what tells nothing (--ignore)"
+        )
+    for mask, reason in (
+        (
+            _leaks(train, ~constant),
+            "one value for each class, and so may hold the label: if so, --ignore it",
+        ),
+        (
+            rows,
+            "values like row numbers or times: order the rows by it (--step-column), or"
+            " --ignore it",
+        ),
+        (
+            _counts_sequences(train, ~constant),
+            "one number for each sequence, like an id: --ignore it, unless it is measured",
+        ),
+    ):
+        if mask.any():
+            results.append(f"feature {_names(dataset, mask)} has {reason}")
+    return results
+
+
+def _leaks(dataset: Dataset, candidates: np.ndarray) -> np.ndarray:
+    """Return the features with one value for each class, which differs for each, [F]."""
+    codes = dataset.targets
+    if dataset.task == "classify":
+        codes = np.repeat(codes, dataset.lengths)
+    order = np.argsort(codes, kind="stable")
+    starts = np.flatnonzero(np.diff(codes[order], prepend=-1))
+    places = np.flatnonzero(candidates)
+    values: list[np.ndarray] = []  # of these places, by class
+    for rows in np.split(order, starts[1:]):
+        if not len(places):
+            break
+        frames = dataset.frames[np.ix_(rows, places)]
+        same = (frames == frames[0]).all(0)
+        places, values = places[same], [v[same] for v in (*values, frames[0])]
+    mask = np.zeros(len(candidates), bool)
+    if len(starts) > 1 and len(dataset) > len(starts):
+        for column, place in enumerate(places):
+            mask[place] = len({v[column] for v in values}) == len(starts)
+    return mask
+
+
+def _counts_rows(dataset: Dataset) -> np.ndarray:
+    """Return the features that rise evenly in each sequence, or are times by name, [F]."""
+    mask = np.zeros(len(dataset.features), bool)
+    inner = np.ones(len(dataset.frames), bool)
+    inner[dataset.offsets[:-1]] = False
+    if inner.sum() < 10:
+        return mask
+    longest = np.diff(dataset.sequence(int(dataset.lengths.argmax())), axis=0)
+    for place in np.flatnonzero((longest >= 0).all(0)):
+        column = dataset.frames[:, place].astype(np.float64)
+        rises = np.diff(column, prepend=column[0])[inner]
+        step = float(np.median(rises))
+        # A float32 is rounded by this much at most.
+        error = 2 * np.finfo(np.float32).eps * np.abs(column).max()
+        even = step > 4 * error and (np.abs(rises - step) <= error + 1e-6 * step).all()
+        name = dataset.features[place].lower().replace(" ", "").replace("_", "")
+        mask[place] = even or (name in TIME_NAMES and (rises >= 0).all())
+    return mask
+
+
+def _counts_sequences(dataset: Dataset, candidates: np.ndarray) -> np.ndarray:
+    """Return the features with a whole number of its own for each sequence, [F]."""
+    mask = np.zeros(len(candidates), bool)
+    longest = dataset.sequence(int(dataset.lengths.argmax()))
+    if len(dataset) < 5 or len(longest) < 2:
+        return mask
+    firsts = dataset.frames[dataset.offsets[:-1]]
+    for place in np.flatnonzero(candidates & (longest == longest[0]).all(0)):
+        numbers = firsts[:, place]
+        same = np.repeat(numbers, dataset.lengths) == dataset.frames[:, place]
+        whole = (numbers == np.round(numbers)).all()
+        mask[place] = whole and same.all() and len(np.unique(numbers)) == len(numbers)
+    return mask
+
+
+def _length_warnings(dataset: Dataset) -> list[str]:
+    lengths = dataset.lengths
+    if len(lengths) > 1 and (lengths == 1).all():
+        return [
+            "every sequence has a single step: is it the right column of ids"
+            " (--sequence-column)?"
+        ]
+    count, longest = int((lengths > LONG).sum()), int(lengths.argmax())
+    if not count:
+        return []
+    name = f"{str(dataset.ids[longest])!r:.40}"
+    return [
+        f"{_count(count, 'sequence has', 'sequences have')} more than {LONG:,} steps"
+        f" ({name} has {lengths[longest]:,}): training takes long, and recurrent networks"
+        " rarely learn over so many; average steps, or cut the sequences"
+    ]
+
+
+def _names(dataset: Dataset, mask: np.ndarray) -> str:
+    return join_names(dataset.features[place] for place in np.flatnonzero(mask))
+
+
+def _count(count: int, singular: str, plural: str) -> str:
+    return f"{count:,} {singular if count == 1 else plural}"
