@@ -46,6 +46,9 @@ Class probabilities for sequences of any length, from recurrent networks.
 `POST /classify` returns one class for each sequence, `POST /label` one for each step.
 The examples below run as they stand. Clients of Triton, KServe and TensorFlow Serving
 can use `/v2` and `/v1`.
+
+Every error is a problem document (RFC 9457): `type` says its kind, `detail` what is wrong
+and how to go on, and `errors` which fields.
 """
 NOT_FOUND = "this path does not exist"
 _VERSIONED = ("/v", "/V")
@@ -181,7 +184,7 @@ def _create_service(
         api.mount(playground.PATH, playground.Files())
     api.add_exception_handler(HTTPException, _raise_service_error)
     api.add_middleware(middleware, raw_endpoints={})
-    api.openapi = openapi.with_examples(api.openapi, registry)  # type: ignore[method-assign]
+    api.openapi = openapi.complete(api.openapi, registry)  # type: ignore[method-assign]
 
     v1 = TfServing(registry, codecs, settings).router(bodies)
     sessions = SequenceSessions(settings, metrics)

@@ -8,6 +8,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from service.api import playground as page
+from service.api import schemas
 from service.registry.registry import Registry
 from service.telemetry.metrics import Metrics
 
@@ -22,22 +23,30 @@ def router(
         playground: serve it to browsers at `/`.
     """
     api = APIRouter(tags=["health"])
-    failing: dict[int | str, dict[str, Any]] = {
-        503: {"description": "Not now; the body says why."}
+    dead: dict[int | str, dict[str, Any]] = {
+        503: {"description": "No worker lives.", "model": schemas.Health}
+    }
+    unready: dict[int | str, dict[str, Any]] = {
+        503: {"description": "Not ready; says why.", "model": schemas.NotReady}
+    }
+    liveness: dict[str, Any] = {
+        "summary": "Check liveness",
+        "response_model": schemas.Health,
+        "responses": dead,
     }
 
-    @api.get("/livez", responses=failing)
-    @api.get("/healthz", responses=failing)
+    @api.get("/livez", **liveness)
+    @api.get("/healthz", **liveness)
     async def live() -> JSONResponse:
-        """Liveness: the process must be restarted if this fails."""
+        """Answer whether the service lives: restart it if this fails."""
         if registry.alive:
             return JSONResponse({"status": "alive"})
         return JSONResponse({"status": "no worker lives"}, 503)
 
-    @api.get("/", responses=failing)
+    @api.get("/", summary="Open the playground", responses=dead)
     async def root(request: Request) -> Response:
-        """The playground for browsers; for others, `/livez` and the service's name, which
-        KServe's V1 clients expect here."""
+        """Return the page to browsers. For others this is `/livez`, with the service's
+        name, which KServe's V1 clients expect here."""
         if playground and page.accepts_html(request):
             return page.page()
         if registry.alive:
@@ -46,9 +55,14 @@ def router(
             )
         return JSONResponse({"status": "no worker lives"}, 503)
 
-    @api.get("/readyz", responses=failing)
+    @api.get(
+        "/readyz",
+        summary="Check readiness",
+        response_model=schemas.Ready,
+        responses=unready,
+    )
     async def ready() -> JSONResponse:
-        """Readiness: every model is loaded and warmed up."""
+        """Answer whether every model is ready: send requests only while this is 200."""
         if registry.ready:
             return JSONResponse({"status": "ready", "models": list(registry.models)})
         content = {"status": "not ready", "reasons": registry.not_ready_reasons()}
@@ -57,9 +71,14 @@ def router(
     if metrics is None:
         return api
 
-    @api.get("/metrics", response_class=Response)
+    @api.get(
+        "/metrics",
+        summary="Read the metrics",
+        response_class=Response,
+        responses={200: {"content": {"text/plain": {}}}},
+    )
     async def read_metrics() -> Response:
-        """Metrics in Prometheus' text format."""
+        """Return the metrics in the text format of Prometheus."""
         return Response(metrics.text(), media_type=CONTENT_TYPE_LATEST)
 
     return api

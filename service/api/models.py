@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from model.bundle import bundle
 from model.bundle.bundle import BundleError
-from service.api import schemas
+from service.api import operations, schemas
 from service.errors import NotFound
 from service.registry.catalog import Catalog, Model
 from service.settings import Settings
@@ -18,6 +18,12 @@ MEDIA_TYPES = {
     ".png": "image/png",
     ".md": "text/markdown; charset=utf-8",
     ".json": "application/json",
+}
+FILE: dict[int | str, dict[str, Any]] = {  # in OpenAPI
+    200: {
+        "description": "The file.",
+        "content": {media_type: {} for media_type in MEDIA_TYPES.values()},
+    }
 }
 REPORT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")
 MAX_REPORT_BYTES = 16 * 2**20
@@ -38,9 +44,14 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
         "body_bytes": settings.max_body_bytes,
     }
 
-    @api.get("/models", response_model=schemas.Models)
+    @api.get(
+        "/models",
+        summary="List the models and the limits of a request",
+        response_model=schemas.Models,
+        responses=operations.problems(),
+    )
     async def models() -> dict[str, Any]:
-        """Every model in service, broken bundles, and the limits of a request."""
+        """Return every model in service, the errors of broken bundles, and the limits."""
         return {
             "models": [_summary(model, catalog) for model in catalog.models.values()],
             "broken": catalog.broken,
@@ -49,11 +60,15 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
 
     @api.get(
         "/models/{name}",
+        summary="Describe a model",
         response_model=schemas.Model,
-        responses=schemas.problems(404, 503),
+        responses=operations.problems(404),
     )
     async def model(name: str) -> dict[str, Any]:
-        """The inputs and outputs of a model, and how it was trained."""
+        """Return the inputs and outputs of a model, and how it was trained.
+
+        The name may have a version or a label: `NAME@VERSION`, `NAME@LABEL`.
+        """
         model = catalog.get(name)
         metadata = model.metadata
         plots = [path.name for path in _report(model) if path.suffix == ".png"]
@@ -66,11 +81,12 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
 
     @api.get(
         "/models/{name}/report/{file}",
+        summary="Get a file of a model's report",
         response_class=Response,
-        responses=schemas.problems(404, 503),
+        responses=FILE | operations.problems(404),
     )
     async def report(name: str, file: str) -> Response:
-        """A plot, the metrics (metrics.json) or the card (card.md) of a model."""
+        """Return a plot, the metrics (metrics.json) or the card (card.md) of a model."""
         model = catalog.get(name)
         # Only files that the bundle lists: a name can't lead out of its folder.
         for path in _report(model):

@@ -1,4 +1,4 @@
-"""Examples in the OpenAPI document, made from each bundle's golden sequences."""
+"""The OpenAPI document: shared error responses, and examples from golden sequences."""
 
 import copy
 import json
@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from model.bundle.bundle import BundleError
+from service.api import operations
 from service.registry.catalog import Model
 from service.registry.registry import Registry
 
@@ -16,18 +17,20 @@ PATHS = {"classify": "/classify", "label": "/label"}
 MAX_GOLDEN_BYTES, MAX_NUMBERS = 2**22, 10_000
 
 
-def with_examples(
+def complete(
     openapi: Callable[[], dict[str, Any]], registry: Registry
 ) -> Callable[[], dict[str, Any]]:
-    """Wrap FastAPI's `openapi`: adds a request for each model in service. The document is
-    cached until these change."""
+    """Wrap FastAPI's `openapi`: adds the shared components, and a request for each model
+    in service. The document is cached until these change."""
     cache: dict[tuple[str, ...], dict[str, Any]] = {}
 
     def cached() -> dict[str, Any]:
         digests = tuple(model.digest for model in registry.models.values())
         document = cache.get(digests)
         if document is None:
-            document = _add_examples(openapi(), registry)
+            document = copy.deepcopy(openapi())
+            _share_components(document)
+            _add_examples(document, registry)
             cache.clear()
             cache[digests] = document
         return document
@@ -35,8 +38,26 @@ def with_examples(
     return cached
 
 
-def _add_examples(document: dict[str, Any], registry: Registry) -> dict[str, Any]:
-    document = copy.deepcopy(document)
+def _share_components(document: dict[str, Any]) -> None:
+    """Describe bodies and errors once, for all operations that refer to them."""
+    statuses = set()
+    for path in document["paths"].values():
+        for operation in path.values():
+            responses = operation["responses"]
+            for status, response in list(responses.items()):
+                if "$ref" in response:  # FastAPI adds a description
+                    responses[status] = {"$ref": response["$ref"]}
+                    statuses.add(int(status))
+                elif status == "422":  # FastAPI's, of parameters: ours may be any text
+                    del responses[status]
+    components = operations.components(statuses)
+    components["schemas"] |= document["components"]["schemas"]
+    for name in ("HTTPValidationError", "ValidationError"):
+        components["schemas"].pop(name, None)
+    document |= {"components": components, "tags": operations.TAGS}
+
+
+def _add_examples(document: dict[str, Any], registry: Registry) -> None:
     body = document["paths"]["/stream"]["post"]["requestBody"]["content"]
     stream_examples = body["application/x-ndjson"].setdefault("examples", {})
     for name, model in registry.models.items():
@@ -60,7 +81,6 @@ def _add_examples(document: dict[str, Any], registry: Registry) -> dict[str, Any
                 "summary": f"Steps for {name}, and the end",
                 "value": steps(frames),
             }
-    return document
 
 
 def request(name: str, frames: list[list[float]]) -> dict[str, Any]:

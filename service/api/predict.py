@@ -6,7 +6,7 @@ from typing import Any
 from fastapi import APIRouter
 from starlette.types import Receive, Scope
 
-from service.api import schemas
+from service.api import operations
 from service.callers.caller import caller_of
 from service.codecs import fast_json, native
 from service.codecs.native import NUMBER_BYTES
@@ -135,13 +135,26 @@ def router() -> APIRouter:
     """The routes, declared for OpenAPI and for other methods; `PredictEndpoint` answers."""
     api = APIRouter()
 
-    @api.post("/classify", **schemas.operation("classify"))
+    @api.post(
+        "/classify", summary="Classify sequences", **operations.prediction("classify")
+    )
     def classify() -> None:
-        """One class for each sequence, with its probability."""
+        """Return one class for each sequence, with its probability.
 
-    @api.post("/label", **schemas.operation("label"))
+        Without `model` the default model of the task answers. `limits` in `GET /models`
+        says how large a request may be. It is safe to send again after a 503.
+        """
+
+    @api.post(
+        "/label",
+        summary="Label each step of sequences",
+        **operations.prediction("label"),
+    )
     def label() -> None:
-        """One class for each step of each sequence."""
+        """Return one class for each step of each sequence, with its probabilities.
+
+        The request is that of `POST /classify`, with a model for labels.
+        """
 
     return api
 

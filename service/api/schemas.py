@@ -1,10 +1,8 @@
-"""The request and response schemas in OpenAPI. `codecs` decodes and encodes the JSON."""
+"""The schemas of requests and responses in OpenAPI. `codecs` decodes and encodes the JSON."""
 
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
-
-from service.errors import MEDIA_TYPE, ServiceError
 
 PROBABILITY = Field(ge=0, le=1)
 STEPS = "Steps so far, in all calls; with `return_state`."
@@ -107,8 +105,6 @@ class Message(BaseModel):
 class StreamAnswer(BaseModel):
     """The answer to a message: a prediction, an `error`, or the `end`."""
 
-    model_config = ConfigDict(title="Told")
-
     steps: int = Field(description="So far.")
     label: str | None = Field(None, description="Classify: of all steps so far.")
     probability: float | None = Field(None, ge=0, le=1)
@@ -193,82 +189,21 @@ class Model(Summary):
     plots: list[str]
 
 
-# Of the connection, the key, or the service: any request may get them.
-COMMON = (400, 401, 408, 429, 431, 500, 503)
+class Health(BaseModel):
+    """The answer of a liveness probe."""
+
+    status: str = Field(examples=["alive"])
 
 
-def operation(task: str) -> dict[str, Any]:
-    """The arguments of a task's route. FastAPI does not see the body's schema, since the
-    endpoint parses the body itself."""
-    response = Classifications if task == "classify" else Labellings
-    schema = Sequences.model_json_schema()
-    content = {"application/json": {"schema": schema}}
-    return {
-        "operation_id": task,
-        "tags": ["predictions"],
-        "responses": {200: {"model": response}}
-        | problems(404, 409, 413, 415, 422, 504, *COMMON),
-        "openapi_extra": {"requestBody": {"required": True, "content": content}},
-    }
+class Ready(BaseModel):
+    """The answer of the readiness probe while every model is ready."""
+
+    status: str = Field(examples=["ready"])
+    models: list[str]
 
 
-def stream() -> dict[str, Any]:
-    """The arguments of the stream's route."""
-    request, response = (
-        {"application/x-ndjson": {"schema": _inlined(schema)}}
-        for schema in (Message, StreamAnswer)
-    )
-    model = {
-        "name": "model",
-        "in": "query",
-        "required": True,
-        "schema": {"type": "string"},
-        "description": "A streamable model, or NAME@VERSION.",
-    }
-    top_k = {
-        "name": "top_k",
-        "in": "query",
-        "schema": {"type": "integer", "minimum": 1},
-    }
-    return {
-        "operation_id": "stream",
-        "tags": ["predictions"],
-        "responses": {
-            200: {"description": "One line for each line.", "content": response}
-        }
-        | problems(404, 415, 422, *COMMON),
-        "openapi_extra": {
-            "parameters": [model, top_k],
-            "requestBody": {"required": True, "content": request},
-        },
-    }
+class NotReady(BaseModel):
+    """The answer of the readiness probe while a model is loading, or broken."""
 
-
-def _inlined(model: type[BaseModel]) -> dict[str, Any]:
-    """A model's schema, with the schemas that it refers to inlined."""
-    schema = model.model_json_schema()
-    definitions = schema.pop("$defs", {})
-
-    def inline(node: Any) -> Any:
-        if isinstance(node, dict):
-            name = node.get("$ref", "").rpartition("/")[2]
-            node = definitions[name] if name else node
-            return {key: inline(value) for key, value in node.items()}
-        return [inline(item) for item in node] if isinstance(node, list) else node
-
-    return inline(schema)  # type: ignore[no-any-return]
-
-
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """The error responses with these statuses, as problem details."""
-    titles: dict[int, list[str]] = {}
-    for error in ServiceError.__subclasses__():
-        titles.setdefault(error.status, []).append(error.title)
-    schema = _inlined(Problem)
-    return {
-        status: {
-            "description": "; ".join(titles[status]),
-            "content": {MEDIA_TYPE: {"schema": schema}},
-        }
-        for status in statuses
-    }
+    status: str = Field(examples=["not ready"])
+    reasons: list[str]

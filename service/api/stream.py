@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from service.api import schemas
+from service.api import operations
 from service.callers.caller import caller_of
 from service.errors import NotFound
 from service.http import cors
@@ -161,9 +161,13 @@ def router() -> APIRouter:
     """The route, declared for OpenAPI; `StreamRoute` answers."""
     api = APIRouter()
 
-    @api.post("/stream", **schemas.stream())
+    @api.post(
+        "/stream",
+        summary="Classify or label a sequence while it happens",
+        **operations.stream(),
+    )
     def stream() -> None:
-        """Class probabilities while the frames of a sequence arrive.
+        """Return class probabilities while the steps of a sequence arrive.
 
         Both bodies are NDJSON, and are sent at the same time: a line in, a line out.
         `WS /stream?model=NAME` has the same messages over a WebSocket.

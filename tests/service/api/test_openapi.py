@@ -6,12 +6,30 @@ import re
 import pytest
 from fastapi.openapi.models import OpenAPI
 
+from service import errors
 from service.codecs import native
+
+VERBS = {"Check", "Classify", "Describe", "Get", "Label", "List", "Open", "Read"}
 
 
 @pytest.fixture
 def document(http):
     return http.get("/openapi.json").json()
+
+
+def resolved(document, node):
+    """The node that a reference refers to; another node as it is."""
+    for part in node.get("$ref", "").split("/")[1:]:
+        document = document[part]
+    return document if "$ref" in node else node
+
+
+def operations(document):
+    return [
+        (path, operation)
+        for path, methods in document["paths"].items()
+        for operation in methods.values()
+    ]
 
 
 def test_valid(document):
@@ -20,12 +38,11 @@ def test_valid(document):
     assert document["openapi"].startswith("3.1.")
     OpenAPI.model_validate(document)
     ids = []
-    for path, operations in document["paths"].items():
-        for operation in operations.values():
-            ids.append(operation["operationId"])
-            parameters = operation.get("parameters", [])
-            named = {p["name"] for p in parameters if p["in"] == "path"}
-            assert named == set(re.findall(r"{(\w+)}", path))
+    for path, operation in operations(document):
+        ids.append(operation["operationId"])
+        parameters = operation.get("parameters", [])
+        named = {p["name"] for p in parameters if p["in"] == "path"}
+        assert named == set(re.findall(r"{(\w+)}", path))
     assert len(ids) == len(set(ids))
     assert {"classify", "label"} <= set(ids)
 
@@ -54,6 +71,47 @@ def test_references(document):
     assert lost == set()
 
 
+def test_summaries(document):
+    """Every operation has a summary of its own and a description; its
+    tag has a description too."""
+    tags = {tag["name"] for tag in document["tags"] if tag["description"]}
+    summaries = {}
+    for path, operation in operations(document):
+        assert set(operation["tags"]) <= tags
+        assert operation["description"]
+        assert operation["summary"].split()[0] in VERBS
+        summaries.setdefault(operation["summary"], []).append(path)
+    shared = [paths for paths in summaries.values() if len(paths) > 1]
+    assert list(map(sorted, shared)) == [["/healthz", "/livez"]]
+
+
+def test_errors_are_described_once(http, document):
+    """Operations refer to one response for each status, which names its kinds of errors.
+    A real error fits its schema."""
+    used = set()
+    for _, operation in operations(document):
+        for status, response in operation["responses"].items():
+            if "$ref" in response:
+                assert response == {"$ref": f"#/components/responses/Problem{status}"}
+                used.add(f"Problem{status}")
+            elif status != "200":
+                assert status == "503"  # of a probe
+    responses = document["components"]["responses"]
+    assert set(responses) == used
+    for name, response in responses.items():
+        kinds = re.findall(r"- `([a-z-]+)`: \w", response["description"])
+        content = response["content"]["application/problem+json"]
+        assert content["schema"] == {"$ref": "#/components/schemas/Problem"}
+        assert content["example"]["type"] == f"urn:unrolled:error:{kinds[0]}"
+        assert content["example"]["status"] == int(name.removeprefix("Problem"))
+    for error in errors.ServiceError.__subclasses__():
+        response = responses.get(f"Problem{error.status}")
+        assert response is None or f"`{error.slug}`" in response["description"]
+    problem = http.post("/classify", json={"sequences": [[[1]]]}).json()
+    schema = document["components"]["schemas"]["Problem"]
+    assert set(schema["required"]) <= set(problem) <= set(schema["properties"])
+
+
 def test_errors_are_declared(document):
     """The document has every error that a prediction can meet, as problem details."""
     for path in ("/classify", "/label"):
@@ -61,7 +119,8 @@ def test_errors_are_declared(document):
         expected = {"200", "400", "404", "409", "413", "415", "422", "503"}
         assert expected <= set(responses)
         for status in expected - {"200"}:
-            assert set(responses[status]["content"]) == {"application/problem+json"}
+            response = resolved(document, responses[status])
+            assert set(response["content"]) == {"application/problem+json"}
 
 
 @pytest.mark.parametrize("path", ["/classify", "/label"])
@@ -70,7 +129,8 @@ def test_members_are_declared(http, document, path):
     operation = document["paths"][path]["post"]
     content = operation["requestBody"]["content"]["application/json"]
     fields = native.PredictBody.__struct_fields__
-    assert set(content["schema"]["properties"]) == set(fields)
+    schema = resolved(document, content["schema"])
+    assert set(schema["properties"]) == set(fields)
     members = set()
     for example in content["examples"].values():
         for top_k in (None, 1):
@@ -78,10 +138,8 @@ def test_members_are_declared(http, document, path):
             (prediction,) = http.post(path, json=body).json()["predictions"]
             members |= set(prediction)
     content = operation["responses"]["200"]["content"]["application/json"]
-    schemas = document["components"]["schemas"]
-    response = schemas[content["schema"]["$ref"].rpartition("/")[2]]["properties"]
-    reference = response["predictions"]["items"]["$ref"]
-    declared = schemas[reference.rpartition("/")[2]]["properties"]
+    response = resolved(document, content["schema"])["properties"]
+    declared = resolved(document, response["predictions"]["items"])["properties"]
     assert set(declared) == members
     for name in ("steps", "state"):
         assert declared[name]["description"]
