@@ -41,7 +41,7 @@ MODEL = [
     {"__main__"},
     {"cli"},
     {"export", "report"},
-    {"training"},
+    {"training", "inference"},
     {"network", "datasets"},
     {"bundle", "config"},
 ]

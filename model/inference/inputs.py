@@ -1,0 +1,96 @@
+"""Turn data that a caller has into sequences: arrays, lists, DataFrames, files."""
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from model.bundle.bundle import Metadata
+from model.datasets import readers
+from model.datasets.readers import Columns, Sequences
+
+ARRAYS = Path("sequences")  # in place of a file's name
+SHAPE = "a sequence is an array [T, F] of T steps with F features"
+
+
+def read(data: object, columns: Columns, metadata: Metadata) -> Sequences:
+    """Return the sequences in `data`, with the features that a network takes.
+
+    Args:
+        data: see `Network.classify`.
+        columns: the names of the special columns of a file or DataFrame.
+
+    Raises:
+        ReadError: a file or DataFrame lacks a column, or holds other values.
+        ValueError: an array has another shape, or holds other values; names the place.
+    """
+    names = metadata.input.names
+    recorded = readers.from_names(metadata.training.columns)
+    if isinstance(data, (str, os.PathLike)):
+        path = Path(os.fspath(data))
+        return readers.read_sequences(path, columns, names, recorded=recorded)
+    if readers.is_dataframe(data):
+        return readers.from_dataframe(data, columns, names, recorded=recorded)
+    if columns != Columns():
+        raise ValueError("only a file or a DataFrame has columns to name")
+    return _from_arrays(data, metadata)
+
+
+def _from_arrays(data: object, metadata: Metadata) -> Sequences:
+    items = [_frames(item, index, metadata) for index, item in enumerate(_divide(data))]
+    width = metadata.input.features
+    return Sequences(
+        path=ARRAYS,
+        ids=tuple(map(str, range(1, len(items) + 1))),
+        frames=np.concatenate([np.zeros((0, width), np.float32), *items]),
+        lengths=np.array([len(frames) for frames in items], np.int32),
+        features=metadata.input.names,
+    )
+
+
+def _divide(data: object) -> Sequence[ArrayLike]:
+    """Return the sequences of an array [T, F] or [N, T, F], or of a list of arrays."""
+    if not isinstance(data, (list, tuple)):
+        array = _array(data, "the data")
+        if array.ndim not in (2, 3):
+            raise ValueError(f"an array of shape {list(array.shape)}; {SHAPE}")
+        return [array] if array.ndim == 2 else list(array)
+    if not data or _array(data[0], "sequence 0").ndim != 1:
+        return data
+    return [data]
+
+
+def _frames(value: ArrayLike, index: int, metadata: Metadata) -> np.ndarray:
+    """Check one sequence, and return it as [T, F] float32."""
+    place = f"sequence {index}"
+    array, width = _array(value, place), metadata.input.features
+    if array.ndim != 2 or not len(array):
+        raise ValueError(f"{place} has the shape {list(array.shape)}; {SHAPE}")
+    if array.shape[1] != width:
+        raise ValueError(
+            f"{place} has {array.shape[1]} features; {metadata.name} takes {width}"
+        )
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        frames = array.astype(np.float32)
+    for step, feature in np.argwhere(~np.isfinite(frames))[:1].tolist():
+        number = array[step, feature]
+        raise ValueError(
+            f"{place}, step {step}, feature {feature} is {number}, no finite float32"
+        )
+    return frames
+
+
+def _array(value: object, place: str) -> np.ndarray:
+    if readers.is_dataframe(value):  # NumPy would take its columns by their places
+        reason = "join DataFrames into one, with a column of ids (by=...)"
+        raise ValueError(f"{place} is a DataFrame: {reason}")
+    try:
+        array = np.asarray(value)
+    except ValueError:
+        raise ValueError(f"{place} has rows of different lengths; {SHAPE}") from None
+    if array.dtype.kind not in "biuf" and array.size:
+        kind = array.dtype if array.ndim else type(value).__name__
+        raise ValueError(f"{place} holds {kind}, no numbers; {SHAPE}")
+    return array
