@@ -58,7 +58,7 @@ class TestTrain:
         assert lines[-2].split() == ["bundle:", str(exported.folder)]
         assert lines[-1].startswith("card:")
         assert Path(lines[-1].split()[1]).is_file()
-        (test,) = [line.split() for line in lines if line.startswith("test ")]
+        *_, test = [line.split() for line in lines if line.startswith("test ")]
         part_metrics = exported.metadata.training.parts["test"]
         assert test[1:3] == [str(part_metrics.count), f"{part_metrics.error:.2f}"]
 
