@@ -100,9 +100,9 @@ docs: .venv-docs/ready ## build the documentation: dist/site (needs no network)
 screenshots: .venv/ready-dev ## pictures of the playground for docs/playground (needs Chromium)
 	$(BIN)/python -m tests.browser.screenshots
 
-train: .venv/ready-train ## train every preset anew: bundles/NAME/NEXT-VERSION
+train: .venv/ready-train ## train every preset anew: bundles/NAME/NEXT-VERSION, promoted
 	for preset in $(PRESETS); do \
-		$(BIN)/unrolled train $$preset || exit 1; \
+		$(BIN)/unrolled train $$preset --output bundles --promote always || exit 1; \
 	done
 
 bench: .venv/ready-dev ## throughput and latency beside other servers (half an hour)

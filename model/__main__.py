@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal
 import typer
 
 from model.bundle import quiet, signature
+from model.bundle.folders import TRAINED
 from model.cli import arguments, flags
 from model.config import ConfigError, presets
 
@@ -42,6 +43,13 @@ Int8 = Annotated[
     typer.Option("--int8", help="Add int8 weights: about twice as fast. LSTM only."),
 ]
 Output = Annotated[Path, typer.Option(help="Folder to write bundles to.")]
+Promote = Annotated[
+    Literal["better", "always", "never"],
+    typer.Option(
+        help="Serve the new version: if its error on the test part is not higher than"
+        " that of the version in service, always, or never."
+    ),
+]
 
 
 @app.command()
@@ -87,7 +95,8 @@ def train(
         str | None,
         typer.Option(help="Name of the bundle. [default: the preset's or the file's]"),
     ] = None,
-    output: Output = Path("bundles"),
+    output: Output = TRAINED,
+    promote: Promote = "better",
     runs: Annotated[Path, typer.Option(help="Folder for checkpoints and logs.")] = Path(
         "runs"
     ),
@@ -101,6 +110,8 @@ def train(
     """Train a network and write its bundle.
 
     The network is calibrated on the validation part and evaluated on the test part.
+    If the bundle has a version already, both are compared on the new test part; the new
+    one is served if it isn't worse. Otherwise `unrolled promote NAME@VERSION` serves it.
 
     A built-in set uses the preset of its name. Options override the preset or TOML
     file. Ctrl-C stops a run; `--resume` continues it.
@@ -119,7 +130,7 @@ def train(
         with quiet.imports():
             from model.cli import console
             from model.cli.progress import ProgressBars
-            from model.export import publish, quantize
+            from model.export import promotion, publish, quantize
             from model.training import loop
             from model.training.runs import Run
 
@@ -147,6 +158,9 @@ def train(
             trained.network, trained.history, dataset, config, output, int8=int8
         )
         console.print_published(*published)
+        console.print_promotion(
+            promotion.decide(published[0], dataset, promote), output
+        )
 
 
 @app.command()
@@ -154,7 +168,8 @@ def export(
     run: Annotated[
         Path, typer.Argument(help="Folder of a training run, such as runs/digits.")
     ],
-    output: Output = Path("bundles"),
+    output: Output = TRAINED,
+    promote: Promote = "better",
     int8: Int8 = False,
 ) -> None:
     """Write a bundle from the best weights of a run.
@@ -166,7 +181,7 @@ def export(
     with _reported_errors():
         with quiet.imports():
             from model.cli import console
-            from model.export import publish, quantize
+            from model.export import promotion, publish, quantize
             from model.training import loop
             from model.training.runs import Run
 
@@ -180,8 +195,12 @@ def export(
         network = loop.build(dataset, config)
         folder.restore_best(network)
         history = folder.history()
-        console.print_published(
-            *publish.publish(network, history, dataset, config, output, int8=int8)
+        published = publish.publish(
+            network, history, dataset, config, output, int8=int8
+        )
+        console.print_published(*published)
+        console.print_promotion(
+            promotion.decide(published[0], dataset, promote), output
         )
 
 
@@ -204,7 +223,7 @@ def evaluate(
 
     `unrolled evaluate bundles/letters letters`
 
-    `unrolled evaluate bundles/walks more_walks.csv --part all`
+    `unrolled evaluate trained/walks more_walks.csv --part all`
     """
     with _reported_errors():
         with quiet.imports():

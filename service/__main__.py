@@ -64,14 +64,22 @@ To = Annotated[
 Bundles = Annotated[
     str | None,
     typer.Option(
-        help="Folder of bundles, with --engine ray. [default: UNROLLED_BUNDLES]"
+        help="Folders of bundles, with --engine ray. [default: UNROLLED_BUNDLES]"
+    ),
+]
+LocalBundles = Annotated[
+    str | None,
+    typer.Option(
+        "--bundles",
+        help="Folders of bundles, separated by commas; labels are written to the last."
+        " [default: UNROLLED_BUNDLES]",
     ),
 ]
 URL = address.default_url(os.environ)
 
 
 def serve(**flags: Any) -> None:
-    """Serve every bundle of a folder over HTTP.
+    """Serve the bundles of one or several folders over HTTP.
 
     Each option is also an environment variable: `--max-steps 500` is
     `UNROLLED_MAX_STEPS=500`. Options override variables.
@@ -124,8 +132,6 @@ def _options() -> list[inspect.Parameter]:
 
 def shown(default: Any) -> str:
     """A setting's default as `--help` and the documentation show it."""
-    if isinstance(default, Path):
-        return "the shipped bundles"
     return str(default).lower() if isinstance(default, bool) else str(default) or "none"
 
 
@@ -234,6 +240,52 @@ def stream(
             chart.run(url, sequences, model or file_model, rate, _headers(key))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
+
+
+@app.command()
+def versions(
+    name: Annotated[
+        str | None, typer.Argument(help="Name of a model. [default: all]")
+    ] = None,
+    bundles: LocalBundles = None,
+) -> None:
+    """List the versions of each model, their errors and labels."""
+    from service.cli import versions
+
+    versions.show(bundles, name)
+
+
+@app.command()
+def promote(
+    reference: Annotated[str, typer.Argument(metavar="NAME@VERSION")],
+    label: Annotated[
+        str, typer.Option(help="Label to give to the version.")
+    ] = "default",
+    bundles: LocalBundles = None,
+) -> None:
+    """Serve a version by default, or give it another label.
+
+    A running service follows within `UNROLLED_RELOAD_SECONDS`.
+
+    Example: `unrolled promote walks@2`
+    """
+    from service.cli import versions
+
+    versions.promote(bundles, reference, label)
+
+
+@app.command()
+def rollback(
+    name: Annotated[str, typer.Argument(help="Name of a model.")],
+    bundles: LocalBundles = None,
+) -> None:
+    """Serve the version again that was the default before.
+
+    Example: `unrolled rollback walks`
+    """
+    from service.cli import versions
+
+    versions.rollback(bundles, name)
 
 
 @app.command()

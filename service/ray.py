@@ -50,8 +50,6 @@ class Unrolled:
         cores = ray.get_runtime_context().get_assigned_resources().get("CPU", 1)
         workers = replica_settings.workers or max(1, int(cores))
         changes: dict[str, Any] = {"workers": workers}
-        if "bundles" not in replica_settings.model_fields_set:
-            changes["bundles"] = settings.SHIPPED  # their path on this node
         if source:
             self._mirror = Mirror(source)
             try:
@@ -59,7 +57,7 @@ class Unrolled:
             except BaseException:
                 self._mirror.close()
                 raise
-            changes["bundles"] = self._mirror.folder
+            changes["bundles"] = str(self._mirror.folder)
         self._settings = replica_settings.model_copy(update=changes)
 
     def __serve_build_asgi_app__(self) -> ASGIApp:
@@ -115,7 +113,7 @@ def build(args: dict[str, Any]) -> Application:
         raise SettingsError(f"{refused}: set by Ray's proxy; see http_options")
     source = str(args.get("bundles") or object_store.from_environment())
     if object_store.is_remote(source):
-        args["bundles"] = settings.SHIPPED  # a URI is not a path
+        args["bundles"] = ""  # a URI is not a path
     else:
         source = ""
     loaded = settings.load(**args)

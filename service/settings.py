@@ -9,17 +9,13 @@ from pydantic import Field, SecretStr, ValidationError, model_validator
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from service import values
-from service.values import ApiKeys, Origins, StateKey
+from service.values import ApiKeys, BundleFolders, Origins, StateKey
 
 PREFIX = "UNROLLED_"
 # Used by the client commands, not by the service.
 API_KEY, CLIENT_URL = f"{PREFIX}API_KEY", f"{PREFIX}URL"
 # Secrets, which only the serving process may have, and settings that depend on them.
 SECRETS = ("state_key", "api_keys", "rate_per_key", "tls_certificate", "tls_key")
-ROOT = Path(__file__).parents[1]
-# The shipped bundles: in the wheel beside the command, in a checkout at its root.
-INSTALLED = ROOT / "unrolled" / "bundles"
-SHIPPED = INSTALLED if INSTALLED.is_dir() else ROOT / "bundles"
 
 
 class SettingsError(ValueError):
@@ -43,7 +39,11 @@ class Settings(BaseSettings):
     port: int = Field(
         8000, ge=0, le=65535, description="Port to listen on; 0 picks a free one."
     )
-    bundles: Path = Field(SHIPPED, description="Folder of bundles, or a single bundle.")
+    bundles: BundleFolders = Field(
+        "",
+        description="Folders of bundles, separated by commas, or a single bundle. "
+        "Default: the shipped bundles, and `trained` in the current folder.",
+    )
     bundle_keys: str = Field(
         "",
         description="PEM file of public keys. If set, every bundle must be signed by one "
@@ -52,8 +52,8 @@ class Settings(BaseSettings):
     keep_versions: int = Field(
         1,
         ge=0,
-        description="Number of newest versions to serve of each bundle, besides labelled "
-        "ones; 0 serves all.",
+        description="Number of versions to serve of each bundle, the newest up to the default "
+        "one, besides labelled ones; 0 serves all of them.",
     )
     reload_seconds: float = Field(
         5,
@@ -255,6 +255,13 @@ class Settings(BaseSettings):
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="Minimum level of log lines."
     )
+
+    @property
+    def folders(self) -> tuple[Path, ...]:
+        """The folders of bundles; of equal versions that of the last folder counts."""
+        from model.bundle import folders  # not needed by a command like `key`
+
+        return tuple(map(Path, values.split_list(self.bundles))) or folders.DEFAULTS
 
     @property
     def keys(self) -> Path | None:

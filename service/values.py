@@ -1,9 +1,10 @@
 """Types of settings that need validation or parsing: API keys, origins, TLS files."""
 
 import re
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
-from pydantic import AfterValidator, SecretStr
+from pydantic import AfterValidator, BeforeValidator, SecretStr
 
 if TYPE_CHECKING:
     import ssl
@@ -50,6 +51,12 @@ def _refuse_password() -> str:
     raise ValueError("TLS_KEY: is encrypted; give an unencrypted key")
 
 
+def _check_folders(setting: str) -> str:
+    if not all(split_list(setting)):
+        raise ValueError("must be folders, separated by commas")
+    return setting
+
+
 def _check_digests(setting: SecretStr) -> SecretStr:
     keys = split_list(setting.get_secret_value())
     if not all(re.fullmatch(DIGEST, key) for key in keys):
@@ -76,6 +83,11 @@ def _check_state_keys(setting: SecretStr) -> SecretStr:
     return setting
 
 
+BundleFolders = Annotated[
+    str,
+    BeforeValidator(lambda value: str(value) if isinstance(value, Path) else value),
+    AfterValidator(_check_folders),
+]
 ApiKeys = Annotated[SecretStr, AfterValidator(_check_digests)]
 Origins = Annotated[str, AfterValidator(_check_origins)]
 StateKey = Annotated[SecretStr, AfterValidator(_check_state_keys)]

@@ -14,12 +14,13 @@ PANELS = {
         *("describe", "train", "evaluate", "export", "inspect"),
         *("datasets", "keygen", "sign"),
     ),
+    "Choose the version to serve": ("versions", "promote", "rollback"),
     "Serve it, and call the service": (
         *("serve", "classify", "label", "stream"),
         *("health", "key", "settings"),
     ),
 }
-TRAINING, SERVING = PANELS
+TRAINING = next(iter(PANELS))
 
 
 class Commands(TyperGroup):
@@ -75,9 +76,8 @@ def main() -> None:
     http://localhost:8000/ and draw a digit.
 
     `unrolled train my.jsonl --name mine` trains on your data, and writes the bundle
-    bundles/mine/1. `unrolled datasets` shows the formats.
-
-    `unrolled serve --bundles bundles` serves what you have trained.
+    trained/mine/1, which `unrolled serve` serves too. `unrolled datasets` shows the
+    formats.
 
     `unrolled classify my.csv --model mine` asks the running service.
     """

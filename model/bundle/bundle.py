@@ -20,7 +20,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +49,7 @@ MAX_BYTES = 2**32  # of all its files: they are read in full before it is served
 MAX_LISTED = 10_000  # names in a folder of bundles, and versions of a name
 MAX_CLASSES = 10_000
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
+Rename = Callable[[Path, Path], object]
 ClassName = Annotated[str, Field(min_length=1, max_length=256)]
 
 
@@ -329,32 +330,32 @@ def versions(folder: Path) -> list[int]:
 
 
 @contextmanager
-def writing(root: Path, name: str) -> Iterator[tuple[Path, str]]:
+def writing(
+    root: Path, name: str, *, after: int = 0, rename: Rename = os.rename
+) -> Iterator[tuple[Path, str]]:
     """Yield a temporary folder, and the version number that it reserves for `name`.
 
-    On success the folder becomes that version; after an exception it is removed.
+    On success `rename` makes the folder that version; after an exception it is removed.
+    The number is above those in the folder, and above `after`.
 
     Raises:
         BundleError: no version number is left.
     """
     (root / name).mkdir(parents=True, exist_ok=True)
-    temporary, version = _reserve(root / name)
+    temporary, version = _reserve(root / name, after)
     try:
         yield temporary, version
         temporary.chmod(0o755)
-        os.rename(temporary, root / name / version)
+        rename(temporary, root / name / version)
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
 
 
-def _reserve(folder: Path) -> tuple[Path, str]:
-    """Create the temporary folder of the next version.
-
-    Its existence reserves the number, for writers on other machines too. A number whose
-    writer was killed stays reserved.
-    """
-    number = max(versions(folder), default=0)
+def _reserve(folder: Path, after: int) -> tuple[Path, str]:
+    """Create the next version's temporary folder, which reserves the number."""
+    # On other machines too, and even after its writer was killed.
+    number = max([after, *versions(folder)])
     while VERSION.fullmatch(version := str(number := number + 1)):
         temporary = folder / f".{version}"
         with suppress(FileExistsError):  # reserved by another writer

@@ -8,6 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from model.bundle import folders
 from model.bundle.bundle import Bundle
 from model.config import Config
 from model.datasets import checks
@@ -16,6 +17,7 @@ from model.datasets.dataset import PARTS, Dataset
 from model.datasets.summary import Summary, summarise
 
 if TYPE_CHECKING:  # it imports TensorFlow
+    from model.export.promotion import Promotion
     from model.training.evaluation import Metrics
 
 MAX_ROWS = 20  # classes or features in a table
@@ -46,10 +48,12 @@ def _table(title: str, *, show_header: bool = True) -> Table:
     return Table(title=title, title_justify="left", box=style, show_header=show_header)
 
 
-def metrics_table(title: str, parts: dict[str, "Metrics"]) -> Table:
-    """Show the metrics of each part."""
+def metrics_table(
+    title: str, parts: dict[str, "Metrics"], column: str = "part"
+) -> Table:
+    """Show the metrics of each part, or of what else the column names."""
     table = _table(title)
-    table.add_column("part")
+    table.add_column(column)
     for name in (
         "evaluated",
         "error %",
@@ -194,3 +198,32 @@ def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     console.print(f"bundle: {folder}", soft_wrap=True)
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
+
+
+def print_promotion(promotion: "Promotion | None", output: Path) -> None:
+    """Print the comparison with the version in service, and which one is served now.
+
+    Args:
+        promotion: None if there was no other version.
+        output: the folder of bundles that has the new one.
+    """
+    if promotion is None:
+        return
+    new, present = f"{promotion.name}@{promotion.version}", promotion.present
+    reason = promotion.reason
+    if promotion.metrics and promotion.difference:
+        before, after = promotion.metrics
+        rows = {f"{present}, in service": before, f"{promotion.version}, new": after}
+        title = f"on the {promotion.part} part"
+        console.print(metrics_table(title, rows, "version"))
+        change = promotion.difference
+        reason += (
+            f" than that of version {present} ({change.value:+.2f} points, 95 % interval"
+            f" {change.low:+.2f} to {change.high:+.2f})"
+        )
+    if promotion.promoted:
+        console.print(f"served: {new}; {reason}", soft_wrap=True)
+        return
+    option = "" if output in folders.DEFAULTS else f" --bundles {output}"
+    console.print(f"not served: {new}; {reason}", soft_wrap=True)
+    console.print(f"serve it: unrolled promote {new}{option}", soft_wrap=True)

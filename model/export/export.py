@@ -5,13 +5,14 @@ network is bidirectional, `step` (with the state in and out).
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import onnx
 import tensorflow as tf
 
-from model.bundle import allowlist, bundle
+from model.bundle import allowlist, bundle, folders, labels
 from model.bundle.bundle import Metadata
 from model.bundle.golden import Golden, Step
 from model.datasets.dataset import Dataset
@@ -39,6 +40,8 @@ def export_bundle(
 ) -> Path:
     """Write the next version of a bundle under `root`, and return its folder.
 
+    The version that is the default stays it: see `promotion`.
+
     Args:
         dataset: the golden answers' inputs are taken from it.
         describe: returns the metadata of a version.
@@ -47,14 +50,17 @@ def export_bundle(
 
     Raises:
         ExportError: a format differs by more than `bundle.TOLERANCE`.
-        BundleError: a format holds an operator that the service refuses.
+        BundleError: a format holds an operator that the service refuses, or the labels
+            of the bundle's other versions are invalid.
         QuantizationError: int8 weights change the results too much.
     """
     name = describe("1").name
     if int8:
         quantize.check(network.config.cell)
     exported = network.for_export()
-    with bundle.writing(root, name) as (folder, version):
+    after = folders.highest_version(name, root)
+    rename = partial(labels.publish, folders=folders.of_name(name, root))
+    with bundle.writing(root, name, after=after, rename=rename) as (folder, version):
         save(exported, folder)
         (folder / bundle.EXTRA).mkdir(exist_ok=True)
         onnx.save(onnx_graph.build(exported), str(folder / bundle.NETWORK))

@@ -42,7 +42,13 @@ class Metrics:
 
 
 def evaluate_bundle(bundle: Bundle, dataset: Dataset) -> Metrics:
-    """Evaluate the SavedModel of a bundle.
+    """Evaluate the SavedModel of a bundle. Raises what `predict_bundle` raises."""
+    predictions = predict_bundle(bundle, dataset)
+    return compute_metrics(predictions, bundle.metadata.classes)
+
+
+def predict_bundle(bundle: Bundle, dataset: Dataset) -> Predictions:
+    """The probabilities that the SavedModel of a bundle computes.
 
     Raises:
         ValueError: the data is of another task or feature count, or has a class
@@ -69,7 +75,7 @@ def evaluate_bundle(bundle: Bundle, dataset: Dataset) -> Metrics:
         state = np.zeros((len(lengths), metadata.state_size), np.float32)
         return step(frames, lengths, state)[0]
 
-    return compute_metrics(predict(dataset, scorer), metadata.classes)
+    return predict(dataset, scorer)
 
 
 def predict(

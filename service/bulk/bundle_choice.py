@@ -1,39 +1,44 @@
-"""Choose the bundle that the service would choose, from a folder or an object store."""
+"""Choose the bundle that the service would choose, from folders or an object store."""
 
+from collections.abc import Iterable
+from contextlib import ExitStack
 from pathlib import Path
 
-from model.bundle import bundle
+from model.bundle import bundle, folders, labels
 from model.bundle.bundle import Bundle, BundleError
+from model.bundle.folders import VersionFolder
 from service.bulk import object_store
 from service.bulk.object_store import Mirror
-from service.registry import folder as bundle_folder
-from service.registry.folder import VersionFolder
 from service.settings import Settings
 
 
-class BundleFolder:
-    """A folder of bundles as a context manager; of an object store it is a local copy."""
+class BundleFolders:
+    """Folders of bundles as a context manager; of an object store it is a local copy."""
 
-    def __init__(self, location: str):
-        self._mirror = Mirror(location) if object_store.is_remote(location) else None
-        self._folder = Path(location)
+    def __init__(self, locations: Iterable[str]):
+        self._locations, self._mirrors = list(locations), ExitStack()
 
-    def __enter__(self) -> Path:
-        if self._mirror is None:
-            return self._folder
-        try:
-            self._mirror.start(0)
-        except BaseException:
-            self._mirror.close()
-            raise
-        return self._mirror.folder
+    def __enter__(self) -> list[Path]:
+        with ExitStack() as mirrors:
+            paths = [self._path(location, mirrors) for location in self._locations]
+            self._mirrors = mirrors.pop_all()
+        return paths
+
+    def _path(self, location: str, mirrors: ExitStack) -> Path:
+        if not object_store.is_remote(location):
+            return Path(location)
+        mirror = Mirror(location)
+        mirrors.callback(mirror.close)
+        mirror.start(0)
+        return mirror.folder
 
     def __exit__(self, *_: object) -> None:
-        if self._mirror is not None:
-            self._mirror.close()
+        self._mirrors.close()
 
 
-def choose(root: Path, task: str, name: str | None, settings: Settings) -> Bundle:
+def choose(
+    roots: Iterable[Path], task: str, name: str | None, settings: Settings
+) -> Bundle:
     """The bundle for NAME, NAME@VERSION or NAME@LABEL, as the service would choose it.
 
     Without a name it is the setting's default, or else the first bundle of the task.
@@ -44,7 +49,8 @@ def choose(root: Path, task: str, name: str | None, settings: Settings) -> Bundl
     name = name or getattr(settings, f"default_{task}")
     base_name, _, version = name.partition("@")
     known, errors = [], []
-    for versions in bundle_folder.scan(root):
+    roots = list(roots)
+    for versions in folders.scan(*roots):
         try:
             candidate = _read_version(versions, version, settings)
         except BundleError as error:
@@ -59,17 +65,20 @@ def choose(root: Path, task: str, name: str | None, settings: Settings) -> Bundl
         raise errors[0]
     missing = f"no bundle {name}" if name else "no bundle"
     available = ", ".join(known) or "none"
-    raise BundleError(f"{root}: {missing} for {task}; there are: {available}")
+    places = ", ".join(map(str, roots))
+    raise BundleError(f"{places}: {missing} for {task}; there are: {available}")
 
 
 def _read_version(
     versions: VersionFolder, version: str, settings: Settings
 ) -> Bundle | None:
     """The bundle with a version number or a label; "" is the default version."""
-    labels = bundle_folder.read_labels(versions.folder) if versions.folder else {}
+    known = labels.read(*versions.folders)
     newest = list(versions.versions)[-1]
-    labels = {bundle_folder.DEFAULT: newest} | labels | {bundle_folder.LATEST: newest}
-    number = labels.get(version or bundle_folder.DEFAULT)
+    known = {labels.DEFAULT: newest} | known
+    # The newest that is served: newer ones than the default need a label.
+    known[labels.LATEST] = max(known.values())
+    number = known.get(version or labels.DEFAULT)
     if number is None and version.isdecimal() and len(version) < 10:
         number = int(version)
     if number not in versions.versions:

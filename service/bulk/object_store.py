@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from model.bundle import bundle
 from model.bundle.bundle import BundleError
-from service.registry.folder import LABELS
+from model.bundle.labels import LABELS
 from service.settings import PREFIX
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,13 @@ RETRIES = 3  # of a shard whose actor died
 class ShardActor:
     """An actor on one core that computes shards and writes their lines."""
 
-    def __init__(self, file: str, to: str, job: Job, bundles: str, settings: Settings):
+    def __init__(
+        self, file: str, to: str, job: Job, bundles: list[str], settings: Settings
+    ):
         self._shards, self._output = shards.open_file(file), OutputFolder(to)
-        with bundle_choice.BundleFolder(bundles) as root:
+        with bundle_choice.BundleFolders(bundles) as roots:
             name = f"{job.model}@{job.version}"
-            folder = bundle_choice.choose(root, job.task, name, settings).folder
+            folder = bundle_choice.choose(roots, job.task, name, settings).folder
             self._scorer = Scorer(folder, settings, job.top_k, job.digest)
         self._file, self._stamp = file, (job.size, job.modified)
         self._features = self._scorer.metadata.input.features
@@ -53,7 +55,7 @@ def prepare(
     *,
     model: str | None,
     top_k: int | None,
-    bundles: str,
+    bundles: list[str],
     settings: Settings,
 ) -> tuple[Job, list[int]]:
     """Begin or resume a job; returns it with the numbers of its missing shards.
@@ -61,8 +63,8 @@ def prepare(
     Raises:
         BulkError, BundleError, ValueError, OSError: the job can't begin.
     """
-    with bundle_choice.BundleFolder(bundles) as root:
-        bundle = bundle_choice.choose(root, task, model, settings)
+    with bundle_choice.BundleFolders(bundles) as roots:
+        bundle = bundle_choice.choose(roots, task, model, settings)
     size, modified = shards.stamp(file)
     job = Job(
         file=Path(shards.filesystem(file)[1]).name,

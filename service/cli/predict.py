@@ -17,6 +17,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from service import values
 from service.bulk import object_store
 from service.settings import load
 
@@ -95,17 +96,17 @@ def run_job(
         settings = load().without_secrets()
         # The nodes have another working directory.
         file, to = map(shards.absolute, (file, to or _default_output(file, task)))
-        bundles = bundles or object_store.from_environment() or str(settings.bundles)
-        bundles = shards.absolute(bundles)
+        places = values.split_list(bundles or settings.bundles)
+        folders = [shards.absolute(p) for p in places or map(str, settings.folders)]
         if settings.bundle_keys:
             keys = shards.absolute(settings.bundle_keys)
             settings = settings.model_copy(update={"bundle_keys": keys})
         job, missing = runner.prepare(
-            file, to, task, model=model, top_k=top_k, bundles=bundles, settings=settings
+            file, to, task, model=model, top_k=top_k, bundles=folders, settings=settings
         )
         with JobProgress(job.shards, job.shards - len(missing)) as progress:
             if missing:
-                runner.run(missing, (file, to, job, bundles, settings), progress.add)
+                runner.run(missing, (file, to, job, folders, settings), progress.add)
     except ModuleNotFoundError as error:
         typer.echo(
             f"error: {error.name} is not installed: pip install 'WHEEL[ray]'",

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 
 from model.bundle.bundle import Bundle, Metadata
+from model.bundle.labels import DEFAULT, LATEST
 from service import errors
 from service.pool.admission import Admission
-from service.registry.folder import DEFAULT, LATEST
 from service.registry.state_tokens import TokenSigner
 from service.settings import Settings
 from service.worker.protocol import LoadResult

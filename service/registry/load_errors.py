@@ -4,7 +4,7 @@ import logging
 from collections.abc import Collection
 from pathlib import Path
 
-from service.registry.folder import LABELS
+from model.bundle.labels import LABELS
 
 log = logging.getLogger(__name__)
 

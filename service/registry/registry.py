@@ -13,12 +13,12 @@ from functools import partial
 from pathlib import Path
 
 from model.bundle import bundle as bundles
+from model.bundle import folders as bundle_folders
 from model.bundle.bundle import Bundle, BundleError
+from model.bundle.folders import VersionFolder
 from service import errors, os_resources
 from service.pool.pool import Pool
-from service.registry import folder as bundle_folder
 from service.registry.catalog import TASKS, Catalog, Model
-from service.registry.folder import VersionFolder
 from service.registry.load_errors import LoadErrors
 from service.registry.loader import Loader
 from service.registry.versions import ModelVersions
@@ -167,14 +167,14 @@ class Registry(Catalog):
 
     def _load_all(self) -> None:
         begun = time.perf_counter()
-        root = self._settings.bundles
+        roots = ", ".join(map(str, self._settings.folders))
         folders: list[VersionFolder] = []
         try:
-            folders = bundle_folder.scan(root)
+            folders = self._scan()
             if not folders:
-                self._load_errors.add(str(root), f"{root}: no bundle found")
+                self._load_errors.add(roots, f"{roots}: no bundle found")
         except OSError as error:
-            self._load_errors.add(str(root), f"{root}: {error}")
+            self._load_errors.add(roots, f"{roots}: {error}")
         for folder in folders:
             if self._stop.is_set():
                 return
@@ -204,7 +204,7 @@ class Registry(Catalog):
 
     def _check_folder(self) -> None:
         """Load what has changed on disk. A name that is gone from it is still served."""
-        folders = bundle_folder.scan(self._settings.bundles)
+        folders = self._scan()
         for gone in self._versions.keys() - {folder.name for folder in folders}:
             if not self._versions[gone].models:
                 self._load_errors.clear(gone)
@@ -218,7 +218,7 @@ class Registry(Catalog):
         owner = self._folder_of.get(name)
         if owner is None and name not in self._folder_of.values():
             owner = name
-        for folder in bundle_folder.scan(self._settings.bundles):
+        for folder in self._scan():
             if folder.name == owner:
                 self._versions_of(folder).unloaded = False
                 self.unloaded -= {name}
@@ -238,6 +238,9 @@ class Registry(Catalog):
         self._load_errors.clear(owner)
         self._serve_without(versions.clear())
         self._update_broken()
+
+    def _scan(self) -> list[VersionFolder]:
+        return bundle_folders.scan(*self._settings.folders)
 
     # --- versions ---
 
@@ -266,12 +269,14 @@ class Registry(Catalog):
         if self._stop.is_set():
             raise BundleError("the service is stopping")
         name = bundle.metadata.name
-        if folder.folder is not None and folder.name != name:
+        if folder.folders and folder.name != name:
             # Otherwise an older version, even a signed one, could take over a name by
             # being put in another folder.
-            own = folder.folder.parent / name
-            if bundles.versions(own):
-                raise BundleError(f"{bundle.folder}: holds {name}, and so does {own}")
+            roots = {path.parent for path in folder.folders}
+            for own in (root / name for root in roots.union(self._settings.folders)):
+                if bundles.versions(own):
+                    both = f"holds {name}, and so does {own}"
+                    raise BundleError(f"{bundle.folder}: {both}")
         owner = self._folder_of.setdefault(name, folder.name)
         if owner != folder.name and self._versions[owner].models:
             raise BundleError(f"{bundle.folder}: another bundle is named {name} too")

@@ -9,12 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import bundle
+from model.bundle import labels as bundle_labels
 from model.bundle.bundle import Bundle, BundleError
+from model.bundle.folders import VersionFolder
+from model.bundle.labels import DEFAULT, LABELS, LATEST
 from service.pool.spawn import WorkerDied
 from service.pool.supervisor import WorkerSupervisor
-from service.registry import folder as bundle_folder
 from service.registry.catalog import Model
-from service.registry.folder import LATEST, VersionFolder
+from service.registry.stamp import stamp_of
 
 
 @dataclass(slots=True)
@@ -72,6 +74,7 @@ class ModelVersions:
 
         Args:
             newest, pinned: see `VersionFolder.select`; labelled versions are added.
+                Versions newer than the label `default` don't count as the newest.
             force: also load what failed before, or has changed since the last update
                 and may still be being written.
 
@@ -80,8 +83,10 @@ class ModelVersions:
         """
         before = self._snapshot()
         labels = self._read_labels(folder)
-        labelled = self._labels.values() if labels is None else labels.values()
-        paths = folder.select(newest, {*map(int, labelled), *pinned})
+        former = {label: int(version) for label, version in self._labels.items()}
+        known = former if labels is None else labels
+        others = {*known.values(), *pinned}
+        paths = folder.select(newest, others, known.get(DEFAULT))
         missing = [path for path in paths if not self._ensure(folder, path, force)]
         self._drop_others(paths, len(missing), labels_broken=labels is None)
         for path in self._failed.keys() - paths:
@@ -125,7 +130,7 @@ class ModelVersions:
 
     def _ensure(self, folder: VersionFolder, path: Path, force: bool) -> bool:
         """Load a version if it isn't; returns whether it is loaded as on disk."""
-        stamp, loaded = bundle_folder.stamp(path), self._loaded.get(path)
+        stamp, loaded = stamp_of(path), self._loaded.get(path)
         failure = None
         if loaded is not None:
             number = loaded.model.number
@@ -175,11 +180,11 @@ class ModelVersions:
 
     def _read_labels(self, folder: VersionFolder) -> dict[str, int] | None:
         """The labels on disk; None if they can't be read: the former ones stay."""
-        if folder.folder is None:
+        if not folder.folders:
             return {}
-        path = folder.folder / bundle_folder.LABELS
+        path = folder.folders[-1] / LABELS
         try:
-            labels = bundle_folder.read_labels(folder.folder)
+            labels = bundle_labels.read(*folder.folders)
         except BundleError as error:
             self._set_error(path, str(error))
             return None

@@ -52,8 +52,9 @@ def folder(tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def runner(folder):
-    """Runs blocks against a service that has the copy's bundles."""
-    settings = Settings(port=0, bundles=folder / "bundles", admin=True, workers=1)
+    """Runs blocks against a service that has the copy's bundles, and those trained."""
+    folders = f"{folder / 'bundles'},{folder / 'trained'}"
+    settings = Settings(port=0, bundles=folders, admin=True, workers=1)
     with running(settings, load_engine=OnnxEngine) as server:
         yield Runner(folder, server.url.replace("127.0.0.1", "localhost"))
 

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from service import __main__ as main
 from service import settings
-from service.settings import PREFIX, SECRETS, SHIPPED, Settings, SettingsError
+from service.settings import PREFIX, SECRETS, Settings, SettingsError
 from tests.support.servers import ROOT
 
 DIGEST = 64 * "a"
@@ -17,7 +17,7 @@ DIGEST = 64 * "a"
 VALUES = {
     "host": ("0.0.0.0", "0.0.0.0"),
     "port": ("0", 0),
-    "bundles": ("/some/where", Path("/some/where")),
+    "bundles": ("/some/where", "/some/where"),
     "bundle_keys": ("/some/keys.pem", "/some/keys.pem"),
     "skip_broken": ("true", True),
     "default_classify": ("digits", "digits"),
@@ -148,7 +148,7 @@ def test_defaults():
     loaded = settings.load()
     for name, field in Settings.model_fields.items():
         assert getattr(loaded, name) == field.default
-    assert ROOT / "bundles" == SHIPPED
+    assert loaded.folders == (ROOT / "bundles", Path("trained"))
 
 
 def test_variables(monkeypatch):

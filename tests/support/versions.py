@@ -15,11 +15,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import bundle
+from model.bundle import bundle, folders
 from model.bundle.golden import Golden
+from model.bundle.labels import LABELS
 from service.pool import spawn
 from service.pool.pool import Pool
-from service.registry import folder as bundle_folder
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
@@ -35,6 +35,21 @@ INFER = {
 PREDICT = {"instances": [[[7]]]}
 POISON = 666  # weights that no engine can load
 _numbers = itertools.count()
+
+
+def make_versions(folder, *versions):
+    """Folders of versions, as far as a scan reads them."""
+    for version in versions:
+        marker = folder / str(version) / bundle.MARKER
+        marker.parent.mkdir(parents=True)
+        marker.write_text("{}")
+    return folder
+
+
+def write_labels(folder, content):
+    """Write `labels.json`: bytes unchanged, other content as JSON."""
+    text = content if isinstance(content, bytes) else json.dumps(content).encode()
+    (folder / LABELS).write_bytes(text)
 
 
 def flip(path):
@@ -150,10 +165,8 @@ class VersionedService(Running):
 
     def label(self, content):
         """Replace the labels, as a whole."""
-        text = content if isinstance(content, bytes) else json.dumps(content).encode()
-        new = self.root.parent / "labels"
-        new.write_bytes(text)
-        os.rename(new, self.root / "made" / bundle_folder.LABELS)
+        write_labels(self.root.parent, content)
+        os.rename(self.root.parent / LABELS, self.root / "made" / LABELS)
 
     def wait_scanned(self):
         """Return after enough scans to try whatever is new."""
@@ -242,7 +255,7 @@ def versioned_service(
     for version in versions:
         put(root, version)
     if labels is not None:
-        (root / "made" / bundle_folder.LABELS).write_text(json.dumps(labels))
+        write_labels(root / "made", labels)
     engines, scans, gate, hooks, tries = [], [], threading.Event(), [], []
     gate.set()
 
@@ -253,12 +266,12 @@ def versioned_service(
         engines.append(weakref.ref(engine))
         return engine
 
-    def scan(folder, scan=bundle_folder.scan):
-        if folder == root:  # not of another service
+    def scan(*roots, scan=folders.scan):
+        if root in roots:  # not of another service
             scans.append(1)
             for hook in hooks:
                 hook()
-        return scan(folder)
+        return scan(*roots)
 
     defaults = {
         "port": 0,
@@ -268,7 +281,7 @@ def versioned_service(
         "state_key": KEY,
     }
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(bundle_folder, "scan", scan)
+        patch.setattr(folders, "scan", scan)
         try:
             options = Settings(**defaults | settings)
             with running(options, load_engine=load) as service:

@@ -111,7 +111,8 @@ def test_serves(run, installed, tmp_path):
 
 
 def test_trains(run, tmp_path):
-    """From an empty folder it trains on a shipped set, and writes ./bundles."""
+    """From an empty folder it trains on a shipped set, and writes the version after the
+    shipped one to ./trained, which `serve` serves too."""
     run("unrolled", "train", "vowels", *TINY)
-    assert (tmp_path / "bundles" / "vowels" / "1" / "saved_model.pb").is_file()
+    assert (tmp_path / "trained" / "vowels" / "2" / "saved_model.pb").is_file()
     assert "vowels, version 1" in run("unrolled", "inspect", "bundles/vowels")

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import bundle, signature
+from model.bundle import bundle, folders, labels, signature
 from model.bundle.bundle import BundleError
-from service.registry import folder as registry_folder
 from service.registry.load_errors import LoadErrors
+from service.registry.stamp import stamp_of
 from tests.support.bundles import CARD, VOWELS, within
 
 
@@ -79,10 +79,10 @@ class TestSpecialFiles:
 
     def test_labels(self, copy, make):
         """A special file in place of the labels."""
-        make(copy.parent / registry_folder.LABELS)
+        make(copy.parent / labels.LABELS)
         with pytest.raises(BundleError, match="is not a regular file") as caught:
-            within(lambda: registry_folder.read_labels(copy.parent))
-        assert str(copy.parent / registry_folder.LABELS) in str(caught.value)
+            within(lambda: labels.read(copy.parent))
+        assert str(copy.parent / labels.LABELS) in str(caught.value)
 
 
 class TestFiles:
@@ -134,13 +134,13 @@ class TestFiles:
 
     def test_large_labels(self, copy):
         """Labels are read up to their size limit."""
-        path = copy.parent / registry_folder.LABELS
+        path = copy.parent / labels.LABELS
         text = json.dumps({"stable": 1})
-        path.write_text(text + " " * (registry_folder.MAX_LABELS_BYTES - len(text)))
-        assert registry_folder.read_labels(copy.parent) == {"stable": 1}
+        path.write_text(text + " " * (labels.MAX_LABELS_BYTES - len(text)))
+        assert labels.read(copy.parent) == {"stable": 1}
         path.write_text(path.read_text() + " ")
         with pytest.raises(BundleError, match="is larger than 65,536 bytes"):
-            registry_folder.read_labels(copy.parent)
+            labels.read(copy.parent)
 
 
 class TestFolders:
@@ -164,8 +164,8 @@ class TestFolders:
                     (inner / str(number)).mkdir(parents=True)
         with pytest.raises(BundleError, match=r"1: has more than 1,000 entries"):
             within(lambda: bundle.read(folder))
-        before = within(lambda: registry_folder.stamp(folder))
-        assert hash(before) == hash(within(lambda: registry_folder.stamp(folder)))
+        before = within(lambda: stamp_of(folder))
+        assert hash(before) == hash(within(lambda: stamp_of(folder)))
 
     def test_deep(self, copy):
         """A path that is too long for the system is refused."""
@@ -178,15 +178,15 @@ class TestFolders:
         os.close(parent)
         with pytest.raises(BundleError, match=os.strerror(errno.ENAMETOOLONG)):
             bundle.read(copy)
-        registry_folder.stamp(copy)
+        stamp_of(copy)
 
     def test_links_are_not_followed(self, copy):
         """A link to a folder is not followed."""
-        before = registry_folder.stamp(copy)
+        before = stamp_of(copy)
         (copy / "loop").symlink_to(copy)
         with pytest.raises(BundleError, match="loop: unexpected file"):
             bundle.read(copy)
-        assert len(registry_folder.stamp(copy)) == len(before) + 1
+        assert len(stamp_of(copy)) == len(before) + 1
 
     def test_many_names(self, tmp_path, monkeypatch):
         """A folder with too many names or versions is unreadable; others are found."""
@@ -194,19 +194,19 @@ class TestFolders:
         (tmp_path / "good" / "1").mkdir(parents=True)
         for number in range(1, 22):
             (tmp_path / "many" / str(number)).mkdir(parents=True)
-        good, many = registry_folder.scan(tmp_path)
+        good, many = folders.scan(tmp_path)
         assert (good.name, [*good.versions]) == ("good", [1])
         assert (many.name, many.versions) == ("many", {0: tmp_path / "many"})
         for number in range(20):
             (tmp_path / f"n{number}").mkdir()
         with pytest.raises(OSError, match="more than 20 entries"):
-            registry_folder.scan(tmp_path)
+            folders.scan(tmp_path)
 
     def test_names_that_are_not_text(self, tmp_path):
         """Names that are not valid text are found, and shown with escapes."""
         name = os.fsdecode(b"caf\xe9")
         (tmp_path / name / "1").mkdir(parents=True)
-        (entry,) = registry_folder.scan(tmp_path)
+        (entry,) = folders.scan(tmp_path)
         assert entry.name == "caf\\udce9"
         assert entry.versions == {1: tmp_path / name / "1"}
 
@@ -224,12 +224,6 @@ class TestFolders:
 
     def test_permissions(self, copy):
         """Other permissions change the stamp, so that the bundle is read again."""
-        before = registry_folder.stamp(copy)
+        before = stamp_of(copy)
         (copy / CARD).chmod(0o600)
-        assert registry_folder.stamp(copy) != before
-
-    def test_labels_stay(self, copy):
-        """A name's folder that can't be listed still has a labels file."""
-        entry = registry_folder.VersionFolder("vowels", {0: copy}, unreadable=True)
-        assert entry.folder == copy
-        assert registry_folder.VersionFolder("vowels", {0: copy}).folder is None
+        assert stamp_of(copy) != before

@@ -11,9 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from model.bundle import bundle
+from model.bundle import bundle, folders
 from model.bundle.bundle import BundleError
-from service.registry import folder as registry_folder
 from service.settings import Settings
 from service.worker import engine
 from tests.support.bundles import VOWELS
@@ -331,7 +330,7 @@ class TestWriting:
         with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as killed:
             assert killed.stdout.readline() == b"writes\n"
             killed.kill()
-        assert registry_folder.scan(tmp_path) == []
+        assert folders.scan(tmp_path) == []
         for _ in range(2):
             with bundle.writing(tmp_path, "made") as (folder, version):
                 (folder / "file").touch()

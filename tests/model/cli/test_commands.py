@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import bundle
+from model.bundle import bundle, labels
 from model.cli import progress
 from model.datasets import builtin
 from model.training import loop
@@ -168,6 +168,33 @@ class TestExport:
             again.golden().probabilities, exported.golden().probabilities
         )
         assert again.metadata.training == exported.metadata.training
+        assert not (tmp_path / "walks" / labels.LABELS).exists()
+
+    @pytest.mark.slow
+    def test_promotion(self, exported, folder, tmp_path):
+        """A second version is compared with the first, and both are printed; the output
+        says which is served, and how to serve the other."""
+        command = ("export", folder / "runs" / "walks", "--output", tmp_path)
+        assert "served" not in run(*command).stdout
+        output = run(*command).stdout
+        assert not DRAWN.search(output)
+        rows = [line.split() for line in output.splitlines()]
+        assert ["on", "the", "test", "part"] in rows
+        (before,) = [row[3:] for row in rows if row[:3] == ["1,", "in", "service"]]
+        (after,) = [row[2:] for row in rows if row[:2] == ["2,", "new"]]
+        assert before == after
+        reason = "its error is not higher than that of version 1 (+0.00 points, 95 %"
+        assert f"served: walks@2; {reason} interval -" in output
+        assert labels.read(tmp_path / "walks") == {"default": 2}
+        *_, reason, hint = run(*command, "--promote", "never").stdout.splitlines()
+        assert reason.startswith(
+            "not served: walks@3; its error is not higher than that"
+        )
+        assert hint == f"serve it: unrolled promote walks@3 --bundles {tmp_path}"
+        assert labels.read(tmp_path / "walks") == {"default": 2}
+        (tmp_path / "walks" / labels.LABELS).write_text("{")
+        assert labels.LABELS in refusal(*command)
+        assert bundle.versions(tmp_path / "walks") == [1, 2, 3]
 
     def test_no_run(self, tmp_path):
         """A folder that is not a run is refused by name."""

@@ -10,11 +10,10 @@ from errno import ENOSPC
 
 import pytest
 
-from model.bundle import bundle
+from model.bundle import bundle, folders, labels
 from model.bundle.bundle import BundleError
 from service.bulk import object_store
 from service.bulk.object_store import Mirror
-from service.registry import folder as bundle_folder
 from tests.support.bundles import copy_bundle
 from tests.support.servers import SECONDS, wait
 
@@ -42,7 +41,7 @@ def digests(mirror):
     """The digests of the copied versions by name and number; all are complete."""
     return {
         (versions.name, number): bundle.read(folder).digest
-        for versions in bundle_folder.scan(mirror.folder)
+        for versions in folders.scan(mirror.folder)
         for number, folder in versions.versions.items()
     }
 
@@ -51,7 +50,7 @@ def copied(mirror):
     """The names and numbers of the copied versions, also while these change."""
     return {
         (versions.name, number)
-        for versions in bundle_folder.scan(mirror.folder)
+        for versions in folders.scan(mirror.folder)
         for number in versions.versions
     }
 
@@ -73,7 +72,7 @@ def test_copied(remote, mirror, bundles):
         (name, 1): bundle.read(bundles / name / "1").digest
         for name in ("walks", "tags")
     }
-    assert bundle_folder.read_labels(mirror.folder / "walks") == {"stable": 1}
+    assert labels.read(mirror.folder / "walks") == {"stable": 1}
     assert {path.name for path in mirror.folder.iterdir()} == {"walks", "tags"}
 
 
@@ -89,10 +88,9 @@ def test_followed(remote, mirror, bundles):
     wait(lambda: changed(mirror, before), "it is copied again")
     shutil.rmtree(remote / "walks" / "2")
     wait(lambda: ("walks", 2) not in copied(mirror), "it is removed")
-    labels = remote / "tags" / "labels.json"
-    labels.write_text('{"stable": 1}')
+    (remote / "tags" / "labels.json").write_text('{"stable": 1}')
     wait(
-        lambda: bundle_folder.read_labels(mirror.folder / "tags"),
+        lambda: labels.read(mirror.folder / "tags"),
         "the labels are copied",
     )
 

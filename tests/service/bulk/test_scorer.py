@@ -66,7 +66,7 @@ class TestChoose:
         return tmp_path
 
     def choose(self, root, name, task="label", **settings):
-        bundle = bundle_choice.choose(root, task, name, Settings(**settings))
+        bundle = bundle_choice.choose([root], task, name, Settings(**settings))
         return f"{bundle.metadata.name}@{bundle.metadata.version}"
 
     def test_names(self, root):
@@ -113,13 +113,13 @@ class TestChoose:
 
     def test_remote(self, root, tmp_path):
         """A URI gives a local copy, which is removed at the end."""
-        with bundle_choice.BundleFolder(root.as_uri()) as folder:
+        with bundle_choice.BundleFolders([root.as_uri()]) as (folder,):
             assert folder != root
             assert self.choose(folder, "tags") == "tags@2"
         assert not folder.exists()
-        with bundle_choice.BundleFolder(str(root)) as folder:
-            assert folder == root
+        with bundle_choice.BundleFolders([str(root)]) as folders:
+            assert folders == [root]
         (tmp_path / "empty").mkdir()
-        empty = bundle_choice.BundleFolder((tmp_path / "empty").as_uri())
+        empty = bundle_choice.BundleFolders([(tmp_path / "empty").as_uri()])
         with pytest.raises(BundleError, match="no NAME/VERSION"), empty:
             pass

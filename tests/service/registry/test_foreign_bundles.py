@@ -115,10 +115,11 @@ class TestUnreadable:
         script = (
             "import sys\n"
             "from pathlib import Path\n"
-            "from service.registry import folder\n"
-            "for entry in folder.scan(Path(sys.argv[1])):\n"
-            "    stamps = [folder.stamp(p) for p in entry.versions.values()]\n"
-            "    print(entry.name, *entry.versions, entry.unreadable)\n"
+            "from model.bundle import folders\n"
+            "from service.registry.stamp import stamp_of\n"
+            "for entry in folders.scan(Path(sys.argv[1])):\n"
+            "    stamps = [stamp_of(p) for p in entry.versions.values()]\n"
+            "    print(entry.name, *entry.versions, 0 in entry.versions)\n"
         )
         command = [sys.executable, "-c", script, str(shared / "root")]
         options = {"cwd": ROOT, "capture_output": True, "text": True, **other_user()}

@@ -2,7 +2,7 @@
 
 import pytest
 
-from service.registry import folder as bundle_folder
+from model.bundle.labels import LABELS
 from tests.support.servers import wait
 from tests.support.streams import NdjsonStream, WebSocketStream
 from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weights_of
@@ -10,8 +10,8 @@ from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weig
 
 @pytest.fixture(scope="module")
 def labelled(tmp_path_factory):
-    """Three versions: the first is the default, the last has no label."""
-    labels = {"default": 1, "stable": 1, "next": 2}
+    """Three versions, of which the first is the default."""
+    labels = {"default": 1, "stable": 1, "next": 2, "new": 3}
     folder = tmp_path_factory.mktemp("labelled")
     with versioned_service(folder, 1, 2, 3, labels=labels) as service:
         yield service
@@ -110,8 +110,8 @@ class TestReferences:
 @pytest.mark.slow
 class TestLabels:
     def test_change(self, tmp_path):
-        """Changed labels take effect: a version is served as long as it has one, and
-        `default` keeps the newest from being the default."""
+        """Changed labels take effect: a version is served as long as it has one, and a
+        version newer than `default` only if it has one."""
         with versioned_service(tmp_path, 1, 2) as service:
             assert service.versions == ["2"]
             service.label({"stable": 1})
@@ -121,10 +121,16 @@ class TestLabels:
             service.wait_served(1)
             service.assert_served(2, "made@stable")
             service.put(3)
+            service.wait_scanned()
+            service.assert_served(1)
+            service.assert_served(2, "made@latest")
+            assert service.versions == ["1", "2"]
+            assert service.status("made@3") == 404
+            service.label({"stable": 2, "default": 1, "next": 3})
             service.wait_served(3, "made@latest")
             service.assert_served(1)
             assert service.versions == ["1", "2", "3"]
-            (service.root / "made" / bundle_folder.LABELS).unlink()
+            (service.root / "made" / LABELS).unlink()
             service.wait_status("made@stable", 404)
             service.assert_served(3)
             assert service.versions == ["3"]

@@ -1,0 +1,171 @@
+"""Promotion: decide whether a new version takes over from the one in service.
+
+Both networks answer the same test part (or else validation part) of the new data, and
+the new one takes over unless its error is higher beyond chance. Chance is a 95 % interval
+for the difference of two errors on the same answers: that of Agresti and Min ("Simple
+improved confidence intervals for comparing matched proportions", Statistics in Medicine
+24, 2005), a normal interval after half an answer is added to each cell of the table of
+right and wrong. Only answers that one network has right and the other wrong widen it.
+The steps of one sequence are not independent, so for step labels the variance is that
+between sequences, as Obuchowski has it ("On the comparison of correlated proportions for
+clustered data", Statistics in Medicine 17, 1998).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+
+from model.bundle import allowlist, bundle, folders, labels
+from model.bundle.bundle import Bundle, BundleError, Metadata
+from model.datasets.dataset import Dataset
+from model.training import evaluation
+from model.training.evaluation import Metrics
+
+Choice = Literal["better", "always", "never"]
+NORMAL_95 = 1.959964  # a standard normal variable is within it with 95 % probability
+ATTEMPTS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """The new error minus the present one, in percent points, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def worse(self) -> bool:
+        """True if the new error is higher beyond chance."""
+        return self.low > 0
+
+
+@dataclass(frozen=True, slots=True)
+class Promotion:
+    """A new version beside the one in service, and which of them is served from now on."""
+
+    name: str
+    version: int  # the new one
+    present: int  # the default version when they were compared
+    promoted: bool
+    reason: str
+    part: str = ""  # of the data that both answered; empty if they were not compared
+    metrics: tuple[Metrics, Metrics] | None = None  # present, new
+    difference: Difference | None = None
+
+
+def decide(folder: Path, dataset: Dataset, choice: Choice) -> Promotion | None:
+    """Compare a new bundle with the one in service, and promote it if it isn't worse.
+
+    Args:
+        folder: of the new bundle, NAME/VERSION in a folder of bundles.
+        choice: promote it always or never, whatever the comparison says.
+
+    Returns:
+        None if there was no other version: the new one is served.
+
+    Raises:
+        BundleError: the new bundle is broken, or labels can't be read or written.
+    """
+    name, version = folder.parent.name, int(folder.name)
+    paths = folders.of_name(name, folder.parent.parent)
+    new = bundle.read(folder)
+    for _ in range(ATTEMPTS):
+        present = labels.default(paths)
+        if present is None or present == version:
+            return None
+        result = _compare(new, _read(paths, present), dataset, version, present, choice)
+        if not result.promoted:
+            return result
+        # Another training may have promoted its version meanwhile: compare with that.
+        if labels.promote(paths, version, instead_of=present) == present:
+            return result
+    raise BundleError(f"{folder}: other versions are being promoted all the time")
+
+
+def difference(
+    present: np.ndarray, new: np.ndarray, sequences: np.ndarray
+) -> Difference:
+    """The difference of two errors on the same answers, with its 95 % interval.
+
+    Args:
+        present, new: [M] bool, the wrong answers of either network.
+        sequences: [M] int, the sequence of each answer, from 0.
+    """
+    counts = np.bincount(sequences)  # answers of each sequence
+    changes = np.bincount(sequences, new.astype(float) - present)
+    total = counts.sum() + 2  # with half an answer in each of the four cells
+    mean = changes.sum() / total
+    added = 1 + 2 * mean**2  # squared deviations of those halves
+    deviation = np.sqrt(((changes - counts * mean) ** 2).sum() + added)
+    margin = NORMAL_95 * deviation / total
+    value = float(new.mean() - present.mean())
+    return Difference(*(100 * float(x) for x in (value, mean - margin, mean + margin)))
+
+
+def _read(paths: list[Path], version: int) -> Bundle | BundleError:
+    for path in reversed(paths):
+        if (path / str(version)).is_dir():
+            try:
+                present = bundle.read(path / str(version))
+                allowlist.check(present)  # before TensorFlow loads it
+            except BundleError as error:
+                return error
+            return present
+    return BundleError(f"{paths[-1]}: there is no version {version}")
+
+
+def _compare(
+    new: Bundle,
+    other: Bundle | BundleError,
+    dataset: Dataset,
+    version: int,
+    present: int,
+    choice: Choice,
+) -> Promotion:
+    name = new.metadata.name
+    obstacle = (
+        f"version {present} is broken ({other})"
+        if isinstance(other, BundleError)
+        else _other_interface(other.metadata, new.metadata, present)
+    )
+    if isinstance(other, BundleError) or obstacle:
+        promoted = choice == "always"
+        return Promotion(name, version, present, promoted, obstacle)
+    part = "test" if len(dataset.part("test")) else "validation"
+    answered = dataset.part(part)
+    predictions = [evaluation.predict_bundle(b, answered) for b in (other, new)]
+    old, fresh = (p.scores.argmax(1) != p.targets for p in predictions)
+    steps = answered.lengths if answered.task == "label" else 1
+    sequences = np.repeat(np.arange(len(answered)), steps)
+    change = difference(old, fresh, sequences)
+    classes = new.metadata.classes
+    metrics = [evaluation.compute_metrics(p, classes) for p in predictions]
+    return Promotion(
+        name,
+        version,
+        present,
+        promoted=choice == "always" or (choice == "better" and not change.worse),
+        reason="its error is higher" if change.worse else "its error is not higher",
+        part=part,
+        metrics=(metrics[0], metrics[1]),
+        difference=change,
+    )
+
+
+def _other_interface(present: Metadata, new: Metadata, version: int) -> str:
+    """Why callers of the present version would break; empty if they would not."""
+    if new.task != present.task:
+        return f"version {version} is to {present.task}, this one to {new.task}"
+    if new.input.names != present.input.names:
+        return f"version {version} has other features: {_list(present.input.names)}"
+    if new.classes != present.classes:
+        return f"version {version} has other classes: {_list(present.classes)}"
+    return ""
+
+
+def _list(names: tuple[str, ...], most: int = 12) -> str:
+    more = f" and {len(names) - most} more" if len(names) > most else ""
+    return ", ".join(names[:most]) + more

@@ -1,0 +1,155 @@
+"""The commands `versions`, `promote` and `rollback`: the versions in folders of bundles."""
+
+import difflib
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from model.bundle import allowlist, bounded_files, bundle, folders, labels
+from model.bundle.bundle import BundleError, Metadata
+from model.bundle.folders import VersionFolder
+from service import values
+from service.bulk import object_store
+from service.settings import Settings, load
+
+COLUMNS = ("name", "version", "created", "error %", "ECE %", "labels", "MB", "folder")
+RIGHT = ("version", "error %", "ECE %", "MB")
+
+
+def show(bundles: str | None, name: str | None) -> None:
+    """Print a table of all versions, or of one name's."""
+    with _errors():
+        roots = _roots(bundles)[0]
+        entries = [_find(name, roots)] if name else folders.scan(*roots)
+        if not entries:
+            raise BundleError(f"{_listed(roots)}: no bundle found")
+        console = Console(highlight=False, markup=False, emoji=False)
+        if not console.is_terminal:
+            console.width = 160  # the same in every pipe and file
+        console.print(_table(entries, drawn=console.is_terminal))
+
+
+def promote(bundles: str | None, reference: str, label: str) -> None:
+    """Let a label mean a version, after checking that the version can be served."""
+    with _errors():
+        roots, settings = _roots(bundles)
+        name, _, version = reference.partition("@")
+        entry = _find(name, roots)
+        number = _number(entry, version)
+        verified = bundle.read(entry.versions[number], settings.keys)
+        allowlist.check(verified)
+        metadata = verified.metadata
+        if (metadata.name, metadata.version) != (name, str(number)):
+            holds = f"{metadata.name}, version {metadata.version}"
+            raise BundleError(f"{verified.folder}: holds {holds}")
+        before = labels.promote(entry.folders, number, label)
+        _report(name, label, number, before)
+
+
+def rollback(bundles: str | None, name: str) -> None:
+    """Make the version the default that was it before."""
+    with _errors():
+        entry = _find(name, _roots(bundles)[0])
+        before, number = labels.rollback(entry.folders)
+        _report(name, labels.DEFAULT, number, before)
+
+
+def _report(name: str, label: str, number: int, before: int | None) -> None:
+    former = "" if before is None else f" (before: {before})"
+    if before == number:
+        former = " (as before)"
+    typer.echo(f"{label} of {name} is version {number}{former}")
+
+
+def _roots(bundles: str | None) -> tuple[tuple[Path, ...], Settings]:
+    """The folders that the option or the setting names, and the settings."""
+    settings = load() if bundles is None else load(bundles=bundles)
+    for place in values.split_list(settings.bundles):
+        if object_store.is_remote(place):
+            uri = object_store.without_credentials(place)
+            raise BundleError(f"{uri}: only the labels of local folders can be changed")
+    return settings.folders, settings
+
+
+def _find(name: str, roots: Sequence[Path]) -> VersionFolder:
+    entries = {entry.name: entry for entry in folders.scan(*roots)}
+    entry = entries.get(name)
+    if entry is None:
+        similar = difflib.get_close_matches(name, entries, n=1)
+        hint = f" (did you mean {similar[0]}?)" if similar else ""
+        known = ", ".join(entries) or "none"
+        raise BundleError(
+            f"{_listed(roots)}: no bundle {name}{hint}; there are: {known}"
+        )
+    if not entry.folders:
+        raise BundleError(f"{entry.versions[0]}: is a single bundle, without versions")
+    return entry
+
+
+def _number(entry: VersionFolder, version: str) -> int:
+    """The number of a version or of a label."""
+    known = labels.read(*entry.folders)
+    number = int(version) if bundle.VERSION.fullmatch(version) else known.get(version)
+    if number is None or number not in entry.versions:
+        listed = ", ".join(map(str, [*entry.versions, *known]))
+        raise BundleError(
+            f"{entry.name} has no version {version!r}: write {entry.name}@VERSION;"
+            f" available: {listed}"
+        )
+    return number
+
+
+def _table(entries: Sequence[VersionFolder], *, drawn: bool) -> Table:
+    table = Table(box=box.ROUNDED if drawn else None)
+    for column in COLUMNS:
+        right = column in RIGHT
+        table.add_column(column, justify="right" if right else "left", no_wrap=True)
+    for entry in entries:
+        known = labels.read(*entry.folders)
+        known = {labels.DEFAULT: [*entry.versions][-1]} | known
+        for number, path in reversed(entry.versions.items()):
+            own = ", ".join(label for label, n in known.items() if n == number)
+            size = f"{_bytes(path) / 1e6:.1f}"
+            measures = _measures(path)
+            table.add_row(entry.name, str(number), *measures, own, size, str(path))
+    return table
+
+
+def _measures(path: Path) -> tuple[str, str, str]:
+    """The date, the test error and the ECE of a bundle, which is not verified."""
+    try:
+        text = bounded_files.read(path / bundle.MARKER, bundle.MAX_MARKER)
+        record = Metadata.model_validate_json(text).training
+    except (OSError, ValueError):
+        return "broken", "", ""
+    part = record.parts.get("test") or record.parts.get("validation")
+    if part is None:
+        return record.created, "", ""
+    return record.created, f"{part.error:.2f}", f"{part.calibration_error:.2f}"
+
+
+def _bytes(path: Path) -> int:
+    try:
+        entries = bounded_files.walk(path, bundle.MAX_ENTRIES)
+        return sum(entry.stat().st_size for _, entry in entries if entry.is_file())
+    except (OSError, BundleError):
+        return 0
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    return ", ".join(map(str, paths))
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """Report an error in one line, with exit code 2."""
+    try:
+        yield
+    except (ValueError, OSError) as error:
+        typer.echo(f"error: {error}", err=True)
+        raise typer.Exit(2) from None

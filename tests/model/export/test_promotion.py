@@ -1,0 +1,213 @@
+"""Promotion: a new version is served if it isn't worse than the one in service."""
+
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from model.bundle import bundle, labels
+from model.bundle.bundle import BundleError
+from model.export import promotion
+from model.export.promotion import difference
+from model.training import evaluation
+from tests.support import exports
+from tests.support.networks import make_dataset
+
+answers = st.lists(st.booleans(), min_size=1, max_size=200)
+
+
+def classify(wrong, other):
+    """The difference where each sequence has one answer."""
+    return difference(np.array(wrong), np.array(other), np.arange(len(wrong)))
+
+
+class TestDifference:
+    @given(answers)
+    def test_identical(self, wrong):
+        """Identical answers are no worse: the interval is around zero."""
+        result = classify(wrong, wrong)
+        assert not result.worse
+        assert result.value == 0
+        assert result.low == pytest.approx(-result.high)
+        assert 0 < result.high < 100
+
+    @given(answers, st.randoms(use_true_random=False))
+    def test_swapped(self, wrong, random):
+        """The other way round it is the negative, so not both can be worse."""
+        other = random.sample(wrong, len(wrong))
+        there, back = classify(wrong, other), classify(other, wrong)
+        assert there.low == pytest.approx(-back.high)
+        assert not (there.worse and back.worse)
+        assert there.low - 1e-9 <= there.value <= there.high + 1e-9 or len(wrong) < 10
+
+    @given(st.integers(8, 300), st.integers(0, 300))
+    def test_all_wrong(self, right, wrong):
+        """A network that has everything wrong which the other has right is worse."""
+        present = [False] * right + [True] * wrong
+        if right > wrong:
+            assert classify(present, [True] * len(present)).worse
+        assert not classify([True] * len(present), present).worse
+
+    def test_agresti_min(self):
+        """For single answers it is the published interval, computed cell by cell."""
+        for both, new_only, present_only, neither in ((3, 7, 1, 89), (40, 20, 12, 428)):
+            cells = (both, new_only, present_only, neither)
+            present = np.repeat([True, False, True, False], cells)
+            new = np.repeat([True, True, False, False], cells)
+            result = classify(present, new)
+            b, c, total = new_only + 0.5, present_only + 0.5, sum(cells) + 2
+            middle = (b - c) / total
+            margin = 1.959964 * np.sqrt(b + c - (b - c) ** 2 / total) / total
+            expected = [100 * (middle - margin), 100 * (middle + margin)]
+            assert [result.low, result.high] == pytest.approx(expected)
+            assert result.value == pytest.approx(100 * (new.mean() - present.mean()))
+
+    def test_chance(self):
+        """Of networks of the same error about one in forty is called worse."""
+        random, worse = np.random.default_rng(0), 0
+        for _ in range(2_000):
+            present, new = random.uniform(size=(2, 150)) < 0.1
+            worse += classify(present, new).worse
+        assert 20 <= worse <= 80
+
+    def test_steps_of_a_sequence(self):
+        """So it is where the steps of a sequence are right or wrong together; each step
+        for itself would be called worse far more often."""
+        random, counts = np.random.default_rng(0), [0, 0]
+        sequences = np.repeat(np.arange(40), 10)
+        for _ in range(1_000):
+            present, new = np.repeat(random.uniform(size=(2, 40)) < 0.2, 10, axis=1)
+            counts[0] += difference(present, new, sequences).worse
+            counts[1] += classify(present, new).worse
+        assert 5 <= counts[0] <= 60
+        assert counts[1] > 200
+
+
+@pytest.fixture(scope="module")
+def source():
+    """A published bundle, and a test part of which its network has everything right."""
+    exported = exports.load()["classify-gru"]
+    dataset = make_dataset(counts=(0, 0, 100), classes=4)
+    predictions = evaluation.predict_bundle(exported.bundle, dataset)
+    return exported.folder, replace(dataset, targets=predictions.scores.argmax(1))
+
+
+def publish(source, root, **changes):
+    """Publish a copy of a bundle as the next version; returns its folder."""
+    folders = [root / "walks"]
+    rename = partial(labels.publish, folders=folders)
+    with bundle.writing(root, "walks", rename=rename) as (folder, version):
+        shutil.copytree(source, folder, dirs_exist_ok=True)
+        marker = folder / bundle.MARKER
+        changes = {"name": "walks", "version": version} | changes
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | changes))
+    return root / "walks" / version
+
+
+class TestDecide:
+    def test_first(self, source, tmp_path):
+        """The first version of a name is compared with none."""
+        folder, dataset = source
+        assert promotion.decide(publish(folder, tmp_path), dataset, "better") is None
+        assert not (tmp_path / "walks" / labels.LABELS).exists()
+
+    @pytest.mark.parametrize("choice", ["better", "never", "always"])
+    def test_same(self, source, tmp_path, choice):
+        """The same network is not worse: it takes over unless that is forbidden."""
+        folder, dataset = source
+        publish(folder, tmp_path)
+        result = promotion.decide(publish(folder, tmp_path), dataset, choice)
+        assert (result.name, result.version, result.present) == ("walks", 2, 1)
+        assert result.promoted == (choice != "never")
+        assert result.part == "test"
+        assert result.metrics[0] == result.metrics[1]
+        assert result.metrics[0].count == len(dataset)
+        assert result.difference.value == 0
+        default = 1 if choice == "never" else 2
+        assert labels.read(tmp_path / "walks") == {"default": default}
+
+    def test_worse(self, source, tmp_path):
+        """A network that is worse is not promoted, unless that is asked for; nor is the
+        next one compared with it."""
+        folder, dataset = source
+        publish(folder, tmp_path)
+        worse = exports.load()["classify-gru-original"].folder
+        result = promotion.decide(publish(worse, tmp_path), dataset, "better")
+        assert not result.promoted
+        assert result.difference.worse
+        assert result.metrics[1].error > result.metrics[0].error
+        assert labels.default([tmp_path / "walks"]) == 1
+        third = promotion.decide(publish(folder, tmp_path), dataset, "better")
+        assert (third.present, third.promoted) == (1, True)
+        last = promotion.decide(publish(worse, tmp_path), dataset, "always")
+        assert (last.promoted, last.difference.worse) == (True, True)
+        assert labels.rollback([tmp_path / "walks"]) == (4, 3)
+
+    def test_other_interface(self, source, tmp_path):
+        """A network of another task, or with other classes or features, is promoted
+        only if that is asked for: callers of the present one would break."""
+        folder, dataset = source
+        first = publish(folder, tmp_path)
+        metadata = bundle.read(first).metadata
+        features = metadata.input.model_dump() | {"names": ("a", "b", "c")}
+        for changes, reason in (
+            ({"classes": metadata.classes[::-1]}, "other classes: ant, bee, cat, dog"),
+            ({"input": features}, "version 1 has other features: x0, x1, x2"),
+            ({"task": "label"}, "version 1 is to classify, this one to label"),
+        ):
+            new = publish(folder, tmp_path, **changes)
+            result = promotion.decide(new, dataset, "better")
+            assert not result.promoted
+            assert reason in result.reason
+            assert result.metrics is None
+        assert labels.default([tmp_path / "walks"]) == 1
+        assert promotion.decide(new, dataset, "always").promoted
+        assert labels.default([tmp_path / "walks"]) == int(new.name)
+
+    def test_broken(self, source, tmp_path):
+        """If the version in service is broken, that is the reason."""
+        folder, dataset = source
+        first = publish(folder, tmp_path)
+        (first / "saved_model.pb").write_bytes(b"none")
+        result = promotion.decide(publish(folder, tmp_path), dataset, "better")
+        assert not result.promoted
+        assert "version 1 is broken" in result.reason
+        assert "saved_model.pb: SHA-256 differs" in result.reason
+
+    def test_validation(self, source, tmp_path):
+        """Without a test part both answer the validation part."""
+        folder, dataset = source
+        publish(folder, tmp_path)
+        dataset = replace(dataset, split=np.full(len(dataset), 1))
+        result = promotion.decide(publish(folder, tmp_path), dataset, "better")
+        assert result.part == "validation"
+
+    def test_promoted_meanwhile(self, source, tmp_path, monkeypatch):
+        """If another version was promoted during the comparison, it is compared with
+        that one; this ends."""
+        folder, dataset = source
+        for _ in range(3):
+            publish(folder, tmp_path)
+        paths, promote = [tmp_path / "walks"], labels.promote
+        calls = []
+
+        def overtaken(paths, version, **options):
+            calls.append(options["instead_of"])
+            if len(calls) == 1:
+                promote(paths, 2)
+            return promote(paths, version, **options)
+
+        monkeypatch.setattr(labels, "promote", overtaken)
+        third = tmp_path / "walks" / "3"
+        result = promotion.decide(third, dataset, "better")
+        assert calls == [1, 2]
+        assert (result.present, result.promoted) == (2, True)
+        monkeypatch.setattr(labels, "promote", lambda *_, **__: 0)
+        promote(paths, 2)
+        with pytest.raises(BundleError, match="all the time"):
+            promotion.decide(third, dataset, "better")
