@@ -28,7 +28,7 @@ QUIET := --quiet --disable-pip-version-check
 .venv-docs/ready: requirements/docs.lock
 .venv/ready .venv-audit/ready .venv-docs/ready .venv-ray/ready .venv-robustness/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
-	$(PYTHON) -m venv $(@D)
+	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install $(QUIET) --require-hashes $(addprefix --requirement ,$^)
 	@# The command .venv/bin/unrolled, which runs what is in this folder.
 	$(if $(filter .venv,$(@D)),$(BIN)/python -m pip install $(QUIET) \
