@@ -43,7 +43,7 @@ QUIET := --quiet --disable-pip-version-check
 serve: .venv/ready ## serve the shipped bundles on 127.0.0.1:8000
 	$(BIN)/unrolled serve
 
-install-training: .venv/ready-train ## add what training needs to .venv: TensorFlow and more (2 GB)
+install-training: .venv/ready-train ## add what training needs to .venv: TensorFlow and more (2.4 GB)
 
 wheel: .venv/ready ## build dist/unrolled-VERSION-py3-none-any.whl: code, presets, data, shipped bundles
 	$(BIN)/python -m hatchling build --target wheel

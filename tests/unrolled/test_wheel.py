@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import sysconfig
@@ -14,6 +15,8 @@ from tests.support.processes import free_port
 from tests.support.servers import ROOT, wait
 
 pytestmark = pytest.mark.slow
+SAMPLE = Path(__file__).with_name("typed_sample.py")
+NO_ANY = ("--disallow-any-expr", "--disallow-any-explicit", "--disallow-any-unimported")
 TINY = ("--layers", "1", "--hidden", "4", "--epochs", "1")
 
 
@@ -105,9 +108,26 @@ def test_serves(run, installed, tmp_path):
             "unrolled", "classify", "frames.json", "--model", "vowels", "--url", url
         )
         assert len(json.loads(line)["probabilities"]) == 9
+        assert "letters-live 128" in run("python", SAMPLE, url)
     finally:
         process.terminate()
         process.wait(60)
+
+
+def test_types(installed, tmp_path):
+    """Outside the checkout mypy knows the client's types: it finds no `Any`."""
+    sample = shutil.copy(SAMPLE, tmp_path)
+    mypy = [sys.executable, "-m", "mypy", "--config-file", os.devnull, "--strict"]
+    options = ["--python-executable", installed / "python", "--cache-dir", "cache"]
+    result = subprocess.run(
+        [*mypy, *NO_ANY, *options, sample],
+        cwd=tmp_path,
+        env=environment(),
+        capture_output=True,
+        text=True,
+        timeout=300,
+    )
+    assert result.returncode == 0, result.stdout + result.stderr
 
 
 def test_trains(run, tmp_path):
