@@ -22,7 +22,7 @@ MEDIA_TYPES = {
 FILE: dict[int | str, dict[str, Any]] = {  # in OpenAPI
     200: {
         "description": "The file.",
-        "content": {media_type: {} for media_type in MEDIA_TYPES.values()},
+        "content": {text.partition(";")[0]: {} for text in MEDIA_TYPES.values()},
     }
 }
 REPORT_FILE = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}")

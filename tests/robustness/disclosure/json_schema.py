@@ -26,7 +26,7 @@ def errors(
     if unknown := set(schema) - KEYWORDS:
         yield f"{path}: the schema has {sorted(unknown)}"
     if "$ref" in schema:
-        yield from errors(value, _resolve(schema["$ref"], document), document, path)
+        yield from errors(value, resolve(schema["$ref"], document), document, path)
     if "anyOf" in schema:
         alternatives = [list(errors(value, s, document, path)) for s in schema["anyOf"]]
         if all(alternatives):
@@ -75,7 +75,8 @@ def _has_type(value: Any, type: str | list[str]) -> bool:
     return isinstance(value, TYPES[type])
 
 
-def _resolve(reference: str, document: dict[str, Any]) -> Any:
+def resolve(reference: str, document: dict[str, Any]) -> Any:
+    """The node of a document that a reference names."""
     node: Any = document
     for part in reference.removeprefix("#/").split("/"):
         node = node[part]

@@ -5,7 +5,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from tests.robustness.disclosure.json_schema import errors
+from tests.robustness.disclosure.json_schema import errors, resolve
 from tests.robustness.disclosure.responses import all_responses
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import serving
@@ -98,6 +98,8 @@ def _check_declared(
     where, media_type = f"{where}: {response.status}", response.media_type
     if not tally.check(declared is not None, f"{where} is not declared"):
         return
+    if "$ref" in declared:  # shared by all operations
+        declared = resolve(declared["$ref"], document)
     contents = declared.get("content")
     if contents is None or not media_type:
         return

@@ -102,11 +102,12 @@ def by_endpoints() -> Iterator[Refusal]:
         for note, body in (
             ("a text", endpoint.body_with_number(b'"a"')),
             ("no float32", endpoint.body_with_number(b"1e39")),
-            ("another width", endpoint.body(b"[%b]" % endpoint.frame(features=3))),
             ("empty", b"{}"),
         ):
             if endpoint in STREAMS or note != "empty":
                 yield refuse(errors.InvalidRequest, endpoint, body, note=note)
+        width = endpoint.body(b"[%b]" % endpoint.frame(features=3))
+        yield refuse(errors.WrongFeatureCount, endpoint, width, note="another width")
         early, path = endpoint in STREAMS, UNKNOWN[endpoint.name]
         body = endpoint.valid_body()
         if endpoint in NATIVE:
