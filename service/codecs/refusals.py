@@ -16,7 +16,7 @@ FILL_IN = "fill in missing values, or leave their steps out"
 POSITION = re.compile(r"invalid character \(byte (\d+)\)")
 UNKNOWN_FIELD = re.compile(r"Object contains unknown field `(.*)`", re.DOTALL)
 DEPTH = re.compile(
-    r"Expected `(?:object \| )?(?:array`, got `(?:int|float)|float`, got `array)`"
+    r"Expected `(?:(?:object \| )?array`, got `(?:int|float)|(?:float|object)`, got `array)`"
 )
 NULL_NUMBER = "Expected `float`, got `null`"
 PATH = " - at `$"
@@ -32,6 +32,7 @@ def shape_hints(field: str) -> dict[str, str]:
     """For a field with sequences: what to say of the first number or list that is at
     another depth, by its path."""
     return {
+        "": f'is a list: send an object, {{"{field}": [...]}}',
         f"{field}[0]": "is a number: write one step as [[[1, 2]]], and one feature over"
         " time as [[[1], [2]]]",
         f"{field}[0][0]": "is a number in place of a step, which is a list of features;"

@@ -41,6 +41,7 @@ class StreamMessage(NamedTuple):
 
 _decoder = msgspec.json.Decoder(MessageBody)
 _SHAPE_HINTS = {
+    "": 'is a list: send an object, {"frames": [...]}',
     "frames[0]": "is a number in place of a step; one step: wrap it in a list",
     "frames[0][0]": "is a list in place of a number: send the steps of one sequence",
 }

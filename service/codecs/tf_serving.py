@@ -76,7 +76,7 @@ class InstancesRequest:
     classify: bool = False
 
 
-_SHAPE_HINTS = refusals.shape_hints("instances") | refusals.shape_hints("inputs")
+_SHAPE_HINTS = refusals.shape_hints("inputs") | refusals.shape_hints("instances")
 _predict = msgspec.json.Decoder(PredictBody)
 _classify = msgspec.json.Decoder(ClassifyBody)
 

@@ -115,6 +115,16 @@ def test_depth():
         _, (where, other) = refused(instances, decode_instances)
         assert where == f"instances{path}"
         assert other == message or "array" in message
+    for decode, place, field in (
+        (native.decode, "body", "sequences"),
+        (decode_instances, "body", "instances"),
+        (decode_message, "message", "frames"),
+    ):
+        _, (where, message) = refused(b"[[[1, 2]]]", decode)
+        assert (where, message) == (
+            place,
+            f'is a list: send an object, {{"{field}": [...]}}',
+        )
     for body, path, hint in (
         (b'{"frames": [1, 2]}', "frames[0]", "one step: wrap it in a list"),
         (b'{"frames": [[[1, 2]]]}', "frames[0][0]", "steps of one sequence"),
