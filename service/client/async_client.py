@@ -1,8 +1,9 @@
 """The client of the HTTP API for asyncio."""
 
 import asyncio
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
@@ -13,7 +14,16 @@ import httpx
 from numpy.typing import ArrayLike
 
 from service.client import connection, errors, requests
-from service.client.models import ModelDetails, ModelInfo, Models
+from service.client.calls import (
+    ATTEMPTS,
+    PARALLEL,
+    Answer,
+    Call,
+    Progress,
+    VersionChanged,
+)
+from service.client.models import Limits, ModelDetails, ModelInfo, Models
+from service.client.requests import Part, Request
 from service.client.results import Classifications, Labellings
 from service.client.retries import Backoff
 from service.client.stream import AsyncStream
@@ -65,10 +75,11 @@ class AsyncClient:
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
+        progress: Progress | None = None,
     ) -> Classifications:
         """Predict one class for each sequence; see `Client.classify`."""
-        body = requests.encode(sequences, model, top_k, states, return_state)
-        return await self._request("POST", "/classify", Classifications, body)
+        request = requests.prepare(sequences, model, top_k, states, return_state)
+        return await self._predict("classify", Classifications, request, progress)
 
     async def label(
         self,
@@ -78,10 +89,11 @@ class AsyncClient:
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
+        progress: Progress | None = None,
     ) -> Labellings:
         """Predict one class for each step of each sequence."""
-        body = requests.encode(sequences, model, top_k, states, return_state)
-        return await self._request("POST", "/label", Labellings, body)
+        request = requests.prepare(sequences, model, top_k, states, return_state)
+        return await self._predict("label", Labellings, request, progress)
 
     def stream(
         self,
@@ -116,6 +128,77 @@ class AsyncClient:
         """List the reasons why the service is not ready; empty if it is ready."""
         with self._reporting():
             return connection.parse_reasons(await self._http.get("/readyz"))
+
+    async def _predict(
+        self,
+        task: str,
+        kind: type[Answer],
+        request: Request,
+        progress: Progress | None,
+    ) -> Answer:
+        for _ in range(ATTEMPTS - 1):
+            with suppress(VersionChanged):
+                return await self._attempt(task, kind, request, progress)
+        return await self._attempt(task, kind, request, progress)
+
+    async def _attempt(
+        self,
+        task: str,
+        kind: type[Answer],
+        request: Request,
+        progress: Progress | None,
+    ) -> Answer:
+        call = Call(task, kind, request, None, progress, self._address)
+        if not call.is_large:
+            try:
+                answer = await self._request(
+                    "POST", call.path, kind, call.encode(call.first)
+                )
+                call.add(call.first, [answer])
+                return call.result()
+            except errors.RequestError as error:
+                call.split(
+                    call.first, error
+                )  # raises an error that parts would get too
+        limits = await self._limits()
+        call = Call(task, kind, request, limits, progress, self._address)
+        call.add(call.first, await self._send(call, call.first))
+        if call.is_large:
+            await self._send_parts(call)
+        return call.result()
+
+    async def _limits(self) -> Limits | None:
+        """The limits of a request; None if the service doesn't say."""
+        try:
+            return (await self._request("GET", "/models", Models)).limits
+        except errors.RequestError:
+            return None
+
+    async def _send(self, call: Call[Answer], part: Part) -> list[Answer]:
+        """The answers to a part: one, or several if the part is too large."""
+        try:
+            body = call.encode(part)
+            return [await self._request("POST", call.path, call.kind, body)]
+        except errors.RequestError as error:
+            parts = call.split(part, error)
+        answers = [await self._send(call, half) for half in parts]
+        return [answer for several in answers for answer in several]
+
+    async def _send_parts(self, call: Call[Answer]) -> None:
+        tasks: deque[tuple[Part, asyncio.Task[list[Answer]]]] = deque()
+        try:
+            for part in call.parts:
+                tasks.append((part, asyncio.create_task(self._send(call, part))))
+                if len(tasks) == PARALLEL:
+                    first, task = tasks.popleft()
+                    call.add(first, await task)
+            while tasks:
+                first, task = tasks.popleft()
+                call.add(first, await task)
+        finally:
+            for _, task in tasks:
+                task.cancel()
+            await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)
 
     async def _request(
         self, method: str, path: str, kind: type[T], body: bytes | None = None

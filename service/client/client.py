@@ -8,9 +8,11 @@ A sequence is an array [T, F], or nested lists of that shape. `service.client.er
 lists the exceptions that both clients raise.
 """
 
-import time
+import threading
+from collections import deque
 from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext
 from types import TracebackType
@@ -21,7 +23,16 @@ import httpx
 from numpy.typing import ArrayLike
 
 from service.client import connection, errors, requests
-from service.client.models import ModelDetails, ModelInfo, Models
+from service.client.calls import (
+    ATTEMPTS,
+    PARALLEL,
+    Answer,
+    Call,
+    Progress,
+    VersionChanged,
+)
+from service.client.models import Limits, ModelDetails, ModelInfo, Models
+from service.client.requests import Part, Request
 from service.client.results import Classifications, Labellings
 from service.client.retries import Backoff
 from service.client.stream import Stream
@@ -88,6 +99,7 @@ class Client:
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
+        progress: Progress | None = None,
     ) -> Classifications:
         """Predict one class for each sequence.
 
@@ -97,9 +109,19 @@ class Client:
             top_k: return only the likeliest classes, as `top`.
             states: for each sequence the state token to continue from, or None.
             return_state: return a state token with each prediction, as `state`.
+            progress: called with the number of sequences answered so far, and of all.
+
+        A call that is larger than the service's limits is sent as several requests, a few
+        at a time, which one version of the model answers. A single sequence must be within
+        the limits.
+
+        Raises:
+            RequestError: the service refuses the request.
+            ConnectionLost: there is no answer.
+            ValueError: a sequence is not an array of numbers.
         """
-        body = requests.encode(sequences, model, top_k, states, return_state)
-        return self._request("POST", "/classify", Classifications, body)
+        request = requests.prepare(sequences, model, top_k, states, return_state)
+        return self._predict("classify", Classifications, request, progress)
 
     def label(
         self,
@@ -109,10 +131,11 @@ class Client:
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
         return_state: bool = False,
+        progress: Progress | None = None,
     ) -> Labellings:
         """Predict one class for each step of each sequence; see `classify`."""
-        body = requests.encode(sequences, model, top_k, states, return_state)
-        return self._request("POST", "/label", Labellings, body)
+        request = requests.prepare(sequences, model, top_k, states, return_state)
+        return self._predict("label", Labellings, request, progress)
 
     def stream(
         self,
@@ -167,9 +190,86 @@ class Client:
         with self._reporting():
             return connection.parse_reasons(self._http.get("/readyz"))
 
+    def _predict(
+        self,
+        task: str,
+        kind: type[Answer],
+        request: Request,
+        progress: Progress | None,
+    ) -> Answer:
+        for _ in range(ATTEMPTS - 1):
+            with suppress(VersionChanged):
+                return self._attempt(task, kind, request, progress)
+        return self._attempt(task, kind, request, progress)
+
+    def _attempt(
+        self,
+        task: str,
+        kind: type[Answer],
+        request: Request,
+        progress: Progress | None,
+    ) -> Answer:
+        call = Call(task, kind, request, None, progress, self._address)
+        if not call.is_large:
+            try:
+                answer = self._request("POST", call.path, kind, call.encode(call.first))
+                call.add(call.first, [answer])
+                return call.result()
+            except errors.RequestError as error:
+                call.split(
+                    call.first, error
+                )  # raises an error that parts would get too
+        limits = self._limits()
+        call = Call(task, kind, request, limits, progress, self._address)
+        stop = threading.Event()
+        call.add(call.first, self._send(call, call.first, stop))
+        if call.is_large:
+            self._send_parts(call, stop)
+        return call.result()
+
+    def _limits(self) -> Limits | None:
+        """The limits of a request; None if the service doesn't say."""
+        try:
+            return self._request("GET", "/models", Models).limits
+        except errors.RequestError:
+            return None
+
+    def _send(
+        self, call: Call[Answer], part: Part, stop: threading.Event
+    ) -> list[Answer]:
+        """The answers to a part: one, or several if the part is too large."""
+        try:
+            body = call.encode(part)
+            return [self._request("POST", call.path, call.kind, body, stop)]
+        except errors.RequestError as error:
+            parts = call.split(part, error)
+        answers = [self._send(call, half, stop) for half in parts]
+        return [answer for several in answers for answer in several]
+
+    def _send_parts(self, call: Call[Answer], stop: threading.Event) -> None:
+        pool = ThreadPoolExecutor(PARALLEL)
+        futures: deque[tuple[Part, Future[list[Answer]]]] = deque()
+        try:
+            for part in call.parts:
+                futures.append((part, pool.submit(self._send, call, part, stop)))
+                if len(futures) == PARALLEL:
+                    first, future = futures.popleft()
+                    call.add(first, future.result())
+            for part, future in futures:
+                call.add(part, future.result())
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+
     def _request(
-        self, method: str, path: str, kind: type[T], body: bytes | None = None
+        self,
+        method: str,
+        path: str,
+        kind: type[T],
+        body: bytes | None = None,
+        stop: threading.Event | None = None,
     ) -> T:
+        """Send a request, and again if need be; not after `stop`."""
         headers = None if body is None else connection.JSON
         backoff = Backoff(self._retries, self._retry_seconds)
         while True:
@@ -180,8 +280,8 @@ class Client:
                     )
                     return connection.parse(response, kind)
             except errors.ClientError as error:
-                seconds = backoff.seconds_after(error)
-            time.sleep(seconds)
+                if (stop or threading.Event()).wait(backoff.seconds_after(error)):
+                    raise
 
     def _reporting(self) -> AbstractContextManager[None]:
         return errors.reporting(self._address, self._timeout)

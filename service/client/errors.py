@@ -30,8 +30,11 @@ class ClientError(Exception):
     address = ""
 
     def __str__(self) -> str:
-        message = super().__str__()
+        message = self._message()
         return f"{self.address}: {message}" if self.address else message
+
+    def _message(self) -> str:
+        return super().__str__()
 
 
 class RequestError(ClientError):
@@ -67,10 +70,13 @@ class RequestError(ClientError):
         self.retry_after = _seconds(headers.get("retry-after"))
         if self.retry_after is None:
             self.retry_after = _seconds(members.get("retry_after"))
+        super().__init__(status, self.title)
+
+    def _message(self) -> str:
         details = [self.detail] if self.detail else []
         details += [f"{e['path']}: {e['message']}" for e in self.errors[:3]]
         parts = [f"{self.status} {self.title}", "; ".join(details)]
-        super().__init__(_line(": ".join(filter(None, parts))))
+        return _line(": ".join(filter(None, parts)))
 
 
 class InvalidAnswer(RequestError):

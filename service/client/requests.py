@@ -1,31 +1,122 @@
-"""The bodies of the clients' requests."""
+"""The bodies of the clients' requests: sequences as JSON."""
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import orjson
 from numpy.typing import ArrayLike
 
+from service.client.models import Limits
+from service.client.results import Floats
 
-def encode(
-    sequences: Sequence[ArrayLike],
+# Steps in a part of a larger call. A few parts then fit in the service's queue together
+# (200,000 steps), and none takes as long as its deadline.
+PART_STEPS = 25_000
+ENVELOPE_BYTES = 256  # of a body besides the sequences and tokens, at most
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """The sequences of a call that are sent as one request.
+
+    Attributes:
+        begin: index of the first sequence.
+        texts: the sequences, as JSON.
+    """
+
+    begin: int
+    texts: list[bytes]
+
+    @property
+    def end(self) -> int:
+        return self.begin + len(self.texts)
+
+    def halves(self) -> "list[Part]":
+        """The part in two, if it has several sequences."""
+        middle = len(self.texts) // 2
+        return [
+            Part(self.begin, self.texts[:middle]),
+            Part(self.begin + middle, self.texts[middle:]),
+        ]
+
+
+def prepare(
+    sequences: Iterable[ArrayLike],
     model: str | None,
     top_k: int | None,
     states: Sequence[str | None] | None,
     return_state: bool,
-) -> bytes:
-    """The body of `POST /classify` and `POST /label`."""
-    # The network computes in float32, which has half the digits of float64 in JSON.
-    body: dict[str, Any] = {
-        "sequences": [np.ascontiguousarray(s, np.float32) for s in sequences]
-    }
-    if model is not None:
-        body["model"] = model
-    if top_k is not None:
-        body["top_k"] = top_k
-    if states is not None:
-        body["states"] = list(states)
-    if return_state:
-        body["return_state"] = True
-    return orjson.dumps(body, option=orjson.OPT_SERIALIZE_NUMPY)
+) -> "Request":
+    """A request for predictions.
+
+    Raises:
+        ValueError: a sequence is no array of numbers; names it.
+    """
+    arrays = []
+    for index, frames in enumerate(sequences):
+        try:
+            arrays.append(np.ascontiguousarray(frames, np.float32))
+        except ValueError as error:
+            raise ValueError(f"sequences[{index}]: {error}") from None
+    tokens = None if states is None else list(states)
+    return Request(arrays, model, top_k, tokens, return_state)
+
+
+@dataclass(frozen=True, slots=True)
+class Request:
+    """A request for predictions, of any size.
+
+    Attributes:
+        sequences: each [T, F] float32.
+    """
+
+    sequences: list[Floats]
+    model: str | None = None
+    top_k: int | None = None
+    states: list[str | None] | None = None
+    return_state: bool = False
+
+    def encode(self, part: Part, model: str | None) -> bytes:
+        """The body of the request for a part, with this model."""
+        members: dict[str, object] = {}
+        if model is not None:
+            members["model"] = model
+        if self.top_k is not None:
+            members["top_k"] = self.top_k
+        if self.states is not None:
+            whole = len(part.texts) == len(self.sequences)
+            states = self.states if whole else self.states[part.begin : part.end]
+            members["states"] = states
+        if self.return_state:
+            members["return_state"] = True
+        rest = orjson.dumps(members)[1:]
+        comma = b"," if members else b""
+        return b'{"sequences":[' + b",".join(part.texts) + b"]" + comma + rest
+
+    def cut(self, limits: Limits) -> Iterator[Part]:
+        """Cut into parts that are as large as the limits allow, at least one sequence
+        each; at least one part."""
+        begin, texts = 0, list[bytes]()
+        states = self.states
+        if states is None or len(states) != len(self.sequences):
+            states = [None] * len(self.sequences)
+        steps = numbers = size = 0
+        for index, frames in enumerate(self.sequences):
+            # The network computes in float32, which has half the digits of float64.
+            text = orjson.dumps(frames, option=orjson.OPT_SERIALIZE_NUMPY)
+            length = len(text) + len(states[index] or "null") + 4
+            if texts and (
+                len(texts) >= limits.sequences
+                or steps + len(frames) > PART_STEPS
+                or numbers + frames.size > limits.numbers
+                or size + length > limits.body_bytes - ENVELOPE_BYTES
+            ):
+                yield Part(begin, texts)
+                begin, texts = index, []
+                steps = numbers = size = 0
+            texts.append(text)
+            steps += len(frames)
+            numbers += frames.size
+            size += length
+        yield Part(begin, texts)
