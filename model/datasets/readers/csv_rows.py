@@ -1,7 +1,9 @@
 """Read CSV in long form (see long_rows): a header, then one row for each step.
 
 The delimiter is a comma, semicolon, tab or bar, whichever divides the header into most
-columns. Numbers may have a decimal comma unless commas divide the columns.
+columns; or the one of a first line `sep=;`. Numbers may have a decimal comma unless
+commas divide the columns. Blank rows, blank columns at the end, and a first column
+without a name (a DataFrame's index) are left out.
 """
 
 import csv
@@ -20,7 +22,26 @@ from model.datasets.readers.table_layout import Expected, Layout
 
 BLOCK = 8192  # Rows in memory as Python objects at a time.
 DELIMITERS = ",;\t|"
+SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's first line
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
+HINTS = (  # how to go on after text where a number belongs
+    (r"true|false", "write 1 for true and 0 for false"),
+    (
+        r"\d{4}-\d\d-\d\d.*",
+        "order the rows by it (--step-column), or --ignore it",
+    ),
+    (
+        r"\d{1,4}[./-]\d{1,2}[./-]\d{1,4}.*|\d{1,2}:\d\d.*",
+        "write times as 2026-01-31 12:00:00 to order the rows by them (--step-column),"
+        " or --ignore it",
+    ),
+    (
+        r"[+-]?\d[\d.,' ]*",
+        "write a decimal point, and nothing between thousands",
+    ),
+    (r"[+-]?\d[\d.,]*\s*\D{1,5}", "write the number without its unit"),
+    (r".*", "if it is no feature, leave it out (--ignore)"),
+)
 
 Row = tuple[int, list[str]]  # Number of the line, cells.
 
@@ -30,8 +51,11 @@ def read(path: Path, expected: Expected) -> Sequences:
     head = [next(lines, "")]
     while head[-1] and not head[-1].strip():  # a blank line
         head.append(next(lines, ""))
-    delimiter = _sniff(head[-1])
+    separator = SEPARATOR.fullmatch(head[-1])
+    delimiter = separator[1] if separator else _sniff(head[-1])
     rows = _rows(path, chain(head, lines), delimiter)
+    if separator:
+        next(rows)
     number, header = next(rows, (None, []))
     if number is None:
         raise files.ReadError(path, None, "no rows in the file")
@@ -39,8 +63,13 @@ def read(path: Path, expected: Expected) -> Sequences:
     if all(map(long_rows.is_number, header)):
         rows = chain([(number, header)], rows)
         header = _names(path, len(header), expected)
+    while not header[-1]:
+        header.pop()
+    if len(header) == 1 and expected.training:
+        reason = f"a single column, {header[0]!r:.80}: divide columns by commas,"
+        raise files.ReadError(path, number, f"{reason} semicolons, tabs or bars")
     try:
-        layout = table_layout.assign(header, expected)
+        layout = table_layout.assign(header[not header[0] :], expected)
     except ValueError as error:
         raise files.ReadError(path, number, str(error)) from None
     table = _Table(long_rows.LongRows(path, "line", layout), header, delimiter)
@@ -79,10 +108,15 @@ def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
     reader = csv.reader(lines, delimiter=delimiter, strict=True, skipinitialspace=True)
     try:
         for cells in reader:
-            if cells:
+            if cells and (cells[0].strip() or any(map(str.strip, cells))):
                 yield reader.line_num, cells
     except csv.Error as error:
-        raise files.ReadError(path, reader.line_num, f"not CSV: {error}") from None
+        reason = f"not CSV: {error}"
+        if "new-line character" in reason:
+            reason = (
+                "a carriage return without a line feed: save it with other line ends"
+            )
+        raise files.ReadError(path, reader.line_num, reason) from None
 
 
 class _Table:
@@ -98,7 +132,7 @@ class _Table:
         places = [self._place[feature] for feature in layout.features]
         values = array("d")
         for number, cells in block:
-            if len(cells) != self._width:
+            if len(cells) != self._width and not self._ends_blank(cells):
                 reason = f"{len(cells)} columns; the header has {self._width}"
                 self.rows.fail(number, reason)
             chosen = [cells[place] for place in places]
@@ -118,6 +152,11 @@ class _Table:
             split=self._split(block, layout.split),
         )
 
+    def _ends_blank(self, cells: list[str]) -> bool:
+        """Return true if a row is too long by blank cells only."""
+        more = cells[self._width :]
+        return bool(more) and not any(map(str.strip, more))
+
     def _numbers(self, number: int, cells: list[str]) -> Iterator[float]:
         """Yield the features of a row with missing numbers, decimal commas, or text."""
         for column, cell in zip(self.rows.layout.features, cells, strict=True):
@@ -127,19 +166,17 @@ class _Table:
                 yield long_rows.parse_number(cell)
             except ValueError:
                 reason = f"column {column!r} is {cell!r:.40}, not a number"
-                more = "; if it is no feature, leave it out (--ignore)"
-                if _is_time(cell):
-                    more = "; order the rows by it (--step-column), or --ignore it"
-                self.rows.fail(number, reason + more)
+                self.rows.fail(number, f"{reason}; {_hint(column, cell)}")
 
     def _texts(self, block: list[Row], column: str | None) -> list[str] | None:
         if column is None:
             return None
         place = self._place[column]
-        for number, cells in block:
-            if not cells[place]:
-                self.rows.fail(number, f"column {column!r} is empty")
-        return [cells[place] for _, cells in block]
+        texts = [cells[place].strip() for _, cells in block]
+        if "" in texts:
+            number, _ = block[texts.index("")]
+            self.rows.fail(number, f"column {column!r} is empty")
+        return texts
 
     def _steps(self, block: list[Row], column: str | None) -> np.ndarray | None:
         cells = self._texts(block, column)
@@ -157,15 +194,15 @@ class _Table:
         parts = []
         for number, cells in block:
             try:
-                parts.append(long_rows.part(cells[self._place[column]]))
+                parts.append(long_rows.part(cells[self._place[column]].strip()))
             except ValueError as error:
                 self.rows.fail(number, str(error))
         return parts
 
 
-def _is_time(cell: str) -> bool:
-    try:
-        long_rows.parse_time(cell)
-    except ValueError:
-        return False
-    return True
+def _hint(column: str, cell: str) -> str:
+    """Return how to go on after text where a number belongs."""
+    if cell.strip() == column:
+        return "if it is the header again, remove the line"
+    text = cell.strip().lower()
+    return next(hint for form, hint in HINTS if re.fullmatch(form, text, re.DOTALL))

@@ -62,4 +62,4 @@ def _decode(path: Path, number: int, line: bytes) -> str:
         # Spreadsheets put a byte order mark before the first line.
         return line.decode("utf-8-sig" if number == 1 else "utf-8")
     except UnicodeDecodeError:
-        raise ReadError(path, number, "not UTF-8 text") from None
+        raise ReadError(path, number, "not UTF-8 text: save it as UTF-8") from None

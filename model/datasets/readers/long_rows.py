@@ -82,8 +82,9 @@ def parse_steps(cells: Sequence[str]) -> np.ndarray:
             else:
                 values.append(parse_number(cell))
         except ValueError:
-            other = "an ISO 8601 time" if kind == "times" else "a number"
-            other = "a number or an ISO 8601 time" if not index else other
+            time = "an ISO 8601 time (2026-01-31 12:00:00)"
+            other = time if kind == "times" else "a number"
+            other = f"a number or {time}" if not index else other
             raise ValueError(index, f"is {cell!r:.40}, not {other}") from None
     steps = np.array(values)
     return steps.astype("datetime64[us]") if kind == "times" else steps

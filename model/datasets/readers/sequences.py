@@ -150,8 +150,8 @@ class Sequences:
             self.path,
             None,
             f"{constant} of {len(self)} sequences have one label, but"
-            f" {self._odd_rows(mixed)}: mend that to classify, or use --task label for"
-            " one class per step",
+            f" {self._odd_rows(mixed)}: mend that to classify, or use --task label to"
+            " predict one class for each step",
         )
 
     def _odd_rows(self, mixed: np.ndarray) -> str:
@@ -167,11 +167,13 @@ class Sequences:
                 where = f"{self.place} {self.rows[odd[0]]}"
             more = f" and {len(odd) - 1} more" if len(odd) > 1 else ""
             label = self.classes[self.labels[odd[0]]]
+            usual = self.classes[np.bincount(codes).argmax()]
             places.append(
-                f"{where}{more} of sequence {self.ids[index]!r:.40} differs: {label!r:.40}"
+                f"{where}{more} of sequence {self.ids[index]!r:.40} has {label!r:.40} where"
+                f" the others have {usual!r:.40}"
             )
         if len(mixed) > MAX_ROWS:
-            places.append(f"so do {len(mixed) - MAX_ROWS} other sequences")
+            places.append(f"and so on in {len(mixed) - MAX_ROWS} others")
         return "; ".join(places)
 
     def _check_constant(self) -> None:

@@ -9,6 +9,7 @@ names, or the network was trained on features without names.
 """
 
 import difflib
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +17,11 @@ from dataclasses import dataclass
 from model.datasets.dataset import Task, default_features, join_names
 
 SPECIAL = ("sequence", "label", "step")
+# Names that others give to these columns: suggested where ours are missing.
+USUAL = {
+    "sequence": {"id", "sequenceid", "series", "seriesid", "run", "session", "sample"},
+    "label": {"class", "target", "category", "activity", "state", "y"},
+}
 SPLIT = "split"
 FORGIVING = str.maketrans("", "", " _-.")  # near names differ in these and in case
 
@@ -132,7 +138,7 @@ def _check_names(header: Sequence[str]) -> None:
             raise ValueError(f"column {index + 1} has no name")
     repeated = [column for column, count in Counter(header).items() if count > 1]
     if repeated:
-        raise ValueError(f"column {repeated[0]!r:.80} is repeated")
+        raise ValueError(f"column {repeated[0]!r:.80} is repeated: rename one")
 
 
 def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
@@ -145,8 +151,15 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
     if choice is not None:
         raise ValueError(missing(choice, header, f"{name} column"))
     if expected.training and name in ("sequence", "label"):
-        reason = missing(recorded or name, header, "column")
-        raise ValueError(f"{reason}; name the column with --{name}-column")
+        usual = [column for column in header if _plain(column) in USUAL[name]]
+        near = nearest(recorded or name, header) or next(iter(usual), None)
+        option = f"--{name}-column"
+        hint = f"found {join_names(header)}: name the column with {option}"
+        if near:
+            hint = (
+                f"did you mean {near!r:.80}? Then add {option} {shlex.quote(near):.80}"
+            )
+        raise ValueError(f"column {recorded or name!r:.80} is missing; {hint}")
     return None
 
 

@@ -209,8 +209,9 @@ def test_one_wrong_label(tmp_path):
     table.to_csv(path, index=False)
     message = refused(path, path.read_bytes(), columns=COLUMNS)
     assert message == (
-        ": 19 of 20 sequences have one label, but line 83 of sequence 'm10' differs:"
-        " 'worn': mend that to classify, or use --task label for one class per step"
+        ": 19 of 20 sequences have one label, but line 83 of sequence 'm10' has"
+        " 'worn' where the others have 'ok': mend that to classify, or use --task label"
+        " to predict one class for each step"
     )
     assert readers.read(path, task="label", columns=COLUMNS).task == "label"
 

@@ -92,7 +92,14 @@ def test_csv_refusals(tmp_path):
         ),
         ("1,2\n3,4\n", ", line 1: the first line has numbers"),
         ("sequence,label,u,u\n", ", line 1: column 'u' is rep"),
-        ("sequence,label,u,\n", ", line 1: column 4 has no"),
+        ("sequence,label,,u\n", ", line 1: column 3 has no"),
+        ("sequence label u\na x 1\n", ", line 1: a single column, 'sequence label u'"),
+        (
+            "Run,Class,u\n",
+            ", line 1: column 'sequence' is missing; did you mean 'Run'? Then add"
+            " --sequence-column Run",
+        ),
+        (CSV.replace("\n", "\r"), ", line 1: a carriage return without a line feed"),
         (CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the"),
         (CSV + "b,0,x,1,2,test,3\n", ", line 4: 7 columns"),
         (CSV + ",0,x,1,2,test\n", ", line 4: column 'seq"),
@@ -116,6 +123,10 @@ def test_csv_refusals(tmp_path):
             CSV.replace(",u,", ",t,").replace("1,2", "2026-01-01,2"),
             ", line 2: column 't' is '2026-01-01', not a number; order the rows by it",
         ),
+        (
+            CSV + "b,31.1.2026,x,1,2,test\n",
+            ", line 4: column 'step' is '31.1.2026', not a number",
+        ),
         (CSV + "b,one,x,1,2,test\n", ", line 4: column 'step' is 'o"),
         (CSV + "b,nan,x,1,2,test\n", ", line 4: column 'st"),
         (CSV + "b,0,x,1,2,dev\n", ", line 4: split 'dev' is none"),
@@ -125,6 +136,56 @@ def test_csv_refusals(tmp_path):
         ((CSV + "é").encode("latin-1"), ", line 4: not UTF-8"),
     ):
         assert refused(tmp_path / "data.csv", text).startswith(message)
+
+
+def test_csv_hints(tmp_path):
+    """Text where a number belongs is answered with how to mend it."""
+    for cell, hint in (
+        ("True", "write 1 for true"),
+        ("2026-01-31 12:00", "order the rows by it (--step-column)"),
+        ("31.1.2026 12:00", "write times as 2026-01-31 12:00:00"),
+        ("12:00:01 PM", "write times as 2026-01-31 12:00:00"),
+        ('"1,5"', "write a decimal point"),
+        ('"1,234.5"', "nothing between thousands"),
+        ("-1.5 mm", "write the number without its unit"),
+        ("12%", "write the number without its unit"),
+        ("good", "if it is no feature, leave it out (--ignore)"),
+        ("v", "if it is the header again, remove the line"),
+    ):
+        message = refused(tmp_path / "data.csv", f"{CSV}b,0,x,1,{cell},test\n")
+        assert message.startswith(", line 4: column 'v' is ")
+        assert hint in message
+
+
+def test_csv_of_other_programs(tmp_path):
+    """The additions of spreadsheets and DataFrames to a table change nothing."""
+    path = tmp_path / "data.csv"
+    rows = [line.split(",") for line in CSV.splitlines()]
+    path.write_text(CSV, encoding="utf-8")
+    expected = readers.read_sequences(path, training=True)
+
+    def join(rows, *, delimiter=",", end="\n"):
+        return "".join(delimiter.join(cells) + end for cells in rows)
+
+    for text in (
+        "\ufeff" + join(rows, end="\r\n"),
+        "sep=;\r\n" + join(rows, delimiter=";", end="\r\n"),
+        "SEP=,\n" + CSV,
+        join(rows, end="\n\n"),
+        join(rows, end="\n  \n"),
+        CSV + ",,,,,\n;\n".replace(";", ",,"),
+        join(rows, end=",\n"),
+        join(rows[:1]) + join(rows[1:], end=",,\n"),
+        join(rows[:1], end=",,\n") + join(rows[1:]),
+        join([f"{n}" if n else "", *cells] for n, cells in enumerate(rows)),
+        join([f" {cell} " for cell in cells] for cells in rows),
+        join([f'"{cell}"' for cell in cells] for cells in rows),
+    ):
+        path.write_text(text, encoding="utf-8", newline="")
+        sequences = readers.read_sequences(path, training=True)
+        assert sequences.ids == expected.ids
+        assert sequences.features == expected.features
+        assert sequences.dataset().digest == expected.dataset().digest
 
 
 def test_csv_task(tmp_path):
