@@ -25,6 +25,13 @@ export function plot(box, title, x, series, options = {}) {
     return settings(box, series, options);
   });
   describe(box, title);
+  // The legend shows each line's colour and dashes.
+  [...box.querySelectorAll(".u-legend .u-marker")].slice(1).forEach((marker, at) => {
+    const place = series[at].place ?? at;
+    marker.className = `u-marker ${dashed(place)}`;
+    marker.style.border = "0";
+    marker.style.backgroundColor = paint(place);
+  });
 }
 
 /**

@@ -68,7 +68,7 @@ def test_agreement(answered):
     assert said == "98.4 % agree with the labels in the input: 364 of 370 sequences."
     source = answered.locator("#sequence-source").inner_text()
     assert source.startswith("test part.csv: 370 sequences, ")
-    assert source.endswith("vowels does not use the columns “note”.")
+    assert source.endswith("vowels does not use the column “note”.")
 
 
 def test_wrong(answered):
@@ -158,7 +158,7 @@ def test_colours(page):
     ribbon = dict(e.evaluate(colours) for e in page.locator(".run").all())
     marker = (
         "(e) => [e.querySelector('.u-label').textContent,"
-        " getComputedStyle(e.querySelector('.u-marker')).borderTopColor]"
+        " getComputedStyle(e.querySelector('.u-marker')).backgroundColor]"
     )
     legend = page.locator("#sequence-classes .u-series").all()[1:]
     chart = dict(e.evaluate(marker) for e in legend)

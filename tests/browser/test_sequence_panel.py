@@ -81,6 +81,8 @@ class TestSequence:
         drop(page, "vowel.csv", "\n".join(lines))
         error = page.locator("#sequence-error")
         error.get_by_text("28 features of digits are missing").wait_for()
+        file = page.locator("#sequence-file").evaluate("(input) => input.files[0].name")
+        assert file == page.locator("#sequence-source").inner_text() == "vowel.csv"
         error.get_by_role("button", name="Use vowels").click()
         wait_for(page, "sequence", "vowels: 3")
         assert error.is_hidden()

@@ -116,6 +116,7 @@ export function start(models, samples, limits) {
   function load() {
     run++;
     answers = undefined;
+    fill(find("sequence-source"), source ? make("strong", {}, source) : null);
     if (!described) return; // loaded again once it is
     let input;
     try {
@@ -135,12 +136,13 @@ export function start(models, samples, limits) {
   function describeInput(sequences, unused) {
     const steps = sequences.reduce((sum, { frames }) => sum + frames.length, 0);
     const named = unused.slice(0, NAMED).map((name) => `“${name}”`).join(", ");
+    const columns = unused.length === 1 ? "column" : "columns";
     const more = unused.length > NAMED ? ` and ${unused.length - NAMED} more` : "";
     fill(
       find("sequence-source"),
       make("strong", {}, source || "The text"),
       `: ${count(sequences.length, "sequence")}, ${count(steps, "step")}.`,
-      unused.length ? ` ${described.name} does not use the columns ${named}${more}.` : null,
+      unused.length ? ` ${described.name} does not use the ${columns} ${named}${more}.` : null,
     );
   }
 

@@ -4,8 +4,8 @@ import { agreement, compare, isLabelled, labelOf, share } from "./agreement.js";
 import { count, list } from "../input/columns.js";
 import { fill, find, make, percent } from "../dom.js";
 import { csv } from "./download.js";
-import { paint } from "../palette.js";
-import { runs } from "../plot.js";
+import { dashed, paint } from "../palette.js";
+import { runs, span } from "../plot.js";
 
 const ROWS = 500; // most sequences in the table
 
@@ -137,9 +137,10 @@ export class Results {
   /** The classes of the steps, as a narrow strip. */
   #strip(labels, found) {
     const parts = runs(labels).map(({ value, from, to }) => {
-      const part = make("span");
+      const place = this.#answers.classes.indexOf(value);
+      const part = make("span", { class: dashed(place), title: `${value}: ${span(from, to)}` });
       part.style.flexGrow = to - from + 1;
-      part.style.backgroundColor = paint(this.#answers.classes.indexOf(value));
+      part.style.backgroundColor = paint(place);
       return part;
     });
     return make("span", { class: "strip", role: "img", "aria-label": list(found) }, parts);
