@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from model.bundle import allowlist, bundle
+from model.bundle import allowlist, bundle, folders, labels
 from model.bundle.bundle import Bundle, BundleError, Metadata
 from model.datasets.readers import Columns, Sequences
+from model.datasets.readers.table_layout import nearest
 from model.inference import inputs, predictions
 from model.inference.engine import Engine
 from model.inference.predictions import Classifications, Labellings
@@ -141,8 +142,9 @@ def load(
     """Load a bundle's network with ONNX Runtime, after the checks that the service does.
 
     Args:
-        path: folder of a bundle, or of its versions.
-        version: a version or a label. Default: the label `default`, or the newest.
+        path: folder of a bundle, or of its versions; or the name of a bundle in the
+            folders that are served by default: the shipped ones, and `trained`.
+        version: a version or a label. Default: the version that is served by default.
         threads: batches computed at once. Default: one for each core.
         keys: PEM file of public keys, one of which must have signed the bundle.
 
@@ -157,28 +159,40 @@ def load(
     folder = _find(Path(path), reference)
     verified = bundle.read(folder, None if keys is None else Path(keys))
     allowlist.check(verified)
-    if reference not in (None, verified.metadata.version):
+    if str(reference).isdecimal() and reference != verified.metadata.version:
         raise BundleError(f"{folder}: holds version {verified.metadata.version}")
     return Network(verified, Engine(verified, threads))
 
 
 def _find(path: Path, version: str | None) -> Path:
     """Return the folder of one bundle."""
-    if bundle.is_bundle(path):
-        return path
-    names = bundle.names(path)
-    if not names:
+    if path.exists():
+        entries = folders.scan(path)
+    else:
+        entries = folders.scan(*folders.DEFAULTS)
+        names = [entry.name for entry in entries]
+        entries = [entry for entry in entries if entry.name == str(path)]
+        if not entries:
+            near = nearest(str(path), names)
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise BundleError(f"{path}: no such folder, and no bundle's name{hint}")
+    if not entries:
         raise BundleError(f"{path}: no bundle")
-    if len(names) > 1:
-        known = ", ".join(str(folder) for folder in names)
+    if len(entries) > 1:
+        known = ", ".join(entry.name for entry in entries)
         raise BundleError(f"{path}: several bundles: {known}")
-    ((folder, numbers),) = names.items()
-    versions = {str(number): folder / str(number) for number in numbers}
-    if not versions:
-        return folder
-    if version is None:
-        return versions[str(numbers[-1])]
-    if version not in versions:
-        known = ", ".join(versions)
-        raise BundleError(f"{folder}: no version {version}; there are {known}")
-    return versions[version]
+    versions = entries[0].versions
+    if 0 in versions:  # it has no folder of versions
+        return versions[0]
+    # Another folder that is served may have the version that a label names.
+    last = entries[0].folders[-1]
+    known_labels = labels.read(*folders.of_name(last.name, last.parent))
+    numbers = {str(number): number for number in versions}
+    numbers |= {labels.LATEST: max(versions), **known_labels}
+    number = numbers.get(version or labels.DEFAULT)
+    if number not in versions and version is None:
+        number = max(versions)
+    if number not in versions:
+        known = ", ".join(map(str, versions))
+        raise BundleError(f"{last}: no version {version}; there are {known}")
+    return versions[number]

@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 import model
-from model.bundle import bundle, signature
+from model.bundle import bundle, folders, labels, signature
 from model.bundle.bundle import BundleError
 from model.inference import engine
 from tests.support.bundles import VOWELS, copy_bundle
@@ -255,16 +255,38 @@ class TestLoad:
             (folder / "3", 3, "3"),
         ):
             assert model.load(path, version=version).version == loaded
+        labels.promote([folder], 3)
+        labels.promote([folder], 1, "old")
+        assert model.load(folder).version == "3"
+        assert model.load(folder, version="old").version == "1"
+        with pytest.raises(BundleError, match="no version new; there are 1, 3, 12"):
+            model.load(folder, version="new")
         copy_bundle(bundles / "tags" / "1", tmp_path / "tags" / "1")
         for path, version, message in (
             (folder, 2, "walks: no version 2; there are 1, 3, 12"),
             (folder / "3", 2, "3: holds version 3"),
             (tmp_path, None, "several bundles: "),
-            (tmp_path / "none", None, "none: no bundle"),
+            (tmp_path / "none", None, "none: no such folder, and no bundle's name"),
+            (
+                "vowel",
+                None,
+                "vowel: no such folder, and no bundle's name; did you mean",
+            ),
         ):
             with pytest.raises(BundleError) as caught:
                 model.load(path, version=version)
             assert message in str(caught.value)
+
+    def test_names(self, bundles, tmp_path, monkeypatch):
+        """A bundle is found by its name in the folders that are served by default."""
+        monkeypatch.chdir(tmp_path)
+        assert model.load("vowels").version == "1"
+        copy_bundle(VOWELS, tmp_path / "trained/vowels/2", version="2")
+        assert model.load("vowels").version == "2"
+        labels.promote(folders.of_name("vowels", folders.TRAINED), 1)
+        assert model.load("vowels").version == "1"
+        assert model.load("vowels", version="latest").version == "2"
+        assert model.load("trained/vowels").version == "2"  # the only one there
 
     def test_checks(self, bundles, tmp_path):
         """A changed file, a missing signature and other answers are refused."""
