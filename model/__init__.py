@@ -1,7 +1,9 @@
 """Train recurrent networks on sequences, export them as bundles, and predict with them.
 
 >>> import model
->>> network = model.load("bundles/vowels")  # ONNX Runtime, no TensorFlow
+>>> result = model.train(table, by="machine", label="state")  # a DataFrame
+>>> network = model.load("vowels")  # with ONNX Runtime, without TensorFlow
+>>> network.classify(sequences).predictions[0].label
 """
 
 import os
@@ -10,14 +12,21 @@ from typing import TYPE_CHECKING
 # ONNX Runtime 1.29 and later reports every model that it loads to its maker.
 os.environ["ORT_DISABLE_TELEMETRY"] = "1"
 
-__all__ = ["Network", "load"]
+__all__ = ["Network", "TrainingResult", "load", "train"]
 
 if TYPE_CHECKING:
     from model.inference.network import Network as Network
     from model.inference.network import load as load
+    from model.workflow import TrainingResult as TrainingResult
+    from model.workflow import train as train
 else:
     # Imported when they are used: the service imports `model.bundle` and none of them.
-    _MODULES = {"Network": "model.inference.network", "load": "model.inference.network"}
+    _MODULES = {
+        "Network": "model.inference.network",
+        "load": "model.inference.network",
+        "TrainingResult": "model.workflow",
+        "train": "model.workflow",
+    }
 
     def __getattr__(name):
         if name not in _MODULES:

@@ -1,8 +1,6 @@
 """The training commands: datasets, describe, train, evaluate, export, inspect, keygen, sign."""
 
 import contextlib
-import importlib.metadata
-import shlex
 import sys
 from collections.abc import Iterator
 from dataclasses import asdict
@@ -11,9 +9,10 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from model.bundle import quiet, signature
+from model import workflow
+from model.bundle import signature
 from model.bundle.folders import TRAINED
-from model.cli import arguments, flags
+from model.cli import arguments, flags, libraries
 from model.config import ConfigError, presets
 
 app = typer.Typer(
@@ -127,40 +126,27 @@ def train(
     """
     with _reported_errors():
         config = arguments.build_config(source, preset, settings, name, flags)
-        with quiet.imports():
-            from model.cli import console
-            from model.cli.progress import ProgressBars
-            from model.export import promotion, publish, quantize
-            from model.training import loop
-            from model.training.runs import Run
-
-        if int8:
-            quantize.check(config.network.cell)
-        dataset, run = arguments.load_dataset(config), Run(runs / config.name)
-        console.print_dataset(dataset)
-        console.console.print(console.describe_network(config))
-        with ProgressBars(config.training.epochs) as bars:
-            trained = loop.fit(dataset, config, run, resume=resume, callback=bars)
-        if trained.finished_before:
-            command = f"unrolled export {run.folder} --output {output}"
-            raise ConfigError(f"{run.folder} is complete; write its bundle: {command}")
-        if trained.interrupted:
-            best = max(entry.epoch for entry in trained.history if entry.best)
+        dataset = arguments.load_dataset(config)
+        try:
+            workflow.run(
+                dataset,
+                config,
+                output=output,
+                promote=promote,
+                runs=runs,
+                resume=resume,
+                int8=int8,
+                progress=True,
+            )
+        except workflow.Interrupted as stopped:
             typer.echo(
-                f"stopped; the best weights so far (epoch {best}) are in"
-                f" {run.folder / 'best'}\n"
+                f"stopped; the best weights so far (epoch {stopped.epoch}) are in"
+                f" {stopped.run / 'best'}\n"
                 "continue: the same command with --resume\n"
-                f"or use them: unrolled export {run.folder} --output {output}",
+                f"or use them: unrolled export {stopped.run} --output {output}",
                 err=True,
             )
-            raise typer.Exit(130)
-        published = publish.publish(
-            trained.network, trained.history, dataset, config, output, int8=int8
-        )
-        console.print_published(*published)
-        console.print_promotion(
-            promotion.decide(published[0], dataset, promote), output
-        )
+            raise typer.Exit(130) from None
 
 
 @app.command()
@@ -179,9 +165,8 @@ def export(
     Example: `unrolled export runs/digits`
     """
     with _reported_errors():
-        with quiet.imports():
-            from model.cli import console
-            from model.export import promotion, publish, quantize
+        with libraries.imports():
+            from model.export import quantize
             from model.training import loop
             from model.training.runs import Run
 
@@ -194,13 +179,15 @@ def export(
             raise ConfigError(f"{run}: the data has changed since training")
         network = loop.build(dataset, config)
         folder.restore_best(network)
-        history = folder.history()
-        published = publish.publish(
-            network, history, dataset, config, output, int8=int8
-        )
-        console.print_published(*published)
-        console.print_promotion(
-            promotion.decide(published[0], dataset, promote), output
+        workflow.publish(
+            network,
+            folder.history(),
+            dataset,
+            config,
+            output=output,
+            promote=promote,
+            int8=int8,
+            progress=True,
         )
 
 
@@ -226,7 +213,7 @@ def evaluate(
     `unrolled evaluate trained/walks more_walks.csv --part all`
     """
     with _reported_errors():
-        with quiet.imports():
+        with libraries.imports():
             from model.cli import console
             from model.training import evaluation
 
@@ -291,35 +278,12 @@ def _reported_errors() -> Iterator[None]:
     """Report invalid settings, data or bundles in one line, with exit code 2."""
     try:
         yield
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, libraries.MissingLibraryError) as error:
         typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except ModuleNotFoundError as error:
-        if str(error.name).startswith("model."):
-            raise
-        typer.echo(
-            f"error: {error.name} is not installed. To install TensorFlow and what else"
-            f" training needs: {_install_command()}",
-            err=True,
-        )
         raise typer.Exit(2) from None
     except KeyboardInterrupt:
         typer.echo("stopped", err=True)
         raise typer.Exit(130) from None
-
-
-def _install_command() -> str:
-    """Return the command that adds what training needs to this environment."""
-    root = Path(__file__).parents[1]
-    if (root / "Makefile").is_file():
-        folder = "" if Path.cwd() == root else f"-C {shlex.quote(str(root))} "
-        return f"make {folder}install-training"
-    try:
-        importlib.metadata.version("unrolled")
-    except importlib.metadata.PackageNotFoundError:
-        # In an image. pip would look for a package of this name in the index.
-        return "pip install 'WHEEL[train]', with the file that `make wheel` builds"
-    return f"{shlex.quote(sys.executable)} -m pip install 'unrolled[train]'"
 
 
 if __name__ == "__main__":

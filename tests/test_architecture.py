@@ -39,6 +39,7 @@ SERVICE = [
 ]
 MODEL = [
     {"__main__"},
+    {"workflow"},
     {"cli"},
     {"export", "report"},
     {"training", "inference"},

@@ -51,13 +51,17 @@ def _bundle_name(source: str) -> str:
     return name.strip("._-")[:64] or "model"
 
 
-def load_dataset(config: Config) -> Dataset:
-    """Load the data of a run; all its sequences have a part."""
+def load_dataset(config: Config, source: object = None, test: object = None) -> Dataset:
+    """Load the data of a run; all its sequences have a part.
+
+    Args:
+        source, test: a DataFrame or a path in place of the one in `config`.
+    """
     data = config.data
     return builtin.load_source(
-        data.source,
+        data.source if source is None else source,
         task=data.task,
-        test=None if data.test is None else Path(data.test),
+        test=data.test if test is None else test,
         validation=data.validation_fraction,
         test_fraction=data.test_fraction,
         seed=config.training.seed,

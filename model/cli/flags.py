@@ -2,7 +2,7 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Mapping
 from typing import Annotated, Any, get_args
 
 import typer
@@ -34,18 +34,13 @@ def _add_flags(
     ]
     sections = {
         field: section
-        for section in SECTIONS
-        for field in _fields(section)
+        for field, section in _sections().items()
         if field != "source" and (only is None or field in only)
     }
 
     @functools.wraps(command)
     def wrapper(**values: Any) -> None:
-        flags: dict[str, dict[str, Any]] = {}
-        for field, section in sections.items():
-            value = values.pop(field)
-            if value is not None:
-                flags.setdefault(section, {})[field] = value
+        flags = nested({field: values.pop(field) for field in sections})
         command(**values, flags=flags)
 
     settings = [_parameter(field, section) for field, section in sections.items()]
@@ -54,6 +49,20 @@ def _add_flags(
     wrapper.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
     wrapper.__annotations__ = {p.name: p.annotation for p in parameters}
     return wrapper
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by their sections, for `Config.update`, without those of None."""
+    sections, changes = _sections(), dict[str, dict[str, Any]]()
+    for name, value in settings.items():
+        if value is not None:
+            changes.setdefault(sections[name], {})[name] = value
+    return changes
+
+
+def _sections() -> dict[str, str]:
+    """Return the section of each setting."""
+    return {field: section for section in SECTIONS for field in _fields(section)}
 
 
 def _fields(section: str) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Load a data set by its name (built-in) or its path (a user's file)."""
 
 import difflib
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -48,55 +49,71 @@ def load(name: str) -> Dataset:
 
 
 def load_source(
-    source: str,
+    source: object,
     *,
     task: Task | None = None,
-    test: Path | None = None,
+    test: object = None,
     validation: float = 0.15,
     test_fraction: float = 0.15,
     seed: int = 0,
     columns: Columns = Columns(),
     features: Sequence[str] | None = None,
 ) -> Dataset:
-    """Load a built-in set or a user's file, and assign all parts.
+    """Load a built-in set, or a user's file or DataFrame, and assign all parts.
 
     A built-in name wins over a file of that name (write ./digits for the file). Its
-    parts are fixed: fractions and `seed` are for files. With `test`, another file is
-    the test part, and `source` gives training and validation only. `columns` names the
-    special columns of both, `features` those that a network takes.
+    parts are fixed: fractions and `seed` are for others. `test` is another file or
+    DataFrame, the test part; `source` then gives training and validation only.
+    `columns` names the special columns of both, `features` those that a network takes.
     """
-    if source in BUILTIN:
+    if isinstance(source, str) and source in BUILTIN:
         if test is not None:
             raise ValueError(f"{source} has a test part of its own")
         if task not in (None, BUILTIN[source].task):
             raise ValueError(f"{source} is for task {BUILTIN[source].task}, not {task}")
         return load(source)
-    path = Path(source)
-    if not path.exists():
-        raise SourceError(_unknown(source))
-    data = readers.read_sequences(
-        path, columns, features, task=task, training=True
-    ).dataset(task)
+    if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
+        raise SourceError(_unknown(str(source)))
+    data = _read(source, task, columns, features)
     if test is not None:
-        data = _with_test(data, path, Path(test), columns)
+        held_out = _read(test, data.task, columns, data.features)
+        data = _with_test(data, held_out, _title(source), _title(test))
     return splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
     )
 
 
-def _with_test(data: Dataset, path: Path, test: Path, columns: Columns) -> Dataset:
+def _read(
+    source: object,
+    task: Task | None,
+    columns: Columns,
+    features: Sequence[str] | None,
+) -> Dataset:
+    """Read a file or a DataFrame."""
+    if isinstance(source, (str, os.PathLike)):
+        sequences = readers.read_sequences(
+            os.fspath(source), columns, features, task=task, training=True
+        )
+    else:
+        sequences = readers.from_dataframe(source, columns, features, training=True)
+    return sequences.dataset(task)
+
+
+def _title(source: object) -> str:
+    """Return the name of a file or a DataFrame in messages."""
+    return str(source) if isinstance(source, (str, os.PathLike)) else "DataFrame"
+
+
+def _with_test(data: Dataset, held_out: Dataset, source: str, test: str) -> Dataset:
     if (data.split == TEST).any():
-        raise ValueError(f"{path} names a test part, and {test} would be another")
-    held_out = readers.read_sequences(
-        test, columns, data.features, task=data.task, training=True
-    ).dataset(data.task)
+        raise ValueError(f"{source} names a test part, and {test} would be another")
     if not np.isin(held_out.split, (TEST, UNASSIGNED)).all():
         raise ValueError(f"{test} is for testing but names parts for training")
     held_out = replace(held_out, split=np.full(len(held_out), TEST))
     try:
         return concatenate(data, held_out, data.name)
     except ValueError as error:
-        raise ValueError(f"{path} and {test}: {error}") from None
+        raise ValueError(f"{source} and {test}: {error}") from None
 
 
 def _unknown(source: str) -> str:

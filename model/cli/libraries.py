@@ -1,0 +1,48 @@
+"""Import the libraries of training, and say how to install those that are missing."""
+
+import contextlib
+import importlib.metadata
+import shlex
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+from model.bundle import quiet
+
+
+class MissingLibraryError(ModuleNotFoundError):
+    """A library that training needs; the message has the command that installs it."""
+
+
+@contextlib.contextmanager
+def imports() -> Iterator[None]:
+    """Import what needs TensorFlow; without the lines that it writes meanwhile.
+
+    Raises:
+        MissingLibraryError: a library is not installed.
+    """
+    try:
+        with quiet.imports():
+            yield
+    except ModuleNotFoundError as error:
+        if str(error.name).startswith("model."):
+            raise
+        reason = (
+            f"{error.name} is not installed. To install TensorFlow and what else"
+            f" training needs: {_install_command()}"
+        )
+        raise MissingLibraryError(reason, name=error.name) from None
+
+
+def _install_command() -> str:
+    """Return the command that adds what training needs to this environment."""
+    root = Path(__file__).parents[2]
+    if (root / "Makefile").is_file():
+        folder = "" if Path.cwd() == root else f"-C {shlex.quote(str(root))} "
+        return f"make {folder}install-training"
+    try:
+        importlib.metadata.version("unrolled")
+    except importlib.metadata.PackageNotFoundError:
+        # In an image. pip would look for a package of this name in the index.
+        return "pip install 'WHEEL[train]', with the file that `make wheel` builds"
+    return f"{shlex.quote(sys.executable)} -m pip install 'unrolled[train]'"

@@ -1,0 +1,276 @@
+"""Train on data and write the bundle: `model.train`, and the steps of `unrolled train`.
+
+TensorFlow is imported when a training begins.
+"""
+
+import os
+import warnings
+from collections.abc import Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
+
+from model.bundle.folders import TRAINED
+from model.cli import arguments, console, flags, libraries
+from model.config import Config, ConfigError
+from model.datasets import checks, readers
+from model.datasets.dataset import Dataset, Task
+from model.datasets.readers.table_layout import nearest
+
+if TYPE_CHECKING:
+    from narwhals.typing import IntoDataFrame
+
+    from model.export.promotion import Promotion
+    from model.inference.network import Network as InferenceNetwork
+    from model.network.network import Network
+    from model.training.evaluation import Metrics
+    from model.training.runs import Epoch
+
+RUNS = Path("runs")
+DATAFRAME = "DataFrame"  # in place of a path, in the settings of a run
+Promote = Literal["better", "always", "never"]
+
+
+class Choices(TypedDict, total=False):
+    """The settings of `model.config`, which are the options of `unrolled train`."""
+
+    validation_fraction: float
+    test_fraction: float
+    normalise: Literal["features", "whole", "none"]
+    cell: Literal["gru", "lstm"]
+    layers: int
+    hidden: int
+    dropout: float
+    bidirectional: bool
+    unroll: Literal["dynamic", "static"]
+    reset_after: bool
+    optimizer: Literal["adam", "rmsprop"]
+    learning_rate: float
+    schedule: Literal["cosine", "constant"]
+    clip_norm: float
+    epochs: int
+    patience: int
+    batch: int
+    seed: int
+    image: tuple[int, int] | None
+    shift: float
+    rotate: float
+    zoom: float
+    shear: float
+    erase: float
+    noise: float
+    offset: float
+
+
+@dataclass(frozen=True)
+class TrainingResult:
+    """A trained network and its bundle.
+
+    Attributes:
+        bundle: the bundle's folder.
+        metrics: of each part: "train", "validation", "test". In percent.
+        history: cost and error after each epoch.
+        promotion: the comparison with the version that was served; None if there was
+            no other version.
+    """
+
+    bundle: Path
+    metrics: "dict[str, Metrics]"
+    history: "list[Epoch]"
+    promotion: "Promotion | None"
+
+    @cached_property
+    def network(self) -> "InferenceNetwork":
+        """The network, to predict with; see `model.load`."""
+        from model.inference.network import load
+
+        return load(self.bundle)
+
+
+class Interrupted(KeyboardInterrupt):
+    """A training that Ctrl-C has stopped after its first epoch.
+
+    Attributes:
+        run: the folder of the run, which has the weights so far.
+        epoch: the best one so far.
+    """
+
+    def __init__(self, run: Path, epoch: int):
+        reason = f"stopped; the best weights so far (epoch {epoch}) are in {run}"
+        super().__init__(f"{reason}; the same call with resume=True continues")
+        self.run, self.epoch = run, epoch
+
+
+def train(
+    data: "str | os.PathLike[str] | IntoDataFrame",
+    *,
+    test: "str | os.PathLike[str] | IntoDataFrame | None" = None,
+    by: str | None = None,
+    label: str | None = None,
+    step: str | None = None,
+    ignore: Sequence[str] = (),
+    task: Task | None = None,
+    name: str | None = None,
+    preset: str | None = None,
+    output: str | os.PathLike[str] = TRAINED,
+    promote: Promote = "better",
+    runs: str | os.PathLike[str] = RUNS,
+    resume: bool = False,
+    int8: bool = False,
+    progress: bool = True,
+    **choices: Unpack[Choices],
+) -> TrainingResult:
+    """Train a network and write its bundle, as the command `unrolled train` does.
+
+    Args:
+        data: a DataFrame of pandas or polars with a row for each step, the path of a
+            file, or the name of a built-in data set.
+        test: another DataFrame or file, the test part. Default: a part of `data`.
+        by: column of the sequences' ids. Default: `sequence`.
+        label: column of the labels. Default: `label`.
+        step: column that orders the rows of a sequence. Default: `step`, if there is one.
+        ignore: columns that are no features.
+        task: predict one class per sequence (classify) or per step (label). Default:
+            classify if no label changes within a sequence.
+        name: the bundle's name. Default: the file's or preset's, or `model`.
+        preset: settings to start from, such as those of `digits`.
+        output: folder to write bundles to.
+        promote: serve the new version if it isn't worse than the one that is served,
+            always, or never.
+        runs: folder for checkpoints and logs.
+        resume: continue an interrupted run with the same data and settings.
+        int8: add int8 weights (LSTM).
+        progress: print the data, a line for each epoch, and the metrics. If false,
+            likely mistakes in the data are Python's warnings.
+        choices: settings of the network and its training by their names in
+            `model.config`, such as `layers=1, hidden=64, epochs=20`.
+
+    Raises:
+        ValueError: the data can't be learnt from, or a setting is out of bounds.
+        Interrupted: Ctrl-C was pressed after the first epoch.
+    """
+    source = _name(data)
+    settings = _check(choices) | {
+        "task": task,
+        "test": None if test is None else _name(test),
+        "sequence_column": by,
+        "label_column": label,
+        "step_column": step,
+        "ignore": tuple(ignore) or None,
+    }
+    if source == DATAFRAME and preset is None:
+        name = name or "model"
+    config = arguments.build_config(
+        source, preset, settings=None, name=name, flags=flags.nested(settings)
+    )
+    return run(
+        arguments.load_dataset(config, data if source == DATAFRAME else None, test),
+        config,
+        output=Path(output),
+        promote=promote,
+        runs=Path(runs),
+        resume=resume,
+        int8=int8,
+        progress=progress,
+    )
+
+
+def _name(data: object) -> str:
+    """Return how the settings of a run name a file or a DataFrame."""
+    if isinstance(data, (str, os.PathLike)):
+        return str(data)
+    if readers.is_dataframe(data):
+        return DATAFRAME
+    kind = type(data).__name__
+    raise TypeError(f"data is {kind}; expected a DataFrame, a file or a name")
+
+
+def _check(choices: Choices) -> dict[str, object]:
+    """Refuse settings that don't exist, before the data is read."""
+    for name in choices:
+        if name not in Choices.__annotations__:
+            near = nearest(name, list(Choices.__annotations__))
+            hint = f"; did you mean {near!r}?" if near else ""
+            raise TypeError(f"train() has no argument {name!r}{hint}")
+    return dict(choices)
+
+
+def run(
+    dataset: Dataset,
+    config: Config,
+    *,
+    output: Path,
+    promote: Promote,
+    runs: Path,
+    resume: bool,
+    int8: bool,
+    progress: bool,
+) -> TrainingResult:
+    """Train, and write and promote the bundle; the arguments are those of `train`.
+
+    Raises:
+        ValueError: see `train`; or the run that is to be resumed is complete.
+        Interrupted: Ctrl-C was pressed after the first epoch.
+    """
+    with libraries.imports():
+        from model.cli.progress import ProgressBars
+        from model.export import quantize
+        from model.training import loop
+        from model.training.runs import Run
+
+    if int8:
+        quantize.check(config.network.cell)
+    folder = Run(runs / config.name)
+    if progress:
+        console.print_dataset(dataset)
+        console.console.print(console.describe_network(config))
+    else:
+        checks.refuse_untrained_classes(dataset)
+        for line in checks.warnings(dataset):
+            warnings.warn(line, stacklevel=3)
+    bars = ProgressBars(config.training.epochs) if progress else nullcontext()
+    with bars as callback:
+        trained = loop.fit(dataset, config, folder, resume=resume, callback=callback)
+    if trained.finished_before:
+        command = f"unrolled export {folder.folder} --output {output}"
+        raise ConfigError(f"{folder.folder} is complete; write its bundle: {command}")
+    if trained.interrupted:
+        best = max(entry.epoch for entry in trained.history if entry.best)
+        raise Interrupted(folder.folder, best)
+    return publish(
+        trained.network,
+        trained.history,
+        dataset,
+        config,
+        output=output,
+        promote=promote,
+        int8=int8,
+        progress=progress,
+    )
+
+
+def publish(
+    network: "Network",
+    history: "list[Epoch]",
+    dataset: Dataset,
+    config: Config,
+    *,
+    output: Path,
+    promote: Promote,
+    int8: bool,
+    progress: bool,
+) -> TrainingResult:
+    """Write the bundle of a trained network, and promote it; see `train`."""
+    from model.export import promotion, publish
+
+    folder, metrics = publish.publish(
+        network, history, dataset, config, output, int8=int8
+    )
+    if progress:
+        console.print_published(folder, metrics)
+    decision = promotion.decide(folder, dataset, promote)
+    if progress:
+        console.print_promotion(decision, output)
+    return TrainingResult(folder, metrics, history, decision)
