@@ -38,11 +38,35 @@ Key = Annotated[
 File = Annotated[
     str,
     typer.Argument(
-        help="Sequences: .json (a request, or frames [T, F]), .jsonl"
-        ' (`{"frames": ...}` on each line), .csv (a row for each step) or .npy'
-        " ([T, F]); - reads JSON from standard input.",
+        help="Sequences in a format of training (`unrolled datasets`), .json (a request,"
+        " or frames [T, F]) or .npy ([T, F]); - reads JSON from standard input.",
         metavar="FILE",
     ),
+]
+Table = Annotated[
+    str,
+    typer.Argument(
+        help="Sequences in a format of training (`unrolled datasets`); - reads CSV or"
+        " JSON Lines from standard input.",
+        metavar="FILE",
+    ),
+]
+SequenceColumn = Annotated[
+    str | None,
+    typer.Option(help="Column of the sequences' ids. [default: as in training]"),
+]
+LabelColumn = Annotated[
+    str | None, typer.Option(help="Column of known labels. [default: as in training]")
+]
+StepColumn = Annotated[
+    str | None,
+    typer.Option(
+        help="Column of numbers or times that orders a sequence's rows. [default: as in"
+        " training]"
+    ),
+]
+Ignore = Annotated[
+    str, typer.Option(help="Columns that are no features, separated by commas.")
 ]
 ModelName = Annotated[
     str | None, typer.Option(help="Model name. [default: the task's default model]")
@@ -215,6 +239,56 @@ def label(
 
 
 @app.command()
+def predict(
+    file: Table,
+    model: Annotated[
+        str | None,
+        typer.Option(help="Model name. [default: the only one that fits the file]"),
+    ] = None,
+    output: Annotated[
+        str,
+        typer.Option(
+            "--output",
+            "-o",
+            help="File to write: .csv, .jsonl or .parquet; - is CSV on standard output.",
+        ),
+    ] = "-",
+    bundle: Annotated[
+        str | None,
+        typer.Option(
+            help="Compute without a service: folder of a bundle, or of several."
+        ),
+    ] = None,
+    sequence_column: SequenceColumn = None,
+    label_column: LabelColumn = None,
+    step_column: StepColumn = None,
+    ignore: Ignore = "",
+    url: Url = URL,
+    key: Key = None,
+) -> None:
+    """Write a table of the answers for FILE: a row for each sequence, or for each step.
+
+    Columns are matched by the names of the model's features, in any order. If FILE has
+    labels, how many answers agree with them is printed.
+
+    Examples:
+
+    `unrolled predict my.csv --model mine -o answers.csv`
+
+    `unrolled predict my.csv --bundle bundles/mine -o answers.parquet`
+    """
+    from service.cli import predict_file
+
+    columns = (sequence_column, label_column, step_column)
+    predict_file.run(
+        *(file, output, model, columns, ignore),
+        url=url,
+        headers=_headers(key),
+        bundle=bundle,
+    )
+
+
+@app.command()
 def stream(
     file: File,
     model: ModelName = None,
@@ -230,14 +304,12 @@ def stream(
     several `[[0.1, 0.2], [0.3, 0.4]]`. If the output is no terminal, each answer is
     printed as a JSON line.
     """
-    from service.cli import chart, errors, files
+    from service.cli import chart, errors
 
+    path = None if file == "-" else Path(file)
     try:
         with errors.report():
-            sequences, file_model = None, None
-            if file != "-":
-                sequences, file_model, _ = files.read(Path(file))
-            chart.run(url, sequences, model or file_model, rate, _headers(key))
+            chart.run(url, path, model, rate, _headers(key))
     except KeyboardInterrupt:
         raise typer.Exit(130) from None
 

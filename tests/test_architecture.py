@@ -23,7 +23,8 @@ LIBRARIES = {
     "service.bulk.runner": {"ray"},
 }
 FILE_READERS = ("service.bulk.", "service.cli.")  # they read files as training does
-ANSWERS = "model.datasets.answers"  # the table of what they predict for a file
+# The words of data sets, and the table of what is predicted for one.
+DATASETS = ["model.datasets.dataset", "model.datasets.answers"]
 # A module may import those of its own row and of the rows below it, and the last row.
 SERVICE = [
     {"app", "server", "ray", "__main__"},
@@ -136,9 +137,12 @@ def test_service_takes_only_the_contract():
     """Serving takes from `model` only the bundle; what reads files also its readers."""
     for module in of("service"):
         taken = {name for name in GRAPH[module] if name.startswith("model.")}
-        more = of("model.datasets.readers") if module.startswith(FILE_READERS) else []
+        more = []
         if module.startswith((*FILE_READERS, "service.client.")):
-            more = [*more, ANSWERS]
+            more = DATASETS
+        if module.startswith(FILE_READERS):
+            readers = "model.datasets.readers"
+            more = [*more, readers, *of(readers)]
         assert taken <= {"model.bundle", *of("model.bundle"), *more}, module
 
 

@@ -16,7 +16,7 @@ PANELS = {
     ),
     "Choose the version to serve": ("versions", "promote", "rollback"),
     "Serve it, and call the service": (
-        *("serve", "classify", "label", "stream"),
+        *("serve", "predict", "classify", "label", "stream"),
         *("health", "key", "settings"),
     ),
 }
@@ -79,7 +79,7 @@ def main() -> None:
     trained/mine/1, which `unrolled serve` serves too. `unrolled datasets` shows the
     formats.
 
-    `unrolled classify my.csv --model mine` asks the running service.
+    `unrolled predict my.csv --model mine -o answers.csv` asks the running service.
     """
 
 

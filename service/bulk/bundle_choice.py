@@ -69,6 +69,31 @@ def choose(
     raise BundleError(f"{places}: {missing} for {task}; there are: {available}")
 
 
+def find(roots: Iterable[Path], name: str | None, settings: Settings) -> list[Bundle]:
+    """The bundle for NAME, NAME@VERSION or NAME@LABEL; without a name, the default
+    version of each name.
+
+    Raises:
+        BundleError: there is no such bundle, or it is broken.
+    """
+    base_name, _, version = (name or "").partition("@")
+    fitting, errors = [], []
+    roots = list(roots)
+    for versions in folders.scan(*roots):
+        try:
+            candidate = _read_version(versions, version, settings)
+        except BundleError as error:
+            errors.append(error)
+            continue
+        if candidate and base_name in ("", candidate.metadata.name):
+            fitting.append(candidate)
+    if not fitting:
+        missing = f"no bundle {name}" if name else "no bundle"
+        places = ", ".join(map(str, roots))
+        raise errors[0] if errors else BundleError(f"{places}: {missing}")
+    return fitting
+
+
 def _read_version(
     versions: VersionFolder, version: str, settings: Settings
 ) -> Bundle | None:

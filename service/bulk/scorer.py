@@ -3,17 +3,14 @@
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numpy as np
 import orjson
 
-from model.bundle import allowlist, bundle
+from model.bundle import bundle
 from model.bundle.bundle import BundleError, Metadata
+from service.bulk.local_model import LocalModel
 from service.bulk.shards import Row
 from service.codecs import native
 from service.settings import Settings
-from service.worker import cost, engine
-from service.worker.protocol import JobFailure, JobResult
-from service.worker.scheduler import Scheduler
 
 OPTIONS = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
 
@@ -45,29 +42,20 @@ class Scorer:
         verified = bundle.read(folder, settings.keys)
         if digest not in ("", verified.digest):
             raise BundleError(f"{folder}: has been replaced since the job began")
-        allowlist.check(verified)
-        self.metadata, self._top_k = verified.metadata, top_k
-        loaded = engine.load(verified, settings).engine
-        measured = cost.measure(loaded, self.metadata)
-        self._scheduler = Scheduler(loaded, self.metadata, settings, cost=measured)
+        self._model, self._top_k = LocalModel(verified, settings), top_k
+        self.metadata = verified.metadata
 
     def score(self, rows: list[Row]) -> ShardResult:
         """A line for each row: its id if it has one, and a prediction or an error."""
         lines: list[dict[str, Any]] = [{"error": row.reason} for row in rows]
-        steps = 0
-        # Sequences of similar lengths share a batch, so that there is little padding.
-        valid = [
-            (n, row.frames) for n, row in enumerate(rows) if row.frames is not None
-        ]
-        for number, frames in sorted(valid, key=lambda item: len(item[1])):
-            self._scheduler.add(number, frames)
-            steps += len(frames)
-        while self._scheduler.busy:
-            for event in self._scheduler.run_batch():
-                if isinstance(event, JobResult):
-                    lines[event.number] = self._prediction(event)
-                elif isinstance(event, JobFailure):
-                    lines[event.number] = {"error": event.reason}
+        valid = {n: row.frames for n, row in enumerate(rows) if row.frames is not None}
+        answers = self._model.predict([*valid.values()])
+        for number, answer in zip(valid, answers, strict=True):
+            if isinstance(answer, str):
+                lines[number] = {"error": answer}
+            else:
+                lines[number] = native.prediction(self.metadata, answer, self._top_k)
+        steps = sum(map(len, valid.values()))
         text = b"".join(
             orjson.dumps(
                 line if row.id is None else {"id": row.id} | line, option=OPTIONS
@@ -76,9 +64,3 @@ class Scorer:
         )
         refused = sum("error" in line for line in lines)
         return ShardResult(text, len(rows), steps, refused)
-
-    def _prediction(self, result: JobResult) -> dict[str, Any]:
-        width = len(self.metadata.classes)
-        answer = np.frombuffer(result.probabilities, np.float32).reshape(-1, width)
-        probabilities = answer if self.metadata.task == "label" else answer[0]
-        return native.prediction(self.metadata, probabilities, self._top_k)

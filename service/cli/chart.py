@@ -3,8 +3,9 @@
 import itertools
 import sys
 import time
-from collections.abc import Iterable, Iterator
-from dataclasses import asdict
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, replace
+from pathlib import Path
 from typing import TextIO
 
 import numpy as np
@@ -14,6 +15,7 @@ from rich.live import Live
 from rich.table import Table
 from rich.text import Text
 
+from service.cli import files, model_choice
 from service.cli.files import ReadError
 from service.client import Client, InvalidAnswer, ModelInfo, Stream
 from service.client.results import Labelling
@@ -135,7 +137,7 @@ def show(
 
 def run(
     url: str,
-    sequences: list[np.ndarray] | None,
+    file: Path | None,
     name: str | None,
     rate: float,
     headers: dict[str, str],
@@ -143,27 +145,43 @@ def run(
     """Stream sequences step by step at a rate per second; None: lines of standard input.
 
     Raises:
-        ReadError: a line holds no frames, or no model takes them.
+        ValueError: a line holds no frames, or no model takes them.
         ClientError: see `Stream.send`.
     """
     with Client(url, headers=headers) as client:
         streams: list[Iterator[np.ndarray]]
-        if sequences is None:
+        if file is None:
             lines = read_lines(sys.stdin)
             first = next(lines, None)
             if first is None:
                 return
             streams, features = [itertools.chain([first], lines)], first.shape[1]
-        elif not sequences:
-            raise ReadError("the file holds no sequence")
+            model = choose_model(client, name, features)
         else:
+            model, sequences = _read(client, file, name)
             streams = [_paced(frames, rate) for frames in sequences]
-            features = sequences[0].shape[1]
-        model = choose_model(client, name, features)
         for parts in streams:
             with client.stream(model.name) as stream:
                 show(stream, model, parts, sys.stdout)
                 stream.end()
+
+
+def _read(
+    client: Client, file: Path, name: str | None
+) -> tuple[ModelInfo, Sequence[np.ndarray]]:
+    """The sequences of a file, and the model for them."""
+    if files.is_table(file):
+        candidates = model_choice.of_service(client, name, lambda m: m.streamable)
+        chosen, data = model_choice.read(file, candidates)
+        for line in model_choice.notes(chosen, data):
+            print(line, file=sys.stderr)
+        model = client.model(chosen.reference)
+        return replace(model, name=chosen.reference), list(data)
+    sequences, file_name, _ = files.read(file)
+    if not sequences:
+        raise ReadError("the file holds no sequence")
+    features = sequences[0].shape[1]
+    return choose_model(client, name or file_name, features), sequences
 
 
 def _paced(frames: np.ndarray, rate: float) -> Iterator[np.ndarray]:

@@ -1,6 +1,5 @@
-"""Read sequences from .json, .jsonl, .csv and .npy files."""
+"""Read the sequences of a request in JSON, or of a .npy file."""
 
-import csv
 import json
 import math
 import os
@@ -13,6 +12,8 @@ import numpy as np
 import orjson
 from numpy.lib import format as npy
 
+from model.datasets import readers
+
 NUMBER_KINDS = "biuf"  # of NumPy's types
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 MAX_REASON = 300  # characters
@@ -24,14 +25,20 @@ class ReadError(ValueError):
     """The file can't be read as sequences; one line with the file and the reason."""
 
 
+# The sequences, the model and `top_k`.
 Request = tuple[list[np.ndarray], str | None, int | None]
 
 
+def is_table(path: Path) -> bool:
+    """Returns whether a file is of a format that training reads, too."""
+    return path.suffix.lower() in readers.FORMATS
+
+
 def read(path: Path) -> Request:
-    """The sequences [T, F] of a file, and `model` and `top_k` if it is a request.
+    """The sequences [T, F] of another file, and `model` and `top_k` if it is a request.
 
     Raises:
-        ReadError: no such file, an unknown format, values that are not numbers, too
+        ReadError: no such file, values that are not numbers, too
             deeply nested, too large, or an array whose header doesn't match its size.
     """
     try:
@@ -40,14 +47,7 @@ def read(path: Path) -> Request:
         reason = NO_MEMORY
     except RecursionError:
         reason = "nested too deeply"
-    except (
-        OSError,
-        ValueError,
-        KeyError,
-        TypeError,
-        OverflowError,
-        csv.Error,
-    ) as error:
+    except (OSError, ValueError, KeyError, TypeError, OverflowError) as error:
         reason = " ".join(str(error).split())[:MAX_REASON]
     raise ReadError(f"{path}: {reason}")
 
@@ -57,16 +57,6 @@ def _read(path: Path) -> Request:
         with path.open("rb") as file:
             return [_frames(_array(file))], None, None
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    if path.suffix == ".csv":
-        rows = [row for row in csv.reader(text.splitlines()) if row]
-        try:
-            list(map(float, rows[0] if rows else []))
-        except ValueError:
-            rows = rows[1:]  # the header
-        return [_frames([list(map(float, row)) for row in rows])], None, None
-    if path.suffix in (".jsonl", ".ndjson"):
-        lines = [json.loads(line) for line in text.splitlines() if line.strip()]
-        return [_frames(line["frames"]) for line in lines], None, None
     value = json.loads(text)
     if isinstance(value, dict):
         return [_frames(frames) for frames in value["sequences"]], *_options(value)

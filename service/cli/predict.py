@@ -4,7 +4,7 @@ import sys
 import time
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import orjson
 import typer
@@ -62,22 +62,36 @@ def ask_service(
     Raises:
         typer.Exit: with exit code 1, after an error was printed.
     """
-    from service.cli import errors, files
+    from service.cli import errors, files, model_choice
     from service.client import Client
 
+    ids: tuple[str, ...] = ()
     with errors.report(), Client(url, headers=headers) as client:
-        sequences, file_model, file_top_k = files.read(file)
-        method = client.classify if task == "classify" else client.label
         try:
-            answer = method(
-                sequences, model=model or file_model, top_k=top_k or file_top_k
-            )
+            if files.is_table(file):
+                chosen, data = model_choice.read(
+                    file,
+                    model_choice.of_service(
+                        client, model, lambda info: info.default and info.task == task
+                    ),
+                )
+                for line in model_choice.notes(chosen, data):
+                    typer.echo(line, err=True)
+                sequences, model = list(data), chosen.reference
+                ids = data.ids if data.columns.sequence else ()
+            else:
+                sequences, file_model, file_top_k = files.read(file)
+                model, top_k = model or file_model, top_k or file_top_k
+            method = client.classify if task == "classify" else client.label
+            answer = method(sequences, model=model, top_k=top_k)
         except MemoryError:  # the request's body is several times as large as the file
             raise files.ReadError(f"{file}: {files.NO_MEMORY}") from None
+    names = iter(ids)
     for prediction in answer.predictions:
-        members = {k: v for k, v in asdict(prediction).items() if v is not None}
-        line = orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)
-        sys.stdout.write(line.decode() + "\n")
+        members: dict[str, Any] = {"id": next(names)} if ids else {}
+        members |= {k: v for k, v in asdict(prediction).items() if v is not None}
+        text = orjson.dumps(members, option=orjson.OPT_SERIALIZE_NUMPY)
+        sys.stdout.write(text.decode() + "\n")
 
 
 def run_job(

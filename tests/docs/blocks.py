@@ -67,7 +67,7 @@ UNROLLED = """
 unrolled() {
     case "$*" in
         *--engine*) python -m unrolled "$@" ;;
-        health*|stream*|classify*|label*) python -m unrolled "$@" --url "$SERVICE_URL" ;;
+        health*|stream*|predict*|classify*|label*) python -m unrolled "$@" --url "$SERVICE_URL" ;;
         *) python -m unrolled "$@" ;;
     esac
 }

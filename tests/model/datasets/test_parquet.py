@@ -11,7 +11,7 @@ from pyarrow import parquet as writer
 from model.datasets import readers
 from model.datasets.readers import files, parquet
 from tests.model.datasets.data_files import make_ragged, refused, write_parquet
-from tests.support.parquet import understate
+from tests.support.tables import understate
 
 
 def write_columns(path, use_dictionary=True, column_encoding=None, **columns):

@@ -12,39 +12,14 @@ from hypothesis import strategies as st
 from model.datasets import readers
 from model.datasets.readers import Columns
 from tests.model.datasets.data_files import refused
-
-FEATURES = ("vib x", "vib y", "temp")
-
-
-def make_table(seed=0, lengths=(3, 1, 4)):
-    """A DataFrame in order: run, t, state, and three features."""
-    rng = np.random.default_rng(seed)
-    names = [f"m{index}" for index in range(len(lengths))]
-    table = pandas.DataFrame({"run": np.repeat(names, lengths)})
-    table["t"] = np.concatenate([np.arange(length) for length in lengths])
-    table["state"] = np.repeat(["ok", "worn", "ok"], lengths)
-    for name in FEATURES:
-        table[name] = rng.normal(size=len(table)).astype(np.float32).astype(float)
-    return table
-
-
-COLUMNS = Columns(sequence="run", label="state", step="t")
-
-
-def write_json_rows(table, path):
-    table.to_json(path, orient="records", lines=True, double_precision=15)
-
-
-WRITERS = {
-    "comma.csv": lambda table, path: table.to_csv(path, index=False),
-    "semicolon.csv": lambda table, path: table.to_csv(
-        path, index=False, sep=";", decimal=","
-    ),
-    "tab.tsv": lambda table, path: table.to_csv(path, index=False, sep="\t"),
-    "bar.csv": lambda table, path: table.to_csv(path, index=False, sep="|"),
-    "rows.jsonl": write_json_rows,
-    "rows.parquet": lambda table, path: table.to_parquet(path),
-}
+from tests.support.tables import (
+    COLUMNS,
+    FEATURES,
+    WRITERS,
+    make_table,
+    sequences_of,
+    shuffle,
+)
 
 
 @pytest.mark.parametrize("name", WRITERS)
@@ -52,15 +27,10 @@ WRITERS = {
 def test_any_order(tmp_path_factory, name, seed):
     """Columns and rows in any order, in any format, give the same sequences."""
     table = make_table(seed)
-    mixed = table.sample(frac=1, random_state=seed)
-    mixed = mixed[np.random.default_rng(seed).permutation(table.columns)]
     path = tmp_path_factory.mktemp("table") / name
-    WRITERS[name](mixed, path)
+    WRITERS[name](shuffle(table, seed), path)
     sequences = readers.read_sequences(path, COLUMNS, FEATURES)
-    frames = {
-        key: rows[[*FEATURES]].to_numpy(np.float32)
-        for key, rows in table.groupby("run")
-    }
+    frames = sequences_of(table)
     assert sorted(sequences.ids) == sorted(frames)
     for index, key in enumerate(sequences.ids):
         np.testing.assert_allclose(

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from model.datasets.readers import parquet_pages
 from service.bulk import shards
 from tests.support.bundles import random_frames
-from tests.support.parquet import understate
+from tests.support.tables import understate
 
 pa = pytest.importorskip("pyarrow")
 from pyarrow import parquet  # noqa: E402

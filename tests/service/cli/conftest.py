@@ -5,6 +5,7 @@ import pytest
 
 from service.client import retries
 from service.settings import Settings
+from tests.support import tables
 from tests.support.bundles import OnnxEngine
 from tests.support.scheduler import FakeEngine, write_bundle
 from tests.support.servers import running
@@ -50,3 +51,17 @@ def mixed(bundles, tmp_path_factory):
     settings = Settings(port=0, bundles=folder, workers=1, state_key=KEY)
     with running(settings, load_engine=load) as server:
         yield server
+
+
+@pytest.fixture(scope="module")
+def named(bundles, tmp_path_factory):
+    """A folder with `machines`, `moods` and `strokes`."""
+    return tables.write_named_bundles(bundles, tmp_path_factory.mktemp("named"))
+
+
+@pytest.fixture(scope="module")
+def service(named):
+    """The address of a service with these."""
+    settings = Settings(port=0, bundles=named, workers=1)
+    with running(settings, load_engine=OnnxEngine) as server:
+        yield server.url

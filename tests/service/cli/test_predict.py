@@ -135,18 +135,20 @@ class TestAskService:
         for name, contents in BAD.items():
             for content in contents:
                 path = write(name, content)
-                assert_no_answer(invoke("classify", path, "--url", server), f"{path}: ")
+                assert_no_answer(invoke("classify", path, "--url", server), str(path))
         for name in ("none.json", "none.csv", "none.npy", "."):
             path = tmp_path / name
             assert_no_answer(invoke("classify", path, "--url", server), f"{path}: ")
 
     def test_refused(self, server, write):
         """So is a request that the service refuses."""
-        for name, content in (("a.npy", np.zeros((2, 2))), ("a.jsonl", "\n")):
-            assert_no_answer(
-                invoke("classify", write(name, content), "--url", server),
-                f"{server}: 422 ",
-            )
+        for name, content in (
+            ("a.npy", np.zeros((2, 2))),
+            ("a.json", '{"sequences": []}'),
+        ):
+            path = write(name, content)
+            result = invoke("classify", path, "--url", server)
+            assert_no_answer(result, f"{server}: 422 ")
         path = write("a.json", json.dumps(FIRST))
         result = invoke("classify", path, "--url", server, "--model", "nobody")
         assert_no_answer(result, f"{server}: 404 ")

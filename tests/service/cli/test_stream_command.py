@@ -26,6 +26,7 @@ from tests.support.processes import environment, free_port
 from tests.support.scheduler import expected, frames
 from tests.support.servers import ROOT, SECONDS, value, wait
 from tests.support.streams import counting, wait_closed
+from tests.support.tables import make_table, sequences_of, shuffle
 
 FRAMES = random_frames(np.random.default_rng(0), 5)
 FIRST = FRAMES.tolist()
@@ -131,15 +132,39 @@ class TestFile:
         assert "labels" in answers_in(stream(*command).stdout)[0]
         assert "label" in answers_in(stream(*command, "--model", "walks").stdout)[0]
 
+    def test_tables(self, service, tmp_path):
+        """Of a table the columns are found by the model's features, and each sequence is
+        streamed on its own."""
+        table = make_table(lengths=(3, 2))
+        path = tmp_path / "a.csv"
+        shuffle(table, 1).to_csv(path, index=False)
+        result = stream(path, "--url", service, "--model", "machines", *FAST)
+        assert (result.exit_code, result.stderr) == (0, "")
+        answers = answers_in(result.stdout)
+        assert sorted(answer["steps"] for answer in answers) == [1, 1, 2, 2, 3]
+        with Client(service) as client:
+            right = client.classify([*sequences_of(table).values()], model="machines")
+        lasts = [
+            a
+            for a, b in zip(answers, answers[1:] + [{"steps": 1}], strict=True)
+            if b["steps"] == 1
+        ]
+        rows = sorted(last["probabilities"] for last in lasts)
+        expected = sorted(p.probabilities.tolist() for p in right.predictions)
+        np.testing.assert_allclose(rows, expected, atol=1e-6)
+        assert stream(path, "--url", service, *FAST).stdout == result.stdout
+
     def test_nothing_to_send(self, running_server, write):
         """A sequence without steps shows nothing. A file without sequences is an error."""
         url = running_server.url
         path = write("a.npy", np.zeros((0, 3), np.float32))
         result = stream(path, "--url", url, "--model", "walks")
         assert (result.exit_code, result.output) == (0, "")
-        for name, content in (("a.json", '{"sequences": []}'), ("a.jsonl", "")):
-            result = stream(write(name, content), "--url", url)
-            assert_fails(result, "the file holds no sequence")
+        for name, content, message in (
+            ("a.json", '{"sequences": []}', "the file holds no sequence"),
+            ("a.jsonl", "", "no sequences in the file"),
+        ):
+            assert_fails(stream(write(name, content), "--url", url), message)
 
 
 class TestFails:
@@ -147,7 +172,7 @@ class TestFails:
         """A file that is missing or holds no sequence is an error of one line."""
         for name, content, message in (
             ("a.json", "{", "a.json: "),
-            ("a.jsonl", '{"frames": [["a"]]}', "a.jsonl: "),
+            ("a.jsonl", '{"frames": [["a"]]}', "a.jsonl, line 1: "),
         ):
             assert_fails(stream(write(name, content), "--url", server), message)
         assert_fails(stream(tmp_path / "none.json", "--url", server), "none.json")

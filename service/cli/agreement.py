@@ -1,0 +1,48 @@
+"""How many answers agree with the labels of a file."""
+
+from collections import Counter
+from collections.abc import Sequence
+
+from rich.console import Console
+from rich.table import Table as Grid
+
+from model.datasets.answers import Table
+from model.datasets.dataset import Task, join_names
+
+MAX_CLASSES = 20  # of the table
+UNITS: dict[Task, str] = {"classify": "sequences", "label": "steps"}
+
+
+def show(table: Table, task: Task, classes: Sequence[str], console: Console) -> None:
+    """Print how right the answers are, if the table has the column `true_label`.
+
+    Labels that the network does not know are counted apart.
+    """
+    if "true_label" not in table:
+        return
+    unit = UNITS[task]
+    pairs = Counter(zip(table["true_label"], table["label"], strict=True))
+    known, right, unknown = Counter[str](), Counter[str](), Counter[str]()
+    for (label, answer), count in pairs.items():
+        if label is None:
+            continue
+        (known if label in classes else unknown)[label] += count
+        right[label] += count * (label == answer)
+    if known:
+        total = known.total()
+        percent = 100 * right.total() / total
+        console.print(f"{percent:.2f} % of {total:,} {unit} are right")
+    if unknown:
+        names = join_names(sorted(unknown))
+        count = unknown.total()
+        console.print(f"{count:,} {unit} have labels that the model lacks: {names}")
+    if several := sum(n for (label, _), n in pairs.items() if label is None):
+        console.print(f"{several:,} {unit} have no label, or several")
+    if known and len(classes) <= MAX_CLASSES:
+        grid = Grid("class", box=None, pad_edge=False)
+        grid.add_column(unit, justify="right")
+        grid.add_column("right %", justify="right")
+        for name in filter(known.__contains__, classes):
+            percent = 100 * right[name] / known[name]
+            grid.add_row(name, f"{known[name]:,}", f"{percent:.2f}")
+        console.print(grid)

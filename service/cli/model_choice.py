@@ -1,0 +1,159 @@
+"""Choose the model for a file by its columns, and read the file for that model."""
+
+import re
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from model.bundle.bundle import Metadata
+from model.datasets.dataset import Task, default_features, join_names
+from model.datasets.readers import (
+    Columns,
+    ReadError,
+    Sequences,
+    from_names,
+    read_sequences,
+)
+from service.client import Client, ModelInfo
+
+MAX_FEATURES = 3  # of a model in a message
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """A model that a file may be for.
+
+    Attributes:
+        reference: NAME, `NAME@VERSION` or `NAME@LABEL`.
+        features: their names, in the network's order.
+        recorded: names of the columns that it was trained with.
+    """
+
+    reference: str
+    task: Task
+    classes: tuple[str, ...]
+    features: tuple[str, ...]
+    recorded: Columns
+
+
+def of_service(
+    client: Client,
+    reference: str | None,
+    accepts: Callable[[ModelInfo], bool] = lambda _: True,
+) -> list[Candidate]:
+    """The model with this reference; without one all models in service, or some.
+
+    Raises:
+        ClientError: there is no such model, or no answer.
+    """
+    references = [reference] if reference else []
+    if not references:
+        references = [model.name for model in client.models() if accepts(model)]
+    candidates = []
+    for name in references:
+        details = client.model(name)
+        recorded = details.training.get("columns")
+        names = recorded if isinstance(recorded, Mapping) else {}
+        candidates.append(
+            Candidate(
+                reference=name,
+                task=details.task,
+                classes=tuple(details.classes),
+                features=tuple(details.features),
+                recorded=from_names({k: str(v) for k, v in names.items()}),
+            )
+        )
+    return candidates
+
+
+def of_bundle(metadata: Metadata) -> Candidate:
+    """The model of a bundle."""
+    return Candidate(
+        reference=metadata.name,
+        task=metadata.task,
+        classes=metadata.classes,
+        features=metadata.input.names,
+        recorded=from_names(metadata.training.columns),
+    )
+
+
+def read(
+    path: Path, candidates: Iterable[Candidate], columns: Columns = Columns()
+) -> tuple[Candidate, Sequences]:
+    """Return the only model that fits a file, and the file's sequences.
+
+    Of several models that fit, one whose features have names goes before one whose
+    features have none, and one that takes more of the file's columns before others.
+
+    Args:
+        columns: the names of a table's special columns.
+
+    Raises:
+        ReadError: no model fits, or several do; lists them.
+    """
+    candidates = list(candidates)
+    fitting: list[tuple[Candidate, Sequences]] = []
+    errors: list[ReadError] = []
+    read_before: dict[tuple[tuple[str, ...], Columns], Sequences] = {}
+    for candidate in candidates:
+        key = (candidate.features, candidate.recorded)
+        try:
+            if key not in read_before:
+                read_before[key] = read_sequences(
+                    path, columns, candidate.features, recorded=candidate.recorded
+                )
+            fitting.append((candidate, read_before[key]))
+        except ReadError as error:
+            errors.append(error)
+    if not fitting:
+        raise _misfit(path, candidates, errors)
+    best = min(map(_rank, fitting))
+    chosen = [fit for fit in fitting if _rank(fit) == best]
+    if len(chosen) > 1:
+        names = join_names(candidate.reference for candidate, _ in chosen)
+        reason = f"fits several models: {names}; choose one with --model"
+        raise ReadError(path, None, reason)
+    return chosen[0]
+
+
+def notes(chosen: Candidate, data: Sequences) -> list[str]:
+    """Columns that were left out, and a table that was read as one sequence."""
+    if not data.unused:
+        return []
+    lines = [f"{chosen.reference} takes no columns {join_names(data.unused)}: ignored"]
+    if data.rows is not None and data.columns.sequence is None:
+        count = f"{len(data.frames):,} rows"
+        lines.append(f"no column of ids (--sequence-column): {count} are one sequence")
+    return lines
+
+
+def _rank(fit: tuple[Candidate, Sequences]) -> tuple[bool, int]:
+    candidate, data = fit
+    nameless = candidate.features == default_features(len(candidate.features))
+    return nameless, len(data.unused)
+
+
+def _misfit(
+    path: Path, candidates: list[Candidate], errors: list[ReadError]
+) -> ReadError:
+    """The error for a file that fits no model."""
+    if not errors:
+        return ReadError(path, None, "there is no model for it")
+    # Most models refuse the header; the one that got further has the right columns.
+    furthest = max(map(_line, errors))
+    likely = [error for error in errors if _line(error) == furthest]
+    if len({str(error) for error in likely}) == 1:
+        return likely[0]
+    models = join_names(f"{c.reference} ({_shown(c.features)})" for c in candidates)
+    return ReadError(path, None, f"its columns fit no model; there are: {models}")
+
+
+def _shown(features: tuple[str, ...]) -> str:
+    more = ", ..." if len(features) > MAX_FEATURES else ""
+    return ", ".join(f"{name:.40}" for name in features[:MAX_FEATURES]) + more
+
+
+def _line(error: ReadError) -> int:
+    """The number of the line or the row that an error names; 0 if it names none."""
+    number = re.fullmatch(r"(?:row )?(\d+)", str(error.line))
+    return int(number[1]) if number else 0

@@ -1,0 +1,393 @@
+"""The command `predict`: tables of answers, by a service and by a bundle."""
+
+import io
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pandas
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from service.cli import predict_file
+from service.client import Client
+from tests.service.cli.commands import assert_fails, invoke
+from tests.support import tables
+from tests.support.processes import environment, free_port
+from tests.support.servers import CLASSES, ROOT, SECONDS
+
+KINDS = CLASSES["walks"]
+CLOSE = {"rtol": 0, "atol": 1e-6}
+
+
+def predict(*arguments, **options):
+    """The table that the command prints, and its lines on standard error."""
+    result = invoke("predict", *arguments, **options)
+    assert result.exit_code == 0, result.stderr
+    frame = pandas.read_csv(io.StringIO(result.stdout), dtype={"run": str})
+    return frame, result.stderr.splitlines()
+
+
+def scores(frame):
+    """The probabilities in a table, [rows, C]."""
+    names = [name for name in frame if name.startswith("probability_")]
+    return frame[names].to_numpy(np.float32)
+
+
+def right_answers(service, table, model, task="classify"):
+    """The probabilities of each sequence of a table, as the client gets them."""
+    sequences = tables.sequences_of(table)
+    with Client(service) as client:
+        method = client.classify if task == "classify" else client.label
+        predictions = method([*sequences.values()], model=model).predictions
+    rows = (prediction.probabilities for prediction in predictions)
+    return dict(zip(sequences, rows, strict=True))
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table in a file, and the path."""
+    table = tables.make_table(lengths=(3, 1, 4, 2), labels=KINDS[:2])
+    path = tmp_path / "table.csv"
+    table.to_csv(path, index=False)
+    return table, path
+
+
+class TestService:
+    def test_classify(self, service, table):
+        """A row for each sequence: its id, label, probability and true label, and a
+        column for each class."""
+        table, path = table
+        frame, _ = predict(path, "--model", "machines", "--url", service)
+        assert list(frame) == [
+            *("run", "label", "probability", "true_label"),
+            *(f"probability_{name}" for name in KINDS),
+        ]
+        right = right_answers(service, table, "machines")
+        assert frame["run"].tolist() == [*right]
+        np.testing.assert_allclose(scores(frame), [*right.values()], **CLOSE)
+        best = scores(frame).argmax(1)
+        assert frame["label"].tolist() == [KINDS[code] for code in best]
+        np.testing.assert_allclose(frame["probability"], scores(frame).max(1))
+        labels = table.groupby("run").state.first()
+        assert frame["true_label"].tolist() == labels[[*right]].tolist()
+
+    def test_label(self, service, table):
+        """A row for each step, with the step column's values."""
+        table, path = table
+        frame, _ = predict(path, "--model", "moods", "--url", service)
+        assert list(frame)[:5] == ["run", "t", "label", "probability", "true_label"]
+        ordered = table.sort_values(["run", "t"])
+        assert frame["run"].tolist() == ordered["run"].tolist()
+        assert frame["t"].tolist() == ordered["t"].tolist()
+        right = right_answers(service, table, "moods", "label")
+        rows = np.concatenate([*right.values()])
+        np.testing.assert_allclose(scores(frame), rows, **CLOSE)
+
+    def test_output(self, service, table, tmp_path):
+        """`-o` writes the table to a file of any format, and says so."""
+        _, path = table
+        command = (path, "--model", "machines", "--url", service)
+        printed, _ = predict(*command)
+        for name in ("a.csv", "a.jsonl", "a.parquet"):
+            result = invoke("predict", *command, "-o", tmp_path / name)
+            assert (result.exit_code, result.stdout) == (0, "")
+            line = f"{tmp_path / name}: 4 sequences, answers of machines"
+            assert result.stderr.splitlines()[0] == line
+        frames = [
+            pandas.read_csv(tmp_path / "a.csv", dtype={"run": str}),
+            pandas.read_json(tmp_path / "a.jsonl", lines=True),
+            pandas.read_parquet(tmp_path / "a.parquet"),
+        ]
+        for frame in frames:
+            assert list(frame) == list(printed)
+            assert frame["run"].tolist() == printed["run"].tolist()
+            np.testing.assert_array_equal(scores(frame), scores(printed))
+
+    def test_many_sequences(self, service, tmp_path):
+        """More sequences than a request may have are answered too, in order."""
+        table = tables.make_table(lengths=[1 + n % 3 for n in range(300)])
+        table.to_csv(tmp_path / "a.csv", index=False)
+        frame, _ = predict(tmp_path / "a.csv", "--model", "machines", "--url", service)
+        right = right_answers(service, table, "machines")
+        assert frame["run"].tolist() == [f"m{n}" for n in range(300)]
+        expected = [right[name] for name in frame["run"]]
+        np.testing.assert_allclose(scores(frame), expected, **CLOSE)
+
+    def test_standard_input(self, service, table):
+        """`-` reads CSV or JSON Lines; errors call it standard input."""
+        table, path = table
+        command = ("-", "--model", "machines", "--url", service)
+        right, _ = predict(path, *command[1:])
+        lines = table.to_json(orient="records", lines=True, double_precision=15)
+        for text in (table.to_csv(index=False), "\ufeff\n" + lines):
+            frame, _ = predict(*command, input=text)
+            np.testing.assert_allclose(scores(frame), scores(right), **CLOSE)
+        result = invoke("predict", *command, input="run,temp\n")
+        assert_fails(
+            result, "error: standard input, line 1: feature 'vib x' is missing"
+        )
+
+    def test_notes(self, service, table, tmp_path):
+        """Columns that the model doesn't take are named, and a table without ids."""
+        table, path = table
+        _, lines = predict(path, "--model", "machines", "--url", service)
+        assert not any("ignored" in line for line in lines)
+        path = tmp_path / "more.csv"
+        more = table.assign(operator="Ann", site=1).rename(columns={"run": "series"})
+        more.drop(columns="t").to_csv(path, index=False)
+        frame, lines = predict(path, "--model", "machines", "--url", service)
+        assert len(frame) == 1
+        assert lines[:2] == [
+            "machines takes no columns series, operator, site: ignored",
+            "no column of ids (--sequence-column): 10 rows are one sequence",
+        ]
+        frame, lines = predict(
+            *(path, "--model", "machines", "--url", service),
+            *("--sequence-column", "series", "--ignore", "operator, site"),
+        )
+        assert (len(frame), frame.columns[0]) == (4, "series")
+        assert not any("ignored" in line for line in lines)
+
+
+class TestAgreement:
+    def test_classes(self, service, table):
+        """How many answers agree with the file's labels is printed, also of each class."""
+        table, path = table
+        frame, lines = predict(path, "--model", "machines", "--url", service)
+        right = frame["label"] == frame["true_label"]
+        assert lines[0] == f"{100 * right.mean():.2f} % of 4 sequences are right"
+        assert lines[1].split() == ["class", "sequences", "right", "%"]
+        for line, name in zip(lines[2:], KINDS[:2], strict=True):
+            share = 100 * right[frame["true_label"] == name].mean()
+            assert line.split() == [name, "2", f"{share:.2f}"]
+
+    def test_unknown_labels(self, service, table, tmp_path):
+        """Labels that the model lacks are counted apart, and sequences with several."""
+        table, _ = table
+        table.loc[table.run == "m0", "state"] = "leak"
+        table.loc[2, "state"] = "sit"
+        table.loc[table.run == "m1", "state"] = "crack"
+        table.to_csv(tmp_path / "a.csv", index=False)
+        command = (tmp_path / "a.csv", "--url", service, "--model")
+        frame, lines = predict(*command, "machines")
+        assert frame["true_label"].isna().tolist() == [True, False, False, False]
+        assert "of 2 sequences are right" in lines[0]
+        assert lines[1:3] == [
+            "1 sequences have labels that the model lacks: crack",
+            "1 sequences have no label, or several",
+        ]
+        _, lines = predict(*command, "moods")
+        assert lines == [
+            "10 steps have labels that the model lacks: crack, leak, run, sit"
+        ]
+
+    def test_no_labels(self, service, table, tmp_path):
+        """Without labels nothing is printed."""
+        table, _ = table
+        table.drop(columns="state").to_csv(tmp_path / "a.csv", index=False)
+        frame, lines = predict(
+            tmp_path / "a.csv", "--url", service, "--model", "machines"
+        )
+        assert lines == []
+        assert "true_label" not in frame
+
+
+class TestModelChoice:
+    def test_only_one_fits(self, service, table, tmp_path):
+        """Without --model it is the only model with the file's features."""
+        table, path = table
+        renamed = dict(zip(tables.FEATURES, tables.STROKES, strict=True))
+        strokes = table.rename(columns=renamed)
+        strokes.to_csv(tmp_path / "strokes.csv", index=False)
+        frame, _ = predict(tmp_path / "strokes.csv", "--url", service)
+        assert list(frame)[-3:] == [f"probability_{n}" for n in CLASSES["tags"]]
+        result = invoke("predict", path, "--url", service)
+        message = f"{path}: fits several models: machines, moods; choose one with"
+        assert_fails(result, message)
+
+    def test_none_fits(self, service, table, tmp_path):
+        """If no model fits, the features of all models are listed; a wrong row is an
+        error of the model whose columns the file has."""
+        path = tmp_path / "a.csv"
+        path.write_text("x,y\n1,2\n")
+        result = invoke("predict", path, "--url", service)
+        assert_fails(result, f"{path}: its columns fit no model; there are: machines (")
+        assert "strokes (dx, dy, pressure)" in result.stderr
+        path.write_text("dx,dy,pressure\n1,2,3\n1,none at all,3\n")
+        result = invoke("predict", path, "--url", service)
+        assert_fails(result, f"{path}, line 3: column 'dy' is 'none at all'")
+
+    def test_nearest_column(self, service, table, tmp_path):
+        """With --model a missing feature is named with the nearest column."""
+        table, _ = table
+        path = tmp_path / "a.csv"
+        table.rename(columns={"vib x": "Vib_X"}).to_csv(path, index=False)
+        result = invoke("predict", path, "--url", service, "--model", "machines")
+        assert_fails(result, "feature 'vib x' is missing; did you mean 'Vib_X'?")
+
+
+class TestErrors:
+    def test_one_line(self, service, named, table, tmp_path):
+        """Each error is one line, before anything is written."""
+        _, path = table
+        url = f"http://127.0.0.1:{free_port()}"
+        model = ("--model", "machines")
+        for arguments, message in (
+            ((tmp_path / "none.csv", *model), "No such file"),
+            ((tmp_path / "a.xls", *model), "unknown format '.xls'"),
+            ((path, *model, "-o", tmp_path / "a.xls"), "unknown format '.xls'"),
+            ((path, *model, "-o", tmp_path / "x" / "a.csv"), "there is no folder"),
+            ((path, *model, "--url", url), f"{url}: Connection refused"),
+            ((path, "--model", "nobody"), f"{service}: 404"),
+            ((path, *model, "--label-column", "x"), "label column 'x' is missing"),
+            ((path, "--bundle", named, "--model", "nobody"), "no bundle nobody"),
+            ((path, "--bundle", tmp_path), "no bundle"),
+            ((path, "--bundle", named), "fits several models: machines, moods;"),
+        ):
+            result = invoke("predict", "--url", service, *arguments)
+            assert_fails(result, message)
+            assert result.stdout == ""
+        assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
+
+    def test_interrupted(self, service, table, tmp_path, monkeypatch):
+        """Ctrl-C is exit code 130, and no file; too little memory is an error."""
+        _, path = table
+        for error, code in ((KeyboardInterrupt, 130), (MemoryError, 1)):
+
+            def fail(*_, error=error):
+                raise error
+
+            monkeypatch.setattr(predict_file, "_ask", fail)
+            command = (path, "--url", service, "--model", "machines")
+            result = invoke("predict", *command, "-o", tmp_path / "a.csv")
+            assert result.exit_code == code
+            assert not (tmp_path / "a.csv").exists()
+        assert_fails(result, "not enough memory")
+
+    def test_replaced_model(self, service, table, monkeypatch):
+        """A model whose classes change while it answers is an error."""
+        _, path = table
+        read = predict_file.model_choice.read
+
+        def other_classes(*arguments):
+            chosen, data = read(*arguments)
+            object.__setattr__(chosen, "classes", ("a", "b"))
+            return chosen, data
+
+        monkeypatch.setattr(predict_file.model_choice, "read", other_classes)
+        result = invoke("predict", path, "--url", service, "--model", "machines")
+        assert_fails(result, "was replaced by a version of other classes")
+
+    def test_closed_pipe(self, named, table):
+        """Whoever reads only the first line gets it, without an error."""
+        _, path = table
+        script = (
+            "import sys, time\n"
+            "from service.__main__ import app\n"
+            "sys.stdin.readline()\n"  # until nobody reads the output any more
+            "app(sys.argv[1:])\n"
+        )
+        process = subprocess.Popen(
+            [
+                *(sys.executable, "-c", script, "predict", str(path)),
+                *("--bundle", str(named / "machines")),
+            ],
+            cwd=ROOT,
+            env=environment(),
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        process.stdout.close()
+        process.stdout = None
+        _, stderr = process.communicate("\n", timeout=SECONDS)
+        assert process.returncode == 0
+        assert "Error" not in stderr
+        assert "error" not in stderr
+
+
+class TestBundle:
+    def test_same_answers(self, service, named, table):
+        """Without a service the answers are the same, of one bundle or one of several."""
+        _, path = table
+        for model in ("machines", "moods"):
+            right, lines = predict(path, "--url", service, "--model", model)
+            for options in (
+                ("--bundle", named, "--model", model),
+                ("--bundle", named, "--model", f"{model}@1"),
+                ("--bundle", named / model),
+                ("--bundle", named / model / "1"),
+            ):
+                frame, notes = predict(path, *options)
+                assert notes == lines
+                texts = [name for name in ("run", "t", "label") if name in frame]
+                assert frame[texts].equals(right[texts])
+                np.testing.assert_allclose(scores(frame), scores(right), **CLOSE)
+
+    def test_slim_install(self, named, table, tmp_path):
+        """It needs neither TensorFlow nor PyArrow, except for Parquet."""
+        _, path = table
+        command = ["predict", str(path), "--bundle", str(named), "--model", "machines"]
+        script = (
+            "import sys\n"
+            "for name in ('tensorflow', 'keras', 'onnx', 'pyarrow', 'pandas', 'ray'):\n"
+            "    sys.modules[name] = None\n"
+            "from service.__main__ import app\n"
+            "app(sys.argv[1:])\n"
+        )
+
+        def run(*arguments):
+            return subprocess.run(
+                [sys.executable, "-c", script, *command, *arguments],
+                cwd=ROOT,
+                env=environment(),
+                capture_output=True,
+                text=True,
+                timeout=SECONDS,
+            )
+
+        result = run()
+        assert result.returncode == 0, result.stderr
+        assert len(result.stdout.splitlines()) == 5
+        result = run("-o", str(tmp_path / "a.parquet"))
+        assert result.returncode == 1
+        assert "Parquet needs the package pyarrow" in result.stderr
+
+    def test_failure(self, named, table, monkeypatch):
+        """A sequence that the engine fails on is an error that names it."""
+        table, path = table
+
+        def fail(self, sequences, progress):
+            return [*sequences[:2], "no finite answer", *sequences[3:]]
+
+        monkeypatch.setattr("service.bulk.local_model.LocalModel.predict", fail)
+        result = invoke("predict", path, "--bundle", named / "machines")
+        assert_fails(result, f"{path}: sequence 'm2': no finite answer")
+
+
+@given(seed=st.integers(0, 2**16), name=st.sampled_from([*tables.WRITERS]))
+def test_any_order(service, named, tmp_path_factory, seed, name):
+    """Columns and rows in any order, in any format, give the same answers by `predict`
+    with a service and without one, by `classify` and by `label`."""
+    table = tables.make_table(seed, labels=KINDS)
+    path = tmp_path_factory.mktemp("any") / name
+    tables.WRITERS[name](tables.shuffle(table, seed), path)
+    for model, task in (("machines", "classify"), ("moods", "label")):
+        right = right_answers(service, table, model, task)
+        for options in (("--url", service), ("--bundle", named)):
+            frame, _ = predict(path, *options, "--model", model)
+            for key, rows in frame.groupby("run"):
+                expected = np.atleast_2d(right[key])
+                np.testing.assert_allclose(scores(rows), expected, **CLOSE)
+            assert len(frame) == (3 if task == "classify" else len(table))
+        result = invoke(task, path, "--url", service, "--model", model)
+        lines = [json.loads(line) for line in result.stdout.splitlines()]
+        assert {line["id"] for line in lines} == set(right)
+        for line in lines:
+            np.testing.assert_allclose(
+                line["probabilities"], right[line["id"]], **CLOSE
+            )
