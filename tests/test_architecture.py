@@ -22,7 +22,8 @@ LIBRARIES = {
     "service.bulk.job": {"pyarrow"},
     "service.bulk.runner": {"ray"},
 }
-FILE_READERS = ("service.bulk.", "service.cli.")  # they read files as training does
+FILE_READERS = ("service.bulk.", "service.cli.", "service.client.")  # as training does
+READERS = "model.datasets.readers"
 # The words of data sets, and the table of what is predicted for one.
 DATASETS = ["model.datasets.dataset", "model.datasets.answers"]
 # A module may import those of its own row and of the rows below it, and the last row.
@@ -137,12 +138,8 @@ def test_service_takes_only_the_contract():
     """Serving takes from `model` only the bundle; what reads files also its readers."""
     for module in of("service"):
         taken = {name for name in GRAPH[module] if name.startswith("model.")}
-        more = []
-        if module.startswith((*FILE_READERS, "service.client.")):
-            more = DATASETS
-        if module.startswith(FILE_READERS):
-            readers = "model.datasets.readers"
-            more = [*more, readers, *of(readers)]
+        reads = module.startswith(FILE_READERS)
+        more = [*DATASETS, READERS, *of(READERS)] if reads else []
         assert taken <= {"model.bundle", *of("model.bundle"), *more}, module
 
 

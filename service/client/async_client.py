@@ -11,9 +11,8 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from numpy.typing import ArrayLike
 
-from service.client import connection, errors, requests
+from service.client import connection, errors, requests, tables
 from service.client.calls import (
     ATTEMPTS,
     PARALLEL,
@@ -23,11 +22,12 @@ from service.client.calls import (
     VersionChanged,
 )
 from service.client.models import Limits, ModelDetails, ModelInfo, Models
-from service.client.requests import Part, Request
+from service.client.requests import Arguments, Part
 from service.client.results import Classifications, Labellings
 from service.client.retries import Backoff
 from service.client.stream import AsyncStream
 from service.client.stream_session import StreamSession
+from service.client.tables import Data, Names
 
 T = TypeVar("T")
 
@@ -69,8 +69,12 @@ class AsyncClient:
 
     async def classify(
         self,
-        sequences: Sequence[ArrayLike],
+        sequences: Data,
         *,
+        by: str | None = None,
+        step: str | None = None,
+        label: str | None = None,
+        ignore: Sequence[str] = (),
         model: str | None = None,
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
@@ -78,13 +82,20 @@ class AsyncClient:
         progress: Progress | None = None,
     ) -> Classifications:
         """Predict one class for each sequence; see `Client.classify`."""
-        request = requests.prepare(sequences, model, top_k, states, return_state)
-        return await self._predict("classify", Classifications, request, progress)
+        names = Names(by, step, label, tuple(ignore))
+        arguments = Arguments(
+            sequences, names, model, top_k, states, return_state, progress
+        )
+        return await self._predict("classify", Classifications, arguments)
 
     async def label(
         self,
-        sequences: Sequence[ArrayLike],
+        sequences: Data,
         *,
+        by: str | None = None,
+        step: str | None = None,
+        label: str | None = None,
+        ignore: Sequence[str] = (),
         model: str | None = None,
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
@@ -92,8 +103,11 @@ class AsyncClient:
         progress: Progress | None = None,
     ) -> Labellings:
         """Predict one class for each step of each sequence."""
-        request = requests.prepare(sequences, model, top_k, states, return_state)
-        return await self._predict("label", Labellings, request, progress)
+        names = Names(by, step, label, tuple(ignore))
+        arguments = Arguments(
+            sequences, names, model, top_k, states, return_state, progress
+        )
+        return await self._predict("label", Labellings, arguments)
 
     def stream(
         self,
@@ -130,24 +144,24 @@ class AsyncClient:
             return connection.parse_reasons(await self._http.get("/readyz"))
 
     async def _predict(
-        self,
-        task: str,
-        kind: type[Answer],
-        request: Request,
-        progress: Progress | None,
+        self, task: str, kind: type[Answer], arguments: Arguments
     ) -> Answer:
         for _ in range(ATTEMPTS - 1):
             with suppress(VersionChanged):
-                return await self._attempt(task, kind, request, progress)
-        return await self._attempt(task, kind, request, progress)
+                return await self._attempt(task, kind, arguments)
+        return await self._attempt(task, kind, arguments)
 
     async def _attempt(
-        self,
-        task: str,
-        kind: type[Answer],
-        request: Request,
-        progress: Progress | None,
+        self, task: str, kind: type[Answer], arguments: Arguments
     ) -> Answer:
+        details = None
+        if tables.is_dataframe(arguments.data):
+            name = arguments.model or connection.default_model(
+                task, await self.models()
+            )
+            details = await self.model(name)
+        request = requests.prepare(arguments, details)
+        progress = arguments.progress
         call = Call(task, kind, request, None, progress, self._address)
         if not call.is_large:
             try:

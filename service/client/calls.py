@@ -97,7 +97,7 @@ class Call(Generic[Answer]):
         """
         if error.status == 413 and not error.errors and len(part.texts) > 1:
             return part.halves()
-        if error.status == 404 and self._model != self._request.model:
+        if error.status == 404 and self._model != self._request.requested:
             raise self._named(VersionChanged()) from None
         for problem in error.errors:
             problem["path"] = PATH.sub(
@@ -131,4 +131,5 @@ class Call(Generic[Answer]):
         """The answers to all parts as one."""
         first = self._answers[0]
         predictions = [p for answer in self._answers for p in answer.predictions]
-        return replace(first, predictions=predictions)
+        ids, table = self._request.ids, self._request.table
+        return replace(first, predictions=predictions, ids=ids, _table=table)

@@ -20,9 +20,8 @@ from typing import Self, TypeVar
 from urllib.parse import quote
 
 import httpx
-from numpy.typing import ArrayLike
 
-from service.client import connection, errors, requests
+from service.client import connection, errors, requests, tables
 from service.client.calls import (
     ATTEMPTS,
     PARALLEL,
@@ -32,11 +31,12 @@ from service.client.calls import (
     VersionChanged,
 )
 from service.client.models import Limits, ModelDetails, ModelInfo, Models
-from service.client.requests import Part, Request
+from service.client.requests import Arguments, Part
 from service.client.results import Classifications, Labellings
 from service.client.retries import Backoff
 from service.client.stream import Stream
 from service.client.stream_session import StreamSession
+from service.client.tables import Data, Names
 
 T = TypeVar("T")
 
@@ -93,8 +93,12 @@ class Client:
 
     def classify(
         self,
-        sequences: Sequence[ArrayLike],
+        sequences: Data,
         *,
+        by: str | None = None,
+        step: str | None = None,
+        label: str | None = None,
+        ignore: Sequence[str] = (),
         model: str | None = None,
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
@@ -104,7 +108,16 @@ class Client:
         """Predict one class for each sequence.
 
         Args:
-            sequences: each of shape [T, F], of any lengths.
+            sequences: each of shape [T, F], of any lengths; or a DataFrame of pandas or
+                polars with a row for each step. Its columns are matched by the names of
+                the model's features, in any order.
+            by: column of a DataFrame with the ids of sequences. Default: as in training,
+                or `sequence`; without such a column all rows are one sequence.
+            step: column that orders the rows of a sequence. Default: as in training, or
+                `step`.
+            label: column of the true labels, for `to_dict`. Default: as in training, or
+                `label`.
+            ignore: columns that are no features, if features have no names.
             model: name, `NAME@VERSION` or `NAME@LABEL`; the service's default if None.
             top_k: return only the likeliest classes, as `top`.
             states: for each sequence the state token to continue from, or None.
@@ -118,15 +131,22 @@ class Client:
         Raises:
             RequestError: the service refuses the request.
             ConnectionLost: there is no answer.
-            ValueError: a sequence is not an array of numbers.
+            ValueError: a sequence is not an array of numbers, or a column is missing.
         """
-        request = requests.prepare(sequences, model, top_k, states, return_state)
-        return self._predict("classify", Classifications, request, progress)
+        names = Names(by, step, label, tuple(ignore))
+        arguments = Arguments(
+            sequences, names, model, top_k, states, return_state, progress
+        )
+        return self._predict("classify", Classifications, arguments)
 
     def label(
         self,
-        sequences: Sequence[ArrayLike],
+        sequences: Data,
         *,
+        by: str | None = None,
+        step: str | None = None,
+        label: str | None = None,
+        ignore: Sequence[str] = (),
         model: str | None = None,
         top_k: int | None = None,
         states: Sequence[str | None] | None = None,
@@ -134,8 +154,11 @@ class Client:
         progress: Progress | None = None,
     ) -> Labellings:
         """Predict one class for each step of each sequence; see `classify`."""
-        request = requests.prepare(sequences, model, top_k, states, return_state)
-        return self._predict("label", Labellings, request, progress)
+        names = Names(by, step, label, tuple(ignore))
+        arguments = Arguments(
+            sequences, names, model, top_k, states, return_state, progress
+        )
+        return self._predict("label", Labellings, arguments)
 
     def stream(
         self,
@@ -190,25 +213,19 @@ class Client:
         with self._reporting():
             return connection.parse_reasons(self._http.get("/readyz"))
 
-    def _predict(
-        self,
-        task: str,
-        kind: type[Answer],
-        request: Request,
-        progress: Progress | None,
-    ) -> Answer:
+    def _predict(self, task: str, kind: type[Answer], arguments: Arguments) -> Answer:
         for _ in range(ATTEMPTS - 1):
             with suppress(VersionChanged):
-                return self._attempt(task, kind, request, progress)
-        return self._attempt(task, kind, request, progress)
+                return self._attempt(task, kind, arguments)
+        return self._attempt(task, kind, arguments)
 
-    def _attempt(
-        self,
-        task: str,
-        kind: type[Answer],
-        request: Request,
-        progress: Progress | None,
-    ) -> Answer:
+    def _attempt(self, task: str, kind: type[Answer], arguments: Arguments) -> Answer:
+        details = None
+        if tables.is_dataframe(arguments.data):
+            name = arguments.model or connection.default_model(task, self.models())
+            details = self.model(name)
+        request = requests.prepare(arguments, details)
+        progress = arguments.progress
         call = Call(task, kind, request, None, progress, self._address)
         if not call.is_large:
             try:

@@ -6,6 +6,7 @@ import httpx
 
 from service.client import results
 from service.client.errors import InvalidAnswer, RequestError
+from service.client.models import ModelInfo
 from service.client.results import NotReady, Ready
 
 T = TypeVar("T")
@@ -76,6 +77,18 @@ def parse_reasons(response: httpx.Response) -> list[str]:
         return results.convert(body, NotReady, 503)["reasons"]
     except InvalidAnswer:
         return ["not ready"]  # the answer of a proxy
+
+
+def default_model(task: str, models: list[ModelInfo]) -> str:
+    """The name of the model for requests that name none.
+
+    Raises:
+        ValueError: there is no such model.
+    """
+    for model in models:
+        if model.default and model.task == task:
+            return model.name
+    raise ValueError(f"the service has no model to {task} by default: name one")
 
 
 def strip_credentials(base: httpx.URL, request: httpx.Request) -> None:

@@ -1,14 +1,18 @@
 """The bodies of the clients' requests: sequences as JSON."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
 import orjson
-from numpy.typing import ArrayLike
 
-from service.client.models import Limits
+from service.client.models import Limits, ModelDetails
 from service.client.results import Floats
+from service.client.tables import Data, Names, is_dataframe, read
+
+if TYPE_CHECKING:
+    from model.datasets.readers import Sequences
 
 # Steps in a part of a larger call. A few parts then fit in the service's queue together
 # (200,000 steps), and none takes as long as its deadline.
@@ -41,26 +45,66 @@ class Part:
         ]
 
 
-def prepare(
-    sequences: Iterable[ArrayLike],
-    model: str | None,
-    top_k: int | None,
-    states: Sequence[str | None] | None,
-    return_state: bool,
-) -> "Request":
-    """A request for predictions.
+@dataclass(frozen=True, slots=True)
+class Arguments:
+    """The arguments of a call of `classify` or `label`."""
+
+    data: Data
+    names: Names
+    model: str | None
+    top_k: int | None
+    states: Sequence[str | None] | None
+    return_state: bool
+    progress: Callable[[int, int], None] | None
+
+
+def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
+    """The request of a call.
+
+    Args:
+        model: whose features a DataFrame's columns are; None for arrays.
 
     Raises:
-        ValueError: a sequence is no array of numbers; names it.
+        ValueError: a sequence is no array of numbers, or a column of a DataFrame is
+            missing; names it.
     """
+    states = arguments.states
+    table, name = None, arguments.model
+    if model is None:
+        sequences = _arrays(arguments)
+        ids = list(map(str, range(1, len(sequences) + 1)))
+    else:
+        table = read(arguments.data, arguments.names, model)
+        sequences, ids = list(table), list(table.ids)
+        name = (
+            f"{model.name}@{model.version}"  # another version may order them otherwise
+        )
+    return Request(
+        sequences,
+        name,
+        arguments.top_k,
+        None if states is None else list(states),
+        arguments.return_state,
+        requested=arguments.model,
+        ids=ids,
+        table=table,
+    )
+
+
+def _arrays(arguments: Arguments) -> list[Floats]:
+    if arguments.names != Names(None, None, None, ()):
+        raise ValueError("by, step, label and ignore name columns of a DataFrame")
+    assert isinstance(arguments.data, Iterable)
     arrays = []
-    for index, frames in enumerate(sequences):
+    for index, frames in enumerate(arguments.data):
+        if is_dataframe(frames):  # NumPy would take its columns by their places
+            reason = "join DataFrames into one, with a column of ids (by=...)"
+            raise ValueError(f"sequences[{index}] is a DataFrame: {reason}")
         try:
             arrays.append(np.ascontiguousarray(frames, np.float32))
         except ValueError as error:
             raise ValueError(f"sequences[{index}]: {error}") from None
-    tokens = None if states is None else list(states)
-    return Request(arrays, model, top_k, tokens, return_state)
+    return arrays
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,13 +113,20 @@ class Request:
 
     Attributes:
         sequences: each [T, F] float32.
+        model: that the sequences are made for.
+        requested: the model that the caller chose.
+        ids: of the sequences.
+        table: their DataFrame, if they come from one.
     """
 
     sequences: list[Floats]
-    model: str | None = None
-    top_k: int | None = None
-    states: list[str | None] | None = None
-    return_state: bool = False
+    model: str | None
+    top_k: int | None
+    states: list[str | None] | None
+    return_state: bool
+    requested: str | None
+    ids: list[str]
+    table: "Sequences | None"
 
     def encode(self, part: Part, model: str | None) -> bytes:
         """The body of the request for a part, with this model."""

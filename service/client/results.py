@@ -4,16 +4,18 @@ An answer may come from any server, so it is checked against the documented shap
 Parsing raises nothing but `RequestError`.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict, TypeVar
 
 import msgspec
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 
 from service.client.errors import InvalidAnswer
 
 T = TypeVar("T")
+Table = dict[str, list[str] | list[str | None] | NDArray[np.generic]]
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
 
 
@@ -56,22 +58,76 @@ class Labelling:
 
 @dataclass(frozen=True, slots=True)
 class Classifications:
-    """The answer of `classify`: one prediction per sequence."""
+    """The answer of `classify`: one prediction per sequence.
+
+    Attributes:
+        ids: of the sequences; numbers from 1 if they have none.
+    """
 
     model: str
     version: str
     classes: list[str]
     predictions: list[Classification]
+    ids: list[str] = field(default_factory=list)
+    _table: object = field(default=None, repr=False)
+
+    def to_dict(self) -> Table:
+        """The columns of a DataFrame, such as `pandas.DataFrame(answer.to_dict())`.
+
+        A row for each sequence: its id, label, true label if the DataFrame has it, and
+        the probability of each class.
+
+        Raises:
+            ValueError: there are no probabilities, since `top_k` was set.
+        """
+        scores = [prediction.probabilities for prediction in self.predictions]
+        return _columns("classify", self.classes, self.ids, scores, self._table)
 
 
 @dataclass(frozen=True, slots=True)
 class Labellings:
-    """The answer of `label`: one prediction per sequence."""
+    """The answer of `label`: one prediction per sequence.
+
+    Attributes:
+        ids: of the sequences; numbers from 1 if they have none.
+    """
 
     model: str
     version: str
     classes: list[str]
     predictions: list[Labelling]
+    ids: list[str] = field(default_factory=list)
+    _table: object = field(default=None, repr=False)
+
+    def to_dict(self) -> Table:
+        """The columns of a DataFrame, such as `pandas.DataFrame(answer.to_dict())`.
+
+        A row for each step: its sequence and step, label, true label if the DataFrame has
+        it, and the probability of each class.
+
+        Raises:
+            ValueError: there are no probabilities, since `top_k` was set.
+        """
+        scores = [prediction.probabilities for prediction in self.predictions]
+        return _columns("label", self.classes, self.ids, scores, self._table)
+
+
+def _columns(
+    task: Literal["classify", "label"],
+    classes: list[str],
+    ids: list[str],
+    scores: list[Floats | None],
+    table: object,
+) -> Table:
+    from model.datasets import answers
+    from model.datasets.readers import Sequences
+
+    known = [score for score in scores if score is not None]
+    if len(known) < len(scores):
+        raise ValueError("no probabilities: call without top_k")
+    if isinstance(table, Sequences):
+        return answers.of_sequences(table, task, classes, known)
+    return answers.columns(task, classes, ids, known)
 
 
 class Ready(TypedDict):

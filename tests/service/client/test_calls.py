@@ -19,6 +19,7 @@ from service.client import (
     RequestError,
     calls,
     requests,
+    tables,
 )
 from service.client.models import Limits
 from service.settings import Settings
@@ -319,7 +320,10 @@ def test_cut(lengths, limits, tokens):
     next sequence does not fit in it."""
     states = ["t" * length for length in lengths] if tokens else None
     sequences = sequences_of(lengths)
-    request = requests.prepare(sequences, "walks", None, states, return_state=True)
+    names = tables.Names(None, None, None, ())
+    request = requests.prepare(
+        requests.Arguments(sequences, names, "walks", None, states, True, None), None
+    )
     parts = list(request.cut(limits))
     assert [p.begin for p in parts] == [0, *(p.end for p in parts[:-1])]
     assert parts[-1].end == len(sequences)

@@ -1,0 +1,64 @@
+"""DataFrames of pandas and polars: their columns are matched by a model's feature names.
+
+The readers of `model.datasets` read them, as they read the files of the command line.
+They are imported when a DataFrame comes.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol, TypeAlias
+
+from numpy.typing import ArrayLike
+
+from service.client.models import ModelDetails
+
+if TYPE_CHECKING:
+    from model.datasets.readers import Sequences
+
+
+class DataFrame(Protocol):
+    """A DataFrame of pandas or polars: a row for each step."""
+
+    @property
+    def columns(self) -> object: ...
+
+    @property
+    def shape(self) -> tuple[int, int]: ...
+
+
+Data: TypeAlias = ArrayLike | Sequence[ArrayLike] | DataFrame
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """The names of a DataFrame's columns that are no features."""
+
+    by: str | None
+    step: str | None
+    label: str | None
+    ignore: tuple[str, ...]
+
+
+def is_dataframe(value: object) -> bool:
+    """Return true for a DataFrame."""
+    if not hasattr(value, "columns"):
+        return False
+    from model.datasets import readers
+
+    return readers.is_dataframe(value)
+
+
+def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
+    """The sequences of a DataFrame, with the features that a model takes.
+
+    Raises:
+        ValueError: a column is missing, or holds other values; names it.
+    """
+    from model.datasets import readers
+
+    columns = readers.Columns(names.by, names.label, names.step, names.ignore)
+    recorded = model.training.get("columns")
+    known = recorded if isinstance(recorded, dict) else None
+    return readers.from_dataframe(
+        frame, columns, model.features, recorded=readers.from_names(known)
+    )
