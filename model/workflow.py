@@ -216,12 +216,13 @@ def run(
     """
     with libraries.imports():
         from model.cli.progress import ProgressBars
-        from model.export import quantize
+        from model.export import promotion, quantize
         from model.training import loop
         from model.training.runs import Run
 
     if int8:
         quantize.check(config.network.cell)
+    promotion.check(config.name, output)
     folder = Run(runs / config.name)
     if progress:
         console.print_dataset(dataset)

@@ -56,6 +56,15 @@ class Promotion:
     difference: Difference | None = None
 
 
+def check(name: str, output: Path) -> None:
+    """Check that a new version of a name can be published, before it is trained.
+
+    Raises:
+        BundleError: the labels of the present versions are invalid.
+    """
+    labels.default(folders.of_name(name, output))
+
+
 def decide(folder: Path, dataset: Dataset, choice: Choice) -> Promotion | None:
     """Compare a new bundle with the one in service, and promote it if it isn't worse.
 

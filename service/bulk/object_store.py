@@ -127,7 +127,9 @@ class Mirror:
             self._remove(self.folder / place)
             del self._copied[place]
             self._failed.clear()  # the disk may have room now
-        for place, stamp in sorted(remote.items()):
+        # Labels first: a new version may be one that they keep from being served.
+        order = sorted(remote.items(), key=lambda item: not item[0].endswith(LABELS))
+        for place, stamp in order:
             if self._stop.is_set():
                 return
             if stamp in (self._copied.get(place), self._broken.get(place)):

@@ -24,6 +24,7 @@ from tests.robustness.lifecycle import (  # noqa: F401
     crashes,
     endless_loads,
     expensive_bundles,
+    promotions,
     shutdown,
     startup,
     startup_failures,

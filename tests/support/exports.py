@@ -1,13 +1,15 @@
 """Published bundles of four kinds of networks, and the networks behind them."""
 
 import functools
+import json
+import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 import numpy as np
 
-from model.bundle import bundle
+from model.bundle import bundle, folders, labels
 from model.bundle.bundle import Bundle
 from model.export import publish
 from model.network import reload
@@ -111,6 +113,22 @@ def folder() -> Path:
 def load() -> dict[str, Exported]:
     """The published bundles by kind; what they compute is kept."""
     return {kind: Exported(kind, folder() / kind / "1") for kind in KINDS}
+
+
+def publish_copy(source, root, name, **changes) -> Path:
+    """Publish a copy of a bundle as the next version of a name, as an export does.
+
+    Args:
+        changes: keys of its `bundle.json`, which no digest covers.
+    """
+    rename = functools.partial(labels.publish, folders=folders.of_name(name, root))
+    after = folders.highest_version(name, root)
+    with bundle.writing(root, name, after=after, rename=rename) as (new, version):
+        shutil.copytree(source, new, dirs_exist_ok=True)
+        marker = new / bundle.MARKER
+        changes = {"name": name, "version": version} | changes
+        marker.write_text(json.dumps(json.loads(marker.read_text()) | changes))
+    return root / name / version
 
 
 def valid(values, lengths):

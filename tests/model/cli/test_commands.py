@@ -91,6 +91,14 @@ class TestTrain:
         assert not DRAWN.search(process.stdout)
         bundle.read(tmp_path / "b" / "x" / "1")
 
+    def test_broken_labels(self, file, tmp_path):
+        """Labels that can't be read are refused before the training."""
+        (tmp_path / "b" / "x" / "1").mkdir(parents=True)
+        (tmp_path / "b" / "x" / labels.LABELS).write_text("{")
+        folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
+        assert labels.LABELS in refusal("train", file, "--name", "x", *TINY, *folders)
+        assert not (tmp_path / "r").exists()
+
     @pytest.mark.slow
     def test_interrupted(self, file, tmp_path, monkeypatch):
         """Ctrl-C prints how to resume or export the run, and the command works."""

@@ -1,9 +1,6 @@
 """Promotion: a new version is served if it isn't worse than the one in service."""
 
-import json
-import shutil
 from dataclasses import replace
-from functools import partial
 
 import numpy as np
 import pytest
@@ -98,15 +95,7 @@ def source():
 
 
 def publish(source, root, **changes):
-    """Publish a copy of a bundle as the next version; returns its folder."""
-    folders = [root / "walks"]
-    rename = partial(labels.publish, folders=folders)
-    with bundle.writing(root, "walks", rename=rename) as (folder, version):
-        shutil.copytree(source, folder, dirs_exist_ok=True)
-        marker = folder / bundle.MARKER
-        changes = {"name": "walks", "version": version} | changes
-        marker.write_text(json.dumps(json.loads(marker.read_text()) | changes))
-    return root / "walks" / version
+    return exports.publish_copy(source, root, "walks", **changes)
 
 
 class TestDecide:

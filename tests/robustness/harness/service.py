@@ -146,6 +146,7 @@ def launch(
     """
     port, log = int(settings.pop("port", 0)) or free_port(), folder / "log"
     environment = {"UNROLLED_LOG_FORMAT": "json", "UNROLLED_DRAIN_SECONDS": "0"}
+    environment["UNROLLED_BUNDLES"] = str(ROOT / "bundles")  # none that was trained
     environment |= {f"UNROLLED_{k.upper()}": str(v) for k, v in settings.items()}
     environment |= {k: str(v) for k, v in (injected or {}).items()}
     with log.open("wb") as file:

@@ -95,6 +95,22 @@ def test_followed(remote, mirror, bundles):
     )
 
 
+def test_labels_first(remote, mirror, bundles, monkeypatch):
+    """Labels are copied before new versions, which they may keep from being served."""
+    mirror.start(0)
+    (remote / "walks" / "labels.json").write_text('{"default": 1}')
+    copy_bundle(bundles / "walks" / "1", remote / "walks" / "2", version="2")
+    copies = []
+
+    def copy(place, stamp, copy=mirror._copy):
+        copies.append(place)
+        copy(place, stamp)
+
+    monkeypatch.setattr(mirror, "_copy", copy)
+    mirror.sync()
+    assert copies == ["walks/labels.json", "walks/2"]
+
+
 def test_incomplete(remote, mirror, bundles):
     """A bundle that is still being written is copied when it is complete."""
     copy_bundle(bundles / "walks" / "1", remote / "walks" / "2", version="2")
