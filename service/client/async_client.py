@@ -63,7 +63,7 @@ class AsyncClient:
         hooks["request"].append(partial(strip, self._http.base_url))
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect_async)
-        self._timeout, self._headers = timeout, headers
+        self._timeout, self._headers, self._verify = timeout, headers, verify
         self._retries, self._retry_seconds = retries, retry_seconds
         self._address = connection.without_credentials(self._http.base_url)
 
@@ -126,6 +126,7 @@ class AsyncClient:
             resume,
             self._timeout,
             self._headers,
+            self._verify,
         )
         return AsyncStream(session)
 

@@ -87,7 +87,7 @@ class Client:
         hooks["request"].append(partial(strip, self._http.base_url))
         if not follow_redirects:
             hooks["response"].append(connection.raise_redirect)
-        self._timeout, self._headers = timeout, headers
+        self._timeout, self._headers, self._verify = timeout, headers, verify
         self._retries, self._retry_seconds = retries, retry_seconds
         self._address = connection.without_credentials(self._http.base_url)
 
@@ -179,7 +179,7 @@ class Client:
             resume: request a state token with each answer, so that the stream resumes
                 when the connection breaks or the service restarts.
 
-        Of the client's options a stream uses only `headers` and the timeout.
+        Of the client's options a stream uses only `headers`, `verify` and the timeout.
         """
         session = StreamSession(
             self._http.base_url,
@@ -189,6 +189,7 @@ class Client:
             resume,
             self._timeout,
             self._headers,
+            self._verify,
         )
         return Stream(session)
 

@@ -7,7 +7,7 @@ ClientError
     └── StreamLost      a stream's connection, without a token to continue from
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from socket import gaierror
 from ssl import SSLCertVerificationError, SSLError
@@ -35,6 +35,17 @@ class ClientError(Exception):
 
     def _message(self) -> str:
         return super().__str__()
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[object, ...]]:
+        return _restore, (type(self), self.args, vars(self))  # to another process
+
+
+def _restore(
+    kind: type[ClientError], args: tuple[object, ...], members: dict[str, object]
+) -> ClientError:
+    error = kind.__new__(kind, *args)
+    vars(error).update(members)
+    return error
 
 
 class RequestError(ClientError):

@@ -1,6 +1,7 @@
 """The protocol and the state of a stream, independent of its connection."""
 
 from collections.abc import Mapping
+from ssl import SSLContext
 from typing import Any, TypedDict
 
 import httpx
@@ -49,6 +50,7 @@ class StreamSession:
         resume: bool,
         timeout: float,
         headers: Mapping[str, str] | None,
+        verify: bool | SSLContext,
     ):
         scheme = {"http": "ws", "https": "wss"}[base.scheme]
         query = {"model": model} | ({} if top_k is None else {"top_k": str(top_k)})
@@ -61,6 +63,8 @@ class StreamSession:
             "close_timeout": 1,
             "additional_headers": headers,
         }
+        if base.scheme == "https":
+            self.options["ssl"] = httpx.create_ssl_context(verify=verify)
         self.timeout = timeout
         self.steps = 0
         self.state = state  # the last token

@@ -2,6 +2,7 @@
 
 import inspect
 import json
+import pickle
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
@@ -13,6 +14,7 @@ from service.client import (
     AsyncClient,
     AsyncStream,
     Client,
+    ConnectionLost,
     RequestError,
     Stream,
     results,
@@ -263,6 +265,19 @@ def test_shared_between_threads(server):
     with Client(server) as client, ThreadPoolExecutor(16) as pool:
         answers = list(pool.map(lambda frames: client.label([frames]), sequences))
     assert [len(answer.predictions[0].labels) for answer in answers] == [*range(1, 17)]
+
+
+def test_pickled(server):
+    """An error is the same after it was sent to another process."""
+    with Client(server) as client, pytest.raises(RequestError) as refused:
+        client.classify([FRAMES[:, :2]])
+    nobody = Client("http://127.0.0.1:1", retries=0)
+    with nobody, pytest.raises(ConnectionLost) as lost:
+        nobody.models()
+    for error in (refused.value, lost.value):
+        copy = pickle.loads(pickle.dumps(error))
+        assert (type(copy), str(copy)) == (type(error), str(error))
+        assert vars(copy) == vars(error)
 
 
 def test_both_alike():

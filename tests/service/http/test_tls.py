@@ -12,6 +12,7 @@ import trustme
 from cryptography.hazmat.primitives import serialization
 from websockets.sync.client import connect
 
+from service.client import Client, ConnectionLost
 from service.settings import Settings
 from tests.support.bundles import OnnxEngine
 from tests.support.servers import SECONDS, running, wait
@@ -70,6 +71,15 @@ def test_https(bundles, certificate):
         with connect(address, ssl=certificate.context) as stream:
             stream.send(json.dumps({"frames": [[1, 2, 3]]}))
             assert json.loads(stream.recv())["steps"] == 1
+        url = f"https://127.0.0.1:{port}"
+        with Client(url, verify=certificate.context) as trusting:
+            assert trusting.classify([[[1, 2, 3]]]).model == "walks"
+            with trusting.stream("walks") as stream:
+                assert stream.send([[1, 2, 3]]).steps == 1
+        with Client(url, retries=0) as wary, wary.stream("walks") as stream:
+            for call in (wary.models, lambda: stream.send([[1, 2, 3]])):
+                with pytest.raises(ConnectionLost, match="`verify`"):
+                    call()
         old, static = certificate.context, certificate.context
         old.minimum_version = ssl.TLSVersion.MINIMUM_SUPPORTED
         with pytest.warns(DeprecationWarning, match="TLSv1_1"):
