@@ -13,7 +13,7 @@ from model import workflow
 from model.bundle import signature
 from model.bundle.folders import TRAINED
 from model.cli import arguments, flags, libraries
-from model.config import ConfigError, presets
+from model.config import Config, ConfigError, presets
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -192,6 +192,7 @@ def export(
 
 
 @app.command()
+@flags.config_flags(flags.COLUMNS)
 def evaluate(
     path: Folder,
     source: Source,
@@ -203,8 +204,13 @@ def evaluate(
     json: Annotated[
         bool, typer.Option("--json", help="Print all metrics as JSON.")
     ] = False,
+    *,
+    flags: dict[str, Any],
 ) -> None:
     """Evaluate an exported bundle on a data set.
+
+    It says how many of the sequences the bundle was trained on, and measures the others
+    by themselves.
 
     Examples:
 
@@ -215,18 +221,23 @@ def evaluate(
     with _reported_errors():
         with libraries.imports():
             from model.cli import console
-            from model.training import evaluation
+            from model.training import membership
 
         bundle = arguments.load_bundle(path)
         metadata = bundle.metadata
-        dataset = arguments.evaluation_data(source, part, test, metadata)
-        metrics = evaluation.evaluate_bundle(bundle, dataset)
+        columns = arguments.file_columns(Config().update(flags))
+        dataset = arguments.evaluation_data(source, part, test, metadata, columns)
+        result = membership.evaluate(bundle, dataset)
         if json:
-            console.console.print_json(data=asdict(metrics))
+            data = {**asdict(result.metrics), "sequences": result.counts}
+            console.console.print_json(data=data)
             return
         title = f"{metadata.name}, version {metadata.version}: {source}"
-        console.console.print(console.metrics_table(title, {part: metrics}))
-        console.console.print(console.class_table(metrics))
+        tables = {part: result.metrics} | ({"new": result.new} if result.new else {})
+        console.console.print(console.metrics_table(title, tables))
+        if part == "all" or result.new:
+            console.console.print(console.membership_text(result.counts))
+        console.console.print(console.class_table(result.metrics))
 
 
 @app.command()

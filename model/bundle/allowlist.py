@@ -9,7 +9,15 @@ by their names.
 import re
 
 from model.bundle import onnx_ops, tensorflow_ops
-from model.bundle.bundle import GOLDEN, INT8, NETWORK, REPORT, Bundle, BundleError
+from model.bundle.bundle import (
+    GOLDEN,
+    INT8,
+    NETWORK,
+    REPORT,
+    SEQUENCES,
+    Bundle,
+    BundleError,
+)
 
 GRAPH = "saved_model.pb"
 CHECKS = {
@@ -18,7 +26,7 @@ CHECKS = {
     INT8.as_posix(): onnx_ops.check,
 }
 # Weights and arrays: TensorFlow and NumPy read them as numbers only.
-NUMBERS = rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{re.escape(GOLDEN.as_posix())}"
+NUMBERS = rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{re.escape(GOLDEN.as_posix())}|{re.escape(SEQUENCES.as_posix())}"
 REPORTS = rf"{re.escape(REPORT.as_posix())}/[^/]+"
 KNOWN = re.compile(f"{NUMBERS}|{REPORTS}")
 # Size limits of parsed files. A SavedModel's graph holds no weights, and a few bytes of it

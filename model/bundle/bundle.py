@@ -6,13 +6,13 @@
         network.onnx      the same network for ONNX Runtime
         network.int8.onnx the same with int8 weights (optional)
         golden.npz        inputs, and the outputs that every engine must reproduce
+        sequences.npy     hashes of the training sequences (optional)
         report/           plots, metrics.json and the model card
         bundle.json       `Metadata`; written last: a folder without it is not a bundle
         bundle.sig        the signature of bundle.json (optional)
 
 `bundle.json` holds the SHA-256 of every file above it; `read` compares them all. A
-bundle is written to a temporary folder and then renamed, so that it appears whole or
-not at all. This module imports no TensorFlow.
+bundle is written to a temporary folder and renamed: it appears whole or not at all.
 """
 
 import hashlib
@@ -40,6 +40,7 @@ SIGNATURE = EXTRA / "bundle.sig"
 NETWORK = EXTRA / "network.onnx"
 INT8 = EXTRA / "network.int8.onnx"
 GOLDEN = EXTRA / "golden.npz"
+SEQUENCES = EXTRA / "sequences.npy"
 REPORT = EXTRA / "report"
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer

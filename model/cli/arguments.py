@@ -78,18 +78,24 @@ def file_columns(config: Config) -> Columns:
 
 
 def evaluation_data(
-    source: str, part: str, test: Path | None, metadata: bundle.Metadata
+    source: str,
+    part: str,
+    test: Path | None,
+    metadata: bundle.Metadata,
+    columns: Columns = Columns(),
 ) -> Dataset:
     """Load the sequences to evaluate a bundle on.
+
+    Args:
+        columns: names of a file's special columns, where the bundle's don't fit.
 
     Raises:
         ValueError: the file names no such part and differs from the training data. A
             new split could put training sequences into the test part.
     """
     record, task = metadata.training, metadata.task
-    columns = readers.from_names(record.columns)
-    if part == "all" and source not in builtin.BUILTIN:
-        return _read_labelled(source, metadata)
+    if part == "all" and source not in builtin.BUILTIN and test is None:
+        return _read_labelled(source, metadata, columns)
     dataset = builtin.load_source(
         source,
         task=task,
@@ -99,12 +105,13 @@ def evaluation_data(
         seed=record.seed,
         columns=columns,
         features=metadata.input.names,
+        recorded=readers.from_names(record.columns),
     )
     if part == "all":
         return dataset
     fixed = source in builtin.BUILTIN or test is not None
     if not fixed and dataset.digest != record.data:
-        split = _read_labelled(source, metadata).split
+        split = _read_labelled(source, metadata, columns).split
         if PARTS.index(part) not in split:
             raise ValueError(
                 f"{source} names no {part} part, and is not the data that the bundle was"
@@ -113,12 +120,12 @@ def evaluation_data(
     return dataset.part(part)
 
 
-def _read_labelled(source: str, metadata: bundle.Metadata) -> Dataset:
+def _read_labelled(source: str, metadata: bundle.Metadata, columns: Columns) -> Dataset:
     """Read a file with the columns and features that a bundle was trained with."""
-    columns = readers.from_names(metadata.training.columns)
+    recorded = readers.from_names(metadata.training.columns)
     names, task = metadata.input.names, metadata.task
     sequences = readers.read_sequences(
-        Path(source), columns, names, task=task, training=True
+        Path(source), columns, names, task=task, training=True, recorded=recorded
     )
     return sequences.dataset(task)
 

@@ -68,6 +68,24 @@ def metrics_table(
     return table
 
 
+def membership_text(counts: dict[str, int] | None) -> str:
+    """Say how many of the evaluated sequences the bundle was trained on."""
+    if counts is None:
+        return (
+            "the bundle doesn't say which sequences it was trained on: if some of these"
+            " were, the error on new ones is higher"
+        )
+    total, new = sum(counts.values()), counts["new"]
+    if new == total:
+        return f"none of these {total:,} sequences was used in training"
+    rest = f": 'new' are the other {new:,}" if new else ""
+    return (
+        f"of these {total:,} sequences {counts['trained_on']:,} were trained on and"
+        f" {counts['chose_weights']:,} chose the weights, so the error on new ones is"
+        f" higher{rest}"
+    )
+
+
 def class_table(metrics: "Metrics") -> Table:
     """Show the accuracy of each class."""
     table = _table("by class")

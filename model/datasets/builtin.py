@@ -58,13 +58,15 @@ def load_source(
     seed: int = 0,
     columns: Columns = Columns(),
     features: Sequence[str] | None = None,
+    recorded: Columns = Columns(),
 ) -> Dataset:
     """Load a built-in set, or a user's file or DataFrame, and assign all parts.
 
     A built-in name wins over a file of that name (write ./digits for the file). Its
     parts are fixed: fractions and `seed` are for others. `test` is another file or
     DataFrame, the test part; `source` then gives training and validation only.
-    `columns` names the special columns of both, `features` those that a network takes.
+    `columns` names the special columns of both, `features` those that a network takes,
+    and `recorded` the special columns that it was trained with.
     """
     if isinstance(source, str) and source in BUILTIN:
         if test is not None:
@@ -74,9 +76,9 @@ def load_source(
         return load(source)
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
-    data = _read(source, task, columns, features)
+    data = _read(source, task, columns, features, recorded)
     if test is not None:
-        held_out = _read(test, data.task, columns, data.features)
+        held_out = _read(test, data.task, columns, data.features, recorded)
         data = _with_test(data, held_out, _title(source), _title(test))
     return splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
@@ -88,14 +90,22 @@ def _read(
     task: Task | None,
     columns: Columns,
     features: Sequence[str] | None,
+    recorded: Columns,
 ) -> Dataset:
     """Read a file or a DataFrame."""
     if isinstance(source, (str, os.PathLike)):
         sequences = readers.read_sequences(
-            os.fspath(source), columns, features, task=task, training=True
+            os.fspath(source),
+            columns,
+            features,
+            task=task,
+            training=True,
+            recorded=recorded,
         )
     else:
-        sequences = readers.from_dataframe(source, columns, features, training=True)
+        sequences = readers.from_dataframe(
+            source, columns, features, training=True, recorded=recorded
+        )
     return sequences.dataset(task)
 
 

@@ -45,7 +45,7 @@ def export_bundle(
     Args:
         dataset: the golden answers' inputs are taken from it.
         describe: returns the metadata of a version.
-        report: writes the report into a folder.
+        report: writes the report, and the hashes of sequences, into the bundle's folder.
         int8: add a network with int8 weights; the name of the part that `dataset` is.
 
     Raises:
@@ -74,7 +74,7 @@ def export_bundle(
             change = quantize.compare(folder, metadata, golden, int8, dataset)
             metadata = metadata.model_copy(update={"int8": change})
         (folder / bundle.REPORT).mkdir()
-        report(folder / bundle.REPORT, metadata)
+        report(folder, metadata)
         bundle.seal(folder, metadata)
         allowlist.check(bundle.read(folder))
     return root / name / version

@@ -12,7 +12,7 @@ from model.datasets.dataset import PARTS, Dataset
 from model.export import export
 from model.network.network import Network
 from model.report import report
-from model.training import calibration, evaluation
+from model.training import calibration, evaluation, membership
 from model.training.evaluation import Metrics, Predictions
 from model.training.runs import Epoch
 
@@ -55,7 +55,9 @@ def publish(
         return _metadata(network, history, dataset, config, before, after, version)
 
     def write(folder: Path, metadata: Metadata) -> None:
-        report.write(folder, metadata, report.Report(history, after, before))
+        membership.save(folder / bundle.SEQUENCES, dataset)
+        results = report.Report(history, after, before)
+        report.write(folder / bundle.REPORT, metadata, results)
 
     part = "test" if len(parts["test"]) else "validation"
     folder = export.export_bundle(

@@ -197,6 +197,7 @@ def write_bundle(
         )
 
     def report(folder: Path, metadata: Metadata) -> None:
+        folder /= bundle.REPORT
         (folder / "card.md").write_text(f"# {metadata.name}\n", encoding="utf-8")
         (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
         (folder / "history.png").write_bytes(PNG)

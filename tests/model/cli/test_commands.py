@@ -14,6 +14,7 @@ from model.datasets import builtin
 from model.training import loop
 from tests.model.cli.commands import DRAWN, TINY, refusal, run, write_data
 from tests.support.bundles import ROOT
+from tests.support.networks import make_dataset, write_json_lines
 
 
 @pytest.fixture(scope="module")
@@ -249,6 +250,34 @@ class TestEvaluate:
         counts = np.bincount(data.targets)
         want = {name: str(counts[code]) for code, name in enumerate(data.classes)}
         assert classes == want
+
+    def test_training_sequences(self, exported, file, tmp_path):
+        """The output says how many sequences were trained on, and measures the new ones."""
+        used = {"trained_on": 42, "chose_weights": 9, "new": 9}
+        options = ("--part", "all")
+        output = run("evaluate", exported.folder, file, *options).stdout
+        assert "of these 60 sequences 42 were trained on and 9 chose" in output
+        result = run("evaluate", exported.folder, file, *options, "--json").stdout
+        assert json.loads(result)["sequences"] == used
+        test = run("evaluate", exported.folder, file).stdout
+        assert "trained on" not in test
+        row = next(r for r in test.splitlines() if r.split()[:1] == ["test"])
+        new = next(r for r in output.splitlines() if r.split()[:1] == ["new"])
+        assert new.split()[1:] == row.split()[1:]
+
+        new_data = make_dataset("label", counts=(60, 0, 0), seed=9)
+        other = write_json_lines(tmp_path / "other.jsonl", new_data, parts=False)
+        output = run("evaluate", exported.folder, other, *options).stdout
+        assert "none of these 60 sequences was used in training" in output
+
+    def test_other_columns(self, exported, tmp_path):
+        """A table may have other names for its columns."""
+        path = tmp_path / "table.csv"
+        name = exported.metadata.classes[0]
+        path.write_text(f"run,state,x1,x0,x2\na,{name},1,2,3\nb,{name},4,5,6\n")
+        command = ("evaluate", exported.folder, path, "--part", "all")
+        assert "--sequence-column run" in refusal(*command)
+        run(*command, "--sequence-column", "run", "--label-column", "state")
 
     def test_by_name(self, exported, file, folder):
         """The folder of a bundle's versions is accepted too."""

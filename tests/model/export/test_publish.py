@@ -166,6 +166,7 @@ class TestMetadata:
             "variables/variables.data-00000-of-00001",
             "assets.extra/network.onnx",
             "assets.extra/golden.npz",
+            "assets.extra/sequences.npy",
             *(f"assets.extra/report/{name}" for name in report),
             "assets.extra/bundle.json",
         }
