@@ -14,11 +14,12 @@ from PIL import Image
 
 from service.settings import Settings
 from tests.browser.browser import BUNDLES, DESKTOP, PHONE, chromium, draw, opened
+from tests.browser.inputs import vowels_csv
 from tests.browser.strokes import digits
 from tests.support.servers import ROOT, running
 
 FOLDER = ROOT / "docs" / "playground"
-COLOURS = 96  # a palette makes the files a third as large
+COLOURS = 192  # a palette makes the files half as large
 
 
 def digit(page) -> None:
@@ -34,8 +35,12 @@ def word(page) -> None:
 
 def sequence(page) -> None:
     page.locator("#sequence-model").select_option("vowels")
-    page.locator("#sequence-file").set_input_files(ROOT / "examples" / "vowel.json")
-    page.locator("#sequence-said", has_text="vowels: ").wait_for()
+    file = {"name": "utterances.csv", "mimeType": "text/csv"}
+    file["buffer"] = vowels_csv(370).encode()
+    page.locator("#sequence-file").set_input_files(file)
+    page.locator("#answers-said", has_text="agree").wait_for()
+    page.locator("#answers-next-wrong").click()
+    page.locator("#sequence-said", has_text="✗").wait_for()
 
 
 def models(page) -> None:

@@ -6,40 +6,13 @@ import json
 
 import pytest
 
-from model.datasets import builtin, dataset
 from service.settings import Settings
 from tests.browser.browser import BUNDLES, choose, drop, opened, wait_for
+from tests.browser.inputs import sequences_of, vowels_csv
 from tests.support.servers import running
 
 pytestmark = pytest.mark.browser
 MOST = 3  # sequences in a request, where that is limited
-
-
-def sequences_of(name, count):
-    """Of the first test sequences of a built-in set: their frames and labels."""
-    data = builtin.load(name)
-    ends = data.lengths.cumsum()
-    for index in [i for i, part in enumerate(data.split) if part == dataset.TEST][
-        :count
-    ]:
-        span = slice(ends[index] - data.lengths[index], ends[index])
-        codes = data.targets[span] if data.task == "label" else [data.targets[index]]
-        yield data.frames[span].tolist(), [data.classes[code] for code in codes]
-
-
-def vowels_csv(count, reverse=False):
-    """Sequences of `vowels` as CSV; with the columns in another order."""
-    names = [f"cepstrum {n}" for n in range(1, 13)]
-    header = ["sequence", "label", "note", *names]
-    rows = [
-        [f"s{at}", label, "x", *frame]
-        for at, (frames, (label,)) in enumerate(sequences_of("vowels", count))
-        for frame in frames
-    ]
-    lines = [header, *rows]
-    return "\n".join(
-        ",".join(map(str, line[:: -1 if reverse else 1])) for line in lines
-    )
 
 
 def download(page):
@@ -87,6 +60,12 @@ def test_wrong(answered):
         answered.locator("#sequence-which", has_text=f"{name}: ").wait_for()
     answered.locator("#answers-wrong-only").uncheck()
     assert rows.count() == 370
+    assert answered.locator("#answers-table [aria-current]").evaluate(
+        "(row) => {"
+        " const list = document.getElementById('answers-list').getBoundingClientRect();"
+        " const { top, bottom } = row.getBoundingClientRect();"
+        " return list.top <= top && bottom <= list.bottom; }"
+    )
 
 
 def test_download(answered):

@@ -38,7 +38,6 @@ export class Results {
     this.#answers = answers;
     const { sequences, model, count: done } = answers;
     const labelled = sequences.some((sequence) => isLabelled(sequence, model.task));
-    find("answers").hidden = sequences.length < 2 && !labelled;
     this.labelled = labelled;
     const { wrong, ...figures } = agreement(answers);
     this.#wrong = wrong;
@@ -58,13 +57,18 @@ export class Results {
     if (answers.complete || this.#listed !== answers) this.#table();
   }
 
-  /** Mark the sequence that is shown. */
+  /** Mark the sequence that is shown, and scroll the table to it. */
   mark(place) {
     this.#place = place;
-    for (const row of find("answers-table").querySelectorAll("tr[data-place]")) {
-      const current = Number(row.dataset.place) === place;
-      if (current) row.setAttribute("aria-current", "true");
-      else row.removeAttribute("aria-current");
+    const table = find("answers-table");
+    table.querySelector("[aria-current]")?.removeAttribute("aria-current");
+    const row = table.querySelector(`[data-place="${place}"]`);
+    row?.setAttribute("aria-current", "true");
+    if (!row) return;
+    const list = find("answers-list");
+    const [inner, outer] = [row.getBoundingClientRect(), list.getBoundingClientRect()];
+    if (inner.top < outer.top || inner.bottom > outer.bottom) {
+      list.scrollTop += inner.top - outer.top - (outer.height - inner.height) / 2;
     }
   }
 
