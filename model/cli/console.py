@@ -1,5 +1,6 @@
 """Print the commands' results: tables on a terminal, plain columns elsewhere."""
 
+import sys
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,7 +23,14 @@ if TYPE_CHECKING:  # it imports TensorFlow
 
 MAX_ROWS = 20  # classes or features in a table
 # Names from a user's file must not be read as markup.
-console = Console(highlight=False, markup=False, emoji=False)
+console = Console(
+    highlight=False,
+    markup=False,
+    emoji=False,
+    # A notebook gets plain text, as a file does.
+    force_jupyter=False,
+    force_terminal=False if "ipykernel" in sys.modules else None,
+)
 FORMATS = """
 your own files, by suffix:
   .csv      one row per step: columns sequence (the id) and label, optionally step (rows

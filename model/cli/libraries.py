@@ -2,6 +2,7 @@
 
 import contextlib
 import importlib.metadata
+import logging
 import shlex
 import sys
 from collections.abc import Iterator
@@ -32,6 +33,8 @@ def imports() -> Iterator[None]:
             f" training needs: {_install_command()}"
         )
         raise MissingLibraryError(reason, name=error.name) from None
+    # In a notebook TensorFlow would print where it writes each file.
+    logging.getLogger("tensorflow").setLevel(logging.WARNING)
 
 
 def _install_command() -> str:
