@@ -77,8 +77,8 @@ TopK = Annotated[
 Engine = Annotated[
     Literal["service", "ray"],
     typer.Option(
-        help="Ask a running service, or compute on a Ray cluster"
-        " (.jsonl or .parquet, also at s3://...)."
+        help="Ask a running service, or compute on a Ray cluster (also files at"
+        " s3://...)."
     ),
 ]
 To = Annotated[

@@ -18,7 +18,9 @@ LIBRARIES = {
     "service.worker.onnx_engine": {"onnxruntime"},
     "service.ray": {"ray"},
     "service.bulk.object_store": {"pyarrow"},
+    "service.bulk.nested_parquet": {"pyarrow"},
     "service.bulk.shards": {"pyarrow"},
+    "service.bulk.tables": {"pyarrow"},
     "service.bulk.job": {"pyarrow"},
     "service.bulk.runner": {"ray"},
 }

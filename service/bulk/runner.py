@@ -24,20 +24,17 @@ class ShardActor:
     def __init__(
         self, file: str, to: str, job: Job, bundles: list[str], settings: Settings
     ):
-        self._shards, self._output = shards.open_file(file), OutputFolder(to)
+        self._output = OutputFolder(to)
         with bundle_choice.BundleFolders(bundles) as roots:
             name = f"{job.model}@{job.version}"
             folder = bundle_choice.choose(roots, job.task, name, settings).folder
             self._scorer = Scorer(folder, settings, job.top_k, job.digest)
         self._file, self._stamp = file, (job.size, job.modified)
-        self._features = self._scorer.metadata.input.features
+        self._shards = shards.open_file(file, self._scorer.metadata)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["shard"])
-        rows = [
-            self._shards.parse(item, self._features)
-            for item in self._shards.read(number)
-        ]
+        rows = [self._shards.parse(item) for item in self._shards.read(number)]
         result = self._scorer.score(rows)
         if shards.stamp(self._file) != self._stamp:
             file = object_store.without_credentials(self._file)
@@ -71,7 +68,7 @@ def prepare(
         size=size,
         modified=modified,
         bytes=shards.SHARD_BYTES,
-        shards=shards.open_file(file).count,
+        shards=shards.open_file(file, bundle.metadata).count,
         task=task,
         model=bundle.metadata.name,
         version=bundle.metadata.version,

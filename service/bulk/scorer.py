@@ -8,7 +8,7 @@ import orjson
 from model.bundle import bundle
 from model.bundle.bundle import BundleError, Metadata
 from service.bulk.local_model import LocalModel
-from service.bulk.shards import Row
+from service.bulk.rows import Row
 from service.codecs import native
 from service.settings import Settings
 

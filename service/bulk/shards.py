@@ -4,63 +4,44 @@
                   members are ignored. A shard is the lines that begin within its bytes.
 .parquet          a sequence per row: the column frames, a list of lists of numbers, and
                   optionally id. A shard is a row group, whose size is limited.
+
+Steps may also be objects (in Parquet: structs), which are matched by the names of the
+features. A table with a row or line for each step, and every other format of training,
+is a `TableFile`.
 """
 
 import sys
-from collections.abc import Iterator
-from itertools import pairwise
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import msgspec
-import numpy as np
+import orjson
 import pyarrow as pa
-from pyarrow import parquet, types
+from pyarrow import parquet
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from model.datasets.readers import parquet_pages
+from model.bundle.bundle import Metadata
+from model.datasets import readers
+from model.datasets.readers import table_layout
 from service.bulk import object_store
+from service.bulk.nested_parquet import ParquetFile
+from service.bulk.rows import Row, ShardedFile, match_features
+from service.bulk.tables import TableFile
 from service.codecs import validation
 from service.errors import ServiceError
 from service.settings import Limits
 
 SHARD_BYTES = 4 * 2**20  # of lines; an interrupted run loses at most a shard per core
-# Limits of a row group: a thousand bytes of Parquet can decode to gigabytes.
-MAX_ROWS = 2**21  # twice the default of PyArrow's writer
-MAX_NUMBERS = 2**26  # a quarter of a gigabyte in float32, for each core
-MAX_BYTES = 2**30
-BATCH_NUMBERS = 2**20  # decoded at a time, or one sequence if it is longer
-MAX_ID_LENGTH = 1_000
+NUMBERS = (int, float)
 NO_LIMITS = Limits(1, sys.maxsize, sys.maxsize)  # a job competes with nobody
 
 
 class Line(msgspec.Struct):
     """The members of a line that are read."""
 
-    frames: list[list[float]]
+    frames: list[list[float] | dict[str, Any] | float]
     id: str | int | None = None
-
-
-class Row(NamedTuple):
-    """A sequence, or the reason why a line or row holds none."""
-
-    id: str | int | None
-    frames: np.ndarray | None  # [T, F] float32
-    reason: str = ""
-
-
-class ShardedFile(Protocol):
-    """A file of which each shard can be read alone."""
-
-    count: int
-
-    def read(self, number: int) -> Iterator[Any]:
-        """The items of a shard, one per sequence, as `parse` takes them."""
-        ...
-
-    def parse(self, item: Any, features: int) -> Row:
-        """The sequence in an item, for a model with this number of features."""
-        ...
 
 
 def absolute(location: str) -> str:
@@ -101,32 +82,57 @@ def stamp(location: str) -> tuple[int, int]:
     return info.size, info.mtime_ns or 0
 
 
-def open_file(location: str) -> ShardedFile:
-    """Open a file by its ending.
+def open_file(location: str, metadata: Metadata) -> ShardedFile:
+    """Open a file by its ending, for a network.
 
     Raises:
-        ValueError, OSError: no such file, or an unknown format.
+        ValueError, OSError: no such file, an unknown format, or a table that does not fit
+            the network.
     """
     size, _ = stamp(location)
     system, path = filesystem(location)
     suffix = Path(path).suffix.lower()
-    if suffix in (".jsonl", ".ndjson"):
-        return JsonLinesFile(system, path, size)
-    if suffix == ".parquet":
-        try:
-            return ParquetFile(system, path)
-        except pa.ArrowException as error:
-            raise ValueError(f"{path}: {error}") from None
-    known = ".jsonl, .ndjson, .parquet"
-    raise ValueError(f"{path}: unknown format {suffix!r}; known are {known}")
+    if suffix not in readers.FORMATS:
+        known = ", ".join(readers.FORMATS)
+        raise ValueError(f"{path}: unknown format {suffix!r}; known are {known}")
+    features = metadata.input.names
+    try:
+        if suffix in (".jsonl", ".ndjson"):
+            lines = JsonLinesFile(system, path, size, features)
+            if not lines.has_steps():
+                return lines
+        elif suffix == ".parquet":
+            with system.open_input_file(path) as file:
+                names = parquet.ParquetFile(file).schema_arrow.names
+            if "frames" in names:
+                return ParquetFile(system, path, features)
+        return TableFile(system, path, metadata)
+    except pa.ArrowException as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 class JsonLinesFile:
-    """A file of JSON lines."""
+    """A file of JSON lines, each of which is a sequence."""
 
-    def __init__(self, system: FileSystem, path: str, size: int):
+    def __init__(
+        self, system: FileSystem, path: str, size: int, features: Sequence[str]
+    ):
         self._system, self._path, self._size = system, path, size
+        self._features = tuple(features)
+        self._matched: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
         self.count = -(-size // SHARD_BYTES)
+
+    def has_steps(self) -> bool:
+        """Returns whether the lines are steps, not sequences, judging by the first one."""
+        first = next(self.read(0), b"") if self.count else b""
+        try:
+            record = orjson.loads(first)
+        except ValueError:
+            return False
+        if not isinstance(record, dict) or {"frames", "labels"} & set(record):
+            return False
+        numbers = [value for value in record.values() if type(value) in NUMBERS]
+        return len(numbers) >= len(self._features)
 
     def read(self, number: int) -> Iterator[bytes]:
         start, stop = number * SHARD_BYTES, min((number + 1) * SHARD_BYTES, self._size)
@@ -152,7 +158,7 @@ class JsonLinesFile:
             if line.strip():
                 yield line
 
-    def parse(self, item: bytes, features: int) -> Row:
+    def parse(self, item: bytes) -> Row:
         name = None
         try:
             line = validation.decode_json(_decoder, item, "line")
@@ -160,156 +166,46 @@ class JsonLinesFile:
                 return Row(None, None, "id must have at most 64 bits")
             name = line.id
             (frames,) = validation.to_arrays(
-                ["frames"], [line.frames], features, NO_LIMITS
+                ["frames"], [self._steps(line.frames)], len(self._features), NO_LIMITS
             )
         except ServiceError as error:
             return Row(name, None, _reason(error))
+        except ValueError as error:
+            return Row(name, None, str(error))
         return Row(name, frames)
 
+    def _steps(self, frames: list[Any]) -> list[list[float]]:
+        """The steps of a sequence as lists, in the order of the features.
 
-class ParquetFile:
-    """A Parquet file."""
-
-    def __init__(self, system: FileSystem, path: str):
-        self._system, self._path = system, path
-        with system.open_input_file(path) as file:
-            opened = parquet.ParquetFile(file)
-            self.count: int = opened.num_row_groups
-            schema = opened.schema_arrow
-            metadata = opened.metadata
-        if schema.names.count("frames") != 1:
-            names = ", ".join(schema.names)
-            raise ValueError(f"{path}: needs one column frames; there are: {names}")
-        cells = _inner(_inner(schema.field("frames").type))
-        if cells is None or not (types.is_integer(cells) or types.is_floating(cells)):
-            raise ValueError(f"{path}: frames must be lists of lists of numbers")
-        self._columns = ["frames"]
-        if schema.names.count("id") == 1:
-            self._columns.append("id")
-            kind = schema.field("id").type
-            kind = kind.value_type if types.is_dictionary(kind) else kind
-            if not (types.is_integer(kind) or kind in (pa.string(), pa.large_string())):
-                raise ValueError(f"{path}: id must be text or whole numbers")
-        groups = [metadata.row_group(number) for number in range(self.count)]
-        self._batch_rows = [_batch_rows(g, path, n) for n, g in enumerate(groups)]
-        # As a dictionary, a long id that many rows share is in memory once.
-        delta = any(map(_has_delta_ids, groups))
-        self._dictionaries = [] if delta else self._columns[1:]
-
-    def read(self, number: int) -> Iterator[tuple[Any, np.ndarray | None]]:
-        with self._system.open_input_file(self._path) as file:
-            opened = parquet.ParquetFile(file, read_dictionary=self._dictionaries)
-            for name in self._columns:
-                for chunk in _chunks(opened.metadata.row_group(number), name):
-                    self._check(file, chunk, number)
-            for batch in opened.iter_batches(
-                self._batch_rows[number], row_groups=[number], columns=self._columns
-            ):
-                yield from _sequences(batch)
-
-    def _check(
-        self, file: pa.NativeFile, chunk: parquet.ColumnChunkMetaData, number: int
-    ) -> None:
-        """Raise ValueError if the pages hold more than the footer says."""
-        values, size = parquet_pages.measure_chunk(file, chunk)
-        if values > chunk.num_values or size > MAX_BYTES:
-            reason = f"row group {number} holds more than the file's footer says"
-            raise ValueError(f"{self._path}: {reason}")
-
-    def parse(self, item: tuple[Any, np.ndarray | None], features: int) -> Row:
-        name, frames = item
-        if isinstance(name, str) and len(name) > MAX_ID_LENGTH:
-            reason = f"id must have at most {MAX_ID_LENGTH:,} characters"
-            return Row(None, None, reason)
-        if frames is None:
-            return Row(name, None, "frames must be steps of equally many numbers")
-        if frames.shape[1] != features:
-            reason = (
-                f"frames has {frames.shape[1]} features, the model takes {features}"
-            )
-            return Row(name, None, reason)
-        with np.errstate(over="ignore"):
-            frames = frames.astype(np.float32)
-        if not np.isfinite(frames).all():
-            return Row(name, None, "frames must be finite in float32")
-        return Row(name, frames)
+        Raises:
+            ValueError: the steps are of different kinds, or a feature is missing.
+        """
+        kinds = set(map(type, frames))
+        if kinds <= {list}:
+            return frames
+        if kinds == {float}:  # of one feature
+            return [[number] for number in frames]
+        if kinds != {dict}:
+            raise ValueError("frames must be all lists, all objects or all numbers")
+        header = tuple(frames[0])
+        if header != self._matched[0]:
+            self._matched = (header, match_features(header, self._features))
+        names = self._matched[1]
+        return [_numbers(step, names, place) for place, step in enumerate(frames)]
 
 
-def _batch_rows(group: parquet.RowGroupMetaData, path: str, number: int) -> int:
-    """The number of rows of a row group to decode at a time.
-
-    Raises:
-        ValueError: the group is too large, by the file's footer.
-    """
-    rows: int = group.num_rows
-    numbers = max([1, *(chunk.num_values for chunk in _chunks(group, "frames"))])
-    chunks = [*_chunks(group, "frames"), *_chunks(group, "id")]
-    encoded = max([1, *(chunk.total_uncompressed_size for chunk in chunks)])
-    for size, limit, unit in (
-        (rows, MAX_ROWS, "rows"),
-        (numbers, MAX_NUMBERS, "numbers in frames"),
-        (encoded, MAX_BYTES, "bytes of a column"),
-    ):
-        if size > limit:
-            reason = f"{size:,} {unit} in row group {number}, at most {limit:,}"
-            raise ValueError(f"{path}: {reason}; write smaller row groups")
-    batch_rows: int = min(rows, rows * BATCH_NUMBERS // numbers)
-    if _has_delta_ids(group):
-        batch_rows = min(batch_rows, MAX_BYTES // encoded)
-    return max(1, batch_rows)
-
-
-def _chunks(group: parquet.RowGroupMetaData, name: str) -> Iterator[Any]:
-    """The chunks of a column of a row group; a nested column has one for each leaf."""
-    for chunk in map(group.column, range(group.num_columns)):
-        if chunk.path_in_schema.partition(".")[0] == name:
-            yield chunk
-
-
-def _has_delta_ids(group: parquet.RowGroupMetaData) -> bool:
-    """Returns true if ids are stored as differences from the previous one.
-
-    Then each may be as long as the whole column, and PyArrow can't make a dictionary."""
-    chunks = [c for c in _chunks(group, "id") if c.physical_type == "BYTE_ARRAY"]
-    return any(name.startswith("DELTA") for c in chunks for name in c.encodings)
-
-
-def _sequences(batch: pa.RecordBatch) -> Iterator[tuple[Any, np.ndarray | None]]:
-    """The id and the frames [T, F] of each row; None if they don't have that shape."""
-    ids = _ids(batch.column("id")) if "id" in batch.schema.names else None
-    steps, inner = _unpack(batch.column("frames"))  # [N + 1]
-    cells, numbers = _unpack(inner)  # [steps + 1]
-    values = numbers.to_numpy(zero_copy_only=False)  # null becomes NaN
-    for at, (begin, end) in enumerate(pairwise(steps)):
-        widths = np.diff(cells[begin : end + 1])
-        frames = None
-        if len(widths) and (widths == widths[0]).all() and widths[0]:
-            frames = values[cells[begin] : cells[end]].reshape(len(widths), -1)
-        yield ids[at] if ids else None, frames
-
-
-def _unpack(lists: pa.Array) -> tuple[np.ndarray, pa.Array]:
-    """The offsets [N + 1] of lists in their joined values, and the values."""
-    if types.is_fixed_size_list(lists.type):
-        lists = lists.cast(pa.large_list(lists.type.value_type))
-    return lists.offsets.to_numpy(), lists.values
-
-
-def _ids(column: pa.Array) -> list[Any]:
-    """Ids as Python values; equal ids are one object, since they may be long."""
-    if not types.is_dictionary(column.type):
-        ids: list[Any] = column.to_pylist()
-        return ids
-    places = column.indices.fill_null(-1).to_numpy()
-    used, inverse = np.unique(places, return_inverse=True)
-    values = column.dictionary.take(pa.array(used, mask=used < 0)).to_pylist()
-    return [values[place] for place in inverse]
-
-
-def _inner(kind: Any) -> Any:
-    """The type of a list's values; None if the type is not a list."""
-    lists = (types.is_list, types.is_large_list, types.is_fixed_size_list)
-    return kind.value_type if kind is not None and any(f(kind) for f in lists) else None
+def _numbers(step: dict[str, Any], names: Sequence[str], place: int) -> list[float]:
+    """The features of a step."""
+    for name in names:
+        if name not in step:
+            reason = table_layout.missing(name, list(step), "feature")
+            raise ValueError(f"frames[{place}]: {reason}")
+        if type(step[name]) not in NUMBERS:
+            raise ValueError(f"frames[{place}][{name!r:.40}] must be a number")
+    try:
+        return [float(step[name]) for name in names]
+    except OverflowError:
+        raise ValueError(f"frames[{place}] must be finite in float32") from None
 
 
 _decoder = msgspec.json.Decoder(Line)

@@ -78,7 +78,7 @@ def ask_service(
                 for line in model_choice.notes(chosen, data):
                     typer.echo(line, err=True)
                 sequences, model = list(data), chosen.reference
-                ids = data.ids if data.columns.sequence else ()
+                ids = data.ids
             else:
                 sequences, file_model, file_top_k = files.read(file)
                 model, top_k = model or file_model, top_k or file_top_k

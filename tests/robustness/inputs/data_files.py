@@ -26,8 +26,10 @@ kind, path = sys.argv[1:]
 start, message = time.monotonic(), ""
 try:
     if kind == "bulk":
+        from model.bundle import bundle
         from service.bulk import shards
-        list(shards.open_file(path).read(0))
+        metadata = bundle.read(Path("bundles/vowels/1")).metadata
+        list(shards.open_file(path, metadata).read(0))
     else:
         from model.datasets import readers
         readers.read(Path(path))

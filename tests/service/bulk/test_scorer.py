@@ -8,8 +8,8 @@ import pytest
 
 from model.bundle.bundle import BundleError
 from service.bulk import bundle_choice
+from service.bulk.rows import Row
 from service.bulk.scorer import Scorer
-from service.bulk.shards import Row
 from service.settings import Settings
 from tests.support.bundles import copy_bundle, random_frames
 

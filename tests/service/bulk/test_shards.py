@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.datasets.readers import parquet_pages
-from service.bulk import shards
-from tests.support.bundles import random_frames
+from service.bulk import nested_parquet, shards
+from tests.support.bundles import make_metadata, random_frames
 from tests.support.tables import understate
 
 pa = pytest.importorskip("pyarrow")
@@ -26,11 +26,18 @@ KINDS = {
 }
 
 
-def rows(file, features=3):
+def open_file(file, names=("x0", "x1", "x2")):
+    """Open a file for a network of these features."""
+    metadata = make_metadata(features=len(names))
+    inputs = metadata.input.model_copy(update={"names": names})
+    return shards.open_file(str(file), metadata.model_copy(update={"input": inputs}))
+
+
+def rows(file, *names):
     """The rows of each shard of a file."""
-    sharded = shards.open_file(str(file))
+    sharded = open_file(file, *names)
     return [
-        [sharded.parse(item, features) for item in sharded.read(number)]
+        [sharded.parse(item) for item in sharded.read(number)]
         for number in range(sharded.count)
     ]
 
@@ -49,7 +56,7 @@ class TestLines:
         file.write_bytes(breaks.join(lines) + (breaks if ending and lines else b""))
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(shards, "SHARD_BYTES", size)
-            sharded = shards.open_file(str(file))
+            sharded = open_file(file)
             assert sharded.count == -(-file.stat().st_size // size)
             read = [line for n in range(sharded.count) for line in sharded.read(n)]
         assert [line.rstrip(b"\r") for line in read] == lines
@@ -106,7 +113,7 @@ class TestLines:
         monkeypatch.setattr(shards, "SHARD_BYTES", 100)
         file = tmp_path / "some.jsonl"
         file.write_bytes(b"x" * 99 + b"\n" + b"y" * 150)
-        sharded = shards.open_file(str(file))
+        sharded = open_file(file)
         file.write_bytes(b"x" * 99 + b"\n" + b"y" * 20)
         with pytest.raises(OSError, match="has become shorter"):
             list(sharded.read(1))
@@ -151,19 +158,21 @@ class TestParquet:
         """A file with other columns, or that is not Parquet, is refused."""
         file = tmp_path / "some.parquet"
         for columns, reason in (
-            ({"frame": [1]}, r"needs one column frames; there are: frame"),
+            ({"frame": [1]}, r"1 feature columns \(frame\); the network takes 3"),
+            ({"frames": [[{"x0": 1, "x1": "a"}]]}, "'x1' holds string; leave it out"),
+            ({"frames": [[{"x0": 1, "x2": 1}]]}, "2 feature columns"),
             ({"frames": [[1.0]]}, "must be lists of lists of numbers"),
             ({"frames": [[["1"]]]}, "must be lists of lists of numbers"),
             ({"frames": [[[1]]], "id": [b"a"]}, "id must be text or whole numbers"),
         ):
             parquet.write_table(pa.table(columns), file)
             with pytest.raises(ValueError, match=reason):
-                shards.open_file(str(file))
+                open_file(file)
         file.write_bytes(b"not Parquet")
         with pytest.raises(
             ValueError, match=r"Parquet magic bytes|Parquet file size is"
         ):
-            shards.open_file(str(file))
+            open_file(file)
 
 
 class TestDecompression:
@@ -183,7 +192,7 @@ class TestDecompression:
     def test_row_group(self, file, monkeypatch):
         """A row group with too many rows, numbers or bytes is refused."""
         for limit in ("MAX_NUMBERS", "MAX_ROWS", "MAX_BYTES"):
-            monkeypatch.setattr(shards, limit, 100_000)
+            monkeypatch.setattr(nested_parquet, limit, 100_000)
         for frames, ids, reason in (
             ([[[0.0] * 3] * 40_000], None, "120,000 numbers in frames"),
             ([[[]] * 120_000], None, "120,000 numbers in frames"),
@@ -194,13 +203,13 @@ class TestDecompression:
             assert file.stat().st_size < 4_000
             message = rf"some\.parquet: {reason} in row group 0, at most 100,000; write"
             with pytest.raises(ValueError, match=message):
-                shards.open_file(str(file))
+                open_file(file)
 
     @pytest.mark.parametrize("delta", [False, True], ids=["alike", "prefixes"])
     def test_ids(self, file, monkeypatch, delta):
         """Long ids that take few bytes in the file take few in memory. They are refused,
         because each would be in its line of output."""
-        monkeypatch.setattr(shards, "MAX_BYTES", 1_000_000)
+        monkeypatch.setattr(nested_parquet, "MAX_BYTES", 1_000_000)
         count = 4_000
         ids = [f"{'a' * 20_000}{n if delta else ''}" for n in range(count)]
         encoding = {"id": "DELTA_BYTE_ARRAY"} if delta else None
@@ -243,7 +252,7 @@ class TestDecompression:
         rng = np.random.default_rng(3)
         frames = [random_frames(rng, int(n)) for n in rng.integers(1, 30, 50)]
         ids = [None if n % 7 == 0 else f"id {n // 3}" for n in range(50)]
-        monkeypatch.setattr(shards, "BATCH_NUMBERS", 100)
+        monkeypatch.setattr(nested_parquet, "BATCH_NUMBERS", 100)
         self.write(file, [sequence.tolist() for sequence in frames], ids)
         (group,) = rows(file)
         assert [row.id for row in group] == ids
@@ -253,13 +262,13 @@ class TestDecompression:
 
 def test_other_files(tmp_path):
     """A file of another format, a folder, or a missing file is refused."""
-    for name in ("some.csv", "some", "some.jsonl.gz"):
+    for name in ("some.xls", "some", "some.jsonl.gz"):
         (tmp_path / name).write_text("1,2")
-        with pytest.raises(ValueError, match=r"known are \.jsonl, \.ndjson, \.parquet"):
-            shards.open_file(str(tmp_path / name))
+        with pytest.raises(ValueError, match=r"unknown format .*; known are \.jsonl"):
+            open_file(tmp_path / name)
     for name in ("nowhere.jsonl", "."):
         with pytest.raises(FileNotFoundError, match="no such file"):
-            shards.open_file(str(tmp_path / name))
+            open_file(tmp_path / name)
     with pytest.raises(ValueError, match=r"^unknown://bucket/a\.jsonl: ") as caught:
-        shards.open_file("unknown://me:secret@bucket/a.jsonl")
+        open_file("unknown://me:secret@bucket/a.jsonl")
     assert "secret" not in str(caught.value)
