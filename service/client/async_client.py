@@ -83,9 +83,8 @@ class AsyncClient:
     ) -> Classifications:
         """Predict one class for each sequence; see `Client.classify`."""
         names = Names(by, step, label, tuple(ignore))
-        arguments = Arguments(
-            sequences, names, model, top_k, states, return_state, progress
-        )
+        data = tables.collect(sequences)
+        arguments = Arguments(data, names, model, top_k, states, return_state, progress)
         return await self._predict("classify", Classifications, arguments)
 
     async def label(
@@ -104,9 +103,8 @@ class AsyncClient:
     ) -> Labellings:
         """Predict one class for each step of each sequence."""
         names = Names(by, step, label, tuple(ignore))
-        arguments = Arguments(
-            sequences, names, model, top_k, states, return_state, progress
-        )
+        data = tables.collect(sequences)
+        arguments = Arguments(data, names, model, top_k, states, return_state, progress)
         return await self._predict("label", Labellings, arguments)
 
     def stream(

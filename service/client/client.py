@@ -134,9 +134,8 @@ class Client:
             ValueError: a sequence is not an array of numbers, or a column is missing.
         """
         names = Names(by, step, label, tuple(ignore))
-        arguments = Arguments(
-            sequences, names, model, top_k, states, return_state, progress
-        )
+        data = tables.collect(sequences)
+        arguments = Arguments(data, names, model, top_k, states, return_state, progress)
         return self._predict("classify", Classifications, arguments)
 
     def label(
@@ -155,9 +154,8 @@ class Client:
     ) -> Labellings:
         """Predict one class for each step of each sequence; see `classify`."""
         names = Names(by, step, label, tuple(ignore))
-        arguments = Arguments(
-            sequences, names, model, top_k, states, return_state, progress
-        )
+        data = tables.collect(sequences)
+        arguments = Arguments(data, names, model, top_k, states, return_state, progress)
         return self._predict("label", Labellings, arguments)
 
     def stream(

@@ -1,6 +1,6 @@
 """The bodies of the clients' requests: sequences as JSON."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -47,7 +47,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Arguments:
-    """The arguments of a call of `classify` or `label`."""
+    """The arguments of a call of `classify` or `label`; `data` is collected."""
 
     data: Data
     names: Names
@@ -94,7 +94,7 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
 def _arrays(arguments: Arguments) -> list[Floats]:
     if arguments.names != Names(None, None, None, ()):
         raise ValueError("by, step, label and ignore name columns of a DataFrame")
-    assert isinstance(arguments.data, Iterable)
+    assert isinstance(arguments.data, list)
     arrays = []
     for index, frames in enumerate(arguments.data):
         if is_dataframe(frames):  # NumPy would take its columns by their places

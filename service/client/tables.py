@@ -4,7 +4,7 @@ The readers of `model.datasets` read them, as they read the files of the command
 They are imported when a DataFrame comes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -46,6 +46,19 @@ def is_dataframe(value: object) -> bool:
     from model.datasets import readers
 
     return readers.is_dataframe(value)
+
+
+def collect(data: Data) -> Data:
+    """The data, which can be read several times: a DataFrame, or a list.
+
+    Raises:
+        ValueError: it is neither a DataFrame nor several sequences.
+    """
+    if is_dataframe(data):
+        return data
+    if not isinstance(data, Iterable):
+        raise ValueError(f"expected a list of sequences, not {type(data).__name__}")
+    return list(data)
 
 
 def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":

@@ -144,6 +144,10 @@ def test_arrays(server, kind):
     assert table["sequence"] == ["1", "1", "2"]
     assert table["step"].tolist() == [1, 2, 1]
     assert client.classify([np.zeros((2, 3))]).to_dict()["sequence"] == ["1"]
+    again = client.label(frames for frames in [np.zeros((2, 3)), np.ones((1, 3))])
+    assert again.to_dict()["label"] == table["label"]
+    with pytest.raises(ValueError, match="expected a list of sequences, not int"):
+        client.classify(5)
     with pytest.raises(ValueError, match="DataFrame"):
         client.classify([np.zeros((2, 3))], by="run")
     with pytest.raises(ValueError, match="top_k"):
