@@ -275,7 +275,7 @@ def predict(
 
     `unrolled predict my.csv --model mine -o answers.csv`
 
-    `unrolled predict my.csv --bundle bundles/mine -o answers.parquet`
+    `unrolled predict my.csv --bundle trained/mine -o answers.parquet`
     """
     from service.cli import predict_file
 

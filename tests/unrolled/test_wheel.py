@@ -135,4 +135,4 @@ def test_trains(run, tmp_path):
     shipped one to ./trained, which `serve` serves too."""
     run("unrolled", "train", "vowels", *TINY)
     assert (tmp_path / "trained" / "vowels" / "2" / "saved_model.pb").is_file()
-    assert "vowels, version 1" in run("unrolled", "inspect", "bundles/vowels")
+    assert "vowels, version 2" in run("unrolled", "inspect", "trained/vowels")

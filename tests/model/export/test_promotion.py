@@ -15,6 +15,7 @@ from model.training import evaluation
 from tests.support import exports
 from tests.support.networks import make_dataset
 
+SLOW = pytest.mark.slow
 answers = st.lists(st.booleans(), min_size=1, max_size=200)
 
 
@@ -105,7 +106,10 @@ class TestDecide:
         assert promotion.decide(publish(folder, tmp_path), dataset, "better") is None
         assert not (tmp_path / "walks" / labels.LABELS).exists()
 
-    @pytest.mark.parametrize("choice", ["better", "never", "always"])
+    @pytest.mark.parametrize(
+        "choice",
+        ["better", *(pytest.param(c, marks=SLOW) for c in ("never", "always"))],
+    )
     def test_same(self, source, tmp_path, choice):
         """The same network is not worse: it takes over unless that is forbidden."""
         folder, dataset = source
@@ -168,6 +172,7 @@ class TestDecide:
         assert "version 1 is broken" in result.reason
         assert "saved_model.pb: SHA-256 differs" in result.reason
 
+    @SLOW
     def test_validation(self, source, tmp_path):
         """Without a test part both answer the validation part."""
         folder, dataset = source
@@ -176,6 +181,7 @@ class TestDecide:
         result = promotion.decide(publish(folder, tmp_path), dataset, "better")
         assert result.part == "validation"
 
+    @SLOW
     def test_promoted_meanwhile(self, source, tmp_path, monkeypatch):
         """If another version was promoted during the comparison, it is compared with
         that one; this ends."""
