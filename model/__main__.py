@@ -236,7 +236,8 @@ def evaluate(
         tables = {part: result.metrics} | ({"new": result.new} if result.new else {})
         console.console.print(console.metrics_table(title, tables))
         if part == "all" or result.new:
-            console.console.print(console.membership_text(result.counts))
+            text = console.membership_text(result.counts)
+            console.console.print(text, soft_wrap=True)
         console.console.print(console.class_table(result.metrics))
 
 

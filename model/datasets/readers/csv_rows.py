@@ -22,7 +22,7 @@ from model.datasets.readers.table_layout import Expected, Layout
 
 BLOCK = 8192  # Rows in memory as Python objects at a time.
 DELIMITERS = ",;\t|"
-SEPARATOR = re.compile(r"sep=(.)\s*", re.IGNORECASE)  # Excel's first line
+SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)  # Excel's first line
 DECIMAL_COMMA = re.compile(r"\s*[+-]?\d*,\d+([eE][+-]?\d+)?\s*")
 HINTS = (  # how to go on after text where a number belongs
     (r"true|false", "write 1 for true and 0 for false"),
@@ -60,7 +60,7 @@ def read(path: Path, expected: Expected) -> Sequences:
     if number is None:
         raise files.ReadError(path, None, "no rows in the file")
     header = [column.strip() for column in header]
-    if all(map(long_rows.is_number, header)):
+    if all(_is_number(cell, delimiter) for cell in header):
         rows = chain([(number, header)], rows)
         header = _names(path, len(header), expected)
     while not header[-1]:
@@ -91,16 +91,29 @@ def _names(path: Path, count: int, expected: Expected) -> list[str]:
 
 
 def _sniff(line: str) -> str:
-    """Return the delimiter that divides a line into most columns."""
+    """Return the delimiter that divides a line into most columns.
 
-    def count(delimiter: str) -> int:
+    Cells that are all numbers decide: a comma may also be part of a number.
+    """
+
+    def divide(delimiter: str) -> list[str]:
         try:
             reader = csv.reader([line], delimiter=delimiter, skipinitialspace=True)
-            return len(next(reader, []))
+            return next(reader, [])
         except csv.Error:
-            return 0
+            return []
 
-    return max(DELIMITERS, key=count)
+    for delimiter in DELIMITERS[1:]:
+        cells = divide(delimiter)
+        if len(cells) > 1 and all(_is_number(cell, delimiter) for cell in cells):
+            return delimiter
+    return max(DELIMITERS, key=lambda delimiter: len(divide(delimiter)))
+
+
+def _is_number(cell: str, delimiter: str) -> bool:
+    """Return true for a number, or a cell that is missing one."""
+    comma = delimiter != "," and DECIMAL_COMMA.fullmatch(cell)
+    return bool(comma) or long_rows.is_number(cell)
 
 
 def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:

@@ -3,6 +3,7 @@
 import { Problem } from "../api.js";
 
 const DELIMITERS = [",", ";", "\t", "|"];
+const SEPARATOR = /^sep=([^\w\s"]|\t)\r?$/i; // Excel's first line
 const NUMBER = /^[+-]?(\d+\.?\d*|\.\d+)(e[+-]?\d+)?$/i;
 const DECIMAL_COMMA = /^[+-]?\d*,\d+(e[+-]?\d+)?$/i;
 const MISSING = ["", "nan", "na", "n/a", "null", "none", "?"]; // in lower case
@@ -15,8 +16,10 @@ const MISSING = ["", "nan", "na", "n/a", "null", "none", "?"]; // in lower case
  */
 export function parse(text) {
   const first = text.split("\n").find((line) => line.trim()) ?? "";
-  const delimiter = sniff(first.replace(/\r$/, ""));
-  return { delimiter, lines: split(text, delimiter) };
+  const separator = SEPARATOR.exec(first);
+  const delimiter = separator ? separator[1] : sniff(first.replace(/\r$/, ""));
+  const lines = split(text, delimiter).filter(({ cells }) => cells.some((c) => c.trim()));
+  return { delimiter, lines: separator ? lines.slice(1) : lines };
 }
 
 /** The delimiter that divides a line into most cells. Cells that are all numbers decide,

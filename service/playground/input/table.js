@@ -25,10 +25,12 @@ function readCsv(text) {
   if (!lines.length) throw fault("The input holds no sequences.");
   const [{ cells }] = lines;
   const headed = !cells.every((cell) => isNumber(cell, delimiter));
+  while (headed && !cells.at(-1)) cells.pop(); // delimiters at the end of the line
   const header = headed ? cells.map((name, at) => name || `column ${at + 1}`) : null;
   const width = cells.length;
   for (const line of lines) {
-    if (line.cells.length === width) continue;
+    const more = line.cells.slice(width);
+    if (line.cells.length >= width && more.every((cell) => !cell.trim())) continue;
     const has = `${line.cells.length} cells`;
     throw fault(`Line ${line.number} has ${has}; the first line has ${width}.`);
   }

@@ -188,6 +188,19 @@ def test_csv_of_other_programs(tmp_path):
         assert sequences.dataset().digest == expected.dataset().digest
 
 
+def test_csv_without_a_header(tmp_path):
+    """A file of numbers alone goes by the places of its columns."""
+    path = tmp_path / "data.csv"
+    for text, frames in (
+        ("1,2\n3,4\n", [[1, 2], [3, 4]]),
+        ("1;2\n3;4\n", [[1, 2], [3, 4]]),
+        ("1,5;2,5\n3;4\n", [[1.5, 2.5], [3, 4]]),
+        ("sep=;\n1,5;2,5\n", [[1.5, 2.5]]),
+    ):
+        path.write_text(text)
+        assert readers.read_sequences(path, features="ab").frames.tolist() == frames
+
+
 def test_csv_task(tmp_path):
     """A label that changes is refused for task classify, and guessed as label."""
     path, text = tmp_path / "data.csv", CSV + "a,2,y,1,2,train\n"
