@@ -1,25 +1,17 @@
-"""Write walks_TRAIN.ts and walks_TEST.ts: synthetic walks, to try training on a file.
+"""Write walks.csv and walks_test.csv: synthetic walks, to try training on a file.
 
     python examples/walks.py
 
 A walk has 8 to 40 strides, (east, north) in metres, with noise. Its class is the path:
-straight, in a circle, or aimless.
+straight, in a circle, or aimless. The files are synthetic, and no rights are reserved.
 """
 
+import csv
 from pathlib import Path
 
 import numpy as np
 
-HEAD = """# Synthetic, by examples/walks.py; no rights reserved.
-@problemName walks
-@timeStamps false
-@missing false
-@univariate false
-@dimensions 2
-@equalLength false
-@classLabel true straight circle aimless
-@data
-"""
+HEADER = ("sequence", "step", "east", "north", "label")
 
 
 def walk(kind: str, random: np.random.Generator) -> np.ndarray:
@@ -37,15 +29,16 @@ def walk(kind: str, random: np.random.Generator) -> np.ndarray:
 
 def main() -> None:
     random = np.random.default_rng(0)
-    for part, count in (("TRAIN", 60), ("TEST", 40)):
-        lines = []
-        for kind in ("straight", "circle", "aimless"):
-            for _ in range(count):
-                columns = walk(kind, random).round(2).T
-                text = ":".join(",".join(map(str, column)) for column in columns)
-                lines.append(f"{text}:{kind}\n")
-        path = Path(__file__).with_name(f"walks_{part}.ts")
-        path.write_text(HEAD + "".join(lines))
+    for name, count in (("walks.csv", 60), ("walks_test.csv", 40)):
+        kinds = [
+            kind for kind in ("straight", "circle", "aimless") for _ in range(count)
+        ]
+        with Path(__file__).with_name(name).open("w", newline="") as file:
+            writer = csv.writer(file, lineterminator="\n")
+            writer.writerow(HEADER)
+            for number, kind in enumerate(kinds, 1):
+                for step, stride in enumerate(walk(kind, random).round(2).tolist()):
+                    writer.writerow([f"walk-{number}", step, *stride, kind])
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ app = typer.Typer(
     help="Train a recurrent network on sequences, and export it as a bundle.\n\n"
     "`unrolled datasets` lists the built-in data sets and the file formats.\n\n"
     "`unrolled train vowels` trains on a built-in set in a minute.\n\n"
-    "`unrolled train my.jsonl --name mine` trains on your own file.",
+    "`unrolled train my.csv` trains on your own file.",
 )
 Source = Annotated[
     str,
@@ -121,8 +121,7 @@ def train(
 
     `unrolled train letters-live --epochs 40`
 
-    `unrolled train walks_TRAIN.ts --test walks_TEST.ts --task classify
-    --name walks --cell gru --layers 1 --hidden 64 --epochs 60`
+    `unrolled train walks.csv --test walks_test.csv --cell gru --layers 1 --hidden 64`
     """
     with _reported_errors():
         config = arguments.build_config(source, preset, settings, name, flags)

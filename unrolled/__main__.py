@@ -75,11 +75,10 @@ def main() -> None:
     `unrolled serve` serves the shipped bundles on port 8000: open
     http://localhost:8000/ and draw a digit.
 
-    `unrolled train my.jsonl --name mine` trains on your data, and writes the bundle
-    trained/mine/1, which `unrolled serve` serves too. `unrolled datasets` shows the
-    formats.
+    `unrolled train my.csv` trains on your data, and writes the bundle trained/my/1,
+    which `unrolled serve` serves too. `unrolled datasets` shows the formats.
 
-    `unrolled predict my.csv --model mine -o answers.csv` asks the running service.
+    `unrolled predict new.csv --model my -o answers.csv` asks the running service.
     """
 
 
