@@ -228,7 +228,8 @@ class Runner:
 
     def run_console(self, text: str) -> None:
         for command, expected in commands_of(text):
-            check_output(expected, self.run_shell(command))
+            # A terminal shows both outputs.
+            check_output(expected, self.run_shell(f"{{ {command}\n}} 2>&1"))
 
 
 def commands_of(text: str) -> list[tuple[str, str]]:
