@@ -3,14 +3,14 @@
 from dataclasses import dataclass, field
 
 import numpy as np
-from numpy.typing import NDArray
 
 from model.bundle.bundle import Metadata
 from model.datasets import answers
 from model.datasets.readers import Sequences
 
 Floats = np.ndarray[tuple[int, ...], np.dtype[np.float32]]
-Table = dict[str, list[str] | list[str | None] | NDArray[np.generic]]
+Numbers = np.ndarray[tuple[int, ...], np.dtype[np.generic]]
+Table = dict[str, list[str] | list[str | None] | Numbers]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
