@@ -3,13 +3,15 @@
 import csv
 import io
 import json
+import subprocess
+import sys
 
 import pytest
 
 from service.settings import Settings
 from tests.browser.browser import BUNDLES, choose, drop, opened, wait_for
 from tests.browser.inputs import sequences_of, vowels_csv
-from tests.support.servers import running
+from tests.support.servers import ROOT, running
 
 pytestmark = pytest.mark.browser
 MOST = 3  # sequences in a request, where that is limited
@@ -73,14 +75,33 @@ def test_download(answered):
     name, rows = download(answered)
     assert name == "test part-answers.csv"
     classes = list("123456789")
-    head = ["sequence", "label", "predicted", "probability", *classes]
-    assert list(rows[0]) == head
+    shares = [f"probability_{name}" for name in classes]
+    assert list(rows[0]) == ["sequence", "label", "probability", "true_label", *shares]
     assert [row["sequence"] for row in rows] == [f"s{at}" for at in range(370)]
-    assert sum(row["label"] != row["predicted"] for row in rows) == 6
+    assert sum(row["label"] != row["true_label"] for row in rows) == 6
     for row in rows:
-        shares = {name: float(row[name]) for name in classes}
-        assert max(shares, key=shares.get) == row["predicted"]
-        assert float(row["probability"]) == max(shares.values())
+        by_class = {name: float(row[f"probability_{name}"]) for name in classes}
+        assert max(by_class, key=by_class.get) == row["label"]
+        assert float(row["probability"]) == max(by_class.values())
+
+
+def test_as_predict(answered, service, tmp_path):
+    """The download is the table that `unrolled predict` writes for the same file."""
+    file, table = tmp_path / "test.csv", tmp_path / "answers.csv"
+    file.write_text(vowels_csv(370))
+    command = [sys.executable, "-m", "unrolled", "predict", file, "-o", table]
+    command += ["--model", "vowels", "--url", service.url]
+    subprocess.run(command, check=True, cwd=ROOT, capture_output=True)
+    with table.open(encoding="utf-8") as lines:
+        expected = list(csv.DictReader(lines))
+    _, rows = download(answered)
+    assert list(rows[0]) == list(expected[0])
+    for row, other in zip(rows, expected, strict=True):
+        for name, cell in row.items():
+            if name.startswith("probability"):
+                assert float(cell) == pytest.approx(float(other[name]), abs=1e-6)
+            else:
+                assert cell == other[name]
 
 
 def test_swapped_columns(answered, page):
@@ -107,14 +128,9 @@ def test_steps(page):
     assert labels.locator(".run").first.inner_text() == "z"
     _, rows = download(page)
     assert len(rows) == steps
-    assert list(rows[0])[:5] == [
-        "sequence",
-        "step",
-        "label",
-        "predicted",
-        "probability",
-    ]
-    assert [row["label"] for row in rows[: len(wrong)]] == wrong
+    head = ["sequence", "step", "label", "probability", "true_label", "probability_a"]
+    assert list(rows[0])[:6] == head
+    assert [row["true_label"] for row in rows[: len(wrong)]] == wrong
     assert [row["step"] for row in rows[:2]] == ["1", "2"]
 
 

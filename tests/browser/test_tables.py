@@ -109,6 +109,7 @@ def test_refusals(page):
             "“vibration” (is it “Vibration”?)",
         ),
         ("Vibration,sped\n1,2", ["vibration", "speed"], "“speed” (is it “sped”?)"),
+        ("Sequence,a\np,1", ["a"], "“Sequence”: rename it “sequence”"),
         ("a\n1", ["b"], "1 feature of net is missing"),
         ("a,b\n1,2", ["x0"], "2 columns of numbers; net takes 1"),
         ("1,2\n3,4", ["a", "b", "c"], "2 features per step; net takes 3"),

@@ -38,11 +38,14 @@ export function assign(header, model) {
     return !special.includes(at) && (name !== SPLIT || features.includes(SPLIT));
   });
   const names = match(rest, model);
-  return {
-    ...places,
-    features: names.map((name) => header.indexOf(name)),
-    unused: rest.filter((name) => !names.includes(name)),
-  };
+  const unused = rest.filter((name) => !names.includes(name));
+  const ids = model.training?.columns?.sequence ?? "sequence";
+  const like = unused.find((name) => plain(name) === plain(ids));
+  if (places.sequence < 0 && like != null) {
+    // Otherwise the table would be taken as one sequence.
+    throw new Problem(0, { title: `The column “${like}”: rename it “${ids}”, or remove it.` });
+  }
+  return { ...places, features: names.map((name) => header.indexOf(name)), unused };
 }
 
 /** The columns of the features, in their order. */
@@ -78,9 +81,10 @@ export function checkWidth(width, { name, features }) {
   );
 }
 
+const plain = (text) => text.toLowerCase().replace(/[ _.-]/g, "");
+
 /** The name that is most like another, apart from case and separators; undefined if none is. */
 export function nearest(name, known) {
-  const plain = (text) => text.toLowerCase().replace(/[ _.-]/g, "");
   const wanted = plain(name);
   const ranked = known
     .map((other) => {

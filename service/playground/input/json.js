@@ -16,7 +16,8 @@ export function read(text) {
   const all = values.flatMap(sequencesOf);
   return {
     sequences: all.map(({ id, ...sequence }, at) => {
-      return { name: id == null ? `sequence ${at + 1}` : String(id), ...sequence };
+      const name = id == null ? `sequence ${at + 1}` : String(id);
+      return { name, id: String(id ?? at + 1), ...sequence };
     }),
   };
 }

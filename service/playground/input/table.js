@@ -43,9 +43,9 @@ function readCsv(text) {
  * @param {object} input of `read`
  * @param {{name: string, features: string[]}} model
  * @returns {{sequences: {name: string, frames: number[][], labels?: string[],
- *   label?: string, steps?: string[]}[], unused: string[]}} `frames` in the order of the
- *   model's features; `labels` of the steps and `label` of the sequence as the input has
- *   them; names of the columns without a use
+ *   label?: string, steps?: string[]}[], unused: string[], names: object}} `frames` in the
+ *   order of the model's features; `labels` of the steps and `label` of the sequence as the
+ *   input has them; names of the columns without a use, and of `sequence` and `step`
  * @throws {Mismatch} the input is for another model
  * @throws {Problem} a cell is not a number, or the rows are not in order
  */
@@ -76,7 +76,7 @@ function fitSequences({ sequences }, model) {
     }
     return { ...sequence, frames };
   });
-  return { sequences: all, unused: [...unused] };
+  return { sequences: all, unused: [...unused], names: {} };
 }
 
 /** The steps of a sequence whose steps are lists or, with names, objects. */
@@ -141,7 +141,10 @@ function fitTable(input, model) {
   }
   const sequences = [...groups].map(([name, rows]) => sequenceOf(name, rows, columns));
   if (!sequences.length) throw fault("The input holds no sequences.");
-  return { sequences, unused: columns.unused };
+  if (columns.sequence < 0) sequences[0].id = "1";
+  const { names, sequence, step } = columns;
+  const special = { sequence: names[sequence], step: names[step] };
+  return { sequences, unused: columns.unused, names: special };
 }
 
 function sequenceOf(name, rows, { label, step, names }) {

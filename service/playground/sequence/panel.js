@@ -21,6 +21,7 @@ export function start(models, samples, limits) {
   let text = ""; // of the input, kept for when another model is chosen
   let source = ""; // name of the file
   let answers; // undefined without a readable input
+  let columns; // names, of the input
   let at = 0;
   let failed = false;
   let run = 0;
@@ -121,7 +122,8 @@ export function start(models, samples, limits) {
     let input;
     try {
       input = read(text);
-      const { sequences, unused } = fit(input, described);
+      const { sequences, unused, names } = fit(input, described);
+      columns = names;
       answers = new Answers(described, sequences, limits);
       describeInput(sequences, unused);
     } catch (error) {
@@ -136,13 +138,13 @@ export function start(models, samples, limits) {
   function describeInput(sequences, unused) {
     const steps = sequences.reduce((sum, { frames }) => sum + frames.length, 0);
     const named = unused.slice(0, NAMED).map((name) => `“${name}”`).join(", ");
-    const columns = unused.length === 1 ? "column" : "columns";
+    const noun = unused.length === 1 ? "column" : "columns";
     const more = unused.length > NAMED ? ` and ${unused.length - NAMED} more` : "";
     fill(
       find("sequence-source"),
       make("strong", {}, source || "The text"),
       `: ${count(sequences.length, "sequence")}, ${count(steps, "step")}.`,
-      unused.length ? ` ${described.name} does not use the ${columns} ${named}${more}.` : null,
+      unused.length ? ` ${described.name} does not use the ${noun} ${named}${more}.` : null,
     );
   }
 
@@ -179,7 +181,7 @@ export function start(models, samples, limits) {
     failed = false;
     if (!(await show(at)) || thisRun !== run) return;
     const more = () => {
-      if (thisRun === run) results.show(answers, downloadName());
+      if (thisRun === run) results.show(answers, downloadName(), columns);
       return thisRun === run;
     };
     try {

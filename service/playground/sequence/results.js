@@ -11,6 +11,7 @@ const ROWS = 500; // most sequences in the table
 
 export class Results {
   #answers;
+  #names;
   #place = 0;
   #wrong = [];
   #listed; // the answers in the table
@@ -24,7 +25,7 @@ export class Results {
     };
     find("answers-download").onclick = ({ target }) => {
       URL.revokeObjectURL(target.href);
-      target.href = URL.createObjectURL(new Blob([csv(this.#answers)], { type: "text/csv" }));
+      target.href = URL.createObjectURL(new Blob([csv(this.#answers, this.#names)], { type: "text/csv" }));
     };
   }
 
@@ -32,10 +33,12 @@ export class Results {
    * Show the answers that have arrived.
    *
    * @param {Answers} answers
-   * @param {string} name of the file to download
+   * @param {string} file name of the download
+   * @param {object} names of the input's columns, see `fit`
    */
-  show(answers, name) {
+  show(answers, file, names) {
     this.#answers = answers;
+    this.#names = names;
     const { sequences, model, count: done } = answers;
     const labelled = sequences.some((sequence) => isLabelled(sequence, model.task));
     this.labelled = labelled;
@@ -52,7 +55,7 @@ export class Results {
     find("answers-only").hidden = !wrong.length;
     if (!wrong.length) find("answers-wrong-only").checked = false;
     find("answers-download").hidden = !answers.complete;
-    find("answers-download").download = name;
+    find("answers-download").download = file;
     // While answers arrive the table stays, and with it the focus.
     if (answers.complete || this.#listed !== answers) this.#table();
   }
