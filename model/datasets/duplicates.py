@@ -35,8 +35,13 @@ def warnings(dataset: Dataset) -> list[str]:
             " sequences into one part (column split)"
         )
     if pairs := list(_contradictions(dataset, codes)):
+        count = (
+            "1 sequence equals"
+            if len(pairs) == 1
+            else f"{len(pairs):,} sequences equal"
+        )
         results.append(
-            f"{len(pairs):,} sequences equal another but for the label:"
+            f"{count} another but for the label:"
             f" {_join(dataset, pairs, 'label')}; no network can tell them apart: check"
             " the labels, or add a feature that differs"
         )

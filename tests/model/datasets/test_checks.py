@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.datasets import checks, duplicates
+from model.datasets import builtin, checks, duplicates
 from model.datasets.dataset import PARTS, TASKS, Dataset
 from model.datasets.summary import summarise
 from tests.support.networks import make_dataset
@@ -62,6 +62,12 @@ def test_good_data(task):
     data = make_dataset(task)
     assert checks.warnings(data) == []
     checks.refuse_untrained_classes(data)
+
+
+@pytest.mark.parametrize("name", ["vowels", "letters", "letters-unseen", "digits"])
+def test_builtin_sets(name):
+    """The built-in sets give no warning."""
+    assert checks.warnings(builtin.load(name)) == []
 
 
 class TestLabels:
@@ -166,7 +172,7 @@ class TestDuplicates:
         names = [data.classes[data.targets[n]] for n in (other, 0)]
         one_of(
             checks.warnings(copy_sequence(data, 0, other)),
-            "1 sequences equal another but for the label",
+            "1 sequence equals another but for the label",
             f"'{other + 1}' ({names[0]}) and '1' ({names[1]})",
         )
 
