@@ -13,6 +13,11 @@ MAX_CLASSES = 20  # of the table
 UNITS: dict[Task, str] = {"classify": "sequences", "label": "steps"}
 
 
+def counted(count: int, unit: str) -> str:
+    """A count with its unit, which is given as its plural."""
+    return f"{count:,} {unit if count != 1 else unit.removesuffix('s')}"
+
+
 def show(table: Table, task: Task, classes: Sequence[str], console: Console) -> None:
     """Print how right the answers are, if the table has the column `true_label`.
 
@@ -31,13 +36,12 @@ def show(table: Table, task: Task, classes: Sequence[str], console: Console) -> 
     if known:
         total = known.total()
         percent = 100 * right.total() / total
-        console.print(f"{percent:.2f} % of {total:,} {unit} are right")
+        console.print(f"right: {percent:.2f} % of {counted(total, unit)}")
     if unknown:
-        names = join_names(sorted(unknown))
-        count = unknown.total()
-        console.print(f"{count:,} {unit} have labels that the model lacks: {names}")
+        names = f"{join_names(sorted(unknown))} ({counted(unknown.total(), unit)})"
+        console.print(f"labels that the model lacks: {names}")
     if several := sum(n for (label, _), n in pairs.items() if label is None):
-        console.print(f"{several:,} {unit} have no label, or several")
+        console.print(f"no label, or several: {counted(several, unit)}")
     if known and len(classes) <= MAX_CLASSES:
         grid = Grid("class", box=None, pad_edge=False)
         grid.add_column(unit, justify="right")

@@ -89,9 +89,8 @@ def run(
     except KeyboardInterrupt:
         raise typer.Exit(INTERRUPTED) from None
     if output != "-":
-        console.print(
-            f"{output}: {len(data):,} sequences, answers of {chosen.reference}"
-        )
+        count = agreement.counted(len(data), "sequences")
+        console.print(f"{output}: {count}, answers of {chosen.reference}")
     agreement.show(table, chosen.task, chosen.classes, console)
 
 

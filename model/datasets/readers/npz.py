@@ -57,7 +57,7 @@ class _Archive:
         classes: tuple[str, ...] = ()
         task = expected.task
         if expected.training or "y" in self.arrays:
-            task, y = self.y(task, lengths)
+            task, y = self.y(task, lengths, expected.training)
             targets, classes = self.targets(y)
         names = self.strings("features") or default_features(frames.shape[1])
         if len(names) != frames.shape[1]:
@@ -132,8 +132,13 @@ class _Archive:
             raise self.fail("offsets", "contradicts 'lengths'")
         return results[0]
 
-    def y(self, task: Task | None, lengths: np.ndarray) -> tuple[Task, np.ndarray]:
-        """Return the task and the labels, [N] or [sum of lengths]."""
+    def y(
+        self, task: Task | None, lengths: np.ndarray, training: bool
+    ) -> tuple[Task | None, np.ndarray]:
+        """Return the task and the labels, [N] or [sum of lengths].
+
+        To predict, the labels of sequences of one step each may be of either task.
+        """
         if "y" not in self.arrays:
             raise files.ReadError(self.path, None, "array 'y' is missing")
         y, sequences, steps = self.arrays["y"], len(lengths), int(lengths.sum())
@@ -146,6 +151,8 @@ class _Archive:
                 f"sequence, or [{steps}], one a step",
             )
         if task is None and sequences == steps:
+            if not training:
+                return None, y
             reason = "one label a sequence or one a step? All lengths are 1: give task"
             raise self.fail("y", reason)
         task = task or ("classify" if len(y) == sequences else "label")

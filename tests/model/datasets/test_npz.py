@@ -185,3 +185,16 @@ class TestDecompressionBombs:
         assert ", array 'x': not a NumPy" in refused(path, path.read_bytes())
         assert tracemalloc.get_traced_memory()[1] < 5_000_000
         tracemalloc.stop()
+
+
+def test_one_step_each(tmp_path):
+    """Labels of sequences of one step each may be of either task, to predict; to train,
+    the task is needed."""
+    path = tmp_path / "a.npz"
+    np.savez(path, x=np.zeros((3, 2)), lengths=[1, 1, 1], y=[0, 1, 0])
+    sequences = readers.read_sequences(path)
+    for task in TASKS:
+        assert sequences.labels_of(1, task) == ["1"]
+        assert readers.read(path, task=task).task == task
+    with pytest.raises(readers.ReadError, match="All lengths are 1: give task"):
+        readers.read(path)

@@ -8,7 +8,7 @@ from service.settings import Settings
 from tests.support import tables
 from tests.support.bundles import OnnxEngine
 from tests.support.scheduler import FakeEngine, write_bundle
-from tests.support.servers import running
+from tests.support.servers import CLASSES, running
 from tests.support.streams import KEY
 
 
@@ -65,3 +65,12 @@ def service(named):
     settings = Settings(port=0, bundles=named, workers=1)
     with running(settings, load_engine=OnnxEngine) as server:
         yield server.url
+
+
+@pytest.fixture
+def table(tmp_path):
+    """A table in a file, and the path."""
+    table = tables.make_table(lengths=(3, 1, 4, 2), labels=CLASSES["walks"][:2])
+    path = tmp_path / "table.csv"
+    table.to_csv(path, index=False)
+    return table, path

@@ -1,33 +1,22 @@
 """The command `predict`: tables of answers, by a service and by a bundle."""
 
-import io
 import json
 import subprocess
 import sys
 
 import numpy as np
 import pandas
-import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from service.cli import predict_file
 from service.client import Client
-from tests.service.cli.commands import assert_fails, invoke
+from tests.service.cli.commands import assert_fails, invoke, predict
 from tests.support import tables
-from tests.support.processes import environment, free_port
+from tests.support.processes import environment
 from tests.support.servers import CLASSES, ROOT, SECONDS
 
 KINDS = CLASSES["walks"]
 CLOSE = {"rtol": 0, "atol": 1e-6}
-
-
-def predict(*arguments, **options):
-    """The table that the command prints, and its lines on standard error."""
-    result = invoke("predict", *arguments, **options)
-    assert result.exit_code == 0, result.stderr
-    frame = pandas.read_csv(io.StringIO(result.stdout), dtype={"run": str})
-    return frame, result.stderr.splitlines()
 
 
 def scores(frame):
@@ -44,15 +33,6 @@ def right_answers(service, table, model, task="classify"):
         predictions = method([*sequences.values()], model=model).predictions
     rows = (prediction.probabilities for prediction in predictions)
     return dict(zip(sequences, rows, strict=True))
-
-
-@pytest.fixture
-def table(tmp_path):
-    """A table in a file, and the path."""
-    table = tables.make_table(lengths=(3, 1, 4, 2), labels=KINDS[:2])
-    path = tmp_path / "table.csv"
-    table.to_csv(path, index=False)
-    return table, path
 
 
 class TestService:
@@ -158,7 +138,7 @@ class TestAgreement:
         table, path = table
         frame, lines = predict(path, "--model", "machines", "--url", service)
         right = frame["label"] == frame["true_label"]
-        assert lines[0] == f"{100 * right.mean():.2f} % of 4 sequences are right"
+        assert lines[0] == f"right: {100 * right.mean():.2f} % of 4 sequences"
         assert lines[1].split() == ["class", "sequences", "right", "%"]
         for line, name in zip(lines[2:], KINDS[:2], strict=True):
             share = 100 * right[frame["true_label"] == name].mean()
@@ -174,14 +154,14 @@ class TestAgreement:
         command = (tmp_path / "a.csv", "--url", service, "--model")
         frame, lines = predict(*command, "machines")
         assert frame["true_label"].isna().tolist() == [True, False, False, False]
-        assert "of 2 sequences are right" in lines[0]
+        assert lines[0].endswith(" % of 2 sequences")
         assert lines[1:3] == [
-            "1 sequences have labels that the model lacks: crack",
-            "1 sequences have no label, or several",
+            "labels that the model lacks: crack (1 sequence)",
+            "no label, or several: 1 sequence",
         ]
         _, lines = predict(*command, "moods")
         assert lines == [
-            "10 steps have labels that the model lacks: crack, leak, run, sit"
+            "labels that the model lacks: crack, leak, run, sit (10 steps)"
         ]
 
     def test_no_labels(self, service, table, tmp_path):
@@ -193,121 +173,6 @@ class TestAgreement:
         )
         assert lines == []
         assert "true_label" not in frame
-
-
-class TestModelChoice:
-    def test_only_one_fits(self, service, table, tmp_path):
-        """Without --model it is the only model with the file's features."""
-        table, path = table
-        renamed = dict(zip(tables.FEATURES, tables.STROKES, strict=True))
-        strokes = table.rename(columns=renamed)
-        strokes.to_csv(tmp_path / "strokes.csv", index=False)
-        frame, _ = predict(tmp_path / "strokes.csv", "--url", service)
-        assert list(frame)[-3:] == [f"probability_{n}" for n in CLASSES["tags"]]
-        result = invoke("predict", path, "--url", service)
-        message = f"{path}: fits several models: machines, moods; choose one with"
-        assert_fails(result, message)
-
-    def test_none_fits(self, service, table, tmp_path):
-        """If no model fits, the features of all models are listed; a wrong row is an
-        error of the model whose columns the file has."""
-        path = tmp_path / "a.csv"
-        path.write_text("x,y\n1,2\n")
-        result = invoke("predict", path, "--url", service)
-        assert_fails(result, f"{path}: its columns fit no model; there are: machines (")
-        assert "strokes (dx, dy, pressure)" in result.stderr
-        path.write_text("dx,dy,pressure\n1,2,3\n1,none at all,3\n")
-        result = invoke("predict", path, "--url", service)
-        assert_fails(result, f"{path}, line 3: column 'dy' is 'none at all'")
-
-    def test_nearest_column(self, service, table, tmp_path):
-        """With --model a missing feature is named with the nearest column."""
-        table, _ = table
-        path = tmp_path / "a.csv"
-        table.rename(columns={"vib x": "Vib_X"}).to_csv(path, index=False)
-        result = invoke("predict", path, "--url", service, "--model", "machines")
-        assert_fails(result, "feature 'vib x' is missing; did you mean 'Vib_X'?")
-
-
-class TestErrors:
-    def test_one_line(self, service, named, table, tmp_path):
-        """Each error is one line, before anything is written."""
-        _, path = table
-        url = f"http://127.0.0.1:{free_port()}"
-        model = ("--model", "machines")
-        for arguments, message in (
-            ((tmp_path / "none.csv", *model), "No such file"),
-            ((tmp_path / "a.xls", *model), "unknown format '.xls'"),
-            ((path, *model, "-o", tmp_path / "a.xls"), "unknown format '.xls'"),
-            ((path, *model, "-o", tmp_path / "x" / "a.csv"), "there is no folder"),
-            ((path, *model, "--url", url), f"{url}: Connection refused"),
-            ((path, "--model", "nobody"), f"{service}: 404"),
-            ((path, *model, "--label-column", "x"), "label column 'x' is missing"),
-            ((path, "--bundle", named, "--model", "nobody"), "no bundle nobody"),
-            ((path, "--bundle", tmp_path), "no bundle"),
-            ((path, "--bundle", named), "fits several models: machines, moods;"),
-        ):
-            result = invoke("predict", "--url", service, *arguments)
-            assert_fails(result, message)
-            assert result.stdout == ""
-        assert [file.name for file in tmp_path.iterdir()] == ["table.csv"]
-
-    def test_interrupted(self, service, table, tmp_path, monkeypatch):
-        """Ctrl-C is exit code 130, and no file; too little memory is an error."""
-        _, path = table
-        for error, code in ((KeyboardInterrupt, 130), (MemoryError, 1)):
-
-            def fail(*_, error=error):
-                raise error
-
-            monkeypatch.setattr(predict_file, "_ask", fail)
-            command = (path, "--url", service, "--model", "machines")
-            result = invoke("predict", *command, "-o", tmp_path / "a.csv")
-            assert result.exit_code == code
-            assert not (tmp_path / "a.csv").exists()
-        assert_fails(result, "not enough memory")
-
-    def test_replaced_model(self, service, table, monkeypatch):
-        """A model whose classes change while it answers is an error."""
-        _, path = table
-        read = predict_file.model_choice.read
-
-        def other_classes(*arguments):
-            chosen, data = read(*arguments)
-            object.__setattr__(chosen, "classes", ("a", "b"))
-            return chosen, data
-
-        monkeypatch.setattr(predict_file.model_choice, "read", other_classes)
-        result = invoke("predict", path, "--url", service, "--model", "machines")
-        assert_fails(result, "was replaced by a version of other classes")
-
-    def test_closed_pipe(self, named, table):
-        """Whoever reads only the first line gets it, without an error."""
-        _, path = table
-        script = (
-            "import sys, time\n"
-            "from service.__main__ import app\n"
-            "sys.stdin.readline()\n"  # until nobody reads the output any more
-            "app(sys.argv[1:])\n"
-        )
-        process = subprocess.Popen(
-            [
-                *(sys.executable, "-c", script, "predict", str(path)),
-                *("--bundle", str(named / "machines")),
-            ],
-            cwd=ROOT,
-            env=environment(),
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        process.stdout.close()
-        process.stdout = None
-        _, stderr = process.communicate("\n", timeout=SECONDS)
-        assert process.returncode == 0
-        assert "Error" not in stderr
-        assert "error" not in stderr
 
 
 class TestBundle:
