@@ -31,5 +31,9 @@ def test_site(tmp_path):
         html = (tmp_path / f"{page.stem}.html").read_text(encoding="utf-8")
         assert not LOADED.findall(html), page
     reference = (tmp_path / "python.html").read_text(encoding="utf-8")
-    for name in ("Client.classify", "AsyncStream.send", "RequestError"):
-        assert f'id="service.client.{name}"' in reference, name
+    for name in (
+        *("service.client.Client.classify", "service.client.AsyncStream.send"),
+        *("service.client.RequestError", "model.workflow.train"),
+        "model.inference.network.Network.classify",
+    ):
+        assert f'id="{name}"' in reference, name

@@ -255,6 +255,10 @@ class TestLoad:
             (folder / "3", 3, "3"),
         ):
             assert model.load(path, version=version).version == loaded
+        empty = tmp_path / "empty"
+        empty.mkdir()
+        with pytest.raises(BundleError, match="empty: no bundle"):
+            model.load(empty)
         labels.promote([folder], 3)
         labels.promote([folder], 1, "old")
         assert model.load(folder).version == "3"
@@ -301,6 +305,9 @@ class TestLoad:
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(engine, "TOLERANCE", -1.0)
             with pytest.raises(BundleError, match="misses the golden answers by"):
+                model.load(folder)
+            patch.setattr(engine.onnxruntime, "InferenceSession", object)
+            with pytest.raises(BundleError, match="1: TypeError: object"):
                 model.load(folder)
         with (folder / bundle.NETWORK).open("ab") as file:
             file.write(b"!")
