@@ -11,11 +11,10 @@ import pytest
 from tests.support.servers import ROOT
 
 LONGEST, MOST_MODULES = 400, 12  # lines of a file, modules of a folder
-HEAVY = {"tensorflow", "keras", "onnx", "matplotlib"}
+HEAVY = {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib"}
 # Imported by who needs it, when that is chosen.
 LIBRARIES = {
     "service.worker.tensorflow_engine": {"tensorflow"},
-    "service.worker.onnx_engine": {"onnxruntime"},
     "service.ray": {"ray"},
     "service.bulk.object_store": {"pyarrow"},
     "service.bulk.nested_parquet": {"pyarrow"},

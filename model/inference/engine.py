@@ -6,8 +6,8 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
-import onnxruntime
 
+from model.bundle import onnx_step
 from model.bundle.bundle import NETWORK, TOLERANCE, Bundle, BundleError
 from model.datasets.readers import Sequences
 
@@ -32,17 +32,8 @@ class Engine:
         """
         self._metadata = bundle.metadata
         self._threads = threads or _cores()
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = options.inter_op_num_threads = 1
-        options.log_severity_level = 3
-        # ONNX Runtime's own format is not accepted: the checks do not cover it.
-        options.add_session_config_entry("session.load_model_format", "ONNX")
         try:
-            self._session = onnxruntime.InferenceSession(
-                bundle.content(NETWORK.as_posix()),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
+            self._step = onnx_step.load(bundle.content(NETWORK.as_posix()))
             difference = bundle.golden().difference(self._step)
         except BundleError:
             raise
@@ -115,17 +106,6 @@ class Engine:
                 continue
             for row, place, count in zip(results, places, steps, strict=True):
                 scores[place] = row[:count]
-
-    def _step(
-        self, frames: np.ndarray, lengths: np.ndarray, state: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """See `golden.Step`."""
-        inputs = {"frames": frames, "lengths": lengths}
-        if not self._metadata.state_size:
-            return self._session.run(None, inputs)[0], state
-        inputs["state"] = state
-        probabilities, state = self._session.run(None, inputs)
-        return probabilities, state
 
 
 def _cores() -> int:

@@ -2,9 +2,9 @@
 
 from pathlib import Path
 
-import onnxruntime
 import tensorflow as tf
 
+from model.bundle import onnx_step
 from model.bundle.golden import Step
 
 
@@ -33,16 +33,4 @@ def saved_model(folder: Path) -> Step:
 
 def onnx(path: Path) -> Step:
     """Load an ONNX network as a `Step`."""
-    session = onnxruntime.InferenceSession(
-        str(path), providers=["CPUExecutionProvider"]
-    )
-    stepped = len(session.get_outputs()) > 1
-
-    def step(frames, lengths, state):
-        inputs = {"frames": frames, "lengths": lengths}
-        if stepped:
-            inputs["state"] = state
-        results = session.run(None, inputs)
-        return results[0], results[1] if stepped else state
-
-    return step
+    return onnx_step.load(str(path))

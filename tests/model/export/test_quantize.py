@@ -75,8 +75,11 @@ def quantized_bundle(request, folders):
 
 
 def session(exported, path):
+    """On one core, as in the service: int8 answers differ with the number of threads."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
     return onnxruntime.InferenceSession(
-        str(exported.folder / path), providers=["CPUExecutionProvider"]
+        str(exported.folder / path), options, providers=["CPUExecutionProvider"]
     )
 
 

@@ -108,15 +108,16 @@ class TestAnswers:
     def test_memory_is_bounded(self, networks, monkeypatch):
         """A forward network takes a long sequence in parts."""
         sizes = []
-        step = engine.Engine._step
+        network = networks["tags"]
+        step = network._engine._step
 
-        def measure(self, frames, lengths, state):
+        def measure(frames, lengths, state):
             sizes.append(frames.shape[0] * frames.shape[1])
-            return step(self, frames, lengths, state)
+            return step(frames, lengths, state)
 
-        monkeypatch.setattr(engine.Engine, "_step", measure)
+        monkeypatch.setattr(network._engine, "_step", measure)
         frames = sequences_of("tags", [5 * engine.MAX_STEPS])[0]
-        networks["tags"].label([frames, frames[:7]])
+        network.label([frames, frames[:7]])
         assert len(sizes) >= 5
         assert max(sizes) <= engine.MAX_STEPS
 
@@ -306,7 +307,7 @@ class TestLoad:
             patch.setattr(engine, "TOLERANCE", -1.0)
             with pytest.raises(BundleError, match="misses the golden answers by"):
                 model.load(folder)
-            patch.setattr(engine.onnxruntime, "InferenceSession", object)
+            patch.setattr(engine.onnx_step, "load", object)
             with pytest.raises(BundleError, match="1: TypeError: object"):
                 model.load(folder)
         with (folder / bundle.NETWORK).open("ab") as file:

@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+import model.bundle
 from model.bundle import bundle
 from model.bundle.bundle import TOLERANCE, BundleError
 from service.pool import spawn
@@ -56,7 +57,9 @@ def walks(bundles):
 def _no_onnxruntime(monkeypatch):
     """A machine on which ONNX Runtime is not installed."""
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
-    monkeypatch.delitem(sys.modules, "service.worker.onnx_engine")
+    for name in ("service.worker.onnx_engine", "model.bundle.onnx_step"):
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.delattr(model.bundle, "onnx_step")
 
 
 def assert_exact(loaded, bundle):
