@@ -1,4 +1,4 @@
-"""The serving commands: serve, settings, key, and a client's classify, label, stream, health."""
+"""The serving commands, and those that call a service: predict, classify, label, stream, health."""
 
 import inspect
 import os

@@ -224,10 +224,11 @@ def _blocks(
         cell: returns a text as it is written.
         quote: around times.
     """
-    rows = max(map(len, table.values()), default=0)
+    columns = [_whole_seconds(values) for values in table.values()]
+    rows = max(map(len, columns), default=0)
     for start in range(0, rows, BLOCK):
         block = []
-        for values in table.values():
+        for values in columns:
             part = values[start : start + BLOCK]
             if isinstance(part, np.ndarray):
                 block.append(_texts(part, quote))
@@ -235,6 +236,14 @@ def _blocks(
                 written = {text: cell(text) for text in set(part)}
                 block.append([written[text] for text in part])
         yield block
+
+
+def _whole_seconds(values: Any) -> Any:
+    """Return times in seconds, if none has a part of one, and other columns as they are."""
+    if isinstance(values, np.ndarray) and values.dtype.kind == "M":
+        seconds = values.astype("datetime64[s]")
+        return seconds if (seconds == values).all() else values
+    return values
 
 
 def _texts(values: NDArray[Any], quote: str) -> list[str]:

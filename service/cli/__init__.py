@@ -1,4 +1,4 @@
-"""The commands that call a service: `classify`, `label` and `stream`.
+"""The commands that call a service: `predict`, `classify`, `label` and `stream`.
 
-In: a file or standard input. Out: JSON lines, or a chart on a terminal.
+In: a file or standard input. Out: a table, JSON lines, or a chart on a terminal.
 """

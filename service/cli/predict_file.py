@@ -63,6 +63,8 @@ def run(
     try:
         with errors.report(), ExitStack() as stack:
             write = answers.writer(output)
+            if output != "-" and Path(output).resolve() == Path(file).resolve():
+                raise ValueError(f"{output}: is the file to read; write to another")
             path = stack.enter_context(_local(file))
             if bundle is not None:
                 candidates, predict = _open_folder(bundle, model, stack)

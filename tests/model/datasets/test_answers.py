@@ -125,6 +125,8 @@ def test_times(tmp_path):
         answers.writer(tmp_path / name)(columns)
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[1:] == ["2026-01-01T00:00:01.500000,a", "2026-01-02T00:00:00.000000,"]
+    answers.writer(tmp_path / "b.csv")({"t": times[1:]})
+    assert (tmp_path / "b.csv").read_text() == "t\n2026-01-02T00:00:00\n"
     records = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
     assert [record["true_label"] for record in records] == ["a", None]
     frame = pd.read_parquet(tmp_path / "a.parquet")

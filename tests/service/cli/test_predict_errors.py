@@ -60,6 +60,7 @@ class TestErrors:
             ((path, *model, "-o", tmp_path / "a.xls"), "unknown format '.xls'"),
             ((path, *model, "-o", tmp_path / "x" / "a.csv"), "there is no folder"),
             ((path, *model, "--url", url), f"{url}: Connection refused"),
+            ((path, *model, "-o", path), f"{path}: is the file to read; write to"),
             ((path, "--model", "nobody"), f"{service}: 404"),
             ((path, *model, "--label-column", "x"), "label column 'x' is missing"),
             ((path, "--bundle", named, "--model", "nobody"), "no bundle nobody"),
