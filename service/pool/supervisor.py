@@ -46,6 +46,7 @@ class WorkerSupervisor:
         self._settings, self._start, self._trial = settings, start, trial
         self._models: dict[int, LoadModel] = {}  # that a new worker loads
         self._starting: list[WorkerHandle] = []  # new workers that load models
+        self._threads: set[threading.Thread] = set()  # that start a worker
         self._skipped: set[int] = set()  # by the next new worker: the last one hung
         self._loading = threading.Lock()  # so that a new worker misses no model
 
@@ -119,34 +120,51 @@ class WorkerSupervisor:
         self.closed = True
         # In this order, because a worker may move from the first list to the second.
         _end([*self._starting, *self.all])
+        # A process that starts now ends when its sockets are closed. At the interpreter's
+        # exit its thread would stop before that, and the exit would wait for the process.
+        deadline = Deadline(END_SECONDS)
+        for thread in list(self._threads):
+            thread.join(deadline.remaining)
 
     def _start_in_time(self, start: StartWorker) -> WorkerHandle:
         """Start a process in a thread, since the start itself may hang.
 
         Raises:
-            BundleError: it did not start in time.
+            BundleError: it did not start in time, or the service stops.
         """
         future: Future[WorkerHandle] = Future()
 
         def run() -> None:
             try:
-                worker = start(self._settings)
-            except BaseException as error:
-                if future.set_running_or_notify_cancel():
-                    future.set_exception(error)
-                return
-            if future.set_running_or_notify_cancel():
-                future.set_result(worker)
-            else:  # it is too late: the future was cancelled
-                _end([worker])
+                if not self.closed:
+                    self._start_into(future, start)
+            finally:
+                self._threads.discard(thread)
 
-        threading.Thread(target=run, name="start", daemon=True).start()
+        thread = threading.Thread(target=run, name="start", daemon=True)
+        self._threads.add(thread)
+        thread.start()
         deadline = Deadline(self._settings.load_seconds)
         while not future.done() and deadline.remaining and not self.closed:
             wait([future], POLL_SECONDS)
         if future.cancel():
-            raise BundleError("a worker did not start in time")
+            stops = "the service stops"
+            raise BundleError(
+                stops if self.closed else "a worker did not start in time"
+            )
         return future.result()
+
+    def _start_into(self, future: "Future[WorkerHandle]", start: StartWorker) -> None:
+        try:
+            worker = start(self._settings)
+        except BaseException as error:
+            if future.set_running_or_notify_cancel():
+                future.set_exception(error)
+            return
+        if future.set_running_or_notify_cancel():
+            future.set_result(worker)
+        else:  # it is too late: the future was cancelled
+            _end([worker])
 
     def _load_all(self, worker: WorkerHandle) -> None:
         """Load all models in a new worker, and add it to the workers in use."""
@@ -173,6 +191,8 @@ class WorkerSupervisor:
         worker = self._start_in_time(start)
         self._starting.append(worker)
         try:
+            if self.closed:  # `close` has not seen this worker
+                raise BundleError("the service stops")
             worker.request_load(request, deadline)
             worker.wait_loaded(request, deadline)
         finally:

@@ -316,13 +316,17 @@ class TestReplacing:
 
     @pytest.mark.slow
     async def test_closed_during_a_start(self, walks):
-        """Closing while a new worker starts leaves no process."""
+        """Closing waits for a worker that starts meanwhile, and ends it: after that the
+        interpreter may exit."""
         async with fragile_pool(walks, LateWorkers()) as harness:
             await harness.assert_crashes()
             await wait_until(harness.start.starting.is_set, "another is started")
-            await asyncio.to_thread(harness.pool.close)
+            closing = asyncio.create_task(asyncio.to_thread(harness.pool.close))
+            await asyncio.sleep(0.5)
+            assert not closing.done()
             harness.start.resume.set()
-            await harness.started(3)
+            await closing
+            assert len(harness.processes) == 3
             await harness.idle()
             for process in harness.processes:
                 await asyncio.to_thread(process.wait, SECONDS)
