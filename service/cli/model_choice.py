@@ -30,6 +30,7 @@ class Candidate:
     """
 
     reference: str
+    version: str
     task: Task
     classes: tuple[str, ...]
     features: tuple[str, ...]
@@ -57,6 +58,7 @@ def of_service(
         candidates.append(
             Candidate(
                 reference=name,
+                version=details.version,
                 task=details.task,
                 classes=tuple(details.classes),
                 features=tuple(details.features),
@@ -70,6 +72,7 @@ def of_bundle(metadata: Metadata) -> Candidate:
     """The model of a bundle."""
     return Candidate(
         reference=metadata.name,
+        version=metadata.version,
         task=metadata.task,
         classes=metadata.classes,
         features=metadata.input.names,
@@ -114,6 +117,17 @@ def read(
         reason = f"fits several models: {names}; choose one with --model"
         raise ReadError(path, None, reason)
     return chosen[0]
+
+
+def check_version(chosen: Candidate, version: str) -> None:
+    """Refuse the answers of another version: its features may have another order.
+
+    Raises:
+        ValueError: it is another one.
+    """
+    if version != chosen.version:
+        reason = f"was replaced by version {version} meanwhile; try again"
+        raise ValueError(f"{chosen.reference}: version {chosen.version} {reason}")
 
 
 def notes(chosen: Candidate, data: Sequences) -> list[str]:

@@ -84,6 +84,8 @@ def ask_service(
                 model, top_k = model or file_model, top_k or file_top_k
             method = client.classify if task == "classify" else client.label
             answer = method(sequences, model=model, top_k=top_k)
+            if ids:
+                model_choice.check_version(chosen, answer.version)
         except MemoryError:  # the request's body is several times as large as the file
             raise files.ReadError(f"{file}: {files.NO_MEMORY}") from None
     names = iter(ids)

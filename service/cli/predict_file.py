@@ -141,9 +141,7 @@ def _ask(
     """Ask the service for the probabilities of each sequence."""
     method = client.classify if chosen.task == "classify" else client.label
     answer = method([*data], model=chosen.reference, progress=progress)
-    if answer.classes != [*chosen.classes]:
-        reason = "was replaced by a version of other classes; try again"
-        raise ValueError(f"{chosen.reference} {reason}")
+    model_choice.check_version(chosen, answer.version)
     rows = (prediction.probabilities for prediction in answer.predictions)
     return [row for row in rows if row is not None]
 

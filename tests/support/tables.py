@@ -83,6 +83,18 @@ def write_named_bundles(bundles: Path, root: Path) -> Path:
     return root
 
 
+def score(scorer, path):
+    """The lines of all shards of a file, as a bulk job computes them."""
+    from service.bulk import shards
+
+    file = shards.open_file(str(path), scorer.metadata)
+    lines = []
+    for number in range(file.count):
+        rows = [file.parse(item) for item in file.read(number)]
+        lines += map(json.loads, scorer.score(rows).text.splitlines())
+    return lines
+
+
 def understate(path, number):
     """Replace a number by 7 wherever it is in the footer of a Parquet file."""
     content, encoded = path.read_bytes(), _varint(number, 0)

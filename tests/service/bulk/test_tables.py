@@ -46,16 +46,6 @@ def models(folders):
     }
 
 
-def score(scorer, path):
-    """The lines of all shards of a file."""
-    file = shards.open_file(str(path), scorer.metadata)
-    lines = []
-    for number in range(file.count):
-        rows = [file.parse(item) for item in file.read(number)]
-        lines += map(json.loads, scorer.score(rows).text.splitlines())
-    return lines
-
-
 def _write_named_lines(table, path, convert=lambda step: step):
     """A line for each sequence, whose steps are objects."""
     with path.open("w") as file:
@@ -91,7 +81,7 @@ def test_any_order(scorers, models, tmp_path_factory, seed, name):
     for model, scorer in scorers.items():
         right = models[model].predict([*sequences.values()])
         answers = dict(zip(sequences, right, strict=True))
-        lines = score(scorer, path)
+        lines = tables.score(scorer, path)
         assert sorted(line["id"] for line in lines) == sorted(sequences)
         for line in lines:
             np.testing.assert_allclose(
@@ -103,7 +93,7 @@ def test_arrays(scorers, tmp_path):
     """NumPy archives and .ts files work too; one feature may be numbers in a row."""
     table = tables.make_table()
     frames = tables.sequences_of(table)
-    right = score(scorers["machines"], _named(table, tmp_path / "a.jsonl"))
+    right = tables.score(scorers["machines"], _named(table, tmp_path / "a.jsonl"))
     names = np.array([tables.FEATURES[place] for place in (2, 0, 1)])
     np.savez(
         tmp_path / "a.npz",
@@ -117,7 +107,7 @@ def test_arrays(scorers, tmp_path):
         text += ":".join(",".join(map(str, column)) for column in sequence.T) + "\n"
     (tmp_path / "a.ts").write_text(text)
     for name in ("a.npz", "a.ts"):
-        lines = score(scorers["machines"], tmp_path / name)
+        lines = tables.score(scorers["machines"], tmp_path / name)
         assert len(lines) == len(right)
         for line, other in zip(lines, right, strict=True):
             np.testing.assert_allclose(
