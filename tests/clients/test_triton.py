@@ -227,7 +227,7 @@ INVALID = [
     ([tensor("frames", FRAMES), tensor("lengths", LENGTHS_5[:1])], "lengths"),
     ([tensor("frames", FRAMES), tensor("lengths", LENGTHS_5 + 1)], "lengths[0]"),
     ([tensor("frames", np.full_like(FRAMES, np.nan))], "frames[0]"),
-    ([tensor("frames", np.full_like(FRAMES, np.nan), binary=False)], "JSON"),
+    ([tensor("frames", np.full_like(FRAMES, np.nan), binary=False)], "NaN"),
 ]
 
 
