@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -38,11 +38,12 @@ _labels = msgspec.json.Decoder(dict[str, int])
 _history = msgspec.json.Decoder(list[int])
 
 
-def read(*folders: Path) -> dict[str, int]:
+def read(*folders: Path, existing: bool = True) -> dict[str, int]:
     """The labels of a name's versions, from the last folder that has some.
 
     Args:
         folders: of the name's versions.
+        existing: check that the versions exist; else call `check_existing`.
 
     Raises:
         BundleError: the file can't be read, or a label's version does not exist.
@@ -57,9 +58,42 @@ def read(*folders: Path) -> dict[str, int]:
             raise BundleError(f"{path}: {error.strerror}") from None
         except (msgspec.DecodeError, UnicodeDecodeError) as error:
             raise BundleError(f"{path}: {error}") from None
-        _check(path, labels, versions(folders))
+        _check_names(path, labels)
+        if existing:
+            check_existing(path, labels, versions(folders))
         return labels
     return {}
+
+
+def check_existing(path: Path, labels: dict[str, int], known: Collection[int]) -> None:
+    """Check that the versions exist that labels are for.
+
+    Raises:
+        BundleError: one does not; names its label.
+    """
+    for label, version in labels.items():
+        if version not in known:
+            raise BundleError(
+                f"{path}: {label}: there is no version {version}; if another folder has"
+                " it, name that folder too"
+            )
+
+
+def find(
+    reference: str | None, labels: dict[str, int], known: Collection[int]
+) -> int | None:
+    """The version that a label or a number means, of the known ones; None if there is none.
+
+    Args:
+        reference: None or "" is the default version. `latest` is the newest that is served:
+            newer ones than the default need a label.
+    """
+    labels = {DEFAULT: max(known, default=0)} | labels
+    labels[LATEST] = max(labels.values())
+    number = labels.get(reference or DEFAULT)
+    if reference and number is None and bundle.VERSION.fullmatch(reference):
+        number = int(reference)
+    return number if number in known else None
 
 
 def versions(folders: Sequence[Path]) -> list[int]:
@@ -122,7 +156,8 @@ def promote(
         if instead_of not in (None, before):
             return before
         changed = {**labels, label: version}
-        _check(folders[-1] / LABELS, changed, versions(folders))
+        _check_names(folders[-1] / LABELS, changed)
+        check_existing(folders[-1] / LABELS, changed, versions(folders))
         if label == DEFAULT and before not in (None, version):
             # First, so that it is known whenever the default has changed.
             history = [*_read_history(folders), before]
@@ -154,14 +189,12 @@ def rollback(folders: Sequence[Path]) -> tuple[int, int]:
         return present, version
 
 
-def _check(path: Path, labels: dict[str, int], known: Sequence[int]) -> None:
+def _check_names(path: Path, labels: dict[str, int]) -> None:
     if len(labels) > MAX_LABELS:
         raise BundleError(f"{path}: has more than {MAX_LABELS} labels")
-    for label, version in labels.items():
+    for label in labels:
         if label == LATEST or not LABEL.fullmatch(label):
             raise BundleError(f"{path}: {label!r} can't be a label ({LABEL.pattern})")
-        if version not in known:
-            raise BundleError(f"{path}: {label}: there is no version {version}")
 
 
 def _read_history(folders: Sequence[Path]) -> list[int]:

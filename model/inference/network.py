@@ -187,12 +187,12 @@ def _find(path: Path, version: str | None) -> Path:
     # Another folder that is served may have the version that a label names.
     last = entries[0].folders[-1]
     known_labels = labels.read(*folders.of_name(last.name, last.parent))
-    numbers = {str(number): number for number in versions}
-    numbers |= {labels.LATEST: max(versions), **known_labels}
-    number = numbers.get(version or labels.DEFAULT)
-    if number not in versions and version is None:
-        number = max(versions)
-    if number not in versions:
+    number = labels.find(version, known_labels, versions)
+    if number is None:
         known = ", ".join(map(str, versions))
-        raise BundleError(f"{last}: no version {version}; there are {known}")
+        wanted = f"no version {version}"
+        if version is None:
+            wanted = f"its default version {known_labels[labels.DEFAULT]} is not here"
+        hint = "" if version else ": choose one (version=...)"
+        raise BundleError(f"{last}: {wanted}; there are {known}{hint}")
     return versions[number]

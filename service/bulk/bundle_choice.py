@@ -99,17 +99,11 @@ def _read_version(
 ) -> Bundle | None:
     """The bundle with a version number or a label; "" is the default version."""
     known = labels.read(*versions.folders)
-    newest = list(versions.versions)[-1]
-    known = {labels.DEFAULT: newest} | known
-    # The newest that is served: newer ones than the default need a label.
-    known[labels.LATEST] = max(known.values())
-    number = known.get(version or labels.DEFAULT)
-    if number is None and version.isdecimal() and len(version) < 10:
-        number = int(version)
-    if number not in versions.versions:
-        number = 0  # a single bundle: its version is in its metadata
+    # A single bundle is version 0: its version is in its metadata.
+    number = labels.find(version, known, versions.versions) or 0
     path = versions.versions.get(number)
     candidate = bundle.read(path, settings.keys) if path else None
-    if candidate and not number and version.isdecimal():
-        return candidate if candidate.metadata.version == version else None
+    named = number or version in ("", labels.DEFAULT, labels.LATEST)
+    if candidate and not named and candidate.metadata.version != version:
+        return None
     return candidate

@@ -44,7 +44,7 @@ class LoadErrors:
 
     def by_key(self, served: Collection[str]) -> dict[str, str]:
         """Every reason, under `NAME` if no version of it is served, else under
-        `NAME@VERSION`; labels under `NAME/labels.json`.
+        `NAME@VERSION`, or `NAME/labels.json`.
 
         Args:
             served: the folders with a version that is served.
@@ -53,10 +53,8 @@ class LoadErrors:
         for folder, reasons in self._by_folder.items():
             for path, reason in reasons.items():
                 key = folder
-                if path.name == LABELS:
-                    key += f"/{LABELS}"
-                elif folder in served:
-                    key += f"@{path.name}"
+                if folder in served:
+                    key += f"/{LABELS}" if path.name == LABELS else f"@{path.name}"
                 result[key] = reason
         return result
 

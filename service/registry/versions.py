@@ -52,6 +52,7 @@ class ModelVersions:
         self._seen: dict[Path, Hashable] = {}  # stamps at the last update
         self._on_disk: set[Path] = set()
         self._labels: dict[str, str] = {}  # to loaded versions
+        self._known: dict[str, int] | None = None  # the labels that were read last
 
     @property
     def models(self) -> dict[str, Model]:
@@ -82,18 +83,23 @@ class ModelVersions:
             The models that are no longer served; None if nothing has changed.
         """
         before = self._snapshot()
-        labels = self._read_labels(folder)
-        former = {label: int(version) for label, version in self._labels.items()}
-        known = former if labels is None else labels
-        others = {*known.values(), *pinned}
-        paths = folder.select(newest, others, known.get(DEFAULT))
-        missing = [path for path in paths if not self._ensure(folder, path, force)]
-        self._drop_others(paths, len(missing), labels_broken=labels is None)
+        valid = self._read_labels(folder)
+        # Without labels any version might be one that was never promoted.
+        known = {DEFAULT: 0} if self._known is None else self._known
+        default = known.get(DEFAULT)
+        paths = folder.select(newest, {*known.values(), *pinned}, default)
+        missing = 0
+        for path in paths:  # the oldest first
+            newer = default is not None and folder.number(path) > default
+            # A newer one must not be served for want of the default version.
+            allowed = not newer or self._serves(default)
+            missing += not (allowed and self._ensure(folder, path, force))
+        self._drop_others(paths, missing, labels_broken=not valid)
         for path in self._failed.keys() - paths:
             del self._failed[path]
             self._set_error(path, None)
         self._seen = {path: s for path, s in self._seen.items() if path in paths}
-        self._set_labels(labels)
+        self._set_labels()
         self._on_disk = set(folder.versions.values())
         after = self._snapshot()
         if after == before:
@@ -178,28 +184,40 @@ class ModelVersions:
                     f"{candidate.folder}: another version is named {name}"
                 )
 
-    def _read_labels(self, folder: VersionFolder) -> dict[str, int] | None:
-        """The labels on disk; None if they can't be read: the former ones stay."""
+    def _serves(self, default: int | None) -> bool:
+        """Return true if a version is loaded that the name alone may mean."""
+        loaded = map(int, self.models)
+        return DEFAULT in self._labels or any(n <= (default or 0) for n in loaded)
+
+    def _read_labels(self, folder: VersionFolder) -> bool:
+        """Read the labels on disk; False if they are invalid.
+
+        If they can't be read the former ones stay, and so does a label whose version does
+        not exist."""
         if not folder.folders:
-            return {}
+            self._known = {}
+            return True
         path = folder.folders[-1] / LABELS
         try:
-            labels = bundle_labels.read(*folder.folders)
+            self._known = bundle_labels.read(*folder.folders, existing=False)
+            bundle_labels.check_existing(path, self._known, folder.versions)
         except BundleError as error:
             self._set_error(path, str(error))
-            return None
+            return False
         self._set_error(path, None)
-        return labels
+        return True
 
-    def _set_labels(self, labels: dict[str, int] | None) -> None:
-        if labels is None:
-            return
-        loaded, former = self.models, self._labels
+    def _set_labels(self) -> None:
+        known, loaded, former = self._known or {}, self.models, self._labels
         targets = {
             # A label whose version can't be loaded stays where it was.
             label: str(number) if str(number) in loaded else former.get(label)
-            for label, number in labels.items()
+            for label, number in known.items()
         }
         self._labels = {
             k: v for k, v in targets.items() if v is not None and v in loaded
         }
+        if DEFAULT in known and DEFAULT not in self._labels:
+            older = [n for n in map(int, loaded) if n <= known[DEFAULT]]
+            if older:  # in place of it: newer ones are not promoted
+                self._labels[DEFAULT] = str(max(older))

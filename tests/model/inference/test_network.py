@@ -290,8 +290,12 @@ class TestLoad:
         assert model.load("vowels").version == "2"
         labels.promote(folders.of_name("vowels", folders.TRAINED), 1)
         assert model.load("vowels").version == "1"
-        assert model.load("vowels", version="latest").version == "2"
-        assert model.load("trained/vowels").version == "2"  # the only one there
+        assert model.load("vowels", version=2).version == "2"
+        # As in the service: the newest of those that are served.
+        assert model.load("vowels", version="latest").version == "1"
+        with pytest.raises(BundleError, match="default version 1 is not here"):
+            model.load("trained/vowels")  # 2 is not promoted
+        assert model.load("trained/vowels", version=2).version == "2"
 
     def test_checks(self, bundles, tmp_path):
         """A changed file, a missing signature and other answers are refused."""

@@ -1,11 +1,22 @@
 """Versions and labels: which of them a reference means, and which are served."""
 
+import os
+
 import pytest
 
+from model.bundle import bundle
 from model.bundle.labels import LABELS
 from tests.support.servers import wait
 from tests.support.streams import NdjsonStream, WebSocketStream
-from tests.support.versions import GOOD, INFER, PREDICT, versioned_service, weights_of
+from tests.support.versions import (
+    GOOD,
+    INFER,
+    PREDICT,
+    flip,
+    put,
+    versioned_service,
+    weights_of,
+)
 
 
 @pytest.fixture(scope="module")
@@ -164,6 +175,64 @@ class TestLabels:
                 service.wait_served(version)
             service.wait_scanned()
             assert service.versions == ["1", "5"]
+
+
+@pytest.mark.slow
+class TestPromoted:
+    """A version newer than `default` is never served for want of the default version."""
+
+    @pytest.mark.parametrize("content", [{"default": 1}, b"{"])
+    def test_missing(self, tmp_path, content):
+        """Neither if the default version is in another folder, nor if the labels can't be
+        read: the model is reported as broken until it can be served."""
+        put(tmp_path, 1, name="other")
+        root = tmp_path / "bundles"
+        root.mkdir()
+        os.rename(tmp_path / "made", root / "other")
+        with versioned_service(
+            tmp_path, 2, labels=content, skip_broken=True
+        ) as service:
+            service.wait_scanned()
+            assert (service.status("made"), service.status("made@2")) == (503, 404)
+            assert str(root / "made" / LABELS) in service.broken["made"]
+            service.put(1)
+            service.label({"default": 1})
+            wait(lambda: service.status("made") == 200, "it is served")
+            service.assert_served(1)
+            assert service.versions == ["1"]
+            service.label(b"{")
+            service.put(3)
+            service.wait_scanned()
+            service.assert_served(1)
+
+    @pytest.mark.parametrize(("newest", "served"), [(1, None), (2, "1")])
+    def test_broken(self, tmp_path, newest, served):
+        """If the default version is broken, an older one that is served takes its place."""
+        put(tmp_path, 1, name="other")
+        root = tmp_path / "bundles"
+        root.mkdir()
+        os.rename(tmp_path / "made", root / "other")
+        broken = put(root, 2)
+        flip(broken / bundle.GOLDEN)
+        with versioned_service(
+            tmp_path,
+            1,
+            3,
+            labels={"default": 2, "next": 3},
+            keep_versions=newest,
+            skip_broken=True,
+        ) as service:
+            service.wait_scanned()
+            if served:
+                service.assert_served(1)
+                service.assert_served(3, "made@next")
+            else:
+                assert service.status("made") == 503
+                assert service.status("made@next") == 404
+            service.put(2)
+            wait(lambda: service.status("made") == 200, "it is served")
+            service.wait_served(2)
+            service.wait_served(3, "made@next")
 
 
 @pytest.mark.slow
