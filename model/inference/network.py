@@ -190,9 +190,9 @@ def _find(path: Path, version: str | None) -> Path:
     number = labels.find(version, known_labels, versions)
     if number is None:
         known = ", ".join(map(str, versions))
-        wanted = f"no version {version}"
+        reason = f"no version {version}"
         if version is None:
-            wanted = f"its default version {known_labels[labels.DEFAULT]} is not here"
+            reason = f"its default version {known_labels[labels.DEFAULT]} is not here"
         hint = "" if version else ": choose one (version=...)"
-        raise BundleError(f"{last}: {wanted}; there are {known}{hint}")
+        raise BundleError(f"{last}: {reason}; there are {known}{hint}")
     return versions[number]

@@ -129,6 +129,9 @@ def test_refusals(page):
         ('{"frames": [{"a": 1}, {"b": 2}]}', ["a"], "step 1: “a” is not a number"),
         ('{"frames": [[1]], "labels": ["u", "d"]}', ["a"], "2 labels, but 1 steps"),
         ("[[1, 2], [3]]", ["a", "b"], "step 1: has 1 features, step 0 has 2"),
+        ("x1,x0,y\n1,2,3", ["x0", "x1", "x2"], "1 feature of net is missing"),
+        ("run,a\np,1", ["a"], "The column “run”: rename it “sequence”, or remove it"),
+        ("a;b\n1,5;2\n3;4.5", ["a", "b"], "Line 2 has a decimal comma, and line 3"),
     ):
         result = read(page, text, features)
         assert message in result.get("error", ""), (text, result)

@@ -60,7 +60,8 @@ def read(path: Path, expected: Expected) -> Sequences:
     if number is None:
         raise files.ReadError(path, None, "no rows in the file")
     header = [column.strip() for column in header]
-    if all(_is_number(cell, delimiter) for cell in header):
+    named = expected.features and set(expected.features) <= set(header)
+    if not named and all(_is_number(cell, delimiter) for cell in header):
         rows = chain([(number, header)], rows)
         header = _names(path, len(header), expected)
     while not header[-1]:
@@ -139,6 +140,8 @@ class _Table:
         self.rows, self._width = rows, len(header)
         self._place = {column: place for place, column in enumerate(header)}
         self._decimal_comma = delimiter != ","
+        self._first_comma: int | None = None  # the line with the first one
+        self._has_points = False
 
     def add(self, block: list[Row]) -> None:
         layout: Layout = self.rows.layout
@@ -149,12 +152,17 @@ class _Table:
                 reason = f"{len(cells)} columns; the header has {self._width}"
                 self.rows.fail(number, reason)
             chosen = [cells[place] for place in places]
+            text = "".join(chosen)
+            self._has_points |= "." in text
             try:
-                if "_" in "".join(chosen):  # Python reads 1_0 as 10.
+                if "_" in text:  # Python reads 1_0 as 10.
                     raise ValueError
                 values.extend(list(map(float, chosen)))
             except ValueError:
                 values.extend(list(self._numbers(number, chosen)))
+        if self._first_comma and self._has_points:
+            reason = "has a decimal comma, and other numbers have a decimal point"
+            self.rows.fail(self._first_comma, f"{reason}: write one of them")
         numbers = [number for number, _ in block]
         self.rows.add(
             np.frombuffer(values).reshape(len(block), len(places)),
@@ -175,6 +183,7 @@ class _Table:
         for column, cell in zip(self.rows.layout.features, cells, strict=True):
             if self._decimal_comma and DECIMAL_COMMA.fullmatch(cell):
                 cell = cell.replace(",", ".")
+                self._first_comma = self._first_comma or number
             try:
                 yield long_rows.parse_number(cell)
             except ValueError:

@@ -3,17 +3,27 @@
 Narwhals reads both, and neither needs to be installed.
 """
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from model.datasets.readers import files, long_rows, table_layout
+from model.datasets.readers import long_rows, table_layout
+from model.datasets.readers.files import ReadError
 from model.datasets.readers.sequences import Sequences, to_text
 from model.datasets.readers.table_layout import Columns, Expected
 
 NAME = Path("DataFrame")  # in messages
+# Options of the commands, and the arguments in their place.
+ARGUMENTS = {
+    "--sequence-column": "by",
+    "--label-column": "label",
+    "--step-column": "step",
+    "--ignore": "ignore",
+}
+OPTION = re.compile(f"({'|'.join(ARGUMENTS)})(=?)")
 
 
 def is_dataframe(value: object) -> bool:
@@ -45,15 +55,27 @@ def from_dataframe(
             row, from 0.
         TypeError: it is no DataFrame.
     """
+    names = None if features is None else tuple(features)
+    try:
+        return _read(frame, Expected(columns, names, None, training, recorded))
+    except ReadError as error:
+        reason = OPTION.sub(
+            lambda match: f"{ARGUMENTS[match[1]]}={'' if match[2] else '...'}",
+            error.reason,
+        )
+        raise ReadError(NAME, error.line, reason) from None
+
+
+def _read(frame: object, expected: Expected) -> Sequences:
     import narwhals
 
-    names = None if features is None else tuple(features)
-    expected = Expected(columns, names, None, training, recorded)
-    table: Any = narwhals.from_native(frame, eager_only=True)
     try:
+        if narwhals.dependencies.is_pandas_dataframe(frame):
+            frame = _with_named_columns(frame, expected)
+        table: Any = narwhals.from_native(frame, eager_only=True)
         layout = table_layout.assign(table.columns, expected)
     except ValueError as error:
-        raise files.ReadError(NAME, None, str(error)) from None
+        raise ReadError(NAME, None, str(error)) from None
     rows = long_rows.LongRows(NAME, "row", layout)
     if len(table):
         rows.add(
@@ -67,6 +89,21 @@ def from_dataframe(
     return rows.finish()
 
 
+def _with_named_columns(frame: Any, expected: Expected) -> Any:
+    """Return a DataFrame of pandas whose columns all have text as their names.
+
+    The levels of the index that are looked for become columns.
+    """
+    special = {*(expected.features or ()), table_layout.SPLIT}
+    for name in table_layout.SPECIAL:
+        special.update(table_layout.special_names(expected, name))
+    header = [str(name) for name in frame.columns]
+    frame = frame.set_axis(header, axis="columns")
+    table_layout.check_names(header)
+    levels = [name for name in frame.index.names if name in special.difference(header)]
+    return frame.reset_index(level=levels) if levels else frame
+
+
 def _numbers(table: Any, name: str) -> np.ndarray:
     """Return a feature, [R] float64; NaN where it is missing."""
     import narwhals
@@ -76,7 +113,7 @@ def _numbers(table: Any, name: str) -> np.ndarray:
         time = column.dtype.is_temporal()
         hint = "order the rows by it (step=...), or" if time else "if it is no feature,"
         reason = f"column {name!r} holds {column.dtype}; expected numbers"
-        raise files.ReadError(NAME, None, f"{reason}: {hint} drop the column")
+        raise ReadError(NAME, None, f"{reason}: {hint} drop the column")
     values: np.ndarray = column.cast(narwhals.Float64).to_numpy()
     return values.astype(np.float64)
 
@@ -97,11 +134,15 @@ def _texts(
             texts.append(to_text(value))
         except ValueError as error:
             rows.fail(row, f"column {name!r}: {error}")
+    if "" in texts:
+        rows.fail(texts.index(""), f"column {name!r} is empty")
     return texts
 
 
 def _steps(rows: long_rows.LongRows, table: Any, name: str | None) -> np.ndarray | None:
     """Return the step column: numbers, or times in microseconds."""
+    import narwhals
+
     if name is None:
         return None
     column = table[name]
@@ -109,6 +150,8 @@ def _steps(rows: long_rows.LongRows, table: Any, name: str | None) -> np.ndarray
         rows.fail(
             int(column.is_null().to_numpy().argmax()), f"column {name!r} is empty"
         )
+    if column.dtype.is_decimal():
+        column = column.cast(narwhals.Float64)
     if column.dtype.is_numeric():
         numbers: np.ndarray = column.to_numpy()
         return numbers

@@ -103,10 +103,12 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
         ValueError: a column is missing, repeated or has no name; names it, and the
             columns whose names are nearest.
     """
-    _check_names(header)
+    check_names(header)
     columns, features = expected.columns, expected.features
     special = {name: _special(header, expected, name) for name in SPECIAL}
-    split = SPLIT if SPLIT in header and SPLIT not in (features or ()) else None
+    _check_choices(columns)
+    used = {*(features or ()), *special.values()}
+    split = SPLIT if SPLIT in header and SPLIT not in used else None
     for name in columns.ignore:
         if name not in header:
             raise ValueError(missing(name, header, "column to ignore"))
@@ -132,7 +134,8 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     )
 
 
-def _check_names(header: Sequence[str]) -> None:
+def check_names(header: Sequence[str]) -> None:
+    """Raise ValueError if a column has no name, or the name of another one."""
     for index, column in enumerate(header):
         if not column:
             raise ValueError(f"column {index + 1} has no name")
@@ -141,11 +144,26 @@ def _check_names(header: Sequence[str]) -> None:
         raise ValueError(f"column {repeated[0]!r:.80} is repeated: rename one")
 
 
+def _check_choices(columns: Columns) -> None:
+    """Refuse a column that was chosen twice."""
+    chosen = Counter(filter(None, (getattr(columns, name) for name in SPECIAL)))
+    for column, count in chosen.items():
+        if count > 1 or column in columns.ignore:
+            raise ValueError(f"column {column!r:.80} was given two meanings")
+
+
+def special_names(expected: Expected, name: str) -> tuple[str, ...]:
+    """Return the names to look for, the first one first, of a special column."""
+    choice = getattr(expected.columns, name)
+    recorded = getattr(expected.recorded, name)
+    return (choice,) if choice else (*filter(None, (recorded,)), name)
+
+
 def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
     """Return the column with a special meaning, if the table has it."""
     choice = getattr(expected.columns, name)
     recorded = getattr(expected.recorded, name)
-    for column in (choice,) if choice else (recorded, name):
+    for column in special_names(expected, name):
         if column in header:
             return str(column)
     if choice is not None:
@@ -157,16 +175,17 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
         hint = f"found {join_names(header)}: name the column with {option}"
         if near:
             hint = (
-                f"did you mean {near!r:.80}? Then add {option} {shlex.quote(near):.80}"
+                f"did you mean {near!r:.80}? Then add {option}={shlex.quote(near):.80}"
             )
         raise ValueError(f"column {recorded or name!r:.80} is missing; {hint}")
     return None
 
 
 def _refuse_like_ids(name: str, unused: Sequence[str]) -> None:
-    """Refuse a table as one sequence if a column has the ids' name but for its case."""
+    """Refuse a table as one sequence if a column has the ids' name but for its case, or
+    one that is usual for ids."""
     for column in unused:
-        if _plain(column) == _plain(name):
+        if _plain(column) in {_plain(name), *USUAL["sequence"]}:
             raise ValueError(
                 f"column {name!r:.80} is missing; did you mean {column!r:.80}? Name it"
                 " with --sequence-column, or leave it out (--ignore)"
@@ -180,7 +199,8 @@ def _match(
     lost = [name for name in features if name not in header]
     if not lost:
         return tuple(features)
-    if tuple(features) == default_features(len(features)):  # it has no names
+    nameless = tuple(features) == default_features(len(features))
+    if nameless and not set(features).intersection(rest):
         if len(rest) == len(features):
             return tuple(rest)
         raise ValueError(

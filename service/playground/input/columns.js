@@ -4,6 +4,8 @@ import { Problem } from "../api.js";
 
 const SPECIAL = ["sequence", "label", "step"];
 const SPLIT = "split"; // the part of a data set: not used here
+// Names of columns of ids, as others give them; without separators and in lower case.
+const USUAL_IDS = ["id", "sequenceid", "series", "seriesid", "run", "session", "sample"];
 const NEAR = 0.4; // largest share of the characters that differ in a name that is meant
 const LISTED = 8; // names in a message
 
@@ -40,7 +42,7 @@ export function assign(header, model) {
   const names = match(rest, model);
   const unused = rest.filter((name) => !names.includes(name));
   const ids = model.training?.columns?.sequence ?? "sequence";
-  const like = unused.find((name) => plain(name) === plain(ids));
+  const like = unused.find((name) => [plain(ids), ...USUAL_IDS].includes(plain(name)));
   if (places.sequence < 0 && like != null) {
     // Otherwise the table would be taken as one sequence.
     throw new Problem(0, { title: `The column “${like}”: rename it “${ids}”, or remove it.` });
@@ -52,7 +54,8 @@ export function assign(header, model) {
 function match(columns, { name, features }) {
   const lost = features.filter((feature) => !columns.includes(feature));
   if (!lost.length) return features;
-  if (features.every((feature, at) => feature === `x${at}`)) {
+  const nameless = features.every((feature, at) => feature === `x${at}`);
+  if (nameless && lost.length === features.length) {
     // The model's features have no names.
     if (columns.length === features.length) return columns;
     throw new Mismatch(

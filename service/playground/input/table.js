@@ -124,6 +124,7 @@ function fitTable(input, model) {
   const columns = columnsOf(input, model);
   const groups = new Map();
   let previous;
+  checkDecimals(columns, input.delimiter);
   for (const { cells, number } of columns.rows) {
     const name = columns.sequence < 0 ? "sequence 1" : String(cells[columns.sequence]);
     if (!groups.has(name)) groups.set(name, []);
@@ -145,6 +146,17 @@ function fitTable(input, model) {
   const { names, sequence, step } = columns;
   const special = { sequence: names[sequence], step: names[step] };
   return { sequences, unused: columns.unused, names: special };
+}
+
+/** Refuse decimal commas beside decimal points: one of them divides thousands. */
+function checkDecimals({ rows, features }, delimiter) {
+  if (!delimiter || delimiter === ",") return;
+  const row = (mark) => rows.find(({ cells }) => features.some((at) => cells[at].includes(mark)));
+  const [comma, point] = [row(","), row(".")];
+  if (!comma || !point) return;
+  throw fault(
+    `Line ${comma.number} has a decimal comma, and line ${point.number} a decimal point: write one of them.`,
+  );
 }
 
 function sequenceOf(name, rows, { label, step, names }) {

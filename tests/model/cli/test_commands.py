@@ -276,7 +276,7 @@ class TestEvaluate:
         name = exported.metadata.classes[0]
         path.write_text(f"run,state,x1,x0,x2\na,{name},1,2,3\nb,{name},4,5,6\n")
         command = ("evaluate", exported.folder, path, "--part", "all")
-        assert "--sequence-column run" in refusal(*command)
+        assert "--sequence-column=run" in refusal(*command)
         run(*command, "--sequence-column", "run", "--label-column", "state")
 
     def test_by_name(self, exported, file, folder):

@@ -97,7 +97,7 @@ def test_csv_refusals(tmp_path):
         (
             "Run,Class,u\n",
             ", line 1: column 'sequence' is missing; did you mean 'Run'? Then add"
-            " --sequence-column Run",
+            " --sequence-column=Run",
         ),
         (CSV.replace("\n", "\r"), ", line 1: a carriage return without a line feed"),
         (CSV + "b,0,x,1,2\n", ", line 4: 5 columns; the"),

@@ -116,19 +116,19 @@ class TestService:
         _, lines = predict(path, "--model", "machines", "--url", service)
         assert not any("ignored" in line for line in lines)
         path = tmp_path / "more.csv"
-        more = table.assign(operator="Ann", site=1).rename(columns={"run": "series"})
+        more = table.assign(operator="Ann", site=1).rename(columns={"run": "device"})
         more.drop(columns="t").to_csv(path, index=False)
         frame, lines = predict(path, "--model", "machines", "--url", service)
         assert len(frame) == 1
         assert lines[:2] == [
-            "machines takes no columns series, operator, site: ignored",
+            "machines takes no columns device, operator, site: ignored",
             "no column of ids (--sequence-column): 10 rows are one sequence",
         ]
         frame, lines = predict(
             *(path, "--model", "machines", "--url", service),
-            *("--sequence-column", "series", "--ignore", "operator, site"),
+            *("--sequence-column", "device", "--ignore", "operator, site"),
         )
-        assert (len(frame), frame.columns[0]) == (4, "series")
+        assert (len(frame), frame.columns[0]) == (4, "device")
         assert not any("ignored" in line for line in lines)
 
 
