@@ -170,7 +170,7 @@ class Client:
 
         >>> with client.stream("letters-live") as stream:  # doctest: +SKIP
         ...     for frame in frames:
-        ...         print(stream.send([frame]).labels)
+        ...         print(stream.label([frame]).labels)
 
         Args:
             state: state token to continue from.

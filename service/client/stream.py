@@ -21,7 +21,13 @@ from service.client.errors import (
     RequestError,
     reporting,
 )
-from service.client.stream_session import Answer, StreamSession, failed_handshake
+from service.client.results import Classification, Labelling
+from service.client.stream_session import (
+    Answer,
+    StreamSession,
+    expect,
+    failed_handshake,
+)
 
 # Seconds before each attempt to send a message: the first, and eight retries.
 DELAYS = (0.0, *(0.1 * 2**attempt for attempt in range(8)))
@@ -73,7 +79,7 @@ class Stream(_BaseStream):
         self._lock = threading.Lock()
 
     def send(self, frames: ArrayLike, *, return_state: bool = False) -> Answer:
-        """Send frames [t, F]; returns the class so far, or the class of each frame.
+        """Send frames [t, F] to a model of either task: `classify` and `label` are for one.
 
         Raises:
             RequestError: the service refused the message, and the stream goes on; or
@@ -87,6 +93,26 @@ class Stream(_BaseStream):
         answer = self._exchange(frames, return_state)
         assert answer is not None
         return answer
+
+    def classify(
+        self, frames: ArrayLike, *, return_state: bool = False
+    ) -> Classification:
+        """Send frames [t, F]; returns the class so far.
+
+        Raises:
+            ValueError: the model is to label.
+            Exception: see `send`.
+        """
+        return expect(self.send(frames, return_state=return_state), Classification)
+
+    def label(self, frames: ArrayLike, *, return_state: bool = False) -> Labelling:
+        """Send frames [t, F]; returns the class of each frame.
+
+        Raises:
+            ValueError: the model is to classify.
+            Exception: see `send`.
+        """
+        return expect(self.send(frames, return_state=return_state), Labelling)
 
     def end(self) -> str | None:
         """End the sequence; returns the token of its last step."""
@@ -160,6 +186,20 @@ class AsyncStream(_BaseStream):
         answer = await self._exchange(frames, return_state)
         assert answer is not None
         return answer
+
+    async def classify(
+        self, frames: ArrayLike, *, return_state: bool = False
+    ) -> Classification:
+        """Send frames [t, F]; see `Stream.classify`."""
+        answer = await self.send(frames, return_state=return_state)
+        return expect(answer, Classification)
+
+    async def label(
+        self, frames: ArrayLike, *, return_state: bool = False
+    ) -> Labelling:
+        """Send frames [t, F]; see `Stream.label`."""
+        answer = await self.send(frames, return_state=return_state)
+        return expect(answer, Labelling)
 
     async def end(self) -> str | None:
         """End the sequence; returns the token of its last step."""

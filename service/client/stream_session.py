@@ -2,7 +2,7 @@
 
 from collections.abc import Mapping
 from ssl import SSLContext
-from typing import Any, TypedDict
+from typing import Any, TypedDict, TypeVar
 
 import httpx
 import numpy as np
@@ -31,6 +31,21 @@ SWITCHING_PROTOCOLS = 101  # HTTP's status of an open WebSocket
 REFUSED = "The message was refused"
 
 Answer = Classification | Labelling
+
+
+Kind = TypeVar("Kind", Classification, Labelling)
+METHODS = {Classification: "classify", Labelling: "label"}
+
+
+def expect(answer: Answer, kind: type[Kind]) -> Kind:
+    """The answer as that of a model for one of the tasks.
+
+    Raises:
+        ValueError: the model is for the other task.
+    """
+    if isinstance(answer, kind):
+        return answer
+    raise ValueError(f"the model is to {METHODS[type(answer)]}, not {METHODS[kind]}")
 
 
 class _End(TypedDict):

@@ -34,7 +34,7 @@ def main(url: str) -> None:
                     print(labels)
                 case Classification(label=label):
                     print(label)
-            print(stream.steps, stream.end())
+            print(stream.label(word).labels, stream.steps, stream.end())
 
         narrow = [np.zeros((20, 3))]
         try:

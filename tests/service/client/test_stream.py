@@ -60,6 +60,20 @@ class TestAnswers:
             assert answer.labels == whole.labels[begin:end]
             assert answer.steps == end
 
+    def test_methods(self, running_server, kind):
+        """The method of the model's task returns its answers; the other is refused."""
+        client = kind.client(running_server.url)
+        for model, method, other, result in (
+            ("walks", "classify", "label", results.Classification),
+            ("tags", "label", "classify", results.Labelling),
+        ):
+            stream = kind.stream(client, model)
+            assert type(getattr(stream, method)(FRAMES[:3])) is result
+            with pytest.raises(ValueError, match=f"is to {method}, not {other}"):
+                getattr(stream, other)(FRAMES[3:])
+            assert getattr(stream, method)(FRAMES[:1], return_state=True).state
+            assert stream.steps == 9
+
     def test_top_k(self, running_server, kind):
         """With `top_k` there are choices in place of probabilities."""
         client = kind.client(running_server.url)
