@@ -158,6 +158,8 @@ def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
     draft = path.with_name(f".{uuid.uuid4().hex}{path.suffix}")
     try:
         with draft.open("xb") as file:
+            if path.exists():  # answers that only some may read stay so
+                draft.chmod(path.stat().st_mode & 0o777)
             write(file)
             file.flush()
             os.fsync(file.fileno())

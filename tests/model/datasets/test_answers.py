@@ -181,6 +181,15 @@ def test_whole_or_not_at_all(tmp_path):
     assert list(tmp_path.iterdir()) == [path]
 
 
+def test_permissions(tmp_path):
+    """A file that is written again keeps its permissions."""
+    path = tmp_path / "a.csv"
+    path.touch(0o600)
+    answers.writer(path)({"a": ["x"]})
+    assert path.stat().st_mode & 0o777 == 0o600
+    assert path.read_text() == "a\nx\n"
+
+
 def test_links(tmp_path):
     """Through a link the file is written that it leads to."""
     link = tmp_path / "link.csv"
