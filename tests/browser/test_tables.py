@@ -135,3 +135,13 @@ def test_refusals(page):
     ):
         result = read(page, text, features)
         assert message in result.get("error", ""), (text, result)
+
+
+def test_fits(page):
+    """A model is offered for an input with its features, even if it has another fault."""
+    script = (
+        "([text, features]) => import('/playground/input/table.js').then(({ read, fits }) =>"
+        " fits(read(text), { name: 'net', features }))"
+    )
+    for text, fits in (("run,a\np,1", True), ("run,b\np,1", False), ("a\n1", True)):
+        assert page.evaluate(script, [text, ["a"]]) == fits

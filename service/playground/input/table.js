@@ -53,13 +53,13 @@ export function fit(input, model) {
   return input.rows ? fitTable(input, model) : fitSequences(input, model);
 }
 
-/** Returns true if the features of an input are those of a model. */
+/** Returns true if the features of an input are those of a model, even if it has other faults. */
 export function fits(input, model) {
   try {
     if (input.rows) columnsOf(input, model);
     else for (const sequence of input.sequences) framesOf(sequence, model);
   } catch (error) {
-    if (error instanceof Mismatch) return false;
+    if (error instanceof Problem) return !(error instanceof Mismatch);
     throw error;
   }
   return true;
