@@ -28,6 +28,7 @@ QUIET := --quiet --disable-pip-version-check
 .venv-docs/ready: requirements/docs.lock
 .venv/ready .venv-audit/ready .venv-docs/ready .venv-ray/ready .venv-robustness/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
+	@echo "Setting up $(@D) (once)"
 	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
 	$(@D)/bin/python -m pip install $(QUIET) --require-hashes $(addprefix --requirement ,$^)
 	@# The command .venv/bin/unrolled, which runs what is in this folder.
@@ -37,6 +38,7 @@ QUIET := --quiet --disable-pip-version-check
 
 # The locks have the same pins: these add packages, and change none.
 .venv/ready-train .venv/ready-dev: .venv/ready-%: requirements/%.lock .venv/ready
+	@echo "Installing $< into .venv (once; one to two minutes)"
 	$(BIN)/python -m pip install $(QUIET) --require-hashes --requirement $<
 	@touch $@
 

@@ -130,7 +130,10 @@ def serve(**flags: Any) -> None:
     server = http_server.create_server(service, settings)
     try:
         server.run()
-    except SystemExit:  # uvicorn exits when it cannot listen
+    except SystemExit:  # uvicorn exits when it cannot listen, and logs why
+        place = f"{settings.host}:{settings.port}"
+        hint = f"choose another port: --port, or {PREFIX}PORT"
+        typer.echo(f"error: can't listen on {place}; {hint}", err=True)
         raise typer.Exit(1) from None
     if service.registry.failed:
         raise typer.Exit(BROKEN_BUNDLE)

@@ -224,6 +224,8 @@ def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     console.print(f"bundle: {folder}", soft_wrap=True)
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
+    command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
+    console.print(f"answers for a file: {command}", soft_wrap=True)
 
 
 def print_promotion(promotion: "Promotion | None", output: Path) -> None:

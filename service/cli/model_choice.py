@@ -86,7 +86,7 @@ def read(
     """Return the only model that fits a file, and the file's sequences.
 
     Of several models that fit, one whose features have names goes before one whose
-    features have none, and one that takes more of the file's columns before others.
+    features have none, and one that takes more features before others.
 
     Args:
         columns: the names of a table's special columns.
@@ -134,7 +134,9 @@ def notes(chosen: Candidate, data: Sequences) -> list[str]:
     """Columns that were left out, and a table that was read as one sequence."""
     if not data.unused:
         return []
-    lines = [f"{chosen.reference} takes no columns {join_names(data.unused)}: ignored"]
+    noun = "column" if len(data.unused) == 1 else "columns"
+    names = join_names(data.unused)
+    lines = [f"{chosen.reference} does not use the {noun} {names}"]
     if data.rows is not None and data.columns.sequence is None:
         count = f"{len(data.frames):,} rows"
         lines.append(f"no column of ids (--sequence-column): {count} are one sequence")
@@ -142,9 +144,8 @@ def notes(chosen: Candidate, data: Sequences) -> list[str]:
 
 
 def _rank(fit: tuple[Candidate, Sequences]) -> tuple[bool, int]:
-    candidate, data = fit
-    nameless = candidate.features == default_features(len(candidate.features))
-    return nameless, len(data.unused)
+    features = fit[0].features
+    return features == default_features(len(features)), -len(features)
 
 
 def _misfit(

@@ -86,8 +86,10 @@ class RequestError(ClientError):
     def _message(self) -> str:
         details = [self.detail] if self.detail else []
         details += [f"{e['path']}: {e['message']}" for e in self.errors[:3]]
-        parts = [f"{self.status} {self.title}", "; ".join(details)]
-        return _line(": ".join(filter(None, parts)))
+        text = "; ".join(details)
+        if not text.lower().startswith(self.title.lower()):  # which would be said twice
+            text = ": ".join(filter(None, (self.title, text)))
+        return _line(f"{self.status} {text}")
 
 
 class InvalidAnswer(RequestError):

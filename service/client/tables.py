@@ -72,6 +72,10 @@ def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
     columns = readers.Columns(names.by, names.label, names.step, names.ignore)
     recorded = model.training.get("columns")
     known = recorded if isinstance(recorded, dict) else None
-    return readers.from_dataframe(
-        frame, columns, model.features, recorded=readers.from_names(known)
-    )
+    try:
+        return readers.from_dataframe(
+            frame, columns, model.features, recorded=readers.from_names(known)
+        )
+    except readers.ReadError as error:
+        reason = f"{error.reason} (model {model.name})"
+        raise readers.ReadError(error.path, error.line, reason) from None

@@ -148,7 +148,7 @@ class ModelVersions:
                     return True
         settled = self._seen.get(path) == stamp
         self._seen[path] = stamp
-        if not force and (not settled or self._failed.get(path) == stamp):
+        if not force and self._failed.get(path) == stamp:
             return False
         try:
             candidate = bundle.read(path, self._keys)
@@ -159,6 +159,8 @@ class ModelVersions:
             else:
                 self._loaded[path] = LoadedVersion(self._load(candidate), stamp)
         except Exception as error:
+            if not (settled or force) and isinstance(error, BundleError):
+                return False  # it may still be being written
             reason = str(error)
             if not isinstance(error, BundleError):
                 reason = f"{path}: {type(error).__name__}: {error}"

@@ -216,12 +216,11 @@ class LongRows:
         if self._first_missing is None:
             return
         counts = zip(self.layout.features, self._missing, strict=True)
-        lost = [f"{name!r:.40} ({count:,})" for name, count in counts if count]
+        lost = [f"{count:,} in {name!r:.40}" for name, count in counts if count]
         self.fail(
             self._first_missing,
-            f"a number is missing, as in some of {rows:,} rows in column"
-            f" {join_names(lost)}: fill them in, remove the rows, or leave the column"
-            " out (--ignore)",
+            f"a number is missing, the first of {join_names(lost)} ({rows:,} rows): fill"
+            " them in, remove the rows, or leave the column out (--ignore)",
         )
 
     def _order(self, columns: dict[str, np.ndarray]) -> np.ndarray | None:

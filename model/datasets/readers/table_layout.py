@@ -22,6 +22,11 @@ USUAL = {
     "sequence": {"id", "sequenceid", "series", "seriesid", "run", "session", "sample"},
     "label": {"class", "target", "category", "activity", "state", "y"},
 }
+# A table to predict may lack columns of the training data, if the caller says so.
+UNLESS = {
+    "sequence": "the table is one sequence",
+    "step": "the rows of each sequence are in order",
+}
 SPLIT = "split"
 FORGIVING = str.maketrans("", "", " _-.")  # near names differ in these and in case
 
@@ -34,6 +39,7 @@ class Columns:
         sequence: column of the sequences' ids. Default: `sequence`.
         label: column of the labels. Default: `label`.
         step: column that orders the rows of a sequence. Default: `step`, if it exists.
+            To predict, "" says that there is no column of ids, labels or steps.
         ignore: columns that are no features.
     """
 
@@ -123,8 +129,12 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     if not chosen:
         raise ValueError(f"no feature columns beside {join_names(header)}")
     unused = tuple(column for column in rest if column not in chosen)
-    if special["sequence"] is None:
-        _refuse_like_ids(expected.recorded.sequence or "sequence", unused)
+    if not expected.training:
+        for name in UNLESS:
+            if special[name] is None and getattr(columns, name) is None:
+                _refuse_without(name, getattr(expected.recorded, name), unused)
+    if special["sequence"] is None and columns.sequence is None:
+        _refuse_like_ids("sequence", unused)
     return Layout(
         **special,
         split=split,
@@ -156,6 +166,8 @@ def special_names(expected: Expected, name: str) -> tuple[str, ...]:
     """Return the names to look for, the first one first, of a special column."""
     choice = getattr(expected.columns, name)
     recorded = getattr(expected.recorded, name)
+    if choice == "" and not expected.training:
+        return ()
     return (choice,) if choice else (*filter(None, (recorded,)), name)
 
 
@@ -166,7 +178,7 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
     for column in special_names(expected, name):
         if column in header:
             return str(column)
-    if choice is not None:
+    if choice:
         raise ValueError(missing(choice, header, f"{name} column"))
     if expected.training and name in ("sequence", "label"):
         usual = [column for column in header if _plain(column) in USUAL[name]]
@@ -179,6 +191,23 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
             )
         raise ValueError(f"column {recorded or name!r:.80} is missing; {hint}")
     return None
+
+
+def _refuse_without(name: str, recorded: str | None, unused: Sequence[str]) -> None:
+    """Refuse a table that lacks a column of the training data, but has others.
+
+    One of them may be that column. Without it the answers would be different ones, and
+    no less certain.
+    """
+    if recorded is None or not unused:
+        return
+    near = nearest(recorded, unused)
+    hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(unused)}."
+    option = f"--{name}-column"
+    raise ValueError(
+        f"column {recorded!r:.80} is missing, the {name} column in training; {hint} Name"
+        f" it with {option}, or say that {UNLESS[name]}: {option}=''"
+    )
 
 
 def _refuse_like_ids(name: str, unused: Sequence[str]) -> None:

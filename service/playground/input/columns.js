@@ -41,6 +41,14 @@ export function assign(header, model) {
   });
   const names = match(rest, model);
   const unused = rest.filter((name) => !names.includes(name));
+  for (const meaning of ["sequence", "step"]) {
+    const chosen = model.training?.columns?.[meaning];
+    const near = chosen && places[meaning] < 0 ? nearest(chosen, unused) : undefined;
+    if (near == null) continue;
+    // Without it the answers would be others, and no less certain.
+    const title = `The column “${chosen}” of ${model.name} is missing.`;
+    throw new Problem(0, { title, detail: `Is it “${near}”? Rename it, or remove it.` });
+  }
   const ids = model.training?.columns?.sequence ?? "sequence";
   const like = unused.find((name) => [plain(ids), ...USUAL_IDS].includes(plain(name)));
   if (places.sequence < 0 && like != null) {

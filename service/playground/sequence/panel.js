@@ -35,7 +35,12 @@ export function start(models, samples, limits) {
   const picker = find("sequence-file");
   picker.onclick = () => (picker.value = ""); // so that the same file can be chosen again
   picker.onchange = () => picker.files[0] && file(picker.files[0]);
-  find("sequence-read").onclick = () => paste(find("sequence-text").value, "");
+  find("sequence-read").onclick = () => {
+    const typed = find("sequence-text").value;
+    // A long file is not in the text area: then it is read again.
+    const again = typed ? typed === text : source;
+    return again ? load() : paste(typed, "");
+  };
   find("sequence-sample").onclick = sample;
   find("sequence-before").onclick = () => show(at - 1);
   find("sequence-after").onclick = () => show(at + 1);

@@ -104,6 +104,7 @@ def test_recorded_columns(tmp_path):
             ("m0", "m1", "m2"),
             True,
         ),
+        (table.rename(columns={"t": "tt"}), Columns(step=""), ("m0", "m1", "m2"), True),
         (table.assign(id=[*"aaaaabbb"], t=range(8)), Columns("id"), ("a", "b"), True),
     ):
         frame.to_csv(path, index=False)
@@ -116,6 +117,11 @@ def test_recorded_columns(tmp_path):
     for frame, columns, message in (
         (table, Columns("id"), "sequence column 'id' is missing"),
         (table.rename(columns={"run": "Run"}), Columns(), "did you mean 'Run'"),
+        (
+            table.rename(columns={"t": "tt"}),
+            Columns(),
+            "column 't' is missing, the step",
+        ),
     ):
         with pytest.raises(readers.ReadError, match=message):
             readers.from_dataframe(frame, columns, FEATURES, recorded=COLUMNS)

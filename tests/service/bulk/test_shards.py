@@ -160,7 +160,7 @@ class TestParquet:
         for columns, reason in (
             ({"frame": [1]}, r"1 feature columns \(frame\); the network takes 3"),
             ({"frames": [[{"x0": 1, "x1": "a"}]]}, "'x1' holds string; leave it out"),
-            ({"frames": [[{"x0": 1, "x2": 1}]]}, "2 feature columns"),
+            ({"frames": [[{"x0": 1, "x2": 1}]]}, "feature 'x1' is missing"),
             ({"frames": [[1.0]]}, "must be lists of lists of numbers"),
             ({"frames": [[["1"]]]}, "must be lists of lists of numbers"),
             ({"frames": [[[1]]], "id": [b"a"]}, "id must be text or whole numbers"),

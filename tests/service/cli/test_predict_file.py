@@ -114,22 +114,27 @@ class TestService:
         """Columns that the model doesn't take are named, and a table without ids."""
         table, path = table
         _, lines = predict(path, "--model", "machines", "--url", service)
-        assert not any("ignored" in line for line in lines)
+        assert not any("does not use" in line for line in lines)
         path = tmp_path / "more.csv"
         more = table.assign(operator="Ann", site=1).rename(columns={"run": "device"})
         more.drop(columns="t").to_csv(path, index=False)
-        frame, lines = predict(path, "--model", "machines", "--url", service)
+        command = (path, "--model", "machines", "--url", service)
+        assert_fails(
+            invoke("predict", *command),
+            "column 'run' is missing, the sequence column in training; found device,",
+        )
+        command += ("--step-column", "")
+        frame, lines = predict(*command, "--sequence-column", "")
         assert len(frame) == 1
         assert lines[:2] == [
-            "machines takes no columns device, operator, site: ignored",
+            "machines does not use the columns device, operator, site",
             "no column of ids (--sequence-column): 10 rows are one sequence",
         ]
         frame, lines = predict(
-            *(path, "--model", "machines", "--url", service),
-            *("--sequence-column", "device", "--ignore", "operator, site"),
+            *command, "--sequence-column", "device", "--ignore", "operator, site"
         )
         assert (len(frame), frame.columns[0]) == (4, "device")
-        assert not any("ignored" in line for line in lines)
+        assert not any("does not use" in line for line in lines)
 
 
 class TestAgreement:
