@@ -9,6 +9,7 @@ names, or the network was trained on features without names.
 """
 
 import difflib
+import re
 import shlex
 from collections import Counter
 from collections.abc import Sequence
@@ -28,6 +29,7 @@ UNLESS = {
     "step": "the rows of each sequence are in order",
 }
 SPLIT = "split"
+INDEX = re.compile(r"__index_level_\d+__")  # a pandas index without a name, in Parquet
 FORGIVING = str.maketrans("", "", " _-.")  # near names differ in these and in case
 
 
@@ -111,6 +113,8 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     """
     check_names(header)
     columns, features = expected.columns, expected.features
+    named = {*columns.ignore, *(features or ())}
+    header = [c for c in header if c in named or not INDEX.fullmatch(c)]
     special = {name: _special(header, expected, name) for name in SPECIAL}
     _check_choices(columns)
     used = {*(features or ()), *special.values()}

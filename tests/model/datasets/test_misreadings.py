@@ -30,6 +30,21 @@ def test_pandas_index():
             )
 
 
+def test_stored_index(tmp_path):
+    """The numbers of rows, which pandas adds to Parquet files, are no feature."""
+    path = tmp_path / "data.parquet"
+    table = make_table().sample(frac=1, random_state=1)
+    table.to_parquet(path)
+    columns = Columns("run", "state", "t")
+    assert "__index_level_0__" in polars.read_parquet(path).columns
+    for sequences in (
+        readers.read_sequences(path, columns, training=True),
+        readers.from_dataframe(polars.read_parquet(path), columns, training=True),
+    ):
+        assert set(sequences.features) == {*FEATURES}
+        assert not sequences.unused
+
+
 def test_pandas_names():
     """Columns may have numbers as names; repeated names are refused."""
     table = pandas.DataFrame([[1, 2], [3, 4]], columns=[1, 0])
