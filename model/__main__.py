@@ -33,7 +33,8 @@ Source = Annotated[
 Folder = Annotated[
     Path,
     typer.Argument(
-        help="Folder of a bundle, or of its versions (then the newest).",
+        help="Folder of a bundle, or of its versions, or a name: then the version that"
+        " is served.",
         metavar="BUNDLE",
     ),
 ]

@@ -7,7 +7,7 @@ import os
 import warnings
 from collections.abc import Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
@@ -77,8 +77,8 @@ class TrainingResult:
     """
 
     bundle: Path
-    metrics: "dict[str, Metrics]"
-    history: "list[Epoch]"
+    metrics: "dict[str, Metrics]" = field(repr=False)
+    history: "list[Epoch]" = field(repr=False)
     promotion: "Promotion | None"
 
     @cached_property

@@ -11,6 +11,7 @@ from model.config import Config, ConfigError
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
+from model.inference.location import find_folder
 
 
 def build_config(
@@ -136,13 +137,7 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: there is no bundle, several, or an invalid one.
     """
-    folders = bundle.find(path)
-    if not folders:
-        raise BundleError(f"{path}: no bundle")
-    if len(folders) > 1:
-        names = ", ".join(str(folder.parent) for folder in folders)
-        raise BundleError(f"{path}: several bundles: {names}")
-    verified = bundle.read(folders[0])
+    verified = bundle.read(find_folder(path))
     allowlist.check(verified)
     return verified
 

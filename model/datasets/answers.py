@@ -101,7 +101,7 @@ def of_sequences(
     """
     places = range(len(data))
     labels = [data.labels_of(place, task) for place in places]
-    return columns(
+    table = columns(
         task,
         classes,
         data.ids,
@@ -111,6 +111,10 @@ def of_sequences(
         id_column=data.columns.sequence,
         step_column=data.columns.step,
     )
+    if data.integer_ids:  # so that the table can be joined with the data
+        name = next(iter(table))
+        table[name] = np.array(table[name], np.int64)
+    return table
 
 
 def writer(target: str | Path) -> Callable[[Table], None]:

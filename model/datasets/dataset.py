@@ -135,7 +135,10 @@ class Dataset:
         used = np.unique(self.targets)
         lost = [self.classes[code] for code in used if self.classes[code] not in codes]
         if lost:
-            raise ValueError(f"{join_names(lost)}: not among {join_names(classes)}")
+            raise ValueError(
+                f"the data has labels that are not among the classes: {join_names(lost)};"
+                f" the classes are {join_names(classes)}"
+            )
         table = np.array([codes.get(name, -1) for name in self.classes], np.int32)
         return replace(self, targets=table[self.targets], classes=tuple(classes))
 

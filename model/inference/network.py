@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from model.bundle import allowlist, bundle, folders, labels
+from model.bundle import allowlist, bundle
 from model.bundle.bundle import Bundle, BundleError, Metadata
 from model.datasets.readers import Columns, Sequences
-from model.datasets.readers.table_layout import nearest
 from model.inference import inputs, predictions
 from model.inference.engine import Engine
+from model.inference.location import find_folder
 from model.inference.predictions import Classifications, Labellings
 
 if TYPE_CHECKING:
@@ -62,9 +62,9 @@ class Network:
         return self.metadata.classes
 
     @property
-    def features(self) -> tuple[str, ...]:
+    def features(self) -> list[str]:
         """The names of the features, in the order of an array's columns."""
-        return self.metadata.input.names
+        return list(self.metadata.input.names)
 
     def classify(
         self,
@@ -156,43 +156,9 @@ def load(
     if threads is not None and threads < 1:
         raise ValueError(f"threads is {threads}; expected 1 or more")
     reference = None if version is None else str(version)
-    folder = _find(Path(path), reference)
+    folder = find_folder(Path(path), reference)
     verified = bundle.read(folder, None if keys is None else Path(keys))
     allowlist.check(verified)
     if str(reference).isdecimal() and reference != verified.metadata.version:
         raise BundleError(f"{folder}: holds version {verified.metadata.version}")
     return Network(verified, Engine(verified, threads))
-
-
-def _find(path: Path, version: str | None) -> Path:
-    """Return the folder of one bundle."""
-    if path.exists():
-        entries = folders.scan(path)
-    else:
-        entries = folders.scan(*folders.DEFAULTS)
-        names = [entry.name for entry in entries]
-        entries = [entry for entry in entries if entry.name == str(path)]
-        if not entries:
-            near = nearest(str(path), names)
-            hint = f"; did you mean {near!r}?" if near else ""
-            raise BundleError(f"{path}: no such folder, and no bundle's name{hint}")
-    if not entries:
-        raise BundleError(f"{path}: no bundle")
-    if len(entries) > 1:
-        known = ", ".join(entry.name for entry in entries)
-        raise BundleError(f"{path}: several bundles: {known}")
-    versions = entries[0].versions
-    if 0 in versions:  # it has no folder of versions
-        return versions[0]
-    # Another folder that is served may have the version that a label names.
-    last = entries[0].folders[-1]
-    known_labels = labels.read(*folders.of_name(last.name, last.parent))
-    number = labels.find(version, known_labels, versions)
-    if number is None:
-        known = ", ".join(map(str, versions))
-        reason = f"no version {version}"
-        if version is None:
-            reason = f"its default version {known_labels[labels.DEFAULT]} is not here"
-        hint = "" if version else ": choose one (version=...)"
-        raise BundleError(f"{last}: {reason}; there are {known}{hint}")
-    return versions[number]

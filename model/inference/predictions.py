@@ -40,7 +40,8 @@ class Classifications:
         classes: in the order of `probabilities`.
         ids: of the sequences; numbers from 1 if the data has none.
         predictions: in the order of `ids`.
-        accuracy: share of right labels, 0 to 1; None if the data has no labels.
+        accuracy: share of right labels, 0 to 1; None if the data has no labels. A label
+            that the network lacks is never right.
     """
 
     model: str
@@ -71,7 +72,7 @@ class Labellings:
         classes: in the order of `probabilities`.
         ids: of the sequences; numbers from 1 if the data has none.
         predictions: in the order of `ids`.
-        accuracy: share of right labels, 0 to 1; None if the data has no labels.
+        accuracy: share of right labels, as in `Classifications`.
     """
 
     model: str

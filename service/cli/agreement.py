@@ -21,7 +21,7 @@ def counted(count: int, unit: str) -> str:
 def show(table: Table, task: Task, classes: Sequence[str], console: Console) -> None:
     """Print how right the answers are, if the table has the column `true_label`.
 
-    Labels that the network does not know are counted apart.
+    Labels that the network does not know count as wrong, and are named.
     """
     if "true_label" not in table:
         return
@@ -33,13 +33,13 @@ def show(table: Table, task: Task, classes: Sequence[str], console: Console) -> 
             continue
         (known if label in classes else unknown)[label] += count
         right[label] += count * (label == answer)
-    if known:
-        total = known.total()
+    if total := known.total() + unknown.total():
         percent = 100 * right.total() / total
         console.print(f"right: {percent:.2f} % of {counted(total, unit)}")
     if unknown:
-        names = f"{join_names(sorted(unknown))} ({counted(unknown.total(), unit)})"
-        console.print(f"labels that the model lacks: {names}")
+        names = join_names(sorted(unknown))
+        lacking = counted(unknown.total(), unit)
+        console.print(f"of them {lacking} with labels that the model lacks: {names}")
     if several := sum(n for (label, _), n in pairs.items() if label is None):
         console.print(f"no label, or several: {counted(several, unit)}")
     if known and len(classes) <= MAX_CLASSES:

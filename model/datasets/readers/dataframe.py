@@ -5,6 +5,7 @@ Narwhals reads both, and neither needs to be installed.
 
 import re
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,10 @@ def _read(frame: object, expected: Expected) -> Sequences:
             steps=_steps(rows, table, layout.step),
             split=_split(rows, table, layout.split),
         )
-    return rows.finish()
+    sequences = rows.finish()
+    if layout.sequence is not None and table[layout.sequence].dtype.is_integer():
+        return replace(sequences, integer_ids=True)
+    return sequences
 
 
 def _with_named_columns(frame: Any, expected: Expected) -> Any:

@@ -36,6 +36,7 @@ class Sequences:
         place: "line" or "row".
         columns: the names of the special columns.
         unused: columns that are neither features nor special.
+        integer_ids: true if the ids are whole numbers in the data.
     """
 
     path: Path
@@ -52,6 +53,7 @@ class Sequences:
     place: str = "line"
     columns: Columns = field(default_factory=Columns)
     unused: tuple[str, ...] = ()
+    integer_ids: bool = False
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1]
 
     def __post_init__(self) -> None:

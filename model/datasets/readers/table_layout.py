@@ -30,6 +30,7 @@ UNLESS = {
 }
 SPLIT = "split"
 INDEX = re.compile(r"__index_level_\d+__")  # a pandas index without a name, in Parquet
+LIKE = 0.75  # similarity of a name that is suggested for a default one
 FORGIVING = str.maketrans("", "", " _-.")  # near names differ in these and in case
 
 
@@ -186,7 +187,7 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
         raise ValueError(missing(choice, header, f"{name} column"))
     if expected.training and name in ("sequence", "label"):
         usual = [column for column in header if _plain(column) in USUAL[name]]
-        near = nearest(recorded or name, header) or next(iter(usual), None)
+        near = next(iter(usual), None) or nearest(recorded or name, header, LIKE)
         option = f"--{name}-column"
         hint = f"found {join_names(header)}: name the column with {option}"
         if near:
@@ -240,7 +241,7 @@ def _match(
             f"{len(rest)} feature columns ({join_names(rest)}); the network takes"
             f" {len(features)}, which have no names: leave the others out (--ignore)"
         )
-    free = [column for column in rest if column not in features]
+    free = [column for column in rest if column not in features] or header
     raise ValueError("; ".join(missing(name, free, "feature") for name in lost[:5]))
 
 
@@ -248,13 +249,13 @@ def missing(name: str, known: Sequence[str], kind: str) -> str:
     """Return why a name is refused, with the nearest known name."""
     near = nearest(name, known)
     hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(known)}"
-    return f"{kind} {name!r:.80} is missing; {hint if known else 'none are left'}"
+    return f"{kind} {name!r:.80} is missing; {hint}"
 
 
-def nearest(name: str, known: Sequence[str]) -> str | None:
+def nearest(name: str, known: Sequence[str], cutoff: float = 0.6) -> str | None:
     """Return the known name that is most like `name`, but for case and separators."""
     plain = {_plain(item): item for item in reversed(known)}
-    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=0.6)
+    near = difflib.get_close_matches(_plain(name), plain, n=1, cutoff=cutoff)
     return plain[near[0]] if near else None
 
 

@@ -185,7 +185,9 @@ def test_part_and_reclass_refusals():
     data = make()
     with pytest.raises(ValueError, match="no part 'tset'; there are train"):
         data.part("tset")
-    with pytest.raises(ValueError, match="c: not among a, b"):
+    with pytest.raises(
+        ValueError, match="not among the classes: c; the classes are a, b"
+    ):
         data.map_classes(("a", "b"))
 
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from model.datasets import readers
+from model.datasets import answers, readers
 from model.datasets.readers import Columns
 from tests.model.datasets.data_files import refused
 from tests.support.tables import (
@@ -68,6 +68,17 @@ def test_dataframes(library):
             readers.from_dataframe(
                 convert(mixed.assign(**{column: lost})), COLUMNS, FEATURES
             )
+
+
+def test_integer_ids():
+    """Ids that are whole numbers are whole numbers in the answers, to be joined by."""
+    table = make_table().assign(run=[7, 7, 7, 8, 9, 9, 9, 9])
+    scores = [np.array([1, 0], np.float32)] * 3
+    for frame in (table, polars.from_pandas(table)):
+        sequences = readers.from_dataframe(frame, COLUMNS, FEATURES)
+        assert sequences.ids == ("7", "8", "9")
+        answer = answers.of_sequences(sequences, "classify", "ab", scores)
+        assert answer["run"].tolist() == [7, 8, 9]
 
 
 def test_no_dataframe():

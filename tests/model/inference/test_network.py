@@ -235,7 +235,7 @@ class TestLoad:
         assert repr(network) == (
             "<Network both@1: label, 3 features, 3 classes, lstm 1 x 4, both directions>"
         )
-        assert network.features == ("x0", "x1", "x2")
+        assert network.features == ["x0", "x1", "x2"]
         assert network.classes == ("down", "flat", "up")
         assert (network.name, network.version) == ("both", "1")
         assert len(network.digest) == 64

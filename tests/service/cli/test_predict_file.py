@@ -150,7 +150,7 @@ class TestAgreement:
             assert line.split() == [name, "2", f"{share:.2f}"]
 
     def test_unknown_labels(self, service, table, tmp_path):
-        """Labels that the model lacks are counted apart, and sequences with several."""
+        """Labels that the model lacks are wrong, and named; several are counted apart."""
         table, _ = table
         table.loc[table.run == "m0", "state"] = "leak"
         table.loc[2, "state"] = "sit"
@@ -159,14 +159,15 @@ class TestAgreement:
         command = (tmp_path / "a.csv", "--url", service, "--model")
         frame, lines = predict(*command, "machines")
         assert frame["true_label"].isna().tolist() == [True, False, False, False]
-        assert lines[0].endswith(" % of 2 sequences")
+        assert lines[0].endswith(" % of 3 sequences")
         assert lines[1:3] == [
-            "labels that the model lacks: crack (1 sequence)",
+            "of them 1 sequence with labels that the model lacks: crack",
             "no label, or several: 1 sequence",
         ]
         _, lines = predict(*command, "moods")
         assert lines == [
-            "labels that the model lacks: crack, leak, run, sit (10 steps)"
+            "right: 0.00 % of 10 steps",
+            "of them 10 steps with labels that the model lacks: crack, leak, run, sit",
         ]
 
     def test_no_labels(self, service, table, tmp_path):
