@@ -109,7 +109,7 @@ def test_refusals(page):
             "“vibration” (is it “Vibration”?)",
         ),
         ("Vibration,sped\n1,2", ["vibration", "speed"], "“speed” (is it “sped”?)"),
-        ("Sequence,a\np,1", ["a"], "“Sequence”: rename it “sequence”"),
+        ("Sequence,a\np,1", ["a"], "Is it “Sequence”? Rename it, or remove it."),
         ("a\n1", ["b"], "1 feature of net is missing"),
         ("a,b\n1,2", ["x0"], "2 columns of numbers; net takes 1"),
         ("1,2\n3,4", ["a", "b", "c"], "2 features per step; net takes 3"),
@@ -130,7 +130,7 @@ def test_refusals(page):
         ('{"frames": [[1]], "labels": ["u", "d"]}', ["a"], "2 labels, but 1 steps"),
         ("[[1, 2], [3]]", ["a", "b"], "step 1: has 1 features, step 0 has 2"),
         ("x1,x0,y\n1,2,3", ["x0", "x1", "x2"], "1 feature of net is missing"),
-        ("run,a\np,1", ["a"], "The column “run”: rename it “sequence”, or remove it"),
+        ("run,a\np,1", ["a"], "There is no column “sequence”."),
         ("a;b\n1,5;2\n3;4.5", ["a", "b"], "Line 2 has a decimal comma, and line 3"),
     ):
         result = read(page, text, features)

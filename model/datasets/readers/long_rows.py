@@ -182,6 +182,8 @@ class LongRows:
         """
         if not self._frames:
             raise files.ReadError(self.path, None, "no rows in the file")
+        if self.layout.doubt is not None:
+            self.fail(self._columns["number"][0][0], self.layout.doubt)
         frames = np.concatenate(self._frames)
         self._refuse_missing(len(frames))
         columns = {k: np.concatenate(blocks) for k, blocks in self._columns.items()}

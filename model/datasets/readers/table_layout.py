@@ -89,6 +89,7 @@ class Layout:
     features: tuple[str, ...]  # columns, in the order of the network's features
     names: tuple[str, ...]  # of the features
     unused: tuple[str, ...]
+    doubt: str | None  # why its rows may be of other sequences, or in another order
 
     @property
     def columns(self) -> Columns:
@@ -134,18 +135,13 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     if not chosen:
         raise ValueError(f"no feature columns beside {join_names(header)}")
     unused = tuple(column for column in rest if column not in chosen)
-    if not expected.training:
-        for name in UNLESS:
-            if special[name] is None and getattr(columns, name) is None:
-                _refuse_without(name, getattr(expected.recorded, name), unused)
-    if special["sequence"] is None and columns.sequence is None:
-        _refuse_like_ids("sequence", unused)
     return Layout(
         **special,
         split=split,
         features=chosen,
         names=chosen if features is None else features,
         unused=unused,
+        doubt=_doubt(special, unused, expected),
     )
 
 
@@ -198,32 +194,32 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
     return None
 
 
-def _refuse_without(name: str, recorded: str | None, unused: Sequence[str]) -> None:
-    """Refuse a table that lacks a column of the training data, but has others.
+def _doubt(
+    special: dict[str, str | None], unused: Sequence[str], expected: Expected
+) -> str | None:
+    """Return why a column that isn't used may be that of the ids or of the steps.
 
-    One of them may be that column. Without it the answers would be different ones, and
-    no less certain.
+    Without it the answers would be different ones, and no less certain.
     """
-    if recorded is None or not unused:
-        return
-    near = nearest(recorded, unused)
-    hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(unused)}."
-    option = f"--{name}-column"
-    raise ValueError(
-        f"column {recorded!r:.80} is missing, the {name} column in training; {hint} Name"
-        f" it with {option}, or say that {UNLESS[name]}: {option}=''"
-    )
-
-
-def _refuse_like_ids(name: str, unused: Sequence[str]) -> None:
-    """Refuse a table as one sequence if a column has the ids' name but for its case, or
-    one that is usual for ids."""
-    for column in unused:
-        if _plain(column) in {_plain(name), *USUAL["sequence"]}:
-            raise ValueError(
-                f"column {name!r:.80} is missing; did you mean {column!r:.80}? Name it"
-                " with --sequence-column, or leave it out (--ignore)"
-            )
+    if expected.training or not unused:
+        return None
+    for name in UNLESS:
+        if special[name] is not None or getattr(expected.columns, name) is not None:
+            continue
+        recorded = getattr(expected.recorded, name)
+        names = {_plain(name), *USUAL[name]} if name == "sequence" else set()
+        near = nearest(recorded, unused) if recorded else None
+        near = near or next((c for c in unused if _plain(c) in names), None)
+        if not recorded and not near:
+            continue
+        training = f", the {name} column in training" if recorded else ""
+        hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(unused)}."
+        option = f"--{name}-column"
+        return (
+            f"column {recorded or name!r:.80} is missing{training}; {hint} Name it with"
+            f" {option}, or say that {UNLESS[name]}: {option}=''"
+        )
+    return None
 
 
 def _match(

@@ -41,21 +41,26 @@ export function assign(header, model) {
   });
   const names = match(rest, model);
   const unused = rest.filter((name) => !names.includes(name));
+  return { ...places, features: names.map((name) => header.indexOf(name)), unused };
+}
+
+/**
+ * Refuse a table if a column that isn't used may be that of the ids or of the steps.
+ * Without it the answers would be different ones, and no less certain.
+ */
+export function checkUnused({ unused, ...places }, model) {
   for (const meaning of ["sequence", "step"]) {
+    if (places[meaning] >= 0) continue;
     const chosen = model.training?.columns?.[meaning];
-    const near = chosen && places[meaning] < 0 ? nearest(chosen, unused) : undefined;
+    const usual = meaning === "sequence" ? [meaning, ...USUAL_IDS] : [];
+    const near =
+      (chosen && nearest(chosen, unused)) ?? unused.find((name) => usual.includes(plain(name)));
     if (near == null) continue;
-    // Without it the answers would be others, and no less certain.
-    const title = `The column “${chosen}” of ${model.name} is missing.`;
+    const title = chosen
+      ? `The column “${chosen}” of ${model.name} is missing.`
+      : `There is no column “${meaning}”.`;
     throw new Problem(0, { title, detail: `Is it “${near}”? Rename it, or remove it.` });
   }
-  const ids = model.training?.columns?.sequence ?? "sequence";
-  const like = unused.find((name) => [plain(ids), ...USUAL_IDS].includes(plain(name)));
-  if (places.sequence < 0 && like != null) {
-    // Otherwise the table would be taken as one sequence.
-    throw new Problem(0, { title: `The column “${like}”: rename it “${ids}”, or remove it.` });
-  }
-  return { ...places, features: names.map((name) => header.indexOf(name)), unused };
 }
 
 /** The columns of the features, in their order. */

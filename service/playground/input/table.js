@@ -1,7 +1,7 @@
 // Reads sequences from CSV, JSON or JSON lines, with the labels that the input has.
 
 import { Problem } from "../api.js";
-import { Mismatch, assign, checkWidth } from "./columns.js";
+import { Mismatch, assign, checkUnused, checkWidth } from "./columns.js";
 import { isNumber, parse, toNumber } from "./csv.js";
 import * as json from "./json.js";
 import { stepKey } from "./steps.js";
@@ -124,6 +124,7 @@ function fitTable(input, model) {
   const columns = columnsOf(input, model);
   const groups = new Map();
   let previous;
+  checkUnused(columns, model);
   checkDecimals(columns, input.delimiter);
   for (const { cells, number } of columns.rows) {
     const name = columns.sequence < 0 ? "sequence 1" : String(cells[columns.sequence]);

@@ -67,7 +67,7 @@ def test_dataframe_refusals(library):
         (
             {},
             Columns(),
-            "did you mean 'ID'? Name it with by=..., or leave it out (ignor",
+            "did you mean 'ID'? Name it with by=..., or say that the table is one seq",
         ),
         ({}, Columns("ID", "ID"), "column 'ID' was given two meanings"),
         ({"ID": ["p", "", "q"]}, Columns("ID"), "row 1: column 'ID' is empty"),

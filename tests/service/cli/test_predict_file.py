@@ -119,10 +119,11 @@ class TestService:
         more = table.assign(operator="Ann", site=1).rename(columns={"run": "device"})
         more.drop(columns="t").to_csv(path, index=False)
         command = (path, "--model", "machines", "--url", service)
-        assert_fails(
-            invoke("predict", *command),
-            "column 'run' is missing, the sequence column in training; found device,",
-        )
+        for arguments in (command, (path, "--url", service)):  # or of all models
+            assert_fails(
+                invoke("predict", *arguments),
+                "column 'run' is missing, the sequence column in training; found device,",
+            )
         command += ("--step-column", "")
         frame, lines = predict(*command, "--sequence-column", "")
         assert len(frame) == 1
