@@ -137,7 +137,7 @@ def load_bundle(path: Path) -> Bundle:
     Raises:
         BundleError: there is no bundle, several, or an invalid one.
     """
-    verified = bundle.read(find_folder(path))
+    verified = bundle.read(find_folder(path, newest=True))
     allowlist.check(verified)
     return verified
 

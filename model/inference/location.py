@@ -7,13 +7,16 @@ from model.bundle.bundle import BundleError
 from model.datasets.readers.table_layout import nearest
 
 
-def find_folder(path: Path, version: str | None = None) -> Path:
+def find_folder(
+    path: Path, version: str | None = None, *, newest: bool = False
+) -> Path:
     """Return the folder of one bundle.
 
     Args:
         path: folder of a bundle, or of its versions; or the name of a bundle in the
             folders that are served by default.
         version: a version or a label; None: the version that is served by default.
+        newest: if that version lies in another folder, take the newest one here.
 
     Raises:
         BundleError: there is no such bundle, or there are several.
@@ -40,6 +43,8 @@ def find_folder(path: Path, version: str | None = None) -> Path:
     last = entries[0].folders[-1]
     known_labels = labels.read(*folders.of_name(last.name, last.parent))
     number = labels.find(version, known_labels, versions)
+    if number is None and version is None and newest:
+        number = max(versions)
     if number is None:
         known = ", ".join(map(str, versions))
         reason = f"no version {version}"
