@@ -31,7 +31,10 @@ def show(bundles: str | None, name: str | None) -> None:
         console = Console(highlight=False, markup=False, emoji=False)
         if not console.is_terminal:
             console.width = 160  # the same in every pipe and file
-        console.print(_table(entries, drawn=console.is_terminal))
+        table, errors = _table(entries, drawn=console.is_terminal)
+        console.print(table)
+        for error in errors:
+            raise error
 
 
 def promote(bundles: str | None, reference: str, label: str) -> None:
@@ -104,20 +107,31 @@ def _number(entry: VersionFolder, version: str) -> int:
     return number
 
 
-def _table(entries: Sequence[VersionFolder], *, drawn: bool) -> Table:
+def _table(
+    entries: Sequence[VersionFolder], *, drawn: bool
+) -> tuple[Table, list[BundleError]]:
+    """The table, and why labels can't be read."""
+    errors = []
     table = Table(box=box.ROUNDED if drawn else None)
     for column in COLUMNS:
         right = column in RIGHT
         table.add_column(column, justify="right" if right else "left", no_wrap=True)
     for entry in entries:
-        known = labels.read(*entry.folders)
-        known = {labels.DEFAULT: [*entry.versions][-1]} | known
+        newest = [*entry.versions][-1]
+        names = dict.fromkeys(entry.versions, "broken")  # the labels of each
+        try:
+            known = {labels.DEFAULT: newest} | labels.read(*entry.folders)
+            for number in names:
+                names[number] = ", ".join(k for k, n in known.items() if n == number)
+        except BundleError as error:
+            errors.append(error)
         for number, path in reversed(entry.versions.items()):
-            own = ", ".join(label for label, n in known.items() if n == number)
             size = f"{_bytes(path) / 1e6:.1f}"
             measures = _measures(path)
-            table.add_row(entry.name, str(number), *measures, own, size, str(path))
-    return table
+            table.add_row(
+                entry.name, str(number), *measures, names[number], size, str(path)
+            )
+    return table, errors
 
 
 def _measures(path: Path) -> tuple[str, str, str]:

@@ -69,6 +69,16 @@ class TestVersions:
         rows = [line.split() for line in ask("versions", "walks", roots=roots)[1:]]
         assert ["default" in row for row in rows] == [True, False, False]
 
+    def test_broken_labels(self, roots):
+        """They are reported after the table, which has the other names' labels."""
+        (roots[1] / "walks" / labels.LABELS).write_text('{"default": 9}')
+        result = invoke("versions", "--bundles", ",".join(map(str, roots)))
+        rows = [line.split() for line in result.stdout.splitlines()[1:]]
+        assert ["default" in row for row in rows] == [True, False, False, False]
+        assert ["broken" in row for row in rows] == [False, True, True, True]
+        assert result.exit_code == 2
+        assert "labels.json: default: there is no version 9" in result.stderr
+
     def test_refused(self, roots, tmp_path):
         """An unknown name is refused with a similar one, and so are no bundles."""
         line = refusal("versions", "walk", roots=roots)
