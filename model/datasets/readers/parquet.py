@@ -64,7 +64,7 @@ def _check_types(schema: Any, layout: Layout) -> None:
     for name in (*layout.features, *layout.texts, *filter(None, [layout.step])):
         kind = schema.field(name).type
         number = types.is_integer(kind) or types.is_floating(kind)
-        if name in layout.features and not number:
+        if name in layout.features and not (number or types.is_boolean(kind)):
             time = types.is_temporal(kind)
             hint = "order the rows by it (--step-column), or" if time else "if not,"
             reason = f"column {name!r} holds {kind}; expected numbers"
@@ -133,10 +133,7 @@ def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
         ]
     table.add(
         np.stack(
-            [
-                columns[name].to_numpy(zero_copy_only=False).astype(np.float64)
-                for name in layout.features  # null becomes NaN
-            ],
+            [_numbers(columns[name]) for name in layout.features],
             axis=1,
         ),
         np.arange(start, start + batch.num_rows),
@@ -145,6 +142,16 @@ def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
         steps=_steps(table, columns, start),
         split=split,
     )
+
+
+def _numbers(column: Any) -> np.ndarray:
+    """Return a feature, [R] float64; NaN where it is missing."""
+    import pyarrow
+
+    if pyarrow.types.is_boolean(column.type):
+        column = column.cast(pyarrow.uint8())
+    values: np.ndarray = column.to_numpy(zero_copy_only=False)
+    return values.astype(np.float64)
 
 
 def _steps(

@@ -80,6 +80,23 @@ def test_dataframe_refusals(library):
         readers.from_dataframe(library.DataFrame(rows), training=True)
 
 
+def test_booleans(tmp_path):
+    """They are 0 and 1 in a DataFrame and in its Parquet file; missing ones are refused."""
+    path = tmp_path / "data.parquet"
+    for values, frames in (([True, False], [[1], [0]]), ([True, None], None)):
+        table = pandas.DataFrame({"a": pandas.array(values, "boolean")})
+        table.to_parquet(path)
+        for read in (
+            lambda table=table: readers.from_dataframe(table, features=("a",)),
+            lambda: readers.read_sequences(path, features=("a",)),
+        ):
+            if frames is None:
+                with pytest.raises(readers.ReadError, match="a number is missing"):
+                    read()
+            else:
+                assert read().frames.tolist() == frames
+
+
 def test_decimal_steps():
     """Decimal numbers order rows, too."""
     steps = [decimal.Decimal(step) for step in ("10", "9.5")]

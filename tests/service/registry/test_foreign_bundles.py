@@ -153,9 +153,14 @@ class TestBlocking:
                 os.mkfifo(root / name / "1" / place)
             copy_bundle(VOWELS, root / "good" / "1", name="good")
             wait(lambda: service.answers("/models/good"), "the later bundle is served")
-            broken = httpx.get(f"{service.url}/models").json()["broken"]
-            assert sorted(broken) == ["a", "b"]
-            assert all("is not a regular file" in reason for reason in broken.values())
+
+            def broken():
+                return httpx.get(f"{service.url}/models").json()["broken"]
+
+            wait(lambda: sorted(broken()) == ["a", "b"], "the others are reported")
+            assert all(
+                "is not a regular file" in reason for reason in broken().values()
+            )
             start = time.monotonic()
             service.process.send_signal(signal.SIGTERM)
             service.process.wait(SECONDS)
