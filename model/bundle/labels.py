@@ -17,7 +17,7 @@ import os
 import re
 import tempfile
 import time
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
@@ -167,8 +167,13 @@ def promote(
         return before
 
 
-def rollback(folders: Sequence[Path]) -> tuple[int, int]:
+def rollback(
+    folders: Sequence[Path], check: Callable[[int], object] = lambda version: None
+) -> tuple[int, int]:
     """Make the version the default that was it before.
+
+    Args:
+        check: raises BundleError for a version that can't be served.
 
     Returns:
         The former default version, and the one that it is now.
@@ -184,6 +189,7 @@ def rollback(folders: Sequence[Path]) -> tuple[int, int]:
         if not history or present is None:
             raise BundleError(f"{folders[-1]}: no other version was the default before")
         version = history.pop()
+        check(version)
         _write(folders[-1] / LABELS, {**labels, DEFAULT: version})
         _write(folders[-1] / HISTORY, history)
         return present, version

@@ -3,6 +3,7 @@
 import difflib
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 
 import typer
@@ -44,22 +45,29 @@ def promote(bundles: str | None, reference: str, label: str) -> None:
         name, _, version = reference.partition("@")
         entry = _find(name, roots)
         number = _number(entry, version)
-        verified = bundle.read(entry.versions[number], settings.keys)
-        allowlist.check(verified)
-        metadata = verified.metadata
-        if (metadata.name, metadata.version) != (name, str(number)):
-            holds = f"{metadata.name}, version {metadata.version}"
-            raise BundleError(f"{verified.folder}: holds {holds}")
+        _check(entry, settings, number)
         before = labels.promote(entry.folders, number, label)
         _report(name, label, number, before)
 
 
 def rollback(bundles: str | None, name: str) -> None:
-    """Make the version the default that was it before."""
+    """Make the version the default that was it before, if it can be served."""
     with _errors():
-        entry = _find(name, _roots(bundles)[0])
-        before, number = labels.rollback(entry.folders)
+        roots, settings = _roots(bundles)
+        entry = _find(name, roots)
+        check = partial(_check, entry, settings)
+        before, number = labels.rollback(entry.folders, check)
         _report(name, labels.DEFAULT, number, before)
+
+
+def _check(entry: VersionFolder, settings: Settings, number: int) -> None:
+    """Check that a version can be served."""
+    verified = bundle.read(entry.versions[number], settings.keys)
+    allowlist.check(verified)
+    metadata = verified.metadata
+    if (metadata.name, metadata.version) != (entry.name, str(number)):
+        holds = f"{metadata.name}, version {metadata.version}"
+        raise BundleError(f"{verified.folder}: holds {holds}")
 
 
 def _report(name: str, label: str, number: int, before: int | None) -> None:

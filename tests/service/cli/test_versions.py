@@ -124,6 +124,15 @@ class TestPromote:
         )
         assert not (roots[1] / "walks" / labels.LABELS).exists()
 
+    def test_broken_before(self, roots):
+        """`rollback` to a broken version changes nothing."""
+        for reference in ("walks@1", "walks@2"):
+            ask("promote", reference, roots=roots)
+        (roots[0] / "walks" / "1" / "saved_model.pb").write_bytes(b"none")
+        line = refusal("rollback", "walks", roots=roots)
+        assert "saved_model.pb: SHA-256 differs" in line
+        assert labels.read(*(root / "walks" for root in roots)) == {"default": 2}
+
     def test_object_store(self):
         """Folders in an object store are refused, without the key in the address."""
         line = refusal("promote", "walks@1", roots=["s3://me:secret@bucket/a"])
