@@ -60,7 +60,7 @@ class Client:
         """
         Args:
             url: address of the service.
-            timeout: seconds.
+            timeout: seconds to wait for an answer, in each attempt.
             headers: sent with each request, such as `{"X-API-Key": key}`.
             cookies: sent with each request.
             verify: an `ssl.SSLContext` that trusts the service's certificate; False
