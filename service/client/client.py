@@ -10,8 +10,8 @@ lists the exceptions that both clients raise.
 
 import threading
 from collections import deque
-from collections.abc import Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractContextManager, suppress
 from functools import partial
 from ssl import SSLContext
@@ -263,11 +263,10 @@ class Client:
         return [answer for several in answers for answer in several]
 
     def _send_parts(self, call: Call[Answer], stop: threading.Event) -> None:
-        pool = ThreadPoolExecutor(PARALLEL)
         futures: deque[tuple[Part, Future[list[Answer]]]] = deque()
         try:
             for part in call.parts:
-                futures.append((part, pool.submit(self._send, call, part, stop)))
+                futures.append((part, _start(partial(self._send, call, part, stop))))
                 if len(futures) == PARALLEL:
                     first, future = futures.popleft()
                     call.add(first, future.result())
@@ -275,7 +274,6 @@ class Client:
                 call.add(part, future.result())
         finally:
             stop.set()
-            pool.shutdown(wait=False, cancel_futures=True)
 
     def _request(
         self,
@@ -313,3 +311,21 @@ class Client:
         self, *_: type[BaseException] | BaseException | TracebackType | None
     ) -> None:
         self.close()
+
+
+def _start(function: Callable[[], T]) -> "Future[T]":
+    """Call a function in a thread of its own.
+
+    The interpreter waits for the threads of an executor when it exits: after Ctrl-C, for
+    the answers of a service that hangs. It doesn't wait for this one.
+    """
+    future: Future[T] = Future()
+
+    def run() -> None:
+        try:
+            future.set_result(function())
+        except BaseException as error:
+            future.set_exception(error)
+
+    threading.Thread(target=run, name="part of a call", daemon=True).start()
+    return future

@@ -1,6 +1,8 @@
 """Calls that are larger than the limits are sent as several requests."""
 
 import itertools
+import subprocess
+import sys
 import threading
 import time
 
@@ -25,7 +27,7 @@ from service.client.models import Limits
 from service.settings import Settings
 from tests.service.client.scripted import RESET, Reply, scripted
 from tests.support.bundles import OnnxEngine, random_frames
-from tests.support.servers import running
+from tests.support.servers import SECONDS, running
 from tests.support.versions import versioned_service
 
 SMALL = {"max_sequences": 3, "max_steps": 9, "max_cells": 60, "max_body_bytes": 700}
@@ -353,9 +355,38 @@ def test_threads_end(server):
     with Client(server) as client:
         client.classify(sequences_of([1] * 1100))
         deadline = time.monotonic() + 10
-        while any("ThreadPool" in t.name for t in threading.enumerate()):
+        while any(t.name == "part of a call" for t in threading.enumerate()):
             assert time.monotonic() < deadline
             time.sleep(0.01)
+
+
+INTERRUPTED = """
+import signal, sys
+from service.client import Client
+signal.signal(signal.SIGALRM, signal.default_int_handler)
+signal.alarm(1)
+Client(sys.argv[1], timeout=120).classify([[[1]]] * 2000)
+"""
+
+
+@pytest.mark.slow
+def test_interrupted():
+    """Ctrl-C ends a program at once while a service hangs that has answered a part."""
+    reply, number, end = answer_all(lambda: 1), itertools.count(), threading.Event()
+
+    def answer(request):
+        if request.body is not None and next(number):
+            end.wait(SECONDS)
+        return reply(request)
+
+    with scripted(answer) as server:
+        command = [sys.executable, "-c", INTERRUPTED, server.url]
+        result = subprocess.run(
+            command, stderr=subprocess.PIPE, text=True, timeout=SECONDS / 2
+        )
+        end.set()
+    assert "KeyboardInterrupt" in result.stderr
+    assert next(number) > 1
 
 
 @pytest.mark.anyio
