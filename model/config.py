@@ -86,6 +86,11 @@ class NetworkConfig(_Section):
     bidirectional: bool = Field(
         False, description="Read each sequence in both directions."
     )
+    read: Literal["last", "mean", "last+mean"] = Field(
+        "last",
+        description="Outputs that a classifier reads: that of the last step, the mean of"
+        " all steps, or both.",
+    )
     unroll: Literal["dynamic", "static"] = Field(
         "dynamic",
         description="Loop over time in the graph, or one copy of the cell per step.",
@@ -99,8 +104,9 @@ class NetworkConfig(_Section):
     @property
     def state_size(self) -> int:
         """Floats of state for one sequence; 0 if the network is bidirectional."""
-        vectors = 2 if self.cell == "lstm" else 1
-        return 0 if self.bidirectional else self.layers * vectors * self.hidden
+        return bundle.state_size(
+            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+        )
 
 
 class TrainingConfig(_Section):

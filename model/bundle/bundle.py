@@ -133,6 +133,7 @@ class Metadata(_Section):
     layers: int = Field(ge=1)
     hidden: int = Field(ge=1)
     bidirectional: bool
+    read: Literal["last", "mean", "last+mean"] = "last"
     reset_after: bool
     dropout: float
     state_size: int = Field(ge=0, description="0 if the network needs whole sequences.")
@@ -150,11 +151,26 @@ class Metadata(_Section):
             raise ValueError(f"not all parts have {features} features")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must have different names")
-        vectors = 2 if self.cell == "lstm" else 1
-        size = 0 if self.bidirectional else self.layers * self.hidden * vectors
+        size = state_size(
+            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+        )
         if self.state_size != size:
             raise ValueError(f"state_size must be {size}")
         return self
+
+
+def state_size(
+    cell: str, layers: int, hidden: int, bidirectional: bool, read: str
+) -> int:
+    """Return the floats of state for one sequence; 0 for a bidirectional network.
+
+    The state is each layer's hidden vector and, for an LSTM, its cell vector. A network
+    that reads the mean adds the sum of its outputs, and their number.
+    """
+    if bidirectional:
+        return 0
+    vectors = 2 if cell == "lstm" else 1
+    return layers * hidden * vectors + (0 if read == "last" else hidden + 1)
 
 
 @dataclass(frozen=True, slots=True)
@@ -256,24 +272,6 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         if _sha256(folder / name) != digest:
             raise BundleError(f"{folder / name}: SHA-256 differs from {MARKER}")
     return Bundle(folder, metadata, hashlib.sha256(text).hexdigest())
-
-
-def find(root: Path) -> list[Path]:
-    """Return the folder of each bundle's newest version, sorted by name.
-
-    `root` may also be one bundle, or the folder of its versions. A version without
-    `bundle.json` and a name's folder that can't be listed are included: `read` then
-    gives the reason.
-
-    Raises:
-        OSError: `root` can't be listed.
-    """
-    if is_bundle(root):
-        return [root]
-    return [
-        folder / str(numbers[-1]) if numbers else folder
-        for folder, numbers in names(root).items()
-    ]
 
 
 def is_bundle(folder: Path) -> bool:

@@ -13,9 +13,10 @@ OPERATORS = frozenset(
     {
         # shapes
         *("Cast", "Concat", "Range", "Reshape", "Shape", "Split", "Squeeze"),
-        *("Transpose", "Unsqueeze", "Less", "Where"),
+        *("Transpose", "Unsqueeze", "Less", "Where", "Expand", "GatherElements"),
         # layers
-        *("Add", "Div", "MatMul", "Mul", "Sub", "Softmax", "GRU", "LSTM"),
+        *("Add", "CumSum", "Div", "MatMul", "Max", "Mul", "Sub", "Softmax"),
+        *("GRU", "LSTM"),
     }
 )
 QUANTIZED = frozenset({("com.microsoft", "DynamicQuantizeLSTM")})

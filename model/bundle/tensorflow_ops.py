@@ -21,11 +21,12 @@ COMPUTING = frozenset(
         # numbers and shapes
         *("Const", "Identity", "NoOp", "Cast", "Fill", "Range", "Shape", "ZerosLike"),
         *("ConcatV2", "ExpandDims", "GatherV2", "Pack", "Unpack", "Reshape", "Split"),
+        "SplitV",
         *("ReverseSequence", "SelectV2", "Squeeze", "StridedSlice", "Tile"),
         *("Transpose", "Prod", "Less", "LogicalAnd"),
         # layers
-        *("AddV2", "BiasAdd", "MatMul", "Mul", "RealDiv", "Sub"),
-        *("Sigmoid", "Softmax", "Tanh"),
+        *("AddV2", "BiasAdd", "Cumsum", "MatMul", "Maximum", "Mul", "RealDiv"),
+        *("Sigmoid", "Softmax", "Sub", "Sum", "Tanh"),
         # weights
         "ReadVariableOp",
         # loops over time

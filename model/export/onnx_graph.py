@@ -29,13 +29,22 @@ def build(network: Network) -> onnx.ModelProto:
     x = _normalise(graph, network)  # [T, B, F]
     vectors = 2 if config.cell == "lstm" else 1
     finals: list[str] = []
-    states = _states(graph, config) if stepped else []
+    states, total, count = _states(graph, config) if stepped else ([], "", "")
     for index, directions in enumerate(network.encoder):
         initial = states[index * vectors : (index + 1) * vectors]
         x, *final = _layer(graph, config, directions, x, initial)
         finals += final
+    sums: list[str] = []
     if network.task == "classify":
-        x = _joined(graph, finals[-vectors], config.hidden * len(network.encoder[-1]))
+        width = config.hidden * len(network.encoder[-1])
+        last = _joined(graph, finals[-vectors], width)
+        parts = {"last": last}
+        if config.read != "last":
+            parts["mean"], *sums = _mean(graph, x, last, total, count)
+        x = last
+        if config.read != "last":
+            read = [parts[name] for name in config.read.split("+")]
+            x = graph.add("Concat", read, axis=1) if len(read) > 1 else read[0]
     kernel, bias = (graph.constant(v) for v in network.head.get_weights())
     x = graph.add("Add", [graph.add("MatMul", [x, kernel]), bias])
     x = graph.add("Div", [x, graph.constant(network.temperature.numpy())])
@@ -55,8 +64,11 @@ def build(network: Network) -> onnx.ModelProto:
     if stepped:
         stacked = graph.add("Concat", finals, axis=0)  # [L * V, B, H]
         rows = graph.add("Transpose", [stacked], perm=[1, 0, 2])
-        size = graph.constant([0, config.state_size], np.int64)
-        graph.add("Reshape", [rows, size], ["next_state"])
+        size = graph.constant([0, config.hidden * len(finals)], np.int64)
+        names = [] if sums else ["next_state"]
+        vectors_after = graph.add("Reshape", [rows, size], names)
+        if sums:
+            graph.add("Concat", [vectors_after, *sums], ["next_state"], axis=1)
         inputs.append(("state", TensorProto.FLOAT, [batch, config.state_size]))
         outputs.append(("next_state", TensorProto.FLOAT, [batch, config.state_size]))
     return graph.model(inputs, outputs)
@@ -70,16 +82,51 @@ def _normalise(graph: "_Graph", network: Network) -> str:
     return graph.add("Transpose", [x], perm=[1, 0, 2])
 
 
-def _states(graph: "_Graph", config) -> list[str]:
-    """Split the rows of `state` into vectors [1, B, H], layer by layer."""
-    count = config.state_size // config.hidden
+def _states(graph: "_Graph", config) -> tuple[list[str], str, str]:
+    """Split the rows of `state` into vectors [1, B, H], layer by layer, and, if the mean
+    is read, the sum of the outputs [B, H] and their number [B, 1]."""
+    vectors, total, steps = "state", "", ""
+    size = config.state_size
+    if config.read != "last":
+        size -= config.hidden + 1
+        sizes = graph.constant([size, config.hidden, 1], np.int64)
+        vectors, total, steps = "vectors", "total", "steps"
+        graph.add("Split", ["state", sizes], [vectors, total, steps], axis=1)
+    count = size // config.hidden
     shape = graph.constant([0, count, config.hidden], np.int64)
     stacked = graph.add(
-        "Transpose", [graph.add("Reshape", ["state", shape])], perm=[1, 0, 2]
+        "Transpose", [graph.add("Reshape", [vectors, shape])], perm=[1, 0, 2]
     )
     names = [f"before_{i}" for i in range(count)]
     graph.add("Split", [stacked, graph.constant([1] * count, np.int64)], names, axis=0)
-    return names
+    return names, total, steps
+
+
+def _mean(
+    graph: "_Graph", x: str, last: str, total: str, count: str
+) -> tuple[str, str, str]:
+    """Return the mean of outputs x [T, B, W] over valid steps, their sum and number.
+
+    The sum goes on step after step from `total`, so that the order of the additions does
+    not depend on how a sequence is cut into calls. Outputs past a length aren't read.
+
+    Args:
+        last: [B, W], the last output.
+        total, count: [B, W] and [B, 1] of earlier calls; "" for whole sequences.
+    """
+    total = total or graph.add("Sub", [last, last])  # zeros
+    first = graph.add("Unsqueeze", [total, graph.constant([0], np.int64)])
+    sums = graph.add("Concat", [first, x], axis=0)  # [1 + T, B, W]
+    sums = graph.add("CumSum", [sums, graph.constant(0, np.int64)])
+    rows = graph.add("Cast", ["lengths"], to=TensorProto.INT64)
+    rows = graph.add("Reshape", [rows, graph.constant([1, -1, 1], np.int64)])
+    rows = graph.add("Expand", [rows, graph.add("Shape", [first])])  # [1, B, W]
+    total = graph.squeeze(graph.add("GatherElements", [sums, rows], axis=0), 0)
+    steps = graph.add("Cast", ["lengths"], to=TensorProto.FLOAT)
+    steps = graph.add("Reshape", [steps, graph.constant([-1, 1], np.int64)])
+    count = graph.add("Add", [count, steps]) if count else steps
+    divisor = graph.add("Max", [count, graph.constant(1.0)])
+    return graph.add("Div", [total, divisor]), total, count
 
 
 def _layer(

@@ -88,7 +88,7 @@ def _metadata(
     version: str,
 ) -> Metadata:
     part = "test" if "test" in before else "validation"
-    settings = config.network
+    settings = network.config
     return Metadata(
         name=config.name,
         version=version,
@@ -99,6 +99,7 @@ def _metadata(
         layers=settings.layers,
         hidden=settings.hidden,
         bidirectional=settings.bidirectional,
+        read=settings.read,
         reset_after=settings.reset_after,
         dropout=settings.dropout,
         state_size=settings.state_size,

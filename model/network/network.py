@@ -42,6 +42,8 @@ class Network(keras.Model):  # type: ignore[misc]
                 that an export runs everywhere.
         """
         super().__init__()
+        if task == "label":  # every step's output is read
+            config = config.model_copy(update={"read": "last"})
         self.config, self.task, self.features = config, task, features
         self.mean = self._constant("mean", (features,), mean)
         self.scale = self._constant("scale", (features,), scale, 1.0)
@@ -57,7 +59,7 @@ class Network(keras.Model):  # type: ignore[misc]
             for layer in directions:
                 layer.build((None, None, width))
             width = config.hidden * len(directions)
-        self.head.build((None, width))
+        self.head.build((None, width * len(config.read.split("+"))))
         self.built = True
 
     def _constant(self, name, shape, value, default=0.0):
@@ -87,14 +89,18 @@ class Network(keras.Model):  # type: ignore[misc]
                 layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
                 rate = self.config.dropout
                 x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
-        return self.head(x if self.task == "label" else self._last(x, lengths))
+        if self.task == "label":
+            return self.head(x)
+        total = tf.reduce_sum(_masked(x, lengths), 1)
+        count = tf.cast(lengths, x.dtype)[:, None]
+        return self.head(self._read(self._last(x, lengths), total, count))
 
     def step(self, frames, lengths, state):
         """Continue sequences with more frames; return logits and the new state.
 
         Args:
-            state: [B, S], returned by an earlier call; zeros start a sequence. It
-                holds each layer's hidden vector and, for an LSTM, its cell vector.
+            state: [B, S], returned by an earlier call; zeros start a sequence. See
+                `bundle.state_size`.
 
         Returns:
             logits (classify: after the last valid step), state [B, S]. A row of
@@ -102,15 +108,28 @@ class Network(keras.Model):  # type: ignore[misc]
         """
         x = self._normalize(frames, lengths)
         vectors = 2 if self.config.cell == "lstm" else 1
-        before = tf.split(state, self.config.layers * vectors, 1)
+        count = self.config.layers * vectors
+        sizes = [self.config.hidden] * count
+        if self.config.read != "last":
+            sizes += [self.config.hidden, 1]
+        before = tf.split(state, sizes, 1)
         after = []
         for index, (layer,) in enumerate(self.encoder):
             initial = before[index * vectors : (index + 1) * vectors]
             x, final = recurrence.run_layer(layer, x, lengths, initial)
             after += final
-        last = after[-vectors]  # [B, H], the top layer's hidden vector
-        logits = self.head(x if self.task == "label" else last)
-        return logits, tf.concat(after, 1)
+        if self.task == "label":
+            return self.head(x), tf.concat(after, 1)
+        outputs = after[-vectors]  # [B, H], the top layer's hidden vector
+        if self.config.read != "last":
+            # Step after step, so that the order of the additions, and with it the
+            # answer, doesn't depend on how a sequence is cut into calls.
+            sums = tf.concat([before[count][:, None], _masked(x, lengths)], 1)
+            total = tf.cumsum(sums, 1)[:, -1]
+            steps = before[count + 1] + tf.cast(lengths, x.dtype)[:, None]
+            outputs = self._read(outputs, total, tf.maximum(steps, 1.0))
+            after += [total, steps]
+        return self.head(outputs), tf.concat(after, 1)
 
     def probabilities(self, logits):
         """Return calibrated class probabilities, in the shape of `logits`."""
@@ -136,11 +155,22 @@ class Network(keras.Model):  # type: ignore[misc]
         mask = tf.sequence_mask(lengths, tf.shape(frames)[1])[:, :, None]
         return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
 
+    def _read(self, last, total, count):
+        """Return what the classifier reads, [B, W]: the last output, the mean, or both."""
+        parts = {"last": last, "mean": total / count}
+        return tf.concat([parts[name] for name in self.config.read.split("+")], 1)
+
     def _last(self, outputs, lengths):
         """Return the output of each direction after its last step."""
         hidden = self.config.hidden
         last = tf.gather(outputs[:, :, :hidden], lengths - 1, axis=1, batch_dims=1)
         return tf.concat([last, outputs[:, 0, hidden:]], 1)
+
+
+def _masked(outputs, lengths):
+    """Return outputs [B, T, H] with zeros past each length."""
+    mask = tf.sequence_mask(lengths, tf.shape(outputs)[1])
+    return tf.where(mask[:, :, None], outputs, 0.0)
 
 
 def cost(logits, targets, lengths, weights):

@@ -11,6 +11,11 @@ from model.training.evaluation import Metrics
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
 PARTS = {"train": "training", "validation": "validation", "test": "test"}
+READS = {
+    "last": "the output of the last step",
+    "mean": "the mean of the outputs of all steps",
+    "last+mean": "the output of the last step, and the mean of all",
+}
 WORST = 5  # classes, and confusions
 MAX_FEATURES = 12  # listed by name
 PLOTS = {
@@ -97,6 +102,10 @@ def _network(metadata: Metadata) -> str:
     rows = [
         ("Layers", layers),
         ("Reads", ways),
+        *(
+            [("The class is read from", READS[metadata.read])]
+            * (metadata.task == "classify")
+        ),
         ("Dropout in training", f"{metadata.dropout:g} of each layer's outputs"),
         ("Can be streamed", stream),
     ]

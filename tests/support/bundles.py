@@ -71,7 +71,8 @@ def _code_digest() -> str:
 def write_shared_bundles(root: Path) -> None:
     """`walks` (classify), `tags` (label) and `both` (label, in both directions)."""
     kinds = ("run", "sit", "stand", "wälk")
-    write_bundle(root, "walks", "classify", kinds, cell="gru", hidden=6)
+    read = {"read": "last+mean"}
+    write_bundle(root, "walks", "classify", kinds, cell="gru", hidden=6, **read)
     kinds = ("noun", "verb", "other")
     write_bundle(root, "tags", "label", kinds, cell="lstm", hidden=5)
     kinds, both = ("down", "flat", "up"), {"bidirectional": True}
@@ -189,6 +190,7 @@ def write_bundle(
             cell=config.cell,
             hidden=config.hidden,
             bidirectional=config.bidirectional,
+            read=config.read,
             state_size=config.state_size,
             normalisation=bundle.Normalisation(
                 mean=tuple(model.mean.numpy().tolist()),

@@ -20,7 +20,10 @@ from tests.support.networks import CELLS, make_config, make_dataset
 
 KINDS = {
     "classify-gru": ("classify", CELLS["gru"]),
-    "classify-gru-original": ("classify", CELLS["gru-original"]),
+    "classify-gru-original": (
+        "classify",
+        {**CELLS["gru-original"], "read": "last+mean"},
+    ),
     "label-lstm": ("label", CELLS["lstm"]),
     "label-lstm-both-ways": ("label", {**CELLS["lstm"], "bidirectional": True}),
 }

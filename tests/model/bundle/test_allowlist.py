@@ -39,7 +39,10 @@ EXPORTS = {
         "label",
         {**CELLS["gru-original"], "bidirectional": True},
     ),
-    "classify-lstm-both-ways": ("classify", {"cell": "lstm", "bidirectional": True}),
+    "classify-lstm-both-ways": (
+        "classify",
+        {"cell": "lstm", "bidirectional": True, "read": "mean"},
+    ),
 }
 
 

@@ -168,8 +168,8 @@ class TestContents:
         assert not folder.exists()
 
 
-class TestFind:
-    """`find` with folders that only have a marker."""
+class TestNames:
+    """`names` with folders that only have a marker."""
 
     def bundle(self, *parts):
         folder = Path(*parts)
@@ -177,17 +177,12 @@ class TestFind:
         (folder / bundle.MARKER).write_text("{}")
         return folder
 
-    def test_one(self, tmp_path):
-        """The folder of a bundle is found."""
-        folder = self.bundle(tmp_path, "a", "1")
-        assert bundle.find(folder) == [folder]
-
     def test_versions(self, tmp_path):
-        """The newest version has the highest number: 10, not 9."""
+        """Versions are in the order of their numbers: 9, 10."""
         for version in (1, 9, 10):
             self.bundle(tmp_path, "a", str(version))
-        assert bundle.find(tmp_path / "a") == [tmp_path / "a" / "10"]
-        assert bundle.find(tmp_path) == [tmp_path / "a" / "10"]
+        assert bundle.names(tmp_path / "a") == {tmp_path / "a": [1, 9, 10]}
+        assert bundle.names(tmp_path) == {tmp_path / "a": [1, 9, 10]}
 
     def test_names(self, tmp_path):
         """Every bundle of a folder is found, sorted by name; other files are ignored."""
@@ -199,29 +194,29 @@ class TestFind:
         (tmp_path / "d" / ".temporary").mkdir()
         (tmp_path / "d" / "01").mkdir()
         (tmp_path / "d" / "2").write_text("a file")
-        assert bundle.find(tmp_path) == [tmp_path / n / "1" for n in ("a", "b", "c")]
+        assert bundle.names(tmp_path) == {tmp_path / name: [1] for name in "abc"}
 
     def test_unmarked(self, tmp_path):
         """A newest version without its marker is found, so that `read` gives the reason."""
         self.bundle(tmp_path, "a", "1")
         (tmp_path / "a" / "2").mkdir()
-        assert bundle.find(tmp_path) == [tmp_path / "a" / "2"]
+        assert bundle.names(tmp_path) == {tmp_path / "a": [1, 2]}
 
     def test_nothing(self, tmp_path):
         """Without a bundle or a folder nothing is found."""
-        assert bundle.find(tmp_path) == []
-        assert bundle.find(tmp_path / "none") == []
+        assert bundle.names(tmp_path) == {}
+        assert bundle.names(tmp_path / "none") == {}
         (tmp_path / "file").write_text("")
-        assert bundle.find(tmp_path / "file") == []
+        assert bundle.names(tmp_path / "file") == {}
 
     def test_number_as_name(self, tmp_path):
         """A bundle whose name is a number doesn't hide others."""
         self.bundle(tmp_path, "letters", "1")
         self.bundle(tmp_path, "2024", "3")
-        assert bundle.find(tmp_path) == [
-            tmp_path / "2024" / "3",
-            tmp_path / "letters" / "1",
-        ]
+        assert bundle.names(tmp_path) == {
+            tmp_path / "2024": [3],
+            tmp_path / "letters": [1],
+        }
 
 
 class TestWithoutTensorFlow:
@@ -242,7 +237,7 @@ class TestWithoutTensorFlow:
             from pathlib import Path
             import onnxruntime
             from model import bundle
-            exported = bundle.read(bundle.find(Path({str(ROOT / "bundles" / "digits")!r}))[0])
+            exported = bundle.read(Path({str(ROOT / "bundles" / "digits" / "1")!r}))
             session = onnxruntime.InferenceSession(str(exported.folder / bundle.NETWORK))
             def step(frames, lengths, state):
                 inputs = {{"frames": frames, "lengths": lengths, "state": state}}
@@ -291,7 +286,7 @@ class TestWriting:
         def fail():
             with bundle.writing(tmp_path, "a") as (folder, _):
                 (folder / "half").write_text("x")
-                assert bundle.find(tmp_path) == [tmp_path / "a" / "1"]
+                assert bundle.names(tmp_path) == {tmp_path / "a": [1]}
                 raise error
 
         with pytest.raises(error):

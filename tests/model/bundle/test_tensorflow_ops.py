@@ -16,7 +16,7 @@ from tests.support.servers import ROOT, running, wait
 
 FRAMES = tf.TensorSpec((None, None, 3), tf.float32, "frames")
 LENGTHS = tf.TensorSpec((None,), tf.int32, "lengths")
-STATE = tf.TensorSpec((None, 6), tf.float32, "state")
+STATE = tf.TensorSpec((None, 13), tf.float32, "state")
 
 
 def wrap(folder, act, *, also=None):
@@ -29,7 +29,7 @@ def wrap(folder, act, *, also=None):
             return dict(inner(frames=frames, lengths=lengths, state=state))
 
     def serve(frames, lengths):
-        answers = step(frames, lengths, tf.zeros((tf.shape(frames)[0], 6)))
+        answers = step(frames, lengths, tf.zeros((tf.shape(frames)[0], 13)))
         return {"probabilities": answers["probabilities"]}
 
     module = tf.Module()

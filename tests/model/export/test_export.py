@@ -223,4 +223,4 @@ def test_wrong_export(tmp_path, monkeypatch, wrong):
     with pytest.raises(export.ExportError, match=f"{wrong} differs"):
         publish.publish(network, HISTORY, dataset, config, tmp_path)
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
-    assert bundle.find(tmp_path) == []
+    assert bundle.names(tmp_path) == {}

@@ -90,7 +90,7 @@ class TestDifference:
 def source():
     """A published bundle, and a test part of which its network has everything right."""
     exported = exports.load()["classify-gru"]
-    dataset = make_dataset(counts=(0, 0, 100), classes=4)
+    dataset = make_dataset(counts=(0, 0, 100), classes=4, spread=3)
     predictions = evaluation.predict_bundle(exported.bundle, dataset)
     return exported.folder, replace(dataset, targets=predictions.scores.argmax(1))
 

@@ -230,7 +230,7 @@ class TestCard:
 
 def assert_nothing(folder):
     assert not [path for path in folder.rglob("*") if path.is_file()]
-    assert bundle.find(folder) == []
+    assert bundle.names(folder) == {}
 
 
 class TestRefusals:

@@ -10,6 +10,8 @@ from tests.support.networks import CELLS, CLASSES, FEATURES, make_frames, make_n
 TASKS = ("classify", "label")
 CLOSE = {"rtol": 0, "atol": 1e-5}
 LENGTHS = (5, 1, 7, 3)
+CELLS = {**CELLS, "gru-mean": {"cell": "gru", "read": "mean"}}
+CELLS["lstm-last-mean"] = {"cell": "lstm", "read": "last+mean"}
 cells = pytest.mark.parametrize("cell", CELLS)
 tasks = pytest.mark.parametrize("task", TASKS)
 ways = pytest.mark.parametrize(
@@ -18,8 +20,6 @@ ways = pytest.mark.parametrize(
 
 
 # The reference: one sequence at a time, float64, nothing padded.
-
-
 def sigmoid(x):
     return 1 / (1 + np.exp(-x))
 
@@ -63,8 +63,9 @@ def reference(network, sequence, state=None):
     config = network.config
     vectors = 2 if config.cell == "lstm" else 1
     x = (sequence.astype(np.float64) - network.mean.numpy()) * network.scale.numpy()
-    zeros = np.zeros(config.layers * vectors * config.hidden)
-    before = np.split(zeros if state is None else state, config.layers * vectors)
+    size = config.layers * vectors * config.hidden
+    state = np.zeros(size + config.hidden + 1) if state is None else state
+    before = np.split(state[:size], config.layers * vectors)
     after = []
     for index, directions in enumerate(network.encoder):
         outputs, last = [], []
@@ -81,7 +82,14 @@ def reference(network, sequence, state=None):
             outputs.append(y[::-1] if backward else y)
         x = np.concatenate(outputs, 1)
     kernel, bias = network.head.get_weights()
-    read = np.concatenate(last) if network.task == "classify" else x
+    if network.task == "label":
+        return x @ kernel + bias, np.concatenate(after)
+    total, steps = x.sum(0), len(x)
+    if config.read != "last" and not config.bidirectional:
+        total, steps = total + state[size:-1], steps + state[-1]
+        after += [total, [steps]]
+    parts = {"last": np.concatenate(last), "mean": total / max(steps, 1)}
+    read = np.concatenate([parts[name] for name in config.read.split("+")])
     return read @ kernel + bias, np.concatenate(after)
 
 
@@ -135,7 +143,7 @@ class TestNumPy:
         network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames(LENGTHS)
         size = (4, network.config.state_size)
-        state = np.random.default_rng(1).normal(size=size).astype(np.float32)
+        state = np.random.default_rng(1).uniform(size=size).astype(np.float32)
         logits, after = network.step(frames, lengths, state)
         pairs = [
             reference(network, row[:length], before)
@@ -196,8 +204,9 @@ class TestNumPy:
 
 @pytest.mark.parametrize(
     ("cell", "task", "bidirectional"),
-    [("gru", "classify", False), ("gru", "label", True)]
-    + [("lstm", "label", False), ("lstm", "classify", True)],
+    [("gru", "classify", False), ("gru", "label", True), ("lstm", "label", False)]
+    + [("lstm", "classify", True), ("gru-mean", "classify", True)]
+    + [("lstm-last-mean", "classify", False)],
 )
 class TestInvariance:
     def test_padding(self, cell, task, bidirectional):
@@ -216,8 +225,7 @@ class TestInvariance:
         """A sequence alone, or in any order among others, has the same logits."""
         network = make_network(task, **CELLS[cell], bidirectional=bidirectional)
         frames, lengths = make_frames(LENGTHS)
-        reference_logits = np.asarray(network(frames, lengths))
-        order = np.array([2, 0, 3, 1])
+        reference_logits, order = np.asarray(network(frames, lengths)), [2, 0, 3, 1]
         shuffled = np.asarray(network(frames[order], lengths[order]))
         for place, row in enumerate(order):
             steps = slice(None) if task == "classify" else slice(lengths[row])
@@ -238,12 +246,11 @@ class TestInvariance:
         frames[1, 3:] = 0  # at the end
         frames[2] = 0  # nothing else
         predicted = rows(network(frames, lengths), lengths, task)
-        np.testing.assert_allclose(
-            predicted, expected(network, frames, lengths), **CLOSE
-        )
+        right = expected(network, frames, lengths)
+        np.testing.assert_allclose(predicted, right, **CLOSE)
         if task == "classify":
             shorter = np.asarray(network(frames[1:2], lengths[1:2] - 3))
-            assert np.abs(predicted[1] - shorter[0]).max() > 1e-3, "zeros were not read"
+            assert np.abs(predicted[1] - shorter[0]).max() > 1e-3
 
 
 def cuts(lengths, pieces, random):
@@ -312,19 +319,14 @@ def gradients(network, frames, lengths, targets):
 @tasks
 @pytest.mark.parametrize(
     ("cell", "bidirectional", "unroll"),
-    [
-        pytest.param("gru", False, "dynamic", id="gru"),
-        pytest.param("lstm", True, "dynamic", id="lstm-both-ways"),
-        pytest.param("lstm", False, "static", id="lstm-static"),
-        pytest.param("gru", True, "static", id="gru-both-ways-static"),
-    ],
+    [("gru", False, "dynamic"), ("lstm", True, "dynamic"), ("lstm", False, "static")]
+    + [("gru-mean", True, "static")],
 )
 class TestGradient:
     def test_padding(self, cell, bidirectional, unroll, task):
         """Padding has no gradient and changes none, NaN or not."""
-        network = make_network(
-            task, cell=cell, bidirectional=bidirectional, unroll=unroll
-        )
+        settings = {"bidirectional": bidirectional, "unroll": unroll}
+        network = make_network(task, **CELLS[cell], **settings)
         shape = (3,) if task == "classify" else (3, 5)
         targets = np.random.default_rng(0).integers(0, CLASSES, shape).astype(np.int32)
         frames, lengths = make_frames([5, 1, 3])

@@ -16,7 +16,7 @@ from tests.support.servers import (
     sequences_of,
 )
 
-SIZES = {"walks": 6, "tags": 10}  # of the states; an LSTM has two
+SIZES = {"walks": 13, "tags": 10}  # of states: hidden, sum and count; hidden, cell
 LARGE = 64 * 1024  # bytes; a larger body is decoded in another process
 
 
