@@ -86,10 +86,11 @@ class NetworkConfig(_Section):
     bidirectional: bool = Field(
         False, description="Read each sequence in both directions."
     )
-    read: Literal["last", "mean", "last+mean"] = Field(
-        "last",
+    read: Literal["last", "mean", "last+mean"] | None = Field(
+        None,
         description="Outputs that a classifier reads: that of the last step, the mean of"
-        " all steps, or both.",
+        " all steps, or both. Default: last; mean if half of the training sequences have"
+        " over 50 steps.",
     )
     unroll: Literal["dynamic", "static"] = Field(
         "dynamic",
@@ -105,7 +106,8 @@ class NetworkConfig(_Section):
     def state_size(self) -> int:
         """Floats of state for one sequence; 0 if the network is bidirectional."""
         return bundle.state_size(
-            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+            *(self.cell, self.layers, self.hidden, self.bidirectional),
+            self.read or "last",
         )
 
 

@@ -218,13 +218,14 @@ def run(
     with libraries.imports():
         from model.cli.progress import ProgressBars
         from model.export import promotion, quantize
-        from model.training import loop
+        from model.training import defaults, loop
         from model.training.runs import Run
 
     if int8:
         quantize.check(config.network.cell)
     promotion.check(config.name, output)
     folder = Run(runs / config.name)
+    config = defaults.resolve(config, dataset)
     if progress:
         console.print_dataset(dataset)
         console.console.print(console.describe_network(config))

@@ -212,9 +212,12 @@ def describe_network(config: Config) -> str:
     """Describe the network before training."""
     network = config.network
     direction = "both directions" if network.bidirectional else "forward"
+    read = (
+        "" if network.read in (None, "last") else f", reads the {network.read} output"
+    )
     return (
         f"{config.name}: {network.cell} {network.layers} x {network.hidden}, {direction},"
-        f" dropout {network.dropout}, seed {config.training.seed}"
+        f" dropout {network.dropout}{read}, seed {config.training.seed}"
     )
 
 

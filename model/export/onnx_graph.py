@@ -39,11 +39,11 @@ def build(network: Network) -> onnx.ModelProto:
         width = config.hidden * len(network.encoder[-1])
         last = _joined(graph, finals[-vectors], width)
         parts = {"last": last}
-        if config.read != "last":
+        if network.read != "last":
             parts["mean"], *sums = _mean(graph, x, last, total, count)
         x = last
-        if config.read != "last":
-            read = [parts[name] for name in config.read.split("+")]
+        if network.read != "last":
+            read = [parts[name] for name in network.read.split("+")]
             x = graph.add("Concat", read, axis=1) if len(read) > 1 else read[0]
     kernel, bias = (graph.constant(v) for v in network.head.get_weights())
     x = graph.add("Add", [graph.add("MatMul", [x, kernel]), bias])
@@ -87,7 +87,7 @@ def _states(graph: "_Graph", config) -> tuple[list[str], str, str]:
     is read, the sum of the outputs [B, H] and their number [B, 1]."""
     vectors, total, steps = "state", "", ""
     size = config.state_size
-    if config.read != "last":
+    if config.read not in (None, "last"):
         size -= config.hidden + 1
         sizes = graph.constant([size, config.hidden, 1], np.int64)
         vectors, total, steps = "vectors", "total", "steps"

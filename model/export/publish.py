@@ -99,7 +99,7 @@ def _metadata(
         layers=settings.layers,
         hidden=settings.hidden,
         bidirectional=settings.bidirectional,
-        read=settings.read,
+        read=network.read,
         reset_after=settings.reset_after,
         dropout=settings.dropout,
         state_size=settings.state_size,

@@ -42,8 +42,9 @@ class Network(keras.Model):  # type: ignore[misc]
                 that an export runs everywhere.
         """
         super().__init__()
-        if task == "label":  # every step's output is read
+        if task == "label":  # each output is read
             config = config.model_copy(update={"read": "last"})
+        self.read = config.read or "last"
         self.config, self.task, self.features = config, task, features
         self.mean = self._constant("mean", (features,), mean)
         self.scale = self._constant("scale", (features,), scale, 1.0)
@@ -59,7 +60,7 @@ class Network(keras.Model):  # type: ignore[misc]
             for layer in directions:
                 layer.build((None, None, width))
             width = config.hidden * len(directions)
-        self.head.build((None, width * len(config.read.split("+"))))
+        self.head.build((None, width * len(self.read.split("+"))))
         self.built = True
 
     def _constant(self, name, shape, value, default=0.0):
@@ -110,7 +111,7 @@ class Network(keras.Model):  # type: ignore[misc]
         vectors = 2 if self.config.cell == "lstm" else 1
         count = self.config.layers * vectors
         sizes = [self.config.hidden] * count
-        if self.config.read != "last":
+        if self.read != "last":
             sizes += [self.config.hidden, 1]
         before = tf.split(state, sizes, 1)
         after = []
@@ -121,7 +122,7 @@ class Network(keras.Model):  # type: ignore[misc]
         if self.task == "label":
             return self.head(x), tf.concat(after, 1)
         outputs = after[-vectors]  # [B, H], the top layer's hidden vector
-        if self.config.read != "last":
+        if self.read != "last":
             # Step after step, so that the order of the additions, and with it the
             # answer, doesn't depend on how a sequence is cut into calls.
             sums = tf.concat([before[count][:, None], _masked(x, lengths)], 1)
@@ -158,7 +159,7 @@ class Network(keras.Model):  # type: ignore[misc]
     def _read(self, last, total, count):
         """Return what the classifier reads, [B, W]: the last output, the mean, or both."""
         parts = {"last": last, "mean": total / count}
-        return tf.concat([parts[name] for name in self.config.read.split("+")], 1)
+        return tf.concat([parts[name] for name in self.read.split("+")], 1)
 
     def _last(self, outputs, lengths):
         """Return the output of each direction after its last step."""

@@ -190,7 +190,7 @@ def write_bundle(
             cell=config.cell,
             hidden=config.hidden,
             bidirectional=config.bidirectional,
-            read=config.read,
+            read=model.read,
             state_size=config.state_size,
             normalisation=bundle.Normalisation(
                 mean=tuple(model.mean.numpy().tolist()),

@@ -85,11 +85,11 @@ def reference(network, sequence, state=None):
     if network.task == "label":
         return x @ kernel + bias, np.concatenate(after)
     total, steps = x.sum(0), len(x)
-    if config.read != "last" and not config.bidirectional:
+    if network.read != "last" and not config.bidirectional:
         total, steps = total + state[size:-1], steps + state[-1]
         after += [total, [steps]]
     parts = {"last": np.concatenate(last), "mean": total / max(steps, 1)}
-    read = np.concatenate([parts[name] for name in config.read.split("+")])
+    read = np.concatenate([parts[name] for name in network.read.split("+")])
     return read @ kernel + bias, np.concatenate(after)
 
 
