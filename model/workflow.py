@@ -44,7 +44,7 @@ class Choices(TypedDict, total=False):
     hidden: int
     dropout: float
     bidirectional: bool
-    read: Literal["last", "mean", "last+mean"]
+    read: Literal["last", "mean", "last+mean"] | None
     unroll: Literal["dynamic", "static"]
     reset_after: bool
     optimizer: Literal["adam", "rmsprop"]
