@@ -1,6 +1,6 @@
 """Choose the bundle that the service would choose, from folders or an object store."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 
@@ -50,17 +50,14 @@ def choose(
     base_name, _, version = name.partition("@")
     known, errors = [], []
     roots = list(roots)
-    for versions in folders.scan(*roots):
-        try:
-            candidate = _read_version(versions, version, settings)
-        except BundleError as error:
-            errors.append(error)
+    for candidate in _read_all(roots, version, settings):
+        if isinstance(candidate, BundleError):
+            errors.append(candidate)
             continue
-        if candidate is not None:
-            metadata = candidate.metadata
-            known.append(f"{metadata.name} ({metadata.task})")
-            if metadata.task == task and base_name in ("", metadata.name):
-                return candidate
+        metadata = candidate.metadata
+        known.append(f"{metadata.name} ({metadata.task})")
+        if metadata.task == task and base_name in ("", metadata.name):
+            return candidate
     if errors:
         raise errors[0]
     missing = f"no bundle {name}" if name else "no bundle"
@@ -79,19 +76,30 @@ def find(roots: Iterable[Path], name: str | None, settings: Settings) -> list[Bu
     base_name, _, version = (name or "").partition("@")
     fitting, errors = [], []
     roots = list(roots)
-    for versions in folders.scan(*roots):
-        try:
-            candidate = _read_version(versions, version, settings)
-        except BundleError as error:
-            errors.append(error)
-            continue
-        if candidate and base_name in ("", candidate.metadata.name):
+    for candidate in _read_all(roots, version, settings):
+        if isinstance(candidate, BundleError):
+            errors.append(candidate)
+        elif base_name in ("", candidate.metadata.name):
             fitting.append(candidate)
     if not fitting:
         missing = f"no bundle {name}" if name else "no bundle"
         places = ", ".join(map(str, roots))
         raise errors[0] if errors else BundleError(f"{places}: {missing}")
     return fitting
+
+
+def _read_all(
+    roots: Iterable[Path], version: str, settings: Settings
+) -> Iterator[Bundle | BundleError]:
+    """Yield that version of each name which has it, or why it can't be read."""
+    for versions in folders.scan(*roots):
+        try:
+            candidate = _read_version(versions, version, settings)
+        except BundleError as error:
+            yield error
+        else:
+            if candidate is not None:
+                yield candidate
 
 
 def _read_version(
