@@ -9,6 +9,7 @@ from model.bundle import bundle
 from model.bundle.bundle import Metadata
 from model.config import Config
 from model.datasets.dataset import PARTS, Dataset
+from model.datasets.readers import Columns
 from model.export import export
 from model.network.network import Network
 from model.report import report
@@ -128,16 +129,11 @@ def _metadata(
                 for name, metrics in after.items()
             },
             calibration_error_before=before[part].calibration_error,
-            columns=_columns(config),
+            columns=Columns(
+                config.data.sequence_column,
+                config.data.label_column,
+                config.data.step_column,
+            ).named()
+            or None,
         ),
     )
-
-
-def _columns(config: Config) -> dict[str, str] | None:
-    data = config.data
-    names = {
-        "sequence": data.sequence_column,
-        "label": data.label_column,
-        "step": data.step_column,
-    }
-    return {k: v for k, v in names.items() if v is not None} or None

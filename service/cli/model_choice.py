@@ -1,7 +1,7 @@
 """Choose the model for a file by its columns, and read the file for that model."""
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -53,8 +53,6 @@ def of_service(
     candidates = []
     for name in references:
         details = client.model(name)
-        recorded = details.training.get("columns")
-        names = recorded if isinstance(recorded, Mapping) else {}
         candidates.append(
             Candidate(
                 reference=name,
@@ -62,7 +60,7 @@ def of_service(
                 task=details.task,
                 classes=tuple(details.classes),
                 features=tuple(details.features),
-                recorded=from_names({k: str(v) for k, v in names.items()}),
+                recorded=from_names(details.columns),
             )
         )
     return candidates

@@ -60,6 +60,13 @@ class ModelDetails(ModelInfo):
     card: str = ""
     plots: list[str] = field(default_factory=list)
 
+    @property
+    def columns(self) -> dict[str, str]:
+        """Other names of the columns sequence, label and step in the training data."""
+        names = self.training.get("columns")
+        items = names.items() if isinstance(names, Mapping) else ()
+        return {str(meaning): str(name) for meaning, name in items}
+
 
 @dataclass(frozen=True, slots=True)
 class Limits:

@@ -70,11 +70,9 @@ def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
     from model.datasets import readers
 
     columns = readers.Columns(names.by, names.label, names.step, names.ignore)
-    recorded = model.training.get("columns")
-    known = recorded if isinstance(recorded, dict) else None
     try:
         return readers.from_dataframe(
-            frame, columns, model.features, recorded=readers.from_names(known)
+            frame, columns, model.features, recorded=readers.from_names(model.columns)
         )
     except readers.ReadError as error:
         reason = f"{error.reason} (model {model.name})"
