@@ -145,13 +145,13 @@ def _bundle(network, root: Path, name: str, spec: Spec, seed: int) -> None:
 
 
 def _metadata(network, name: str, version: str, spec: Spec):
-    from model.bundle import bundle
+    from model.bundle import metadata
 
-    return bundle.Metadata(
+    return metadata.Metadata(
         name=name,
         version=version,
         task=spec.task,
-        input=bundle.Frames(
+        input=metadata.Frames(
             features=FEATURES, names=tuple(f"x{i}" for i in range(FEATURES))
         ),
         classes=tuple(map(str, range(CLASSES))),
@@ -162,12 +162,12 @@ def _metadata(network, name: str, version: str, spec: Spec):
         reset_after=True,
         dropout=0.5,
         state_size=spec.state_size,
-        normalisation=bundle.Normalisation(
+        normalisation=metadata.Normalisation(
             mean=tuple(network.mean.numpy().tolist()),
             scale=tuple(network.scale.numpy().tolist()),
         ),
         temperature=1.0,
-        training=bundle.TrainingRecord(
+        training=metadata.TrainingRecord(
             source="random weights",
             data="0" * 64,
             seed=0,

@@ -221,7 +221,7 @@ def evaluate(
     with _reported_errors():
         with libraries.imports():
             from model.cli import console
-            from model.training import membership
+            from model.evaluation import membership
 
         bundle = arguments.load_bundle(path)
         metadata = bundle.metadata

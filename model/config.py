@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from model.bundle import bundle
+from model.bundle import metadata
 
 PRESETS = Path(__file__).parent / "presets"
 
@@ -105,7 +105,7 @@ class NetworkConfig(_Section):
     @property
     def state_size(self) -> int:
         """Floats of state for one sequence; 0 if the network is bidirectional."""
-        return bundle.state_size(
+        return metadata.state_size(
             *(self.cell, self.layers, self.hidden, self.bidirectional),
             self.read or "last",
         )
@@ -164,7 +164,7 @@ class AugmentationConfig(_Section):
 class Config(_Section):
     """One training run."""
 
-    name: str = Field("model", pattern=bundle.NAME, description="Bundle's name.")
+    name: str = Field("model", pattern=metadata.NAME, description="Bundle's name.")
     data: DataConfig = DataConfig()
     network: NetworkConfig = NetworkConfig()
     training: TrainingConfig = TrainingConfig()

@@ -22,10 +22,10 @@ from model.datasets.readers.table_layout import nearest
 if TYPE_CHECKING:
     from narwhals.typing import IntoDataFrame
 
+    from model.evaluation.evaluation import Metrics
     from model.export.promotion import Promotion
     from model.inference.network import Network as InferenceNetwork
     from model.network.network import Network
-    from model.training.evaluation import Metrics
     from model.training.runs import Epoch
 
 RUNS = Path("runs")

@@ -9,13 +9,13 @@ from model.bundle.bundle import (
     TOLERANCE,
     Bundle,
     BundleError,
-    Metadata,
     names,
     read,
     seal,
     versions,
     writing,
 )
+from model.bundle.metadata import Metadata
 
 __all__ = [
     "NETWORK",

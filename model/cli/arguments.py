@@ -5,8 +5,10 @@ from pathlib import Path
 from typing import Any
 
 from model import config
-from model.bundle import allowlist, bundle, signature
+from model.bundle import bundle, signature
 from model.bundle.bundle import Bundle, BundleError
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from model.config import Config, ConfigError
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, Dataset
@@ -82,7 +84,7 @@ def evaluation_data(
     source: str,
     part: str,
     test: Path | None,
-    metadata: bundle.Metadata,
+    metadata: Metadata,
     columns: Columns = Columns(),
 ) -> Dataset:
     """Load the sequences to evaluate a bundle on.
@@ -121,7 +123,7 @@ def evaluation_data(
     return dataset.part(part)
 
 
-def _read_labelled(source: str, metadata: bundle.Metadata, columns: Columns) -> Dataset:
+def _read_labelled(source: str, metadata: Metadata, columns: Columns) -> Dataset:
     """Read a file with the columns and features that a bundle was trained with."""
     recorded = readers.from_names(metadata.training.columns)
     names, task = metadata.input.names, metadata.task

@@ -18,8 +18,8 @@ from model.datasets.dataset import PARTS, Dataset
 from model.datasets.summary import Summary, summarise
 
 if TYPE_CHECKING:  # it imports TensorFlow
+    from model.evaluation.evaluation import Metrics
     from model.export.promotion import Promotion
-    from model.training.evaluation import Metrics
 
 MAX_ROWS = 20  # classes or features in a table
 # Names from a user's file must not be read as markup.

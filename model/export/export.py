@@ -12,14 +12,15 @@ import numpy as np
 import onnx
 import tensorflow as tf
 
-from model.bundle import allowlist, bundle, folders, labels
-from model.bundle.bundle import Metadata
+from model.bundle import bundle, folders, labels
 from model.bundle.golden import Golden, Step
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from model.datasets.dataset import Dataset
+from model.evaluation import evaluation
 from model.export import onnx_graph, quantize
 from model.network import reload
 from model.network.network import Network
-from model.training import evaluation
 
 GOLDEN_SEQUENCES = 8
 

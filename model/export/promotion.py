@@ -17,11 +17,13 @@ from typing import Literal
 
 import numpy as np
 
-from model.bundle import allowlist, bundle, folders, labels
-from model.bundle.bundle import Bundle, BundleError, Metadata
+from model.bundle import bundle, folders, labels
+from model.bundle.bundle import Bundle, BundleError
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from model.datasets.dataset import Dataset
-from model.training import evaluation
-from model.training.evaluation import Metrics
+from model.evaluation import evaluation
+from model.evaluation.evaluation import Metrics
 
 Choice = Literal["better", "always", "never"]
 NORMAL_95 = 1.959964  # a standard normal variable is within it with 95 % probability

@@ -6,15 +6,21 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle import bundle
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import (
+    Frames,
+    Metadata,
+    Normalisation,
+    PartMetrics,
+    TrainingRecord,
+)
 from model.config import Config
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
+from model.evaluation import calibration, evaluation, membership
+from model.evaluation.evaluation import Metrics, Predictions
 from model.export import export
 from model.network.network import Network
 from model.report import report
-from model.training import calibration, evaluation, membership
-from model.training.evaluation import Metrics, Predictions
 from model.training.runs import Epoch
 
 
@@ -94,7 +100,7 @@ def _metadata(
         name=config.name,
         version=version,
         task=dataset.task,
-        input=bundle.Frames(features=len(dataset.features), names=dataset.features),
+        input=Frames(features=len(dataset.features), names=dataset.features),
         classes=dataset.classes,
         cell=settings.cell,
         layers=settings.layers,
@@ -104,12 +110,12 @@ def _metadata(
         reset_after=settings.reset_after,
         dropout=settings.dropout,
         state_size=settings.state_size,
-        normalisation=bundle.Normalisation(
+        normalisation=Normalisation(
             mean=tuple(network.mean.numpy().tolist()),
             scale=tuple(network.scale.numpy().tolist()),
         ),
         temperature=float(np.float32(network.temperature.numpy())),
-        training=bundle.TrainingRecord(
+        training=TrainingRecord(
             source=dataset.name,
             data=dataset.digest,
             seed=config.training.seed,
@@ -120,7 +126,7 @@ def _metadata(
             longest=int(dataset.part("train").lengths.max()),
             created=datetime.datetime.now(datetime.UTC).date().isoformat(),
             parts={
-                name: bundle.PartMetrics(
+                name: PartMetrics(
                     count=metrics.count,
                     error=metrics.error,
                     macro_f1=metrics.macro_f1,

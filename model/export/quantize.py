@@ -12,12 +12,12 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle import bundle
-from model.bundle.bundle import Metadata, Quantization
 from model.bundle.golden import Golden, Step
+from model.bundle.metadata import Metadata, Quantization
 from model.datasets.dataset import Dataset
+from model.evaluation import evaluation
+from model.evaluation.evaluation import Predictions
 from model.network import reload
-from model.training import evaluation
-from model.training.evaluation import Predictions
 
 # Limits; a bundle that exceeds one is refused.
 MAX_ERROR = 0.5  # percentage points more

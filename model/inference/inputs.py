@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import ArrayLike
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from model.datasets import readers
 from model.datasets.readers import Columns, Sequences
 

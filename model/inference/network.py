@@ -14,8 +14,10 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 
 from numpy.typing import ArrayLike
 
-from model.bundle import allowlist, bundle
-from model.bundle.bundle import Bundle, BundleError, Metadata
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, BundleError
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from model.datasets.readers import Columns, Sequences
 from model.inference import inputs, predictions
 from model.inference.engine import Engine

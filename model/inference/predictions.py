@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from model.datasets import answers
 from model.datasets.readers import Sequences
 

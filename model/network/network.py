@@ -101,7 +101,7 @@ class Network(keras.Model):  # type: ignore[misc]
 
         Args:
             state: [B, S], returned by an earlier call; zeros start a sequence. See
-                `bundle.state_size`.
+                `model.bundle.metadata.state_size`.
 
         Returns:
             logits (classify: after the last valid step), state [B, S]. A row of

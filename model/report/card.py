@@ -5,9 +5,9 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
+from model.evaluation.evaluation import Metrics
 from model.export import quantize
-from model.training.evaluation import Metrics
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
 PARTS = {"train": "training", "validation": "validation", "test": "test"}

@@ -9,10 +9,10 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
+from model.evaluation import calibration
+from model.evaluation.evaluation import Metrics
 from model.report import card
 from model.report.palette import ABSENT, MAIN, OTHER, QUIET
-from model.training import calibration
-from model.training.evaluation import Metrics
 from model.training.runs import Epoch
 
 RIGHT = LinearSegmentedColormap.from_list("right", ["#E8F2F9", MAIN, "#00263D"])

@@ -36,9 +36,9 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
+from model.evaluation.evaluation import Metrics
 from model.report import card, plots
-from model.training.evaluation import Metrics
 from model.training.runs import Epoch
 
 

@@ -4,8 +4,8 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from model.bundle import allowlist
 from model.bundle.bundle import Bundle
+from model.bundle.operators import allowlist
 from service.settings import Settings
 from service.worker import cost, engine
 from service.worker.protocol import JobFailure, JobResult

@@ -16,6 +16,7 @@ from typing import NamedTuple
 from model.bundle import bundle
 from model.bundle.bundle import BundleError
 from model.bundle.labels import LABELS
+from model.bundle.metadata import NAME
 from service.settings import PREFIX
 
 log = logging.getLogger(__name__)
@@ -191,7 +192,7 @@ class Mirror:
                 continue
             name = info.path[len(self._root) :].strip("/")
             parts = name.split("/")
-            if len(parts) < 2 or not re.match(bundle.NAME, parts[0]):
+            if len(parts) < 2 or not re.match(NAME, parts[0]):
                 continue
             if not all(PART.fullmatch(part) for part in parts):
                 continue  # objects may have any name, even `..`

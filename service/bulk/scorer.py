@@ -6,7 +6,8 @@ from typing import Any, NamedTuple
 import orjson
 
 from model.bundle import bundle
-from model.bundle.bundle import BundleError, Metadata
+from model.bundle.bundle import BundleError
+from model.bundle.metadata import Metadata
 from service.bulk.local_model import LocalModel
 from service.bulk.rows import Row
 from service.codecs import native

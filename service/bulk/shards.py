@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import parquet
 from pyarrow.fs import FileSystem, FileType, LocalFileSystem
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from model.datasets import readers
 from model.datasets.readers import table_layout
 from service.bulk import object_store

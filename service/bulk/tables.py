@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from pyarrow.fs import FileSystem, LocalFileSystem
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from model.datasets.readers import Columns, ReadError, from_names, read_sequences
 from service.bulk.rows import Row
 

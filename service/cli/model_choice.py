@@ -5,7 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from model.datasets.dataset import Task, default_features, join_names
 from model.datasets.readers import (
     Columns,

@@ -11,9 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.bundle import allowlist, bounded_files, bundle, folders, labels
-from model.bundle.bundle import BundleError, Metadata
+from model.bundle import bounded_files, bundle, folders, labels
+from model.bundle.bundle import BundleError
 from model.bundle.folders import VersionFolder
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from service import values
 from service.bulk import object_store
 from service.settings import Settings, load

@@ -6,7 +6,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.codecs import refusals, validation
 from service.errors import FieldError, TooLarge
 from service.settings import Limits

@@ -12,7 +12,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.codecs import native, open_inference_tensors
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field

@@ -15,7 +15,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.codecs import native, validation
 from service.errors import FieldError, InvalidRequest, ServiceError
 from service.settings import Limits

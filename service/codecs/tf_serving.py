@@ -11,7 +11,7 @@ import msgspec
 import numpy as np
 import orjson
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.codecs import refusals
 from service.codecs.validation import (
     check_limits,

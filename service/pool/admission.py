@@ -13,7 +13,7 @@ from functools import partial
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service import errors
 from service.callers.caller import Caller
 from service.callers.fair_queue import ANONYMOUS, CallerId

@@ -2,8 +2,9 @@
 
 from dataclasses import dataclass
 
-from model.bundle.bundle import Bundle, Metadata
+from model.bundle.bundle import Bundle
 from model.bundle.labels import DEFAULT, LATEST
+from model.bundle.metadata import Metadata
 from service import errors
 from service.pool.admission import Admission
 from service.registry.state_tokens import TokenSigner

@@ -19,7 +19,7 @@ import secrets
 import struct
 from typing import NamedTuple
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.errors import FieldError, InvalidState, StateConflict
 from service.settings import PREFIX, Settings
 

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple, Self
 
 from starlette.types import Scope
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.settings import SettingsError
 from service.telemetry import server_timing
 

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.callers.fair_queue import ANONYMOUS, CallerId
 from service.worker.engine import Engine
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.worker.engine import Engine
 
 OVERHEAD_SECONDS = 60e-6  # of our own Python around each engine call

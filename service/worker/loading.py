@@ -16,8 +16,10 @@ from pathlib import Path
 
 import numpy as np
 
-from model.bundle import allowlist, bundle
-from model.bundle.bundle import Bundle, BundleError, Metadata
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, BundleError
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from service import os_resources
 from service.settings import Settings
 from service.worker import engine

@@ -12,7 +12,7 @@ from collections import deque
 
 import numpy as np
 
-from model.bundle.bundle import Metadata
+from model.bundle.metadata import Metadata
 from service.callers.fair_queue import ANONYMOUS, CallerId
 from service.settings import Settings
 from service.worker.batch import Batch, SequenceJob, advance

@@ -15,8 +15,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from model.bundle import allowlist, bundle
-from model.bundle.bundle import Bundle, BundleError, Metadata
+from model.bundle import bundle
+from model.bundle.bundle import Bundle, BundleError
+from model.bundle.metadata import Frames, Metadata, Normalisation, TrainingRecord
+from model.bundle.operators import allowlist
 from service.settings import Settings
 from service.worker import onnx_engine
 
@@ -92,7 +94,7 @@ def make_metadata(task="classify", **changes) -> Metadata:
         "name": "made",
         "version": "1",
         "task": task,
-        "input": bundle.Frames(
+        "input": Frames(
             features=features, names=tuple(f"x{i}" for i in range(features))
         ),
         "classes": ("length", "value"),
@@ -103,11 +105,9 @@ def make_metadata(task="classify", **changes) -> Metadata:
         "reset_after": True,
         "dropout": 0.5,
         "state_size": 2,
-        "normalisation": bundle.Normalisation(
-            mean=(0.0,) * features, scale=(1.0,) * features
-        ),
+        "normalisation": Normalisation(mean=(0.0,) * features, scale=(1.0,) * features),
         "temperature": 1.0,
-        "training": bundle.TrainingRecord(
+        "training": TrainingRecord(
             source="made",
             data="0" * 64,
             seed=0,
@@ -192,7 +192,7 @@ def write_bundle(
             bidirectional=config.bidirectional,
             read=model.read,
             state_size=config.state_size,
-            normalisation=bundle.Normalisation(
+            normalisation=Normalisation(
                 mean=tuple(model.mean.numpy().tolist()),
                 scale=tuple(model.scale.numpy().tolist()),
             ),

@@ -11,9 +11,10 @@ import numpy as np
 
 from model.bundle import bundle, folders, labels
 from model.bundle.bundle import Bundle
+from model.evaluation import evaluation
 from model.export import publish
 from model.network import reload
-from model.training import evaluation, loop
+from model.training import loop
 from model.training.runs import Epoch
 from tests.support.bundles import cached
 from tests.support.networks import CELLS, make_config, make_dataset

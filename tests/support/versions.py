@@ -18,6 +18,7 @@ import pytest
 from model.bundle import bundle, folders
 from model.bundle.golden import Golden
 from model.bundle.labels import LABELS
+from model.bundle.metadata import Metadata
 from service.pool import spawn
 from service.pool.pool import Pool
 from service.registry.registry import Registry
@@ -66,7 +67,7 @@ def change_golden(folder, name, by):
     golden[name] = golden[name] + np.float32(by)
     np.savez(folder / bundle.GOLDEN, **golden)
     text = (folder / bundle.MARKER).read_text()
-    bundle.seal(folder, bundle.Metadata.model_validate_json(text))
+    bundle.seal(folder, Metadata.model_validate_json(text))
 
 
 @contextmanager

@@ -9,8 +9,10 @@ import pytest
 from typer.testing import CliRunner
 
 from model import __main__ as main
-from model.bundle import allowlist, bundle, signature
+from model.bundle import bundle, signature
 from model.bundle.bundle import BundleError
+from model.bundle.metadata import Metadata
+from model.bundle.operators import allowlist
 from model.bundle.signature import SignatureError
 from service.settings import Settings
 from tests.support.bundles import seal
@@ -189,7 +191,7 @@ class TestCommands:
         (copy / "saved_model.pb").write_bytes(b"")
         bundle.seal(
             copy,
-            bundle.Metadata.model_validate_json((copy / bundle.MARKER).read_text()),
+            Metadata.model_validate_json((copy / bundle.MARKER).read_text()),
         )
         result = run("sign", copy, "--key", keys["ours"])
         assert result.exit_code == 2

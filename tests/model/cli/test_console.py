@@ -3,7 +3,7 @@
 import numpy as np
 
 from model.cli import console
-from model.training import evaluation
+from model.evaluation import evaluation
 
 
 def test_classes():

@@ -9,9 +9,9 @@ from hypothesis import strategies as st
 
 from model.bundle import bundle, labels
 from model.bundle.bundle import BundleError
+from model.evaluation import evaluation
 from model.export import promotion
 from model.export.promotion import difference
-from model.training import evaluation
 from tests.support import exports
 from tests.support.networks import make_dataset
 

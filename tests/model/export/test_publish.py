@@ -7,8 +7,8 @@ from onnx import numpy_helper
 
 from model.bundle import bundle
 from model.bundle.golden import Golden
+from model.evaluation import evaluation
 from model.network import reload
-from model.training import evaluation
 from tests.support import exports
 from tests.support.exports import KINDS, valid
 

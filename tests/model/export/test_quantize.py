@@ -14,9 +14,10 @@ import pytest
 
 from model.bundle import bundle
 from model.cli import console
+from model.evaluation import evaluation
 from model.export import publish, quantize
 from model.export.quantize import QuantizationError
-from model.training import evaluation, loop
+from model.training import loop
 from model.training.runs import Epoch
 from tests.model.cli.commands import TINY, refusal, run, write_data
 from tests.support.bundles import cached

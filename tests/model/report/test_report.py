@@ -10,9 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from model.bundle import bundle
+from model.bundle.metadata import Frames, Metadata, Normalisation, TrainingRecord
+from model.evaluation import calibration, evaluation
 from model.report import card, report
-from model.training import calibration, evaluation
 from model.training.runs import Epoch
 
 PLOTS = ("history", "confusion", "reliability", "length")
@@ -45,7 +45,7 @@ def make_report(classes, *, parts=("train", "validation", "test"), absent=None):
 
 
 def make_metadata(classes, task="classify", **changes):
-    training = bundle.TrainingRecord(
+    training = TrainingRecord(
         source="made",
         data="0" * 64,
         seed=7,
@@ -62,7 +62,7 @@ def make_metadata(classes, task="classify", **changes):
         "name": "made",
         "version": "3",
         "task": task,
-        "input": bundle.Frames(features=2, names=("x0", "x1")),
+        "input": Frames(features=2, names=("x0", "x1")),
         "classes": classes,
         "cell": "lstm",
         "layers": 1,
@@ -71,11 +71,11 @@ def make_metadata(classes, task="classify", **changes):
         "reset_after": True,
         "dropout": 0.5,
         "state_size": 16,
-        "normalisation": bundle.Normalisation(mean=(0.5, 0.0), scale=(2.0, 1.0)),
+        "normalisation": Normalisation(mean=(0.5, 0.0), scale=(2.0, 1.0)),
         "temperature": 1.5,
         "training": training,
     }
-    return bundle.Metadata(**values | changes)
+    return Metadata(**values | changes)
 
 
 def read_metrics(folder):

@@ -14,6 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.servers import repeating
 from model.bundle import bundle
+from model.bundle.metadata import Metadata
 from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.service import Service, serving
@@ -107,7 +108,7 @@ def make_bundle(folder: Path, name: str) -> Path:
     (new / bundle.NETWORK).write_bytes(model.SerializeToString())
     (new / bundle.INT8).unlink(missing_ok=True)
     text = (new / bundle.MARKER).read_text()
-    metadata = bundle.Metadata.model_validate_json(text)
+    metadata = Metadata.model_validate_json(text)
     bundle.seal(new, metadata.model_copy(update={"name": name, "int8": None}))
     return new
 

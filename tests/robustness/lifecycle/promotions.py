@@ -76,9 +76,9 @@ class Levels:
 
     def __init__(self) -> None:
         # Imported here: most rows need no TensorFlow.
+        from model.evaluation import evaluation
         from model.export import promotion
         from model.network import reload
-        from model.training import evaluation
 
         root = cached("levels", _write, Path(__file__), Path(exports.__file__))
         self.folders = [root / f"level-{n}" / "1" for n in range(len(NOISE))]
@@ -111,8 +111,8 @@ def _dataset() -> Dataset:
 
 def _write(root: Path) -> None:
     """Export a network with more and more noise taken from its weights."""
+    from model.evaluation import evaluation
     from model.export import publish
-    from model.training import evaluation
 
     network, _, config = exports.make_network_and_data("classify-gru")
     kernel, bias = network.head.get_weights()

@@ -15,6 +15,7 @@ import httpx
 import pytest
 
 from model.bundle import bundle
+from model.bundle.metadata import Metadata
 from service.settings import Settings
 from tests.support.bundles import CARD, PNG, VOWELS, copy_bundle, within
 from tests.support.processes import environment, free_port, serving
@@ -184,7 +185,7 @@ def reporting(tmp_path_factory):
     (folder / bundle.REPORT / "large.json").write_bytes(b" " * (2**24 + 1))
     (folder / bundle.REPORT / "inner.md").mkdir()
     text = (folder / bundle.MARKER).read_text()
-    bundle.seal(folder, bundle.Metadata.model_validate_json(text))
+    bundle.seal(folder, Metadata.model_validate_json(text))
     with running(
         Settings(port=0, bundles=root, reload_seconds=0, workers=1)
     ) as service:

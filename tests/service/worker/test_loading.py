@@ -10,6 +10,7 @@ from onnx import TensorProto, helper
 
 from model.bundle import bundle
 from model.bundle.bundle import NETWORK, BundleError
+from model.bundle.metadata import Metadata
 from service import os_resources
 from service.errors import InternalError
 from service.pool import spawn
@@ -80,7 +81,7 @@ def greedy(bundles, tmp_path):
         )
         (folder / NETWORK).write_bytes(network.SerializeToString())
         text = (folder / bundle.MARKER).read_text()
-        bundle.seal(folder, bundle.Metadata.model_validate_json(text))
+        bundle.seal(folder, Metadata.model_validate_json(text))
         return folder
 
     return make

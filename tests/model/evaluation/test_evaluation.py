@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from model.datasets.dataset import TASKS
-from model.training import calibration, evaluation
-from model.training.evaluation import Predictions
+from model.evaluation import calibration, evaluation
+from model.evaluation.evaluation import Predictions
 from tests.support.networks import make_dataset
 
 CLASSES = ("ant", "bee", "cat", "dog")

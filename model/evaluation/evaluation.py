@@ -11,8 +11,8 @@ import numpy as np
 
 from model.bundle.bundle import Bundle
 from model.datasets.dataset import Dataset, merge_feature_names
+from model.evaluation import calibration
 from model.network import reload
-from model.training import calibration
 
 BATCH_SIZE = 128
 

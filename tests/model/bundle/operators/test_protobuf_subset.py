@@ -4,7 +4,7 @@ import onnx
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model.bundle import onnx_ops, protobuf_subset
+from model.bundle.operators import onnx_ops, protobuf_subset
 
 
 @pytest.mark.parametrize(

@@ -13,7 +13,7 @@ nor from any function that `tf.saved_model.load` makes callable.
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from model.bundle import protobuf_subset
+from model.bundle.operators import protobuf_subset
 
 # In the functions that a signature calls, directly or not.
 COMPUTING = frozenset(

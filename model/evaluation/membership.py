@@ -9,8 +9,8 @@ import numpy as np
 from model.bundle.bundle import SEQUENCES, Bundle
 from model.datasets import duplicates
 from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
-from model.training import evaluation
-from model.training.evaluation import Metrics, Predictions
+from model.evaluation import evaluation
+from model.evaluation.evaluation import Metrics, Predictions
 
 MAX_SEQUENCES = 100_000  # of a data set whose hashes are kept
 MAX_BYTES = 2**21  # of the file: 16 for each sequence

@@ -7,7 +7,7 @@ import pytest
 
 from model.bundle import bundle
 from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION
-from model.training import evaluation, membership
+from model.evaluation import evaluation, membership
 from tests.support import exports
 
 

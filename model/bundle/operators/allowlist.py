@@ -8,7 +8,6 @@ by their names.
 
 import re
 
-from model.bundle import onnx_ops, tensorflow_ops
 from model.bundle.bundle import (
     GOLDEN,
     INT8,
@@ -18,6 +17,7 @@ from model.bundle.bundle import (
     Bundle,
     BundleError,
 )
+from model.bundle.operators import onnx_ops, tensorflow_ops
 
 GRAPH = "saved_model.pb"
 CHECKS = {

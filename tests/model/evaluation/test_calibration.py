@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from model.training import calibration
+from model.evaluation import calibration
 
 
 def make_logits(count=20000, classes=4, scale=1.5, seed=0):

@@ -6,8 +6,9 @@ import onnx
 import pytest
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model.bundle import allowlist, bundle, onnx_ops, tensorflow_ops
+from model.bundle import bundle
 from model.bundle.bundle import BundleError
+from model.bundle.operators import allowlist, onnx_ops, tensorflow_ops
 from model.export import export, onnx_graph
 from tests.support import exports
 from tests.support.bundles import cached, refusal, seal, write_bundle

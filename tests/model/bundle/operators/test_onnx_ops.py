@@ -5,7 +5,8 @@ import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
-from model.bundle import bundle, onnx_ops
+from model.bundle import bundle
+from model.bundle.operators import onnx_ops
 from tests.support.bundles import refusal, seal
 
 

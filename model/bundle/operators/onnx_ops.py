@@ -6,7 +6,7 @@ all cells, layers, directions and tasks. None of them takes a subgraph, so the o
 loops are those of recurrent layers.
 """
 
-from model.bundle import protobuf_subset
+from model.bundle.operators import protobuf_subset
 
 DOMAINS = ("", "ai.onnx")  # synonyms
 OPERATORS = frozenset(

@@ -8,7 +8,8 @@ import pytest
 import tensorflow as tf
 from tensorflow.core.protobuf import saved_model_pb2
 
-from model.bundle import bundle, tensorflow_ops
+from model.bundle import bundle
+from model.bundle.operators import tensorflow_ops
 from service.settings import Settings
 from service.worker import engine
 from tests.support.bundles import refusal, seal

@@ -1,0 +1,129 @@
+"""The metadata of a bundle, `bundle.json`: the network, its training, and its files."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+FORMAT: Literal[1] = 1
+NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
+MAX_CLASSES = 10_000
+ClassName = Annotated[str, Field(min_length=1, max_length=256)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(
+        frozen=True,
+        extra="forbid",
+        ser_json_inf_nan="strings",
+        serialize_by_alias=True,
+    )
+
+
+class Frames(_Section):
+    """The input: a sequence of frames, each a vector of floats."""
+
+    kind: Literal["frames"] = "frames"
+    features: int = Field(ge=1)
+    names: tuple[str, ...]
+
+
+class Normalisation(_Section):
+    """The graph's first operation, per feature: (frames - mean) * scale."""
+
+    mean: tuple[float, ...]
+    scale: tuple[float, ...]
+
+
+class PartMetrics(_Section):
+    """Metrics on one part of the data, in percent."""
+
+    count: int
+    error: float
+    macro_f1: float
+    calibration_error: float = Field(description="Expected calibration error (ECE).")
+
+
+class Quantization(_Section):
+    """The int8 network compared with the float32 one, on the test or validation part."""
+
+    part: str
+    error: float = Field(description="In percent, of the int8 network.")
+    calibration_error: float = Field(description="Expected calibration error (ECE).")
+    same_class: float = Field(description="Predictions with float32's class, percent.")
+    largest: float = Field(description="Largest change of a probability, batch size 1.")
+    batch_neighbours: float = Field(
+        alias="mates", description="Largest change by other sequences in the batch."
+    )
+    bound: float = Field(description="Largest difference from the golden answers.")
+
+
+class TrainingRecord(_Section):
+    """The data and the training run that the weights come from."""
+
+    source: str
+    data: str = Field(description="SHA-256 of the data.")
+    seed: int
+    validation_fraction: float = Field(description="Where the data names no such part.")
+    test_fraction: float
+    epochs: int
+    best_epoch: int
+    longest: int = Field(description="Steps of the longest training sequence.")
+    created: str
+    parts: dict[str, PartMetrics]
+    calibration_error_before: float
+    columns: dict[str, str] | None = Field(
+        None, description="Other names of the columns sequence, label and step."
+    )
+
+
+class Metadata(_Section):
+    """`bundle.json`: the network, its training, and the digest of every file."""
+
+    format: Literal[1] = FORMAT
+    name: str = Field(pattern=NAME)
+    version: str = Field(pattern=r"^[1-9][0-9]{0,8}$")
+    task: Literal["classify", "label"]
+    input: Frames
+    classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MAX_CLASSES)
+    cell: Literal["gru", "lstm"]
+    layers: int = Field(ge=1)
+    hidden: int = Field(ge=1)
+    bidirectional: bool
+    read: Literal["last", "mean", "last+mean"] = "last"
+    reset_after: bool
+    dropout: float
+    state_size: int = Field(ge=0, description="0 if the network needs whole sequences.")
+    normalisation: Normalisation
+    temperature: float = Field(gt=0)
+    training: TrainingRecord
+    int8: Quantization | None = None
+    files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        features = self.input.features
+        parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
+        if any(len(part) != features for part in parts):
+            raise ValueError(f"not all parts have {features} features")
+        if len(set(self.classes)) < len(self.classes):
+            raise ValueError("classes must have different names")
+        size = state_size(
+            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+        )
+        if self.state_size != size:
+            raise ValueError(f"state_size must be {size}")
+        return self
+
+
+def state_size(
+    cell: str, layers: int, hidden: int, bidirectional: bool, read: str
+) -> int:
+    """Return the floats of state for one sequence; 0 for a bidirectional network.
+
+    The state is each layer's hidden vector and, for an LSTM, its cell vector. A network
+    that reads the mean adds the sum of its outputs, and their number.
+    """
+    if bidirectional:
+        return 0
+    vectors = 2 if cell == "lstm" else 1
+    return layers * hidden * vectors + (0 if read == "last" else hidden + 1)

@@ -1,0 +1,1 @@
+"""The operators that a bundle may use: its networks compute, and nothing else."""

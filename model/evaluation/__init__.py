@@ -1,0 +1,1 @@
+"""Metrics of predictions: errors, calibration, and the sequences that were seen before."""
