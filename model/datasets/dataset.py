@@ -36,6 +36,8 @@ class Dataset:
     split: np.ndarray  # [N] int8: index in PARTS, or UNASSIGNED
     # [N], for messages: text, or numbers from 1 if the file has none
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
+    # [N] names or numbers, such as subjects, whose sequences stay in one part; or unknown
+    groups: np.ndarray | None = None
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
 
     def __post_init__(self) -> None:
@@ -68,8 +70,9 @@ class Dataset:
             raise ValueError(
                 f"{len(self.targets)} targets; task {self.task} needs {expected}"
             )
-        for name in ("split", "ids"):
-            if len(getattr(self, name)) != len(self.lengths):
+        for name in ("split", "ids", "groups"):
+            array = getattr(self, name)
+            if array is not None and len(array) != len(self.lengths):
                 raise ValueError(f"{name} needs one entry for each sequence")
         if not np.isin(self.split, (TRAIN, VALIDATION, TEST, UNASSIGNED)).all():
             raise ValueError("split holds 0 (train), 1 (validation), 2 (test) or -1")
@@ -121,6 +124,7 @@ class Dataset:
             targets=self.targets[chosen if self.task == "classify" else steps],
             split=self.split[chosen],
             ids=self.ids[chosen],
+            groups=None if self.groups is None else self.groups[chosen],
         )
 
     def part(self, name: str) -> "Dataset":
@@ -150,6 +154,8 @@ class Dataset:
         for array in (self.frames, self.lengths, self.targets, self.split):
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             state.update(np.ascontiguousarray(little_endian).data)
+        if self.groups is not None:
+            state.update(json.dumps(self.groups.tolist()).encode())
         return state.hexdigest()
 
 
@@ -182,6 +188,8 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
             f"no sequence for training has the class {join_names(unknown)}; those that"
             f" occur are {join_names(sorted(known))}"
         )
+    if (train.groups is None) != (test.groups is None):
+        raise ValueError("only one of them has groups (--group-column)")
     train, test = train.map_classes(classes), test.map_classes(classes)
     return Dataset(
         name=name,
@@ -193,6 +201,9 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
         features=features,
         split=np.concatenate([train.split, test.split]),
         ids=np.concatenate([train.ids, test.ids]),
+        groups=None
+        if train.groups is None or test.groups is None
+        else np.concatenate([train.groups, test.groups]),
     )
 
 

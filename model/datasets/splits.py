@@ -11,6 +11,7 @@ from dataclasses import replace
 
 import numpy as np
 
+from model.datasets import stratify
 from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 
 LENGTH_STRATA = 10
@@ -55,6 +56,62 @@ def assign_parts(
     if dataset.task == "label":
         _return_classes(dataset, split, list(fractions))
     return replace(dataset, split=split)
+
+
+def folds(dataset: Dataset, count: int, seed: int) -> np.ndarray:
+    """Assign each sequence to a fold from 0 to count - 1, [N]: the same on every call.
+
+    Classes and sizes are spread evenly over the folds, for labelling the rarest class of
+    each sequence. A group is never in two folds, nor are equal sequences. A class that
+    occurs in two groups or more is in two folds at least, if a group can be moved for
+    that, so that there is always one to train on. Another seed gives another repetition.
+
+    Raises:
+        ValueError: there are fewer groups, or different sequences, than folds.
+    """
+    unit = stratify.units(dataset)
+    size = int(unit.max(initial=-1)) + 1
+    if not 2 <= count <= size:
+        kind = "different sequences" if dataset.groups is None else "groups"
+        raise ValueError(f"{count} folds of {size} {kind}: expected from 2 to {size}")
+    rng = np.random.default_rng(seed)
+    fold = stratify.deal(dataset, unit, np.full(count, 1 / count), rng)
+    _spread_classes(dataset, unit, fold)
+    return fold
+
+
+def _spread_classes(dataset: Dataset, unit: np.ndarray, fold: np.ndarray) -> None:
+    """Move units so that a class that occurs in two of them is in two folds."""
+    owner, classes, _ = stratify.occurrences(dataset)
+    pairs = np.unique(np.stack([classes, unit[owner]], 1), axis=0)
+    of_unit = np.zeros(int(unit.max()) + 1, np.int64)
+    of_unit[unit] = fold
+    sizes = np.bincount(unit)
+
+    def lost() -> set[int]:
+        """Classes of two units or more that are in one fold only."""
+        places = np.unique(np.stack([pairs[:, 0], of_unit[pairs[:, 1]]], 1), axis=0)
+        spread = np.bincount(places[:, 0], minlength=len(dataset.classes))
+        known = np.bincount(pairs[:, 0], minlength=len(dataset.classes))
+        return set(np.flatnonzero((known > 1) & (spread == 1)).tolist())
+
+    missing = lost()
+    for code in sorted(missing):
+        members = pairs[pairs[:, 0] == code, 1]
+        for index in members[np.argsort(sizes[members], kind="stable")].tolist():
+            source = of_unit[index]
+            if code not in missing:
+                break
+            if (of_unit == source).sum() == 1:  # A fold is never empty.
+                continue
+            loads = np.bincount(of_unit, sizes)
+            loads[source] = np.inf
+            of_unit[index] = loads.argmin()
+            if len(now := lost()) < len(missing):
+                missing = now
+            else:
+                of_unit[index] = source
+    fold[:] = of_unit[unit]
 
 
 def _return_classes(dataset: Dataset, split: np.ndarray, parts: list[int]) -> None:

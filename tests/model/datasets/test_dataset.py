@@ -336,3 +336,18 @@ def test_many_classes_are_cut_short():
     assert text.startswith("class 0, class 1, ")
     assert text.endswith("class 19 and 9980 more")
     assert join_names(["a", "b"]) == "a, b"
+
+
+def test_groups_are_part_of_the_digest():
+    """Groups go with their sequences, and change the digest only where there are any."""
+    data, names = make(count=4), np.array(["ann", "bo", "ann", "cy"], object)
+    grouped = replace(data, groups=names)
+    assert grouped.take([3, 0]).groups.tolist() == ["cy", "ann"]
+    assert concatenate(grouped, grouped, "both").groups.tolist() == [*names, *names]
+    others = replace(data, groups=names[::-1])
+    assert len({data.digest, grouped.digest, others.digest}) == 3
+    assert replace(grouped, groups=None).digest == data.digest
+    with pytest.raises(ValueError, match="groups needs one entry for each sequence"):
+        replace(data, groups=names[:3])
+    with pytest.raises(ValueError, match="only one of them has groups"):
+        concatenate(data, grouped, "both")
