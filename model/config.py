@@ -135,7 +135,7 @@ class TrainingConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """Random changes of training frames; all off by default."""
+    """Random changes of training sequences; all off by default."""
 
     image: tuple[int, int] | None = Field(
         None, description="Height and width, if frames are images or their rows."
@@ -148,8 +148,28 @@ class AugmentationConfig(_Section):
         0, ge=0, lt=1, description="Zoom in or out by up to this fraction."
     )
     shear: float = Field(0, ge=0, lt=1, description="Shear by up to this fraction.")
+    time_warp: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Change the speed within a sequence, smoothly, by up to this"
+        " fraction.",
+    )
+    window: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Cut up to this fraction of the steps off the ends of a sequence.",
+    )
+    magnitude: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Multiply a feature's distance from its mean, for a whole sequence,"
+        " by exp(this * a normal number).",
+    )
     erase: float = Field(
-        0, ge=0, lt=1, description="Fraction of the values set to zero."
+        0, ge=0, lt=1, description="Fraction of the values set to the feature's mean."
     )
     noise: float = Field(
         0, ge=0, description="Gaussian noise, in standard deviations of the feature."

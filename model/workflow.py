@@ -60,6 +60,9 @@ class Choices(TypedDict, total=False):
     rotate: float
     zoom: float
     shear: float
+    time_warp: float
+    window: float
+    magnitude: float
     erase: float
     noise: float
     offset: float

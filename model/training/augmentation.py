@@ -1,4 +1,4 @@
-"""Augmentation: random changes of training frames that don't change their class.
+"""Augmentation: random changes of training sequences that don't change their class.
 
 Everything is drawn from an explicit seed, so that a run can be repeated, and an
 interrupted run resumes as if it had never stopped.
@@ -9,6 +9,8 @@ import tensorflow as tf
 
 from model.config import AugmentationConfig, ConfigError
 from model.datasets.dataset import Dataset
+
+CURVES = 4  # cosines that a change of speed is made of
 
 
 def check(config: AugmentationConfig, dataset: Dataset) -> None:
@@ -32,38 +34,95 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
         )
 
 
-def apply(frames, config: AugmentationConfig, *, scale=None, seed):
-    """Return changed `frames` [B, T, F].
+def apply(
+    frames,
+    lengths,
+    targets,
+    config: AugmentationConfig,
+    *,
+    mean=0.0,
+    deviation=1.0,
+    seed,
+):
+    """Return changed frames [B, T, F], their lengths [B], and their targets.
 
     With `config.image` = (height, width), a frame of height * width values is an
     image; a frame of `width` values is a row of the image that the whole
     sequence makes. Each image is rotated, zoomed, sheared and shifted by its own
-    random amounts.
+    random amounts. Images are moved first, then time; the values change last.
 
     Args:
-        scale: [F], one over the deviation of each feature, for `config.noise` and
-            `config.offset`.
+        frames, lengths: frames past a length change no other; those of the result are
+            undefined.
+        targets: [B], or [B, T] for labels of steps, which follow their frames.
+        mean, deviation: [F], statistics of each feature for the changes of values.
         seed: [2] int32.
     """
-    seeds = tf.random.experimental.stateless_split(seed, 4)
-    warp_seed, erase_seed, noise_seed, offset_seed = tf.unstack(seeds)
-    deviation = 1.0 if scale is None else 1 / np.asarray(scale, np.float32)
+    seeds = tf.random.experimental.stateless_split(seed, 6)
+    warp_seed, erase_seed, noise_seed, offset_seed, *seeds = tf.unstack(seeds)
+    time_seed, magnitude_seed = seeds
     if config.image and (config.shift or config.rotate or config.zoom or config.shear):
         height, width = config.image
         shape = tf.shape(frames)
         images = tf.reshape(frames, (-1, height, width, 1))
         frames = tf.reshape(_warp(images, config, height, width, warp_seed), shape)
+    if config.time_warp or config.window:
+        places, lengths = _places(lengths, tf.shape(frames)[1], config, time_seed)
+        frames, targets = _read(frames, targets, places)
+    values = tf.shape(frames)
+    features = tf.stack([values[0], 1, values[2]])
+    if config.magnitude:
+        factor = config.magnitude * tf.random.stateless_normal(features, magnitude_seed)
+        frames = mean + (frames - mean) * tf.exp(factor)
     if config.erase:
-        draw = tf.random.stateless_uniform(tf.shape(frames), erase_seed)
-        frames = tf.where(draw < config.erase, 0.0, frames)
+        draw = tf.random.stateless_uniform(values, erase_seed)
+        frames = tf.where(draw < config.erase, mean, frames)
     if config.noise:
-        noise = tf.random.stateless_normal(tf.shape(frames), noise_seed)
+        noise = tf.random.stateless_normal(values, noise_seed)
         frames += config.noise * deviation * noise
     if config.offset:
-        shape = tf.stack([tf.shape(frames)[0], 1, tf.shape(frames)[2]])
-        offset = tf.random.stateless_normal(shape, offset_seed)
+        offset = tf.random.stateless_normal(features, offset_seed)
         frames += config.offset * deviation * offset
-    return frames
+    return frames, lengths, targets
+
+
+def _places(lengths, steps, config: AugmentationConfig, seed):
+    """Return the places [B, T] of new steps in their old sequences, and the new lengths.
+
+    A window is any piece of at least `1 - config.window` of the steps. In a time warp
+    the speed is `1 + config.time_warp * curve(t)`, where `curve` is a sum of cosines
+    with random weights, whose absolute values add up to 1. Each cosine completes half
+    periods, so that the average speed is 1 and both ends stay.
+    """
+    draw = tf.random.stateless_uniform((tf.shape(lengths)[0], 2 + CURVES), seed)
+    start = tf.zeros_like(draw[:, :1])
+    if config.window:
+        most = tf.floor(config.window * tf.cast(lengths, draw.dtype))
+        cut = tf.floor(draw[:, 0] * (most + 1))
+        start = tf.floor(draw[:, 1] * (cut + 1))[:, None]
+        lengths -= tf.cast(cut, lengths.dtype)
+    last = tf.cast(lengths - 1, draw.dtype)[:, None]
+    time = tf.minimum(tf.range(steps, dtype=draw.dtype), last)  # [B, T]
+    if config.time_warp:
+        weights = 2 * draw[:, 2:] - 1
+        weights /= tf.reduce_sum(tf.abs(weights), 1, keepdims=True)
+        rate = np.pi * np.arange(1, CURVES + 1, dtype=np.float32)
+        curves = tf.sin((time / tf.maximum(last, 1))[:, :, None] * rate) / rate
+        ahead = config.time_warp * last * tf.einsum("btk,bk->bt", curves, weights)
+        time = tf.clip_by_value(time + ahead, 0, last)
+    return start + time, lengths
+
+
+def _read(frames, targets, places):
+    """Return frames and labels at `places` [B, T]: between two steps the frame is
+    interpolated, and the label that of the nearer step."""
+    before, after = (tf.cast(f(places), tf.int32) for f in (tf.floor, tf.math.ceil))
+    share = (places - tf.floor(places))[:, :, None]
+    first, second = (tf.gather(frames, x, batch_dims=1) for x in (before, after))
+    if targets.shape.rank == 2:
+        nearest = tf.where(share[:, :, 0] < 0.5, before, after)
+        targets = tf.gather(targets, nearest, batch_dims=1)
+    return (1 - share) * first + share * second, targets
 
 
 def _warp(images, config: AugmentationConfig, height: int, width: int, seed):

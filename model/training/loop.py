@@ -124,7 +124,6 @@ class _Loop:
                 self.config.batch,
                 static=static,
                 augment=config.augmentation,
-                scale=self.network.scale.numpy(),
             )
             self.validation = pipeline.Batches(
                 dataset.part("validation"), 4 * self.config.batch, static=static

@@ -49,7 +49,6 @@ class Batches:
     batch_size: int
     static: bool = False
     augment: AugmentationConfig | None = None
-    scale: np.ndarray | None = None
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -62,7 +61,8 @@ class Batches:
 
         Yields:
             rows [B] (their numbers in the dataset), frames [B, T, F],
-            lengths [B], targets [B] or [B, T].
+            lengths [B], targets [B] or [B, T]. Augmented ones are undefined past a
+            length.
         """
         tensors = self._tensors
         batches = self._order(seed)
@@ -80,10 +80,18 @@ class Batches:
         if seed is None or self.augment is None:
             return batch
         rows, frames, lengths, targets = batch
-        # Negative: dropout is drawn from (seed, epoch).
-        seed = tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index)
-        frames = augmentation.apply(frames, self.augment, scale=self.scale, seed=seed)
-        return rows, frames, lengths, targets
+        mean, scale = self._statistics
+        changed = augmentation.apply(
+            frames,
+            lengths,
+            targets,
+            self.augment,
+            mean=mean,
+            deviation=1 / scale,
+            # Negative: dropout is drawn from (seed, epoch).
+            seed=tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index),
+        )
+        return rows, *changed
 
     def _order(self, seed: tuple[int, int] | None) -> list[np.ndarray]:
         lengths = self.dataset.lengths
@@ -99,6 +107,11 @@ class Batches:
     def _cut(self, order: np.ndarray) -> list[np.ndarray]:
         starts = range(0, len(order), self.batch_size)
         return [order[start : start + self.batch_size] for start in starts]
+
+    @functools.cached_property
+    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
+        """The mean and scale of each feature, however the network normalises them."""
+        return normalization(self.dataset, "features")
 
     @functools.cached_property
     def _tensors(self) -> list[tf.Tensor]:

@@ -264,6 +264,41 @@ class TestAugmentedBatches:
         first, second = noise(1), noise(2)
         assert all(np.abs(first[row] - second[row]).max() > 1e-3 for row in first)
 
+    @pytest.mark.parametrize("task", TASKS)
+    def test_time(self, task):
+        """Windows and warped time keep rows, and the array's steps."""
+        data = make_dataset(task, counts=(20, 0, 0))
+        config = AugmentationConfig(time_warp=0.3, window=0.5)
+        for static in (False, True):
+            plain = pipeline.Batches(data, 8, static=static)
+            changed = replace(plain, augment=config)
+            lost = 0
+            for before, after in zip(read(plain), read(changed), strict=True):
+                np.testing.assert_array_equal(before[0], after[0])
+                for x, y in zip(before[1:], after[1:], strict=True):
+                    assert (x.shape, x.dtype) == (y.shape, y.dtype)
+                lost += (before[2] - after[2]).sum()
+            assert lost > 0
+
+    def test_statistics(self):
+        """Noise is in deviations of the features, and the erased their mean, of the
+        part, whatever the network's normalisation is."""
+        data = make_dataset(counts=(300, 0, 0))
+        data = replace(data, frames=data.frames * [1, 50, 0.1] + [0, 900, 1])
+        mean, deviation = data.frames.mean(0), data.frames.std(0)
+        noisy, erased = (
+            np.concatenate([frames for _, frames, _, _ in read(batches, (1, 2))], 0)
+            for batches in (
+                pipeline.Batches(data, 300, augment=AugmentationConfig(noise=0.5)),
+                pipeline.Batches(data, 300, augment=AugmentationConfig(erase=0.999)),
+            )
+        )
+        _, plain, lengths, _ = read(pipeline.Batches(data, 300), (1, 2))[0]
+        valid = np.arange(plain.shape[1]) < lengths[:, None]
+        noise = (noisy - plain)[valid]
+        np.testing.assert_allclose(noise.std(0), 0.5 * deviation, rtol=0.1)
+        np.testing.assert_allclose(np.median(erased[valid], 0), mean, rtol=1e-5)
+
     def test_noise_past_the_end(self):
         """Noise behind a sequence's end reaches no answer."""
         data = make_dataset(counts=(20, 0, 0))

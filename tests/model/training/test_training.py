@@ -13,10 +13,10 @@ from model.training import loop
 from model.training.runs import Epoch, Run
 from tests.support.networks import make_config, make_dataset, weights
 
-# Everything that draws random numbers is on: order, dropout and noise.
+# Everything that draws random numbers is on: order, dropout and augmentation.
 RANDOM = {
     "network": {"dropout": 0.3, "layers": 2, "hidden": 6},
-    "augmentation": {"noise": 0.1},
+    "augmentation": {"time_warp": 0.2, "window": 0.2, "magnitude": 0.1, "noise": 0.1},
     "training": {"epochs": 3, "seed": 3},
 }
 
