@@ -119,6 +119,17 @@ class TrainingConfig(_Section):
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rate schedule: cosine decay to 0, or constant."
     )
+    class_weights: Literal["none", "balanced"] = Field(
+        "none",
+        description="Weights of classes in the cost: none, or balanced, so that rare"
+        " classes count as much as frequent ones.",
+    )
+    label_smoothing: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Part of each training target that all classes share.",
+    )
     clip_norm: float = Field(
         1.0, gt=0, description="Clip the gradient's global norm to this."
     )

@@ -50,6 +50,8 @@ class Choices(TypedDict, total=False):
     optimizer: Literal["adam", "rmsprop"]
     learning_rate: float
     schedule: Literal["cosine", "constant"]
+    class_weights: Literal["none", "balanced"]
+    label_smoothing: float
     clip_norm: float
     epochs: int
     patience: int

@@ -174,7 +174,7 @@ def _masked(outputs, lengths):
     return tf.where(mask[:, :, None], outputs, 0.0)
 
 
-def cost(logits, targets, lengths, weights):
+def cost(logits, targets, lengths, weights, *, class_weights=None, smoothing=0.0):
     """Return the cross entropy, averaged over each sequence's valid steps, then over
     sequences.
 
@@ -183,8 +183,15 @@ def cost(logits, targets, lengths, weights):
         targets: [B] or [B, T] class numbers.
         lengths: [B].
         weights: [B], of each sequence in the sum; 1 / B gives the mean.
+        class_weights: [C], of a sequence or step by its class.
+        smoothing: the part of each target that all classes share.
     """
     entropy = tf.nn.sparse_softmax_cross_entropy_with_logits(targets, logits)
+    if smoothing:
+        shared = -tf.reduce_mean(tf.nn.log_softmax(logits), -1)
+        entropy = (1 - smoothing) * entropy + smoothing * shared
+    if class_weights is not None:
+        entropy *= tf.gather(class_weights, targets)
     if entropy.shape.rank == 2:
         mask = tf.sequence_mask(lengths, tf.shape(entropy)[1], entropy.dtype)
         entropy = tf.reduce_sum(entropy * mask, 1) / tf.cast(lengths, entropy.dtype)

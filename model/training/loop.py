@@ -133,6 +133,7 @@ class _Loop:
                 config,
                 updates=len(self.train) * self.config.epochs,
                 devices=devices,
+                class_weights=steps.class_weights(self.config, self.train.dataset),
             )
         self.latest = run.latest(self.network, self.trainer.optimizer)
         self.best = run.best(self.network)

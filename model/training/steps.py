@@ -10,6 +10,7 @@ import numpy as np
 import tensorflow as tf
 
 from model.config import Config, TrainingConfig
+from model.datasets.dataset import Dataset
 from model.network.network import Network, cost, count_errors
 
 
@@ -30,6 +31,19 @@ def optimizer(config: TrainingConfig, updates: int) -> keras.optimizers.Optimize
     return kinds[config.optimizer](rate)
 
 
+def class_weights(config: TrainingConfig, dataset: Dataset) -> np.ndarray | None:
+    """Return the weight [C] of each class in the cost; None if all count alike.
+
+    Balanced, all classes of the training part have the same total. The average of its
+    sequences, or steps, is 1, so that a network that guesses has the same cost.
+    """
+    if config.class_weights == "none":
+        return None
+    counts = np.bincount(dataset.targets, minlength=len(dataset.classes))
+    balanced = counts.sum() / (np.count_nonzero(counts) * np.maximum(counts, 1))
+    return np.where(counts, balanced, 1).astype(np.float32)
+
+
 class Trainer:
     """A network, its optimizer, and compiled steps over a batch."""
 
@@ -40,8 +54,11 @@ class Trainer:
         *,
         updates: int,
         devices: tf.distribute.Strategy,
+        class_weights: np.ndarray | None = None,
     ):
         self.network, self.devices = network, devices
+        self.class_weights = class_weights
+        self.smoothing = config.training.label_smoothing
         self.clip_norm = config.training.clip_norm
         self.optimizer = optimizer(config.training, updates)
         self.optimizer.build(network.trainable_variables)
@@ -98,7 +115,11 @@ class Trainer:
                 device = tf.distribute.get_replica_context().replica_id_in_sync_group
                 seed = tf.random.experimental.stateless_fold_in(seed, device)
             logits = self.network(frames, lengths, seed)
-            batch_cost = cost(logits, targets, lengths, weights)
+            batch_cost = cost(
+                *(logits, targets, lengths, weights),
+                class_weights=self.class_weights,
+                smoothing=self.smoothing,
+            )
         variables = self.network.trainable_variables
         gradients = tape.gradient(batch_cost, variables)
         gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
@@ -111,7 +132,9 @@ class Trainer:
 
     def _eval_step(self, frames, lengths, targets, weights):
         logits = self.network(frames, lengths)
-        batch_cost = cost(logits, targets, lengths, weights)
+        batch_cost = cost(
+            logits, targets, lengths, weights, class_weights=self.class_weights
+        )
         return batch_cost, *count_errors(logits, targets, lengths, weights > 0)
 
 

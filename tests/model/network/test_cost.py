@@ -35,6 +35,48 @@ class TestCost:
         value = cost(logits, targets, np.array([3, 1], np.int32), share)
         np.testing.assert_allclose(value, np.mean(means), rtol=1e-6)
 
+    def test_balanced(self):
+        """Balanced weights give the mean cost of copies that make classes equal: of
+        four sequences, three of class 0, the last three times."""
+        logits = np.float32([[2, 0], [1, 1], [0, 3], [-1, 1]])
+        targets, ones = np.array([0, 0, 0, 1], np.int32), np.ones(4, np.int32)
+        balanced = np.float32([4 / (2 * 3), 4 / (2 * 1)])
+        mean = np.full(4, 1 / 4, np.float32)
+        value = cost(logits, targets, ones, mean, class_weights=balanced)
+        copies = [0, 1, 2, 3, 3, 3]
+        expected = np.mean([entropy(logits[row], targets[row]) for row in copies])
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+    def test_balanced_steps(self):
+        """Steps are weighted by their labels; those past a length have no part in it."""
+        logits = np.random.default_rng(0).normal(size=(2, 3, 2)).astype(np.float32)
+        targets = np.array([[0, 1, 1], [1, 0, 0]], np.int32)
+        lengths, share = np.array([3, 1], np.int32), np.float32([0.5, 0.5])
+        each = [2 * entropy(logits[0, 0], 0)]
+        each += [3 * entropy(logits[0, step], 1) for step in (1, 2)]
+        expected = (np.mean(each) + 3 * entropy(logits[1, 0], 1)) / 2
+        for padding in (0, 50):
+            logits[1, 1:] = padding
+            value = cost(
+                logits, targets, lengths, share, class_weights=np.float32([2, 3])
+            )
+            np.testing.assert_allclose(value, expected, rtol=1e-6)
+
+    def test_smoothing(self):
+        """Of a smoothed target each class has a share; with class weights, the
+        whole counts by the true class."""
+        logits, lengths = np.float32([[2, 0, -1]]), np.array([1], np.int32)
+        target, share = np.array([1], np.int32), np.float32([1])
+        shares = [0.1, 0.8, 0.1]  # 0.7, and 0.3 shared by three
+        expected = sum(s * entropy(logits[0], c) for c, s in enumerate(shares))
+        value = cost(logits, target, lengths, share, smoothing=0.3)
+        np.testing.assert_allclose(value, expected, rtol=1e-6)
+        triple = np.float32([1, 3, 1])
+        weighted = cost(
+            *(logits, target, lengths, share), class_weights=triple, smoothing=0.3
+        )
+        np.testing.assert_allclose(weighted, 3 * expected, rtol=1e-6)
+
     def test_huge_logits(self):
         """Logits that overflow an exponential have a finite cost."""
         logits = np.array([[1e4, -1e4]], np.float32)

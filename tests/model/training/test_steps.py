@@ -4,11 +4,14 @@ import itertools
 import subprocess
 import sys
 import textwrap
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import tensorflow as tf
 
+from model.datasets.dataset import TASKS
+from model.network.network import cost
 from model.training import loop, steps
 from model.training.runs import Run
 from tests.support.bundles import ROOT
@@ -39,6 +42,52 @@ def test_measure():
     np.testing.assert_allclose(measured, [np.mean(costs), wrong, lengths.sum()], 1e-5)
     for ours, theirs in zip(weights(network), before, strict=True):
         np.testing.assert_array_equal(ours, theirs)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_class_weights(task):
+    """Balanced weights give each class of the part the same total, and 1 on average; a
+    class that the part lacks counts once."""
+    data = make_dataset(task, counts=(40, 0, 0))
+    targets = np.where(data.targets == 2, 1, data.targets)  # twice as many, and none
+    data = replace(data, targets=targets)
+    config = make_config(training={"class_weights": "balanced"}).training
+    balanced = steps.class_weights(config, data)
+    counts = np.bincount(targets, minlength=3)
+    assert counts[0] < counts[1]
+    np.testing.assert_allclose(balanced[:2] * counts[:2], len(targets) / 2)
+    assert balanced[2] == 1
+    assert steps.class_weights(make_config().training, data) is None
+
+
+def test_weights_and_smoothing():
+    """Class weights are in the cost of training and evaluation, smoothing only in that
+    of training: the same network has these costs."""
+    network = make_network("label")
+    settings = make_config(training={"label_smoothing": 0.2, "learning_rate": 1e-9})
+    own = np.float32([1, 2, 3, 4])
+    trainer = steps.Trainer(
+        *(network, settings),
+        updates=10,
+        devices=steps.strategy(),
+        class_weights=own,
+    )
+    frames = tf.random.stateless_normal((4, 6, 3), (1, 2))
+    lengths = tf.constant([6, 1, 3, 4])
+    targets = tf.random.stateless_uniform((4, 6), (1, 2), 0, 4, tf.int32)
+    logits = network(frames, lengths)
+    fourths = np.full(4, 0.25, np.float32)
+
+    def expected(smoothing):
+        return cost(
+            *(logits, targets, lengths, fourths), class_weights=own, smoothing=smoothing
+        )
+
+    trained, *_ = trainer.train_step(frames, lengths, targets, seed=(1, 2, 3))
+    np.testing.assert_allclose(trained, expected(0.2), rtol=1e-5)
+    evaluated, *_ = trainer.eval_step(frames, lengths, targets)
+    np.testing.assert_allclose(evaluated, expected(0.0), rtol=1e-5)
+    assert abs(trained - evaluated) > 0.01
 
 
 def test_clipped():
@@ -107,7 +156,10 @@ def test_two_devices(tmp_path):
         from model.training.runs import Run
         from tests.support.networks import make_config, make_dataset
         data = make_dataset("label", counts=(9, 4, 0))
-        config = make_config(training={{"epochs": 2, "clip_norm": 0.1}})
+        config = make_config(training={{
+            "epochs": 2, "clip_norm": 0.1, "class_weights": "balanced",
+            "label_smoothing": 0.1,
+        }})
         results = [loop.fit(data, config, Run(Path({str(tmp_path)!r}) / "one"))]
         both = tf.distribute.MirroredStrategy(["CPU:0", "CPU:1"])
         steps.strategy = lambda: both
