@@ -149,7 +149,8 @@ def _letters() -> Dataset:
     """Fold 0 is the test part, as published. Its words occur in other folds too."""
     data, arrays = _letters_file()
     split = np.where(arrays["fold"] == 0, TEST, TRAIN)
-    return splits.assign_parts(replace(data, split=split), validation=0.1, seed=SEED)
+    split[_validation("letters")] = VALIDATION
+    return replace(data, split=split)
 
 
 def _letters_unseen() -> Dataset:
@@ -176,7 +177,16 @@ def _letters_file() -> tuple[Dataset, dict[str, np.ndarray]]:
 def _vowels() -> Dataset:
     """The official test part; validation is a fifth of each speaker's training part."""
     data = readers.read(DATA / "vowels.npz", task="classify")
-    return splits.assign_parts(data, validation=0.2, seed=SEED)
+    split = data.split.copy()
+    split[_validation("vowels")] = VALIDATION
+    return replace(data, split=split)
+
+
+def _validation(name: str) -> np.ndarray:
+    """Return the indices of the sequences for validation."""
+    with np.load(DATA / "validation.npz", allow_pickle=False) as archive:
+        indices: np.ndarray = archive[name]
+    return indices
 
 
 BUILTIN = {

@@ -12,9 +12,8 @@ from dataclasses import replace
 import numpy as np
 
 from model.datasets import stratify
-from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
-
-LENGTH_STRATA = 10
+from model.datasets.dataset import PARTS, TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
+from model.datasets.stratify import Contents
 
 
 def assign_parts(
@@ -27,8 +26,9 @@ def assign_parts(
     """Assign each sequence to a part: stratified, seeded, the same on every call.
 
     `validation` and `test` are fractions of the sequences that they are cut from; 0
-    leaves the part out. Classes (classify) or lengths (label) are spread evenly over
-    the parts, and training keeps at least one sequence with each class.
+    leaves the part out. Classes (to label, the rarest class of each sequence) and lengths
+    are spread evenly over the parts, and training keeps at least one sequence with each
+    class. A group is never cut into two parts, nor are equal sequences.
     """
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
@@ -47,14 +47,10 @@ def assign_parts(
     }
     if sum(fractions.values()) >= 1:
         raise ValueError("validation and test leave nothing for training")
-    rng = np.random.default_rng(seed)
-    counts = {part: fraction * len(pool) for part, fraction in fractions.items()}
-    for part, count in counts.items():
-        chosen = _cut(_strata(dataset, pool), count, rng)
-        split[pool[chosen]] = part
-        pool = np.delete(pool, chosen)
-    if dataset.task == "label":
-        _return_classes(dataset, split, list(fractions))
+    if any(fractions.values()):
+        unit = stratify.units(dataset)[pool]
+        sequences = stratify.contents(dataset).take(pool)
+        split[pool] = _cut(sequences, unit, fractions, seed)
     return replace(dataset, split=split)
 
 
@@ -74,25 +70,26 @@ def folds(dataset: Dataset, count: int, seed: int) -> np.ndarray:
     if not 2 <= count <= size:
         kind = "different sequences" if dataset.groups is None else "groups"
         raise ValueError(f"{count} folds of {size} {kind}: expected from 2 to {size}")
+    sequences = stratify.contents(dataset)
     rng = np.random.default_rng(seed)
-    fold = stratify.deal(dataset, unit, np.full(count, 1 / count), rng)
-    _spread_classes(dataset, unit, fold)
+    fold = stratify.deal(sequences, unit, np.full(count, 1 / count), rng)
+    _spread_classes(sequences, unit, fold)
     return fold
 
 
-def _spread_classes(dataset: Dataset, unit: np.ndarray, fold: np.ndarray) -> None:
+def _spread_classes(sequences: Contents, unit: np.ndarray, fold: np.ndarray) -> None:
     """Move units so that a class that occurs in two of them is in two folds."""
-    owner, classes, _ = stratify.occurrences(dataset)
-    pairs = np.unique(np.stack([classes, unit[owner]], 1), axis=0)
+    pairs = np.stack([sequences.classes, unit[sequences.owner]], 1)
+    pairs = np.unique(pairs, axis=0)
     of_unit = np.zeros(int(unit.max()) + 1, np.int64)
     of_unit[unit] = fold
     sizes = np.bincount(unit)
+    known = np.bincount(pairs[:, 0], minlength=sequences.size)
 
     def lost() -> set[int]:
         """Classes of two units or more that are in one fold only."""
-        places = np.unique(np.stack([pairs[:, 0], of_unit[pairs[:, 1]]], 1), axis=0)
-        spread = np.bincount(places[:, 0], minlength=len(dataset.classes))
-        known = np.bincount(pairs[:, 0], minlength=len(dataset.classes))
+        places = np.stack([pairs[:, 0], of_unit[pairs[:, 1]]], 1)
+        spread = np.bincount(np.unique(places, axis=0)[:, 0], minlength=sequences.size)
         return set(np.flatnonzero((known > 1) & (spread == 1)).tolist())
 
     missing = lost()
@@ -114,54 +111,28 @@ def _spread_classes(dataset: Dataset, unit: np.ndarray, fold: np.ndarray) -> Non
     fold[:] = of_unit[unit]
 
 
-def _return_classes(dataset: Dataset, split: np.ndarray, parts: list[int]) -> None:
-    """Return sequences from these parts to training until it has all of their classes."""
-    known = np.zeros(len(dataset.classes), bool)
-    known[dataset.targets[np.repeat(split == TRAIN, dataset.lengths)]] = True
-    for index in np.flatnonzero(np.isin(split, parts)).tolist():
-        codes = dataset.target(index)
-        if not known[codes].all():
-            split[index] = TRAIN
-            known[codes] = True
+def _cut(
+    sequences: Contents, unit: np.ndarray, fractions: dict[int, float], seed: int
+) -> np.ndarray:
+    """Return the part of each sequence, [N]; training gets the rest."""
+    count = len(unit)
+    shares = np.zeros(len(PARTS))
+    for part, fraction in fractions.items():
+        shares[part] = max(1, round(fraction * count)) if fraction else 0
+    shares[TRAIN] = max(0, count - shares.sum())
+    rng = np.random.default_rng(seed)
+    split = stratify.deal(sequences, unit, shares / shares.sum(), rng, required=TRAIN)
+    _return_classes(sequences, unit, split)
+    return split
 
 
-def _strata(dataset: Dataset, pool: np.ndarray) -> np.ndarray:
-    """Return each sequence's stratum: its class, or the quantile of its length."""
-    if dataset.task == "classify":
-        return dataset.targets[pool]
-    order = np.argsort(dataset.lengths[pool], kind="stable")
-    rank = np.empty(len(pool), np.int64)
-    rank[order] = np.arange(len(pool))
-    strata = min(LENGTH_STRATA, max(1, len(pool) // LENGTH_STRATA))
-    return rank * strata // len(pool)
-
-
-def _cut(strata: np.ndarray, count: float, rng: np.random.Generator) -> np.ndarray:
-    """Choose about `count` indices, spread over the strata in proportion."""
-    if not count:
-        return np.zeros(0, np.int64)
-    _, strata, sizes = np.unique(strata, return_inverse=True, return_counts=True)
-    quota = _quota(sizes, count, rng)
-    shuffled = rng.permutation(len(strata))
-    chosen = [
-        shuffled[strata[shuffled] == stratum][:share]
-        for stratum, share in enumerate(quota)
-    ]
-    return np.sort(np.concatenate(chosen))
-
-
-def _quota(sizes: np.ndarray, count: float, rng: np.random.Generator) -> np.ndarray:
-    """Divide `count` in proportion to the sizes, by largest remainder.
-
-    One entry of each stratum is left for training.
-    """
-    total = max(1, round(count))
-    exact = sizes * (count / sizes.sum())
-    limit = sizes - 1
-    quota = np.minimum(exact.astype(np.int64), limit)
-    # Ties are broken at random: in file order the same small classes would always lose.
-    lot = rng.permutation(len(sizes))
-    for stratum in lot[np.argsort((quota - exact)[lot], kind="stable")]:
-        if quota.sum() < total and quota[stratum] < limit[stratum]:
-            quota[stratum] += 1
-    return quota
+def _return_classes(sequences: Contents, unit: np.ndarray, split: np.ndarray) -> None:
+    """Return units to training, the smallest ones, until it has all classes."""
+    owner, classes = sequences.owner, sequences.classes
+    sizes = np.bincount(unit)
+    lost = np.setdiff1d(classes, classes[split[owner] == TRAIN])
+    for code in lost.tolist():
+        members = owner[classes == code]
+        if (split[members] != TRAIN).all():
+            smallest = members[sizes[unit[members]].argmin()]
+            split[unit == unit[smallest]] = TRAIN

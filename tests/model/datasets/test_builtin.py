@@ -110,11 +110,11 @@ def test_sources():
 
 
 def write(path, labels, *, part=None, features=1):
-    """A CSV of one-step sequences with these labels."""
+    """A CSV of one-step sequences with these labels, all different."""
     names = [f"f{index}" for index in range(features)]
     header = ["sequence", "label", *names] + ["split"] * bool(part)
     rows = [
-        [str(index), label, *("1",) * features] + [part] * bool(part)
+        [str(index), label, *(str(index),) * features] + [part] * bool(part)
         for index, label in enumerate(labels)
     ]
     path.write_text("\n".join(map(",".join, [header, *rows])), encoding="utf-8")

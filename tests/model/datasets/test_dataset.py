@@ -252,10 +252,10 @@ class TestSplits:
     def test_stratified_by_length(self):
         """Each part of a labelling set has short and long sequences alike."""
         data = splits.assign_parts(make("label", count=400), validation=0.2, test=0.2)
-        order = np.argsort(np.argsort(data.lengths, kind="stable"))
+        expected = 0.2 * np.bincount(data.lengths)
         for part in (VALIDATION, TEST):
-            shares = np.bincount(order[data.split == part] // 40, minlength=10)
-            assert shares.tolist() == [8] * 10
+            counts = np.bincount(data.lengths[data.split == part], minlength=9)
+            assert (np.abs(counts - expected) <= 3).all()
 
     def test_each_class_is_trained(self):
         """Every class keeps a sequence for training, however rare it is."""
@@ -276,7 +276,7 @@ class TestSplits:
             data = replace(data, targets=targets, classes=tuple("abcd"))
             data = splits.assign_parts(data, validation=0.3, test=0.4, seed=seed)
             assert data.split[seed] == TRAIN
-            assert sum(sizes(data)[1:]) >= 13
+            assert sum(sizes(data)[1:]) >= 12
 
     @pytest.mark.parametrize("task", TASKS)
     def test_validation_never_from_test(self, task):

@@ -1,4 +1,4 @@
-"""The folds of a cross-validation: balanced, and groups and copies undivided."""
+"""Folds, and parts cut at random: balanced, and groups and copies undivided."""
 
 from dataclasses import replace
 
@@ -8,7 +8,14 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 
 from model.datasets import splits, stratify
-from model.datasets.dataset import TASKS, UNASSIGNED, Dataset, default_features
+from model.datasets.dataset import (
+    TASKS,
+    TEST,
+    UNASSIGNED,
+    VALIDATION,
+    Dataset,
+    default_features,
+)
 
 
 @st.composite
@@ -85,10 +92,46 @@ def test_each_class_is_trained(data, count, seed):
     """A class of two sequences or more is always among those that are not tested."""
     assume(len(data) >= (count if data.task == "classify" else 15))
     fold = splits.folds(data, count, seed)
-    owner, classes, _ = stratify.occurrences(data)
+    contents = stratify.contents(data)
     for code in range(len(data.classes)):
-        members = owner[classes == code]
+        members = contents.owner[contents.classes == code]
         assert len(members) < 2 or len(np.unique(fold[members])) > 1
+
+
+FRACTIONS = st.sampled_from([0.0, 0.1, 0.15, 0.3, 0.45])
+
+
+@given(datasets(), FRACTIONS, FRACTIONS, st.integers(0, 9))
+def test_parts(data, validation, test, seed):
+    """Parts don't divide groups or copies, and training has all classes."""
+    data = splits.assign_parts(data, validation=validation, test=test, seed=seed)
+    assert_undivided(data, data.split)
+    assert set(np.unique(data.part("train").targets)) == set(np.unique(data.targets))
+    assert validation or not (data.split == VALIDATION).any()
+    assert test or not (data.split == TEST).any()
+    again = splits.assign_parts(
+        replace(data, split=np.full(len(data), UNASSIGNED)),
+        validation=validation,
+        test=test,
+        seed=seed,
+    )
+    assert again.digest == data.digest
+
+
+@given(datasets(grouped=False, copies=False), FRACTIONS, FRACTIONS, st.integers(0, 9))
+def test_parts_are_stratified(data, validation, test, seed):
+    """To classify, each part has its share of each class, to within one sequence."""
+    assume(data.task == "classify")
+    data = splits.assign_parts(data, validation=validation, test=test, seed=seed)
+    shares = {
+        part: max(1, round(fraction * len(data))) / len(data) if fraction else 0
+        for part, fraction in ((VALIDATION, validation), (TEST, test))
+    }
+    for part, share in shares.items():
+        for code in range(len(data.classes)):
+            members = data.targets == code
+            count = (data.split[members] == part).sum()
+            assert abs(count - share * members.sum()) < 1.01 + (members.sum() < 4)
 
 
 def _make(targets, groups=None):
