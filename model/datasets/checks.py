@@ -7,6 +7,8 @@ from model.datasets.dataset import PARTS, TRAIN, Dataset, join_names
 
 FEW = 5  # sequences of a class from which a network may learn it
 LONG = 5_000  # steps that take long, and over which recurrent networks rarely learn
+MAX_STEPS = 1_000_000  # of a large data set that are looked at for odd features
+SOME = 10_000  # sequences that are counted together
 TIME_NAMES = {"time", "timestamp", "datetime", "date", "t", "ts", "seconds"}
 TIME_NAMES |= {"index", "idx", "row", "rownumber", "step", "frame", "unnamed:0"}
 
@@ -71,18 +73,23 @@ def _label_warnings(dataset: Dataset) -> list[str]:
 def _sequences_by_class(dataset: Dataset) -> np.ndarray:
     """Return how many sequences each class occurs in, [C]."""
     size = len(dataset.classes)
-    codes = dataset.targets.astype(np.int64)
-    if dataset.task == "label":
-        owner = np.repeat(np.arange(len(dataset)), dataset.lengths)
-        codes = np.unique(owner * size + codes) % size
-    return np.bincount(codes, minlength=size)
+    counts = np.zeros(size, np.int64)
+    for first in range(0, len(dataset), SOME):
+        rows = np.arange(first, min(first + SOME, len(dataset)))
+        codes = dataset.take(rows).targets.astype(np.int64)
+        if dataset.task == "label":
+            owner = np.repeat(rows, dataset.lengths[rows])
+            codes = np.unique(owner * size + codes) % size
+        counts += np.bincount(codes, minlength=size)
+    return counts
 
 
 def _feature_warnings(dataset: Dataset) -> list[str]:
     train = dataset.part("train")
     if not len(train):
         return []
-    constant = train.frames.min(0) == train.frames.max(0)
+    constant = _never_changes(train)
+    train = _sample(train)
     rows = _counts_rows(train)
     constant &= ~rows  # in float32 the seconds since 1970 hardly change
     results = []
@@ -112,6 +119,25 @@ def _feature_warnings(dataset: Dataset) -> list[str]:
         if mask.any():
             results.append(f"feature {_names(dataset, mask)} has {reason}")
     return results
+
+
+def _never_changes(dataset: Dataset) -> np.ndarray:
+    """Return the features with a single value, [F]."""
+    first = dataset.sequence(0)[0]
+    constant = np.ones(len(first), bool)
+    for block in dataset.blocks():
+        constant &= (block == first).all(0)
+        if not constant.any():
+            break
+    return constant
+
+
+def _sample(dataset: Dataset) -> Dataset:
+    """Return sequences from all over a large data set, of about `MAX_STEPS` steps."""
+    count = int(len(dataset) * min(1, MAX_STEPS / dataset.offsets[-1]))
+    if count == len(dataset):
+        return dataset
+    return dataset.take(np.linspace(0, len(dataset) - 1, max(count, 1)).astype(int))
 
 
 def _leaks(dataset: Dataset, candidates: np.ndarray) -> np.ndarray:

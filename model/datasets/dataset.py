@@ -4,15 +4,21 @@ frames   a a a b b c c c c    sequences a, b and c, joined along time
 lengths  3     2   4
 offsets  0     3   5       9  sequence i is frames[offsets[i]:offsets[i + 1]]
 targets  one class a sequence (classify) or one class a step (label)
+
+The frames may be a file that is mapped into memory. Sequences that are taken from a data
+set share its frames: they are only copied when `frames` is asked for.
 """
 
 import hashlib
 import json
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import chain
 from typing import Literal, get_args
 
 import numpy as np
+
+from model.datasets import spool
 
 Task = Literal["classify", "label"]
 TASKS: tuple[Task, ...] = get_args(Task)
@@ -22,13 +28,13 @@ MAX_NAMES = 20  # in a message
 PARTS = ("train", "validation", "test")  # A part's number is its index here.
 
 
-@dataclass(frozen=True, slots=True, eq=False)
+@dataclass(frozen=True, eq=False)
 class Dataset:
     """Sequences joined along time, with their targets."""
 
     name: str
     task: Task
-    frames: np.ndarray  # [sum of lengths, F] float32
+    frames: np.ndarray = field(repr=False)  # [sum of lengths, F] float32
     lengths: np.ndarray  # [N] int32, each >= 1
     targets: np.ndarray  # [N] int32 (classify) or [sum of lengths] int32 (label)
     classes: tuple[str, ...]
@@ -39,6 +45,10 @@ class Dataset:
     # [N] names or numbers, such as subjects, whose sequences stay in one part; or unknown
     groups: np.ndarray | None = None
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
+    # Sequence i is frames_of[starts[i]:][:lengths[i]], and so are its steps' targets.
+    starts: np.ndarray = field(init=False, repr=False)  # [N] int64
+    frames_of: np.ndarray = field(init=False, repr=False)
+    targets_of: np.ndarray = field(init=False, repr=False)
 
     def __post_init__(self) -> None:
         for name, dtype, ndim in (
@@ -52,6 +62,9 @@ class Dataset:
         object.__setattr__(self, "classes", tuple(self.classes))
         object.__setattr__(self, "features", tuple(self.features))
         object.__setattr__(self, "offsets", _offsets(self.lengths))
+        object.__setattr__(self, "starts", self.offsets[:-1])
+        object.__setattr__(self, "frames_of", self.frames)
+        object.__setattr__(self, "targets_of", self.targets)
         if not len(self.ids):
             object.__setattr__(self, "ids", np.arange(1, len(self) + 1))
         self._check()
@@ -87,8 +100,22 @@ class Dataset:
             self.targets.min() >= 0 and self.targets.max() < len(self.classes)
         ):
             raise ValueError(f"a target is outside the {len(self.classes)} classes")
-        if not np.isfinite(self.frames).all():
+        if not all(np.isfinite(block).all() for block in self.blocks()):
             raise ValueError("frames are finite numbers that fit float32")
+
+    def __getattr__(self, name: str) -> np.ndarray:
+        """Join the frames, or the steps' targets, of sequences that were taken."""
+        if name not in ("frames", "targets"):
+            raise AttributeError(name)
+        array = self.frames_of if name == "frames" else self.targets_of
+        by_step = name == "frames" or self.task == "label"
+        if by_step and not self._whole:
+            joined = np.empty((self.offsets[-1], *array.shape[1:]), array.dtype)
+            for start, places in self._places():
+                joined[start : start + len(places)] = array[places]
+            array = joined
+        vars(self)[name] = array
+        return array
 
     def __len__(self) -> int:
         return len(self.lengths)
@@ -96,14 +123,44 @@ class Dataset:
     def sequence(self, index: int) -> np.ndarray:
         """Return the frames of one sequence, [T, F]."""
         index = range(len(self))[index]  # Negative indices, and IndexError.
-        return self.frames[self.offsets[index] : self.offsets[index + 1]]
+        start = self.starts[index]
+        return self.frames_of[start : start + self.lengths[index]]
 
     def target(self, index: int) -> np.ndarray:
         """Return the class of one sequence, [], or of each of its steps, [T]."""
         index = range(len(self))[index]
         if self.task == "classify":
             return self.targets[index]
-        return self.targets[self.offsets[index] : self.offsets[index + 1]]
+        start = self.starts[index]
+        return self.targets_of[start : start + self.lengths[index]]
+
+    def blocks(self) -> Iterator[np.ndarray]:
+        """Yield all frames in order, some megabytes at a time, [R, F]."""
+        if self._whole:
+            for block in spool.blocks(self.frames_of):
+                yield np.require(block, requirements="A")  # a file's may not be
+        else:
+            for _, places in self._places():
+                yield self.frames_of[places]
+
+    def _places(self) -> Iterator[tuple[int, np.ndarray]]:
+        """Yield blocks of steps: the number of the first, and places in `frames_of`."""
+        rows = max(1, spool.BLOCK_BYTES // (4 * len(self.features)))
+        first = 0
+        while first < len(self):
+            start = self.offsets[first]
+            end = np.searchsorted(self.offsets, start + rows, "right") - 1
+            end = max(int(end), first + 1)
+            shift = self.starts[first:end] - self.offsets[first:end]
+            steps = np.arange(start, self.offsets[end])
+            yield int(start), steps + np.repeat(shift, self.lengths[first:end])
+            first = end
+
+    @property
+    def _whole(self) -> bool:
+        """True if the sequences are all of `frames_of`, in order."""
+        same = len(self.frames_of) == self.offsets[-1]
+        return bool(same and np.array_equal(self.starts, self.offsets[:-1]))
 
     def take(self, indices: Sequence[int] | np.ndarray) -> "Dataset":
         """Return the sequences at these indices, in this order, or where a mask is true."""
@@ -114,18 +171,33 @@ class Dataset:
             chosen = np.flatnonzero(chosen)
         chosen = chosen.astype(np.int64)  # An empty list would be float64.
         lengths = self.lengths[chosen]
-        # Step t of the result comes from step t + shift of its sequence.
-        shift = self.offsets[:-1][chosen] - _offsets(lengths)[:-1]
-        steps = np.arange(lengths.sum(dtype=np.int64)) + np.repeat(shift, lengths)
-        return replace(
-            self,
-            frames=self.frames[steps],
-            lengths=lengths,
-            targets=self.targets[chosen if self.task == "classify" else steps],
-            split=self.split[chosen],
-            ids=self.ids[chosen],
-            groups=None if self.groups is None else self.groups[chosen],
-        )
+        changes = {
+            "lengths": lengths,
+            "offsets": _offsets(lengths),
+            "starts": self.starts[chosen],
+            "split": self.split[chosen],
+            "ids": self.ids[chosen],
+        }
+        if "_hashes" in vars(self):
+            changes["_hashes"] = self.hashes[chosen]
+        if self.groups is not None:
+            changes["groups"] = self.groups[chosen]
+        if self.task == "classify":
+            changes["targets_of"] = self.targets[chosen]
+        return self._changed(**changes)
+
+    def with_split(self, split: np.ndarray) -> "Dataset":
+        """Return the same sequences in other parts, [N] indices in PARTS."""
+        return self._changed(split=split.astype(np.int8))
+
+    def _changed(self, **changes: object) -> "Dataset":
+        """Return a copy with other values, which are consistent with each other."""
+        result = object.__new__(Dataset)
+        vars(result).update(vars(self))
+        for name in ("frames", "targets"):  # joined again when they are needed
+            vars(result).pop(name, None)
+        vars(result).update(changes)
+        return result
 
     def part(self, name: str) -> "Dataset":
         """Return the sequences of "train", "validation" or "test", which may be none."""
@@ -144,14 +216,32 @@ class Dataset:
                 f" the classes are {join_names(classes)}"
             )
         table = np.array([codes.get(name, -1) for name in self.classes], np.int32)
-        return replace(self, targets=table[self.targets], classes=tuple(classes))
+        return self._changed(targets_of=table[self.targets_of], classes=tuple(classes))
+
+    @property
+    def hashes(self) -> np.ndarray:
+        """64 bits of a hash of each sequence's frames, [N] uint64."""
+        if "_hashes" in vars(self):
+            return vars(self)["_hashes"]
+        digests = bytearray()
+        frames = np.ascontiguousarray(self.frames_of, "<f4")
+        content, width = frames.reshape(-1).view(np.uint8).data, 4 * frames.shape[1]
+        ends = (self.starts + self.lengths).tolist()
+        for start, end in zip(self.starts.tolist(), ends, strict=True):
+            sequence = content[start * width : end * width]
+            digests += hashlib.blake2b(sequence, digest_size=8).digest()
+        hashes = np.frombuffer(bytes(digests), "<u8")
+        if not self.frames_of.flags.writeable:  # a large file's, which don't change
+            vars(self)["_hashes"] = hashes
+        return hashes
 
     @property
     def digest(self) -> str:
         """SHA-256 of the whole content, except its name and the ids."""
         head = [self.task, self.classes, self.features, self.frames.shape, len(self)]
         state = hashlib.sha256(json.dumps(head).encode())
-        for array in (self.frames, self.lengths, self.targets, self.split):
+        rest = (self.lengths, self.targets, self.split)
+        for array in chain(self.blocks(), rest):
             little_endian = array.astype(array.dtype.newbyteorder("<"), copy=False)
             state.update(np.ascontiguousarray(little_endian).data)
         if self.groups is not None:
@@ -194,7 +284,7 @@ def concatenate(train: Dataset, test: Dataset, name: str) -> Dataset:
     return Dataset(
         name=name,
         task=train.task,
-        frames=np.concatenate([train.frames, test.frames]),
+        frames=spool.collect(chain(train.blocks(), test.blocks())),
         lengths=np.concatenate([train.lengths, test.lengths]),
         targets=np.concatenate([train.targets, test.targets]),
         classes=classes,

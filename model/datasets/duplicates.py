@@ -1,8 +1,6 @@
 """Find equal sequences: the same in two parts, or with different labels."""
 
 from collections.abc import Iterator
-from hashlib import blake2b
-from itertools import pairwise
 
 import numpy as np
 
@@ -11,20 +9,9 @@ from model.datasets.dataset import PARTS, TRAIN, Dataset
 MAX_NAMED = 3  # pairs in a message
 
 
-def hashes(dataset: Dataset) -> np.ndarray:
-    """Return 64 bits of a hash of each sequence's frames, [N] uint64."""
-    frames = np.ascontiguousarray(dataset.frames, "<f4")
-    content, width = frames.reshape(-1).view(np.uint8).data, frames.shape[1] * 4
-    digests = (
-        blake2b(content[start * width : stop * width], digest_size=8).digest()
-        for start, stop in pairwise(dataset.offsets.tolist())
-    )
-    return np.frombuffer(b"".join(digests), "<u8")
-
-
 def warnings(dataset: Dataset) -> list[str]:
     """Return a line for each kind of mistake, with the sequences and how to mend it."""
-    codes = hashes(dataset)
+    codes = dataset.hashes
     results = []
     if pairs := [*_copies(dataset, codes), *_near_copies(dataset, codes)]:
         held_out = int((dataset.split > TRAIN).sum())

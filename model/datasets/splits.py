@@ -7,8 +7,6 @@ train, test               train, never from test     validation
 all three                 nothing
 """
 
-from dataclasses import replace
-
 import numpy as np
 
 from model.datasets import stratify
@@ -51,7 +49,7 @@ def assign_parts(
         unit = stratify.units(dataset)[pool]
         sequences = stratify.contents(dataset).take(pool)
         split[pool] = _cut(sequences, unit, fractions, seed)
-    return replace(dataset, split=split)
+    return dataset.with_split(split)
 
 
 def folds(dataset: Dataset, count: int, seed: int) -> np.ndarray:

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from model.datasets import duplicates
 from model.datasets.dataset import Dataset
 
 CELLS = 2**22  # numbers in a table of sequences by classes
@@ -74,7 +73,7 @@ def contents(dataset: Dataset) -> Contents:
 
 def units(dataset: Dataset) -> np.ndarray:
     """Number what stays together, from 0: equal sequences, and those of a group, [N]."""
-    links = [np.unique(duplicates.hashes(dataset), return_inverse=True)[1]]
+    links = [np.unique(dataset.hashes, return_inverse=True)[1]]
     if dataset.groups is not None:
         links.append(np.unique(dataset.groups, return_inverse=True)[1])
     lowest = np.arange(len(dataset))

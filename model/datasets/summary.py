@@ -37,14 +37,21 @@ def summarise(dataset: Dataset) -> Summary:
     """Return the numbers of a data set; sequences without a part count as "all" only."""
     masks = {name: dataset.split == code for code, name in enumerate(PARTS)}
     masks["all"] = np.ones(len(dataset), bool)
-    frames = dataset.frames
+    columns = map(by_feature, dataset.blocks())
+    blocks = [(c.min(1), c.sum(1, dtype=np.float64), c.max(1)) for c in columns]
+    minima, sums, maxima = map(np.stack, zip(*blocks, strict=True))
     return Summary(
         parts={name: _part(dataset.lengths[mask]) for name, mask in masks.items()},
         counts=count_classes(dataset),
-        minimum=frames.min(0),
-        mean=frames.mean(0, dtype=np.float64),
-        maximum=frames.max(0),
+        minimum=minima.min(0),
+        mean=sums.sum(0) / dataset.offsets[-1],
+        maximum=maxima.max(0),
     )
+
+
+def by_feature(block: np.ndarray) -> np.ndarray:
+    """Return a block of frames [R, F] as [F, R]: NumPy is faster along its rows."""
+    return np.ascontiguousarray(block.T)
 
 
 def count_classes(dataset: Dataset) -> np.ndarray:

@@ -7,7 +7,6 @@ from pathlib import Path
 import numpy as np
 
 from model.bundle.bundle import SEQUENCES, Bundle
-from model.datasets import duplicates
 from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 from model.evaluation import evaluation
 from model.evaluation.evaluation import Metrics, Predictions
@@ -66,7 +65,7 @@ def save(path: Path, dataset: Dataset) -> None:
     """
     used = dataset.split != TEST
     if used.sum() <= MAX_SEQUENCES:
-        codes, parts = duplicates.hashes(dataset)[used], dataset.split[used]
+        codes, parts = dataset.hashes[used], dataset.split[used]
         np.save(path, np.stack([codes, parts.astype(np.uint64)], 1))
 
 
@@ -88,7 +87,7 @@ def parts_in_training(bundle: Bundle, dataset: Dataset) -> np.ndarray | None:
         codes, parts = np.load(io.BytesIO(content), allow_pickle=False).T
     except (ValueError, EOFError):
         raise ValueError(f"{bundle.folder / SEQUENCES}: no hashes") from None
-    ours = duplicates.hashes(dataset)
+    ours = dataset.hashes
     results = np.full(len(dataset), UNASSIGNED)
     for part in (VALIDATION, TRAIN):
         results[np.isin(ours, codes[parts == part])] = part

@@ -25,7 +25,7 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
             raise ConfigError("augmentation.image: its height and width are needed")
         return
     height, width = config.image
-    features = dataset.frames.shape[1]
+    features = len(dataset.features)
     rows = features == width and bool((dataset.lengths == height).all())
     if min(height, width) < 1 or (not rows and features != height * width):
         raise ConfigError(

@@ -1,6 +1,13 @@
-"""Turn a data set into batches with tf.data: statistics, length buckets, padding."""
+"""Turn a data set into batches: statistics, batches of similar lengths, padding.
+
+Batches are gathered by a thread while the network computes, so that frames may stay in a
+file that is mapped into memory.
+"""
 
 import functools
+from collections import deque
+from collections.abc import Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -8,8 +15,11 @@ import tensorflow as tf
 
 from model.config import AugmentationConfig
 from model.datasets.dataset import Dataset
+from model.datasets.summary import by_feature
 from model.training import augmentation
 
+AHEAD = 4  # batches that are gathered before they are needed
+POOL = 100  # batches whose sequences are sorted by length together
 BUCKETS = 8  # padded lengths, each with a compiled graph, for static unrolling
 
 
@@ -20,18 +30,29 @@ def normalization(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndar
     like the average feature, so that neither gets huge on other data. Features may have
     very different units: each is scaled by itself.
     """
-    features = dataset.frames.shape[1]
+    features = len(dataset.features)
     if normalise == "none":
         return np.zeros(features, np.float32), np.ones(features, np.float32)
-    mean = dataset.frames.mean(0, dtype=np.float64)
-    deviation = dataset.frames.std(0, dtype=np.float64)
+    count, mean, squares = 0, np.zeros(features), np.zeros(features)
+    lowest, highest = np.full(features, np.inf), np.full(features, -np.inf)
+    for columns in map(by_feature, dataset.blocks()):
+        # Chan, Golub and LeVeque (1983): the deviations of each block are merged.
+        size, middle = columns.shape[1], columns.mean(1, dtype=np.float64)
+        inner = np.square(columns - middle[:, None]).sum(1)  # float64
+        step, total = middle - mean, count + size
+        mean += step * size / total
+        squares += inner + np.square(step) * (count * size / total)
+        count = total
+        lowest = np.minimum(lowest, columns.min(1))
+        highest = np.maximum(highest, columns.max(1))
+    deviation = np.sqrt(squares / count)
+    span = np.maximum(highest - mean, mean - lowest)
     average = np.sqrt(np.square(deviation).mean()) or 1.0
     if normalise == "whole":
+        average = np.sqrt(np.square(deviation).mean() + mean.var()) or 1.0
         mean = np.full(features, mean.mean())
-        average = dataset.frames.std(dtype=np.float64) or 1.0
         deviation = np.full(features, average)
     if normalise == "features":
-        span = np.abs(dataset.frames - mean).max(0)
         varies = deviation > 1e-6 * np.abs(mean)
         deviation = np.where(varies, np.maximum(deviation, span / 50), average)
     return mean.astype(np.float32), (1 / deviation).astype(np.float32)
@@ -41,8 +62,9 @@ def normalization(dataset: Dataset, normalise: str) -> tuple[np.ndarray, np.ndar
 class Batches:
     """Batches of one part, in a new order for each epoch, which its seed determines.
 
-    Sequences of similar length share a batch: they are shuffled, sorted by length, cut
-    into batches, and the batches are shuffled.
+    Sequences of similar length share a batch: all are shuffled and cut into pools of
+    about `POOL` batches. A pool is sorted by length and cut into batches, which are
+    shuffled.
     """
 
     dataset: Dataset
@@ -53,97 +75,103 @@ class Batches:
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
 
-    def epoch(self, seed: tuple[int, int] | None = None) -> tf.data.Dataset:
-        """Iterate once over the part.
+    def epoch(self, seed: tuple[int, int] | None = None) -> Iterator[tuple]:
+        """Yield the batches of one epoch; by length, and as they are, if `seed` is None.
 
         Args:
-            seed: for shuffling and augmentation; None keeps the order by length.
+            seed: the run's seed and the number of the epoch.
 
         Yields:
-            rows [B] (their numbers in the dataset), frames [B, T, F],
+            rows [B] (their numbers in the data set), and the tensors frames [B, T, F],
             lengths [B], targets [B] or [B, T]. Augmented ones are undefined past a
             length.
         """
-        tensors = self._tensors
-        batches = self._order(seed)
-        flat = np.concatenate([*batches, np.empty(0, np.int64)])
-        sizes = np.array([len(rows) for rows in batches], np.int64)
-        # Not `tf.ragged.constant`, which loops over the rows in Python.
-        with tf.device("CPU:0"):
-            rows = tf.RaggedTensor.from_row_lengths(flat, sizes)
-        data = tf.data.Dataset.from_tensor_slices(rows).enumerate()
-        data = data.map(lambda index, rows: (index, self._gather(rows, *tensors)))
-        data = data.map(lambda index, batch: self._augment(index, batch, seed))
-        return data.prefetch(4)
+        waiting: deque[Future[tuple]] = deque()
+        with ThreadPoolExecutor(1, "batches") as thread:
+            for index, rows in enumerate(self._order(seed)):
+                waiting.append(thread.submit(self._batch, index, rows, seed))
+                if len(waiting) > AHEAD:
+                    yield waiting.popleft().result()
+            while waiting:
+                yield waiting.popleft().result()
 
-    def _augment(self, index, batch, seed: tuple[int, int] | None):
-        if seed is None or self.augment is None:
-            return batch
-        rows, frames, lengths, targets = batch
-        mean, scale = self._statistics
-        changed = augmentation.apply(
-            frames,
-            lengths,
-            targets,
-            self.augment,
-            mean=mean,
-            deviation=1 / scale,
+    def _batch(
+        self, index: int, rows: np.ndarray, seed: tuple[int, int] | None
+    ) -> tuple:
+        batch = tuple(map(tf.convert_to_tensor, self._gather(rows)))
+        if seed is not None and self._augment is not None:
             # Negative: dropout is drawn from (seed, epoch).
-            seed=tf.random.experimental.stateless_fold_in((seed[0], -seed[1]), index),
-        )
-        return rows, *changed
+            draw = tf.constant((seed[0], -seed[1], index), tf.int32)
+            batch = self._augment(*batch, draw)
+        return rows, *batch
 
-    def _order(self, seed: tuple[int, int] | None) -> list[np.ndarray]:
-        lengths = self.dataset.lengths
+    @functools.cached_property
+    def _augment(self):
+        """The compiled augmentation of a batch by a seed [3]; None if there is none."""
+        config = self.augment
+        if config is None or config == AugmentationConfig(image=config.image):
+            return None
+        # However the network normalises features.
+        mean, scale = normalization(self.dataset, "features")
+
+        def apply(frames, lengths, targets, seed):
+            seed = tf.random.experimental.stateless_fold_in(seed[:2], seed[2])
+            options = {"mean": mean, "deviation": 1 / scale, "seed": seed}
+            with tf.device("CPU:0"):
+                return augmentation.apply(frames, lengths, targets, config, **options)
+
+        by_step = self.dataset.task == "label"
+        signature = [
+            tf.TensorSpec((None, None, len(self.dataset.features)), tf.float32),
+            tf.TensorSpec((None,), tf.int32),
+            tf.TensorSpec((None, None) if by_step else (None,), tf.int32),
+            tf.TensorSpec((3,), tf.int32),
+        ]
+        return tf.function(apply, input_signature=signature)
+
+    def _order(self, seed: tuple[int, int] | None) -> Iterator[np.ndarray]:
+        """Yield the numbers of each batch's sequences."""
+        lengths, size = self.dataset.lengths, self.batch_size
         if seed is None:
-            order = np.argsort(lengths, kind="stable")
-            return self._cut(order)
+            yield from _cut(np.argsort(lengths, kind="stable"), size)
+            return
+        if not len(self):
+            return
         random = np.random.default_rng(seed)
         order = random.permutation(len(lengths))
-        order = order[np.argsort(lengths[order], kind="stable")]
-        batches = self._cut(order)
-        return [batches[index] for index in random.permutation(len(batches))]
+        pools = max(1, round(len(self) / POOL))
+        for pool in np.array_split(np.arange(len(self)), pools):
+            rows = order[pool[0] * size : (pool[-1] + 1) * size]
+            batches = _cut(rows[np.argsort(lengths[rows], kind="stable")], size)
+            for index in random.permutation(len(batches)):
+                yield batches[index]
 
-    def _cut(self, order: np.ndarray) -> list[np.ndarray]:
-        starts = range(0, len(order), self.batch_size)
-        return [order[start : start + self.batch_size] for start in starts]
-
-    @functools.cached_property
-    def _statistics(self) -> tuple[np.ndarray, np.ndarray]:
-        """The mean and scale of each feature, however the network normalises them."""
-        return normalization(self.dataset, "features")
-
-    @functools.cached_property
-    def _tensors(self) -> list[tf.Tensor]:
-        """The data as tensors. Constants in the graph would be copied for each epoch,
-        and limited to 2 GB."""
+    def _gather(self, rows: np.ndarray) -> tuple[np.ndarray, ...]:
+        """Return frames, lengths and targets of a batch, padded with zeros."""
         data = self.dataset
-        with tf.device("CPU:0"):
-            arrays = (data.frames, data.lengths, data.offsets, data.targets)
-            return [tf.constant(array) for array in arrays]
+        lengths, starts = data.lengths[rows], data.starts[rows].tolist()
+        shape = (len(rows), self._padded_length(lengths.max()))
+        frames = np.zeros((*shape, len(data.features)), np.float32)
+        by_step = data.task == "label"
+        targets = np.zeros(shape, np.int32) if by_step else data.targets[rows]
+        places = zip(starts, lengths.tolist(), strict=True)
+        for row, (start, length) in enumerate(places):
+            frames[row, :length] = data.frames_of[start : start + length]
+            if by_step:
+                targets[row, :length] = data.targets_of[start : start + length]
+        return frames, lengths, targets
 
-    def _gather(self, rows, frames, lengths, offsets, targets):
-        lengths = tf.gather(lengths, rows)
-        steps = self._padded_length(tf.reduce_max(lengths))
-        starts = tf.gather(offsets, rows)
-        valid = tf.sequence_mask(lengths, steps)
-        places = tf.where(
-            valid, starts[:, None] + tf.range(tf.cast(steps, tf.int64)), 0
-        )
-        frames = tf.gather(frames, places)
-        frames = tf.where(valid[:, :, None], frames, 0.0)
-        if self.dataset.task == "classify":
-            targets = tf.gather(targets, rows)
-        else:
-            targets = tf.gather(targets, places)
-            targets = tf.where(valid, targets, 0)
-        return rows, frames, lengths, targets
-
-    def _padded_length(self, longest):
+    def _padded_length(self, longest: int) -> int:
         """Return the steps of a batch: its longest sequence, or the end of its bucket."""
         if not self.static:
             return longest
+        return int(self._ends[np.searchsorted(self._ends, longest)])
+
+    @functools.cached_property
+    def _ends(self) -> np.ndarray:
         quantiles = np.linspace(0, 1, BUCKETS + 1)[1:]
-        ends = np.quantile(self.dataset.lengths, quantiles, method="higher")
-        ends = np.unique(ends).astype(np.int32)
-        return tf.gather(ends, tf.searchsorted(ends, longest[None])[0])
+        return np.unique(np.quantile(self.dataset.lengths, quantiles, method="higher"))
+
+
+def _cut(order: np.ndarray, size: int) -> list[np.ndarray]:
+    return [order[start : start + size] for start in range(0, len(order), size)]

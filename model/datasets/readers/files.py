@@ -35,14 +35,16 @@ class ReadError(ValueError):
         return f"{self.path}, {place}: {self.reason}"
 
 
-def check_memory(path: Path, place: str | None, content: str, size: int) -> None:
-    """Refuse content whose `size` in memory exceeds the limit.
+def check_memory(
+    path: Path, place: str | None, content: str, size: int, advice: str
+) -> None:
+    """Refuse content whose `size` in memory exceeds the limit; advise how to go on.
 
     Raises:
         ReadError: it needs more than `MAX_BYTES`.
     """
     if size > MAX_BYTES:
-        limit = f"at most {MAX_BYTES:,}; a larger set can be JSON Lines or CSV"
+        limit = f"at most {MAX_BYTES:,}; {advice}"
         reason = f"{content} would take {size:,} bytes of memory, {limit}"
         raise ReadError(path, place, reason)
 

@@ -6,16 +6,22 @@ y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
          labels as text or whole numbers, or indices where there are classes
 classes, features (text), ids [N] and split [N] (0 train, 1 validation, 2 test, -1) are
 optional, and so is y to predict
+
+Large arrays that are not compressed (`numpy.savez`) are mapped into memory: only those
+parts of the file are read that are used.
 """
 
 import io
 import math
+import struct
 import zipfile
+import zlib
 from pathlib import Path
 
 import numpy as np
 from numpy.lib import format as npy
 
+from model.datasets import spool
 from model.datasets.dataset import PARTS, UNASSIGNED, Task, default_features
 from model.datasets.readers import files, table_layout
 from model.datasets.readers.sequences import Labels, Sequences, to_text
@@ -34,6 +40,8 @@ KNOWN = (
 )
 FRAMES = ("x", "frames")
 HEADER = 2**14  # NumPy takes headers of 10,000 bytes
+LOCAL_HEADER = "<4s5H3I2H"  # of a member in a zip archive
+ADVICE = "arrays that are not compressed (numpy.savez) may be larger"
 HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
@@ -75,7 +83,7 @@ class _Archive:
         return Sequences(
             path=self.path,
             ids=ids,
-            frames=frames[:, places] if places != [*range(len(names))] else frames,
+            frames=_columns(frames, places),
             lengths=lengths,
             features=chosen.names,
             labels=targets,
@@ -96,12 +104,10 @@ class _Archive:
             shape = "[sum of lengths, F]" if name == "x" else "[N, T, F]"
             reason = f"expected numbers {shape}, not {array.dtype} {list(array.shape)}"
             raise self.fail(name, reason)
-        with np.errstate(over="ignore"):
-            frames = array.reshape(-1, array.shape[-1]).astype(np.float32)
-        if not np.isfinite(frames).all():
-            row, column = np.argwhere(~np.isfinite(frames))[0]
-            reason = f"not a finite float32 number at row {row}, column {column}"
-            raise self.fail(name, reason)
+        frames = array.reshape(-1, array.shape[-1])
+        if not _is_mapped_frames(frames):
+            frames = spool.collect(_float32(block) for block in spool.blocks(frames))
+        self.check_finite(name, frames)
         if name == "x":
             return frames, self.lengths(len(frames))
         for other in ("lengths", "offsets"):
@@ -109,6 +115,16 @@ class _Archive:
                 reason = "'frames' are of one length; join others along time as 'x'"
                 raise self.fail(other, reason)
         return frames, np.full(array.shape[0], array.shape[1], np.int32)
+
+    def check_finite(self, name: str, frames: np.ndarray) -> None:
+        first = 0
+        for block in spool.blocks(frames):
+            finite = np.isfinite(block)
+            if not finite.all():
+                row, column = np.argwhere(~finite)[0]
+                place = f"row {first + row}, column {column}"
+                raise self.fail(name, f"not a finite float32 number at {place}")
+            first += len(block)
 
     def lengths(self, steps: int) -> np.ndarray:
         names = [name for name in ("lengths", "offsets") if name in self.arrays]
@@ -166,7 +182,7 @@ class _Archive:
         if y.dtype.kind not in "biuU":
             raise self.fail("y", f"expected whole numbers or text, not {y.dtype}")
         declared = self.strings("classes")
-        values, inverse = np.unique(y, return_inverse=True)
+        values = np.unique(np.concatenate([np.unique(b) for b in spool.blocks(y)]))
         names = [to_text(value) for value in values.tolist()]
         if declared and y.dtype.kind in "iu":
             if values[0] < 0 or values[-1] >= len(declared):
@@ -178,7 +194,9 @@ class _Archive:
             codes = np.array([labels.encode(name) for name in names])
         except ValueError as error:
             raise self.fail("y", str(error)) from None
-        return labels.targets(codes[inverse]), labels.classes
+        table = labels.targets(codes)
+        places = (np.searchsorted(values, block) for block in spool.blocks(y))
+        return np.concatenate([table[place] for place in places]), labels.classes
 
     def ids(self, count: int) -> tuple[str, ...]:
         ids = self.arrays["ids"]
@@ -216,18 +234,40 @@ class _Archive:
         return texts
 
 
+def _float32(block: np.ndarray) -> np.ndarray:
+    with np.errstate(over="ignore"):  # becomes infinite, which is refused
+        return block.astype(np.float32)
+
+
+def _is_mapped_frames(frames: np.ndarray) -> bool:
+    """Return true for an array that can be used as it is in a file."""
+    return frames.dtype == np.float32 and frames.flags.c_contiguous
+
+
+def _columns(frames: np.ndarray, places: list[int]) -> np.ndarray:
+    if places == [*range(frames.shape[1])]:
+        return frames
+    return spool.collect(block[:, places] for block in spool.blocks(frames))
+
+
 def _load(path: Path) -> dict[str, np.ndarray]:
     name = None
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
             members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in names}
-            size = 0
+            headers, size = {}, 0
             for name, member in members.items():
-                size += _size(archive, member, name in FRAMES)
-                files.check_memory(path, f"array {name!r}", "the arrays up to it", size)
+                headers[name] = header = _Header(archive, member)
+                if not header.can_be_mapped:
+                    size += header.memory(name in FRAMES)
+                    content = "the arrays up to it"
+                    files.check_memory(path, f"array {name!r}", content, size, ADVICE)
             arrays = {}
             for name, member in members.items():
+                if headers[name].can_be_mapped:
+                    arrays[name] = headers[name].map(path)
+                    continue
                 with archive.open(member) as file:
                     arrays[name] = npy.read_array(file, allow_pickle=False)
             return arrays
@@ -242,24 +282,54 @@ def _load(path: Path) -> dict[str, np.ndarray]:
         raise files.ReadError(path, place, reason) from None
 
 
-def _size(archive: zipfile.ZipFile, member: str, frames: bool) -> int:
-    """Return the bytes that an array takes while it is read, from its header alone.
+class _Header:
+    """The type, the shape and the place of an array, from its header alone.
 
     Raises:
-        ValueError: its header is missing, or declares another size.
+        ValueError: the header is missing, or declares another size.
     """
-    with archive.open(member) as file:
-        head = io.BytesIO(file.read(HEADER))
-    shape, _, dtype = HEADERS[npy.read_magic(head)](head)
-    if dtype.hasobject:
-        raise ValueError("it holds Python objects")
-    count = math.prod(shape)
-    size = archive.getinfo(member).file_size - head.tell()
-    declared = count * dtype.itemsize
-    if declared != size:
-        reason = (
-            f"its header declares {declared:,} bytes of values, and it has {size:,}"
-        )
-        raise ValueError(reason)
-    # Frames are copied to float32; the others are sorted, or copied to int64.
-    return count * (dtype.itemsize + (4 if frames else dtype.itemsize + 8))
+
+    def __init__(self, archive: zipfile.ZipFile, member: str):
+        with archive.open(member) as file:
+            head = io.BytesIO(file.read(HEADER))
+        shape, fortran, dtype = HEADERS[npy.read_magic(head)](head)
+        if dtype.hasobject:
+            raise ValueError("it holds Python objects")
+        self.shape, self.fortran, self.dtype = shape, fortran, dtype
+        self.info = archive.getinfo(member)
+        self.start = head.tell()
+        size, declared = self.info.file_size - self.start, self.bytes
+        if declared != size:
+            raise ValueError(
+                f"its header declares {declared:,} bytes of values, and it has {size:,}"
+            )
+
+    @property
+    def bytes(self) -> int:
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    @property
+    def can_be_mapped(self) -> bool:
+        stored = self.info.compress_type == zipfile.ZIP_STORED
+        return stored and self.bytes > spool.LIMIT
+
+    def memory(self, frames: bool) -> int:
+        """Return the bytes that the array takes while it is read."""
+        # Frames are copied to float32; the others are sorted, or copied to int64.
+        copies = 4 if frames else self.dtype.itemsize + 8
+        return self.bytes + math.prod(self.shape) * copies
+
+    def map(self, path: Path) -> np.ndarray:
+        """Map the array into memory, after a check of its bytes against their CRC-32."""
+        with path.open("rb") as file:
+            file.seek(self.info.header_offset)
+            *_, name, extra = struct.unpack(LOCAL_HEADER, file.read(30))
+        start = self.info.header_offset + 30 + name + extra
+        whole = np.memmap(path, np.uint8, "r", start, (self.info.file_size,))
+        crc = 0
+        for block in spool.blocks(whole):
+            crc = zlib.crc32(block.data, crc)
+        if crc != self.info.CRC:
+            raise ValueError("its bytes don't match their checksum (CRC-32)")
+        values = np.asarray(whole)[self.start :].view(self.dtype)
+        return values.reshape(self.shape, order="F" if self.fortran else "C")

@@ -13,6 +13,7 @@ from model.datasets.readers.table_layout import Expected, Layout
 BLOCK = 65536  # Rows decoded at a time.
 ROW_BYTES = 40  # Memory of a row beside its features: five integers.
 NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
+ADVICE = "a larger set can be NumPy arrays (numpy.savez)"
 TEXT_COPIES = 4  # The page, decoded text, a dictionary, and Python strings.
 
 
@@ -88,7 +89,8 @@ def _check_size(path: Path, metadata: Any, names: list[str], features: int) -> N
     groups = [metadata.row_group(n) for n in range(metadata.num_row_groups)]
     rows = sum(group.num_rows for group in groups)
     content = f"its {rows:,} rows of {features} features"
-    files.check_memory(path, None, content, rows * (ROW_BYTES + 4 * features))
+    size = rows * (ROW_BYTES + 4 * features)
+    files.check_memory(path, None, content, size, ADVICE)
     with pyarrow.OSFile(str(path)) as file:
         for number, group in enumerate(groups):
             size = 0
@@ -99,7 +101,8 @@ def _check_size(path: Path, metadata: Any, names: list[str], features: int) -> N
                 text = column.physical_type == "BYTE_ARRAY"
                 copies = TEXT_COPIES if text else NUMBER_COPIES
                 size += int(copies * max(paged, column.total_uncompressed_size))
-            files.check_memory(path, f"row group {number}", "its encoded columns", size)
+            content = "its encoded columns"
+            files.check_memory(path, f"row group {number}", content, size, ADVICE)
 
 
 def _text_columns(metadata: Any, columns: Sequence[str]) -> tuple[list[str], int]:
@@ -189,7 +192,8 @@ def _texts(
         for row, value in enumerate(_values(column), start)
     ]
     table.characters += sum(map(len, set(values)))
-    files.check_memory(table.path, None, "the text of its columns", table.characters)
+    content = "the text of its columns"
+    files.check_memory(table.path, None, content, table.characters, ADVICE)
     if "" in values:
         table.fail(start + values.index(""), f"column {name!r} is empty")
     return values

@@ -5,7 +5,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from model.datasets import builtin, checks, duplicates
+from model.datasets import builtin, checks
 from model.datasets.dataset import PARTS, TASKS, Dataset
 from model.datasets.summary import summarise
 from tests.support.networks import make_dataset
@@ -130,12 +130,10 @@ class TestDuplicates:
     def test_hashes(self):
         """Sequences have one hash if and only if their frames are equal."""
         data = copy_sequence(make_dataset(), 1, 40)
-        codes = duplicates.hashes(data)
+        codes = data.hashes
         assert codes[1] == codes[40]
         assert len(set(codes.tolist())) == len(data) - 1
-        np.testing.assert_array_equal(
-            duplicates.hashes(data.take([5, 1])), codes[[5, 1]]
-        )
+        np.testing.assert_array_equal(data.take([5, 1]).hashes, codes[[5, 1]])
 
     def test_other_part(self):
         """A test sequence that is in training too is named, with its equal."""

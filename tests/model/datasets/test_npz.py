@@ -147,7 +147,7 @@ class TestDecompressionBombs:
         assert message.startswith(
             ", array 'x': the arrays up to it would take 5,000,000"
         )
-        assert "at most 2,000,000; a larger set can be JSON Lines or CSV" in message
+        assert "at most 2,000,000; arrays that are not compressed" in message
 
     def test_all(self, tmp_path):
         """The sizes of all arrays that are read are added."""

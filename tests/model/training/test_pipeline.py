@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import AugmentationConfig
+from model.datasets import readers, spool
 from model.datasets.dataset import TASKS, Dataset, default_features
 from model.training import loop, pipeline
 from tests.support.networks import make_config, make_dataset, make_network
@@ -90,7 +91,7 @@ class TestBatches:
 def test_as_cut(data):
     """Batches come one by one as the order was cut into them, the shorter one too."""
     for size, seed in PASSES:
-        cut = pipeline.Batches(data, size)._order(seed)
+        cut = list(pipeline.Batches(data, size)._order(seed))
         epoch = read_once(data.task, False, size, seed)
         assert [rows.tolist() for rows, *_ in epoch] == [rows.tolist() for rows in cut]
 
@@ -120,6 +121,41 @@ def test_batches_are_shuffled():
     assert longest != sorted(longest)
     companions = [{frozenset(rows.tolist()) for rows, *_ in e} for e in epochs]
     assert companions[0] != companions[1]
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_pools(task, monkeypatch):
+    """Large sets are sorted in pools: each sequence once, and full batches but one."""
+    monkeypatch.setattr(pipeline, "POOL", 4)
+    data = make_dataset(task, counts=(203, 0, 0))
+    batches = pipeline.Batches(data, 10)
+    epoch = read(batches)
+    assert sorted(order(epoch)) == list(range(203))
+    assert sorted(len(rows) for rows, *_ in epoch) == [3] + [10] * 20
+    assert len(epoch) == len(batches)
+    assert_same(read(batches), epoch)
+    # A pool of four batches has all lengths, and a batch a quarter of them.
+    spans = [lengths.max() - lengths.min() for _, _, lengths, _ in epoch]
+    assert 0 < np.mean(spans) < 4
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_mapped(task, tmp_path, monkeypatch):
+    """A file that is mapped into memory gives the batches of the data in memory, with
+    augmentation too."""
+    data = make_dataset(task, counts=(41, 9, 0))
+    arrays = {"x": data.frames, "lengths": data.lengths, "y": data.targets}
+    np.savez(tmp_path / "a.npz", **arrays, classes=data.classes, split=data.split)
+    monkeypatch.setattr(spool, "LIMIT", 0)
+    monkeypatch.setattr(spool, "BLOCK_BYTES", 100)
+    mapped = readers.read(tmp_path / "a.npz", task=task)
+    assert not mapped.frames.flags.writeable
+    for changes in ({}, {"noise": 0.5}):
+        ours, theirs = (
+            pipeline.Batches(d.part("train"), 7, augment=AugmentationConfig(**changes))
+            for d in (mapped, data)
+        )
+        assert_same(read(ours), read(theirs))
 
 
 def test_few_static_lengths():

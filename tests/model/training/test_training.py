@@ -9,6 +9,7 @@ import pytest
 import tensorflow as tf
 
 from model.config import Config, ConfigError
+from model.datasets import readers, spool
 from model.training import loop
 from model.training.runs import Epoch, Run
 from tests.support.networks import make_config, make_dataset, weights
@@ -137,6 +138,16 @@ class TestRepeats:
         assert_same_weights(again.network, whole[0].network)
         assert again.history == whole[0].history
         assert not again.interrupted
+
+    def test_mapped(self, data, config, whole, tmp_path, monkeypatch):
+        """A file that is mapped into memory gives the same weights."""
+        arrays = {"x": data.frames, "lengths": data.lengths, "y": data.targets}
+        np.savez(tmp_path / "a.npz", **arrays, classes=data.classes, split=data.split)
+        monkeypatch.setattr(spool, "LIMIT", 0)
+        mapped = readers.read(tmp_path / "a.npz", task=data.task)
+        assert not mapped.frames.flags.writeable
+        trained = loop.fit(mapped, config, Run(tmp_path))
+        assert_same_weights(trained.network, whole[0].network)
 
     def test_other_seed(self, data, config):
         """The initial weights depend on the seed only."""
