@@ -92,6 +92,13 @@ class NetworkConfig(_Section):
         " all steps, or both. Default: last; mean if half of the training sequences have"
         " over 50 steps.",
     )
+    stack: int | None = Field(
+        None,
+        ge=1,
+        le=64,
+        description="Frames that a classifier joins to one step of the layers, for long"
+        " sequences. Default: 1.",
+    )
     unroll: Literal["dynamic", "static"] = Field(
         "dynamic",
         description="Loop over time in the graph, or one copy of the cell per step.",
@@ -101,14 +108,6 @@ class NetworkConfig(_Section):
         description="GRU: apply the reset gate after the matrix product (as cuDNN),"
         " or before it (as in the original paper).",
     )
-
-    @property
-    def state_size(self) -> int:
-        """Floats of state for one sequence; 0 if the network is bidirectional."""
-        return metadata.state_size(
-            *(self.cell, self.layers, self.hidden, self.bidirectional),
-            self.read or "last",
-        )
 
 
 class TrainingConfig(_Section):

@@ -45,6 +45,7 @@ class Choices(TypedDict, total=False):
     dropout: float
     bidirectional: bool
     read: Literal["last", "mean", "last+mean"] | None
+    stack: int | None
     unroll: Literal["dynamic", "static"]
     reset_after: bool
     optimizer: Literal["adam", "rmsprop"]

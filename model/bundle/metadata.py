@@ -90,6 +90,7 @@ class Metadata(_Section):
     hidden: int = Field(ge=1)
     bidirectional: bool
     read: Literal["last", "mean", "last+mean"] = "last"
+    stack: int = Field(1, ge=1, description="Frames joined to one step of the layers.")
     reset_after: bool
     dropout: float
     state_size: int = Field(ge=0, description="0 if the network needs whole sequences.")
@@ -107,8 +108,11 @@ class Metadata(_Section):
             raise ValueError(f"not all parts have {features} features")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must have different names")
+        if self.task == "label" and self.stack > 1:
+            raise ValueError("a network that labels each step can't stack steps")
         size = state_size(
-            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+            *(self.cell, self.layers, self.hidden, self.bidirectional),
+            *(self.read, self.stack, features),
         )
         if self.state_size != size:
             raise ValueError(f"state_size must be {size}")
@@ -116,14 +120,26 @@ class Metadata(_Section):
 
 
 def state_size(
-    cell: str, layers: int, hidden: int, bidirectional: bool, read: str
+    cell: str,
+    layers: int,
+    hidden: int,
+    bidirectional: bool,
+    read: str,
+    stack: int = 1,
+    features: int = 0,
 ) -> int:
     """Return the floats of state for one sequence; 0 for a bidirectional network.
 
     The state is each layer's hidden vector and, for an LSTM, its cell vector. A network
-    that reads the mean adds the sum of its outputs, and their number.
+    that reads the mean adds the sum of its outputs, and their number. One that stacks
+    frames adds the last `stack - 1` frames, and how many of them no full stack has.
     """
     if bidirectional:
         return 0
     vectors = 2 if cell == "lstm" else 1
-    return layers * hidden * vectors + (0 if read == "last" else hidden + 1)
+    size = layers * hidden * vectors
+    if read != "last":
+        size += hidden + 1
+    if stack > 1:
+        size += (stack - 1) * features + 1
+    return size

@@ -112,13 +112,15 @@ def bundle_table(bundle: Bundle) -> Table:
     """Show what a bundle holds."""
     metadata, record = bundle.metadata, bundle.metadata.training
     directions = "both directions" if metadata.bidirectional else "forward"
+    stack = f", {metadata.stack} frames a step" if metadata.stack > 1 else ""
     state = f"{metadata.state_size} floats per sequence"
     rows = {
         "name": f"{metadata.name}, version {metadata.version}",
         "task": metadata.task,
         "input": f"{metadata.input.features} features per step",
         "classes": ", ".join(metadata.classes),
-        "network": f"{metadata.cell} {metadata.layers} x {metadata.hidden}, {directions}",
+        "network": f"{metadata.cell} {metadata.layers} x {metadata.hidden},"
+        f" {directions}{stack}",
         "state": state if metadata.state_size else "none: it needs whole sequences",
         "temperature": f"{metadata.temperature:.3f}",
         "trained on": f"{record.source}, up to {record.longest} steps",
@@ -215,9 +217,10 @@ def describe_network(config: Config) -> str:
     read = (
         "" if network.read in (None, "last") else f", reads the {network.read} output"
     )
+    stack = f", {network.stack} frames a step" if (network.stack or 1) > 1 else ""
     return (
         f"{config.name}: {network.cell} {network.layers} x {network.hidden}, {direction},"
-        f" dropout {network.dropout}{read}, seed {config.training.seed}"
+        f" dropout {network.dropout}{read}{stack}, seed {config.training.seed}"
     )
 
 

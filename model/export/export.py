@@ -85,7 +85,7 @@ def save(exported: Network, folder: Path) -> None:
     """Write the SavedModel of a network made by `Network.for_export`."""
     frames = tf.TensorSpec((None, None, exported.features), tf.float32, "frames")
     lengths = tf.TensorSpec((None,), tf.int32, "lengths")
-    size = exported.config.state_size
+    size = exported.state_size
 
     def serve(frames, lengths):
         if size:
@@ -142,7 +142,7 @@ def verify_formats(
 
 def _live_step(exported: Network) -> Step:
     def step(frames, lengths, state):
-        if exported.config.state_size:
+        if exported.state_size:
             logits, state = exported.step(
                 tf.constant(frames), tf.constant(lengths), tf.constant(state)
             )
@@ -166,5 +166,5 @@ def _golden_answers(
 def _answers(
     live: Step, exported: Network, frames: np.ndarray, lengths: np.ndarray
 ) -> Golden:
-    state = np.zeros((len(lengths), exported.config.state_size), np.float32)
+    state = np.zeros((len(lengths), exported.state_size), np.float32)
     return Golden(frames, lengths, *live(frames, lengths, state))

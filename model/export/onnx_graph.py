@@ -10,11 +10,12 @@ i f c o and z r h; ONNX has i o f c and z r h.
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto
 
+from model.config import NetworkConfig
+from model.export import onnx_stacking
+from model.export.onnx_builder import Graph
 from model.network.network import Network
-
-OPSET, IR = 17, 8
 
 
 def build(network: Network) -> onnx.ModelProto:
@@ -23,28 +24,11 @@ def build(network: Network) -> onnx.ModelProto:
     Unless the network is bidirectional, the state goes in and out; zeros start a
     sequence.
     """
-    graph = _Graph()
-    config = network.config
-    stepped = config.state_size > 0
-    x = _normalise(graph, network)  # [T, B, F]
-    vectors = 2 if config.cell == "lstm" else 1
-    finals: list[str] = []
-    states, total, count = _states(graph, config) if stepped else ([], "", "")
-    for index, directions in enumerate(network.encoder):
-        initial = states[index * vectors : (index + 1) * vectors]
-        x, *final = _layer(graph, config, directions, x, initial)
-        finals += final
-    sums: list[str] = []
-    if network.task == "classify":
-        width = config.hidden * len(network.encoder[-1])
-        last = _joined(graph, finals[-vectors], width)
-        parts = {"last": last}
-        if network.read != "last":
-            parts["mean"], *sums = _mean(graph, x, last, total, count)
-        x = last
-        if network.read != "last":
-            read = [parts[name] for name in network.read.split("+")]
-            x = graph.add("Concat", read, axis=1) if len(read) > 1 else read[0]
+    graph = Graph()
+    if network.state_size and network.stack > 1:
+        x, *after = _step_of_stacks(graph, network)
+    else:
+        x, *after = _step(graph, network)
     kernel, bias = (graph.constant(v) for v in network.head.get_weights())
     x = graph.add("Add", [graph.add("MatMul", [x, kernel]), bias])
     x = graph.add("Div", [x, graph.constant(network.temperature.numpy())])
@@ -61,105 +45,224 @@ def build(network: Network) -> onnx.ModelProto:
         ("lengths", TensorProto.INT32, [batch]),
     ]
     outputs = [("probabilities", TensorProto.FLOAT, shape)]
-    if stepped:
-        stacked = graph.add("Concat", finals, axis=0)  # [L * V, B, H]
-        rows = graph.add("Transpose", [stacked], perm=[1, 0, 2])
-        size = graph.constant([0, config.hidden * len(finals)], np.int64)
-        names = [] if sums else ["next_state"]
-        vectors_after = graph.add("Reshape", [rows, size], names)
-        if sums:
-            graph.add("Concat", [vectors_after, *sums], ["next_state"], axis=1)
-        inputs.append(("state", TensorProto.FLOAT, [batch, config.state_size]))
-        outputs.append(("next_state", TensorProto.FLOAT, [batch, config.state_size]))
+    if network.state_size:
+        _pack(graph, network.config, *after)
+        inputs.append(("state", TensorProto.FLOAT, [batch, network.state_size]))
+        outputs.append(("next_state", TensorProto.FLOAT, [batch, network.state_size]))
     return graph.model(inputs, outputs)
 
 
-def _normalise(graph: "_Graph", network: Network) -> str:
-    """Scale frames, and put time first. Frames past a length are never read."""
+def _step(graph: Graph, network: Network) -> tuple[str, list[str], list[str]]:
+    """Run a network on the input frames; see `Network.step`.
+
+    Returns:
+        what the head reads, and the vectors and the sums after the last valid step.
+    """
+    vectors, sums = _split(graph, network) if network.state_size else ([], [])
+    if network.stack == 1:
+        x, lengths = _normalise(graph, network, "frames"), "lengths"
+        x = graph.add("Transpose", [x], perm=[1, 0, 2])
+    else:  # whole sequences
+        x, steps = onnx_stacking.pad(graph, network.stack)
+        x = _stacks(graph, network, x, onnx_stacking.input_lengths(graph))
+        lengths = graph.squeeze(graph.cast(steps, TensorProto.INT32), 1)
+    layers = _layers(graph, network)
+    x, vectors = _run(graph, network.config, layers, x, lengths, vectors)
+    if network.task == "label":
+        return x, vectors, []
+    last = _last(graph, network, vectors)
+    if network.read != "last":
+        zeros = "" if sums else graph.add("Sub", [last, last])
+        sums = _add(graph, x, lengths, *(sums or [zeros, ""]))
+    return _read(graph, network, last, sums), vectors, sums
+
+
+def _step_of_stacks(graph: Graph, network: Network) -> tuple[str, list[str], list[str]]:
+    """Run a network on the full stacks, and then on the rest as an incomplete one.
+
+    A row without a full stack computes one all the same, and drops what comes of it:
+    operators don't agree on a length of 0.
+    """
+    config, size = network.config, network.stack
+    before, (*sums, window, count) = _split(graph, network)
+    pieces = onnx_stacking.cut(graph, window, count, size, network.features)
+    layers = _layers(graph, network)
+    x = _stacks(graph, network, pieces.full)
+    lengths = graph.add("Max", [pieces.steps, graph.integer(1)])
+    lengths = graph.squeeze(graph.cast(lengths, TensorProto.INT32), 1)
+    x, after = _run(graph, config, layers, x, lengths, before)
+    after = _where(graph, pieces.steps, after, before)
+    if sums:
+        sums = _add(graph, x, pieces.steps, *sums)
+
+    x = _stacks(graph, network, pieces.rest, pieces.left)
+    x, answer = _run(graph, config, layers, x, "", after)
+    answer = _where(graph, pieces.left, answer, after)
+    all_sums = sums
+    if sums:
+        has_rest = graph.add("Min", [pieces.left, graph.integer(1)])
+        all_sums = _add(graph, x, has_rest, *sums)
+    last = _last(graph, network, answer)
+    read = _read(graph, network, last, all_sums)
+    return read, after, [*sums, pieces.window, pieces.number]
+
+
+def _stacks(graph: Graph, network: Network, frames: str, lengths: str = "") -> str:
+    """Return raw frames [B, N * K, F] as normalised steps [N, B, K * F].
+
+    Args:
+        lengths: [B, 1], past which the frames are zero; "" if nothing reads those.
+    """
+    x = _normalise(graph, network, frames)
+    if lengths:
+        x = onnx_stacking.mask(graph, x, lengths)
+    return onnx_stacking.join(graph, x, network.stack, network.features)
+
+
+def _where(graph: Graph, steps: str, after: list[str], before: list[str]) -> list[str]:
+    """Return the vectors `before` for rows of no steps [B, 1], and `after` for others."""
+    valid = graph.add("Less", [graph.integer(0), steps])
+    pairs = zip(after, before, strict=True)
+    return [graph.add("Where", [valid, new, old]) for new, old in pairs]
+
+
+def _normalise(graph: Graph, network: Network, frames: str) -> str:
+    """Scale frames. Those past a length are never read."""
     mean = graph.constant(network.mean.numpy())
     scale = graph.constant(network.scale.numpy())
-    x = graph.add("Mul", [graph.add("Sub", ["frames", mean]), scale])
-    return graph.add("Transpose", [x], perm=[1, 0, 2])
+    return graph.add("Mul", [graph.add("Sub", [frames, mean]), scale])
 
 
-def _states(graph: "_Graph", config) -> tuple[list[str], str, str]:
-    """Split the rows of `state` into vectors [1, B, H], layer by layer, and, if the mean
-    is read, the sum of the outputs [B, H] and their number [B, 1]."""
-    vectors, total, steps = "state", "", ""
-    size = config.state_size
-    if config.read not in (None, "last"):
-        size -= config.hidden + 1
-        sizes = graph.constant([size, config.hidden, 1], np.int64)
-        vectors, total, steps = "vectors", "total", "steps"
-        graph.add("Split", ["state", sizes], [vectors, total, steps], axis=1)
-    count = size // config.hidden
-    shape = graph.constant([0, count, config.hidden], np.int64)
+def _split(graph: Graph, network: Network) -> tuple[list[str], list[str]]:
+    """Split the rows of `state` into vectors [1, B, H], layer by layer, and the other
+    parts [B, ...]: if the mean is read, the sum of the outputs and their number; with
+    stacks, the last frames and the size of the rest."""
+    hidden, vectors, others = network.config.hidden, "state", []
+    count = network.config.layers * (2 if network.config.cell == "lstm" else 1)
+    sizes = [] if network.read == "last" else [hidden, 1]
+    if network.stack > 1:
+        sizes += [(network.stack - 1) * network.features, 1]
+    if sizes:
+        vectors, *others = (graph.name("part") for _ in range(1 + len(sizes)))
+        parts = graph.integer([count * hidden, *sizes])
+        graph.add("Split", ["state", parts], [vectors, *others], axis=1)
+    shape = graph.integer([0, count, hidden])
     stacked = graph.add(
         "Transpose", [graph.add("Reshape", [vectors, shape])], perm=[1, 0, 2]
     )
     names = [f"before_{i}" for i in range(count)]
-    graph.add("Split", [stacked, graph.constant([1] * count, np.int64)], names, axis=0)
-    return names, total, steps
+    graph.add("Split", [stacked, graph.integer([1] * count)], names, axis=0)
+    return names, others
 
 
-def _mean(
-    graph: "_Graph", x: str, last: str, total: str, count: str
-) -> tuple[str, str, str]:
-    """Return the mean of outputs x [T, B, W] over valid steps, their sum and number.
+def _pack(
+    graph: Graph, config: NetworkConfig, vectors: list[str], others: list[str]
+) -> None:
+    """Join the parts of the state as `next_state`; the inverse of `_split`."""
+    stacked = graph.add("Concat", vectors, axis=0)  # [L * V, B, H]
+    rows = graph.add("Transpose", [stacked], perm=[1, 0, 2])
+    size = graph.integer([0, config.hidden * len(vectors)])
+    names = [] if others else ["next_state"]
+    packed = graph.add("Reshape", [rows, size], names)
+    if others:
+        graph.add("Concat", [packed, *others], ["next_state"], axis=1)
 
-    The sum goes on step after step from `total`, so that the order of the additions does
-    not depend on how a sequence is cut into calls. Outputs past a length aren't read.
+
+def _add(graph: Graph, x: str, lengths: str, total: str, count: str) -> list[str]:
+    """Return the sum of outputs x [T, B, W] of valid steps, added to `total`, and their
+    number, added to `count`.
+
+    The sum goes on step after step, so that the order of the additions does not depend
+    on how a sequence is cut into calls. Outputs past a length aren't read.
 
     Args:
-        last: [B, W], the last output.
-        total, count: [B, W] and [B, 1] of earlier calls; "" for whole sequences.
+        lengths: [B] or [B, 1].
+        total, count: [B, W], and [B, 1] or "" for zero.
     """
-    total = total or graph.add("Sub", [last, last])  # zeros
-    first = graph.add("Unsqueeze", [total, graph.constant([0], np.int64)])
+    first = graph.add("Unsqueeze", [total, graph.integer([0])])
     sums = graph.add("Concat", [first, x], axis=0)  # [1 + T, B, W]
-    sums = graph.add("CumSum", [sums, graph.constant(0, np.int64)])
-    rows = graph.add("Cast", ["lengths"], to=TensorProto.INT64)
-    rows = graph.add("Reshape", [rows, graph.constant([1, -1, 1], np.int64)])
+    sums = graph.add("CumSum", [sums, graph.integer(0)])
+    rows = graph.cast(lengths, TensorProto.INT64)
+    rows = graph.add("Reshape", [rows, graph.integer([1, -1, 1])])
     rows = graph.add("Expand", [rows, graph.add("Shape", [first])])  # [1, B, W]
     total = graph.squeeze(graph.add("GatherElements", [sums, rows], axis=0), 0)
-    steps = graph.add("Cast", ["lengths"], to=TensorProto.FLOAT)
-    steps = graph.add("Reshape", [steps, graph.constant([-1, 1], np.int64)])
-    count = graph.add("Add", [count, steps]) if count else steps
+    steps = graph.cast(lengths, TensorProto.FLOAT)
+    steps = graph.add("Reshape", [steps, graph.integer([-1, 1])])
+    return [total, graph.add("Add", [count, steps]) if count else steps]
+
+
+def _read(graph: Graph, network: Network, last: str, sums: list[str]) -> str:
+    """Return what the classifier reads [B, W]: the last output, the mean, or both."""
+    if network.read == "last":
+        return last
+    total, count = sums
     divisor = graph.add("Max", [count, graph.constant(1.0)])
-    return graph.add("Div", [total, divisor]), total, count
+    parts = {"last": last, "mean": graph.add("Div", [total, divisor])}
+    read = [parts[name] for name in network.read.split("+")]
+    return graph.add("Concat", read, axis=1) if len(read) > 1 else read[0]
 
 
-def _layer(
-    graph: "_Graph", config, directions, x: str, initial: list[str]
-) -> list[str]:
-    """Return outputs [T, B, D * H], last hidden [D, B, H] and, for an LSTM, cell vectors."""
-    weights = [_onnx_weights(config, *layer.get_weights()) for layer in directions]
-    kernel, recurrent, bias = (
-        graph.constant(np.stack(part)) for part in zip(*weights, strict=True)
-    )
+def _last(graph: Graph, network: Network, vectors: list[str]) -> str:
+    """Return the last output [B, W]: the top layer's hidden vectors [D, B, H], joined."""
+    hidden = vectors[-2 if network.config.cell == "lstm" else -1]
+    width = network.config.hidden * len(network.encoder[-1])
+    x = graph.add("Transpose", [hidden], perm=[1, 0, 2])
+    return graph.add("Reshape", [x, graph.integer([0, width])])
+
+
+def _layers(graph: Graph, network: Network) -> list[list[str]]:
+    """Add the weights of each layer; return their names."""
+    return [
+        [
+            graph.constant(np.stack(part))
+            for part in zip(
+                *(_onnx_weights(network.config, *x.get_weights()) for x in directions),
+                strict=True,
+            )
+        ]
+        for directions in network.encoder
+    ]
+
+
+def _run(
+    graph: Graph,
+    config: NetworkConfig,
+    layers: list[list[str]],
+    x: str,
+    lengths: str,
+    before: list[str],
+) -> tuple[str, list[str]]:
+    """Run the layers on x [T, B, F]. Return outputs [T, B, D * H], and of each layer the
+    last hidden and, for an LSTM, the last cell vectors [D, B, H].
+
+    Args:
+        layers: weights, of `_layers`.
+        lengths: "" if all steps are valid.
+        before: the vectors of earlier steps; [] starts with zeros.
+    """
+    ways = 2 if config.bidirectional else 1
     options = {
         "hidden_size": config.hidden,
-        "direction": "bidirectional" if len(directions) == 2 else "forward",
+        "direction": "bidirectional" if ways == 2 else "forward",
     }
-    inputs = [x, kernel, recurrent, bias, "lengths", *initial]
-    outputs = [graph.name("Y"), graph.name("Y_h")]
-    if config.cell == "lstm":
-        outputs.append(graph.name("Y_c"))
-    else:
+    vectors = 2 if config.cell == "lstm" else 1
+    if config.cell == "gru":
         options["linear_before_reset"] = int(config.reset_after)
-    graph.add(config.cell.upper(), inputs, outputs, **options)
-    y, *final = outputs  # [T, D, B, H]
-    if len(directions) == 1:
-        return [graph.squeeze(y, 1), *final]  # no copy
-    y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, B, D, H]
-    width = graph.constant([0, 0, config.hidden * len(directions)], np.int64)
-    return [graph.add("Reshape", [y, width]), *final]
-
-
-def _joined(graph: "_Graph", hidden: str, width: int) -> str:
-    """[D, B, H] -> [B, D * H]."""
-    x = graph.add("Transpose", [hidden], perm=[1, 0, 2])
-    return graph.add("Reshape", [x, graph.constant([0, width], np.int64)])
+    after = []
+    for index, weights in enumerate(layers):
+        initial = before[index * vectors : (index + 1) * vectors]
+        outputs = [graph.name(name) for name in ("Y", "Y_h", "Y_c")[: 1 + vectors]]
+        inputs = [x, *weights, lengths, *initial]
+        graph.add(config.cell.upper(), inputs, outputs, **options)
+        y, *final = outputs  # [T, D, B, H]
+        after += final
+        if ways == 1:
+            x = graph.squeeze(y, 1)  # no copy
+        else:
+            y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, B, D, H]
+            width = graph.integer([0, 0, config.hidden * ways])
+            x = graph.add("Reshape", [y, width])
+    return x, after
 
 
 def _onnx_weights(config, kernel, recurrent, bias):
@@ -173,43 +276,3 @@ def _onnx_weights(config, kernel, recurrent, bias):
     outer, inner = bias if bias.ndim == 2 else (bias, np.zeros_like(bias))
     bias = np.concatenate([gates(outer), gates(inner)])
     return gates(kernel).T, gates(recurrent).T, bias
-
-
-class _Graph:
-    """Collects nodes and constants of a graph."""
-
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.constants: list[onnx.TensorProto] = []
-        self.count = 0
-
-    def name(self, kind: str) -> str:
-        self.count += 1
-        return f"{kind}_{self.count}"
-
-    def add(self, kind: str, inputs, outputs=(), **attributes) -> str:
-        """Add a node, and return the name of its first output."""
-        outputs = list(outputs) or [self.name(kind)]
-        self.nodes.append(helper.make_node(kind, inputs, outputs, **attributes))
-        return outputs[0]
-
-    def constant(self, value, dtype=np.float32) -> str:
-        name = self.name("constant")
-        array = np.ascontiguousarray(value, dtype).reshape(np.shape(value))
-        self.constants.append(numpy_helper.from_array(array, name))
-        return name
-
-    def squeeze(self, name: str, axis: int) -> str:
-        return self.add("Squeeze", [name, self.constant([axis], np.int64)])
-
-    def model(self, inputs, outputs) -> onnx.ModelProto:
-        values = [
-            [helper.make_tensor_value_info(*value) for value in side]
-            for side in (inputs, outputs)
-        ]
-        graph = helper.make_graph(self.nodes, "unrolled", *values, self.constants)
-        model = helper.make_model(
-            graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=IR
-        )
-        onnx.checker.check_model(model, full_check=True)
-        return model

@@ -107,9 +107,10 @@ def _metadata(
         hidden=settings.hidden,
         bidirectional=settings.bidirectional,
         read=network.read,
+        stack=network.stack,
         reset_after=settings.reset_after,
         dropout=settings.dropout,
-        state_size=settings.state_size,
+        state_size=network.state_size,
         normalisation=Normalisation(
             mean=tuple(network.mean.numpy().tolist()),
             scale=tuple(network.scale.numpy().tolist()),

@@ -8,6 +8,7 @@ measured before a bundle is published. ONNX Runtime has no int8 kernel for the G
 
 import logging
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,6 +19,9 @@ from model.datasets.dataset import Dataset
 from model.evaluation import evaluation
 from model.evaluation.evaluation import Predictions
 from model.network import reload
+
+if TYPE_CHECKING:
+    import onnx
 
 # Limits; a bundle that exceeds one is refused.
 MAX_ERROR = 0.5  # percentage points more
@@ -45,15 +49,18 @@ def check(cell: str) -> None:
 
 def write(folder: Path) -> None:
     """Quantize the recurrent weights of a bundle's ONNX network."""
-    # Imported here: it imports ONNX, which a card's text doesn't need.
+    # Imported here: they import ONNX, which a card's text doesn't need.
+    import onnx
     from onnxruntime.quantization import QuantType, quantize_dynamic
 
     logging.getLogger("root").addFilter(
         _quiet
     )  # hides advice for other kinds of networks
     try:
+        network = onnx.load(str(folder / bundle.NETWORK))
+        _copy_shared_weights(network.graph)
         quantize_dynamic(
-            folder / bundle.NETWORK,
+            network,
             folder / bundle.INT8,
             op_types_to_quantize=["LSTM"],
             weight_type=QuantType.QInt8,
@@ -61,6 +68,40 @@ def write(folder: Path) -> None:
         )
     finally:
         logging.getLogger("root").removeFilter(_quiet)
+    network = onnx.load(str(folder / bundle.INT8))
+    _share_equal_weights(network.graph)
+    onnx.save(network, str(folder / bundle.INT8))
+
+
+def _copy_shared_weights(graph: "onnx.GraphProto") -> None:
+    """Give each layer weights of its own: the quantization changes them in place, and a
+    network that stacks frames uses each layer's weights twice."""
+    used: set[str] = set()
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.op_type != "LSTM":
+            continue
+        for index in (1, 2):
+            if node.input[index] in used:
+                copy = graph.initializer.add()
+                copy.CopyFrom(weights[node.input[index]])
+                copy.name = node.input[index] = f"{copy.name}_again"
+            used.add(node.input[index])
+
+
+def _share_equal_weights(graph: "onnx.GraphProto") -> None:
+    """Keep one of the weights that are equal."""
+    names: dict[bytes, str] = {}
+    shared: dict[str, str] = {}
+    for tensor in list(graph.initializer):
+        name, tensor.name = tensor.name, ""
+        content = tensor.SerializeToString()
+        tensor.name = name
+        if names.setdefault(content, name) != name:
+            shared[name] = names[content]
+            graph.initializer.remove(tensor)
+    for node in graph.node:
+        node.input[:] = [shared.get(name, name) for name in node.input]
 
 
 def compare(

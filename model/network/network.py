@@ -13,9 +13,10 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.config import NetworkConfig
+from model.bundle import metadata
+from model.config import ConfigError, NetworkConfig
 from model.datasets.dataset import Task
-from model.network import recurrence
+from model.network import recurrence, stacking
 
 
 class Network(keras.Model):  # type: ignore[misc]
@@ -40,11 +41,17 @@ class Network(keras.Model):  # type: ignore[misc]
             mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
             cudnn: use cuDNN kernels on a GPU. False keeps them out of the graph, so
                 that an export runs everywhere.
+
+        Raises:
+            ConfigError: see `check`.
         """
         super().__init__()
+        check(config, task)
+        self.stack = config.stack or 1
         if task == "label":  # each output is read
             config = config.model_copy(update={"read": "last"})
         self.read = config.read or "last"
+        self._vectors = 2 if config.cell == "lstm" else 1  # of a layer's state
         self.config, self.task, self.features = config, task, features
         self.mean = self._constant("mean", (features,), mean)
         self.scale = self._constant("scale", (features,), scale, 1.0)
@@ -55,13 +62,22 @@ class Network(keras.Model):  # type: ignore[misc]
             for index in range(config.layers)
         ]
         self.head = keras.layers.Dense(classes, name="logits")
-        width = features
+        width = self.stack * features
         for directions in self.encoder:
             for layer in directions:
                 layer.build((None, None, width))
             width = config.hidden * len(directions)
         self.head.build((None, width * len(self.read.split("+"))))
         self.built = True
+
+    @property
+    def state_size(self) -> int:
+        """Floats of state for one sequence; 0 if the network is bidirectional."""
+        config = self.config
+        return metadata.state_size(
+            *(config.cell, config.layers, config.hidden, config.bidirectional),
+            *(self.read, self.stack, self.features),
+        )
 
     def _constant(self, name, shape, value, default=0.0):
         value = default if value is None else value
@@ -80,6 +96,8 @@ class Network(keras.Model):  # type: ignore[misc]
             seed: [2] int32; turns dropout on, and makes it repeatable.
         """
         x = self._normalize(frames, lengths)
+        if self.stack > 1:
+            x, lengths = stacking.join(x, lengths, self.stack)
         for index, directions in enumerate(self.encoder):
             outputs = [directions[0](x)]  # [B, T, H]
             if len(directions) == 2:
@@ -107,30 +125,58 @@ class Network(keras.Model):  # type: ignore[misc]
             logits (classify: after the last valid step), state [B, S]. A row of
             length 0 keeps its state.
         """
-        x = self._normalize(frames, lengths)
-        vectors = 2 if self.config.cell == "lstm" else 1
-        count = self.config.layers * vectors
-        sizes = [self.config.hidden] * count
+        before = self._split(state)
+        if self.stack == 1:
+            x = self._normalize(frames, lengths)
+            x, after = self._advance(x, lengths, before)
+            x = x if self.task == "label" else self._answer(after)
+            return self.head(x), tf.concat(after, 1)
+        *before, window, count = before
+        pieces = stacking.cut(frames, lengths, window, count, self.stack)
+        x = self._normalize(pieces.full, self.stack * pieces.steps)
+        _, after = self._advance(self._join(x), pieces.steps, before)
+        # The answer reads the rest as an incomplete stack; the state does not.
+        x = self._normalize(pieces.rest, pieces.left)
+        rest = tf.minimum(pieces.left, 1)
+        _, answer = self._advance(self._join(x), rest, after)
+        state = tf.concat([*after, pieces.window, pieces.number], 1)
+        return self.head(self._answer(answer)), state
+
+    def _split(self, state):
+        """Split a state [B, S] into its parts, in the order in which `step` joins them."""
+        sizes = [self.config.hidden] * self.config.layers * self._vectors
         if self.read != "last":
             sizes += [self.config.hidden, 1]
-        before = tf.split(state, sizes, 1)
-        after = []
+        if self.stack > 1:
+            sizes += [(self.stack - 1) * self.features, 1]
+        return tf.split(state, sizes, 1)
+
+    def _advance(self, x, lengths, before):
+        """Run the forward layers from the vectors and sums `before`; return the outputs
+        [B, T, H], and the vectors and sums after the last valid step."""
+        after, vectors = [], self._vectors
         for index, (layer,) in enumerate(self.encoder):
             initial = before[index * vectors : (index + 1) * vectors]
             x, final = recurrence.run_layer(layer, x, lengths, initial)
             after += final
-        if self.task == "label":
-            return self.head(x), tf.concat(after, 1)
-        outputs = after[-vectors]  # [B, H], the top layer's hidden vector
         if self.read != "last":
             # Step after step, so that the order of the additions, and with it the
             # answer, doesn't depend on how a sequence is cut into calls.
-            sums = tf.concat([before[count][:, None], _masked(x, lengths)], 1)
+            total, steps = before[len(after) :]
+            sums = tf.concat([total[:, None], _masked(x, lengths)], 1)
             total = tf.cumsum(sums, 1)[:, -1]
-            steps = before[count + 1] + tf.cast(lengths, x.dtype)[:, None]
-            outputs = self._read(outputs, total, tf.maximum(steps, 1.0))
-            after += [total, steps]
-        return self.head(outputs), tf.concat(after, 1)
+            after += [total, steps + tf.cast(lengths, x.dtype)[:, None]]
+        return x, after
+
+    def _answer(self, after):
+        """Return what the classifier reads, [B, W], of the vectors and sums after a step."""
+        last = after[
+            (self.config.layers - 1) * self._vectors
+        ]  # [B, H], the top layer's
+        if self.read == "last":
+            return last
+        *_, total, steps = after
+        return self._read(last, total, tf.maximum(steps, 1.0))
 
     def probabilities(self, logits):
         """Return calibrated class probabilities, in the shape of `logits`."""
@@ -156,6 +202,11 @@ class Network(keras.Model):  # type: ignore[misc]
         mask = tf.sequence_mask(lengths, tf.shape(frames)[1])[:, :, None]
         return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
 
+    def _join(self, x):
+        """Return the stacks of frames [B, N * K, F] as steps [B, N, K * F]."""
+        width = self.stack * self.features
+        return tf.reshape(x, [-1, tf.shape(x)[1] // self.stack, width])
+
     def _read(self, last, total, count):
         """Return what the classifier reads, [B, W]: the last output, the mean, or both."""
         parts = {"last": last, "mean": total / count}
@@ -172,6 +223,19 @@ def _masked(outputs, lengths):
     """Return outputs [B, T, H] with zeros past each length."""
     mask = tf.sequence_mask(lengths, tf.shape(outputs)[1])
     return tf.where(mask[:, :, None], outputs, 0.0)
+
+
+def check(config: NetworkConfig, task: Task) -> None:
+    """Refuse stacks for a network that labels each step.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    if task == "label" and (config.stack or 1) > 1:
+        raise ConfigError(
+            "network.stack: stacks are for sequences of one class; leave it out to label"
+            " each step"
+        )
 
 
 def cost(logits, targets, lengths, weights, *, class_weights=None, smoothing=0.0):

@@ -102,6 +102,7 @@ def _network(metadata: Metadata) -> str:
     rows = [
         ("Layers", layers),
         ("Reads", ways),
+        *([("Frames a step", f"{metadata.stack}")] * (metadata.stack > 1)),
         *(
             [("The class is read from", READS[metadata.read])]
             * (metadata.task == "classify")

@@ -12,6 +12,7 @@ import tensorflow as tf
 
 from model.config import Config, ConfigError
 from model.datasets.dataset import Dataset
+from model.network import network
 from model.network.network import Network
 from model.training import augmentation, pipeline, steps
 from model.training.runs import Epoch, Run
@@ -81,6 +82,7 @@ def fit(
     for part in ("train", "validation"):
         if not len(dataset.part(part)):
             raise ConfigError(f"{dataset.name}: too few sequences for a {part} part")
+    network.check(config.network, dataset.task)
     augmentation.check(config.augmentation, dataset)
     if resume:
         run.config()  # raises if there is none

@@ -10,7 +10,8 @@ from model.bundle.metadata import Metadata
 from service.worker.engine import Engine
 
 OVERHEAD_SECONDS = 60e-6  # of our own Python around each engine call
-SHORT, LONG, WIDE = 1, 17, 8  # steps, steps and rows of the calls that are timed
+# Steps of the layers (stacks of frames), and rows, of the calls that are timed.
+SHORT, LONG, WIDE = 1, 17, 8
 RUNS = 5
 
 # A new job waits for half a call on average, so calls are short while few lanes are in
@@ -37,12 +38,13 @@ class Cost:
 def measure(engine: Engine, metadata: Metadata) -> Cost:
     """Time a few calls. On a busy machine all of them take longer, but only the ratios
     of the three figures matter."""
-    short = _seconds(engine, metadata, 1, SHORT)
-    long = _seconds(engine, metadata, 1, LONG)
-    wide = _seconds(engine, metadata, WIDE, LONG)
-    step_and_row = max(long - short, 1e-7) / (LONG - SHORT)
-    row = max(wide - long, 1e-7) / (LONG * (WIDE - 1))
-    call = max(short - step_and_row, 0) + OVERHEAD_SECONDS
+    short_steps, long_steps = SHORT * metadata.stack, LONG * metadata.stack
+    short = _seconds(engine, metadata, 1, short_steps)
+    long = _seconds(engine, metadata, 1, long_steps)
+    wide = _seconds(engine, metadata, WIDE, long_steps)
+    step_and_row = max(long - short, 1e-7) / (long_steps - short_steps)
+    row = max(wide - long, 1e-7) / (long_steps * (WIDE - 1))
+    call = max(short - short_steps * step_and_row, 0) + OVERHEAD_SECONDS
     return Cost(call, max(step_and_row - row, 0), row)
 
 

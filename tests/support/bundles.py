@@ -73,8 +73,8 @@ def _code_digest() -> str:
 def write_shared_bundles(root: Path) -> None:
     """`walks` (classify), `tags` (label) and `both` (label, in both directions)."""
     kinds = ("run", "sit", "stand", "wälk")
-    read = {"read": "last+mean"}
-    write_bundle(root, "walks", "classify", kinds, cell="gru", hidden=6, **read)
+    long = {"read": "last+mean", "stack": 3}
+    write_bundle(root, "walks", "classify", kinds, cell="gru", hidden=6, **long)
     kinds = ("noun", "verb", "other")
     write_bundle(root, "tags", "label", kinds, cell="lstm", hidden=5)
     kinds, both = ("down", "flat", "up"), {"bidirectional": True}
@@ -191,7 +191,8 @@ def write_bundle(
             hidden=config.hidden,
             bidirectional=config.bidirectional,
             read=model.read,
-            state_size=config.state_size,
+            stack=model.stack,
+            state_size=model.state_size,
             normalisation=Normalisation(
                 mean=tuple(model.mean.numpy().tolist()),
                 scale=tuple(model.scale.numpy().tolist()),

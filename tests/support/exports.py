@@ -23,7 +23,7 @@ KINDS = {
     "classify-gru": ("classify", CELLS["gru"]),
     "classify-gru-original": (
         "classify",
-        {**CELLS["gru-original"], "read": "last+mean"},
+        {**CELLS["gru-original"], "read": "last+mean", "stack": 3},
     ),
     "label-lstm": ("label", CELLS["lstm"]),
     "label-lstm-both-ways": ("label", {**CELLS["lstm"], "bidirectional": True}),

@@ -14,8 +14,9 @@ OPERATORS = frozenset(
         # shapes
         *("Cast", "Concat", "Range", "Reshape", "Shape", "Split", "Squeeze"),
         *("Transpose", "Unsqueeze", "Less", "Where", "Expand", "GatherElements"),
+        "GatherND",
         # layers
-        *("Add", "CumSum", "Div", "MatMul", "Max", "Mul", "Sub", "Softmax"),
+        *("Add", "CumSum", "Div", "MatMul", "Max", "Min", "Mul", "Sub", "Softmax"),
         *("GRU", "LSTM"),
     }
 )

@@ -22,8 +22,8 @@ COMPUTING = frozenset(
         *("Const", "Identity", "NoOp", "Cast", "Fill", "Range", "Shape", "ZerosLike"),
         *("ConcatV2", "ExpandDims", "GatherV2", "Pack", "Unpack", "Reshape", "Split"),
         "SplitV",
-        *("ReverseSequence", "SelectV2", "Squeeze", "StridedSlice", "Tile"),
-        *("Transpose", "Prod", "Less", "LogicalAnd"),
+        *("Pad", "ReverseSequence", "SelectV2", "Squeeze", "StridedSlice", "Tile"),
+        *("Transpose", "Prod", "Less", "LogicalAnd", "FloorDiv", "Minimum"),
         # layers
         *("AddV2", "BiasAdd", "Cumsum", "MatMul", "Maximum", "Mul", "RealDiv"),
         *("Sigmoid", "Softmax", "Sub", "Sum", "Tanh"),

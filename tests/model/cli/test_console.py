@@ -1,9 +1,14 @@
-"""Names from files are printed as they are."""
+"""Names from files are printed as they are; networks are described."""
+
+from pathlib import Path
 
 import numpy as np
 
+from model.bundle.bundle import Bundle
 from model.cli import console
+from model.config import Config
 from model.evaluation import evaluation
+from tests.support.bundles import make_metadata
 
 
 def test_classes():
@@ -27,3 +32,16 @@ def test_path(tmp_path):
     with console.console.capture() as output:
         console.print_published(path, {})
     assert f"bundle: {path}" in output.get().splitlines()
+
+
+def test_stack():
+    """The line before the training and the table of a bundle say how frames are stacked."""
+    for stack in (None, 1, 8):
+        config = Config().update({"network": {"stack": stack}})
+        size = 2 if stack != 8 else 2 + 7 + 1
+        metadata = make_metadata(stack=stack or 1, state_size=size)
+        with console.console.capture() as output:
+            table = console.bundle_table(Bundle(Path("made"), metadata, "0" * 64))
+            console.console.print(table)
+        for text in (console.describe_network(config), output.get()):
+            assert ("8 frames a step" in text) == (stack == 8)

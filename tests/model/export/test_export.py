@@ -93,14 +93,14 @@ class TestFormats:
             step(frames, lengths, exported.zeros(2))[1]
             for step in exported.steps.values()
         ]
-        assert states[0].shape == (2, exported.config.network.state_size)
+        assert states[0].shape == (2, exported.source[0].state_size)
         np.testing.assert_allclose(*states, **CLOSE)
 
 
 class TestSavedModel:
     def test_signatures(self, exported):
         """Names, shapes and types are those that the bundle promises."""
-        size = exported.config.network.state_size
+        size = exported.source[0].state_size
         signatures = tf.saved_model.load(str(exported.folder)).signatures
         assert set(signatures) == {"serving_default", *(["step"] if size else [])}
         frames = tf.TensorSpec((None, None, 3), tf.float32, "frames")
@@ -177,16 +177,17 @@ class TestOnnx:
         """Inputs and outputs are named as the contract says. (Names of a graph are
         unique, so the state that comes out is `next_state`.)"""
         graph = self.model(exported).graph
-        state = ["state"] if exported.config.network.state_size else []
+        state = ["state"] if exported.source[0].state_size else []
         assert [value.name for value in graph.input] == ["frames", "lengths", *state]
         outputs = ["probabilities", *(f"next_{name}" for name in state)]
         assert [value.name for value in graph.output] == outputs
 
     def test_fused(self, exported):
-        """One fused operator a layer, and no general loop."""
+        """One fused operator a layer, two with stacks, and no general loop."""
         network = exported.config.network
         kinds = [node.op_type for node in self.model(exported).graph.node]
-        assert kinds.count(network.cell.upper()) == network.layers
+        passes = 2 if network.stack else 1  # the full stacks, and the rest
+        assert kinds.count(network.cell.upper()) == passes * network.layers
         assert not {"Loop", "Scan", "If"} & set(kinds)
         ways = {
             attribute.s.decode()

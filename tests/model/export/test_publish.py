@@ -121,7 +121,7 @@ class TestMetadata:
         for key in ("cell", "layers", "hidden", "bidirectional", "dropout"):
             assert getattr(said, key) == getattr(network, key)
         assert said.reset_after == network.reset_after
-        assert said.state_size == network.state_size
+        assert said.state_size == exported.source[0].state_size
         train = data.part("train")
         np.testing.assert_allclose(
             said.normalisation.mean, train.frames.mean(0), rtol=1e-4, atol=1e-6

@@ -112,7 +112,7 @@ def expected(network, frames, lengths):
 
 
 def zeros(network, count):
-    return np.zeros((count, network.config.state_size), np.float32)
+    return np.zeros((count, network.state_size), np.float32)
 
 
 class TestNumPy:
@@ -142,7 +142,7 @@ class TestNumPy:
         """A step from any state computes the formulas' logits and packed state."""
         network = make_network(task, **CELLS[cell]).for_export()
         frames, lengths = make_frames(LENGTHS)
-        size = (4, network.config.state_size)
+        size = (4, network.state_size)
         state = np.random.default_rng(1).uniform(size=size).astype(np.float32)
         logits, after = network.step(frames, lengths, state)
         pairs = [

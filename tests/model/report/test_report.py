@@ -261,3 +261,11 @@ def test_whole_sequences():
     metadata = make_metadata(DIGITS, bidirectional=True, state_size=0)
     text = make_card(metadata, make_report(DIGITS))
     assert "needs whole sequences" in text
+    assert "Frames a step" not in text
+
+
+def test_stack():
+    """The card of a network that stacks frames says how many."""
+    metadata = make_metadata(DIGITS, stack=8, state_size=16 + 7 * 2 + 1)
+    text = make_card(metadata, make_report(DIGITS))
+    assert re.search(r"\| Frames a step +\| 8 +\|", text)

@@ -16,7 +16,8 @@ from tests.support.servers import (
     sequences_of,
 )
 
-SIZES = {"walks": 13, "tags": 10}  # of states: hidden, sum and count; hidden, cell
+# Of states: hidden, sum and count, last frames and count; hidden, cell.
+SIZES = {"walks": 20, "tags": 10}
 LARGE = 64 * 1024  # bytes; a larger body is decoded in another process
 
 

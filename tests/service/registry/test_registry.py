@@ -137,7 +137,7 @@ class TestStates:
         matter."""
         with loaded_registry(root) as (registry, _, _):
             tokens = registry.get("walks").tokens
-            state = State(3, bytes(4 * 13))
+            state = State(3, bytes(4 * 20))
             token = tokens.sign(state)
             shutil.rmtree(root / "walks")
             folder = copy_bundle(

@@ -268,7 +268,7 @@ def test_process(bundles):
     sequence = random_frames(np.random.default_rng(3), 30)
 
     def compute(steps):
-        lengths, state = np.array([steps], np.int32), np.zeros((1, 13), np.float32)
+        lengths, state = np.array([steps], np.int32), np.zeros((1, 20), np.float32)
         return engine.step(sequence[None, :steps], lengths, state)
 
     with running_worker(spawn.process) as worker:

@@ -42,7 +42,7 @@ EXPORTS = {
     ),
     "classify-lstm-both-ways": (
         "classify",
-        {"cell": "lstm", "bidirectional": True, "read": "mean"},
+        {"cell": "lstm", "bidirectional": True, "read": "mean", "stack": 2},
     ),
 }
 

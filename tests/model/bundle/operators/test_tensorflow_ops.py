@@ -17,7 +17,7 @@ from tests.support.servers import ROOT, running, wait
 
 FRAMES = tf.TensorSpec((None, None, 3), tf.float32, "frames")
 LENGTHS = tf.TensorSpec((None,), tf.int32, "lengths")
-STATE = tf.TensorSpec((None, 13), tf.float32, "state")
+STATE = tf.TensorSpec((None, 20), tf.float32, "state")
 
 
 def wrap(folder, act, *, also=None):
@@ -30,7 +30,7 @@ def wrap(folder, act, *, also=None):
             return dict(inner(frames=frames, lengths=lengths, state=state))
 
     def serve(frames, lengths):
-        answers = step(frames, lengths, tf.zeros((tf.shape(frames)[0], 13)))
+        answers = step(frames, lengths, tf.zeros((tf.shape(frames)[0], 20)))
         return {"probabilities": answers["probabilities"]}
 
     module = tf.Module()
