@@ -43,6 +43,11 @@ class DataConfig(_Section):
         description="Column of numbers or times that orders a sequence's rows. Default:"
         " step, if there is one.",
     )
+    group_column: str | None = Field(
+        None,
+        description="Column of subjects, machines or documents; the sequences of one stay"
+        " in one part.",
+    )
     ignore: tuple[str, ...] = Field(
         (), description="Columns that are no features, separated by commas."
     )

@@ -117,6 +117,7 @@ def train(
     by: str | None = None,
     label: str | None = None,
     step: str | None = None,
+    group: str | None = None,
     ignore: Sequence[str] = (),
     task: Task | None = None,
     name: str | None = None,
@@ -138,6 +139,8 @@ def train(
         by: column of the sequences' ids. Default: `sequence`.
         label: column of the labels. Default: `label`.
         step: column that orders the rows of a sequence. Default: `step`, if there is one.
+        group: column of subjects, machines or documents. The sequences of one are never
+            divided over parts.
         ignore: columns that are no features.
         task: predict one class per sequence (classify) or per step (label). Default:
             classify if no label changes within a sequence.
@@ -165,6 +168,7 @@ def train(
         "sequence_column": by,
         "label_column": label,
         "step_column": step,
+        "group_column": group,
         "ignore": tuple(ignore) or None,
     }
     if source == DATAFRAME and preset is None:

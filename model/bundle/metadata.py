@@ -72,7 +72,9 @@ class TrainingRecord(_Section):
     parts: dict[str, PartMetrics]
     calibration_error_before: float
     columns: dict[str, str] | None = Field(
-        None, description="Other names of the columns sequence, label and step."
+        None,
+        description="Other names of the columns sequence, label and step, and the name"
+        " of the column of groups.",
     )
 
 

@@ -76,7 +76,11 @@ def file_columns(config: Config) -> Columns:
     """Return the names of a file's special columns."""
     data = config.data
     return Columns(
-        data.sequence_column, data.label_column, data.step_column, data.ignore
+        data.sequence_column,
+        data.label_column,
+        data.step_column,
+        data.ignore,
+        data.group_column,
     )
 
 

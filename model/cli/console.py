@@ -35,13 +35,14 @@ FORMATS = """
 your own files, by suffix:
   .csv      one row per step: columns sequence (the id) and label, optionally step (rows
   .tsv      are sorted by it) and split; every other column is a feature. Name other
-  .parquet  columns with --sequence-column, --label-column, --step-column and --ignore
+  .parquet  columns with --sequence-column, --label-column, --step-column and --ignore;
+            --group-column names subjects or machines that stay in one part
   .jsonl    {"frames": [[0.1, 0.2], [0.3, 0.4]], "label": "a"}   one class per sequence
             {"frames": [[0.1, 0.2], [0.3, 0.4]], "labels": ["a", "b"]}   one per step
-            optional: "id", "split": "train" | "validation" | "test", and steps with
+            optional: "id", "group", "split": "train" | "validation" | "test", and steps with
             names: [{"x": 0.1, "y": 0.2}, ...]; or one step per line, as in a table
   .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps]; optional:
-            classes, features, ids, split (0 train, 1 validation, 2 test)
+            classes, features, ids, groups, split (0 train, 1 validation, 2 test)
   .ts       the UEA/UCR archive's format
 
 Train on one of them: unrolled train FILE --name NAME
@@ -170,11 +171,14 @@ def _parts_table(dataset: Dataset, summary: Summary) -> Table:
         f" {len(dataset.features):,} features"
     )
     table.add_column("part")
-    for name in ("sequences", "steps", "shortest", "median", "longest"):
+    names = ["sequences", "steps", "shortest", "median", "longest"]
+    names += ["groups"] if dataset.groups is not None else []
+    for name in names:
         table.add_column(name, justify="right")
     for name, part in summary.parts.items():
         lengths = part.lengths or ("-", "-", "-")
-        sizes = (part.sequences, part.steps, *lengths)
+        groups = () if part.groups is None else (part.groups,)
+        sizes = (part.sequences, part.steps, *lengths, *groups)
         table.add_row(name, *(n if n == "-" else f"{n:,}" for n in sizes))
     return table
 

@@ -10,7 +10,7 @@ import typer
 from model.config import Config
 
 SECTIONS = ("data", "network", "training", "augmentation")
-COLUMNS = ("sequence_column", "label_column", "step_column", "ignore")
+COLUMNS = ("sequence_column", "label_column", "step_column", "group_column", "ignore")
 # Settings that choose the sequences and their parts.
 DATA = ("task", "test", *COLUMNS, "validation_fraction", "test_fraction", "seed")
 

@@ -18,6 +18,7 @@ def warnings(dataset: Dataset) -> list[str]:
     return [
         *_label_warnings(dataset),
         *duplicates.warnings(dataset),
+        *_group_warnings(dataset),
         *_feature_warnings(dataset),
         *_length_warnings(dataset),
     ]
@@ -82,6 +83,27 @@ def _sequences_by_class(dataset: Dataset) -> np.ndarray:
             codes = np.unique(owner * size + codes) % size
         counts += np.bincount(codes, minlength=size)
     return counts
+
+
+def _group_warnings(dataset: Dataset) -> list[str]:
+    """Return a line if the data itself divides groups over parts."""
+    if dataset.groups is None:
+        return []
+    parts: dict[object, set[int]] = {}
+    for name, part in zip(dataset.groups.tolist(), dataset.split.tolist(), strict=True):
+        parts.setdefault(name, set()).add(part)
+    divided = {name: codes for name, codes in parts.items() if len(codes) > 1}
+    if not divided:
+        return []
+    names = join_names(
+        f"{name} ({', '.join(PARTS[code] for code in sorted(codes))})"
+        for name, codes in divided.items()
+    )
+    return [
+        f"{_count(len(divided), 'group is', 'groups are')} in more than one part: {names};"
+        " the errors on those parts will look too low: put each group into one part"
+        " (column split)"
+    ]
 
 
 def _feature_warnings(dataset: Dataset) -> list[str]:

@@ -75,7 +75,9 @@ def units(dataset: Dataset) -> np.ndarray:
     """Number what stays together, from 0: equal sequences, and those of a group, [N]."""
     links = [np.unique(dataset.hashes, return_inverse=True)[1]]
     if dataset.groups is not None:
-        links.append(np.unique(dataset.groups, return_inverse=True)[1])
+        known: dict[object, int] = {}
+        names = dataset.groups.tolist()
+        links.append(np.array([known.setdefault(name, len(known)) for name in names]))
     lowest = np.arange(len(dataset))
     while True:  # Until linked sequences have the same lowest number; it only falls.
         before = lowest

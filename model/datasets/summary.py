@@ -14,6 +14,7 @@ class Part:
     sequences: int
     steps: int
     lengths: tuple[int, int, int] | None  # shortest, median, longest; None: no sequence
+    groups: int | None  # None: unknown
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,7 +42,7 @@ def summarise(dataset: Dataset) -> Summary:
     blocks = [(c.min(1), c.sum(1, dtype=np.float64), c.max(1)) for c in columns]
     minima, sums, maxima = map(np.stack, zip(*blocks, strict=True))
     return Summary(
-        parts={name: _part(dataset.lengths[mask]) for name, mask in masks.items()},
+        parts={name: _part(dataset, mask) for name, mask in masks.items()},
         counts=count_classes(dataset),
         minimum=minima.min(0),
         mean=sums.sum(0) / dataset.offsets[-1],
@@ -67,8 +68,11 @@ def count_classes(dataset: Dataset) -> np.ndarray:
     return np.stack(counts, 1)
 
 
-def _part(lengths: np.ndarray) -> Part:
+def _part(dataset: Dataset, mask: np.ndarray) -> Part:
+    lengths, groups = dataset.lengths[mask], None
+    if dataset.groups is not None:
+        groups = len(set(dataset.groups[mask].tolist()))
     sizes = None
     if len(lengths):
         sizes = (int(lengths.min()), int(np.median(lengths)), int(lengths.max()))
-    return Part(len(lengths), int(lengths.sum(dtype=np.int64)), sizes)
+    return Part(len(lengths), int(lengths.sum(dtype=np.int64)), sizes, groups)

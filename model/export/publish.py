@@ -140,6 +140,7 @@ def _metadata(
                 config.data.sequence_column,
                 config.data.label_column,
                 config.data.step_column,
+                group=config.data.group_column,
             ).named()
             or None,
         ),

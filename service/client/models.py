@@ -62,7 +62,8 @@ class ModelDetails(ModelInfo):
 
     @property
     def columns(self) -> dict[str, str]:
-        """Other names of the columns sequence, label and step in the training data."""
+        """Other names of the columns sequence, label and step in the training data, and
+        the name of its column of groups."""
         names = self.training.get("columns")
         items = names.items() if isinstance(names, Mapping) else ()
         return {str(meaning): str(name) for meaning, name in items}

@@ -1,5 +1,6 @@
 """`model.train`: a network from a DataFrame, a file or a built-in set."""
 
+import json
 import typing
 
 import numpy as np
@@ -39,13 +40,19 @@ def folders(tmp_path_factory):
     return {"output": folder / "trained", "runs": folder / "runs"}
 
 
+def make_rigs():
+    """The same table, with the rig that each three machines are on."""
+    table = make_table()
+    table["rig"] = "rig " + (table["machine"].str[1:].astype(int) // 3).astype(str)
+    return table[["y", "t", "rig", "state", "machine", "x"]]
+
+
 @pytest.fixture(scope="module")
 def result(folders):
     """A network trained on a DataFrame of polars with its columns in another order."""
-    table = polars.from_pandas(make_table()).select("y", "t", "state", "machine", "x")
-    return model.train(
-        table, name="machines", **NAMES, **TINY, **folders, seed=3, progress=False
-    )
+    options = {**NAMES, **TINY, **folders, "group": "rig"}
+    table = polars.from_pandas(make_rigs())
+    return model.train(table, name="machines", **options, seed=3, progress=False)
 
 
 @pytest.mark.slow
@@ -58,6 +65,7 @@ class TestTrain:
             "sequence": "machine",
             "label": "state",
             "step": "t",
+            "group": "rig",
         }
         assert (metadata.hidden, metadata.training.seed) == (4, 3)
         assert set(result.metrics) == {"train", "validation", "test"}
@@ -77,16 +85,31 @@ class TestTrain:
     def test_equals_the_command(self, result, tmp_path):
         """The command trains the same network on the same table in a file."""
         path = tmp_path / "machines.csv"
-        make_table()[["y", "t", "state", "machine", "x"]].to_csv(path, index=False)
+        make_rigs().to_csv(path, index=False)
         names = ("--sequence-column", "machine", "--label-column", "state")
+        names += ("--group-column", "rig")
         options = [item for key, n in TINY.items() for item in (f"--{key}", n)]
         folders = ("--output", tmp_path, "--runs", tmp_path / "runs", "--seed", 3)
-        run("train", path, *names, "--step-column", "t", *options, *folders)
+        shown = run("train", path, *names, "--step-column", "t", *options, *folders)
+        assert "longest  groups" in shown.stdout
         answers = [
             bundle.read(folder).golden().probabilities
             for folder in (tmp_path / "machines" / "1", result.bundle)
         ]
         np.testing.assert_allclose(*answers, rtol=0, atol=1e-6)
+
+    def test_groups(self, result, tmp_path):
+        """Rigs are not divided; the table is evaluated on its test part, and predicted."""
+        path = tmp_path / "machines.csv"
+        make_rigs().to_csv(path, index=False)
+        shown = json.loads(run("evaluate", result.bundle, path, "--json").stdout)
+        assert shown["count"] == result.metrics["test"].count
+        assert shown["confusion"] == result.metrics["test"].confusion
+        assert shown["count"] % 3 == 0
+        table = make_rigs()
+        assert len(result.network.classify(table).ids) == 60
+        table["rig"] = None
+        assert len(result.network.classify(table).ids) == 60
 
     def test_again(self, result, folders, capsys):
         """Another version is compared with the first; progress prints what happens."""

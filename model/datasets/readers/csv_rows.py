@@ -171,6 +171,7 @@ class _Table:
             names=self._texts(block, layout.label),
             steps=self._steps(block, layout.step),
             split=self._split(block, layout.split),
+            groups=self._texts(block, layout.group),
         )
 
     def _ends_blank(self, cells: list[str]) -> bool:

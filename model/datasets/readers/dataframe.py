@@ -22,6 +22,7 @@ ARGUMENTS = {
     "--sequence-column": "by",
     "--label-column": "label",
     "--step-column": "step",
+    "--group-column": "group",
     "--ignore": "ignore",
 }
 OPTION = re.compile(f"({'|'.join(ARGUMENTS)})(=?)")
@@ -86,6 +87,7 @@ def _read(frame: object, expected: Expected) -> Sequences:
             names=_texts(rows, table, layout.label),
             steps=_steps(rows, table, layout.step),
             split=_split(rows, table, layout.split),
+            groups=_texts(rows, table, layout.group),
         )
     sequences = rows.finish()
     if layout.sequence is not None and table[layout.sequence].dtype.is_integer():

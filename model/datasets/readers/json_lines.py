@@ -3,6 +3,7 @@
 {"frames": [[0.1, 2], [0.3, 4]], "label": "a"}                    classify
 {"frames": [[0.1, 2], [0.3, 4]], "labels": ["a", "b"]}            label
 {"frames": [0.1, 0.3], "label": "a", "split": "test"}             one feature
+{"frames": [[0.1, 2], [0.3, 4]], "label": "a", "group": "ann"}    of a group
 {"frames": [{"x": 0.1, "y": 2}, {"x": 0.3, "y": 4}], "id": "p7"}  features with names
 {"sequence": "p7", "step": 0, "x": 0.1, "y": 2, "label": "a"}     one step on each line
 """
@@ -93,12 +94,16 @@ class _Sequences:
         self._codes: list[int] = []
         self._ids: list[str] = []
         self._split: list[int] = []
+        group, recorded = expected.columns.group, expected.recorded.group
+        self._group = group or recorded or "group"  # the key
+        self._allowed = ALLOWED | {self._group}
+        self._groups: list[str] = []
         self._task: Task | None = None
 
     def add(self, record: Record) -> None:
         for key in record:
-            if key not in ALLOWED:
-                near = table_layout.nearest(key, sorted(ALLOWED))
+            if key not in self._allowed:
+                near = table_layout.nearest(key, sorted(self._allowed))
                 hint = f"; did you mean {near!r}?" if near else ""
                 raise ValueError(f"unknown key {key!r:.40}{hint}")
         if "frames" not in record:
@@ -110,6 +115,21 @@ class _Sequences:
         self._frames.append(frames)
         self._ids.append(to_text(record.get("id", len(self._ids) + 1)))
         self._split.append(_part(record))
+        self._add_group(record)
+
+    def _add_group(self, record: Record) -> None:
+        """Add the line's group, if the lines have groups."""
+        if not self._expected.training:
+            return
+        key = self._group
+        if key in record:
+            if len(self._groups) < len(self._ids) - 1:
+                raise ValueError(f"has {key!r:.40}, which the first line has not")
+            if not (name := to_text(record[key])):
+                raise ValueError(f"{key!r:.40} is empty")
+            self._groups.append(name)
+        elif self._groups or self._expected.columns.group:
+            raise ValueError(table_layout.missing(key, list(record), "key"))
 
     def finish(self, path: Path) -> Sequences:
         width = self._frames[0].shape[1]
@@ -126,6 +146,7 @@ class _Sequences:
             classes=self._labels.classes,
             task=self._task,
             split=np.array(self._split),
+            groups=np.array(self._groups, object) if self._groups else None,
             columns=replace(self._expected.columns, sequence="id"),
             unused=() if self._named is None else self._named.unused,
         )
@@ -259,7 +280,7 @@ def _read_steps(path: Path, lines: Iterator[Line], expected: Expected) -> Sequen
 def _check_step(record: Record, layout: table_layout.Layout) -> None:
     """Refuse a step that lacks a column, or has another type there."""
     long_rows.part(record.get(layout.split or ""))
-    special = (layout.sequence, layout.label, layout.step)
+    special = (layout.sequence, layout.label, layout.step, layout.group)
     for column in (*layout.features, *(name for name in special if name)):
         if column not in record:
             raise ValueError(table_layout.missing(column, list(record), "key"))
@@ -293,6 +314,7 @@ def _add_steps(table: long_rows.LongRows, block: list[Line]) -> None:
         names=texts(layout.label),
         steps=_steps(table, block),
         split=None if layout.split is None else split,
+        groups=texts(layout.group),
     )
 
 

@@ -103,6 +103,7 @@ class LongRows:
         self.characters = 0  # Of all names so far; counted by the Parquet reader.
         self._place = place
         self._ids: dict[str, int] = {}
+        self._groups: dict[str, int] = {}
         self._frames: list[np.ndarray] = []
         self._columns: dict[str, list[np.ndarray]] = {}
         self._missing = np.zeros(len(layout.features), np.int64)
@@ -122,13 +123,14 @@ class LongRows:
         names: Sequence[str] | None = None,
         steps: np.ndarray | None = None,
         split: Sequence[int] | None = None,
+        groups: Sequence[str] | None = None,
     ) -> None:
         """Add R rows.
 
         Args:
             frames: [R, F]; NaN where a number is missing.
             numbers: [R], of the rows in the file.
-            sequences, names, steps, split: the special columns that the table has.
+            sequences, names, steps, split, groups: the special columns that the table has.
         """
         numbers = np.asarray(numbers)
         self._check_frames(frames, numbers)
@@ -147,6 +149,13 @@ class LongRows:
                 self.fail(numbers[row], f"column {self.layout.step!r} is empty")
         if split is not None:
             columns["split"] = np.array(split)
+        if groups is not None:
+            if "" in groups:
+                row = numbers[list(groups).index("")]
+                self.fail(row, f"column {self.layout.group!r} is empty")
+            known = self._groups
+            codes = [known.setdefault(name, len(known)) for name in groups]
+            columns["group"] = np.array(codes)
         with np.errstate(over="ignore"):
             self._frames.append(frames.astype(np.float32))
         for name, values in columns.items():
@@ -195,9 +204,12 @@ class LongRows:
         starts = np.flatnonzero(np.diff(ids, prepend=-1))
         split = columns.get("split", np.full(len(ids), UNASSIGNED))
         inner = np.flatnonzero(np.diff(ids) == 0)  # the next row continues the sequence
-        for row in inner[split[inner] != split[inner + 1]][:1] + 1:
-            self._refuse(columns, row, "'split' changes within the sequence")
-        code = columns.get("code")
+        for column in ("split", "group"):
+            values = columns.get(column, ids)
+            for row in inner[values[inner] != values[inner + 1]][:1] + 1:
+                name = self.layout.group if column == "group" else column
+                self._refuse(columns, row, f"{name!r} changes within the sequence")
+        code, group = columns.get("code"), columns.get("group")
         return Sequences(
             path=self.path,
             ids=tuple(self._ids) or ("1",),
@@ -207,6 +219,9 @@ class LongRows:
             labels=None if code is None else self.labels.targets(code),
             classes=self.labels.classes,
             split=split[starts],
+            groups=None
+            if group is None
+            else np.array(list(self._groups), object)[group[starts]],
             steps=columns.get("step"),
             rows=columns["number"],
             place=self._place,

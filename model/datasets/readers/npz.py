@@ -4,8 +4,8 @@ x        [sum of lengths, F]     or  frames  [N, T, F], all of one length
 lengths  [N]                     or  offsets [N + 1]
 y        [N] one class a sequence, or [sum of lengths] one a step ([N, T] too):
          labels as text or whole numbers, or indices where there are classes
-classes, features (text), ids [N] and split [N] (0 train, 1 validation, 2 test, -1) are
-optional, and so is y to predict
+classes, features (text), ids [N], groups [N] (text or whole numbers) and split [N]
+(0 train, 1 validation, 2 test, -1) are optional, and so is y to predict
 
 Large arrays that are not compressed (`numpy.savez`) are mapped into memory: only those
 parts of the file are read that are used.
@@ -16,6 +16,7 @@ import math
 import struct
 import zipfile
 import zlib
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -46,15 +47,18 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read(path: Path, expected: Expected) -> Sequences:
-    return _Archive(path).sequences(expected)
+    return _Archive(path, expected.columns.group).sequences(expected)
 
 
 class _Archive:
     """The arrays of one file, and errors that name the array."""
 
-    def __init__(self, path: Path):
+    def __init__(self, path: Path, group: str | None):
         self.path = path
-        self.arrays = _load(path)
+        self._group = group or "groups"
+        self.arrays = _load(path, (*KNOWN, self._group))
+        if group and group not in self.arrays:
+            raise files.ReadError(path, None, f"array {group!r:.80} is missing")
 
     def fail(self, name: str, reason: str) -> files.ReadError:
         return files.ReadError(self.path, f"array {name!r}", reason)
@@ -73,7 +77,7 @@ class _Archive:
             raise self.fail("features", reason)
         ids = tuple(map(str, range(1, len(lengths) + 1)))
         if "ids" in self.arrays:
-            ids = self.ids(len(lengths))
+            ids = tuple(map(to_text, self.names("ids", len(lengths))))
         try:
             ignored = Columns(ignore=expected.columns.ignore)
             chosen = table_layout.assign(names, Expected(ignored, expected.features))
@@ -90,6 +94,7 @@ class _Archive:
             classes=classes,
             task=None if targets is None else task,
             split=self.split(len(lengths)),
+            groups=self.groups(len(lengths)) if expected.training else None,
             unused=chosen.unused,
         )
 
@@ -198,12 +203,21 @@ class _Archive:
         places = (np.searchsorted(values, block) for block in spool.blocks(y))
         return np.concatenate([table[place] for place in places]), labels.classes
 
-    def ids(self, count: int) -> tuple[str, ...]:
-        ids = self.arrays["ids"]
-        if ids.shape != (count,) or ids.dtype.kind not in "iuU":
-            reason = f"expected {count} texts or whole numbers, not {ids.dtype}"
-            raise self.fail("ids", f"{reason} {list(ids.shape)}")
-        return tuple(map(to_text, ids.tolist()))
+    def names(self, name: str, count: int) -> list[str | int]:
+        array = self.arrays[name]
+        if array.shape != (count,) or array.dtype.kind not in "iuU":
+            reason = f"expected {count} texts or whole numbers, not {array.dtype}"
+            raise self.fail(name, f"{reason} {list(array.shape)}")
+        names: list[str | int] = array.tolist()
+        return names
+
+    def groups(self, count: int) -> np.ndarray | None:
+        if self._group not in self.arrays:
+            return None
+        names = list(map(to_text, self.names(self._group, count)))
+        if "" in names:
+            raise self.fail(self._group, f"sequence {names.index('')} has no group")
+        return np.array(names, object)
 
     def split(self, count: int) -> np.ndarray:
         if "split" not in self.arrays:
@@ -250,12 +264,12 @@ def _columns(frames: np.ndarray, places: list[int]) -> np.ndarray:
     return spool.collect(block[:, places] for block in spool.blocks(frames))
 
 
-def _load(path: Path) -> dict[str, np.ndarray]:
+def _load(path: Path, known: Sequence[str]) -> dict[str, np.ndarray]:
     name = None
     try:
         with zipfile.ZipFile(path) as archive:
             names = set(archive.namelist())
-            members = {name: f"{name}.npy" for name in KNOWN if f"{name}.npy" in names}
+            members = {name: f"{name}.npy" for name in known if f"{name}.npy" in names}
             headers, size = {}, 0
             for name, member in members.items():
                 headers[name] = header = _Header(archive, member)

@@ -144,6 +144,7 @@ def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
         names=_texts(table, layout.label, columns, start),
         steps=_steps(table, columns, start),
         split=split,
+        groups=_texts(table, layout.group, columns, start),
     )
 
 

@@ -31,6 +31,7 @@ class Sequences:
         task: "classify" if there is a label for each sequence, "label" if there is one
             for each step, and None for a table, whose rows all have one.
         split: [N], as in `Dataset`.
+        groups: [N], as in `Dataset`; None: unknown.
         steps: the step column's numbers or times, [sum of lengths]; None: no such column.
         rows: the line or row of each step, [sum of lengths]; None: unknown.
         place: "line" or "row".
@@ -48,6 +49,7 @@ class Sequences:
     classes: tuple[str, ...] = ()
     task: Task | None = None
     split: np.ndarray | None = None
+    groups: np.ndarray | None = None
     steps: np.ndarray | None = None
     rows: np.ndarray | None = None
     place: str = "line"
@@ -132,6 +134,7 @@ class Sequences:
             if self.split is not None
             else np.full(len(self), UNASSIGNED),
             ids=np.array(self.ids, object),
+            groups=self.groups,
         )
 
     def _changes(self) -> np.ndarray:

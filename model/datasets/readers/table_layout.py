@@ -17,7 +17,9 @@ from dataclasses import dataclass
 
 from model.datasets.dataset import Task, default_features, join_names
 
-SPECIAL = ("sequence", "label", "step")
+# The names of the special columns, unless others are given. None: there is no such column.
+DEFAULTS = {"sequence": "sequence", "label": "label", "step": "step", "group": None}
+SPECIAL = tuple(DEFAULTS)
 # Names that others give to these columns: suggested where ours are missing.
 USUAL = {
     "sequence": {"id", "sequenceid", "series", "seriesid", "run", "session", "sample"},
@@ -44,17 +46,20 @@ class Columns:
         step: column that orders the rows of a sequence. Default: `step`, if it exists.
             To predict, "" says that there is no column of ids, labels or steps.
         ignore: columns that are no features.
+        group: column of the subjects, machines or documents whose sequences must not be
+            divided over parts. Default: none.
     """
 
     sequence: str | None = None
     label: str | None = None
     step: str | None = None
     ignore: tuple[str, ...] = ()
+    group: str | None = None
 
     def named(self) -> dict[str, str]:
         """Return the names that differ from the default, by their meaning."""
         names = {name: getattr(self, name) for name in SPECIAL}
-        return {k: v for k, v in names.items() if v is not None and v != k}
+        return {k: v for k, v in names.items() if v is not None and v != DEFAULTS[k]}
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,6 +91,7 @@ class Layout:
     label: str | None
     step: str | None
     split: str | None
+    group: str | None  # only to train
     features: tuple[str, ...]  # columns, in the order of the network's features
     names: tuple[str, ...]  # of the features
     unused: tuple[str, ...]
@@ -94,12 +100,12 @@ class Layout:
     @property
     def columns(self) -> Columns:
         """The names of the special columns."""
-        return Columns(self.sequence, self.label, self.step)
+        return Columns(self.sequence, self.label, self.step, group=self.group)
 
     @property
     def texts(self) -> tuple[str, ...]:
         """The columns that hold text."""
-        columns = (self.sequence, self.label, self.split)
+        columns = (self.sequence, self.label, self.split, self.group)
         return tuple(column for column in columns if column is not None)
 
 
@@ -129,7 +135,12 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
         choices = (getattr(columns, name), getattr(expected.recorded, name))
         if features and column in features and column not in choices:
             special[name] = None
-    taken = {*special.values(), split, *columns.ignore}
+    group = special.pop("group")
+    if group is not None and group in special.values():
+        if columns.group:
+            raise ValueError(f"column {group!r:.80} was given two meanings")
+        group = None
+    taken = {*special.values(), split, group, *columns.ignore}
     rest = [column for column in header if column not in taken]
     chosen = tuple(rest) if features is None else _match(header, rest, features)
     if not chosen:
@@ -138,6 +149,7 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     return Layout(
         **special,
         split=split,
+        group=group if expected.training else None,
         features=chosen,
         names=chosen if features is None else features,
         unused=unused,
@@ -169,7 +181,7 @@ def special_names(expected: Expected, name: str) -> tuple[str, ...]:
     recorded = getattr(expected.recorded, name)
     if choice == "" and not expected.training:
         return ()
-    return (choice,) if choice else (*filter(None, (recorded,)), name)
+    return (choice,) if choice else tuple(filter(None, (recorded, DEFAULTS[name])))
 
 
 def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
@@ -262,4 +274,5 @@ def _plain(name: str) -> str:
 def from_names(names: dict[str, str] | None) -> Columns:
     """Return the columns that a bundle was trained with, as `Columns.named` gave them."""
     names = names or {}
-    return Columns(names.get("sequence"), names.get("label"), names.get("step"))
+    sequence, label, step, group = map(names.get, SPECIAL)
+    return Columns(sequence, label, step, group=group)

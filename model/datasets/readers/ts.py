@@ -22,6 +22,9 @@ def read(path: Path, expected: Expected) -> Sequences:
     if expected.task == "label":
         reason = "a .ts file has one class a sequence; task label needs one a step"
         raise files.ReadError(path, None, reason)
+    if expected.columns.group:
+        reason = "a .ts file has no groups: leave out --group-column"
+        raise files.ReadError(path, None, reason)
     numbered = (
         (line, text.strip())
         for line, text in files.numbered_lines(path)

@@ -42,6 +42,21 @@ def test_tables(table):
     assert len(counts) == 2
 
 
+def test_groups(table):
+    """The groups of each part are counted, and none is in two parts."""
+    shown = ("describe", table, *COLUMNS)
+    assert "groups" not in run(*shown).stdout
+    path = table.with_name("halls.csv")
+    header, *rows = table.read_text().splitlines()
+    halls = (f"{row};hall {int(row.split(';')[0][1:]) // 3}" for row in rows)
+    path.write_text("\n".join([f"{header};hall", *halls]))
+    output = run("describe", path, *COLUMNS, "--group-column", "hall").stdout
+    counts = {line.split()[0]: line.split()[-1] for line in output.splitlines() if line}
+    assert counts["part"] == "groups"
+    sizes = [int(counts[name]) for name in ("train", "validation", "test")]
+    assert (sizes, counts["all"]) == ([2, 1, 1], "4")
+
+
 def test_warnings(table):
     """A warning is one line that begins with its kind."""
     output = run("describe", table, *COLUMNS).stdout

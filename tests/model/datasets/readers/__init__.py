@@ -1,1 +1,1 @@
-"""Tests of `model.datasets`."""
+"""Tests of `model.datasets.readers`."""
