@@ -1,5 +1,6 @@
 """The metadata of a bundle, `bundle.json`: the network, its training, and its files."""
 
+from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
@@ -34,6 +35,17 @@ class Normalisation(_Section):
     scale: tuple[float, ...]
 
 
+Interval = tuple[float, float]
+
+
+class Intervals(_Section):
+    """95 % intervals of the metrics of a part, from low to high, in percent."""
+
+    error: Interval
+    macro_f1: Interval
+    calibration_error: Interval
+
+
 class PartMetrics(_Section):
     """Metrics on one part of the data, in percent."""
 
@@ -41,6 +53,11 @@ class PartMetrics(_Section):
     error: float
     macro_f1: float
     calibration_error: float = Field(description="Expected calibration error (ECE).")
+    calibration_error_by_chance: float | None = Field(
+        None,
+        description="Mean ECE of a perfectly calibrated predictor on as many answers.",
+    )
+    intervals: Intervals | None = None
 
 
 class Quantization(_Section):
@@ -119,6 +136,12 @@ class Metadata(_Section):
         if self.state_size != size:
             raise ValueError(f"state_size must be {size}")
         return self
+
+
+def shown_part(parts: Collection[str]) -> str:
+    """Return the part whose metrics say most about new data, of those that there are."""
+    order = ("test", "cross_validation", "validation", "train")
+    return min(parts, key=lambda part: order.index(part) if part in order else 9)
 
 
 def state_size(

@@ -1,7 +1,7 @@
 """Print the commands' results: tables on a terminal, plain columns elsewhere."""
 
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,10 @@ if TYPE_CHECKING:  # it imports TensorFlow
     from model.export.promotion import Promotion
 
 MAX_ROWS = 20  # classes or features in a table
+METRICS_CAPTION = (
+    "in brackets: 95 % intervals; ECE: expected calibration error; by chance: that of a"
+    " perfectly calibrated network on as many answers"
+)
 # Names from a user's file must not be read as markup.
 console = Console(
     highlight=False,
@@ -62,19 +66,31 @@ def metrics_table(
 ) -> Table:
     """Show the metrics of each part, or of what else the column names."""
     table = _table(title)
+    table.caption = METRICS_CAPTION
+    table.caption_justify = "left"
     table.add_column(column)
-    for name in (
-        "evaluated",
-        "error %",
-        "accuracy %",
-        "macro F1 %",
-        "expected calibration error (ECE) %",
-    ):
+    for name in ("evaluated", "error %", "macro F1 %", "ECE %", "ECE by chance %"):
         table.add_column(name, justify="right")
     for part, m in parts.items():
-        values = (m.error, m.accuracy, m.macro_f1, m.calibration_error)
-        table.add_row(part, f"{m.count:,}", *(f"{value:.2f}" for value in values))
+        between = m.intervals
+        table.add_row(
+            part.replace("_", "-"),
+            f"{m.count:,}",
+            _with_interval(m.error, between.error),
+            _with_interval(m.macro_f1, between.macro_f1),
+            _with_interval(m.calibration_error, between.calibration_error),
+            f"{m.calibration_error_by_chance:.2f}",
+        )
     return table
+
+
+def _with_interval(value: float, interval: Sequence[float]) -> str:
+    return f"{value:.2f} ({_span(interval)})"
+
+
+def _span(interval: Sequence[float]) -> str:
+    low, high = interval
+    return f"{low:.2f} to {high:.2f}"
 
 
 def membership_text(counts: dict[str, int] | None) -> str:
@@ -130,7 +146,11 @@ def bundle_table(bundle: Bundle) -> Table:
         "digest": bundle.digest,
     }
     for part, metrics in record.parts.items():
-        rows[f"{part} error"] = f"{metrics.error:.2f} % of {metrics.count:,}"
+        for kind, field in (("error", "error"), ("ECE", "calibration_error")):
+            text = f"{getattr(metrics, field):.2f} % of {metrics.count:,}"
+            if metrics.intervals is not None:
+                text += f" ({_span(getattr(metrics.intervals, field))})"
+            rows[f"{part.replace('_', '-')} {kind}"] = text
     if metadata.int8:
         rows["int8"] = f"{metadata.int8.part} error {metadata.int8.error:.2f} %"
     table = _table(str(bundle.folder), show_header=False)

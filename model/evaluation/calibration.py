@@ -47,7 +47,7 @@ def reliability_bins(
     """Return count, mean confidence and accuracy of each bin that is not empty."""
     confidence = probabilities.max(1).astype(np.float64)
     right = probabilities.argmax(1) == targets
-    bins = np.minimum((confidence * BINS).astype(int), BINS - 1)
+    bins = bin_numbers(confidence)
     return [
         {
             "from": number / BINS,
@@ -58,6 +58,11 @@ def reliability_bins(
         }
         for number in np.unique(bins).tolist()
     ]
+
+
+def bin_numbers(confidence: np.ndarray) -> np.ndarray:
+    """Return the bin of each confidence, 0 to 14."""
+    return np.minimum((confidence * BINS).astype(int), BINS - 1)
 
 
 def _cost(logits: np.ndarray, targets: np.ndarray, sharpness: float) -> float:

@@ -11,7 +11,8 @@ import numpy as np
 
 from model.bundle.bundle import Bundle
 from model.datasets.dataset import Dataset, merge_feature_names
-from model.evaluation import calibration
+from model.evaluation import calibration, intervals
+from model.evaluation.intervals import Intervals
 from model.network import reload
 
 BATCH_SIZE = 128
@@ -24,19 +25,32 @@ class Predictions:
     scores: np.ndarray  # [M, C] logits or probabilities
     targets: np.ndarray  # [M]
     lengths: np.ndarray  # [M], of the row's sequence
+    # [M], from 0: rows of one group aren't independent; None: each row is
+    groups: np.ndarray | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Metrics:
-    """Metrics of one part of the data; errors and accuracies in percent."""
+    """Metrics of one part of the data; errors and accuracies in percent.
+
+    Attributes:
+        calibration_error: the expected calibration error (ECE).
+        calibration_error_by_chance: the mean ECE of a perfectly calibrated predictor with
+            the same confidences, on as many answers.
+        intervals: 95 % intervals.
+        class_accuracy: None for a class that the part lacks.
+        confusion: counts, [true][predicted].
+    """
 
     count: int
     error: float
     accuracy: float
     macro_f1: float
-    calibration_error: float  # expected calibration error (ECE)
-    class_accuracy: dict[str, float | None]  # None: no such class in the part
-    confusion: list[list[int]]  # [true][predicted]
+    calibration_error: float
+    calibration_error_by_chance: float
+    intervals: Intervals
+    class_accuracy: dict[str, float | None]
+    confusion: list[list[int]]
     by_length: list[dict[str, float]]
     reliability: list[dict[str, float]]
 
@@ -99,7 +113,17 @@ def predict(
         np.concatenate(scores),
         dataset.targets,
         np.repeat(dataset.lengths, repeats),
+        answer_groups(dataset),
     )
+
+
+def answer_groups(dataset: Dataset) -> np.ndarray:
+    """Return the group of each answer, [M] from 0: its sequence, or the data's group."""
+    groups = np.arange(len(dataset))
+    if dataset.groups is not None:
+        groups = np.unique(dataset.groups, return_inverse=True)[1]
+    steps = dataset.lengths if dataset.task == "label" else 1
+    return np.repeat(groups, steps)
 
 
 def pad(sequences: list[np.ndarray]) -> tuple[np.ndarray, np.ndarray]:
@@ -123,6 +147,12 @@ def compute_metrics(predictions: Predictions, classes: tuple[str, ...]) -> Metri
     present = actual > 0
     f1 = 2 * correct / np.maximum(actual + guessed, 1)
     shares = correct / np.maximum(actual, 1)
+    groups = predictions.groups
+    uncertainty, by_chance = intervals.estimate(
+        predictions.scores,
+        predictions.targets,
+        np.arange(len(right)) if groups is None else groups,
+    )
     return Metrics(
         count=len(right),
         error=100 * float(1 - right.mean()),
@@ -132,6 +162,8 @@ def compute_metrics(predictions: Predictions, classes: tuple[str, ...]) -> Metri
         * calibration.expected_calibration_error(
             predictions.scores, predictions.targets
         ),
+        calibration_error_by_chance=by_chance,
+        intervals=uncertainty,
         class_accuracy={
             name: 100 * float(share) if occurs else None
             for name, share, occurs in zip(classes, shares, present, strict=True)

@@ -52,6 +52,7 @@ def evaluate(bundle: Bundle, dataset: Dataset) -> Evaluation:
                 predictions.scores[rows],
                 predictions.targets[rows],
                 predictions.lengths[rows],
+                None if predictions.groups is None else predictions.groups[rows],
             ),
             classes,
         )

@@ -1,6 +1,7 @@
 """Publish a trained network: calibrate, evaluate, describe, and export it as a bundle."""
 
 import datetime
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -8,10 +9,12 @@ import numpy as np
 from model.bundle import bundle
 from model.bundle.metadata import (
     Frames,
+    Intervals,
     Metadata,
     Normalisation,
     PartMetrics,
     TrainingRecord,
+    shown_part,
 )
 from model.config import Config
 from model.datasets.dataset import PARTS, Dataset
@@ -81,7 +84,7 @@ def publish(
 
 def _metrics(predictions: Predictions, temperature: float, dataset: Dataset) -> Metrics:
     probabilities = calibration.softmax(predictions.scores / temperature)
-    calibrated = Predictions(probabilities, predictions.targets, predictions.lengths)
+    calibrated = replace(predictions, scores=probabilities)
     return evaluation.compute_metrics(calibrated, dataset.classes)
 
 
@@ -94,7 +97,7 @@ def _metadata(
     after: dict[str, Metrics],
     version: str,
 ) -> Metadata:
-    part = "test" if "test" in before else "validation"
+    part = shown_part(before)
     settings = network.config
     return Metadata(
         name=config.name,
@@ -132,6 +135,8 @@ def _metadata(
                     error=metrics.error,
                     macro_f1=metrics.macro_f1,
                     calibration_error=metrics.calibration_error,
+                    calibration_error_by_chance=metrics.calibration_error_by_chance,
+                    intervals=Intervals(**asdict(metrics.intervals)),
                 )
                 for name, metrics in after.items()
             },

@@ -5,12 +5,17 @@ from collections.abc import Iterable, Sequence
 
 import numpy as np
 
-from model.bundle.metadata import Metadata
+from model.bundle.metadata import Metadata, shown_part
 from model.evaluation.evaluation import Metrics
 from model.export import quantize
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
-PARTS = {"train": "training", "validation": "validation", "test": "test"}
+PARTS = {
+    "train": "training",
+    "validation": "validation",
+    "cross_validation": "cross-validation",
+    "test": "test",
+}
 READS = {
     "last": "the output of the last step",
     "mean": "the mean of the outputs of all steps",
@@ -35,6 +40,12 @@ def line(name: str) -> str:
     """
     visible = "".join(c if c.isprintable() else " " for c in name)
     return " ".join(visible.split()) or "␣"
+
+
+def title(part: str) -> str:
+    """Return the name of a part in a sentence."""
+    name = PARTS[part]
+    return name if part == "cross_validation" else f"{name} part"
 
 
 def text(
@@ -140,30 +151,51 @@ def _results(
         (
             PARTS[name],
             f"{part.count:,}",
-            f"{part.error:.2f} % ({round(part.count * part.error / 100):,})",
-            f"{part.macro_f1:.2f} %",
-            f"{before[name].calibration_error:.2f} → {part.calibration_error:.2f} %",
+            f"{round(part.count * part.error / 100):,}",
+            f"{part.error:.2f} % ({span(part.intervals.error)})",
+            f"{part.macro_f1:.2f} % ({span(part.intervals.macro_f1)})",
+            f"{before[name].calibration_error:.2f} → {part.calibration_error:.2f} %"
+            f" ({span(part.intervals.calibration_error)})",
+            f"{part.calibration_error_by_chance:.2f} %",
         )
         for name, part in parts.items()
     ]
-    head = ("Part", f"{unit.capitalize()}s", "Error", "Macro F1", "ECE")
-    note = "expect more errors on new data: there was no test part."
-    if "test" in parts:
-        note = "its metrics are too good; the test part influenced neither."
+    units = f"{unit.capitalize()}s"
+    head = ("Part", units, "Wrong", "Error", "Macro F1", "ECE", "ECE by chance")
+    part = parts[shown_part(parts)]
     return f"""## Results
 
 {_table(head, rows)}
 
-Error is the share of wrong {unit}s, with their number in brackets. Macro F1 is the mean
-F1 of the classes in the part. ECE is the expected calibration error: the mean gap
-between confidence and accuracy, over 15 bins, before and after calibration. The best
-epoch and the temperature were chosen on the validation part, so
+Error is the share of wrong {unit}s. Macro F1 is the mean F1 of the classes in the part.
+ECE is the expected calibration error: the mean gap between confidence and accuracy, over 15
+bins, before and after calibration. In brackets: 95 % intervals; other sequences of the same
+kind would give other numbers.
+
+The ECE of the {title(shown_part(parts))} rests on {_count(part.count, "answer")}. On as many, a
+perfectly calibrated network with the same confidences would have {part.calibration_error_by_chance:.2f} % (ECE by
+chance). The interval subtracts that excess, so it may lie below the ECE.
+
+{_provenance(parts)}"""
+
+
+def _provenance(parts: dict[str, Metrics]) -> str:
+    """Say which parts chose the network, so that their metrics are too good."""
+    if "cross_validation" in parts:
+        end = "; the test part influenced nothing." if "test" in parts else "."
+        return f"""Each answer of the cross-validation is that of a network which was trained without the
+sequence; the network of this bundle was trained on all of them. The temperature was fitted
+on these answers, so their ECE is a little too good{end}"""
+    note = "expect more errors on new data: there was no test part."
+    if "test" in parts:
+        note = "its metrics are too good; the test part influenced neither."
+    return f"""The best epoch and the temperature were chosen on the validation part, so
 {note}"""
 
 
 def _plots(shown: str) -> str:
     plots = [f"{text}:\n\n![{text}]({name}.png)" for name, text in PLOTS.items()]
-    return "\n\n".join([f"## Plots, {shown} part", *plots])
+    return "\n\n".join([f"## Plots, {title(shown)}", *plots])
 
 
 def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
@@ -171,7 +203,7 @@ def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     actual, correct = counts.sum(1), counts.diagonal()
     wrong, names = counts - np.diag(correct), [*map(_escape, metadata.classes)]
     if not wrong.any():
-        return f"## Mistakes\n\nNone in the {shown} part."
+        return f"## Mistakes\n\nNone in the {title(shown)}."
     shares = 100 * wrong / np.maximum(actual, 1)[:, None]
     worst = np.argsort(-shares.sum(1), kind="stable")[:WORST]
     classes = [
@@ -193,7 +225,7 @@ def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     unit = f"{UNITS[metadata.task].capitalize()}s"
     return f"""## Mistakes
 
-The classes with the highest error, {shown} part:
+The classes with the highest error, {title(shown)}:
 
 {_table(("Class", "Error", unit), classes)}
 
@@ -224,14 +256,15 @@ Sequences may differ in length. Each prediction
 
 def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     longest = _count(metadata.training.longest, "step")
+    fitted = "cross_validation" if "cross_validation" in parts else "validation"
     limits = [
         f"Trained on sequences of up to {longest}. Longer ones are accepted,"
         " but were not evaluated.",
         "It always predicts one of the classes above. For input unlike the training data"
         " the prediction means little.",
         f"Probabilities are calibrated by one temperature ({metadata.temperature:.3g}),"
-        " fitted on the validation part: right on average there, but not necessarily for a"
-        " single class, a rare input or other data.",
+        f" fitted on the {title(fitted)}: right on average there, but not necessarily for"
+        " a single class, a rare input or other data.",
     ]
     if metadata.task == "label" and metadata.state_size:
         limits.append(
@@ -241,8 +274,14 @@ def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     for name, part in parts.items():
         unseen = [key for key, share in part.class_accuracy.items() if share is None]
         if unseen:
-            limits.append(f"Not in the {PARTS[name]} part: {_names(unseen)}.")
+            limits.append(f"Not in the {title(name)}: {_names(unseen)}.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
+
+
+def span(interval: Sequence[float]) -> str:
+    """Return a 95 % interval as text."""
+    low, high = interval
+    return f"{low:.2f} to {high:.2f}"
 
 
 def _names(names: Iterable[str]) -> str:

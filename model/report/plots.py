@@ -9,7 +9,7 @@ from matplotlib.figure import Figure
 from matplotlib.image import AxesImage
 from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
-from model.evaluation import calibration
+from model.evaluation import calibration, intervals
 from model.evaluation.evaluation import Metrics
 from model.report import card
 from model.report.palette import ABSENT, MAIN, OTHER, QUIET
@@ -152,8 +152,8 @@ def reliability(before: Metrics, after: Metrics, title: str, unit: str) -> Figur
         accuracy = [100 * entry["accuracy"] for entry in points]
         drawn = curve.plot(confidence, accuracy, line, color=colour, label=label)
         drawn[0].set(linewidth=1, markersize=4, clip_on=False, in_layout=False)
-        ends = [_interval(entry["accuracy"], entry["count"]) for entry in points]
-        low, high = zip(*ends, strict=True) if ends else ((), ())
+        ends = [intervals.wilson(e["accuracy"], e["count"]) for e in points]
+        low, high = 100 * np.array(ends).reshape(-1, 2).T
         curve.vlines(confidence, low, high, color=colour, lw=3, alpha=0.25)
         wide = 100 / calibration.BINS
         left = [100 * entry["from"] + wide * (0.1 + 0.4 * place) for entry in bins]
@@ -179,15 +179,6 @@ def reliability(before: Metrics, after: Metrics, title: str, unit: str) -> Figur
         bars.yaxis.set_major_locator(MaxNLocator(3, integer=True))
     bars.minorticks_off()
     return figure
-
-
-def _interval(accuracy: float, count: float) -> tuple[float, float]:
-    """Return the 95 % interval of an accuracy (Wilson, 1927), in percent."""
-    z = 1.96
-    middle = (accuracy + z**2 / (2 * count)) / (1 + z**2 / count)
-    spread = accuracy * (1 - accuracy) / count + z**2 / (4 * count**2)
-    half = z * spread**0.5 / (1 + z**2 / count)
-    return 100 * (middle - half), 100 * (middle + half)
 
 
 def _are(number: int) -> str:

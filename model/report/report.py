@@ -7,16 +7,20 @@
     metrics.json     the numbers in the plots
     card.md          the model card
 
-The plots show the test part or, without one, the validation part.
+The plots show the test part or, without one, the cross-validation or validation part.
 `metrics.json` is strict JSON; numbers that aren't finite are null:
 
     name, version, task, classes, temperature    as in `bundle.json`
     unit                   what one prediction is for: "sequence" or "step"
     history                an object for each epoch, see `runs.Epoch`
-    parts.PART             one of train, validation, test; each is optional
+    parts.PART             train, validation, cross_validation, test; each is optional
       count                predictions
       error, accuracy, macro_f1                  percent
       calibration_error    ECE {before, after} calibration, percent
+      calibration_error_by_chance
+                           mean ECE of a perfectly calibrated predictor on as many answers
+      intervals            95 % intervals [low, high] of error, macro_f1 and
+                           calibration_error (after calibration)
       class_accuracy       percent by class; null if the part has no such class
       by_length            groups: shortest, longest (steps), count, accuracy (percent)
       reliability          {before, after}: bins of confidence, without empty ones:
@@ -36,7 +40,7 @@ import numpy as np
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from PIL import Image
 
-from model.bundle.metadata import Metadata
+from model.bundle.metadata import Metadata, shown_part
 from model.evaluation.evaluation import Metrics
 from model.report import card, plots
 from model.training.runs import Epoch
@@ -47,28 +51,24 @@ class Report:
     """The results of a training run."""
 
     history: list[Epoch]
-    parts: dict[
-        str, Metrics
-    ]  # after calibration; validation, and train and test if any
+    parts: dict[str, Metrics]  # after calibration
     before: dict[str, Metrics]  # the same parts with temperature 1
 
 
 def write(folder: Path, metadata: Metadata, report: Report) -> None:
     """Write the six files into an existing folder."""
-    part = "test" if "test" in report.parts else "validation"
+    part = shown_part(report.parts)
     after, before = report.parts[part], report.before[part]
-    unit = card.UNITS[metadata.task]
+    unit, title = card.UNITS[metadata.task], card.title(part)
     style: list[str | dict[str, Any]] = ["default", plots.STYLE]
     with matplotlib.style.context(style), warnings.catch_warnings():
         # Characters of class names that the font lacks become boxes.
         warnings.filterwarnings("ignore", "Glyph", UserWarning)
         figures = {
             "history": plots.history(report.history, metadata.training.best_epoch),
-            "confusion": plots.confusion(
-                after, metadata.classes, f"{part} part, {unit}s"
-            ),
-            "reliability": plots.reliability(before, after, f"{part} part", unit),
-            "length": plots.length(after, f"{part} part", unit),
+            "confusion": plots.confusion(after, metadata.classes, f"{title}, {unit}s"),
+            "reliability": plots.reliability(before, after, title, unit),
+            "length": plots.length(after, title, unit),
         }
         for name, figure in figures.items():
             canvas = FigureCanvasAgg(figure)

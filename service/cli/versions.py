@@ -14,7 +14,7 @@ from rich.table import Table
 from model.bundle import bounded_files, bundle, folders, labels
 from model.bundle.bundle import BundleError
 from model.bundle.folders import VersionFolder
-from model.bundle.metadata import Metadata
+from model.bundle.metadata import Metadata, shown_part
 from model.bundle.operators import allowlist
 from service import values
 from service.bulk import object_store
@@ -151,9 +151,9 @@ def _measures(path: Path) -> tuple[str, str, str]:
         record = Metadata.model_validate_json(text).training
     except (OSError, ValueError):
         return "broken", "", ""
-    part = record.parts.get("test") or record.parts.get("validation")
-    if part is None:
+    if not set(record.parts) - {"train"}:
         return record.created, "", ""
+    part = record.parts[shown_part(record.parts)]
     return record.created, f"{part.error:.2f}", f"{part.calibration_error:.2f}"
 
 

@@ -68,23 +68,33 @@ function list(title, names) {
 }
 
 function errors(parts) {
-  const cell = (value) => make("td", {}, value == null ? "–" : `${value.toFixed(2)} %`);
-  const head = ["part", "sequences", "error", "expected calibration error (ECE)"];
+  const cell = (value, between) => {
+    if (value == null) return make("td", {}, "–");
+    const [low, high] = (between ?? []).map((end) => end.toFixed(2));
+    const interval = between ? make("small", {}, ` (${low} to ${high})`) : "";
+    return make("td", {}, `${value.toFixed(2)} %`, interval);
+  };
+  const head = ["part", "answers", "error", "expected calibration error (ECE)", "ECE by chance"];
+  const note =
+    "In brackets: 95 % intervals. ECE by chance: that of a perfectly calibrated network on as" +
+    " many answers.";
   return make(
     "table",
     {},
+    make("caption", { class: "quiet" }, note),
     make("thead", {}, make("tr", {}, head.map((name) => make("th", { scope: "col" }, name)))),
     make(
       "tbody",
       {},
-      Object.entries(parts).map(([name, { count, error, calibration_error }]) =>
+      Object.entries(parts).map(([name, part]) =>
         make(
           "tr",
           {},
-          make("th", { scope: "row" }, name),
-          make("td", {}, count.toLocaleString("en")),
-          cell(error),
-          cell(calibration_error),
+          make("th", { scope: "row" }, name.replace("_", "-")),
+          make("td", {}, part.count.toLocaleString("en")),
+          cell(part.error, part.intervals?.error),
+          cell(part.calibration_error, part.intervals?.calibration_error),
+          cell(part.calibration_error_by_chance),
         ),
       ),
     ),

@@ -1,5 +1,6 @@
 """Names from files are printed as they are; networks are described."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from model.bundle.bundle import Bundle
 from model.cli import console
 from model.config import Config
 from model.evaluation import evaluation
+from tests.support import exports
 from tests.support.bundles import make_metadata
 
 
@@ -24,6 +26,41 @@ def test_classes():
             )
         for line in ("of ", "100.00"):
             assert any(line in row and name in row for row in output.get().splitlines())
+
+
+def test_intervals():
+    """The table has the 95 % interval of each metric; `inspect` too, if it is known."""
+    answers = evaluation.Predictions(
+        np.eye(2)[[0] * 40], np.arange(40) % 10 // 9, np.ones(40)
+    )
+    metrics = evaluation.compute_metrics(answers, ("a", "b"))
+    with console.console.capture() as output:
+        console.console.print(
+            console.metrics_table("of", {"cross_validation": metrics})
+        )
+    text = output.get()
+    assert "cross-validation" in text
+    assert "10.00 (3.96 to 23.05)" in text
+    assert "in brackets: 95 % intervals" in text
+
+    for kind in ("classify-gru", "label-lstm"):
+        bundle = exports.load()[kind].bundle
+        part = bundle.metadata.training.parts["test"]
+        low, high = part.intervals.error
+        row = f"{part.error:.2f} % of {part.count} ({low:.2f} to {high:.2f})"
+        with console.console.capture() as output:
+            console.console.print(console.bundle_table(bundle))
+        assert row in output.get()
+        assert "test ECE" in output.get()
+        part = part.model_copy(update={"intervals": None})
+        record = bundle.metadata.training.model_copy(update={"parts": {"test": part}})
+        metadata = bundle.metadata.model_copy(update={"training": record})
+        with console.console.capture() as output:
+            console.console.print(
+                console.bundle_table(replace(bundle, metadata=metadata))
+            )
+        assert f"{part.error:.2f} % of {part.count} " in output.get()
+        assert row not in output.get()
 
 
 def test_path(tmp_path):

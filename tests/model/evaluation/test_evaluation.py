@@ -117,6 +117,29 @@ class TestMeasure:
         values = asdict(metrics)
         assert json.loads(json.dumps(values, allow_nan=False)) == values
 
+    def test_groups(self):
+        """Answers that a group has all right or all wrong make wider intervals, and a
+        group is the sequence of a step or what the data names."""
+        answers = make_answers(30)
+        many = Predictions(
+            *(np.repeat(a, 10, 0) for a in (answers.scores, answers.targets)),
+            np.full(300, 10),
+        )
+        steps = replace(many, groups=np.repeat(np.arange(30), 10))
+        apart, together = (
+            evaluation.compute_metrics(p, CLASSES).intervals for p in (many, steps)
+        )
+        for key in ("error", "macro_f1", "calibration_error"):
+            (low, high), (lower, higher) = getattr(apart, key), getattr(together, key)
+            assert higher - lower > 1.5 * (high - low)
+
+        data = make_dataset("label", counts=(5, 0, 0))
+        numbers = evaluation.answer_groups(data)
+        np.testing.assert_array_equal(numbers, np.repeat(np.arange(5), data.lengths))
+        data = replace(data, groups=np.array([*"babab"]))
+        numbers = evaluation.answer_groups(data)
+        np.testing.assert_array_equal(numbers, np.repeat([1, 0, 1, 0, 1], data.lengths))
+
 
 class TestAnswer:
     def test_order(self):

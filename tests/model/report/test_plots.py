@@ -115,13 +115,3 @@ def test_reliability_of_few():
     assert curve.get_window_extent().contains(*text.get_window_extent().min)
     ticks = [label.get_text() for label in bars.get_yticklabels()]
     assert len(set(ticks)) == len(ticks) > 2
-
-
-def test_interval():
-    """The interval holds the accuracy, within 0 to 100 %, and narrows with more."""
-    for accuracy in (0.0, 0.3, 1.0):
-        few, many = (plots._interval(accuracy, count) for count in (5, 500))
-        for low, high in (few, many):
-            assert -1e-9 <= low <= 100 * accuracy + 1e-9
-            assert 100 * accuracy - 1e-9 <= high <= 100 + 1e-9
-        assert many[1] - many[0] < few[1] - few[0]

@@ -3,7 +3,7 @@
 import json
 import re
 import string
-from dataclasses import replace
+from dataclasses import asdict, replace
 
 import matplotlib
 import numpy as np
@@ -145,6 +145,7 @@ def test_metrics(digits):
             assert part[key] == getattr(after, key)
         assert part["confusion"] == after.confusion
         assert part["by_length"] == after.by_length
+        assert part["intervals"] == asdict(after.intervals)
         for key in ("calibration_error", "reliability"):
             both = {"before": getattr(before, key), "after": getattr(after, key)}
             assert part[key] == both
@@ -182,6 +183,25 @@ def test_without_test_part(tmp_path):
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     assert "there was no test part" in text
     assert "## Plots, validation part" in text
+
+
+def test_cross_validation(tmp_path):
+    """Without a validation part the report is of the cross-validation, whose answers
+    calibrate the network."""
+    values = make_report(DIGITS, parts=("train", "cross_validation"))
+    report.write(tmp_path, make_metadata(DIGITS), values)
+    text = (tmp_path / "card.md").read_text(encoding="utf-8")
+    for line in (
+        "| cross-validation | 500 |",
+        "The ECE of the cross-validation rests on 500 answers.",
+        "## Plots, cross-validation\n",
+        "fitted on the cross-validation: right on average",
+    ):
+        assert line in text
+    assert "validation part" not in text
+    both = make_report(DIGITS, parts=("train", "cross_validation", "test"))
+    text = make_card(make_metadata(DIGITS), both)
+    assert "the test part influenced nothing" in text
 
 
 def test_odd_names(tmp_path):
@@ -226,7 +246,9 @@ def test_card(task):
         assert re.search(rf"^!\[[^]]+\]\({name}\.png\)$", text, re.MULTILINE)
     for name, part in values.parts.items():
         before = values.before[name].calibration_error
-        assert f"{part.error:.2f} %" in text
+        low, high = part.intervals.error
+        assert f"{part.error:.2f} % ({low:.2f} to {high:.2f})" in text
+        assert f" {part.calibration_error_by_chance:.2f} % |" in text
         assert f"{before:.2f} → {part.calibration_error:.2f} %" in text
     assert f"localhost:8000/{task} " in text
     assert '"model": "made"' in text
