@@ -37,6 +37,7 @@ import tensorflow as tf
 tf.random.stateless_normal((1,), (0, 0))
 base = memory()
 imported = time.perf_counter() - begin
+processor = time.process_time()
 peaks, ended = dict(base), threading.Event()
 
 def watch():
@@ -54,7 +55,7 @@ def timed(self, *batch, **options):
     results = train_step(self, *batch, **options)
     times.append(time.perf_counter())
     if len(times) == 1:
-        first.update(peaks)
+        first["processor"] = time.process_time() - processor
     if len(times) == int(sys.argv[3]):
         raise KeyboardInterrupt
     return results
@@ -69,6 +70,7 @@ ended.set()
 print(json.dumps({
     "import": imported,
     "first update": times[0] - begin,
+    "processor": first["processor"],
     "updates a second": (len(times) - 1) / (times[-1] - times[0]),
     "base": base,
     "peaks": {name: peaks[name] - base[name] for name in peaks},
@@ -151,7 +153,8 @@ def main() -> None:
             print(
                 f"{name}: {path.stat().st_size / 2**20:,.0f} MB;"
                 f" first update after {result['first update']:.1f} s (of which"
-                f" {result['import']:.1f} s import TensorFlow);"
+                f" {result['import']:.1f} s import TensorFlow; processor time after that"
+                f" {result['processor']:.1f} s);"
                 f" {result['updates a second']:.0f} updates a second;"
                 f" peaks beyond the import: {peaks}"
                 f" ({time.perf_counter() - begin:.0f} s in all)",

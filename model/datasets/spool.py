@@ -15,10 +15,19 @@ LIMIT = 2**28  # bytes; larger arrays of a data set are not kept in memory
 BLOCK_BYTES = 2**20  # processed at a time
 
 
-class Rows:
-    """Collects the rows of an array: in memory up to `LIMIT`, then in a file."""
+class SpoolError(OSError):
+    """The temporary folder can't hold the data."""
 
-    def __init__(self) -> None:
+
+class Rows:
+    """Collects the rows of an array: in memory up to a limit, then in a file."""
+
+    def __init__(self, limit: int | None = None) -> None:
+        """
+        Args:
+            limit: in bytes; None: `LIMIT`.
+        """
+        self._limit = LIMIT if limit is None else limit
         self._blocks: list[np.ndarray] = []
         self._bytes = self._count = 0
         self._file: IO[bytes] | None = None
@@ -27,12 +36,12 @@ class Rows:
         """Add rows [R, ...]; all have the type and the shape of the first.
 
         Raises:
-            OSError: the temporary folder is full.
+            SpoolError: the temporary folder is full.
         """
         self._count += len(rows)
         self._bytes += rows.nbytes
         self._blocks.append(rows)
-        if self._file is None and self._bytes > LIMIT:
+        if self._file is None and self._bytes > self._limit:
             self._file = tempfile.TemporaryFile()  # noqa: SIM115, outlives this call
         if self._file is not None:
             for block in self._blocks:
@@ -59,7 +68,7 @@ class Rows:
             reason = (
                 f"{error.strerror}: large data is kept in {folder} while it is used"
             )
-            raise OSError(f"{reason}; name another folder with TMPDIR") from None
+            raise SpoolError(f"{reason}; name another folder with TMPDIR") from None
 
 
 def collect(blocks: Iterable[np.ndarray]) -> np.ndarray:
@@ -75,3 +84,13 @@ def blocks(array: np.ndarray) -> Iterator[np.ndarray]:
     size = max(1, array.nbytes // max(len(array), 1))
     rows = max(1, BLOCK_BYTES // size)
     return (array[start : start + rows] for start in range(0, len(array), rows))
+
+
+def changes(array: np.ndarray) -> np.ndarray:
+    """Return the rows that differ from the row before, of an array [R]."""
+    size = BLOCK_BYTES
+    places = []
+    for start in range(1, len(array), size):
+        block = array[start - 1 : start + size]
+        places.append(start + np.flatnonzero(block[1:] != block[:-1]))
+    return np.concatenate([np.zeros(0, np.int64), *places])

@@ -6,16 +6,19 @@ a         1     up     0.3  4    train
 b         0     down   0.2  1    test
 
 With a step column the rows are sorted by it. Without one, the rows of a sequence must be
-adjacent, in order. A table without a column of ids is one sequence.
+adjacent, in order. A table without a column of ids is one sequence. The rows of large
+tables are kept in temporary files (see spool).
 """
 
 import datetime
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
 import numpy as np
 
+from model.datasets import spool
 from model.datasets.dataset import PARTS, UNASSIGNED, join_names
 from model.datasets.readers import files
 from model.datasets.readers.sequences import Labels, Sequences
@@ -90,6 +93,29 @@ def parse_steps(cells: Sequence[str]) -> np.ndarray:
     return steps.astype("datetime64[us]") if kind == "times" else steps
 
 
+@dataclass(frozen=True, slots=True)
+class Runs:
+    """A column of a block of rows, as runs: (a, b) of lengths (2, 1) is a, a, b."""
+
+    values: Sequence[str]
+    lengths: np.ndarray
+
+    @classmethod
+    def of(cls, values: "Sequence[str] | Runs") -> "Runs":
+        if isinstance(values, Runs):
+            return values
+        return cls(values, np.ones(len(values), np.int64))
+
+    @property
+    def starts(self) -> list[int]:
+        """The first row of each run."""
+        return (np.cumsum(self.lengths) - self.lengths).tolist()
+
+    def spread(self, codes: Sequence[int]) -> np.ndarray:
+        """Return the code of each row from that of each run, [R] int32."""
+        return np.repeat(np.array(codes, np.int32), self.lengths)
+
+
 class LongRows:
     """Collects rows in blocks, and joins them to sequences at the end."""
 
@@ -104,8 +130,11 @@ class LongRows:
         self._place = place
         self._ids: dict[str, int] = {}
         self._groups: dict[str, int] = {}
-        self._frames: list[np.ndarray] = []
-        self._columns: dict[str, list[np.ndarray]] = {}
+        self._count = 0
+        self._frames = spool.Rows()
+        self._columns: dict[str, spool.Rows] = {}
+        self._steps: list[np.ndarray] = []  # of any types, which are joined to one
+        self._numbers: range | None = None  # of all rows, if they have no gaps
         self._missing = np.zeros(len(layout.features), np.int64)
         self._first_missing: int | None = None
 
@@ -117,49 +146,62 @@ class LongRows:
     def add(
         self,
         frames: np.ndarray,
-        numbers: Sequence[int] | np.ndarray,
+        numbers: Sequence[int] | np.ndarray | range,
         *,
-        sequences: Sequence[str] | None = None,
-        names: Sequence[str] | None = None,
+        sequences: Sequence[str] | Runs | None = None,
+        names: Sequence[str] | Runs | None = None,
         steps: np.ndarray | None = None,
-        split: Sequence[int] | None = None,
-        groups: Sequence[str] | None = None,
+        split: Sequence[int] | np.ndarray | None = None,
+        groups: Sequence[str] | Runs | None = None,
     ) -> None:
         """Add R rows.
 
         Args:
             frames: [R, F]; NaN where a number is missing.
-            numbers: [R], of the rows in the file.
+            numbers: [R], of the rows in the file; a range continues that of the rows
+                before.
             sequences, names, steps, split, groups: the special columns that the table has.
         """
+        columns: dict[str, np.ndarray] = {}
+        if isinstance(numbers, range):
+            begin = (self._numbers or numbers).start
+            self._numbers = range(begin, numbers.stop)
+        else:
+            columns["number"] = np.asarray(numbers)
         numbers = np.asarray(numbers)
-        self._check_frames(frames, numbers)
-        columns: dict[str, np.ndarray] = {"number": numbers}
-        ids = [self._ids.setdefault(name, len(self._ids)) for name in sequences or ()]
-        columns["id"] = np.array(ids) if ids else np.zeros(len(numbers), np.int64)
+        with np.errstate(over="ignore"):
+            small = frames.astype(np.float32, copy=False)
+        if not np.isfinite(small).all():
+            self._check_frames(frames, numbers)
+        columns["id"] = np.zeros(len(numbers), np.int32)
+        if sequences:
+            runs = Runs.of(sequences)
+            ids = [self._ids.setdefault(name, len(self._ids)) for name in runs.values]
+            columns["id"] = runs.spread(ids)
         if names is not None:
-            columns["code"] = self._encode(names, numbers)
+            columns["code"] = self._encode(Runs.of(names), numbers)
         if steps is not None:
-            columns["step"] = steps
-            (first, *_) = self._columns.get("step", [steps])
+            (first, *_) = self._steps or [steps]
             if (first.dtype.kind == "M") != (steps.dtype.kind == "M"):
                 reason = f"column {self.layout.step!r} mixes numbers and times"
                 self.fail(numbers[0], reason)
             for row in np.flatnonzero(np.isnan(steps))[:1]:
                 self.fail(numbers[row], f"column {self.layout.step!r} is empty")
+            self._steps.append(steps)
         if split is not None:
-            columns["split"] = np.array(split)
+            columns["split"] = np.array(split, np.int8)
         if groups is not None:
-            if "" in groups:
-                row = numbers[list(groups).index("")]
+            runs, known = Runs.of(groups), self._groups
+            if "" in runs.values:
+                row = numbers[runs.starts[list(runs.values).index("")]]
                 self.fail(row, f"column {self.layout.group!r} is empty")
-            known = self._groups
-            codes = [known.setdefault(name, len(known)) for name in groups]
-            columns["group"] = np.array(codes)
-        with np.errstate(over="ignore"):
-            self._frames.append(frames.astype(np.float32))
+            codes = [known.setdefault(name, len(known)) for name in runs.values]
+            columns["group"] = runs.spread(codes)
+        self._count += len(numbers)
+        self._frames.add(small)
         for name, values in columns.items():
-            self._columns.setdefault(name, []).append(values)
+            rows = self._columns.setdefault(name, spool.Rows(spool.LIMIT // 8))
+            rows.add(values)
 
     def _check_frames(self, frames: np.ndarray, numbers: np.ndarray) -> None:
         """Refuse infinite numbers, and count the missing ones."""
@@ -174,13 +216,13 @@ class LongRows:
             name = self.layout.features[column]
             self.fail(numbers[row], f"column {name!r} is not a finite float32 number")
 
-    def _encode(self, names: Sequence[str], numbers: np.ndarray) -> np.ndarray:
+    def _encode(self, names: Runs, numbers: np.ndarray) -> np.ndarray:
         codes = []
-        for row, name in enumerate(names):
+        for row, name in zip(names.starts, names.values, strict=True):
             if not name:
                 self.fail(numbers[row], f"column {self.layout.label!r} is empty")
             codes.append(self.labels.encode(name))
-        return np.array(codes)
+        return names.spread(codes)
 
     def finish(self) -> Sequences:
         """Join the rows.
@@ -189,41 +231,49 @@ class LongRows:
             ReadError: there are no rows, numbers are missing, or the rows can't be put in
                 order; names a row.
         """
-        if not self._frames:
+        if not self._count:
             raise files.ReadError(self.path, None, "no rows in the file")
+        columns = {name: rows.array() for name, rows in self._columns.items()}
+        if self._steps:
+            columns["step"] = np.concatenate(self._steps)
+        numbers = columns.pop("number") if self._numbers is None else self._numbers
         if self.layout.doubt is not None:
-            self.fail(self._columns["number"][0][0], self.layout.doubt)
-        frames = np.concatenate(self._frames)
+            self.fail(numbers[0], self.layout.doubt)
+        frames = self._frames.array()
         self._refuse_missing(len(frames))
-        columns = {k: np.concatenate(blocks) for k, blocks in self._columns.items()}
-        order = self._order(columns)
+        order = self._order(columns, numbers)
         if order is not None:
-            frames = frames[order]
+            frames = spool.collect(frames[places] for places in spool.blocks(order))
+            numbers = np.asarray(numbers)[order]
             columns = {name: values[order] for name, values in columns.items()}
-        ids = columns["id"]
-        starts = np.flatnonzero(np.diff(ids, prepend=-1))
-        split = columns.get("split", np.full(len(ids), UNASSIGNED))
-        inner = np.flatnonzero(np.diff(ids) == 0)  # the next row continues the sequence
-        for column in ("split", "group"):
-            values = columns.get(column, ids)
-            for row in inner[values[inner] != values[inner + 1]][:1] + 1:
-                name = self.layout.group if column == "group" else column
-                self._refuse(columns, row, f"{name!r} changes within the sequence")
-        code, group = columns.get("code"), columns.get("group")
+        ids, group = columns["id"], columns.get("group")
+        starts = np.concatenate([[0], spool.changes(ids)])
+        for name, column in (("split", "split"), (self.layout.group, "group")):
+            if column in columns:
+                inner = np.setdiff1d(spool.changes(columns[column]), starts)
+                for row in inner[:1]:
+                    reason = f"{name!r} changes within the sequence"
+                    self._refuse(ids, row, numbers, reason)
+        parts = np.full(len(starts), UNASSIGNED)
+        if "split" in columns:
+            parts = columns["split"][starts]
+        code = columns.get("code")
+        if code is not None:
+            code = spool.collect(map(self.labels.targets, spool.blocks(code)))
         return Sequences(
             path=self.path,
             ids=tuple(self._ids) or ("1",),
             frames=frames,
             lengths=np.diff(starts, append=len(ids)),
             features=self.layout.names,
-            labels=None if code is None else self.labels.targets(code),
+            labels=code,
             classes=self.labels.classes,
-            split=split[starts],
+            split=parts,
             groups=None
             if group is None
             else np.array(list(self._groups), object)[group[starts]],
             steps=columns.get("step"),
-            rows=columns["number"],
+            rows=numbers,
             place=self._place,
             columns=self.layout.columns,
             unused=self.layout.unused,
@@ -240,29 +290,48 @@ class LongRows:
             " them in, remove the rows, or leave the column out (--ignore)",
         )
 
-    def _order(self, columns: dict[str, np.ndarray]) -> np.ndarray | None:
+    def _order(
+        self, columns: dict[str, np.ndarray], numbers: np.ndarray | range
+    ) -> np.ndarray | None:
         """Return the order of the rows by sequence and step; None if it is theirs."""
         ids, steps = columns["id"], columns.get("step")
         if steps is None:
             # Ids are numbered as they appear: a lower one belongs to an earlier sequence.
-            for row in np.flatnonzero(np.diff(ids) < 0)[:1] + 1:
+            starts = spool.changes(ids)
+            for place in np.flatnonzero(np.diff(ids[starts], prepend=0) < 0)[:1]:
                 self._refuse(
-                    columns,
-                    row,
+                    ids,
+                    starts[place],
+                    numbers,
                     "the sequence appears again; put its rows one after another, or name"
                     " a column that orders them (--step-column)",
                 )
             return None
+        if _rises(ids, steps):
+            return None
         order = np.lexsort((steps, ids))
         same = (np.diff(ids[order]) == 0) & (steps[order][1:] == steps[order][:-1])
         for place in np.flatnonzero(same)[:1] + 1:
-            before = columns["number"][order[place - 1]]
+            before = numbers[order[place - 1]]
             reason = f"the same step as in {self._place} {before}"
-            self._refuse(columns, order[place], f"{reason}; steps must differ")
-        return None if (np.diff(order) == 1).all() else order
+            self._refuse(ids, order[place], numbers, f"{reason}; steps must differ")
+        return order
 
-    def _refuse(self, columns: dict[str, np.ndarray], row: int, reason: str) -> None:
+    def _refuse(
+        self, ids: np.ndarray, row: int, numbers: np.ndarray | range, reason: str
+    ) -> None:
         """Refuse the file because of a row."""
-        name = [*self._ids, ""][columns["id"][row]]
+        name = [*self._ids, ""][ids[row]]
         prefix = f"sequence {name!r:.40}: " if name else ""
-        self.fail(columns["number"][row], f"{prefix}{reason}")
+        self.fail(numbers[row], f"{prefix}{reason}")
+
+
+def _rises(ids: np.ndarray, steps: np.ndarray) -> bool:
+    """Return true if the rows are in the order of their ids, and then of their steps."""
+    for start in range(1, len(ids), spool.BLOCK_BYTES):
+        rows = slice(start - 1, start + spool.BLOCK_BYTES)
+        before, after = ids[rows][:-1], ids[rows][1:]
+        later = steps[rows][1:] > steps[rows][:-1]
+        if not ((after > before) | ((after == before) & later)).all():
+            return False
+    return True

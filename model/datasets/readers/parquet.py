@@ -6,12 +6,16 @@ from typing import Any
 
 import numpy as np
 
+from model.datasets import spool
 from model.datasets.readers import files, long_rows, parquet_pages, table_layout
+from model.datasets.readers.long_rows import Runs
 from model.datasets.readers.sequences import Sequences, to_text
 from model.datasets.readers.table_layout import Expected, Layout
 
 BLOCK = 65536  # Rows decoded at a time.
-ROW_BYTES = 40  # Memory of a row beside its features: five integers.
+BUFFER = 2**20  # Bytes of a column that are read from the file at a time.
+ROW_BYTES = 40  # Of a row beside its features: five integers.
+EXPANSION = 100  # A file of real data is at most so many times as large when decoded.
 NUMBER_COPIES = 0.5  # Doubles become float32, a few pages at a time.
 ADVICE = "a larger set can be NumPy arrays (numpy.savez)"
 TEXT_COPIES = 4  # The page, decoded text, a dictionary, and Python strings.
@@ -40,13 +44,17 @@ def read(path: Path, expected: Expected) -> Sequences:
             except ValueError as error:
                 raise files.ReadError(path, None, f"not Parquet: {error}") from None
             texts, rows = _text_columns(file.metadata, layout.texts)
-        with parquet.ParquetFile(path, read_dictionary=texts) as file:
+        # Buffers that are filled ahead stay in memory until the end of the file.
+        options = {"buffer_size": BUFFER, "pre_buffer": False}
+        with parquet.ParquetFile(path, read_dictionary=texts, **options) as file:
             table = long_rows.LongRows(path, "row", layout)
             start = 1
             for batch in file.iter_batches(rows, columns=names):
                 if batch.num_rows:
                     _add(table, batch, start)
                 start += batch.num_rows
+    except spool.SpoolError:
+        raise
     except (pyarrow.ArrowException, OSError) as error:
         reason = str(error).splitlines()[0]
         raise files.ReadError(path, None, f"not Parquet: {reason}") from None
@@ -90,7 +98,8 @@ def _check_size(path: Path, metadata: Any, names: list[str], features: int) -> N
     rows = sum(group.num_rows for group in groups)
     content = f"its {rows:,} rows of {features} features"
     size = rows * (ROW_BYTES + 4 * features)
-    files.check_memory(path, None, content, size, ADVICE)
+    if size > EXPANSION * path.stat().st_size:  # else a temporary file takes it
+        files.check_memory(path, None, content, size, ADVICE)
     with pyarrow.OSFile(str(path)) as file:
         for number, group in enumerate(groups):
             size = 0
@@ -130,16 +139,15 @@ def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
     layout = table.layout
     split = None
     if layout.split is not None:
-        split = [
-            _checked(table, row, long_rows.part, name)
-            for row, name in enumerate(_values(columns[layout.split]), start)
+        parts = _runs(columns[layout.split])
+        codes = [
+            _checked(table, start + row, long_rows.part, name)
+            for row, name in zip(parts.starts, parts.values, strict=True)
         ]
+        split = parts.spread(codes)
     table.add(
-        np.stack(
-            [_numbers(columns[name]) for name in layout.features],
-            axis=1,
-        ),
-        np.arange(start, start + batch.num_rows),
+        _numbers([columns[name] for name in layout.features]),
+        range(start, start + batch.num_rows),
         sequences=_texts(table, layout.sequence, columns, start),
         names=_texts(table, layout.label, columns, start),
         steps=_steps(table, columns, start),
@@ -148,14 +156,18 @@ def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
     )
 
 
-def _numbers(column: Any) -> np.ndarray:
-    """Return a feature, [R] float64; NaN where it is missing."""
+def _numbers(columns: list[Any]) -> np.ndarray:
+    """Return the features, [R, F] float32 or float64; NaN where one is missing."""
     import pyarrow
 
-    if pyarrow.types.is_boolean(column.type):
-        column = column.cast(pyarrow.uint8())
-    values: np.ndarray = column.to_numpy(zero_copy_only=False)
-    return values.astype(np.float64)
+    single = all(column.type == pyarrow.float32() for column in columns)
+    dtype = np.float32 if single else np.float64
+    frames = np.empty((len(columns[0]), len(columns)), dtype)
+    for place, column in enumerate(columns):
+        if pyarrow.types.is_boolean(column.type):
+            column = column.cast(pyarrow.uint8())
+        frames[:, place] = column.to_numpy(zero_copy_only=False)
+    return frames
 
 
 def _steps(
@@ -175,7 +187,7 @@ def _steps(
         times = column.to_numpy(zero_copy_only=False)
         return times.astype("datetime64[us]")
     try:
-        return long_rows.parse_steps(list(map(str, _values(column))))
+        return long_rows.parse_steps(list(map(str, column.to_pylist())))
     except ValueError as error:
         index, reason = error.args
         table.fail(start + index, f"column {name!r} {reason}")
@@ -183,34 +195,45 @@ def _steps(
 
 def _texts(
     table: long_rows.LongRows, name: str | None, columns: dict[str, Any], start: int
-) -> list[str] | None:
+) -> Runs | None:
     if name is None:
         return None
     column = columns[name]
     _refuse_nulls(table, name, column, start)
+    runs = _runs(column)
     values = [
-        _checked(table, row, to_text, value, f"column {name!r}: ")
-        for row, value in enumerate(_values(column), start)
+        _checked(table, start + row, to_text, value, f"column {name!r}: ")
+        for row, value in zip(runs.starts, runs.values, strict=True)
     ]
     table.characters += sum(map(len, set(values)))
     content = "the text of its columns"
     files.check_memory(table.path, None, content, table.characters, ADVICE)
     if "" in values:
-        table.fail(start + values.index(""), f"column {name!r} is empty")
-    return values
+        row = runs.starts[values.index("")]
+        table.fail(start + row, f"column {name!r} is empty")
+    return Runs(values, runs.lengths)
 
 
-def _values(column: Any) -> list[Any]:
-    """Return a column as Python objects; equal texts of a dictionary are one object."""
+def _runs(column: Any) -> Runs:
+    """Return the runs of a column; equal texts of a dictionary are one object."""
     import pyarrow
 
-    if not pyarrow.types.is_dictionary(column.type):
-        return column.to_pylist()
-    places = column.indices.fill_null(-1).to_numpy()
-    used, inverse = np.unique(places, return_inverse=True)
+    kind = column.type
+    if pyarrow.types.is_dictionary(kind):
+        codes = column.indices.fill_null(-1).to_numpy()
+    elif pyarrow.types.is_integer(kind) and not column.null_count:
+        codes = column.to_numpy()
+    else:
+        return Runs.of(column.to_pylist())
+    starts = np.concatenate([[0], spool.changes(codes)])
+    lengths = np.diff(starts, append=len(codes))
+    values = codes[starts]
+    if not pyarrow.types.is_dictionary(kind):
+        return Runs(values.tolist(), lengths)
+    used, inverse = np.unique(values, return_inverse=True)
     chosen = pyarrow.array(used, mask=used < 0)
-    values = column.dictionary.take(chosen).to_pylist()
-    return [values[place] for place in inverse]
+    texts = column.dictionary.take(chosen).to_pylist()
+    return Runs([texts[place] for place in inverse], lengths)
 
 
 def _refuse_nulls(

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 
+from model.datasets import spool
 from model.datasets.dataset import UNASSIGNED, Dataset, Task, join_names
 from model.datasets.readers import files
 from model.datasets.readers.table_layout import Columns
@@ -51,7 +52,7 @@ class Sequences:
     split: np.ndarray | None = None
     groups: np.ndarray | None = None
     steps: np.ndarray | None = None
-    rows: np.ndarray | None = None
+    rows: np.ndarray | range | None = None
     place: str = "line"
     columns: Columns = field(default_factory=Columns)
     unused: tuple[str, ...] = ()
@@ -140,7 +141,7 @@ class Sequences:
     def _changes(self) -> np.ndarray:
         """Return the steps whose label differs from the step before, in one sequence."""
         assert self.labels is not None
-        changes = np.flatnonzero(np.diff(self.labels)) + 1
+        changes = spool.changes(self.labels)
         return changes[~np.isin(changes, self.offsets)]
 
     def _infer_task(self) -> Task:
@@ -228,7 +229,8 @@ class Labels:
         """Turn numbers from encode() into indices in `classes`, int32."""
         place = {name: index for index, name in enumerate(self.classes)}
         table = np.array([place[name] for name in self._codes], np.int32)
-        return table[np.asarray(codes, np.int64)]
+        codes = np.asarray(codes)
+        return table[codes if len(codes) else codes.astype(np.int64)]
 
 
 def to_text(value: object) -> str:

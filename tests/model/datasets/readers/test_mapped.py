@@ -8,7 +8,9 @@ import pytest
 
 from model.datasets import checks, readers, splits, spool
 from model.datasets.dataset import TASKS, UNASSIGNED, concatenate
+from model.datasets.readers import parquet
 from model.datasets.summary import summarise
+from tests.model.datasets.data_files import WRITERS, make_ragged
 from tests.support.networks import make_dataset
 
 
@@ -114,6 +116,29 @@ def test_damaged(small_limits, tmp_path):
         readers.read(path)
 
 
+@pytest.mark.parametrize("task", TASKS)
+def test_other_formats(task, tmp_path, monkeypatch):
+    """Large sets in other formats are kept in a temporary file, sorted or not."""
+    data = make_ragged(task, count=40)
+    paths = [tmp_path / f"data.{ending}" for ending in ("csv", "parquet")]
+    for path in paths:
+        WRITERS[path.suffix[1:]](path, data)
+    lines = paths[0].read_text("utf-8").splitlines()
+    paths.append(tmp_path / "shuffled.csv")
+    order = np.random.default_rng(0).permutation(np.arange(1, len(lines)))
+    order = sorted(order.tolist(), key=lambda row: lines[row].split(",")[1] != "0")
+    text = [lines[0], *(lines[row] for row in order)]
+    paths[2].write_text("\n".join(text), "utf-8")
+    before = [readers.read(path, task=task).digest for path in paths]
+    monkeypatch.setattr(spool, "LIMIT", 0)
+    monkeypatch.setattr(spool, "BLOCK_BYTES", 7)
+    monkeypatch.setattr(parquet, "BLOCK", 5)
+    mapped = [readers.read(path, task=task) for path in paths]
+    assert not any(read.frames.flags.writeable for read in mapped)
+    assert [read.digest for read in mapped] == before
+    assert before[0] == before[1]
+
+
 def test_full_disk(small_limits, monkeypatch):
     """If the temporary folder is full, the error names it and the way out."""
 
@@ -122,5 +147,5 @@ def test_full_disk(small_limits, monkeypatch):
             raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(spool.tempfile, "TemporaryFile", Full)
-    with pytest.raises(OSError, match=r"No space left on device.*TMPDIR"):
+    with pytest.raises(spool.SpoolError, match=r"No space left on device.*TMPDIR"):
         spool.collect([np.zeros((9, 2))])
