@@ -86,7 +86,8 @@ def units(dataset: Dataset) -> np.ndarray:
             np.minimum.at(first, codes, lowest)
             lowest = first[codes]
         if np.array_equal(lowest, before):
-            return np.unique(lowest, return_inverse=True)[1]
+            first_of_unit = lowest == np.arange(len(dataset))
+            return (np.cumsum(first_of_unit) - 1)[lowest]
 
 
 def deal(
@@ -104,7 +105,7 @@ def deal(
         required: a bin that should have every class, whatever its share.
     """
     bins = np.full(len(unit), -1)
-    if len(np.unique(unit)) < len(unit):
+    if np.bincount(unit).max(initial=0) > 1:
         _deal_units(sequences, unit, shares, rng, bins)
     _deal_sequences(sequences, shares, rng, bins, required)
     return bins
