@@ -11,7 +11,7 @@ import pytest
 from tests.support.servers import ROOT
 
 LONGEST, MOST_MODULES = 400, 12  # lines of a file, modules of a folder
-HEAVY = {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib"}
+HEAVY = {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "sklearn"}
 # Imported by who needs it, when that is chosen.
 LIBRARIES = {
     "service.worker.tensorflow_engine": {"tensorflow"},

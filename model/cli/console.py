@@ -11,11 +11,13 @@ from rich.table import Table
 
 from model.bundle import folders
 from model.bundle.bundle import Bundle
+from model.bundle.metadata import shown_part
 from model.config import Config
 from model.datasets import checks
 from model.datasets.builtin import BuiltinDataset
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.summary import Summary, summarise
+from model.evaluation import comparison
 
 if TYPE_CHECKING:  # it imports TensorFlow
     from model.evaluation.evaluation import Metrics
@@ -251,11 +253,36 @@ def describe_network(config: Config) -> str:
 def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     """Print the metrics of a new bundle, and where to find it."""
     console.print(metrics_table("metrics", parts))
+    if parts:
+        print_baselines(parts)
     console.print(f"bundle: {folder}", soft_wrap=True)
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
     console.print(f"answers for a file: {command}", soft_wrap=True)
+
+
+def print_baselines(parts: dict[str, "Metrics"]) -> None:
+    """Print the errors of a network and of its baselines, and warn if it isn't better."""
+    part = shown_part(parts)
+    metrics, beside = parts[part], parts[part].baselines
+    if not beside:
+        return
+    table = _table(f"beside baselines, {part.replace('_', '-')} part")
+    table.add_column("predictor")
+    table.add_column("error %", justify="right")
+    table.add_column("network minus baseline, points", justify="right")
+    error = _with_interval(metrics.error, metrics.intervals.error)
+    table.add_row("network", error, "")
+    for name, baseline in beside.items():
+        error = _with_interval(baseline.error, baseline.interval)
+        change = baseline.difference
+        gap = f"{change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f})"
+        table.add_row(comparison.NAMES[name].removeprefix("the "), error, gap)
+    console.print(table)
+    if not all(baseline.difference.better for baseline in beside.values()):
+        text = f"warning: {comparison.verdict(beside)}"
+        console.print(text, style="yellow", soft_wrap=True)
 
 
 def print_promotion(promotion: "Promotion | None", output: Path) -> None:
@@ -275,10 +302,7 @@ def print_promotion(promotion: "Promotion | None", output: Path) -> None:
         title = f"on the {promotion.part} part"
         console.print(metrics_table(title, rows, "version"))
         change = promotion.difference
-        reason += (
-            f" than that of version {present} ({change.value:+.2f} points, 95 % interval"
-            f" {change.low:+.2f} to {change.high:+.2f})"
-        )
+        reason += f" than that of version {present} ({change})"
     if promotion.promoted:
         console.print(f"served: {new}; {reason}", soft_wrap=True)
         return

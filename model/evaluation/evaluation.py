@@ -5,13 +5,14 @@ are evaluated by the same code.
 """
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from model.bundle.bundle import Bundle
 from model.datasets.dataset import Dataset, merge_feature_names
 from model.evaluation import calibration, intervals
+from model.evaluation.comparison import Baseline
 from model.evaluation.intervals import Intervals
 from model.network import reload
 
@@ -40,6 +41,7 @@ class Metrics:
         intervals: 95 % intervals.
         class_accuracy: None for a class that the part lacks.
         confusion: counts, [true][predicted].
+        baselines: by name; none if they were not evaluated.
     """
 
     count: int
@@ -53,6 +55,7 @@ class Metrics:
     confusion: list[list[int]]
     by_length: list[dict[str, float]]
     reliability: list[dict[str, float]]
+    baselines: dict[str, Baseline] = field(default_factory=dict)
 
 
 def evaluate_bundle(bundle: Bundle, dataset: Dataset) -> Metrics:

@@ -1,47 +1,24 @@
 """Promotion: decide whether a new version takes over from the one in service.
 
 Both networks answer the same test part (or else validation part) of the new data, and
-the new one takes over unless its error is higher beyond chance. Chance is a 95 % interval
-for the difference of two errors on the same answers: that of Agresti and Min ("Simple
-improved confidence intervals for comparing matched proportions", Statistics in Medicine
-24, 2005), a normal interval after half an answer is added to each cell of the table of
-right and wrong. Only answers that one network has right and the other wrong widen it.
-The steps of one sequence are not independent, so for step labels the variance is that
-between sequences, as Obuchowski has it ("On the comparison of correlated proportions for
-clustered data", Statistics in Medicine 17, 1998).
+the new one takes over unless its error is higher beyond chance, see `comparison`.
 """
 
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-import numpy as np
-
 from model.bundle import bundle, folders, labels
 from model.bundle.bundle import Bundle, BundleError
 from model.bundle.metadata import Metadata
 from model.bundle.operators import allowlist
 from model.datasets.dataset import Dataset
-from model.evaluation import evaluation
+from model.evaluation import comparison, evaluation
+from model.evaluation.comparison import Difference
 from model.evaluation.evaluation import Metrics
 
 Choice = Literal["better", "always", "never"]
-NORMAL_95 = 1.959964  # a standard normal variable is within it with 95 % probability
 ATTEMPTS = 5
-
-
-@dataclass(frozen=True, slots=True)
-class Difference:
-    """The new error minus the present one, in percent points, and its 95 % interval."""
-
-    value: float
-    low: float
-    high: float
-
-    @property
-    def worse(self) -> bool:
-        """True if the new error is higher beyond chance."""
-        return self.low > 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,26 +73,6 @@ def decide(folder: Path, dataset: Dataset, choice: Choice) -> Promotion | None:
     raise BundleError(f"{folder}: other versions are being promoted all the time")
 
 
-def difference(
-    present: np.ndarray, new: np.ndarray, sequences: np.ndarray
-) -> Difference:
-    """The difference of two errors on the same answers, with its 95 % interval.
-
-    Args:
-        present, new: [M] bool, the wrong answers of either network.
-        sequences: [M] int, the sequence of each answer, from 0.
-    """
-    counts = np.bincount(sequences)  # answers of each sequence
-    changes = np.bincount(sequences, new.astype(float) - present)
-    total = counts.sum() + 2  # with half an answer in each of the four cells
-    mean = changes.sum() / total
-    added = 1 + 2 * mean**2  # squared deviations of those halves
-    deviation = np.sqrt(((changes - counts * mean) ** 2).sum() + added)
-    margin = NORMAL_95 * deviation / total
-    value = float(new.mean() - present.mean())
-    return Difference(*(100 * float(x) for x in (value, mean - margin, mean + margin)))
-
-
 def _read(paths: list[Path], version: int) -> Bundle | BundleError:
     for path in reversed(paths):
         if (path / str(version)).is_dir():
@@ -149,9 +106,7 @@ def _compare(
     answered = dataset.part(part)
     predictions = [evaluation.predict_bundle(b, answered) for b in (other, new)]
     old, fresh = (p.scores.argmax(1) != p.targets for p in predictions)
-    steps = answered.lengths if answered.task == "label" else 1
-    sequences = np.repeat(np.arange(len(answered)), steps)
-    change = difference(old, fresh, sequences)
+    change = comparison.difference(old, fresh, evaluation.answer_groups(answered))
     classes = new.metadata.classes
     metrics = [evaluation.compute_metrics(p, classes) for p in predictions]
     return Promotion(

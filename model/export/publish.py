@@ -19,7 +19,7 @@ from model.bundle.metadata import (
 from model.config import Config
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
-from model.evaluation import calibration, evaluation, membership
+from model.evaluation import baselines, calibration, evaluation, membership
 from model.evaluation.evaluation import Metrics, Predictions
 from model.export import export
 from model.network.network import Network
@@ -60,6 +60,8 @@ def publish(
     network.temperature.assign(temperature)
     before = {name: _metrics(p, 1.0, dataset) for name, p in predictions.items()}
     after = {name: _metrics(p, temperature, dataset) for name, p in predictions.items()}
+    for name, beside in baselines.evaluate(dataset, predictions).items():
+        after[name] = replace(after[name], baselines=beside)
 
     def describe(version: str) -> Metadata:
         return _metadata(network, history, dataset, config, before, after, version)

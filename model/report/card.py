@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from model.bundle.metadata import Metadata, shown_part
+from model.evaluation import comparison
 from model.evaluation.evaluation import Metrics
 from model.export import quantize
 
@@ -66,6 +67,7 @@ def text(
         _network(metadata),
         _data(metadata),
         _results(metadata, parts, before),
+        _baselines(metadata, parts[shown], shown),
         _plots(shown),
         _mistakes(metadata, parts[shown], shown),
         _call(metadata),
@@ -191,6 +193,42 @@ on these answers, so their ECE is a little too good{end}"""
         note = "its metrics are too good; the test part influenced neither."
     return f"""The best epoch and the temperature were chosen on the validation part, so
 {note}"""
+
+
+def _baselines(metadata: Metadata, part: Metrics, shown: str) -> str:
+    """Show the errors of simpler predictors, and say plainly if they are as good."""
+    if not part.baselines:
+        return ""
+    rows = [("Network", f"{part.error:.2f} % ({span(part.intervals.error)})", "")]
+    for name, baseline in part.baselines.items():
+        change = baseline.difference
+        rows.append(
+            (
+                comparison.NAMES[name].removeprefix("the ").capitalize(),
+                f"{baseline.error:.2f} % ({span(baseline.interval)})",
+                f"{change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f})",
+            )
+        )
+    verdict = comparison.verdict(part.baselines)
+    verdict = f"{verdict[0].upper()}{verdict[1:]}."
+    if not all(baseline.difference.better for baseline in part.baselines.values()):
+        verdict = f"**{verdict}** The simpler predictor may do as well."
+    unit, first = UNITS[metadata.task], next(iter(part.baselines.values()))
+    reads = {
+        "classify": "the mean, the standard deviation, the first and\nthe last frame of each"
+        " sequence",
+        "label": "each step's frame, the one before and\nthe one after it",
+    }[metadata.task]
+    head = ("Predictor", "Error", "Network minus baseline, points")
+    return f"""## Baselines, {title(shown)}
+
+{verdict}
+
+{_table(head, rows)}
+
+In brackets: 95 % intervals, of the difference for the same {unit}s. Of
+{part.count:,} {unit}s the baselines answered {first.count:,}; they learnt from {first.learnt:,}, a random sample
+if there are more. Logistic regression reads {reads}."""
 
 
 def _plots(shown: str) -> str:

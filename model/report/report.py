@@ -26,6 +26,9 @@ The plots show the test part or, without one, the cross-validation or validation
       reliability          {before, after}: bins of confidence, without empty ones:
                            from, to, confidence, accuracy (0 to 1), count
       confusion            counts, [true][predicted], in the order of classes
+      baselines.NAME       logistic_regression, majority: count, learnt (answers), error and
+                           its 95 % interval, difference (network minus baseline, on the
+                           same answers): value, low, high; percent. Not of train
 """
 
 import dataclasses

@@ -9,6 +9,7 @@ from model.bundle.bundle import Bundle
 from model.cli import console
 from model.config import Config
 from model.evaluation import evaluation
+from model.evaluation.comparison import Baseline, Difference
 from tests.support import exports
 from tests.support.bundles import make_metadata
 
@@ -61,6 +62,25 @@ def test_intervals():
             )
         assert f"{part.error:.2f} % of {part.count} " in output.get()
         assert row not in output.get()
+
+
+def test_baselines():
+    """A table compares the network with its baselines, and a line warns if it isn't
+    better."""
+    answers = evaluation.Predictions(np.eye(2), np.arange(2), np.ones(2))
+    metrics = evaluation.compute_metrics(answers, ("a", "b"))
+    for low, warned in ((-9, False), (-1, True)):
+        baseline = Baseline(2, 9, 40.0, [30, 50], Difference(low + 1, low, low + 2))
+        beside = {"logistic_regression": baseline, "majority": baseline}
+        parts = {"train": metrics, "test": replace(metrics, baselines=beside)}
+        with console.console.capture() as output:
+            console.print_baselines(parts)
+        lines = [" ".join(line.split()) for line in output.get().splitlines()]
+        assert any("majority class 40.00 (30.00 to 50.00)" in line for line in lines)
+        assert lines[-1].startswith("warning: the network does not beat") == warned
+    with console.console.capture() as output:
+        console.print_baselines({"train": metrics})
+    assert output.get() == ""
 
 
 def test_path(tmp_path):

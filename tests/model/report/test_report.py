@@ -12,6 +12,7 @@ from PIL import Image
 
 from model.bundle.metadata import Frames, Metadata, Normalisation, TrainingRecord
 from model.evaluation import calibration, evaluation
+from model.evaluation.comparison import Baseline, Difference
 from model.report import card, report
 from model.training.runs import Epoch
 
@@ -202,6 +203,48 @@ def test_cross_validation(tmp_path):
     both = make_report(DIGITS, parts=("train", "cross_validation", "test"))
     text = make_card(make_metadata(DIGITS), both)
     assert "the test part influenced nothing" in text
+
+
+@pytest.mark.parametrize("task", ["classify", "label"])
+def test_baselines(tmp_path, task):
+    """The card and the numbers compare the network with simpler predictors; the card says
+    plainly if it doesn't beat one."""
+    values = make_report(DIGITS)
+    assert "## Baselines" not in make_card(make_metadata(DIGITS, task), values)
+
+    def beside(**changes):
+        baselines = {
+            name: Baseline(
+                400, 1_200, 30.0, [26.0, 35.0], Difference(low + 1, low, low + 2)
+            )
+            for name, low in changes.items()
+        }
+        part = replace(values.parts["test"], baselines=baselines)
+        return replace(values, parts={**values.parts, "test": part})
+
+    better = beside(logistic_regression=-9, majority=-50)
+    text = make_card(make_metadata(DIGITS, task), better)
+    assert (
+        "\nThe network beats logistic regression and the majority class beyond chance."
+        in text
+    )
+    assert (
+        "| Majority class | 30.00 % (26.00 to 35.00) | -49.00 (-50.00 to -48.00) |"
+        in text
+    )
+    assert "answered 400; they learnt from 1,200" in text
+    assert "\n**" not in text
+
+    level = beside(logistic_regression=-1, majority=-50)
+    text = make_card(make_metadata(DIGITS, task), level)
+    assert (
+        "**The network does not beat logistic regression beyond chance (+0.00" in text
+    )
+    report.write(tmp_path, make_metadata(DIGITS, task), level)
+    numbers = read_metrics(tmp_path)["parts"]
+    assert numbers["train"]["baselines"] == {}
+    logistic = numbers["test"]["baselines"]["logistic_regression"]
+    assert (logistic["error"], logistic["difference"]["low"]) == (30.0, -1)
 
 
 def test_odd_names(tmp_path):

@@ -1,0 +1,160 @@
+"""Baselines beside a network: logistic regression, and the majority class.
+
+Logistic regression reads what needs no recurrence: the mean, the standard deviation, the
+first and the last frame of each sequence (classify), or the frames before, at and after
+each step (label). Both learn from the part for training, and answer what the network
+answered. Of large parts they learn from and answer a random sample.
+"""
+
+import logging
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from model.datasets.dataset import Dataset
+from model.evaluation import comparison, intervals
+from model.evaluation.comparison import Baseline
+from model.evaluation.evaluation import Predictions
+
+MAX_SEQUENCES, MAX_STEPS = 20_000, 200_000
+MAX_NUMBERS = 50_000_000  # in the frames of a sample
+MAX_PRODUCTS = 200_000_000  # of one pass: answers x inputs x classes
+ITERATIONS = 100
+
+
+def evaluate(
+    dataset: Dataset,
+    predictions: dict[str, Predictions],
+    held_out: Sequence[np.ndarray] = (),
+) -> dict[str, dict[str, Baseline]]:
+    """Return the baselines by part and name; none if they can't be computed.
+
+    Args:
+        predictions: the network's, by part; those of the part "train" are not compared.
+        held_out: of each fold of a cross-validation, the sequences for training that it
+            leaves out, [N] bool; for all repetitions.
+    """
+    results = {}
+    try:
+        train = dataset.part("train")
+        for name, answers in predictions.items():
+            if name == "cross_validation":
+                results[name] = _cross_validated(train, answers, held_out)
+            elif name != "train":
+                results[name] = _on_part(train, dataset.part(name), answers)
+    except Exception as error:  # A report without baselines is better than none.
+        logging.getLogger(__name__).warning("no baselines: %s", error)
+        return {}
+    return results
+
+
+def inputs(dataset: Dataset) -> np.ndarray:
+    """Return what the logistic regression reads for each answer, [M, 4F] or [M, 3F]."""
+    frames, first, last = dataset.frames, dataset.offsets[:-1], dataset.offsets[1:] - 1
+    lengths = dataset.lengths[:, None]
+    if dataset.task == "label":
+        step = np.arange(len(frames))
+        before = np.maximum(step - 1, np.repeat(first, dataset.lengths))
+        after = np.minimum(step + 1, np.repeat(last, dataset.lengths))
+        return np.concatenate([frames[before], frames, frames[after]], 1)
+    mean = np.add.reduceat(frames, first, dtype=np.float64) / lengths
+    squares = (frames - np.repeat(mean, dataset.lengths, 0)) ** 2
+    deviation = np.sqrt(np.add.reduceat(squares, first) / lengths)
+    return np.concatenate([mean, deviation, frames[first], frames[last]], 1)
+
+
+def _on_part(
+    train: Dataset, part: Dataset, answers: Predictions
+) -> dict[str, Baseline]:
+    chosen = _sample(part)
+    rows = np.repeat(chosen, part.lengths if part.task == "label" else 1)
+    wrong = answers.scores.argmax(1) != answers.targets
+    groups = np.arange(len(wrong)) if answers.groups is None else answers.groups
+    learnt = train.take(_sample(train))
+    predicted = _predict(learnt, part.take(chosen))
+    return _compare(
+        predicted, answers.targets[rows], wrong[rows], groups[rows], len(learnt.targets)
+    )
+
+
+def _cross_validated(
+    train: Dataset, answers: Predictions, held_out: Sequence[np.ndarray]
+) -> dict[str, Baseline]:
+    """Predict each fold from the others, as the network did."""
+    size = len(train.targets)
+    repeats = len(answers.targets) // size
+    predicted: dict[str, np.ndarray] = {}
+    for number, left_out in enumerate(held_out):
+        rows = np.repeat(left_out, train.lengths if train.task == "label" else 1)
+        rows = np.flatnonzero(rows) + size * (number * repeats // len(held_out))
+        learnt = train.take(~left_out)
+        learnt = learnt.take(_sample(learnt))
+        for name, codes in _predict(learnt, train.take(left_out)).items():
+            predicted.setdefault(name, np.full(len(answers.targets), -1))[rows] = codes
+    wrong = answers.scores.argmax(1) != answers.targets
+    groups = np.arange(len(wrong)) % size if answers.groups is None else answers.groups
+    return _compare(predicted, answers.targets, wrong, groups, size)
+
+
+def _compare(
+    predicted: dict[str, np.ndarray],
+    targets: np.ndarray,
+    wrong: np.ndarray,
+    groups: np.ndarray,
+    learnt: int,
+) -> dict[str, Baseline]:
+    groups = np.unique(groups, return_inverse=True)[1]
+    results = {}
+    for name, codes in predicted.items():
+        mistakes = codes != targets
+        low, high = intervals.error_interval(mistakes, groups)
+        results[name] = Baseline(
+            count=len(targets),
+            learnt=learnt,
+            error=100 * float(mistakes.mean()),
+            interval=[100 * float(low), 100 * float(high)],
+            difference=comparison.difference(mistakes, wrong, groups),
+        )
+    return results
+
+
+def _predict(train: Dataset, part: Dataset) -> dict[str, np.ndarray]:
+    """Return the class that each baseline predicts for each answer of a part."""
+    from sklearn.exceptions import ConvergenceWarning
+    from sklearn.linear_model import LogisticRegression
+
+    majority = np.bincount(train.targets).argmax()
+    results = {"majority": np.full(len(part.targets), majority)}
+    if len(np.unique(train.targets)) > 1:
+        learnt, answered = inputs(train), inputs(part)
+        mean, scale = learnt.mean(0), learnt.std(0)
+        scale = np.where(scale > 0, scale, 1)
+        learnt, answered = (
+            ((values - mean) / scale).astype(np.float32)
+            for values in (learnt, answered)
+        )
+        model = LogisticRegression(max_iter=ITERATIONS)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", ConvergenceWarning)
+            codes = model.fit(learnt, train.targets).predict(answered)
+        results = {"logistic_regression": codes, **results}
+    return results
+
+
+def _sample(dataset: Dataset) -> np.ndarray:
+    """Choose sequences at random, as many as a baseline can take in seconds, [N] bool."""
+    width = len(dataset.features)
+    most = MAX_PRODUCTS // (4 * width * len(dataset.classes))
+    answers = np.ones(len(dataset), np.int64)
+    most = min(most, MAX_SEQUENCES)
+    if dataset.task == "label":
+        answers = dataset.lengths.astype(np.int64)
+        most = min(MAX_PRODUCTS // (3 * width * len(dataset.classes)), MAX_STEPS)
+    order = np.random.default_rng(0).permutation(len(dataset))
+    numbers = np.cumsum(dataset.lengths[order] * np.int64(width))
+    fits = (np.cumsum(answers[order]) <= most) & (numbers <= MAX_NUMBERS)
+    fits[:1] = True
+    chosen = np.zeros(len(dataset), bool)
+    chosen[order[fits]] = True
+    return chosen

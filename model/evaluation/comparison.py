@@ -1,0 +1,96 @@
+"""Compare two predictors on the same answers: the difference of their errors.
+
+Chance is a 95 % interval for the difference of two errors on the same answers: that of
+Agresti and Min ("Simple improved confidence intervals for comparing matched proportions",
+Statistics in Medicine 24, 2005), a normal interval after half an answer is added to each
+cell of the table of right and wrong. Only answers that one predictor has right and the
+other wrong widen it. The steps of one sequence, and the sequences of one group, are not
+independent, so the variance is that between groups, as Obuchowski has it ("On the
+comparison of correlated proportions for clustered data", Statistics in Medicine 17, 1998).
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from model.evaluation.intervals import NORMAL_95
+
+NAMES = {"logistic_regression": "logistic regression", "majority": "the majority class"}
+
+
+@dataclass(frozen=True, slots=True)
+class Difference:
+    """One error minus another, in percent points, and its 95 % interval."""
+
+    value: float
+    low: float
+    high: float
+
+    @property
+    def worse(self) -> bool:
+        """True if the first error is higher beyond chance."""
+        return self.low > 0
+
+    @property
+    def better(self) -> bool:
+        """True if the first error is lower beyond chance."""
+        return self.high < 0
+
+    def __str__(self) -> str:
+        return f"{self.value:+.2f} points, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
+
+
+@dataclass(frozen=True, slots=True)
+class Baseline:
+    """The error of a baseline beside that of the network, in percent.
+
+    Attributes:
+        count: the answers that both gave.
+        learnt: the answers that the baseline learnt from.
+        interval: 95 % interval of the error.
+        difference: the network's error minus this one, on the same answers.
+    """
+
+    count: int
+    learnt: int
+    error: float
+    interval: list[float]
+    difference: Difference
+
+
+def difference(present: np.ndarray, new: np.ndarray, groups: np.ndarray) -> Difference:
+    """The error of a new predictor minus that of the present one, on the same answers.
+
+    Args:
+        present, new: [M] bool, the wrong answers of either predictor.
+        groups: [M] int, the group (such as the sequence) of each answer, from 0.
+    """
+    counts = np.bincount(groups)  # answers of each group
+    changes = np.bincount(groups, new.astype(float) - present)
+    total = counts.sum() + 2  # with half an answer in each of the four cells
+    mean = changes.sum() / total
+    added = 1 + 2 * mean**2  # squared deviations of those halves
+    deviation = np.sqrt(((changes - counts * mean) ** 2).sum() + added)
+    margin = NORMAL_95 * deviation / total
+    value = float(new.mean() - present.mean())
+    return Difference(*(100 * float(x) for x in (value, mean - margin, mean + margin)))
+
+
+def verdict(baselines: dict[str, Baseline]) -> str:
+    """Say in a sentence whether the network beats its baselines."""
+    sentences = []
+    for verb, conjunction, true in (
+        ("is worse than", "and", lambda change: change.worse),
+        ("does not beat", "or", lambda change: not (change.worse or change.better)),
+    ):
+        changes = {
+            NAMES[n]: b.difference for n, b in baselines.items() if true(b.difference)
+        }
+        if changes:
+            names = f" {conjunction} ".join(changes)
+            points = "; ".join(map(str, changes.values()))
+            sentences.append(f"{verb} {names} beyond chance ({points})")
+    if not sentences:
+        names = " and ".join(NAMES[name] for name in baselines)
+        sentences = [f"beats {names} beyond chance"]
+    return f"the network {', and '.join(sentences)}"
