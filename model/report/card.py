@@ -135,10 +135,13 @@ def _network(metadata: Metadata) -> str:
 
 def _data(metadata: Metadata) -> str:
     training = metadata.training
+    epochs = f"{training.epochs}"
+    if "cross_validation" not in training.parts:
+        epochs += f", the best was number {training.best_epoch}"
     rows = [
         ("Source", _escape(training.source)),
         ("SHA-256", f"`{training.data}`"),
-        ("Epochs", f"{training.epochs}, the best was number {training.best_epoch}"),
+        ("Epochs", epochs),
         ("Seed", f"{training.seed}"),
         ("Created", _escape(training.created)),
     ]

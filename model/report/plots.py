@@ -41,7 +41,7 @@ _CELL = {"fontsize": 7.5, "ha": "center", "va": "center"}
 
 
 def history(run: list[Epoch], best: int) -> Figure:
-    """Cost and error by epoch; a line marks the best epoch."""
+    """Cost and error by epoch; with a validation part a line marks the best epoch."""
     figure = Figure(figsize=(7.5, 3.2))
     epochs = [entry.epoch for entry in run]
     dot = "." if len(run) < 60 else ""
@@ -49,17 +49,21 @@ def history(run: list[Epoch], best: int) -> Figure:
     for axes, kind in zip(figure.subplots(1, 2), units, strict=True):
         train = [getattr(entry, kind) for entry in run]
         valid = [getattr(entry, f"validation_{kind}") for entry in run]
-        mark = axes.axvline(best, color=QUIET, ls=":", label=f"best: epoch {best}")
-        lines = [
-            *axes.plot(epochs, train, "--", marker=dot, color=OTHER, label="training"),
-            *axes.plot(epochs, valid, marker=dot, color=MAIN, label="validation"),
-        ]
-        values = np.array([train, valid])
+        lines = axes.plot(
+            epochs, train, "--", marker=dot, color=OTHER, label="training"
+        )
+        if any(value is not None for value in valid):
+            mark = axes.axvline(best, color=QUIET, ls=":", label=f"best: epoch {best}")
+            lines += axes.plot(
+                epochs, valid, marker=dot, color=MAIN, label="validation"
+            )
+            lines.append(mark)
+        values = np.array([train, valid], float)  # None becomes NaN
         top = values[np.isfinite(values)].max(initial=0)
         axes.set(xlim=(0.5, max(epochs, default=1) + 0.5), ylim=(0, 1.06 * top or 1))
         axes.set(xlabel="epoch", ylabel=f"{kind} ({units[kind]})")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    figure.legend(handles=[*lines, mark], loc="outside lower center", ncols=3)
+    figure.legend(handles=lines, loc="outside lower center", ncols=3)
     return figure
 
 

@@ -67,38 +67,42 @@ function list(title, names) {
   return make("details", {}, make("summary", {}, title), make("p", {}, names.join(", ")));
 }
 
+/** The errors of each part; older bundles have no intervals. */
 function errors(parts) {
-  const cell = (value, between) => {
-    if (value == null) return make("td", {}, "–");
-    const [low, high] = (between ?? []).map((end) => end.toFixed(2));
-    const interval = between ? make("small", {}, ` (${low} to ${high})`) : "";
-    return make("td", {}, `${value.toFixed(2)} %`, interval);
-  };
-  const head = ["part", "answers", "error", "expected calibration error (ECE)", "ECE by chance"];
-  const note =
-    "In brackets: 95 % intervals. ECE by chance: that of a perfectly calibrated network on as" +
-    " many answers.";
-  return make(
+  const sure = Object.values(parts).some(({ intervals }) => intervals);
+  const head = ["part", "answers", "error", "ECE", ...(sure ? ["ECE by chance"] : [])];
+  const row = ([name, part]) =>
+    make(
+      "tr",
+      {},
+      make("th", { scope: "row" }, name.replace("_", "-")),
+      make("td", {}, part.count.toLocaleString("en")),
+      metric(part.error, part.intervals?.error),
+      metric(part.calibration_error, part.intervals?.calibration_error),
+      sure ? metric(part.calibration_error_by_chance) : null,
+    );
+  const table = make(
     "table",
     {},
-    make("caption", { class: "quiet" }, note),
     make("thead", {}, make("tr", {}, head.map((name) => make("th", { scope: "col" }, name)))),
-    make(
-      "tbody",
-      {},
-      Object.entries(parts).map(([name, part]) =>
-        make(
-          "tr",
-          {},
-          make("th", { scope: "row" }, name.replace("_", "-")),
-          make("td", {}, part.count.toLocaleString("en")),
-          cell(part.error, part.intervals?.error),
-          cell(part.calibration_error, part.intervals?.calibration_error),
-          cell(part.calibration_error_by_chance),
-        ),
-      ),
-    ),
+    make("tbody", {}, Object.entries(parts).map(row)),
   );
+  const note =
+    "ECE: expected calibration error" +
+    (sure ? "; by chance: that of a perfectly calibrated network on as many answers." : ".") +
+    (sure ? " In brackets: 95 % intervals." : "");
+  return [
+    make("div", { class: "scroll", tabindex: 0, role: "region", "aria-label": "Errors" }, table),
+    make("p", { class: "quiet" }, note),
+  ];
+}
+
+/** A cell with a percentage and its 95 % interval, if it is known. */
+function metric(value, interval) {
+  if (value == null) return make("td", {}, "–");
+  const [low, high] = (interval ?? []).map((end) => end.toFixed(2));
+  const range = interval ? make("small", {}, ` (${low} to ${high})`) : null;
+  return make("td", {}, `${value.toFixed(2)}\u00a0%`, range);
 }
 
 /** A plot of the report; where a key is needed it is fetched, since `img` sends no header. */
