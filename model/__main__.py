@@ -139,13 +139,13 @@ def train(
                 progress=True,
             )
         except workflow.Interrupted as stopped:
-            typer.echo(
-                f"stopped; the best weights so far (epoch {stopped.epoch}) are in"
-                f" {stopped.run / 'best'}\n"
-                "continue: the same command with --resume\n"
-                f"or use them: unrolled export {stopped.run} --output {output}",
-                err=True,
-            )
+            lines = ["stopped", "continue: the same command with --resume"]
+            if stopped.epoch is not None:
+                weights = f"the best weights so far (epoch {stopped.epoch})"
+                lines[0] += f"; {weights} are in {stopped.run / 'best'}"
+                export = f"unrolled export {stopped.run} --output {output}"
+                lines.append(f"or use them: {export}")
+            typer.echo("\n".join(lines), err=True)
             raise typer.Exit(130) from None
 
 
@@ -167,7 +167,7 @@ def export(
     with _reported_errors():
         with libraries.imports():
             from model.export import quantize
-            from model.training import loop
+            from model.training import checkpoints, cross_validation, loop
             from model.training.runs import Run
 
         folder = Run(run)
@@ -177,13 +177,17 @@ def export(
         dataset = arguments.load_dataset(config)
         if dataset.digest != digest:
             raise ConfigError(f"{run}: the data has changed since training")
+        crossed = None
+        if not len(dataset.part("validation")):
+            crossed = cross_validation.restore(dataset, config, folder)
         network = loop.build(dataset, config)
-        folder.restore_best(network)
+        checkpoints.restore_best(folder, network)
         workflow.publish(
             network,
             folder.history(),
             dataset,
             config,
+            cross_validation=crossed,
             output=output,
             promote=promote,
             int8=int8,

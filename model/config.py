@@ -2,7 +2,8 @@
 
 One `Config` describes a run: built in Python, or read from a TOML file or a preset
 (`model/presets/NAME.toml`), and overridden by command-line options. Unknown keys and
-values out of bounds are refused, and the key is named.
+values out of bounds are refused, and the key is named. A training chooses the settings in
+`OPEN` by its data where they are not set (`model.training.defaults`).
 """
 
 import tomllib
@@ -14,6 +15,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_valida
 from model.bundle import metadata
 
 PRESETS = Path(__file__).parent / "presets"
+# Settings that a training chooses by its data, where they are not set.
+OPEN = (
+    *("layers", "hidden", "dropout", "read", "stack"),
+    *("learning_rate", "warmup", "updates", "patience", "best_by", "batch"),
+    *("noise", "folds", "repeats"),
+)
 
 
 class ConfigError(ValueError):
@@ -51,11 +58,12 @@ class DataConfig(_Section):
     ignore: tuple[str, ...] = Field(
         (), description="Columns that are no features, separated by commas."
     )
-    validation_fraction: float = Field(
-        0.15,
-        gt=0,
+    validation_fraction: float | None = Field(
+        None,
+        ge=0,
         lt=1,
-        description="Fraction for validation, if the data names no such part.",
+        description="Fraction for validation, if the data names no such part. 0:"
+        " cross-validate. Default: 0.15; 0 under 500 sequences.",
     )
     test_fraction: float = Field(
         0.15,
@@ -76,7 +84,7 @@ class DataConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """The network; by default 3 layers of 200 with dropout, as in the original post."""
+    """The network. The defaults are those of the original post, 3 layers of 200."""
 
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     layers: int = Field(3, ge=1, le=32, description="Recurrent layers.")
@@ -91,18 +99,17 @@ class NetworkConfig(_Section):
     bidirectional: bool = Field(
         False, description="Read each sequence in both directions."
     )
-    read: Literal["last", "mean", "last+mean"] | None = Field(
-        None,
+    read: Literal["last", "mean", "last+mean"] = Field(
+        "last",
         description="Outputs that a classifier reads: that of the last step, the mean of"
-        " all steps, or both. Default: last; mean if half of the training sequences have"
-        " over 50 steps.",
+        " all steps, or both.",
     )
-    stack: int | None = Field(
-        None,
+    stack: int = Field(
+        1,
         ge=1,
         le=64,
         description="Frames that a classifier joins to one step of the layers, for long"
-        " sequences. Default: 1.",
+        " sequences.",
     )
     unroll: Literal["dynamic", "static"] = Field(
         "dynamic",
@@ -118,7 +125,12 @@ class NetworkConfig(_Section):
 class TrainingConfig(_Section):
     """The optimisation of the weights."""
 
-    optimizer: Literal["adam", "rmsprop"] = Field("adam", description="Optimizer.")
+    optimizer: Literal["adam", "adamw", "rmsprop"] = Field(
+        "adam", description="Optimizer; adamw is adam with weight decay."
+    )
+    weight_decay: float = Field(
+        0.01, ge=0, description="Weight decay of adamw, times the learning rate."
+    )
     learning_rate: float = Field(0.003, gt=0, description="Highest learning rate.")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="Learning rate schedule: cosine decay to 0, or constant."
@@ -134,19 +146,50 @@ class TrainingConfig(_Section):
         lt=1,
         description="Part of each training target that all classes share.",
     )
+    warmup: float = Field(
+        0,
+        ge=0,
+        lt=1,
+        description="Fraction of the updates in which the learning rate rises from 0.",
+    )
     clip_norm: float = Field(
         1.0, gt=0, description="Clip the gradient's global norm to this."
     )
     epochs: int = Field(60, ge=1, description="Passes over the training part.")
+    updates: int | None = Field(
+        None, ge=1, description="Updates of the weights, in place of epochs."
+    )
     patience: int = Field(
         20,
         ge=1,
-        description="Stop after this many epochs without a lower validation error.",
+        description="Stop after this many epochs without better weights.",
+    )
+    best_by: Literal["error", "cost"] = Field(
+        "error",
+        description="Keep the weights with the lowest validation error, or cost.",
     )
     batch: int = Field(16, ge=1, description="Batch size: sequences per update.")
+    folds: int = Field(
+        5,
+        ge=2,
+        le=100,
+        description="Folds of the cross-validation, without a validation part.",
+    )
+    repeats: int = Field(
+        1,
+        ge=1,
+        le=100,
+        description="Repetitions of the cross-validation, in other folds.",
+    )
     seed: int = Field(
         0, ge=0, le=2**31 - 1, description="Random seed; the same seed repeats a run."
     )
+
+    def length(self, sequences: int) -> tuple[int, int]:
+        """Return the updates and the epochs of a run on a number of sequences."""
+        batches = -(-sequences // self.batch)
+        updates = self.updates or self.epochs * batches
+        return updates, -(-updates // batches)
 
 
 class AugmentationConfig(_Section):
@@ -211,10 +254,10 @@ class Config(_Section):
         >>> Config().update({"network": {"hidden": 64}}).network.hidden
         64
         """
-        merged = self.model_dump()
+        merged = self.model_dump(exclude_unset=True)
         for key, value in changes.items():
-            if isinstance(value, dict) and isinstance(merged.get(key), dict):
-                merged[key] = merged[key] | value
+            if isinstance(value, dict):
+                merged[key] = merged.get(key, {}) | value
             else:
                 merged[key] = value
         return parse(merged)

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from model.export.promotion import Promotion
     from model.inference.network import Network as InferenceNetwork
     from model.network.network import Network
+    from model.training.cross_validation import CrossValidation
     from model.training.runs import Epoch
 
 RUNS = Path("runs")
@@ -36,7 +37,7 @@ Promote = Literal["better", "always", "never"]
 class Choices(TypedDict, total=False):
     """The settings of `model.config`, which are the options of `unrolled train`."""
 
-    validation_fraction: float
+    validation_fraction: float | None
     test_fraction: float
     normalise: Literal["features", "whole", "none"]
     cell: Literal["gru", "lstm"]
@@ -44,19 +45,25 @@ class Choices(TypedDict, total=False):
     hidden: int
     dropout: float
     bidirectional: bool
-    read: Literal["last", "mean", "last+mean"] | None
-    stack: int | None
+    read: Literal["last", "mean", "last+mean"]
+    stack: int
     unroll: Literal["dynamic", "static"]
     reset_after: bool
-    optimizer: Literal["adam", "rmsprop"]
+    optimizer: Literal["adam", "adamw", "rmsprop"]
+    weight_decay: float
     learning_rate: float
     schedule: Literal["cosine", "constant"]
     class_weights: Literal["none", "balanced"]
     label_smoothing: float
+    warmup: float
     clip_norm: float
     epochs: int
+    updates: int | None
     patience: int
+    best_by: Literal["error", "cost"]
     batch: int
+    folds: int
+    repeats: int
     seed: int
     image: tuple[int, int] | None
     shift: float
@@ -77,7 +84,8 @@ class TrainingResult:
 
     Attributes:
         bundle: the bundle's folder.
-        metrics: of each part: "train", "validation", "test". In percent.
+        metrics: of each part: "train", "validation" or "cross_validation", "test". In
+            percent.
         history: cost and error after each epoch.
         promotion: the comparison with the version that was served; None if there was
             no other version.
@@ -97,15 +105,17 @@ class TrainingResult:
 
 
 class Interrupted(KeyboardInterrupt):
-    """A training that Ctrl-C has stopped after its first epoch.
+    """A training that Ctrl-C has stopped.
 
     Attributes:
         run: the folder of the run, which has the weights so far.
-        epoch: the best one so far.
+        epoch: the best one so far; None during the cross-validation.
     """
 
-    def __init__(self, run: Path, epoch: int):
-        reason = f"stopped; the best weights so far (epoch {epoch}) are in {run}"
+    def __init__(self, run: Path, epoch: int | None):
+        reason = "stopped"
+        if epoch is not None:
+            reason += f"; the best weights so far (epoch {epoch}) are in {run}"
         super().__init__(f"{reason}; the same call with resume=True continues")
         self.run, self.epoch = run, epoch
 
@@ -159,7 +169,7 @@ def train(
 
     Raises:
         ValueError: the data can't be learnt from, or a setting is out of bounds.
-        Interrupted: Ctrl-C was pressed after the first epoch.
+        Interrupted: Ctrl-C was pressed during the training.
     """
     source = _name(data)
     settings = _check(choices) | {
@@ -223,28 +233,41 @@ def run(
 
     Raises:
         ValueError: see `train`; or the run that is to be resumed is complete.
-        Interrupted: Ctrl-C was pressed after the first epoch.
+        Interrupted: Ctrl-C was pressed during the training.
     """
     with libraries.imports():
         from model.cli.progress import ProgressBars
         from model.export import promotion, quantize
-        from model.training import defaults, loop
+        from model.training import cross_validation, defaults, loop
         from model.training.runs import Run
 
     if int8:
         quantize.check(config.network.cell)
     promotion.check(config.name, output)
     folder = Run(runs / config.name)
-    config = defaults.resolve(config, dataset)
     if progress:
         console.print_dataset(dataset)
-        console.console.print(console.describe_network(config))
     else:
         checks.refuse_untrained_classes(dataset)
         for line in checks.warnings(dataset):
             warnings.warn(line, stacklevel=3)
-    bars = ProgressBars(config.training.epochs) if progress else nullcontext()
-    with bars as callback:
+    config = defaults.resolve(config, dataset)
+    loop.check(dataset, config)
+    crosses = not len(dataset.part("validation"))
+    if crosses:
+        cross_validation.check(dataset, config)
+    if progress:
+        console.console.print(defaults.statement(config, dataset), soft_wrap=True)
+    bars = ProgressBars() if progress else nullcontext()
+    crossed = None
+    with bars as callback, folder.opened(config, dataset.digest, resume=resume):
+        if crosses:
+            try:
+                crossed = cross_validation.cross_validate(
+                    dataset, config, folder, callback=callback
+                )
+            except KeyboardInterrupt:
+                raise Interrupted(folder.folder, None) from None
         trained = loop.fit(dataset, config, folder, resume=resume, callback=callback)
     if trained.finished_before:
         command = f"unrolled export {folder.folder} --output {output}"
@@ -257,6 +280,7 @@ def run(
         trained.history,
         dataset,
         config,
+        cross_validation=crossed,
         output=output,
         promote=promote,
         int8=int8,
@@ -270,6 +294,7 @@ def publish(
     dataset: Dataset,
     config: Config,
     *,
+    cross_validation: "CrossValidation | None" = None,
     output: Path,
     promote: Promote,
     int8: bool,
@@ -279,7 +304,13 @@ def publish(
     from model.export import promotion, publish
 
     folder, metrics = publish.publish(
-        network, history, dataset, config, output, int8=int8
+        network,
+        history,
+        dataset,
+        config,
+        output,
+        cross_validation=cross_validation,
+        int8=int8,
     )
     if progress:
         console.print_published(folder, metrics)

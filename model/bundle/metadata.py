@@ -3,7 +3,7 @@
 from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
 
 FORMAT: Literal[1] = 1
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -92,6 +92,12 @@ class TrainingRecord(_Section):
         None,
         description="Other names of the columns sequence, label and step, and the name"
         " of the column of groups.",
+    )
+    settings: dict[str, dict[str, JsonValue]] = Field(
+        default={}, description="Every setting of the training, by section."
+    )
+    versions: dict[str, str] = Field(
+        default={}, description="Versions of the libraries that trained it."
     )
 
 

@@ -60,12 +60,14 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
     Args:
         source, test: a DataFrame or a path in place of the one in `config`.
     """
-    data = config.data
+    data, validation = config.data, config.data.validation_fraction
+    if validation is None and "folds" in config.training.model_fields_set:
+        validation = 0
     return builtin.load_source(
         data.source if source is None else source,
         task=data.task,
         test=data.test if test is None else test,
-        validation=data.validation_fraction,
+        validation=validation,
         test_fraction=data.test_fraction,
         seed=config.training.seed,
         columns=file_columns(config),

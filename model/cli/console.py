@@ -12,7 +12,6 @@ from rich.table import Table
 from model.bundle import folders
 from model.bundle.bundle import Bundle
 from model.bundle.metadata import shown_part
-from model.config import Config
 from model.datasets import checks
 from model.datasets.builtin import BuiltinDataset
 from model.datasets.dataset import PARTS, Dataset
@@ -234,20 +233,6 @@ def _more(table: Table, count: int) -> Table:
     if count > MAX_ROWS:
         table.add_row(f"and {count - MAX_ROWS:,} more")
     return table
-
-
-def describe_network(config: Config) -> str:
-    """Describe the network before training."""
-    network = config.network
-    direction = "both directions" if network.bidirectional else "forward"
-    read = (
-        "" if network.read in (None, "last") else f", reads the {network.read} output"
-    )
-    stack = f", {network.stack} frames a step" if (network.stack or 1) > 1 else ""
-    return (
-        f"{config.name}: {network.cell} {network.layers} x {network.hidden}, {direction},"
-        f" dropout {network.dropout}{read}{stack}, seed {config.training.seed}"
-    )
 
 
 def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:

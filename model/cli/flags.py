@@ -7,7 +7,7 @@ from typing import Annotated, Any, get_args
 
 import typer
 
-from model.config import Config
+from model.config import OPEN, Config
 
 SECTIONS = ("data", "network", "training", "augmentation")
 COLUMNS = ("sequence_column", "label_column", "step_column", "group_column", "ignore")
@@ -72,6 +72,8 @@ def _fields(section: str) -> dict[str, Any]:
 def _parameter(field: str, section: str) -> inspect.Parameter:
     info = _fields(section)[field]
     default = "" if info.default in (None, ()) else f" [default: {info.default}]"
+    if field in OPEN:
+        default = " [default: by the data]"
     option = typer.Option(help=f"{info.description}{default}", rich_help_panel=section)
     kind = list[str] if get_args(info.annotation) == (str, ...) else info.annotation
     optional = kind if type(None) in get_args(kind) else kind | None

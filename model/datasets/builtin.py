@@ -53,7 +53,7 @@ def load_source(
     *,
     task: Task | None = None,
     test: object = None,
-    validation: float = 0.15,
+    validation: float | None = None,
     test_fraction: float = 0.15,
     seed: int = 0,
     columns: Columns = Columns(),

@@ -13,21 +13,28 @@ from model.datasets import stratify
 from model.datasets.dataset import PARTS, TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 from model.datasets.stratify import Contents
 
+VALIDATION_FRACTION = 0.15
+FEW = 500  # sequences: fewer are cross-validated in place of a validation part
+
 
 def assign_parts(
     dataset: Dataset,
     *,
-    validation: float = 0.15,
+    validation: float | None = None,
     test: float = 0.15,
     seed: int = 0,
 ) -> Dataset:
     """Assign each sequence to a part: stratified, seeded, the same on every call.
 
     `validation` and `test` are fractions of the sequences that they are cut from; 0
-    leaves the part out. Classes (to label, the rarest class of each sequence) and lengths
-    are spread evenly over the parts, and training keeps at least one sequence with each
-    class. A group is never cut into two parts, nor are equal sequences.
+    leaves the part out. By default there is no validation part under 500 sequences.
+    Classes (to label, the rarest class of each sequence) and lengths are spread evenly
+    over the parts, and training keeps at least one sequence with each class. A group is
+    never cut into two parts, nor are equal sequences.
     """
+    if validation is None:
+        few = (dataset.split != TEST).sum() < FEW
+        validation = 0 if few else VALIDATION_FRACTION
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
             raise ValueError(f"{name} is {fraction}; expected at least 0, less than 1")

@@ -7,6 +7,7 @@ Temperature scaling and the ECE are those of Guo et al.,
 import numpy as np
 
 BINS = 15
+FEW_MISTAKES = 10
 
 
 def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
@@ -14,7 +15,8 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
 
     The prior of its logarithm is a standard normal distribution, so that few rows
     change it little: a small part without errors would otherwise make the network
-    certain. With a thousand rows or more the prior hardly matters.
+    certain. With a thousand rows or more the prior hardly matters. With few mistakes the
+    temperature is at least 1: they don't show that the network is too modest.
 
     Args:
         logits: [M, C].
@@ -25,7 +27,9 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
         grid = np.linspace(best - radius, best + radius, 31)
         costs = [_cost(logits, targets, np.exp(-log)) + log**2 / 2 for log in grid]
         best, radius = float(grid[np.argmin(costs)]), radius / 10
-    return float(np.exp(np.clip(best, -3, 3)))
+    mistakes = int((logits.argmax(1) != targets).sum())
+    lowest = 0 if mistakes < FEW_MISTAKES else -3
+    return float(np.exp(np.clip(best, lowest, 3)))
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -104,6 +104,9 @@ def _compare(
         return Promotion(name, version, present, promoted, obstacle)
     part = "test" if len(dataset.part("test")) else "validation"
     answered = dataset.part(part)
+    if not len(answered):
+        reason = "there is no test part to compare it on"
+        return Promotion(name, version, present, choice == "always", reason)
     predictions = [evaluation.predict_bundle(b, answered) for b in (other, new)]
     old, fresh = (p.scores.argmax(1) != p.targets for p in predictions)
     change = comparison.difference(old, fresh, evaluation.answer_groups(answered))

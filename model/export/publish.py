@@ -1,6 +1,7 @@
 """Publish a trained network: calibrate, evaluate, describe, and export it as a bundle."""
 
 import datetime
+import importlib.metadata
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -17,6 +18,7 @@ from model.bundle.metadata import (
     shown_part,
 )
 from model.config import Config
+from model.datasets import splits
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
 from model.evaluation import baselines, calibration, evaluation, membership
@@ -24,7 +26,12 @@ from model.evaluation.evaluation import Metrics, Predictions
 from model.export import export
 from model.network.network import Network
 from model.report import report
+from model.training import steps
+from model.training.cross_validation import CrossValidation
 from model.training.runs import Epoch
+
+CROSS_VALIDATION = "cross_validation"  # beside the parts of the data, in metrics
+LIBRARIES = ("tensorflow", "keras", "numpy", "onnx", "onnxruntime")
 
 
 def publish(
@@ -34,11 +41,16 @@ def publish(
     config: Config,
     root: Path,
     *,
+    cross_validation: CrossValidation | None = None,
     int8: bool = False,
 ) -> tuple[Path, dict[str, Metrics]]:
-    """Calibrate on the validation part, evaluate each part, write the next version.
+    """Calibrate, evaluate each part, and write the next version.
+
+    The temperature is fitted on the validation part, or without one on the answers of
+    the cross-validation.
 
     Args:
+        cross_validation: of the same data and settings; without a validation part.
         int8: add a network with int8 weights.
 
     Returns:
@@ -49,18 +61,27 @@ def publish(
         QuantizationError: int8 weights change the results too much.
     """
     parts = {name: dataset.part(name) for name in PARTS}
+    scorer = steps.scorer(network)
     predictions = {
-        name: evaluation.predict(part, lambda *batch: network(*batch).numpy())
+        name: evaluation.predict(part, scorer)
         for name, part in parts.items()
         if len(part)
     }
-    temperature = calibration.fit_temperature(
-        predictions["validation"].scores, predictions["validation"].targets
-    )
+    if cross_validation is not None:
+        predictions = {
+            "train": predictions["train"],
+            CROSS_VALIDATION: cross_validation.predictions,
+            **predictions,
+        }
+    unseen = predictions.get("validation", predictions.get(CROSS_VALIDATION))
+    temperature = 1.0
+    if unseen is not None:
+        temperature = calibration.fit_temperature(unseen.scores, unseen.targets)
     network.temperature.assign(temperature)
     before = {name: _metrics(p, 1.0, dataset) for name, p in predictions.items()}
     after = {name: _metrics(p, temperature, dataset) for name, p in predictions.items()}
-    for name, beside in baselines.evaluate(dataset, predictions).items():
+    held_out = () if cross_validation is None else cross_validation.held_out
+    for name, beside in baselines.evaluate(dataset, predictions, held_out).items():
         after[name] = replace(after[name], baselines=beside)
 
     def describe(version: str) -> Metadata:
@@ -71,7 +92,8 @@ def publish(
         results = report.Report(history, after, before)
         report.write(folder / bundle.REPORT, metadata, results)
 
-    part = "test" if len(parts["test"]) else "validation"
+    # Never the test part: nothing of it may be in a bundle.
+    part = "validation" if len(parts["validation"]) else "train"
     folder = export.export_bundle(
         network,
         parts[part],
@@ -125,7 +147,7 @@ def _metadata(
             source=dataset.name,
             data=dataset.digest,
             seed=config.training.seed,
-            validation_fraction=config.data.validation_fraction,
+            validation_fraction=_validation_fraction(dataset, config),
             test_fraction=config.data.test_fraction,
             epochs=len(history),
             best_epoch=max((e.epoch for e in history if e.best), default=0),
@@ -150,5 +172,15 @@ def _metadata(
                 group=config.data.group_column,
             ).named()
             or None,
+            settings=config.model_dump(mode="json", exclude={"name"}),
+            versions={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
     )
+
+
+def _validation_fraction(dataset: Dataset, config: Config) -> float:
+    """Return the fraction that cuts the same parts from the same data again."""
+    if not len(dataset.part("validation")):
+        return 0.0
+    fraction = config.data.validation_fraction
+    return splits.VALIDATION_FRACTION if fraction is None else fraction

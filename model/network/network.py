@@ -47,10 +47,10 @@ class Network(keras.Model):  # type: ignore[misc]
         """
         super().__init__()
         check(config, task)
-        self.stack = config.stack or 1
+        self.stack = config.stack
         if task == "label":  # each output is read
             config = config.model_copy(update={"read": "last"})
-        self.read = config.read or "last"
+        self.read = config.read
         self._vectors = 2 if config.cell == "lstm" else 1  # of a layer's state
         self.config, self.task, self.features = config, task, features
         self.mean = self._constant("mean", (features,), mean)
@@ -231,7 +231,7 @@ def check(config: NetworkConfig, task: Task) -> None:
     Raises:
         ConfigError: names the setting.
     """
-    if task == "label" and (config.stack or 1) > 1:
+    if task == "label" and config.stack > 1:
         raise ConfigError(
             "network.stack: stacks are for sequences of one class; leave it out to label"
             " each step"

@@ -4,22 +4,36 @@ Every random choice is drawn from (seed, epoch, batch), so that a resumed run en
 the same weights as an uninterrupted one.
 """
 
+import dataclasses
+import itertools
 from dataclasses import dataclass
 
 import keras
 import numpy as np
-import tensorflow as tf
 
 from model.config import Config, ConfigError
 from model.datasets.dataset import Dataset
 from model.network import network
 from model.network.network import Network
-from model.training import augmentation, pipeline, steps
+from model.training import augmentation, checkpoints, pipeline, steps
+from model.training.checkpoints import Checkpoints
 from model.training.runs import Epoch, Run
 
 
 class Callback:
     """Events of a training run, named as in Keras; override those of interest."""
+
+    def on_cross_validation_begin(self, trainings: int, updates: int) -> None:
+        """So many networks are trained without one fold each, with `updates` updates."""
+
+    def on_cross_validation_progress(self, updates: int) -> None:
+        """So many updates are done, of all those networks."""
+
+    def on_cross_validation_end(self, errors: tuple[float, ...]) -> None:
+        """All folds have been predicted; their errors are in percent."""
+
+    def on_train_begin(self, epochs: int) -> None:
+        """The training begins, or continues. It has at most so many epochs in all."""
 
     def on_epoch_begin(self, epoch: int, batches: int) -> None:
         """Epoch number `epoch` begins; it has `batches` batches."""
@@ -62,45 +76,54 @@ def build(dataset: Dataset, config: Config) -> Network:
     )
 
 
+def check(dataset: Dataset, config: Config) -> None:
+    """Refuse settings that don't fit the data.
+
+    Raises:
+        ConfigError: see `fit`.
+    """
+    if not len(dataset.part("train")):
+        raise ConfigError(f"{dataset.name}: too few sequences for a train part")
+    network.check(config.network, dataset.task)
+    augmentation.check(config.augmentation, dataset)
+
+
 def fit(
     dataset: Dataset,
     config: Config,
-    run: Run,
+    run: Run | None = None,
     *,
     resume: bool = False,
     callback: Callback | None = None,
 ) -> Trained:
     """Train on the part "train", and choose the best epoch by the part "validation".
 
-    Ctrl-C stops the run; the best weights so far are saved and returned.
+    Without a validation part the last epoch counts as the best. Ctrl-C stops the run; the
+    best weights so far are saved and returned.
+
+    Args:
+        run: the folder for checkpoints and logs; None writes nothing.
+        resume: continue from the folder's last checkpoint.
 
     Raises:
-        ConfigError: a part is empty, the augmentation doesn't fit the data, the folder
-            holds another run, or another training is writing to it.
+        ConfigError: there is nothing to train on, the augmentation doesn't fit the data,
+            the folder holds another run, or another training is writing to it.
         KeyboardInterrupt: no epoch was complete yet.
     """
-    for part in ("train", "validation"):
-        if not len(dataset.part(part)):
-            raise ConfigError(f"{dataset.name}: too few sequences for a {part} part")
-    network.check(config.network, dataset.task)
-    augmentation.check(config.augmentation, dataset)
-    if resume:
-        run.config()  # raises if there is none
-    with run.locked():
-        return _fit(dataset, config, run, resume, callback or Callback())
+    check(dataset, config)
+    callback = callback or Callback()
+    if run is None:
+        return _run(_Loop(dataset, config, None, callback))
+    with run.opened(config, dataset.digest, resume=resume):
+        loop = _Loop(dataset, config, run, callback)
+        if resume:
+            loop.restore()
+        return _run(loop)
 
 
-def _fit(
-    dataset: Dataset, config: Config, run: Run, resume: bool, callback: Callback
-) -> Trained:
-    if resume:
-        run.resume(config, dataset.digest)
-    else:
-        run.begin(config, dataset.digest)
-    loop = _Loop(dataset, config, run, callback)
-    if resume:
-        loop.restore()
+def _run(loop: "_Loop") -> Trained:
     resumed, interrupted = len(loop.history), False
+    loop.callback.on_train_begin(loop.epochs)
     try:
         while not loop.is_finished():
             loop.run_epoch()
@@ -108,17 +131,20 @@ def _fit(
         if not loop.history:
             raise
         interrupted = True
-    run.restore_best(loop.network)
+    loop.finish()
     return Trained(loop.network, loop.history, resumed, interrupted)
 
 
 class _Loop:
     """The state of one run: network, optimizer, batches, checkpoints, history."""
 
-    def __init__(self, dataset: Dataset, config: Config, run: Run, callback: Callback):
+    def __init__(
+        self, dataset: Dataset, config: Config, run: Run | None, callback: Callback
+    ):
         self.config, self.run, self.callback = config.training, run, callback
         static = config.network.unroll == "static"
         devices = steps.strategy()
+        validation = dataset.part("validation")
         with devices.scope():
             self.network = build(dataset, config)
             self.train = pipeline.Batches(
@@ -127,71 +153,76 @@ class _Loop:
                 static=static,
                 augment=config.augmentation,
             )
-            self.validation = pipeline.Batches(
-                dataset.part("validation"), 4 * self.config.batch, static=static
-            )
+            self.validation = None
+            if len(validation):
+                self.validation = pipeline.Batches(
+                    validation, 4 * self.config.batch, static=static
+                )
+            self.updates, self.epochs = self.config.length(len(self.train.dataset))
             self.trainer = steps.Trainer(
                 self.network,
                 config,
-                updates=len(self.train) * self.config.epochs,
+                updates=self.updates,
                 devices=devices,
                 class_weights=steps.class_weights(self.config, self.train.dataset),
             )
-        self.latest = run.latest(self.network, self.trainer.optimizer)
-        self.best = run.best(self.network)
-        self.writer = tf.summary.create_file_writer(str(run.folder / "logs"))
+        self.checkpoints: Checkpoints | None = None
+        if run:
+            self.checkpoints = Checkpoints(run, self.network, self.trainer.optimizer)
         self.history: list[Epoch] = []
+        self.best: list[np.ndarray] = []  # the network's weights of the best epoch
 
     def restore(self) -> None:
-        """Restore the state after the last complete epoch in the run's folder."""
-        path = self.latest.latest_checkpoint
-        if path is None:
-            return
-        self.latest.checkpoint.restore(path).assert_existing_objects_matched()
-        done = int(path.rpartition("-")[2])
-        self.history = self.run.history()[:done]
+        """Restore the state after the last saved epoch in the run's folder."""
+        if self.checkpoints:
+            self.history, self.best = self.checkpoints.restore()
 
     def is_finished(self) -> bool:
-        """True after the last epoch, or when the validation error stopped improving."""
+        """True after the last epoch, or when validation stopped improving."""
         best = [entry.epoch for entry in self.history if entry.best]
         done = len(self.history)
         since_best = done - best[-1] if best else 0
-        return done >= self.config.epochs or since_best >= self.config.patience
+        return done >= self.epochs or since_best >= self.config.patience
 
     def run_epoch(self) -> None:
         """Train on all batches once, evaluate on the validation part, and save."""
         number = len(self.history) + 1
         rate = float(self.trainer.optimizer.learning_rate)
         cost, error = self._train(number)
-        validation_cost, validation_error = self.measure(self.validation)
-        score = (validation_error, validation_cost)
-        before = [(e.validation_error, e.validation_cost) for e in self.history]
-        entry = Epoch(
-            number,
-            cost,
-            error,
-            validation_cost,
-            validation_error,
-            rate,
-            best=all(score < other for other in before),
-        )
+        valid_cost = valid_error = None
+        if self.validation:
+            valid_cost, valid_error = self.measure(self.validation)
+        entry = Epoch(number, cost, error, valid_cost, valid_error, rate, best=True)
+        entry = dataclasses.replace(entry, best=self._is_best(entry))
         if entry.best:
-            self.best.save(number)
-        self.run.write_history([*self.history, entry])
-        self.latest.save(number)
+            self.best = checkpoints.values(self.network.variables)
         self.history.append(entry)
-        with self.writer.as_default(step=number):
-            for name in ("cost", "error", "validation_cost", "validation_error"):
-                tf.summary.scalar(name, getattr(entry, name))
-            tf.summary.scalar("learning_rate", rate)
-        self.writer.flush()
+        if self.checkpoints:
+            self.checkpoints.add(self.history, self.best)
         self.callback.on_epoch_end(entry)
+
+    def finish(self) -> None:
+        """Save the last complete epoch, and load the weights of the best one."""
+        if self.checkpoints:
+            self.checkpoints.save()
+        checkpoints.assign(self.network.variables, self.best)
+
+    def _is_best(self, entry: Epoch) -> bool:
+        if entry.validation_cost is None:
+            return True
+
+        def score(epoch: Epoch):
+            values = (epoch.validation_error, epoch.validation_cost)
+            return values if self.config.best_by == "error" else values[::-1]
+
+        return all(score(entry) < score(other) for other in self.history)
 
     def _train(self, number: int) -> tuple[float, float]:
         seed = self.config.seed
-        self.callback.on_epoch_begin(number, len(self.train))
+        count = min(len(self.train), self.updates - (number - 1) * len(self.train))
+        self.callback.on_epoch_begin(number, count)
         average = _RunningAverage()
-        batches = self.train.epoch((seed, number))
+        batches = itertools.islice(self.train.epoch((seed, number)), count)
         for index, (_, *batch) in enumerate(batches):
             results = self.trainer.train_step(*batch, seed=(seed, number, index))
             average.add(results, batch)

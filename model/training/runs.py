@@ -3,9 +3,10 @@
 runs/NAME/
   config.json     the settings and the data's digest
   history.json    an entry for each epoch
-  latest/         checkpoint of the last complete epoch, to resume from
-  best/           checkpoint of the best epoch by validation error
+  latest/         checkpoint of an epoch, to resume from; see `checkpoints`
+  best/           checkpoint of the best epoch until then
   logs/           TensorBoard
+  folds/          answers of the cross-validation; see `cross_validation`
   lock            locked while a training is writing
 """
 
@@ -17,11 +18,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-import keras
-import tensorflow as tf
-
 from model.config import Config, ConfigError, parse
-from model.network.network import Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,8 +28,8 @@ class Epoch:
     epoch: int
     cost: float
     error: float
-    validation_cost: float
-    validation_error: float
+    validation_cost: float | None  # None: there is no validation part
+    validation_error: float | None
     learning_rate: float
     best: bool
 
@@ -41,7 +38,35 @@ class Run:
     """The folder of one training run."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self._opened = folder, False
+
+    @contextmanager
+    def opened(
+        self, config: Config, digest: str, *, resume: bool = False
+    ) -> Iterator[None]:
+        """Lock the folder, and begin a run or resume the one that it holds.
+
+        Within it, opening the run again changes nothing.
+
+        Args:
+            digest: of the data.
+
+        Raises:
+            ConfigError: another training has locked it; or there is nothing to resume,
+                or a run with other settings or data.
+        """
+        if self._opened:
+            yield
+            return
+        if resume:
+            self.config()  # raises if there is none
+        with self.locked():
+            (self.resume if resume else self.begin)(config, digest)
+            self._opened = True
+            try:
+                yield
+            finally:
+                self._opened = False
 
     @contextmanager
     def locked(self) -> Iterator[None]:
@@ -67,7 +92,7 @@ class Run:
 
     def begin(self, config: Config, digest: str) -> None:
         """Start a new run: remove the checkpoints and logs of an older one."""
-        for name in ("latest", "best", "logs"):
+        for name in ("latest", "best", "logs", "folds"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
         self._write("history.json", [])
@@ -104,29 +129,6 @@ class Run:
     def write_history(self, history: list[Epoch]) -> None:
         self._write("history.json", [dataclasses.asdict(entry) for entry in history])
 
-    def latest(
-        self, network: Network, optimizer: keras.optimizers.Optimizer
-    ) -> tf.train.CheckpointManager:
-        """Return the checkpoint manager of the last complete epoch."""
-        folder = str(self.folder / "latest")
-        return tf.train.CheckpointManager(_checkpoint(network, optimizer), folder, 1)
-
-    def best(self, network: Network) -> tf.train.CheckpointManager:
-        """Return the checkpoint manager of the best epoch's weights."""
-        folder = str(self.folder / "best")
-        return tf.train.CheckpointManager(_checkpoint(network), folder, 1)
-
-    def restore_best(self, network: Network) -> None:
-        """Load the best weights of the run into `network`.
-
-        Raises:
-            ConfigError: no epoch is complete.
-        """
-        path = tf.train.latest_checkpoint(str(self.folder / "best"))
-        if path is None:
-            raise ConfigError(f"{self.folder}: no complete epoch to take weights from")
-        _checkpoint(network).restore(path).assert_existing_objects_matched()
-
     def _read(self, name: str):
         try:
             return json.loads((self.folder / name).read_text(encoding="utf-8"))
@@ -137,16 +139,6 @@ class Run:
         temporary = self.folder / f".{name}"
         temporary.write_text(json.dumps(value, indent=1) + "\n", encoding="utf-8")
         temporary.replace(self.folder / name)
-
-
-def _checkpoint(*owners: Network | keras.optimizers.Optimizer) -> tf.train.Checkpoint:
-    """Checkpoint every variable by its position.
-
-    TensorFlow doesn't follow Keras' lists of layers, and would silently skip them.
-    """
-    return tf.train.Checkpoint(
-        variables=[variable.value for owner in owners for variable in owner.variables]
-    )
 
 
 def _flatten(config: Config) -> dict[str, object]:

@@ -5,6 +5,8 @@ in the cost as one over the whole batch, and gradients are summed before they ar
 clipped. So the number of devices changes nothing but the random dropout.
 """
 
+from collections.abc import Callable
+
 import keras
 import numpy as np
 import tensorflow as tf
@@ -22,13 +24,36 @@ def strategy() -> tf.distribute.Strategy:
     return tf.distribute.get_strategy()
 
 
+def scorer(network: Network) -> Callable[..., np.ndarray]:
+    """Return a compiled function of frames [B, T, F] and lengths [B]: the logits."""
+    function = tf.function(network.__call__, reduce_retracing=True, autograph=False)
+    if network.config.unroll == "dynamic":
+        frames = tf.TensorSpec((None, None, network.features), tf.float32)
+        lengths = tf.TensorSpec((None,), tf.int32)
+        function = tf.function(
+            network.__call__, input_signature=[frames, lengths], autograph=False
+        )
+    return lambda *batch: function(*batch).numpy()
+
+
 def optimizer(config: TrainingConfig, updates: int) -> keras.optimizers.Optimizer:
     """Create the optimizer with its learning rate schedule."""
-    rate = config.learning_rate
-    if config.schedule == "cosine":
-        rate = keras.optimizers.schedules.CosineDecay(rate, updates)
-    kinds = {"adam": keras.optimizers.Adam, "rmsprop": keras.optimizers.RMSprop}
-    return kinds[config.optimizer](rate)
+    rate, warmup = config.learning_rate, round(config.warmup * updates)
+    if config.schedule == "cosine" or warmup:
+        rate = keras.optimizers.schedules.CosineDecay(
+            0.0 if warmup else rate,
+            max(1, updates - warmup),
+            alpha=0.0 if config.schedule == "cosine" else 1.0,
+            warmup_target=rate if warmup else None,
+            warmup_steps=warmup,
+        )
+    match config.optimizer:
+        case "adam":
+            return keras.optimizers.Adam(rate)
+        case "adamw":
+            return keras.optimizers.AdamW(rate, weight_decay=config.weight_decay)
+        case "rmsprop":
+            return keras.optimizers.RMSprop(rate)
 
 
 def class_weights(config: TrainingConfig, dataset: Dataset) -> np.ndarray | None:
@@ -74,12 +99,10 @@ class Trainer:
                 tf.TensorSpec((None,), tf.float32),
             ]
         seeded = signature and [*signature, tf.TensorSpec((3,), tf.int32)]
-        self._train = tf.function(
-            self._train_step, input_signature=seeded, reduce_retracing=dynamic
-        )
-        self._eval = tf.function(
-            self._eval_step, input_signature=signature, reduce_retracing=dynamic
-        )
+        # AutoGraph finds nothing to do here, and takes seconds.
+        options = {"reduce_retracing": dynamic, "autograph": False}
+        self._train = tf.function(self._train_step, input_signature=seeded, **options)
+        self._eval = tf.function(self._eval_step, input_signature=signature, **options)
 
     def train_step(self, frames, lengths, targets, *, seed: tuple[int, int, int]):
         """Update the weights once; return cost, wrong predictions and their total."""

@@ -13,10 +13,10 @@ from model import workflow
 from model.bundle import bundle
 from model.cli import flags, progress
 from model.config import Config, ConfigError
-from model.training import loop
+from model.training import defaults
 from tests.model.cli.commands import run
 
-TINY = {"layers": 1, "hidden": 4, "epochs": 2, "batch": 8}
+TINY = {"layers": 1, "hidden": 4, "epochs": 2, "batch": 8, "validation_fraction": 0.15}
 NAMES = {"by": "machine", "label": "state", "step": "t"}
 
 
@@ -88,7 +88,11 @@ class TestTrain:
         make_rigs().to_csv(path, index=False)
         names = ("--sequence-column", "machine", "--label-column", "state")
         names += ("--group-column", "rig")
-        options = [item for key, n in TINY.items() for item in (f"--{key}", n)]
+        options = [
+            item
+            for key, n in TINY.items()
+            for item in (f"--{key.replace('_', '-')}", n)
+        ]
         folders = ("--output", tmp_path, "--runs", tmp_path / "runs", "--seed", 3)
         shown = run("train", path, *names, "--step-column", "t", *options, *folders)
         assert "longest  groups" in shown.stdout
@@ -126,11 +130,11 @@ def chosen(monkeypatch, tmp_path):
     """The data and the settings that `model.train` would train with."""
     calls = []
 
-    def fit(dataset, settings, run, **_):
+    def resolve(settings, dataset):
         calls.append((dataset, settings))
         raise ConfigError("stop")
 
-    monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr(defaults, "resolve", resolve)
 
     def of(*arguments, **options):
         with pytest.raises(ConfigError, match="stop"):

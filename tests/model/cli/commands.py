@@ -8,6 +8,7 @@ from model import __main__ as command
 from tests.support.networks import make_dataset, write_json_lines
 
 TINY = ("--layers", "1", "--hidden", "4", "--epochs", "2", "--batch", "8")
+TINY += ("--validation-fraction", "0.15")
 DRAWN = re.compile("[\u2500-\u257f\x1b]")  # lines of boxes, and ANSI escapes
 
 

@@ -9,7 +9,7 @@ from model.cli import flags
 from model.cli.arguments import build_config
 from model.config import Config, ConfigError
 from model.datasets import builtin
-from model.training import augmentation, loop
+from model.training import augmentation, defaults
 from tests.model.cli.commands import TINY, refusal, run, write_data
 
 SECTIONS = ("data", "network", "training", "augmentation")
@@ -94,7 +94,7 @@ class TestRefusals:
         path = tmp_path / "a.jsonl"
         path.write_text('{"frames": [[1]], "label": "a"}\n')
         line = refusal("train", path, "--runs", tmp_path / "runs", *TINY)
-        assert "validation" in line
+        assert "too few sequences to validate on" in line
         assert not (tmp_path / "runs").exists()
 
 
@@ -107,11 +107,11 @@ def chosen(monkeypatch, tmp_path):
     """The settings that `train` with these arguments would train with."""
     configs = []
 
-    def fit(dataset, settings, run, **_):
+    def resolve(settings, dataset):
         configs.append(settings)
         raise Stop("stop")
 
-    monkeypatch.setattr(loop, "fit", fit)
+    monkeypatch.setattr(defaults, "resolve", resolve)
 
     def of(*arguments):
         assert refusal("train", *arguments) == "error: stop"
@@ -214,6 +214,8 @@ class TestFlags:
             assert f"--{name.replace('_', '-')}" in flag.opts
             assert text in flag.help
             default = getattr(getattr(Config(), section), name)
+            if name in config.OPEN:
+                default = "by the data"
             if default not in (None, ()):
                 assert f"[default: {default}]" in flag.help
 

@@ -133,7 +133,7 @@ class TestTrain:
             raise KeyboardInterrupt
 
         monkeypatch.setattr(loop, "fit", stop)
-        result = run("train", file, "--runs", tmp_path, code=130)
+        result = run("train", file, *TINY, "--runs", tmp_path, code=130)
         assert len(result.stderr.splitlines()) == 1
 
 

@@ -50,7 +50,8 @@ def test_groups(table):
     header, *rows = table.read_text().splitlines()
     halls = (f"{row};hall {int(row.split(';')[0][1:]) // 3}" for row in rows)
     path.write_text("\n".join([f"{header};hall", *halls]))
-    output = run("describe", path, *COLUMNS, "--group-column", "hall").stdout
+    parts = ("--validation-fraction", "0.15")
+    output = run("describe", path, *COLUMNS, *parts, "--group-column", "hall").stdout
     counts = {line.split()[0]: line.split()[-1] for line in output.splitlines() if line}
     assert counts["part"] == "groups"
     sizes = [int(counts[name]) for name in ("train", "validation", "test")]
@@ -117,12 +118,12 @@ def test_names_are_not_markup(tmp_path):
 def test_training_begins_with_it(tmp_path):
     """`train` prints the same tables and warnings before the first epoch."""
     path = write_json_lines(tmp_path / "walks.jsonl", make_dataset(counts=(60, 0, 0)))
-    table = run("describe", path).stdout
+    table = run("describe", path, "--validation-fraction", "0.15").stdout
     folders = ("--output", tmp_path / "b", "--runs", tmp_path / "r")
     output = run("train", path, *TINY, *folders).stdout
     assert output.startswith(table)
     network, first = output.removeprefix(table).splitlines()[:2]
-    assert network.startswith("walks: gru 1 x 4, forward")
+    assert network.startswith("walks: 42 training sequences: GRU 1 x 4, ")
     assert first.startswith("epoch   1/2")
 
 

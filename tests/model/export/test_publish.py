@@ -21,11 +21,11 @@ class TestGolden:
             assert golden.difference(step) < bundle.TOLERANCE / 10, name
 
     def test_from_the_data(self, exported):
-        """Golden inputs are sequences of the data, the shortest and the longest too."""
-        golden, test = exported.bundle.golden(), exported.dataset.part("test")
-        assert golden.lengths.min() == test.lengths.min()
-        assert golden.lengths.max() == test.lengths.max()
-        known = {test.sequence(row).tobytes() for row in range(len(test))}
+        """Golden inputs are validation sequences, the shortest and the longest too."""
+        golden, part = exported.bundle.golden(), exported.dataset.part("validation")
+        assert golden.lengths.min() == part.lengths.min()
+        assert golden.lengths.max() == part.lengths.max()
+        known = {part.sequence(row).tobytes() for row in range(len(part))}
         for frames, length in zip(golden.frames, golden.lengths, strict=True):
             assert frames[:length].tobytes() in known
 

@@ -48,7 +48,7 @@ def publish_int8(root, network, dataset, name="made"):
 
 # Name: the task, the sequences of each part, and settings of the network.
 KINDS = {
-    "classify": ("classify", (15, 12, 70), {"stack": 2}),
+    "classify": ("classify", (15, 70, 12), {"stack": 2}),
     "label-both-ways-no-test-part": ("label", (15, 60, 0), {"bidirectional": True}),
 }
 
@@ -71,7 +71,7 @@ def quantized_bundle(request, folders):
     task, counts, _ = KINDS[request.param]
     targets = np.load(folders / f"{request.param}.npy")
     dataset = replace(make_dataset(task, counts=counts, classes=4), targets=targets)
-    part = "test" if counts[2] else "validation"
+    part = "validation"
     return bundle.read(folders / request.param / "1"), dataset.part(part), part
 
 
