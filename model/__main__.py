@@ -101,7 +101,10 @@ def train(
         "runs"
     ),
     resume: Annotated[
-        bool, typer.Option("--resume", help="Resume an interrupted run.")
+        bool,
+        typer.Option(
+            "--resume", help="Resume an interrupted run, or extend a complete one."
+        ),
     ] = False,
     int8: Int8 = False,
     *,
@@ -183,7 +186,7 @@ def export(
         network = loop.build(dataset, config)
         checkpoints.restore_best(folder, network)
         workflow.publish(
-            network,
+            network.in_float32(),
             folder.history(),
             dataset,
             config,

@@ -169,6 +169,15 @@ class TrainingConfig(_Section):
         description="Keep the weights with the lowest validation error, or cost.",
     )
     batch: int = Field(16, ge=1, description="Batch size: sequences per update.")
+    warm_start: str | None = Field(
+        None,
+        description="Folder of a bundle with the same features, from whose weights the"
+        " training starts.",
+    )
+    mixed_precision: bool = Field(
+        False,
+        description="Compute the layers in float16, on a GPU; weights stay float32.",
+    )
     folds: int = Field(
         5,
         ge=2,

@@ -62,6 +62,8 @@ class Choices(TypedDict, total=False):
     patience: int
     best_by: Literal["error", "cost"]
     batch: int
+    warm_start: str | None
+    mixed_precision: bool
     folds: int
     repeats: int
     seed: int
@@ -160,7 +162,8 @@ def train(
         promote: serve the new version if it isn't worse than the one that is served,
             always, or never.
         runs: folder for checkpoints and logs.
-        resume: continue an interrupted run with the same data and settings.
+        resume: continue an interrupted run with the same data and settings, or extend
+            a complete one with more `epochs` or `updates`.
         int8: add int8 weights (LSTM).
         progress: print the data, a line for each epoch, and the metrics. If false,
             likely mistakes in the data are Python's warnings.
@@ -238,18 +241,23 @@ def run(
     with libraries.imports():
         from model.cli.progress import ProgressBars
         from model.export import promotion, quantize
-        from model.training import cross_validation, defaults, loop
+        from model.training import cross_validation, defaults, loop, warm_start
         from model.training.runs import Run
 
     if int8:
         quantize.check(config.network.cell)
     promotion.check(config.name, output)
     folder = Run(runs / config.name)
+    start, seen = warm_start.load(config), []
+    if start is not None:
+        config = warm_start.settings(config, start.metadata)
+        seen = warm_start.warnings(dataset, start)
     if progress:
         console.print_dataset(dataset)
+        console.print_warnings(seen)
     else:
         checks.refuse_untrained_classes(dataset)
-        for line in checks.warnings(dataset):
+        for line in [*checks.warnings(dataset), *seen]:
             warnings.warn(line, stacklevel=3)
     config = defaults.resolve(config, dataset)
     loop.check(dataset, config)
@@ -271,7 +279,8 @@ def run(
         trained = loop.fit(dataset, config, folder, resume=resume, callback=callback)
     if trained.finished_before:
         command = f"unrolled export {folder.folder} --output {output}"
-        raise ConfigError(f"{folder.folder} is complete; write its bundle: {command}")
+        reason = f"{folder.folder} is complete; write its bundle: {command}"
+        raise ConfigError(f"{reason}; or go on with more --epochs or --updates")
     if trained.interrupted:
         best = max(entry.epoch for entry in trained.history if entry.best)
         raise Interrupted(folder.folder, best)

@@ -63,6 +63,11 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
     data, validation = config.data, config.data.validation_fraction
     if validation is None and "folds" in config.training.model_fields_set:
         validation = 0
+    names, recorded = None, Columns()
+    if config.training.warm_start is not None:
+        metadata = load_bundle(Path(config.training.warm_start)).metadata
+        names = metadata.input.names
+        recorded = readers.from_names(metadata.training.columns)
     return builtin.load_source(
         data.source if source is None else source,
         task=data.task,
@@ -71,6 +76,8 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
         test_fraction=data.test_fraction,
         seed=config.training.seed,
         columns=file_columns(config),
+        features=names,
+        recorded=recorded,
     )
 
 

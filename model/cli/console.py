@@ -180,9 +180,14 @@ def print_dataset(dataset: Dataset) -> None:
     console.print(_parts_table(dataset, summary))
     console.print(_counts_table(dataset, summary))
     console.print(_features_table(dataset, summary))
-    for line in checks.warnings(dataset):
-        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
+    print_warnings(checks.warnings(dataset))
     checks.refuse_untrained_classes(dataset)
+
+
+def print_warnings(lines: Iterable[str]) -> None:
+    """Print likely mistakes in the data."""
+    for line in lines:
+        console.print(f"warning: {line}", style="yellow", soft_wrap=True)
 
 
 def _parts_table(dataset: Dataset, summary: Summary) -> Table:

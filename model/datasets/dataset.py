@@ -194,7 +194,7 @@ class Dataset:
         """Return a copy with other values, which are consistent with each other."""
         result = object.__new__(Dataset)
         vars(result).update(vars(self))
-        for name in ("frames", "targets"):  # joined again when they are needed
+        for name in ("frames", "targets", "_digest"):  # made again when needed
             vars(result).pop(name, None)
         vars(result).update(changes)
         return result
@@ -231,14 +231,17 @@ class Dataset:
             sequence = content[start * width : end * width]
             digests += hashlib.blake2b(sequence, digest_size=8).digest()
         hashes = np.frombuffer(bytes(digests), "<u8")
-        if not self.frames_of.flags.writeable:  # a large file's, which don't change
+        if self._is_mapped:
             vars(self)["_hashes"] = hashes
         return hashes
 
     @property
     def digest(self) -> str:
         """SHA-256 of the whole content, except its name and the ids."""
-        head = [self.task, self.classes, self.features, self.frames.shape, len(self)]
+        if "_digest" in vars(self):
+            return vars(self)["_digest"]
+        shape = (int(self.offsets[-1]), len(self.features))
+        head = [self.task, self.classes, self.features, shape, len(self)]
         state = hashlib.sha256(json.dumps(head).encode())
         rest = (self.lengths, self.targets, self.split)
         for array in chain(self.blocks(), rest):
@@ -246,7 +249,14 @@ class Dataset:
             state.update(np.ascontiguousarray(little_endian).data)
         if self.groups is not None:
             state.update(json.dumps(self.groups.tolist()).encode())
+        if self._is_mapped:
+            vars(self)["_digest"] = state.hexdigest()
         return state.hexdigest()
+
+    @property
+    def _is_mapped(self) -> bool:
+        """True for the frames of a large file, which nothing changes."""
+        return not self.frames_of.flags.writeable
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -46,8 +46,10 @@ def _copies(dataset: Dataset, codes: np.ndarray) -> Iterator[tuple[int, int]]:
 
 def _near_copies(dataset: Dataset, codes: np.ndarray) -> Iterator[tuple[int, int]]:
     """Yield sequences of two parts with one id and frames that hardly differ."""
-    first: dict[object, int] = {}
-    for index, name in enumerate(dataset.ids.tolist()):
+    names, first = dataset.ids.tolist(), dict[object, int]()
+    if len(set(names)) == len(names):
+        return
+    for index, name in enumerate(names):
         other = first.setdefault(name, index)
         if dataset.split[other] == dataset.split[index] or codes[other] == codes[index]:
             continue

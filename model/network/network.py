@@ -35,12 +35,15 @@ class Network(keras.Model):  # type: ignore[misc]
         mean: np.ndarray | None = None,
         scale: np.ndarray | None = None,
         cudnn: bool = True,
+        mixed: bool = False,
     ):
         """
         Args:
             mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
             cudnn: use cuDNN kernels on a GPU. False keeps them out of the graph, so
                 that an export runs everywhere.
+            mixed: compute the recurrent layers in float16. Weights, sums and logits stay
+                float32.
 
         Raises:
             ConfigError: see `check`.
@@ -58,7 +61,7 @@ class Network(keras.Model):  # type: ignore[misc]
         self.temperature = self._constant("temperature", (), None, 1.0)
         names = ("forward", "backward")[: 2 if config.bidirectional else 1]
         self.encoder = [
-            [_recurrent(config, cudnn, f"{name}_{index}") for name in names]
+            [_recurrent(config, cudnn, mixed, f"{name}_{index}") for name in names]
             for index in range(config.layers)
         ]
         self.head = keras.layers.Dense(classes, name="logits")
@@ -108,6 +111,7 @@ class Network(keras.Model):  # type: ignore[misc]
                 layer_seed = tf.random.experimental.stateless_fold_in(seed, index)
                 rate = self.config.dropout
                 x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
+        x = tf.cast(x, tf.float32)
         if self.task == "label":
             return self.head(x)
         total = tf.reduce_sum(_masked(x, lengths), 1)
@@ -185,17 +189,26 @@ class Network(keras.Model):  # type: ignore[misc]
     def for_export(self) -> "Network":
         """Return a copy without cuDNN kernels, with a loop over time that returns states."""
         config = self.config.model_copy(update={"unroll": "dynamic"})
+        copy = self._copy(config, cudnn=False)
+        for directions in copy.encoder:
+            for layer in directions:
+                layer.return_state = not config.bidirectional
+        return copy
+
+    def in_float32(self) -> "Network":
+        """Return a network that computes with the same weights in float32 alone."""
+        mixed = self.encoder[0][0].compute_dtype != "float32"
+        return self._copy(self.config, cudnn=True) if mixed else self
+
+    def _copy(self, config: NetworkConfig, *, cudnn: bool) -> "Network":
         copy = Network(
             config,
             task=self.task,
             features=self.features,
             classes=self.head.units,
-            cudnn=False,
+            cudnn=cudnn,
         )
         copy.set_weights(self.get_weights())
-        for directions in copy.encoder:
-            for layer in directions:
-                layer.return_state = not config.bidirectional
         return copy
 
     def _normalize(self, frames, lengths):
@@ -277,8 +290,11 @@ def count_errors(logits, targets, lengths, rows):
     return tf.reduce_sum(wrong), tf.reduce_sum(valid)
 
 
-def _recurrent(config: NetworkConfig, cudnn: bool, name: str) -> keras.layers.RNN:
+def _recurrent(
+    config: NetworkConfig, cudnn: bool, mixed: bool, name: str
+) -> keras.layers.RNN:
     options = {
+        "dtype": "mixed_float16" if mixed else "float32",
         "return_sequences": True,
         "unroll": config.unroll == "static",
         "use_cudnn": "auto" if cudnn else False,

@@ -120,6 +120,10 @@ def statement(config: Config, dataset: Dataset) -> str:
         f"learning rate {training.learning_rate:g}",
         f"seed {training.seed}",
     ]
+    if training.warm_start is not None:
+        parts.append(f"from the weights of {training.warm_start}")
+    if training.mixed_precision:
+        parts.append("mixed precision")
     options = ["--layers", "--hidden", "--read", "--stack", "--updates"]
     if dataset.task == "label":
         options = [name for name in options if name not in ("--read", "--stack")]

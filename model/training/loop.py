@@ -6,18 +6,22 @@ the same weights as an uninterrupted one.
 
 import dataclasses
 import itertools
+import time
 from dataclasses import dataclass
 
 import keras
 import numpy as np
+import tensorflow as tf
 
 from model.config import Config, ConfigError
 from model.datasets.dataset import Dataset
 from model.network import network
 from model.network.network import Network
-from model.training import augmentation, checkpoints, pipeline, steps
+from model.training import augmentation, checkpoints, pipeline, steps, warm_start
 from model.training.checkpoints import Checkpoints
 from model.training.runs import Epoch, Run
+
+FETCH_SECONDS = 0.1  # between two looks at the results of an epoch's batches
 
 
 class Callback:
@@ -39,7 +43,8 @@ class Callback:
         """Epoch number `epoch` begins; it has `batches` batches."""
 
     def on_batch_end(self, cost: float, error: float) -> None:
-        """A batch is done. Cost and error (percent) are those of the epoch so far."""
+        """A batch is done. Cost and error (percent) are those of the epoch so far, some
+        tenths of a second ago; after its last batch, those of the epoch."""
 
     def on_epoch_end(self, epoch: Epoch) -> None:
         """An epoch is done and saved."""
@@ -73,6 +78,7 @@ def build(dataset: Dataset, config: Config) -> Network:
         classes=len(dataset.classes),
         mean=mean,
         scale=scale,
+        mixed=config.training.mixed_precision,
     )
 
 
@@ -86,6 +92,7 @@ def check(dataset: Dataset, config: Config) -> None:
         raise ConfigError(f"{dataset.name}: too few sequences for a train part")
     network.check(config.network, dataset.task)
     augmentation.check(config.augmentation, dataset)
+    steps.check_precision(config.training)
 
 
 def fit(
@@ -123,6 +130,8 @@ def fit(
 
 def _run(loop: "_Loop") -> Trained:
     resumed, interrupted = len(loop.history), False
+    if not loop.history:
+        loop.start()
     loop.callback.on_train_begin(loop.epochs)
     try:
         while not loop.is_finished():
@@ -132,7 +141,7 @@ def _run(loop: "_Loop") -> Trained:
             raise
         interrupted = True
     loop.finish()
-    return Trained(loop.network, loop.history, resumed, interrupted)
+    return Trained(loop.network.in_float32(), loop.history, resumed, interrupted)
 
 
 class _Loop:
@@ -142,6 +151,7 @@ class _Loop:
         self, dataset: Dataset, config: Config, run: Run | None, callback: Callback
     ):
         self.config, self.run, self.callback = config.training, run, callback
+        self.dataset, self.settings = dataset, config
         static = config.network.unroll == "static"
         devices = steps.strategy()
         validation = dataset.part("validation")
@@ -171,6 +181,12 @@ class _Loop:
             self.checkpoints = Checkpoints(run, self.network, self.trainer.optimizer)
         self.history: list[Epoch] = []
         self.best: list[np.ndarray] = []  # the network's weights of the best epoch
+
+    def start(self) -> None:
+        """Begin with the weights of a bundle, if the settings name one."""
+        bundle = warm_start.load(self.settings)
+        if bundle is not None:
+            warm_start.apply(self.network, self.dataset, bundle)
 
     def restore(self) -> None:
         """Restore the state after the last saved epoch in the run's folder."""
@@ -221,11 +237,15 @@ class _Loop:
         seed = self.config.seed
         count = min(len(self.train), self.updates - (number - 1) * len(self.train))
         self.callback.on_epoch_begin(number, count)
-        average = _RunningAverage()
+        average, fetched = _RunningAverage(), -np.inf
         batches = itertools.islice(self.train.epoch((seed, number)), count)
         for index, (_, *batch) in enumerate(batches):
             results = self.trainer.train_step(*batch, seed=(seed, number, index))
             average.add(results, batch)
+            now = time.monotonic()
+            if now - fetched > FETCH_SECONDS or index + 1 == count:
+                average.fetch()
+                fetched = now
             self.callback.on_batch_end(*average.values())
         return average.values()
 
@@ -234,22 +254,33 @@ class _Loop:
         average = _RunningAverage()
         for _, *batch in batches.epoch():
             average.add(self.trainer.eval_step(*batch), batch)
+        average.fetch()
         return average.values()
 
 
 class _RunningAverage:
-    """Average cost of a sequence and error in percent, over batches of any size."""
+    """Average cost of a sequence and error in percent, over batches of any size.
+
+    To fetch results from a GPU waits for all that it has to do, so they are fetched
+    together, and the GPU always has the next batch.
+    """
 
     def __init__(self) -> None:
         self.cost = self.sequences = self.wrong = self.count = 0.0
+        self.waiting: list[tuple[tf.Tensor, int]] = []
 
     def add(self, results, batch) -> None:
-        cost, wrong, count = map(float, results)
-        size = batch[0].shape[0]
-        self.cost += cost * size
-        self.sequences += size
-        self.wrong += wrong
-        self.count += count
+        self.waiting.append((results, batch[0].shape[0]))
+
+    def fetch(self) -> None:
+        for results, size in self.waiting:
+            cost, wrong, count = results.numpy().tolist()
+            self.cost += cost * size
+            self.sequences += size
+            self.wrong += wrong
+            self.count += count
+        self.waiting.clear()
 
     def values(self) -> tuple[float, float]:
+        """Return the averages of the batches that were fetched."""
         return self.cost / self.sequences, 100 * self.wrong / self.count

@@ -20,6 +20,9 @@ from pathlib import Path
 
 from model.config import Config, ConfigError, parse
 
+# Settings that may change when a run is resumed.
+LENGTH = ("training.epochs", "training.updates", "training.patience")
+
 
 @dataclass(frozen=True, slots=True)
 class Epoch:
@@ -99,7 +102,7 @@ class Run:
         self._write("config.json", {"data": digest, "config": config.model_dump()})
 
     def resume(self, config: Config, digest: str) -> None:
-        """Check that the folder holds this run, complete or not.
+        """Check that the folder holds this run, complete or not; it may get longer.
 
         Raises:
             ConfigError: there is no run, or one with other settings or data.
@@ -107,12 +110,16 @@ class Run:
         before, data = self.config()
         if data != digest:
             raise ConfigError(f"{self.folder}: was trained on other data")
-        if before != config:
-            old, new = _flatten(before), _flatten(config)
-            changed = [key for key in new if new[key] != old[key]]
+        old, new = _flatten(before), _flatten(config)
+        changed = [key for key in new if new[key] != old[key]]
+        if others := [key for key in changed if key not in LENGTH]:
             raise ConfigError(
-                f"{self.folder}: was started with other settings ({', '.join(changed)})"
+                f"{self.folder}: was started with other settings ({', '.join(others)})"
             )
+        if changed:
+            # The networks of the folds were trained for the old length.
+            shutil.rmtree(self.folder / "folds", ignore_errors=True)
+            self._write("config.json", {"data": digest, "config": config.model_dump()})
 
     def config(self) -> tuple[Config, str]:
         """Return the run's settings and the digest of its data."""

@@ -11,7 +11,7 @@ import keras
 import numpy as np
 import tensorflow as tf
 
-from model.config import Config, TrainingConfig
+from model.config import Config, ConfigError, TrainingConfig
 from model.datasets.dataset import Dataset
 from model.network.network import Network, cost, count_errors
 
@@ -22,6 +22,18 @@ def strategy() -> tf.distribute.Strategy:
     if len(gpus) > 1:
         return tf.distribute.MirroredStrategy()
     return tf.distribute.get_strategy()
+
+
+def check_precision(config: TrainingConfig) -> None:
+    """Refuse mixed precision where nothing gets faster by it.
+
+    Raises:
+        ConfigError: there is no GPU, or there are several.
+    """
+    count = len(tf.config.list_physical_devices("GPU"))
+    if config.mixed_precision and count != 1:
+        reason = "there is none" if not count else "choose one: CUDA_VISIBLE_DEVICES=0"
+        raise ConfigError(f"training.mixed_precision: needs one GPU; {reason}")
 
 
 def scorer(network: Network) -> Callable[..., np.ndarray]:
@@ -85,7 +97,11 @@ class Trainer:
         self.class_weights = class_weights
         self.smoothing = config.training.label_smoothing
         self.clip_norm = config.training.clip_norm
+        self.mixed = config.training.mixed_precision
         self.optimizer = optimizer(config.training, updates)
+        if self.mixed:
+            self.optimizer.global_clipnorm = self.clip_norm
+            self.optimizer = keras.optimizers.LossScaleOptimizer(self.optimizer)
         self.optimizer.build(network.trainable_variables)
         signature = None  # static unrolling: a graph for each length
         dynamic = config.network.unroll == "dynamic"
@@ -105,7 +121,10 @@ class Trainer:
         self._eval = tf.function(self._eval_step, input_signature=signature, **options)
 
     def train_step(self, frames, lengths, targets, *, seed: tuple[int, int, int]):
-        """Update the weights once; return cost, wrong predictions and their total."""
+        """Update the weights once; return cost, wrong predictions and their total, [3].
+
+        The result is a tensor, for which the device may still have to compute.
+        """
         batch = (frames, lengths, targets)
         return self._run(self._train, batch, tf.constant(seed, tf.int32))
 
@@ -118,7 +137,7 @@ class Trainer:
         weights = tf.fill((size,), 1 / size)
         replicas = self.devices.num_replicas_in_sync
         if replicas == 1:
-            return [value.numpy() for value in function(*batch, weights, *rest)]
+            return function(*batch, weights, *rest)
         rows = [_split_rows(size, replicas, index) for index in range(replicas)]
 
         def share(context):
@@ -128,8 +147,7 @@ class Trainer:
 
         shares = self.devices.experimental_distribute_values_from_function(share)
         results = self.devices.run(function, (*shares, *rest))
-        total = tf.distribute.ReduceOp.SUM
-        return [self.devices.reduce(total, value, None).numpy() for value in results]
+        return self.devices.reduce(tf.distribute.ReduceOp.SUM, results, None)
 
     def _train_step(self, frames, lengths, targets, weights, seed):
         with tf.GradientTape() as tape:
@@ -143,22 +161,28 @@ class Trainer:
                 class_weights=self.class_weights,
                 smoothing=self.smoothing,
             )
+            scaled = self.optimizer.scale_loss(batch_cost)  # for float16 alone
         variables = self.network.trainable_variables
-        gradients = tape.gradient(batch_cost, variables)
+        gradients = tape.gradient(scaled, variables)
         gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
-        gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
+        if not self.mixed:  # else the optimizer clips, after it has undone the scale
+            gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
         # The optimizer sums over the devices once more.
         replicas = self.devices.num_replicas_in_sync
         gradients = [gradient / replicas for gradient in gradients]
         self.optimizer.apply_gradients(zip(gradients, variables, strict=True))
-        return batch_cost, *count_errors(logits, targets, lengths, weights > 0)
+        return tf.stack(
+            [batch_cost, *count_errors(logits, targets, lengths, weights > 0)]
+        )
 
     def _eval_step(self, frames, lengths, targets, weights):
         logits = self.network(frames, lengths)
         batch_cost = cost(
             logits, targets, lengths, weights, class_weights=self.class_weights
         )
-        return batch_cost, *count_errors(logits, targets, lengths, weights > 0)
+        return tf.stack(
+            [batch_cost, *count_errors(logits, targets, lengths, weights > 0)]
+        )
 
 
 def _split_rows(size: int, replicas: int, index: int) -> tuple[np.ndarray, np.ndarray]:

@@ -357,6 +357,18 @@ class TestRecords:
         ends = [batches[-1] for batches in recorder.batches]
         assert ends == [(entry.cost, entry.error) for entry in trained.history]
 
+    def test_fetched_together(self, data, config, whole, monkeypatch):
+        """Results are fetched from the device now and then, and at the end of an epoch."""
+        fetches = []
+        fetch = loop._RunningAverage.fetch
+        monkeypatch.setattr(
+            loop._RunningAverage, "fetch", lambda s: (fetches.append(s), fetch(s))
+        )
+        monkeypatch.setattr(loop, "FETCH_SECONDS", 1e9)
+        trained = loop.fit(data, config)
+        assert len(fetches) == 3 * len(trained.history)  # first, last, validation
+        assert trained.history == whole[0].history
+
     def test_tensorboard(self, whole):
         """TensorBoard's files hold the metrics of every epoch."""
         logs = list((whole[1].folder / "logs").glob("events.out.tfevents.*"))
