@@ -8,7 +8,7 @@ answered. Of large parts they learn from and answer a random sample.
 
 import logging
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -19,8 +19,9 @@ from model.evaluation.evaluation import Predictions
 
 MAX_SEQUENCES, MAX_STEPS = 20_000, 200_000
 MAX_NUMBERS = 50_000_000  # in the frames of a sample
-MAX_PRODUCTS = 200_000_000  # of one pass: answers x inputs x classes
+MAX_PRODUCTS = 100_000_000  # of one pass: answers x inputs x classes
 ITERATIONS = 100
+Predictor = Callable[[Dataset], np.ndarray]
 
 
 def evaluate(
@@ -38,11 +39,14 @@ def evaluate(
     results = {}
     try:
         train = dataset.part("train")
+        learnt = train.take(_sample(train))
+        predictors = _fit(learnt) if {*predictions} & {"validation", "test"} else {}
         for name, answers in predictions.items():
             if name == "cross_validation":
                 results[name] = _cross_validated(train, answers, held_out)
             elif name != "train":
-                results[name] = _on_part(train, dataset.part(name), answers)
+                part, size = dataset.part(name), len(learnt.targets)
+                results[name] = _on_part(predictors, part, answers, size)
     except Exception as error:  # A report without baselines is better than none.
         logging.getLogger(__name__).warning("no baselines: %s", error)
         return {}
@@ -65,17 +69,15 @@ def inputs(dataset: Dataset) -> np.ndarray:
 
 
 def _on_part(
-    train: Dataset, part: Dataset, answers: Predictions
+    predictors: dict[str, Predictor], part: Dataset, answers: Predictions, learnt: int
 ) -> dict[str, Baseline]:
     chosen = _sample(part)
     rows = np.repeat(chosen, part.lengths if part.task == "label" else 1)
     wrong = answers.scores.argmax(1) != answers.targets
     groups = np.arange(len(wrong)) if answers.groups is None else answers.groups
-    learnt = train.take(_sample(train))
-    predicted = _predict(learnt, part.take(chosen))
-    return _compare(
-        predicted, answers.targets[rows], wrong[rows], groups[rows], len(learnt.targets)
-    )
+    sample = part.take(chosen)
+    predicted = {name: predictor(sample) for name, predictor in predictors.items()}
+    return _compare(predicted, answers.targets[rows], wrong[rows], groups[rows], learnt)
 
 
 def _cross_validated(
@@ -90,8 +92,9 @@ def _cross_validated(
         rows = np.flatnonzero(rows) + size * (number * repeats // len(held_out))
         learnt = train.take(~left_out)
         learnt = learnt.take(_sample(learnt))
-        for name, codes in _predict(learnt, train.take(left_out)).items():
-            predicted.setdefault(name, np.full(len(answers.targets), -1))[rows] = codes
+        for name, predictor in _fit(learnt).items():
+            codes = predicted.setdefault(name, np.full(len(answers.targets), -1))
+            codes[rows] = predictor(train.take(left_out))
     wrong = answers.scores.argmax(1) != answers.targets
     groups = np.arange(len(wrong)) % size if answers.groups is None else answers.groups
     return _compare(predicted, answers.targets, wrong, groups, size)
@@ -119,27 +122,30 @@ def _compare(
     return results
 
 
-def _predict(train: Dataset, part: Dataset) -> dict[str, np.ndarray]:
-    """Return the class that each baseline predicts for each answer of a part."""
+def _fit(train: Dataset) -> dict[str, Predictor]:
+    """Return functions that predict the class of each answer of a data set."""
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
     majority = np.bincount(train.targets).argmax()
-    results = {"majority": np.full(len(part.targets), majority)}
-    if len(np.unique(train.targets)) > 1:
-        learnt, answered = inputs(train), inputs(part)
-        mean, scale = learnt.mean(0), learnt.std(0)
-        scale = np.where(scale > 0, scale, 1)
-        learnt, answered = (
-            ((values - mean) / scale).astype(np.float32)
-            for values in (learnt, answered)
-        )
-        model = LogisticRegression(max_iter=ITERATIONS)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", ConvergenceWarning)
-            codes = model.fit(learnt, train.targets).predict(answered)
-        results = {"logistic_regression": codes, **results}
-    return results
+    predictors: dict[str, Predictor] = {
+        "majority": lambda dataset: np.full(len(dataset.targets), majority)
+    }
+    if len(np.unique(train.targets)) == 1:
+        return predictors
+    values = inputs(train)
+    mean, scale = values.mean(0), values.std(0)
+    scale = np.where(scale > 0, scale, 1)
+
+    def scaled(values: np.ndarray) -> np.ndarray:
+        return ((values - mean) / scale).astype(np.float32)
+
+    model = LogisticRegression(max_iter=ITERATIONS)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvergenceWarning)
+        model.fit(scaled(values), train.targets)
+    logistic = {"logistic_regression": lambda data: model.predict(scaled(inputs(data)))}
+    return {**logistic, **predictors}
 
 
 def _sample(dataset: Dataset) -> np.ndarray:

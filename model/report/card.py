@@ -181,15 +181,19 @@ The ECE of the {title(shown_part(parts))} rests on {_count(part.count, "answer")
 perfectly calibrated network with the same confidences would have {part.calibration_error_by_chance:.2f} % (ECE by
 chance). The interval subtracts that excess, so it may lie below the ECE.
 
-{_provenance(parts)}"""
+{_provenance(metadata, parts)}"""
 
 
-def _provenance(parts: dict[str, Metrics]) -> str:
+def _provenance(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     """Say which parts chose the network, so that their metrics are too good."""
     if "cross_validation" in parts:
         end = "; the test part influenced nothing." if "test" in parts else "."
-        return f"""Each answer of the cross-validation is that of a network which was trained without the
-sequence; the network of this bundle was trained on all of them. The temperature was fitted
+        settings = metadata.training.settings.get("training", {})
+        folds, times = (settings.get(key) for key in ("folds", "repeats"))
+        repeated = f", repeated {times} times" if times != 1 else ""
+        text = f" ({folds} folds{repeated})" if folds and times else ""
+        return f"""Each answer of the cross-validation{text} is
+that of a network which was trained without the sequence; the network of this bundle was trained on all of them. The temperature was fitted
 on these answers, so their ECE is a little too good{end}"""
     note = "expect more errors on new data: there was no test part."
     if "test" in parts:

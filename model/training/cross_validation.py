@@ -10,6 +10,7 @@ import numpy as np
 from model.config import Config, ConfigError
 from model.datasets import splits
 from model.datasets.dataset import TRAIN, Dataset
+from model.evaluation import evaluation
 from model.evaluation.evaluation import Predictions
 from model.training import workers
 from model.training.fold import Fold
@@ -161,7 +162,7 @@ def _join(
         np.tile(train.targets, training.repeats),
         np.tile(np.repeat(train.lengths, steps), training.repeats),
         # The answers for one sequence, of all repetitions, are not independent.
-        np.tile(np.repeat(np.arange(len(train)), steps), training.repeats),
+        np.tile(evaluation.answer_groups(train), training.repeats),
     )
     held_out = tuple(fold.held_out for fold in folds)
     return CrossValidation(predictions, tuple(errors), held_out)

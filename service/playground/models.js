@@ -41,12 +41,15 @@ async function cardOf(name) {
 async function card(model) {
   const { training, bidirectional, cell, layers, hidden } = model;
   const direction = bidirectional ? "both directions" : "forward, streamable";
+  const epochs = training.parts.cross_validation
+    ? `${training.epochs} epochs`
+    : `best epoch ${training.best_epoch} of ${training.epochs}`;
   const facts = {
     network: `${cell.toUpperCase()}, ${layers} × ${hidden}, ${direction}`,
     input: `${model.feature_count} features per step; trained on up to ${model.longest_trained} steps`,
     engine: `${model.engine}, ${model.precision} (${model.engine_reason})`,
     versions: model.versions.join(", "),
-    trained: `${training.created} on ${training.source}, best epoch ${training.best_epoch} of ${training.epochs}, seed ${training.seed}`,
+    trained: `${training.created} on ${training.source}, ${epochs}, seed ${training.seed}`,
   };
   return make(
     "article",

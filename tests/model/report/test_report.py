@@ -190,14 +190,19 @@ def test_cross_validation(tmp_path):
     """Without a validation part the report is of the cross-validation, whose answers
     calibrate the network."""
     values = make_report(DIGITS, parts=("train", "cross_validation"))
+    settings = {"training": {"folds": 5, "repeats": 3}}
+    metadata = make_metadata(DIGITS)
+    record = metadata.training.model_copy(update={"settings": settings})
+    metadata = metadata.model_copy(update={"training": record})
     none = {"validation_cost": None, "validation_error": None}
     values = replace(values, history=[replace(e, **none) for e in values.history])
-    report.write(tmp_path, make_metadata(DIGITS), values)
+    report.write(tmp_path, metadata, values)
     text = (tmp_path / "card.md").read_text(encoding="utf-8")
     for line in (
         "| cross-validation | 500 |",
         "The ECE of the cross-validation rests on 500 answers.",
         "## Plots, cross-validation\n",
+        "of the cross-validation (5 folds, repeated 3 times) is\n",
         "fitted on the cross-validation: right on average",
     ):
         assert line in text
