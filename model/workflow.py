@@ -284,6 +284,10 @@ def run(
     if trained.interrupted:
         best = max(entry.epoch for entry in trained.history if entry.best)
         raise Interrupted(folder.folder, best)
+    if trained.warning and progress:
+        console.print_warnings([trained.warning])
+    elif trained.warning:
+        warnings.warn(trained.warning, stacklevel=3)
     return publish(
         trained.network,
         trained.history,

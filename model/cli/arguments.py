@@ -38,7 +38,9 @@ def build_config(
     path = settings or presets.get(preset or source)
     if path is not None:
         base = config.load(path)
-    if source in presets and source not in builtin.BUILTIN:
+    if "name" not in base.model_fields_set:
+        base = base.update({"name": _bundle_name(source)})
+    if source in presets and source not in builtin.BUILTIN and base.data.source:
         source = base.data.source  # a preset's name also selects its data
     data = {**flags.get("data", {}), "source": source}
     changes = {**flags, "data": data, **({"name": name} if name else {})}

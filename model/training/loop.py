@@ -22,6 +22,7 @@ from model.training.checkpoints import Checkpoints
 from model.training.runs import Epoch, Run
 
 FETCH_SECONDS = 0.1  # between two looks at the results of an epoch's batches
+COLLAPSED, MARGIN = 2.0, 0.1  # a cost above the lowest one by so much is a collapse
 
 
 class Callback:
@@ -58,6 +59,26 @@ class Trained:
     history: list[Epoch]
     resumed: int  # epochs of the history that an earlier call had done
     interrupted: bool
+
+    @property
+    def warning(self) -> str | None:
+        """Names a cost that rose again far above its lowest value; None if none did."""
+        part = "training" if self.history[-1].validation_cost is None else "validation"
+        costs = [
+            entry.cost if entry.validation_cost is None else entry.validation_cost
+            for entry in self.history
+        ]
+        if not np.isfinite(costs).any():
+            return f"the {part} cost was not finite: a lower --learning-rate may help"
+        lowest, last = int(np.nanargmin(costs)), len(costs) - 1
+        if costs[last] <= COLLAPSED * costs[lowest] + MARGIN:
+            return None
+        best = max(entry.epoch for entry in self.history if entry.best)
+        return (
+            f"the {part} cost rose from {costs[lowest]:.4f} (epoch {lowest + 1}) to"
+            f" {costs[last]:.4f} (epoch {last + 1}). The weights of epoch {best} are used."
+            " A lower --learning-rate, or more --dropout or --noise, may help."
+        )
 
     @property
     def finished_before(self) -> bool:
@@ -105,7 +126,8 @@ def fit(
 ) -> Trained:
     """Train on the part "train", and choose the best epoch by the part "validation".
 
-    Without a validation part the last epoch counts as the best. Ctrl-C stops the run; the
+    Without a validation part the best epoch is the last one whose cost is not far above
+    the lowest. Ctrl-C stops the run; the
     best weights so far are saved and returned.
 
     Args:
@@ -198,7 +220,11 @@ class _Loop:
         best = [entry.epoch for entry in self.history if entry.best]
         done = len(self.history)
         since_best = done - best[-1] if best else 0
-        return done >= self.epochs or since_best >= self.config.patience
+        if self.validation is None:
+            stopped = done > 0 and not np.isfinite(self.history[-1].cost)
+        else:
+            stopped = since_best >= self.config.patience
+        return done >= self.epochs or stopped
 
     def run_epoch(self) -> None:
         """Train on all batches once, evaluate on the validation part, and save."""
@@ -225,7 +251,8 @@ class _Loop:
 
     def _is_best(self, entry: Epoch) -> bool:
         if entry.validation_cost is None:
-            return True
+            lowest = min((other.cost for other in self.history), default=np.inf)
+            return not self.history or entry.cost <= COLLAPSED * lowest + MARGIN
 
         def score(epoch: Epoch):
             values = (epoch.validation_error, epoch.validation_cost)

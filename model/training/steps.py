@@ -38,13 +38,16 @@ def check_precision(config: TrainingConfig) -> None:
 
 def scorer(network: Network) -> Callable[..., np.ndarray]:
     """Return a compiled function of frames [B, T, F] and lengths [B]: the logits."""
-    function = tf.function(network.__call__, reduce_retracing=True, autograph=False)
+    signature = None
     if network.config.unroll == "dynamic":
         frames = tf.TensorSpec((None, None, network.features), tf.float32)
-        lengths = tf.TensorSpec((None,), tf.int32)
-        function = tf.function(
-            network.__call__, input_signature=[frames, lengths], autograph=False
-        )
+        signature = [frames, tf.TensorSpec((None,), tf.int32)]
+
+    # Not `network.__call__`: TensorFlow would warn that it is traced for each network.
+    def logits(frames, lengths):
+        return network(frames, lengths)
+
+    function = tf.function(logits, input_signature=signature, autograph=False)
     return lambda *batch: function(*batch).numpy()
 
 

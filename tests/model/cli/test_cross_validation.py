@@ -36,7 +36,7 @@ def test_trains_on_all(tmp_path, monkeypatch):
     record = bundle.read(tmp_path / "trained" / "walks" / "1").metadata.training
     assert set(record.parts) == {"train", "cross_validation", "test"}
     assert record.parts["cross_validation"].count == record.parts["train"].count
-    assert (record.validation_fraction, record.epochs) == (0, 1)
+    assert (record.validation_fraction, record.epochs) == (0, 2)
     assert record.settings["training"]["updates"] == 6
     assert "keras" in record.versions
     again = ("evaluate", tmp_path / "trained" / "walks", tmp_path / "walks.jsonl")

@@ -290,63 +290,6 @@ class TestInterrupt:
             checkpoints.restore_best(Run(tmp_path), loop.build(data, config))
 
 
-class TestEpochs:
-    """The best epoch and early stopping, with invented scores."""
-
-    def fit(self, monkeypatch, tmp_path, scores, **settings):
-        data = make_dataset(counts=(8, 4, 0))
-        marks = []
-
-        def train(epochs, number):
-            for weight in epochs.network.trainable_variables:
-                weight.assign(np.full(weight.shape, number))
-            marks.append(number)
-            return 1.0, 50.0
-
-        results = iter(scores)
-        monkeypatch.setattr(loop._Loop, "_train", train)
-        monkeypatch.setattr(loop._Loop, "measure", lambda *_: next(results))
-        config = make_config(training=settings)
-        trained = loop.fit(data, config, Run(tmp_path))
-        values = {
-            v for w in trained.network.trainable_variables for v in w.numpy().flat
-        }
-        return values, [e.epoch for e in trained.history if e.best], marks
-
-    @pytest.mark.parametrize(
-        ("scores", "best", "last"),
-        [
-            pytest.param([(1, 9), (1, 8), (1, 7), (1, 6)], [1, 2, 3, 4], 4, id="falls"),
-            pytest.param([(1, 5), (1, 6), (1, 7)], [1], 3, id="patience"),
-            pytest.param(
-                [(1, 5), (1, 6), (1, 4), (1, 4), (1, 9)], [1, 3], 5, id="patience-anew"
-            ),
-            pytest.param(
-                [(3, 5), (2, 5), (2, 5), (2, 5)], [1, 2], 4, id="cost-decides"
-            ),
-            pytest.param([(1, 5), (0, 6), (0, 7)], [1], 3, id="error-before-cost"),
-        ],
-    )
-    def test_best(self, monkeypatch, tmp_path, scores, best, last):
-        """The best epoch has the lowest validation error, then cost. Training stops
-        `patience` epochs later and returns its weights."""
-        values, best_epochs, run = self.fit(
-            monkeypatch, tmp_path, scores, epochs=len(scores) + (last < 4), patience=2
-        )
-        assert best_epochs == best
-        assert values == {best[-1]}
-        assert run == list(range(1, last + 1))
-
-    def test_no_number(self, monkeypatch, tmp_path):
-        """A run whose cost is NaN stops after `patience` epochs."""
-        nan = float("nan")
-        _, best, run = self.fit(
-            monkeypatch, tmp_path, [(nan, 60)] * 4, epochs=4, patience=2
-        )
-        assert best == [1]
-        assert run == [1, 2, 3]
-
-
 class TestRecords:
     def test_progress(self, data, whole):
         """The callback gets every batch and epoch; the last batch has the epoch's metrics."""
