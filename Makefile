@@ -149,11 +149,11 @@ sbom: .venv-audit/ready ## CycloneDX lists of what the images install: dist/*.cd
 	done
 
 lock: .venv-audit/ready ## resolve the dependencies of pyproject.toml anew
-	$(COMPILE) pyproject.toml --extra train --extra signing --extra otel --group dev -o requirements/dev.lock
+	$(COMPILE) pyproject.toml --extra train --extra search --extra signing --extra otel --group dev -o requirements/dev.lock
 	$(COMPILE) pyproject.toml --extra tensorflow --extra signing --extra otel -c requirements/dev.lock -o requirements/full.lock
 	$(COMPILE) pyproject.toml --extra signing --extra otel -c requirements/dev.lock -o requirements/slim.lock
 	$(COMPILE) pyproject.toml --extra ray --extra signing --extra otel -c requirements/dev.lock -o requirements/ray.lock
-	$(COMPILE) pyproject.toml --extra train --extra signing --extra otel -c requirements/dev.lock -o requirements/train.lock
+	$(COMPILE) pyproject.toml --extra train --extra search --extra signing --extra otel -c requirements/dev.lock -o requirements/train.lock
 	$(COMPILE) --group build -c requirements/dev.lock -o requirements/build.lock
 	$(COMPILE) --group bench -c requirements/dev.lock -o requirements/bench.lock
 	$(COMPILE) --group robustness -o requirements/robustness.lock

@@ -1,8 +1,6 @@
-"""The training commands: datasets, describe, train, evaluate, export, inspect, keygen, sign."""
+"""The training commands: datasets, describe, train, search, evaluate, export, inspect, keygen, sign."""
 
-import contextlib
 import sys
-from collections.abc import Iterator
 from dataclasses import asdict
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -12,8 +10,8 @@ import typer
 from model import workflow
 from model.bundle import signature
 from model.bundle.folders import TRAINED
-from model.cli import arguments, flags, libraries
-from model.config import Config, ConfigError, presets
+from model.cli import arguments, flags, libraries, options, search_steps
+from model.config import Config, ConfigError
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -23,33 +21,6 @@ app = typer.Typer(
     "`unrolled train vowels` trains on a built-in set in a minute.\n\n"
     "`unrolled train my.csv` trains on your own file.",
 )
-Source = Annotated[
-    str,
-    typer.Argument(
-        help="Built-in data set, preset, or file (see `datasets`).",
-        metavar="NAME|FILE",
-    ),
-]
-Folder = Annotated[
-    Path,
-    typer.Argument(
-        help="Folder of a bundle, or of its versions, or a name: then the version that"
-        " is served.",
-        metavar="BUNDLE",
-    ),
-]
-Int8 = Annotated[
-    bool,
-    typer.Option("--int8", help="Add int8 weights: about twice as fast. LSTM only."),
-]
-Output = Annotated[Path, typer.Option(help="Folder to write bundles to.")]
-Promote = Annotated[
-    Literal["better", "always", "never"],
-    typer.Option(
-        help="Serve the new version: if its error on the test part is not higher than"
-        " that of the version in service, always, or never."
-    ),
-]
 
 
 @app.command()
@@ -64,7 +35,7 @@ def datasets() -> None:
 
 @app.command()
 @flags.config_flags(flags.DATA)
-def describe(source: Source, *, flags: dict[str, Any]) -> None:
+def describe(source: options.Source, *, flags: dict[str, Any]) -> None:
     """Show what a data set holds, and warn of likely mistakes, as `train` does first.
 
     Tables show the sequences in each part, their lengths, the classes, and the range of
@@ -72,7 +43,7 @@ def describe(source: Source, *, flags: dict[str, Any]) -> None:
 
     Example: `unrolled describe my.csv --sequence-column run`
     """
-    with _reported_errors():
+    with options.reported_errors():
         from model.cli import console
 
         config = arguments.build_config(source, None, None, None, flags)
@@ -82,31 +53,28 @@ def describe(source: Source, *, flags: dict[str, Any]) -> None:
 @app.command()
 @flags.config_flags()
 def train(
-    source: Source,
-    preset: Annotated[
-        str | None,
-        typer.Option(help=f"Start from one of: {', '.join(presets())}."),
-    ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(help="Start from a TOML file like `model/presets/*.toml`."),
-    ] = None,
-    name: Annotated[
-        str | None,
-        typer.Option(help="Name of the bundle. [default: the preset's or the file's]"),
-    ] = None,
-    output: Output = TRAINED,
-    promote: Promote = "better",
-    runs: Annotated[Path, typer.Option(help="Folder for checkpoints and logs.")] = Path(
-        "runs"
-    ),
+    source: options.Source,
+    preset: options.Preset = None,
+    settings: options.Settings = None,
+    name: options.Name = None,
+    output: options.Output = TRAINED,
+    promote: options.Promote = "better",
+    runs: options.Runs = arguments.RUNS,
     resume: Annotated[
         bool,
         typer.Option(
             "--resume", help="Resume an interrupted run, or extend a complete one."
         ),
     ] = False,
-    int8: Int8 = False,
+    int8: options.Int8 = False,
+    search: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            metavar="MINUTES",
+            help="Search for better settings first, as `unrolled search` does.",
+        ),
+    ] = None,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -127,10 +95,128 @@ def train(
 
     `unrolled train walks.csv --test walks_test.csv --cell gru --layers 1 --hidden 64`
     """
-    with _reported_errors():
+    _train(
+        *(source, preset, settings, name, flags),
+        minutes=search,
+        output=output,
+        promote=promote,
+        runs=runs,
+        resume=resume,
+        int8=int8,
+    )
+
+
+@app.command()
+@flags.config_flags()
+def search(
+    source: options.Source,
+    minutes: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            help="Time for the search. [default: 10; with `--trials` as long as they"
+            " take]",
+        ),
+    ] = None,
+    trials: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="End after so many trials. The same seed and number of trials find the"
+            " same settings.",
+        ),
+    ] = None,
+    preset: options.Preset = None,
+    settings: options.Settings = None,
+    name: options.Name = None,
+    output: options.Output = TRAINED,
+    promote: options.Promote = "better",
+    runs: options.Runs = arguments.RUNS,
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Continue the search in runs/NAME/search. With `--minutes 0` train"
+            " with the best settings so far.",
+        ),
+    ] = False,
+    int8: options.Int8 = False,
+    *,
+    flags: dict[str, Any],
+) -> None:
+    """Search for the settings that suit the data, then train with the best.
+
+    Each trial trains networks with other settings: the cell, its size, both directions or
+    one, dropout, learning rate, batch, number of updates, augmentation, and more. A small
+    data set is cross-validated; one with a validation part is measured on that. Trials
+    that begin badly are stopped. The test part is not used.
+
+    The settings that you set by options, and those of a named preset or TOML file, are
+    not changed. `--no-bidirectional` finds only networks that can read a live stream.
+
+    In the end a network is trained with the best settings on all training data, as
+    `unrolled train` does. `runs/NAME/search/report.html` shows what mattered. Ctrl-C stops
+    the search and keeps its trials; `--resume` continues it.
+
+    Examples:
+
+    `unrolled search walks.csv --test walks_test.csv`
+
+    `unrolled search walks.csv --minutes 30 --cell gru --no-bidirectional`
+
+    `unrolled search walks.csv --trials 40 --seed 1`
+    """
+    _train(
+        *(source, preset, settings, name, flags),
+        minutes=10 if minutes is None and trials is None else minutes,
+        trials=trials,
+        output=output,
+        promote=promote,
+        runs=runs,
+        resume=resume,
+        int8=int8,
+    )
+
+
+def _train(
+    source: str,
+    preset: str | None,
+    settings: Path | None,
+    name: str | None,
+    flags: dict[str, Any],
+    *,
+    minutes: float | None,
+    trials: int | None = None,
+    output: Path,
+    promote: workflow.Promote,
+    runs: Path,
+    resume: bool,
+    int8: bool,
+) -> None:
+    """Search, if minutes or trials are set, and train. Ctrl-C says how to go on."""
+    with options.reported_errors():
         config = arguments.build_config(source, preset, settings, name, flags)
         dataset = arguments.load_dataset(config)
+        searched = minutes is not None or trials is not None
+        proceed = "continue: the same command with --resume"
         try:
+            if searched:
+                named = preset is not None or settings is not None
+                result = search_steps.run(
+                    dataset,
+                    config,
+                    source=source,
+                    fixed=arguments.fixed_settings(config, source, named, flags),
+                    minutes=minutes,
+                    trials=trials,
+                    output=output,
+                    runs=runs,
+                    resume=resume,
+                    int8=int8,
+                    progress=True,
+                )
+                config, resume = result.config, False
+                proceed = "continue: the command above, with --resume"
             workflow.run(
                 dataset,
                 config,
@@ -140,9 +226,18 @@ def train(
                 resume=resume,
                 int8=int8,
                 progress=True,
+                described=searched,
             )
+        except search_steps.Interrupted as stopped:
+            typer.echo(
+                f"stopped; {stopped.trials} trials are in {stopped.folder}\n{proceed}\n"
+                "or train with the best settings so far:"
+                f" unrolled search {source} --resume --minutes 0, with the same options",
+                err=True,
+            )
+            raise typer.Exit(130) from None
         except workflow.Interrupted as stopped:
-            lines = ["stopped", "continue: the same command with --resume"]
+            lines = ["stopped", proceed]
             if stopped.epoch is not None:
                 weights = f"the best weights so far (epoch {stopped.epoch})"
                 lines[0] += f"; {weights} are in {stopped.run / 'best'}"
@@ -157,9 +252,9 @@ def export(
     run: Annotated[
         Path, typer.Argument(help="Folder of a training run, such as runs/digits.")
     ],
-    output: Output = TRAINED,
-    promote: Promote = "better",
-    int8: Int8 = False,
+    output: options.Output = TRAINED,
+    promote: options.Promote = "better",
+    int8: options.Int8 = False,
 ) -> None:
     """Write a bundle from the best weights of a run.
 
@@ -167,7 +262,7 @@ def export(
 
     Example: `unrolled export runs/digits`
     """
-    with _reported_errors():
+    with options.reported_errors():
         with libraries.imports():
             from model.export import quantize
             from model.training import checkpoints, cross_validation, loop
@@ -201,8 +296,8 @@ def export(
 @app.command()
 @flags.config_flags(flags.COLUMNS)
 def evaluate(
-    path: Folder,
-    source: Source,
+    path: options.Folder,
+    source: options.Source,
     part: Annotated[
         Literal["train", "validation", "test", "all"],
         typer.Option(help="Which sequences; `all` also of a file without parts."),
@@ -225,7 +320,7 @@ def evaluate(
 
     `unrolled evaluate trained/walks more_walks.csv --part all`
     """
-    with _reported_errors():
+    with options.reported_errors():
         with libraries.imports():
             from model.cli import console
             from model.evaluation import membership
@@ -249,14 +344,14 @@ def evaluate(
 
 
 @app.command()
-def inspect(path: Folder) -> None:
+def inspect(path: options.Folder) -> None:
     """Verify a bundle and show what it holds.
 
     Compares every file with its digest, and checks that the networks only compute.
 
     Example: `unrolled inspect bundles/digits`
     """
-    with _reported_errors():
+    with options.reported_errors():
         from model.cli import console
 
         bundle = arguments.load_bundle(path)
@@ -271,7 +366,7 @@ def keygen(
 
     FILE is the private key, FILE.pub the public one.
     """
-    with _reported_errors():
+    with options.reported_errors():
         public = signature.generate(file)
         typer.echo(
             f"private key: {file} (for `sign --key`)\npublic key:  {public}"
@@ -281,28 +376,15 @@ def keygen(
 
 @app.command()
 def sign(
-    path: Folder,
+    path: options.Folder,
     key: Annotated[Path, typer.Option(help="File with the private key.")],
 ) -> None:
     """Sign a bundle, after checking it like `inspect`.
 
     Example: `unrolled sign bundles/digits --key my.pem`
     """
-    with _reported_errors():
+    with options.reported_errors():
         typer.echo(f"signed: {arguments.sign_bundle(path, key)}")
-
-
-@contextlib.contextmanager
-def _reported_errors() -> Iterator[None]:
-    """Report invalid settings, data or bundles in one line, with exit code 2."""
-    try:
-        yield
-    except (ValueError, OSError, libraries.MissingLibraryError) as error:
-        typer.echo(f"error: {error}", err=True)
-        raise typer.Exit(2) from None
-    except KeyboardInterrupt:
-        typer.echo("stopped", err=True)
-        raise typer.Exit(130) from None
 
 
 if __name__ == "__main__":

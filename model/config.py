@@ -7,6 +7,7 @@ values out of bounds are refused, and the key is named. A training chooses the s
 """
 
 import tomllib
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -270,6 +271,24 @@ class Config(_Section):
             else:
                 merged[key] = value
         return parse(merged)
+
+
+SECTIONS = ("data", "network", "training", "augmentation")
+# The section of each setting.
+SECTION_OF = {
+    field: section
+    for section in SECTIONS
+    for field in type(getattr(Config(), section)).model_fields
+}
+
+
+def nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """Return settings by their sections, for `Config.update`, without those of None."""
+    changes: dict[str, dict[str, Any]] = {}
+    for name, value in settings.items():
+        if value is not None:
+            changes.setdefault(SECTION_OF[name], {})[name] = value
+    return changes
 
 
 def parse(values: dict[str, Any], origin: str = "settings") -> Config:

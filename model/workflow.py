@@ -13,9 +13,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
 from model.bundle.folders import TRAINED
-from model.cli import arguments, console, flags, libraries
-from model.config import Config, ConfigError
-from model.datasets import checks, readers
+from model.cli import arguments, console, libraries, search_steps
+from model.cli.arguments import RUNS
+from model.config import Config, ConfigError, nested
+from model.datasets import readers
 from model.datasets.dataset import Dataset, Task
 from model.datasets.readers.table_layout import nearest
 
@@ -29,7 +30,6 @@ if TYPE_CHECKING:
     from model.training.cross_validation import CrossValidation
     from model.training.runs import Epoch
 
-RUNS = Path("runs")
 DATAFRAME = "DataFrame"  # in place of a path, in the settings of a run
 Promote = Literal["better", "always", "never"]
 
@@ -140,6 +140,7 @@ def train(
     resume: bool = False,
     int8: bool = False,
     progress: bool = True,
+    search: float | None = None,
     **choices: Unpack[Choices],
 ) -> TrainingResult:
     """Train a network and write its bundle, as the command `unrolled train` does.
@@ -167,12 +168,16 @@ def train(
         int8: add int8 weights (LSTM).
         progress: print the data, a line for each epoch, and the metrics. If false,
             likely mistakes in the data are Python's warnings.
+        search: minutes in which to search for better settings first, as `unrolled
+            search` does; `choices` are not searched. With `resume` the search is
+            continued; `search=0, resume=True` trains with the best settings so far.
         choices: settings of the network and its training by their names in
             `model.config`, such as `layers=1, hidden=64, epochs=20`.
 
     Raises:
         ValueError: the data can't be learnt from, or a setting is out of bounds.
         Interrupted: Ctrl-C was pressed during the training.
+        search_steps.Interrupted: Ctrl-C was pressed during the search.
     """
     source = _name(data)
     settings = _check(choices) | {
@@ -187,17 +192,36 @@ def train(
     if source == DATAFRAME and preset is None:
         name = name or "model"
     config = arguments.build_config(
-        source, preset, settings=None, name=name, flags=flags.nested(settings)
+        source, preset, settings=None, name=name, flags=nested(settings)
     )
+    dataset = arguments.load_dataset(
+        config, data if source == DATAFRAME else None, test
+    )
+    if search is not None:
+        config = search_steps.run(
+            dataset,
+            config,
+            source=None if DATAFRAME in (source, settings["test"]) else source,
+            fixed=arguments.fixed_settings(
+                config, source, preset is not None, nested(settings)
+            ),
+            minutes=search,
+            output=Path(output),
+            runs=Path(runs),
+            resume=resume,
+            int8=int8,
+            progress=progress,
+        ).config
     return run(
-        arguments.load_dataset(config, data if source == DATAFRAME else None, test),
+        dataset,
         config,
         output=Path(output),
         promote=promote,
         runs=Path(runs),
-        resume=resume,
+        resume=resume and search is None,
         int8=int8,
         progress=progress,
+        described=search is not None,
     )
 
 
@@ -231,8 +255,12 @@ def run(
     resume: bool,
     int8: bool,
     progress: bool,
+    described: bool = False,
 ) -> TrainingResult:
     """Train, and write and promote the bundle; the arguments are those of `train`.
+
+    Args:
+        described: the data has been printed, or warned of.
 
     Raises:
         ValueError: see `train`; or the run that is to be resumed is complete.
@@ -252,13 +280,8 @@ def run(
     if start is not None:
         config = warm_start.settings(config, start.metadata)
         seen = warm_start.warnings(dataset, start)
-    if progress:
-        console.print_dataset(dataset)
-        console.print_warnings(seen)
-    else:
-        checks.refuse_untrained_classes(dataset)
-        for line in [*checks.warnings(dataset), *seen]:
-            warnings.warn(line, stacklevel=3)
+    if not described:
+        console.describe(dataset, seen, progress=progress)
     config = defaults.resolve(config, dataset)
     loop.check(dataset, config)
     crosses = not len(dataset.part("validation"))

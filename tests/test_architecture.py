@@ -44,6 +44,7 @@ MODEL = [
     {"__main__"},
     {"workflow"},
     {"cli"},
+    {"search"},
     {"export", "report"},
     {"training", "inference"},
     {"evaluation"},

@@ -11,7 +11,7 @@ from typer.core import TyperGroup
 
 PANELS = {
     "Train a network": (
-        *("describe", "train", "evaluate", "export", "inspect"),
+        *("describe", "train", "search", "evaluate", "export", "inspect"),
         *("datasets", "keygen", "sign"),
     ),
     "Choose the version to serve": ("versions", "promote", "rollback"),

@@ -1,19 +1,23 @@
 """Turn command-line arguments into settings, data sets and bundle."""
 
 import hashlib
+import shlex
 from pathlib import Path
 from typing import Any
 
-from model import config
+from model import config as config_module
 from model.bundle import bundle, signature
 from model.bundle.bundle import Bundle, BundleError
 from model.bundle.metadata import Metadata
 from model.bundle.operators import allowlist
+from model.cli.flags import options
 from model.config import Config, ConfigError
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
 from model.inference.location import find_folder
+
+RUNS = Path("runs")  # checkpoints and logs
 
 
 def build_config(
@@ -28,7 +32,7 @@ def build_config(
     Raises:
         ConfigError: there is no such preset, or a setting is invalid.
     """
-    presets = config.presets()
+    presets = config_module.presets()
     if preset is not None and settings is not None:
         raise ConfigError("use --preset or --settings, not both")
     if preset is not None and preset not in presets:
@@ -37,7 +41,7 @@ def build_config(
     base = Config(name=_bundle_name(source))
     path = settings or presets.get(preset or source)
     if path is not None:
-        base = config.load(path)
+        base = config_module.load(path)
     if "name" not in base.model_fields_set:
         base = base.update({"name": _bundle_name(source)})
     if source in presets and source not in builtin.BUILTIN and base.data.source:
@@ -45,6 +49,30 @@ def build_config(
     data = {**flags.get("data", {}), "source": source}
     changes = {**flags, "data": data, **({"name": name} if name else {})}
     return base.update(changes)
+
+
+def fixed_settings(
+    config: Config, source: str, named: bool, flags: dict[str, Any]
+) -> set[str]:
+    """Return the names of the settings that a search must not change.
+
+    Args:
+        config: of `build_config`.
+        named: a preset or file with settings was named. That of a built-in data set,
+            which nobody named, fixes nothing.
+        flags: the options.
+    """
+    if not named and source in config_module.presets():
+        return {name for section in flags.values() for name in section}
+    sections = (config.data, config.network, config.training, config.augmentation)
+    return {name for section in sections for name in section.model_fields_set}
+
+
+def train_command(source: str, config: Config, others: list[str]) -> str:
+    """Return the command line that trains with these settings, and other options."""
+    base = build_config(source, None, None, None, {})
+    words = ["unrolled", "train", source, *options(config, base), *others]
+    return shlex.join(words)
 
 
 def _bundle_name(source: str) -> str:

@@ -1,6 +1,7 @@
 """Print the commands' results: tables on a terminal, plain columns elsewhere."""
 
 import sys
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -273,6 +274,35 @@ def print_baselines(parts: dict[str, "Metrics"]) -> None:
     if not all(baseline.difference.better for baseline in beside.values()):
         text = f"warning: {comparison.verdict(beside)}"
         console.print(text, style="yellow", soft_wrap=True)
+
+
+def describe(dataset: Dataset, warned: list[str], *, progress: bool) -> None:
+    """Print what the data holds, and warnings; or warn of the same in Python."""
+    if progress:
+        print_dataset(dataset)
+        print_warnings(warned)
+        return
+    checks.refuse_untrained_classes(dataset)
+    for line in [*checks.warnings(dataset), *warned]:
+        warnings.warn(line, stacklevel=4)
+
+
+def print_search(summary: str, page: Path, command: str | None) -> None:
+    """Print the results of a search.
+
+    Args:
+        page: the report.
+        command: that trains with the best settings.
+    """
+    console.print(summary, soft_wrap=True)
+    console.print(f"report: {page}", soft_wrap=True)
+    if command:
+        console.print(f"train with the best settings: {command}", soft_wrap=True)
+        if " --bidirectional" in command:
+            console.print(
+                "the best network reads in both directions, so it can't be streamed;"
+                " --no-bidirectional searches only those that can"
+            )
 
 
 def print_promotion(promotion: "Promotion | None", output: Path) -> None:

@@ -2,14 +2,13 @@
 
 import functools
 import inspect
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection
 from typing import Annotated, Any, get_args
 
 import typer
 
-from model.config import OPEN, Config
+from model.config import OPEN, SECTION_OF, Config, nested
 
-SECTIONS = ("data", "network", "training", "augmentation")
 COLUMNS = ("sequence_column", "label_column", "step_column", "group_column", "ignore")
 # Settings that choose the sequences and their parts.
 DATA = ("task", "test", *COLUMNS, "validation_fraction", "test_fraction", "seed")
@@ -34,7 +33,7 @@ def _add_flags(
     ]
     sections = {
         field: section
-        for field, section in _sections().items()
+        for field, section in SECTION_OF.items()
         if field != "source" and (only is None or field in only)
     }
 
@@ -51,26 +50,31 @@ def _add_flags(
     return wrapper
 
 
-def nested(settings: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """Return settings by their sections, for `Config.update`, without those of None."""
-    sections, changes = _sections(), dict[str, dict[str, Any]]()
-    for name, value in settings.items():
-        if value is not None:
-            changes.setdefault(sections[name], {})[name] = value
-    return changes
-
-
-def _sections() -> dict[str, str]:
-    """Return the section of each setting."""
-    return {field: section for section in SECTIONS for field in _fields(section)}
-
-
-def _fields(section: str) -> dict[str, Any]:
-    return type(getattr(Config(), section)).model_fields
+def options(config: Config, base: Config) -> list[str]:
+    """Return the options that turn `base` into `config`, for a command line."""
+    words = ["--name", config.name] if config.name != base.name else []
+    for name, section in SECTION_OF.items():
+        value, known = getattr(config, section), getattr(base, section)
+        unset = name not in value.model_fields_set
+        value, before = getattr(value, name), getattr(known, name)
+        same = name in known.model_fields_set and value == before
+        if name == "source" or unset or same or value is None:
+            continue
+        option = f"--{name.replace('_', '-')}"
+        match value:
+            case bool():
+                words.append(option if value else f"--no-{option[2:]}")
+            case tuple() if name == "ignore":
+                words += [option, ",".join(value)] if value else []
+            case tuple():
+                words += [option, *map(str, value)]
+            case _:
+                words += [option, str(value)]
+    return words
 
 
 def _parameter(field: str, section: str) -> inspect.Parameter:
-    info = _fields(section)[field]
+    info = type(getattr(Config(), section)).model_fields[field]
     default = "" if info.default in (None, ()) else f" [default: {info.default}]"
     if field in OPEN:
         default = " [default: by the data]"

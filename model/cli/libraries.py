@@ -10,6 +10,9 @@ from pathlib import Path
 
 from model.bundle import quiet
 
+# Extras of libraries that not all training needs: their names and purposes.
+EXTRAS = {"optuna": ("search", "what a search for settings needs")}
+
 
 class MissingLibraryError(ModuleNotFoundError):
     """A library that training needs; the message has the command that installs it."""
@@ -28,17 +31,20 @@ def imports() -> Iterator[None]:
     except ModuleNotFoundError as error:
         if str(error.name).startswith("model."):
             raise
+        extra, purpose = EXTRAS.get(
+            str(error.name), ("train", "TensorFlow and what else training needs")
+        )
         reason = (
-            f"{error.name} is not installed. To install TensorFlow and what else"
-            f" training needs: {_install_command()}"
+            f"{error.name} is not installed. To install {purpose}:"
+            f" {_install_command(extra)}"
         )
         raise MissingLibraryError(reason, name=error.name) from None
     # In a notebook TensorFlow would print where it writes each file.
     logging.getLogger("tensorflow").setLevel(logging.WARNING)
 
 
-def _install_command() -> str:
-    """Return the command that adds what training needs to this environment."""
+def _install_command(extra: str) -> str:
+    """Return the command that adds the libraries of an extra to this environment."""
     root = Path(__file__).parents[2]
     if (root / "Makefile").is_file():
         folder = "" if Path.cwd() == root else f"-C {shlex.quote(str(root))} "
@@ -47,5 +53,5 @@ def _install_command() -> str:
         importlib.metadata.version("unrolled")
     except importlib.metadata.PackageNotFoundError:
         # In an image. pip would look for a package of this name in the index.
-        return "pip install 'WHEEL[train]', with the file that `make wheel` builds"
-    return f"{shlex.quote(sys.executable)} -m pip install 'unrolled[train]'"
+        return f"pip install 'WHEEL[{extra}]', with the file that `make wheel` builds"
+    return f"{shlex.quote(sys.executable)} -m pip install 'unrolled[{extra}]'"

@@ -32,6 +32,11 @@ def fit_temperature(logits: np.ndarray, targets: np.ndarray) -> float:
     return float(np.exp(np.clip(best, lowest, 3)))
 
 
+def cross_entropy(logits: np.ndarray, targets: np.ndarray, temperature: float) -> float:
+    """Return the mean cross entropy of the rows, in nats."""
+    return _cost(logits, targets, 1 / temperature) / len(targets)
+
+
 def softmax(logits: np.ndarray) -> np.ndarray:
     """Return probabilities over the last axis."""
     exponents = np.exp(logits - logits.max(-1, keepdims=True))

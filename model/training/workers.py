@@ -6,6 +6,7 @@ threads of one TensorFlow. They are started with `python -m`, since the processe
 are trained one after another in this process.
 """
 
+import contextlib
 import os
 import pickle
 import queue
@@ -42,25 +43,27 @@ def available(folds: int, steps: int) -> int:
 class Workers:
     """Processes that train folds of a data set; a context manager."""
 
-    def __init__(self, dataset: Dataset, count: int):
+    def __init__(self, dataset: Dataset, count: int, threads: int | None = None):
         """
         Args:
             dataset: the sequences for training.
             count: processes; 0 trains in this one.
+            threads: of each process. Default: so that all cores are used.
         """
+        cores = len(os.sched_getaffinity(0)) if count else 1
         self._dataset, self._count = dataset, count
+        self._threads_each = threads or max(1, cores // max(1, count))
         self._threads = ThreadPoolExecutor(max(1, count), thread_name_prefix="fold")
         self._idle: queue.SimpleQueue[subprocess.Popen[bytes]] = queue.SimpleQueue()
         self._processes: list[subprocess.Popen[bytes]] = []
         self._have_data: set[int] = set()  # process ids
 
     def __enter__(self) -> Self:
-        cores = len(os.sched_getaffinity(0)) if self._count else 1
         for _ in range(self._count):
             process = subprocess.Popen(
                 [
                     *(sys.executable, "-m", "model.training.worker"),
-                    str(max(1, cores // self._count)),
+                    str(self._threads_each),
                 ],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
@@ -76,8 +79,11 @@ class Workers:
             process.kill()
         self._threads.shutdown(cancel_futures=True)
         for process in self._processes:
-            with process:  # closes its pipes
-                process.wait()
+            assert process.stdin
+            with contextlib.suppress(OSError):  # what it has not read
+                process.stdin.close()
+            with process:  # closes its other pipe, and waits
+                pass
 
     def train(
         self, folds: dict[int, Fold], report: Callable[[int, int], None]

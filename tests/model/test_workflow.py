@@ -12,7 +12,7 @@ import model
 from model import workflow
 from model.bundle import bundle
 from model.cli import flags, progress
-from model.config import Config, ConfigError
+from model.config import SECTIONS, Config, ConfigError
 from model.training import defaults
 from tests.model.cli.commands import run
 
@@ -149,7 +149,7 @@ class TestArguments:
         """All settings but those of the data's columns are arguments, of their types."""
         settings = {
             name: info.annotation
-            for section in flags.SECTIONS
+            for section in SECTIONS
             for name, info in type(getattr(Config(), section)).model_fields.items()
         }
         others = {"source", "task", "test", *flags.COLUMNS}

@@ -5,14 +5,12 @@ import typer
 
 from model import __main__ as command
 from model import config
-from model.cli import flags
 from model.cli.arguments import build_config
-from model.config import Config, ConfigError
+from model.config import SECTIONS, Config, ConfigError
 from model.datasets import builtin
 from model.training import augmentation, defaults
 from tests.model.cli.commands import TINY, refusal, run, write_data
 
-SECTIONS = ("data", "network", "training", "augmentation")
 SETTINGS = [
     (section, name)
     for section in SECTIONS
@@ -221,7 +219,7 @@ class TestFlags:
 
     def test_sections(self):
         """All sections have options, and no two settings share one."""
-        assert {*flags.SECTIONS, "name"} == set(Config.model_fields)
+        assert {*SECTIONS, "name"} == set(Config.model_fields)
         names = [name for _, name in SETTINGS]
         assert len(set(names)) == len(names), "two settings would share a flag"
 

@@ -129,8 +129,7 @@ class TestResolve:
 
     def test_file(self, tmp_path):
         """A file gets all its parts."""
-        path = write(tmp_path / "mine.csv", "ab" * 20)
-        data = builtin.load_source(str(path), validation=0.15)
+        data = builtin.load_source(str(write(tmp_path / "mine.csv", "ab" * 20)))
         assert data.name == "mine"
         assert [len(data.part(part)) for part in PARTS] == [28, 6, 6]
 
