@@ -35,12 +35,11 @@ class ProgressBars(Callback):
         if self.bar:
             self.bar.update(self.task, completed=updates)
 
-    def on_cross_validation_end(self, errors: tuple[float, ...]) -> None:
+    def on_cross_validation_end(self, error: float, folds: tuple[float, ...]) -> None:
         self._remove()
-        mean = sum(errors) / len(errors)
         console.print(
-            f"cross-validation: error {mean:.2f} %, the mean of {len(errors)} folds"
-            f" ({min(errors):.2f} to {max(errors):.2f} %)"
+            f"cross-validation: error {error:.2f} %"
+            f" ({min(folds):.2f} to {max(folds):.2f} % in {len(folds)} folds)"
         )
 
     def on_train_begin(self, epochs: int) -> None:

@@ -74,7 +74,9 @@ def cross_validate(
             _save(run, number, answers.logits)
             progress(number, updates)
     result = _join(train, config, folds, logits)
-    callback.on_cross_validation_end(result.errors)
+    predicted = result.predictions.scores.argmax(1)
+    error = 100 * float((predicted != result.predictions.targets).mean())
+    callback.on_cross_validation_end(error, result.errors)
     return result
 
 

@@ -34,8 +34,9 @@ class Callback:
     def on_cross_validation_progress(self, updates: int) -> None:
         """So many updates are done, of all those networks."""
 
-    def on_cross_validation_end(self, errors: tuple[float, ...]) -> None:
-        """All folds have been predicted; their errors are in percent."""
+    def on_cross_validation_end(self, error: float, folds: tuple[float, ...]) -> None:
+        """All folds have been predicted: the error of all answers, and that of each fold,
+        in percent."""
 
     def on_train_begin(self, epochs: int) -> None:
         """The training begins, or continues. It has at most so many epochs in all."""

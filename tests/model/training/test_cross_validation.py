@@ -40,8 +40,8 @@ class Recorder(loop.Callback):
     def on_cross_validation_progress(self, updates):
         self.updates.append(updates)
 
-    def on_cross_validation_end(self, errors):
-        self.errors = errors
+    def on_cross_validation_end(self, error, folds):
+        self.error, self.errors = error, folds
 
 
 @pytest.mark.usefixtures("one_process")
@@ -81,6 +81,8 @@ class TestAnswers:
         assert recorder.begun == (6, 12)
         assert recorder.updates[-1] == 6 * 12
         assert recorder.errors == result.errors
+        wrong = result.predictions.scores.argmax(1) != result.predictions.targets
+        np.testing.assert_allclose(recorder.error, 100 * wrong.mean())
         assert len(result.errors) == 6
 
     def test_resumed(self, data, config, tmp_path, monkeypatch):
