@@ -42,7 +42,7 @@ class SearchTable(study.Callback):
         self.finished, self.limit = list(finished), trials
         self.end = time.monotonic() + seconds
         names = ", ".join(name.replace("_", " ") for name in space.distributions)
-        console.print(f"search: {names}", soft_wrap=True)
+        console.print(f"search: {names}", soft_wrap=not console.is_terminal)
         if finished:
             console.print(f"resumed after {len(finished)} trials")
         if console.is_terminal:
@@ -82,7 +82,12 @@ class SearchTable(study.Callback):
         if left < float("inf"):
             parts.append(f"{max(0, left) // 60:.0f}:{max(0, left) % 60:02.0f} left")
         parts.append(space.describe(self.settings))
-        return Group(best_trials(self.finished), Text(" · ".join(parts)))
+        lines = [Text(" · ".join(parts))]
+        failed = [trial for trial in self.finished if trial.state == "failed"]
+        if failed:
+            text = f"{len(failed)} failed, the last one: {failed[-1].reason}"
+            lines.append(Text(text, style="yellow"))
+        return Group(best_trials(self.finished), *lines)
 
 
 def best_trials(finished: list[Trial]) -> Table:

@@ -34,7 +34,7 @@ STACKED_STEPS = 25, 220  # of a sequence of median length, after stacking
 VARIANTS: tuple[dict[str, Any], ...] = (
     {"learning_rate": 0.02, "updates": 1.5, "epochs": 1.5},
     {"bidirectional": True},
-    {"hidden": 32, "noise": 0.3, "read": "last+mean"},
+    {"hidden": 32, "noise": 0.3, "label_smoothing": 0.1, "read": "last+mean"},
     {"cell": "lstm", "augmentation": "time_warp"},
 )
 
@@ -186,9 +186,9 @@ def _choices(*values: Any) -> CategoricalDistribution | None:
 
 
 def _around(number: int, step: int) -> IntDistribution:
-    """Return whole numbers from half of a number to two and a half times as many."""
-    low = max(step, number // 2 // step * step)
-    high = max(low + step, 5 * number // 2 // step * step)
+    """Return whole numbers from a third of a number to one and a half times as many."""
+    low = max(step, number // 3 // step * step)
+    high = max(low + step, 3 * number // 2 // step * step)
     return IntDistribution(low, high, step=step)
 
 

@@ -149,7 +149,9 @@ class _CrossValidation:
         """Cross-validate in two stages, the second with the rest of the folds."""
         config = fold_settings(config, self.dataset)
         folds = cross_validation.list_folds(self.train, config)
-        stages = folds[:FIRST_FOLDS], folds[FIRST_FOLDS:]
+        stages = [folds[:FIRST_FOLDS]]
+        if len(folds) > FIRST_FOLDS:
+            stages.append(folds[FIRST_FOLDS:])
         logits: list[np.ndarray] = []
         targets: list[np.ndarray] = []
         pool = self.start(max(map(len, stages)))

@@ -114,9 +114,10 @@ class TestResults:
             assert trial.cost > np.median(earlier)
             assert trial.error == 50
 
+    @pytest.mark.slow
     def test_importance(self, dataset, tmp_path, evaluator):
         """The setting that decides the cost is the most important one."""
-        search = run(dataset, tmp_path, 40)
+        search = run(dataset, tmp_path, 28)
         assert max(search.importance, key=search.importance.get) == "learning_rate"
         assert sum(search.importance.values()) == pytest.approx(1)
         assert run(dataset, tmp_path / "few", 5).importance == {}
