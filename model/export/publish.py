@@ -6,6 +6,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
+from pydantic import JsonValue
 
 from model.bundle import bundle
 from model.bundle.metadata import (
@@ -172,7 +173,7 @@ def _metadata(
                 group=config.data.group_column,
             ).named()
             or None,
-            settings=config.model_dump(mode="json", exclude={"name"}),
+            settings=_settings(config),
             versions={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
     )
@@ -184,3 +185,16 @@ def _validation_fraction(dataset: Dataset, config: Config) -> float:
         return 0.0
     fraction = config.data.validation_fraction
     return splits.VALIDATION_FRACTION if fraction is None else fraction
+
+
+def _settings(config: Config) -> dict[str, dict[str, JsonValue]]:
+    """Return all settings; of paths the last part, since a bundle is for others to read."""
+    settings = config.model_dump(mode="json", exclude={"name"})
+    for section, name in (
+        ("data", "source"),
+        ("data", "test"),
+        ("training", "warm_start"),
+    ):
+        if path := settings[section][name]:
+            settings[section][name] = Path(path).name
+    return settings

@@ -2,6 +2,7 @@
 
 import re
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -142,10 +143,41 @@ def _data(metadata: Metadata) -> str:
         ("Source", _escape(training.source)),
         ("SHA-256", f"`{training.data}`"),
         ("Epochs", epochs),
+        *_optimisation(training.settings),
         ("Seed", f"{training.seed}"),
         ("Created", _escape(training.created)),
     ]
+    if training.versions:
+        versions = (f"{name} {version}" for name, version in training.versions.items())
+        rows.append(("Libraries", _names(versions)))
     return f"## Data and provenance\n\n{_table(('Training', ''), rows)}"
+
+
+def _optimisation(settings: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
+    """Return rows about the settings of the training; none of an older bundle."""
+    training, changes = settings.get("training", {}), settings.get("augmentation", {})
+    if "optimizer" not in training:
+        return []
+    length = f"{training['epochs']:,} epochs"
+    if training["updates"]:
+        length = f"{training['updates']:,} updates"
+    rate = f"learning rate {training['learning_rate']:g}"
+    if training["warmup"]:
+        rate += f" after {training['warmup']:.0%} warm-up".replace("%", " %")
+    schedule = "cosine decay" if training["schedule"] == "cosine" else "constant"
+    parts = [training["optimizer"], rate, schedule, f"{length} of {training['batch']}"]
+    parts += [
+        f"{name.replace('_', ' ')} {training[name]}"
+        for name in ("class_weights", "label_smoothing")
+        if training[name] not in ("none", 0)
+    ]
+    random = [
+        f"{name.replace('_', ' ')} {value}" for name, value in changes.items() if value
+    ]
+    return [
+        ("Optimisation", _escape(", ".join(parts))),
+        ("Augmentation", _escape(", ".join(random)) or "none"),
+    ]
 
 
 def _results(

@@ -128,8 +128,7 @@ def fit(
     """Train on the part "train", and choose the best epoch by the part "validation".
 
     Without a validation part the best epoch is the last one whose cost is not far above
-    the lowest. Ctrl-C stops the run; the
-    best weights so far are saved and returned.
+    the lowest. Ctrl-C stops the run; the best weights so far are saved and returned.
 
     Args:
         run: the folder for checkpoints and logs; None writes nothing.

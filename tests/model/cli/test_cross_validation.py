@@ -38,6 +38,9 @@ def test_trains_on_all(tmp_path, monkeypatch):
     assert record.parts["cross_validation"].count == record.parts["train"].count
     assert (record.validation_fraction, record.epochs) == (0, 2)
     assert record.settings["training"]["updates"] == 6
+    assert record.settings["data"]["source"] == "walks.jsonl"  # not its folder
+    card = (tmp_path / "trained/walks/1" / bundle.REPORT / "card.md").read_text()
+    assert "6 updates of 16 |" in card
     assert "keras" in record.versions
     again = ("evaluate", tmp_path / "trained" / "walks", tmp_path / "walks.jsonl")
     assert f"{record.parts['test'].error:.2f}" in run(*again).stdout
