@@ -230,7 +230,7 @@ def _train(
             )
         except search_steps.Interrupted as stopped:
             typer.echo(
-                f"stopped; {stopped.trials} trials are in {stopped.folder}\n{proceed}\n"
+                f"stopped; finished trials in {stopped.folder}: {stopped.trials}\n{proceed}\n"
                 "or train with the best settings so far:"
                 f" unrolled search {source} --resume --minutes 0, with the same options",
                 err=True,

@@ -287,22 +287,26 @@ def describe(dataset: Dataset, warned: list[str], *, progress: bool) -> None:
         warnings.warn(line, stacklevel=4)
 
 
-def print_search(summary: str, page: Path, command: str | None) -> None:
+def print_search(
+    summary: str, page: Path, command: str | None, *, bidirectional: bool
+) -> None:
     """Print the results of a search.
 
     Args:
         page: the report.
         command: that trains with the best settings.
+        bidirectional: the best network is, and needn't be.
     """
     console.print(summary, soft_wrap=True)
     console.print(f"report: {page}", soft_wrap=True)
     if command:
         console.print(f"train with the best settings: {command}", soft_wrap=True)
-        if " --bidirectional" in command:
-            console.print(
-                "the best network reads in both directions, so it can't be streamed;"
-                " --no-bidirectional searches only those that can"
-            )
+    if bidirectional:
+        console.print(
+            "the best network reads in both directions, so it can't be streamed;"
+            " --no-bidirectional searches only those that can",
+            soft_wrap=True,
+        )
 
 
 def print_promotion(promotion: "Promotion | None", output: Path) -> None:

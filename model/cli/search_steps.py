@@ -25,7 +25,7 @@ class Interrupted(KeyboardInterrupt):
 
     def __init__(self, folder: Path, trials: int):
         super().__init__(
-            f"stopped; {trials} trials are in {folder}; the same call with resume=True"
+            f"stopped; finished trials in {folder}: {trials}; the same call with resume=True"
             " continues, and with search=0, too, trains with the best settings so far"
         )
         self.folder, self.trials = folder, trials
@@ -89,12 +89,16 @@ def run(
             resume=resume,
             callback=callback,
         )
-    command = None
-    if source is not None and result.best:
-        command = arguments.train_command(source, result.config, options)
+    command, bidirectional = None, False
+    if result.best:
+        best = result.config
+        bidirectional = best.network.bidirectional and "bidirectional" not in fixed
+        if source is not None:
+            command = arguments.train_command(source, best, options)
     page = report.write(result, command)
     if progress:
-        console.print_search(report.summary(result), page, command)
+        text = report.summary(result)
+        console.print_search(text, page, command, bidirectional=bidirectional)
     if result.interrupted:
         raise Interrupted(result.folder, len(result.trials))
     return result

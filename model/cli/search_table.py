@@ -44,7 +44,7 @@ class SearchTable(study.Callback):
         names = ", ".join(name.replace("_", " ") for name in space.distributions)
         console.print(f"search: {names}", soft_wrap=not console.is_terminal)
         if finished:
-            console.print(f"resumed after {len(finished)} trials")
+            console.print(f"resumed; finished trials: {len(finished)}")
         if console.is_terminal:
             self.live = Live(
                 console=console, get_renderable=self._render, transient=True

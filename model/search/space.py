@@ -95,7 +95,11 @@ def describe(params: Params) -> str:
         "label_smoothing": lambda v: f"label smoothing {v:g}" if v else "",
         "noise": lambda v: f"noise {v:g}" if v else "",
         "normalise": lambda v: "normalised as a whole" if v == "whole" else "",
-        "augmentation": lambda v: v.replace("_", " ") if v != "none" else "",
+        "read": lambda v: f"{v.replace('+', ' and ')} output",
+        "augmentation": lambda v: ", ".join(
+            f"{name.replace('_', ' ')} {value:g}"
+            for name, value in AUGMENTATIONS[v].items()
+        ),
     }
     return ", ".join(text for k, v in params.items() if (text := texts.get(k, str)(v)))
 

@@ -172,7 +172,8 @@ def test_ctrl_c(file, folders, tmp_path, made_up, monkeypatch):
     monkeypatch.setattr(study, "_ask", press)
     result = run("search", file, *folders, *OPTIONS, "--trials", 9, code=130)
     stopped, proceed, use = result.stderr.splitlines()
-    assert stopped == f"stopped; 3 trials are in {tmp_path / 'runs/walks/search'}"
+    folder = tmp_path / "runs/walks/search"
+    assert stopped == f"stopped; finished trials in {folder}: 3"
     assert "--resume" in proceed
     assert "--resume --minutes 0" in use
     assert not (tmp_path / "trained").exists()
@@ -180,9 +181,9 @@ def test_ctrl_c(file, folders, tmp_path, made_up, monkeypatch):
 
 def test_streamable(capsys):
     """A best network that can't be streamed is announced, with the option against it."""
-    console.print_search("best", "page", "unrolled train a --bidirectional")
+    console.print_search("best", "page", None, bidirectional=True)
     assert "--no-bidirectional" in capsys.readouterr().out
-    console.print_search("best", "page", "unrolled train a")
+    console.print_search("best", "page", "unrolled train a", bidirectional=False)
     assert "bidirectional" not in capsys.readouterr().out
 
 

@@ -123,4 +123,4 @@ def test_describe(dataset):
             "augmentation": "time_warp",
         }
     )
-    assert text == "both directions, 1,200 updates, time warp"
+    assert text == "both directions, 1,200 updates, time warp 0.2"
