@@ -167,8 +167,7 @@ class LongRows:
             begin = (self._numbers or numbers).start
             self._numbers = range(begin, numbers.stop)
         else:
-            columns["number"] = np.asarray(numbers)
-        numbers = np.asarray(numbers)
+            numbers = columns["number"] = np.asarray(numbers)
         with np.errstate(over="ignore"):
             small = frames.astype(np.float32, copy=False)
         if not np.isfinite(small).all():
@@ -203,7 +202,7 @@ class LongRows:
             rows = self._columns.setdefault(name, spool.Rows(spool.LIMIT // 8))
             rows.add(values)
 
-    def _check_frames(self, frames: np.ndarray, numbers: np.ndarray) -> None:
+    def _check_frames(self, frames: np.ndarray, numbers: np.ndarray | range) -> None:
         """Refuse infinite numbers, and count the missing ones."""
         missing = np.isnan(frames)
         if missing.any():
@@ -216,7 +215,7 @@ class LongRows:
             name = self.layout.features[column]
             self.fail(numbers[row], f"column {name!r} is not a finite float32 number")
 
-    def _encode(self, names: Runs, numbers: np.ndarray) -> np.ndarray:
+    def _encode(self, names: Runs, numbers: np.ndarray | range) -> np.ndarray:
         codes = []
         for row, name in zip(names.starts, names.values, strict=True):
             if not name:

@@ -142,7 +142,8 @@ class Sequences:
         """Return the steps whose label differs from the step before, in one sequence."""
         assert self.labels is not None
         changes = spool.changes(self.labels)
-        return changes[~np.isin(changes, self.offsets)]
+        starts = self.offsets[np.searchsorted(self.offsets, changes)]
+        return changes[starts != changes]
 
     def _infer_task(self) -> Task:
         changes = self._changes()
