@@ -225,7 +225,7 @@ class TestSplits:
     @pytest.mark.parametrize("task", TASKS)
     def test_nothing_given(self, task):
         """Without parts in the file all three are made, in proportion, disjoint."""
-        data = splits.assign_parts(make(task, count=200))
+        data = splits.assign_parts(make(task, count=200), validation=0.15)
         assert sizes(data) == [140, 30, 30]
         assert sum(len(data.part(name)) for name in PARTS) == 200
 
@@ -302,7 +302,8 @@ class TestSplits:
 
     def test_no_test(self):
         """A fraction of 0 leaves the part out."""
-        assert sizes(splits.assign_parts(make(), test=0)) == [26, 4, 0]
+        data = splits.assign_parts(make(), validation=0.15, test=0)
+        assert sizes(data) == [26, 4, 0]
         assert sizes(splits.assign_parts(make(), test=0, validation=0)) == [30, 0, 0]
 
     def test_single_sequence(self):

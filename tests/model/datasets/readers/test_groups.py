@@ -171,7 +171,8 @@ def test_parts(tmp_path):
     path = tmp_path / "data.csv"
     path.write_text("\n".join(rows))
     for test in (None, path):
-        cut = builtin.load_source(str(path), test=test, columns=BY_SUBJECT)
+        options = {"validation": 0.15, "columns": BY_SUBJECT}
+        cut = builtin.load_source(str(path), test=test, **options)
         cut = cut.take(np.arange(60))  # those of the file itself
         pairs = set(zip(cut.groups.tolist(), cut.split.tolist(), strict=True))
         assert len(pairs) == 9
