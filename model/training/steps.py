@@ -5,6 +5,7 @@ in the cost as one over the whole batch, and gradients are summed before they ar
 clipped. So the number of devices changes nothing but the random dropout.
 """
 
+import functools
 from collections.abc import Callable
 
 import keras
@@ -43,12 +44,15 @@ def scorer(network: Network) -> Callable[..., np.ndarray]:
         frames = tf.TensorSpec((None, None, network.features), tf.float32)
         signature = [frames, tf.TensorSpec((None,), tf.int32)]
 
-    # Not `network.__call__`: TensorFlow would warn that it is traced for each network.
-    def logits(frames, lengths):
-        return network(frames, lengths)
-
+    # TensorFlow counts the graphs of a function by its code, and would warn after the
+    # fifth network. It counts those of a partial object by the object.
+    logits = functools.partial(_logits, network)
     function = tf.function(logits, input_signature=signature, autograph=False)
     return lambda *batch: function(*batch).numpy()
+
+
+def _logits(network: Network, frames: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
+    return network(frames, lengths)
 
 
 def optimizer(config: TrainingConfig, updates: int) -> keras.optimizers.Optimizer:
