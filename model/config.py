@@ -85,7 +85,8 @@ class DataConfig(_Section):
 
 
 class NetworkConfig(_Section):
-    """The network. The defaults are those of the original post, 3 layers of 200."""
+    """The network. The values are those of the original post, 3 layers of 200; a training
+    replaces those in `OPEN`."""
 
     cell: Literal["gru", "lstm"] = Field("gru", description="Recurrent cell.")
     layers: int = Field(3, ge=1, le=32, description="Recurrent layers.")
@@ -203,7 +204,7 @@ class TrainingConfig(_Section):
 
 
 class AugmentationConfig(_Section):
-    """Random changes of training sequences; all off by default."""
+    """Random changes of training sequences; all but noise off by default."""
 
     image: tuple[int, int] | None = Field(
         None, description="Height and width, if frames are images or their rows."

@@ -76,7 +76,7 @@ def options(config: Config, base: Config) -> list[str]:
 def _parameter(field: str, section: str) -> inspect.Parameter:
     info = type(getattr(Config(), section)).model_fields[field]
     default = "" if info.default in (None, ()) else f" [default: {info.default}]"
-    if field in OPEN:
+    if field in (*OPEN, "epochs"):
         default = " [default: by the data]"
     option = typer.Option(help=f"{info.description}{default}", rich_help_panel=section)
     kind = list[str] if get_args(info.annotation) == (str, ...) else info.annotation

@@ -136,7 +136,7 @@ class Runner:
 
     def __init__(self, folder: Path, url: str):
         self.folder, self.url = folder, url
-        self._finished: set[str] = set()  # slow commands, which pages may share
+        self._outputs: dict[str, str] = {}  # of slow commands, which pages may share
         python = Path(sys.executable).parent
         self.environment = os.environ | {
             "PATH": f"{python}{os.pathsep}{os.environ['PATH']}",
@@ -165,12 +165,12 @@ class Runner:
     def run(self, block: Block, output: str | None) -> str | None:
         """Run or check a block; what it printed, or what was printed before it."""
         match block.language:
-            case "sh" if block.text in self._finished:
-                return None
+            case "sh" if block.text in self._outputs:
+                return self._outputs[block.text]
             case "sh":
                 output = self.run_shell(block.text)
                 if block.treatment == "slow":
-                    self._finished.add(block.text)
+                    self._outputs[block.text] = output
                 return output
             case "python":
                 return self.run_python(block)
