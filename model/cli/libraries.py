@@ -39,8 +39,8 @@ def imports() -> Iterator[None]:
             f" {_install_command(extra)}"
         )
         raise MissingLibraryError(reason, name=error.name) from None
-    # In a notebook TensorFlow would print where it writes each file.
-    logging.getLogger("tensorflow").setLevel(logging.WARNING)
+    # It would warn that each fold has a graph, and in a notebook where it writes a file.
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
 
 def _install_command(extra: str) -> str:

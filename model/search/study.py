@@ -26,7 +26,6 @@ from model.search.trials import Outcome, OutOfTimeError
 from model.training.runs import Run
 
 FOLDER = "search"  # in the run's
-RANDOM_TRIALS = 8  # with the first ones, before the sampler models the results
 MOST_FAILED = 3  # at the beginning, in a row
 
 
@@ -190,7 +189,7 @@ def _ask(study: optuna.Study, space: Space, number: int) -> optuna.Trial:
             seed=seed,
             multivariate=True,
             constant_liar=False,
-            n_startup_trials=RANDOM_TRIALS,
+            n_startup_trials=len(space.starts),
         )
     waiting = study.get_trials(deepcopy=False, states=(TrialState.WAITING,))
     if number < len(space.starts) and not waiting:

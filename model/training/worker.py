@@ -4,6 +4,7 @@ It reads pickled objects from standard input, a data set and then folds, and wri
 answer to each to standard output: see `workers`. It ends when its input ends.
 """
 
+import logging
 import os
 import pickle
 import sys
@@ -17,6 +18,7 @@ def main() -> None:
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # whatever a library prints must not come between
     threads = int(sys.argv[1])
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)  # each fold has a graph
     with quiet.imports():
         import tensorflow as tf
 
