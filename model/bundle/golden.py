@@ -29,20 +29,28 @@ class Golden:
     probabilities: np.ndarray  # [N, C] or [N, T, C]
     state: np.ndarray  # [N, S] after the last valid step
 
-    def difference(self, step: Step) -> float:
+    def difference(self, step: Step, sums: slice = slice(0)) -> float:
         """Return the largest absolute difference between `step` and these answers.
 
         All sequences run in one batch, then each by itself and, if the network has a
         state, each in two halves.
+
+        Args:
+            sums: see `Metadata.sums`. Of a sum the difference of the mean counts.
         """
+        scale = np.maximum(np.abs(self.state), 1)  # of large numbers the relative one
+        if sums.stop > (sums.start or 0):
+            count = self.state[:, sums.stop, None]
+            scale[:, sums] = np.maximum(scale[:, sums], count)
         rows = np.arange(len(self.lengths))
-        largest = [self._difference(step, batch) for batch in (rows, *rows[:, None])]
+        batches = (rows, *rows[:, None])
+        largest = [self._difference(step, batch, scale) for batch in batches]
         longer = rows[self.lengths > 1]
         if self.state.shape[1] and len(longer):
-            largest.append(self._difference(_in_halves(step), longer))
+            largest.append(self._difference(_in_halves(step), longer, scale))
         return max(largest)
 
-    def _difference(self, step: Step, rows: np.ndarray) -> float:
+    def _difference(self, step: Step, rows: np.ndarray, scale: np.ndarray) -> float:
         lengths = self.lengths[rows]
         frames = self.frames[rows, : lengths.max()]
         probabilities, state = step(frames, lengths, np.zeros_like(self.state[rows]))
@@ -52,9 +60,7 @@ class Golden:
             expected = expected[:, : frames.shape[1]][valid]
             probabilities = probabilities[valid]
         pairs = [(probabilities, expected)]
-        # A state may be large: above 1 the relative difference counts.
-        scale = np.maximum(np.abs(self.state[rows]), 1)
-        pairs.append((state / scale, self.state[rows] / scale))
+        pairs.append((state / scale[rows], self.state[rows] / scale[rows]))
         largest = [np.abs(actual - right).max(initial=0) for actual, right in pairs]
         return float(np.nan_to_num(max(largest), nan=np.inf))
 

@@ -143,11 +143,28 @@ class Metadata(_Section):
             raise ValueError(f"state_size must be {size}")
         return self
 
+    @property
+    def sums(self) -> slice:
+        """Places of the outputs' sum in the state; their number follows it."""
+        return sums_in_state(
+            self.cell, self.layers, self.hidden, self.bidirectional, self.read
+        )
+
 
 def shown_part(parts: Collection[str]) -> str:
     """Return the part whose metrics say most about new data, of those that there are."""
     order = ("test", "cross_validation", "validation", "train")
     return min(parts, key=lambda part: order.index(part) if part in order else 9)
+
+
+def sums_in_state(
+    cell: str, layers: int, hidden: int, bidirectional: bool, read: str
+) -> slice:
+    """Return the places of the outputs' sum in the state; their number follows it."""
+    if bidirectional or read == "last":
+        return slice(0)
+    size = layers * hidden * (2 if cell == "lstm" else 1)
+    return slice(size, size + hidden)
 
 
 def state_size(

@@ -127,7 +127,7 @@ def compare(
         same_class=100 * float(same.mean()),
         largest=float(np.abs(after.scores - before.scores).max()),
         mates=float(np.abs(batched.scores - after.scores).max()),
-        bound=MARGIN * golden.difference(int8),
+        bound=MARGIN * golden.difference(int8, metadata.sums),
     )
     exact = evaluation.compute_metrics(before, metadata.classes)
     _check_limits(result, exact.error, exact.calibration_error)

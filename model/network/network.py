@@ -82,6 +82,15 @@ class Network(keras.Model):  # type: ignore[misc]
             *(self.read, self.stack, self.features),
         )
 
+    @property
+    def sums(self) -> slice:
+        """Places of the outputs' sum in the state; see `Metadata.sums`."""
+        config = self.config
+        return metadata.sums_in_state(
+            *(config.cell, config.layers, config.hidden, config.bidirectional),
+            self.read,
+        )
+
     def _constant(self, name, shape, value, default=0.0):
         value = default if value is None else value
         weight = self.add_weight(

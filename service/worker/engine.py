@@ -103,7 +103,7 @@ def _try(
     why there is none."""
     try:
         engine = factory(bundle, settings)
-        difference = bundle.golden().difference(engine.step)
+        difference = bundle.golden().difference(engine.step, bundle.metadata.sums)
     except ModuleNotFoundError as error:
         return f"{name}: {error.name} is not installed"
     except Exception as error:

@@ -144,3 +144,30 @@ class TestGolden:
         np.savez(copy / bundle.GOLDEN, **arrays, more=np.zeros(1))
         with pytest.raises(ValueError, match="other arrays"):
             seal(copy).golden()
+
+
+def test_sums():
+    """Of a sum of outputs the difference of the mean counts, and of large numbers the
+    relative one."""
+    state = np.array(
+        [[0.5, 0.5, 1_000.0, 300.0]], np.float32
+    )  # hidden, sum, count, other
+    answers = Golden(
+        np.zeros((1, 1, 1), np.float32),
+        np.array([1], np.int32),
+        np.zeros((1, 2), np.float32),
+        state,
+    )
+    for change, sums, difference in (
+        ([0.01, 0, 0, 0], slice(1, 2), 0.01),
+        ([0, 0.01, 0, 0], slice(0), 0.01),
+        ([0, 0.01, 0, 0], slice(1, 2), 1e-5),
+        ([0, 0, 0, 0.3], slice(1, 2), 1e-3),
+    ):
+
+        def step(frames, lengths, before, change=change):
+            return answers.probabilities, state + np.float32(change)
+
+        np.testing.assert_allclose(
+            answers.difference(step, sums), difference, rtol=1e-2
+        )
