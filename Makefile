@@ -7,7 +7,7 @@ PYTHON ?= $(shell for p in python3.13 python3.12 python3.11 python3; do \
 	$$p -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' \
 	2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
-PRESETS := $(notdir $(basename $(wildcard model/presets/*.toml)))
+PRESETS := $(filter-out post,$(notdir $(basename $(wildcard model/presets/*.toml))))
 AUDIT := .venv-audit/bin
 SERVICE ?= pypi
 COMPILE := $(AUDIT)/uv pip compile --quiet --universal --python-version 3.11 \
