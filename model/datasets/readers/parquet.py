@@ -1,6 +1,8 @@
 """Read Parquet in long form (see long_rows) with pyarrow, an optional package."""
 
-from collections.abc import Sequence
+from collections.abc import Generator, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -49,10 +51,11 @@ def read(path: Path, expected: Expected) -> Sequences:
         with parquet.ParquetFile(path, read_dictionary=texts, **options) as file:
             table = long_rows.LongRows(path, "row", layout)
             start = 1
-            for batch in file.iter_batches(rows, columns=names):
-                if batch.num_rows:
-                    _add(table, batch, start)
-                start += batch.num_rows
+            with closing(_ahead(file.iter_batches(rows, columns=names))) as batches:
+                for batch in batches:
+                    if batch.num_rows:
+                        _add(table, batch, start)
+                    start += batch.num_rows
     except spool.SpoolError:
         raise
     except (pyarrow.ArrowException, OSError) as error:
@@ -61,6 +64,15 @@ def read(path: Path, expected: Expected) -> Sequences:
     except UnicodeDecodeError:  # Arrow decodes text lazily.
         raise files.ReadError(path, None, "holds text that is not UTF-8") from None
     return table.finish()
+
+
+def _ahead(batches: Iterator[Any]) -> Generator[Any]:
+    """Yield batches; a thread decodes the next one while one is in use."""
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(next, batches, None)
+        while (batch := following.result()) is not None:
+            following = thread.submit(next, batches, None)
+            yield batch
 
 
 def _check_types(schema: Any, layout: Layout) -> None:
