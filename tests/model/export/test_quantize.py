@@ -309,7 +309,7 @@ class TestCommand:
             for name in ("first", "second", "plain")
         )
         assert first.metadata.int8 == second.metadata.int8
-        assert first.metadata.int8.part == "test"
+        assert first.metadata.int8.part == "validation"
         assert plain.metadata.int8 is None
         assert "int8" in run("inspect", tmp_path / "first").stdout
         metrics = json.loads(

@@ -76,14 +76,14 @@ class Levels:
 
     def __init__(self) -> None:
         # Imported here: most rows need no TensorFlow.
-        from model.evaluation import evaluation
+        from model.evaluation import comparison, evaluation
         from model.export import promotion
         from model.network import reload
 
         root = cached("levels", _write, Path(__file__), Path(exports.__file__))
         self.folders = [root / f"level-{n}" / "1" for n in range(len(NOISE))]
         self.dataset = _dataset().part("test")
-        self._difference, self.decide = promotion.difference, promotion.decide
+        self._difference, self.decide = comparison.difference, promotion.decide
         predictions = [
             evaluation.predict_bundle(bundle.read(folder), self.dataset).scores
             for folder in self.folders
