@@ -199,16 +199,33 @@ class AsyncClient:
 
     async def _send_parts(self, call: Call[Answer]) -> None:
         tasks: deque[tuple[Part, asyncio.Task[list[Answer]]]] = deque()
+        failed: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+
+        async def send(part: Part) -> list[Answer]:
+            try:
+                return await self._send(call, part)
+            except errors.ClientError as error:
+                if not failed.done():
+                    failed.set_exception(error)
+                raise
+
+        async def add_first() -> None:
+            part, task = tasks[0]
+            await asyncio.wait((task, failed), return_when=asyncio.FIRST_COMPLETED)
+            if failed.done():  # a later part may have failed first
+                failed.result()
+            tasks.popleft()
+            call.add(part, await task)
+
         try:
             for part in call.parts:
-                tasks.append((part, asyncio.create_task(self._send(call, part))))
+                tasks.append((part, asyncio.create_task(send(part))))
                 if len(tasks) == PARALLEL:
-                    first, task = tasks.popleft()
-                    call.add(first, await task)
+                    await add_first()
             while tasks:
-                first, task = tasks.popleft()
-                call.add(first, await task)
+                await add_first()
         finally:
+            failed.cancel()
             for _, task in tasks:
                 task.cancel()
             await asyncio.gather(*(task for _, task in tasks), return_exceptions=True)

@@ -264,14 +264,26 @@ class Client:
 
     def _send_parts(self, call: Call[Answer], stop: threading.Event) -> None:
         futures: deque[tuple[Part, Future[list[Answer]]]] = deque()
+        failures: list[BaseException] = []  # the first one is that of the call
+
+        def send(part: Part) -> list[Answer]:
+            try:
+                return self._send(call, part, stop)
+            except BaseException as error:
+                failures.append(error)
+                stop.set()  # those before it are not sent again, either
+                raise
+
         try:
             for part in call.parts:
-                futures.append((part, _start(partial(self._send, call, part, stop))))
+                futures.append((part, _start(partial(send, part))))
                 if len(futures) == PARALLEL:
                     first, future = futures.popleft()
                     call.add(first, future.result())
             for part, future in futures:
                 call.add(part, future.result())
+        except errors.ClientError as error:
+            raise (failures[0] if failures else error) from None
         finally:
             stop.set()
 

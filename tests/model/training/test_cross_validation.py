@@ -85,6 +85,7 @@ class TestAnswers:
         np.testing.assert_allclose(recorder.error, 100 * wrong.mean())
         assert len(result.errors) == 6
 
+    @pytest.mark.slow
     def test_resumed(self, data, config, tmp_path, monkeypatch):
         """Folds that were finished are not trained again, and the answers are the same."""
         run = Run(tmp_path)

@@ -37,6 +37,7 @@ def whole(data, config, tmp_path_factory):
 class TestExtended:
     """A complete run that is resumed with more epochs."""
 
+    @pytest.mark.slow
     def test_constant(self, data, config, tmp_path):
         """With a constant learning rate it ends with the weights of the longer run."""
         longer = config.update({"training": {"schedule": "constant", "patience": 9}})
@@ -75,6 +76,7 @@ class TestExtended:
 class TestMixedPrecision:
     """On a processor: slower, but the same arithmetic as on a GPU."""
 
+    @pytest.mark.slow
     def test_trains(self, data, config, whole, tmp_path, monkeypatch):
         """It learns as well in float16, repeats and resumes to the bit, and the result
         computes in float32."""
