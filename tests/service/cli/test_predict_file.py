@@ -6,7 +6,7 @@ import sys
 
 import numpy as np
 import pandas
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.client import Client
@@ -241,6 +241,8 @@ class TestBundle:
         assert_fails(result, f"{path}: sequence 'm2': no finite answer")
 
 
+# Each example runs seven commands.
+@settings(max_examples=settings().max_examples // 3)
 @given(seed=st.integers(0, 2**16), name=st.sampled_from([*tables.WRITERS]))
 def test_any_order(service, named, tmp_path_factory, seed, name):
     """Columns and rows in any order, in any format, give the same answers by `predict`
