@@ -8,30 +8,7 @@ import pytest
 from model.config import ConfigError
 from model.training import loop, steps
 from model.training.runs import Run
-from tests.model.training.test_training import (
-    RANDOM,
-    Interrupt,
-    Stop,
-    assert_same_weights,
-)
-from tests.support.networks import make_config, make_dataset
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_dataset("label", counts=(25, 12, 9))
-
-
-@pytest.fixture(scope="module")
-def config():
-    return make_config(**RANDOM)
-
-
-@pytest.fixture(scope="module")
-def whole(data, config, tmp_path_factory):
-    """An uninterrupted run: its result and its folder."""
-    run = Run(tmp_path_factory.mktemp("whole"))
-    return loop.fit(data, config, run), run
+from tests.model.training.events import Interrupt, Stop, assert_same_weights
 
 
 class TestExtended:

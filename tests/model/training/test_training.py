@@ -12,81 +12,13 @@ from model.config import Config, ConfigError
 from model.datasets import readers, spool
 from model.training import checkpoints, loop
 from model.training.runs import Epoch, Run
-from tests.support.networks import make_config, make_dataset, weights
-
-# Everything that draws random numbers is on: order, dropout and augmentation.
-RANDOM = {
-    "network": {"dropout": 0.3, "layers": 2, "hidden": 6},
-    "augmentation": {"time_warp": 0.2, "window": 0.2, "magnitude": 0.1, "noise": 0.1},
-    "training": {"epochs": 3, "seed": 3},
-}
-
-
-class Stop(RuntimeError):
-    """A crash of the machine, as `fit` sees it."""
-
-
-class Interrupt(loop.Callback):
-    """Raises `error` in an epoch: after a batch, or at its end."""
-
-    def __init__(self, error, epoch, *, batch=None):
-        self.error, self.epoch, self.batch = error, epoch, batch
-
-    def on_epoch_begin(self, epoch, batches):
-        self.now, self.done = epoch, 0
-
-    def on_batch_end(self, cost, error):
-        self.done += 1
-        if (self.now, self.done) == (self.epoch, self.batch):
-            raise self.error
-
-    def on_epoch_end(self, epoch):
-        if self.batch is None and epoch.epoch == self.epoch:
-            raise self.error
-
-
-class Recorder(loop.Callback):
-    """Records all events."""
-
-    def __init__(self):
-        self.epochs, self.batches = [], []
-
-    def on_epoch_begin(self, epoch, batches):
-        self.expected = batches
-        self.batches.append([])
-
-    def on_batch_end(self, cost, error):
-        self.batches[-1].append((cost, error))
-
-    def on_epoch_end(self, epoch):
-        self.epochs.append(epoch)
-
-
-def assert_same_weights(left, right):
-    for ours, theirs in zip(weights(left), weights(right), strict=True):
-        np.testing.assert_array_equal(ours, theirs)
+from tests.model.training.events import Interrupt, Recorder, Stop, assert_same_weights
+from tests.support.networks import make_config, make_dataset
 
 
 def files(folder):
     """Every file under a folder, with its bytes."""
     return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-@pytest.fixture(scope="module")
-def data():
-    return make_dataset("label", counts=(25, 12, 9))
-
-
-@pytest.fixture(scope="module")
-def config():
-    return make_config(**RANDOM)
-
-
-@pytest.fixture(scope="module")
-def whole(data, config, tmp_path_factory):
-    """An uninterrupted run: its result, its folder, its events."""
-    run, recorder = Run(tmp_path_factory.mktemp("whole")), Recorder()
-    return loop.fit(data, config, run, callback=recorder), run, recorder
 
 
 @pytest.mark.parametrize(
