@@ -206,6 +206,18 @@ class TrainingConfig(_Section):
 class AugmentationConfig(_Section):
     """Random changes of training sequences; all but noise off by default."""
 
+    recombine: float = Field(
+        0,
+        ge=0,
+        le=1,
+        description="Fraction of the sequences that are put together from steps of others,"
+        " to label each step.",
+    )
+    recombine_words: str | None = Field(
+        None,
+        description="File of words, one a line, that most recombined sequences spell, where"
+        " classes are letters; english: a built-in list.",
+    )
     image: tuple[int, int] | None = Field(
         None, description="Height and width, if frames are images or their rows."
     )

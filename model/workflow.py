@@ -67,6 +67,8 @@ class Choices(TypedDict, total=False):
     folds: int
     repeats: int
     seed: int
+    recombine: float
+    recombine_words: str | None
     image: tuple[int, int] | None
     shift: float
     rotate: float

@@ -153,18 +153,18 @@ def _letters() -> Dataset:
     return replace(data, split=split)
 
 
-def _letters_unseen() -> Dataset:
-    """Words of group 0 are the test part, a tenth of the other words validation.
+def letters_unseen(test_group: int = 0) -> Dataset:
+    """Words of one group (0 to 4) are the test part, a tenth of the other words validation.
 
     Validation words don't occur in training either. Otherwise early stopping and
     calibration would be tuned to memorised words, unlike the test.
     """
     data, arrays = _letters_file()
     group, words = arrays["word_group"], arrays["words"]
-    others = np.unique(words[group != 0])
+    others = np.unique(words[group != test_group])
     held_out = np.random.default_rng(SEED).choice(others, len(others) // 10, False)
     split = np.where(np.isin(words, held_out), VALIDATION, TRAIN)
-    return replace(data, split=np.where(group == 0, TEST, split))
+    return replace(data, split=np.where(group == test_group, TEST, split))
 
 
 def _letters_file() -> tuple[Dataset, dict[str, np.ndarray]]:
@@ -217,7 +217,7 @@ BUILTIN = {
             task="label",
             source="OCR data set (Kassel; Taskar, Guestrin, Koller)",
             licence="none stated; the package that they come from is BSD-2-Clause",
-            loader=_letters_unseen,
+            loader=letters_unseen,
         ),
         BuiltinDataset(
             name="vowels",

@@ -14,7 +14,9 @@ import numpy as np
 import tensorflow as tf
 
 from model.config import Config, ConfigError
+from model.datasets import recombination
 from model.datasets.dataset import Dataset
+from model.datasets.recombination import Recombination
 from model.network import network
 from model.network.network import Network
 from model.training import augmentation, checkpoints, pipeline, steps, warm_start
@@ -114,7 +116,13 @@ def check(dataset: Dataset, config: Config) -> None:
         raise ConfigError(f"{dataset.name}: too few sequences for a train part")
     network.check(config.network, dataset.task)
     augmentation.check(config.augmentation, dataset)
+    _recombination(dataset, config)
     steps.check_precision(config.training)
+
+
+def _recombination(dataset: Dataset, config: Config) -> Recombination | None:
+    settings = config.augmentation
+    return recombination.build(dataset, settings.recombine, settings.recombine_words)
 
 
 def fit(
@@ -184,6 +192,7 @@ class _Loop:
                 self.config.batch,
                 static=static,
                 augment=config.augmentation,
+                recombine=_recombination(dataset, config),
             )
             self.validation = None
             if len(validation):

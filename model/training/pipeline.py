@@ -15,6 +15,7 @@ import tensorflow as tf
 
 from model.config import AugmentationConfig
 from model.datasets.dataset import Dataset
+from model.datasets.recombination import Recombination, Steps
 from model.datasets.summary import by_feature
 from model.training import augmentation
 
@@ -71,6 +72,7 @@ class Batches:
     batch_size: int
     static: bool = False
     augment: AugmentationConfig | None = None
+    recombine: Recombination | None = None  # of the same data set
 
     def __len__(self) -> int:
         return -(-len(self.dataset) // self.batch_size)
@@ -82,23 +84,34 @@ class Batches:
             seed: the run's seed and the number of the epoch.
 
         Yields:
-            rows [B] (their numbers in the data set), and the tensors frames [B, T, F],
-            lengths [B], targets [B] or [B, T]. Augmented ones are undefined past a
-            length.
+            rows [B] (their numbers in the data set; a recombined sequence has that of the
+            one that it replaces), and the tensors frames [B, T, F], lengths [B], targets
+            [B] or [B, T]. Augmented ones are undefined past a length.
         """
+        steps = None
+        if seed is not None and self.recombine is not None:
+            steps = self.recombine.epoch(seed)
+        lengths = self.dataset.lengths if steps is None else steps.lengths
         waiting: deque[Future[tuple]] = deque()
         with ThreadPoolExecutor(1, "batches") as thread:
-            for index, rows in enumerate(self._order(seed)):
-                waiting.append(thread.submit(self._batch, index, rows, seed))
+            for index, rows in enumerate(self._order(lengths, seed)):
+                waiting.append(thread.submit(self._batch, index, rows, seed, steps))
                 if len(waiting) > AHEAD:
                     yield waiting.popleft().result()
             while waiting:
                 yield waiting.popleft().result()
 
     def _batch(
-        self, index: int, rows: np.ndarray, seed: tuple[int, int] | None
+        self,
+        index: int,
+        rows: np.ndarray,
+        seed: tuple[int, int] | None,
+        steps: Steps | None,
     ) -> tuple:
-        batch = tuple(map(tf.convert_to_tensor, self._gather(rows)))
+        arrays = (
+            self._gather(rows) if steps is None else self._gather_steps(rows, steps)
+        )
+        batch = tuple(map(tf.convert_to_tensor, arrays))
         if seed is not None and self._augment is not None:
             # Negative: dropout is drawn from (seed, epoch).
             draw = tf.constant((seed[0], -seed[1], index), tf.int32)
@@ -109,7 +122,8 @@ class Batches:
     def _augment(self):
         """The compiled augmentation of a batch by a seed [3]; None if there is none."""
         config = self.augment
-        if config is None or config == AugmentationConfig(image=config.image):
+        unused = {"image", "recombine", "recombine_words"}
+        if config is None or not any(config.model_dump(exclude=unused).values()):
             return None
         # However the network normalises features.
         mean, scale = normalization(self.dataset, "features")
@@ -129,9 +143,11 @@ class Batches:
         ]
         return tf.function(apply, input_signature=signature)
 
-    def _order(self, seed: tuple[int, int] | None) -> Iterator[np.ndarray]:
+    def _order(
+        self, lengths: np.ndarray, seed: tuple[int, int] | None
+    ) -> Iterator[np.ndarray]:
         """Yield the numbers of each batch's sequences."""
-        lengths, size = self.dataset.lengths, self.batch_size
+        size = self.batch_size
         if seed is None:
             yield from _cut(np.argsort(lengths, kind="stable"), size)
             return
@@ -159,6 +175,21 @@ class Batches:
             frames[row, :length] = data.frames_of[start : start + length]
             if by_step:
                 targets[row, :length] = data.targets_of[start : start + length]
+        return frames, lengths, targets
+
+    def _gather_steps(
+        self, rows: np.ndarray, steps: Steps
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The same of a batch of recombined sequences, which have a label a step."""
+        data, lengths = self.dataset, steps.lengths[rows]
+        valid = np.arange(self._padded_length(lengths.max())) < lengths[:, None]
+        spans = zip(steps.starts[rows].tolist(), lengths.tolist(), strict=True)
+        places = np.concatenate(
+            [steps.places[start : start + length] for start, length in spans]
+        )
+        frames = np.zeros((*valid.shape, len(data.features)), np.float32)
+        targets = np.zeros(valid.shape, np.int32)
+        frames[valid], targets[valid] = data.frames_of[places], data.targets_of[places]
         return frames, lengths, targets
 
     def _padded_length(self, longest: int) -> int:

@@ -7,10 +7,13 @@ from model.training.runs import Run
 from tests.model.training.events import Recorder
 from tests.support.networks import make_config, make_dataset
 
-# Everything that draws random numbers is on: order, dropout and augmentation.
+# Everything that draws random numbers is on: order, dropout, augmentation, recombination.
 RANDOM = {
     "network": {"dropout": 0.3, "layers": 2, "hidden": 6},
-    "augmentation": {"time_warp": 0.2, "window": 0.2, "magnitude": 0.1, "noise": 0.1},
+    "augmentation": {
+        **{"time_warp": 0.2, "window": 0.2, "magnitude": 0.1, "noise": 0.1},
+        "recombine": 0.5,
+    },
     "training": {"epochs": 3, "seed": 3},
 }
 

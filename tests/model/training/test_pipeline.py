@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from model.config import AugmentationConfig
-from model.datasets import readers, spool
+from model.datasets import readers, recombination, spool
 from model.datasets.dataset import TASKS, Dataset, default_features
 from model.training import loop, pipeline
 from tests.support.networks import make_config, make_dataset, make_network
@@ -91,7 +91,7 @@ class TestBatches:
 def test_as_cut(data):
     """Batches come one by one as the order was cut into them, the shorter one too."""
     for size, seed in PASSES:
-        cut = list(pipeline.Batches(data, size)._order(seed))
+        cut = list(pipeline.Batches(data, size)._order(data.lengths, seed))
         epoch = read_once(data.task, False, size, seed)
         assert [rows.tolist() for rows, *_ in epoch] == [rows.tolist() for rows in cut]
 
@@ -137,6 +137,27 @@ def test_pools(task, monkeypatch):
     # A pool of four batches has all lengths, and a batch a quarter of them.
     spans = [lengths.max() - lengths.min() for _, _, lengths, _ in epoch]
     assert 0 < np.mean(spans) < 4
+
+
+@pytest.mark.parametrize("static", [False, True], ids=["dynamic", "static"])
+def test_recombined(static):
+    """Batches hold the recombined sequences of their epoch, each once, padded with zeros;
+    without a seed, the sequences of the data set."""
+    data = make_data("label").part("train")
+    recombined = recombination.build(data, 0.5, None)
+    batches = pipeline.Batches(data, 7, static=static, recombine=recombined)
+    steps, epoch = recombined.epoch(SEED), read(batches)
+    assert sorted(order(epoch)) == list(range(len(data)))
+    for rows, *batch in epoch:
+        for row, frames, length, targets in zip(rows, *batch, strict=True):
+            assert length == steps.lengths[row]
+            places = steps.places[steps.starts[row] :][:length]
+            np.testing.assert_array_equal(frames[:length], data.frames_of[places])
+            np.testing.assert_array_equal(targets[:length], data.targets_of[places])
+            assert not frames[length:].any()
+            assert not targets[length:].any()
+    plain = pipeline.Batches(data, 7, static=static)
+    assert_same(read(batches, None), read(plain, None))
 
 
 @pytest.mark.parametrize("task", TASKS)
