@@ -194,6 +194,7 @@ def _settings(config: Config) -> dict[str, dict[str, JsonValue]]:
         ("data", "source"),
         ("data", "test"),
         ("training", "warm_start"),
+        ("augmentation", "recombine_words"),
     ):
         if path := settings[section][name]:
             settings[section][name] = Path(path).name
