@@ -149,7 +149,8 @@ def _letters() -> Dataset:
     """Fold 0 is the test part, as published. Its words occur in other folds too."""
     data, arrays = _letters_file()
     split = np.where(arrays["fold"] == 0, TEST, TRAIN)
-    split[_validation("letters")] = VALIDATION
+    with np.load(DATA / "validation.npz", allow_pickle=False) as archive:
+        split[archive["letters"]] = VALIDATION
     return replace(data, split=split)
 
 
@@ -175,18 +176,8 @@ def _letters_file() -> tuple[Dataset, dict[str, np.ndarray]]:
 
 
 def _vowels() -> Dataset:
-    """The official test part; validation is a fifth of each speaker's training part."""
-    data = readers.read(DATA / "vowels.npz", task="classify")
-    split = data.split.copy()
-    split[_validation("vowels")] = VALIDATION
-    return replace(data, split=split)
-
-
-def _validation(name: str) -> np.ndarray:
-    """Return the indices of the sequences for validation."""
-    with np.load(DATA / "validation.npz", allow_pickle=False) as archive:
-        indices: np.ndarray = archive[name]
-    return indices
+    """The official parts. No part is for validation: a training cross-validates."""
+    return readers.read(DATA / "vowels.npz", task="classify")
 
 
 BUILTIN = {
