@@ -8,11 +8,21 @@ import sys
 import numpy as np
 import pytest
 
+from model.datasets import builtin
 from tests.browser.browser import draw, go, opened, summary, wait_for
-from tests.browser.strokes import digits, letter
+from tests.browser.strokes import HANDS, LETTERS, digits, letter
 from tests.support.servers import ROOT
 
 pytestmark = pytest.mark.browser
+
+WORDS = ("house", "river", "garden", "window", "bright")
+WORDS += ("planet", "school", "music", "friend", "yellow")
+
+
+def known_words():
+    """The distinct words of the letters' data."""
+    with np.load(builtin.DATA / "letters.npz") as archive:
+        return np.unique(archive["words"]).tolist()
 
 
 class TestDigit:
@@ -139,7 +149,47 @@ class TestRaster:
 
 
 class TestWord:
-    @pytest.mark.parametrize("name", ["omplex", "ump"])
+    def test_alphabet(self, page):
+        """Of the letters drawn alone, four at most are read wrongly."""
+        go(page, "word")
+        wrong = []
+        for name in LETTERS:
+            page.locator("#word-clear").click()
+            wait_for(page, "word", "Draw the first letter")
+            draw(page, "#word-pad", letter(name).strokes)
+            wait_for(page, "word", "letters reads")
+            if f"letters reads “{name}”" not in summary(page, "word"):
+                wrong.append(summary(page, "word"))
+        assert len(wrong) <= 4, wrong
+
+    def test_any_word(self, page, service):
+        """Of words that the networks have never seen, drawn in five hands, nine letters of
+        ten are read."""
+        assert not {word[i:] for word in WORDS for i in (0, 1)} & set(known_words())
+        sequences = [
+            page.evaluate(
+                "(letters) => import('/playground/drawing/raster.js')"
+                ".then((raster) => letters.map(raster.letter))",
+                [
+                    [stroke.tolist() for stroke in letter(name, hand).strokes]
+                    for name in word
+                ],
+            )
+            for word in WORDS
+            for hand in HANDS
+        ]
+        words = [word for word in WORDS for _ in HANDS]
+        for model in ("letters", "letters-live"):
+            body = {"model": model, "sequences": sequences}
+            answers = service.http.post("/label", json=body).json()["predictions"]
+            right = [
+                label == name
+                for answer, word in zip(answers, words, strict=True)
+                for label, name in zip(answer["labels"], word, strict=True)
+            ]
+            assert np.mean(right) >= 0.9, model
+
+    @pytest.mark.parametrize("name", ["omplex", "river"])
     def test_drawn(self, page, name):
         """Both networks predict letters that are drawn one after the other."""
         go(page, "word")
