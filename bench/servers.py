@@ -133,10 +133,12 @@ class Server:
 def unrolled(
     bundles: Path, name: str = "Unrolled", tolerance: float = 1e-4, **settings: object
 ) -> Server:
-    """This service, with settings by their lower-case names."""
+    """This service, with settings by their lower-case names; with float32 weights, if
+    they don't say otherwise, since most answers are compared with exact ones."""
     port = free_port()
     command = [sys.executable, "-m", "service", "serve", "--port", str(port)]
-    settings = {"bundles": bundles, "log_level": "warning"} | settings
+    fixed = {"bundles": bundles, "log_level": "warning", "precision": "float32"}
+    settings = fixed | settings
     return Server(
         name,
         command,

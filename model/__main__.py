@@ -66,7 +66,7 @@ def train(
             "--resume", help="Resume an interrupted run, or extend a complete one."
         ),
     ] = False,
-    int8: options.Int8 = False,
+    int8: options.Int8 = None,
     search: Annotated[
         float | None,
         typer.Option(
@@ -142,7 +142,7 @@ def search(
             " with the best settings so far.",
         ),
     ] = False,
-    int8: options.Int8 = False,
+    int8: options.Int8 = None,
     *,
     flags: dict[str, Any],
 ) -> None:
@@ -193,7 +193,7 @@ def _train(
     promote: workflow.Promote,
     runs: Path,
     resume: bool,
-    int8: bool,
+    int8: bool | None,
 ) -> None:
     """Search, if minutes or trials are set, and train. Ctrl-C says how to go on."""
     with options.reported_errors():
@@ -256,7 +256,7 @@ def export(
     ],
     output: options.Output = TRAINED,
     promote: options.Promote = "better",
-    int8: options.Int8 = False,
+    int8: options.Int8 = None,
 ) -> None:
     """Write a bundle from the best weights of a run.
 

@@ -140,7 +140,7 @@ def train(
     promote: Promote = "better",
     runs: str | os.PathLike[str] = RUNS,
     resume: bool = False,
-    int8: bool = False,
+    int8: bool | None = None,
     progress: bool = True,
     search: float | None = None,
     **choices: Unpack[Choices],
@@ -167,7 +167,7 @@ def train(
         runs: folder for checkpoints and logs.
         resume: continue an interrupted run with the same data and settings, or extend
             a complete one with more `epochs` or `updates`.
-        int8: add int8 weights (LSTM).
+        int8: add int8 weights. Default: for an LSTM, if they change little.
         progress: print the data, a line for each epoch, and the metrics. If false,
             likely mistakes in the data are Python's warnings.
         search: minutes in which to search for better settings first, as `unrolled
@@ -255,7 +255,7 @@ def run(
     promote: Promote,
     runs: Path,
     resume: bool,
-    int8: bool,
+    int8: bool | None,
     progress: bool,
     described: bool = False,
 ) -> TrainingResult:
@@ -335,7 +335,7 @@ def publish(
     cross_validation: "CrossValidation | None" = None,
     output: Path,
     promote: Promote,
-    int8: bool,
+    int8: bool | None,
     progress: bool,
 ) -> TrainingResult:
     """Write the bundle of a trained network, and promote it; see `train`."""

@@ -80,10 +80,10 @@ class Settings(BaseSettings):
         description="Inference engine; auto picks the fastest that reproduces the golden "
         "answers.",
     )
-    precision: Literal["float32", "int8"] = Field(
-        "float32",
-        description="Precision of the weights; int8 is used where a bundle was exported "
-        "with --int8.",
+    precision: Literal["auto", "float32", "int8"] = Field(
+        "auto",
+        description="Precision of the weights; int8 is used where a bundle has int8 weights, "
+        "auto only if they are faster.",
     )
     workers: int = Field(
         0,

@@ -8,7 +8,7 @@ from bench.environment import CORES
 from bench.servers import Server, free_port, unrolled
 
 PEERS = Path(__file__).parent / "peers"
-OURS = {"Unrolled float32": "float32", "Unrolled int8": "int8"}
+OURS = {"Unrolled float32": "float32", "Unrolled int8": "auto"}  # auto: the default
 INT8_TOLERANCE = 0.1
 TENSORFLOW, FASTAPI_ONNX = "FastAPI, TensorFlow", "FastAPI, ONNX Runtime"
 LITSERVE, BENTOML = "LitServe", "BentoML"
@@ -46,9 +46,8 @@ def servers(
 def ours(folder: Path, bundle: str, name: str = "Unrolled float32") -> Server:
     precision = OURS[name]
     tolerance = 1e-4 if precision == "float32" else INT8_TOLERANCE
-    # Unset is float32 too, also for versions without this setting.
-    settings = {"precision": precision} if precision != "float32" else {}
-    return unrolled(folder / "bundles" / bundle, name, tolerance, **settings)
+    root = folder / "bundles" / bundle
+    return unrolled(root, name, tolerance, precision=precision)
 
 
 def _peer(name: str, folder: Path, bundle: str, python: str) -> Server:

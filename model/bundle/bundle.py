@@ -6,6 +6,7 @@
         network.onnx      the same network for ONNX Runtime
         network.int8.onnx the same with int8 weights (optional)
         golden.npz        inputs, and the outputs that every engine must reproduce
+        golden.int8.npz   the same for int8 weights (optional)
         sequences.npy     hashes of the training sequences (optional)
         report/           plots, metrics.json and the model card
         bundle.json       `Metadata`; written last: a folder without it is not a bundle
@@ -39,6 +40,7 @@ SIGNATURE = EXTRA / "bundle.sig"
 NETWORK = EXTRA / "network.onnx"
 INT8 = EXTRA / "network.int8.onnx"
 GOLDEN = EXTRA / "golden.npz"
+INT8_GOLDEN = EXTRA / "golden.int8.npz"
 SEQUENCES = EXTRA / "sequences.npy"
 REPORT = EXTRA / "report"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
@@ -94,17 +96,21 @@ class Bundle:
                     path.write_bytes(self.content(name))
             yield folder
 
-    def golden(self, max_bytes: int | None = None) -> Golden:
+    def golden(
+        self, max_bytes: int | None = None, *, precision: str = "float32"
+    ) -> Golden:
         """Return the golden answers.
 
         Args:
             max_bytes: limit of the file, and of its unpacked arrays.
+            precision: of the weights, float32 or int8.
 
         Raises:
             BundleError: the file can't be read, or is not of this network.
         """
-        path, metadata = self.folder / GOLDEN, self.metadata
-        data = self.content(GOLDEN.as_posix(), max_bytes or MAX_GOLDEN)
+        name = INT8_GOLDEN if precision == "int8" else GOLDEN
+        path, metadata = self.folder / name, self.metadata
+        data = self.content(name.as_posix(), max_bytes or MAX_GOLDEN)
         try:
             answers = Golden.read(data, max_bytes)
         except ValueError as error:

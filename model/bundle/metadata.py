@@ -60,18 +60,28 @@ class PartMetrics(_Section):
     intervals: Intervals | None = None
 
 
-class Quantization(_Section):
-    """The int8 network compared with the float32 one, on the test or validation part."""
+class QuantizedPart(_Section):
+    """The int8 network compared with the float32 one, on one part of the data."""
 
-    part: str
+    count: int
     error: float = Field(description="In percent, of the int8 network.")
     calibration_error: float = Field(description="Expected calibration error (ECE).")
+    float32_error: float
+    float32_calibration_error: float
     same_class: float = Field(description="Predictions with float32's class, percent.")
-    largest: float = Field(description="Largest change of a probability, batch size 1.")
-    batch_neighbours: float = Field(
-        alias="mates", description="Largest change by other sequences in the batch."
+    largest: float = Field(description="Largest change of a probability.")
+    mean: float = Field(description="Mean change of a probability.")
+
+
+class Quantization(_Section):
+    """The int8 network."""
+
+    parts: dict[str, QuantizedPart]
+    clip: float = Field(description="Normalised frames are clipped to it.")
+    clipped: float = Field(description="Numbers of the train part beyond it, percent.")
+    bound: float = Field(
+        description="Largest difference from its golden answers, on other processors."
     )
-    bound: float = Field(description="Largest difference from the golden answers.")
 
 
 class TrainingRecord(_Section):
@@ -123,6 +133,7 @@ class Metadata(_Section):
     temperature: float = Field(gt=0)
     training: TrainingRecord
     int8: Quantization | None = None
+    int8_refused: str = Field("", description="Why an LSTM has no int8 network.")
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
 
     @model_validator(mode="after")

@@ -154,7 +154,10 @@ def bundle_table(bundle: Bundle) -> Table:
                 text += f" ({_span(getattr(metrics.intervals, field))})"
             rows[f"{part.replace('_', '-')} {kind}"] = text
     if metadata.int8:
-        rows["int8"] = f"{metadata.int8.part} error {metadata.int8.error:.2f} %"
+        for part, changed in metadata.int8.parts.items():
+            rows[f"{part} error, int8"] = f"{changed.error:.2f} % of {changed.count:,}"
+    elif metadata.int8_refused:
+        rows["int8"] = f"none: {metadata.int8_refused}"
     table = _table(str(bundle.folder), show_header=False)
     for name, value in rows.items():
         table.add_row(name, value)

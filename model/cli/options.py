@@ -26,8 +26,12 @@ Folder = Annotated[
     ),
 ]
 Int8 = Annotated[
-    bool,
-    typer.Option("--int8", help="Add int8 weights: about twice as fast. LSTM only."),
+    bool | None,
+    typer.Option(
+        "--int8/--no-int8",
+        help="Add int8 weights, about twice as fast. Default: for an LSTM, if they change"
+        " little.",
+    ),
 ]
 Output = Annotated[Path, typer.Option(help="Folder to write bundles to.")]
 Promote = Annotated[

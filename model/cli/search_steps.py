@@ -42,7 +42,7 @@ def run(
     output: Path,
     runs: Path,
     resume: bool,
-    int8: bool,
+    int8: bool | None,
     progress: bool,
 ) -> "Search":
     """Search for settings, and write a report; the arguments are those of `model.train`.
@@ -71,6 +71,8 @@ def run(
             quantize.check(config.network.cell)
         config, fixed = config.update({"network": {"cell": "lstm"}}), {*fixed, "cell"}
         options.append("--int8")
+    elif int8 is False:
+        options.append("--no-int8")
     promotion.check(config.name, output)
     start, seen = warm_start.load(config), []
     if start is not None:  # its network is the only one

@@ -37,7 +37,7 @@ def export_bundle(
     describe: Callable[[str], Metadata],
     report: Callable[[Path, Metadata], None],
     seed: int = 0,
-    int8: str | None = None,
+    int8: quantize.Plan | None = None,
 ) -> Path:
     """Write the next version of a bundle under `root`, and return its folder.
 
@@ -47,13 +47,13 @@ def export_bundle(
         dataset: the golden answers' inputs are taken from it.
         describe: returns the metadata of a version.
         report: writes the report, and the hashes of sequences, into the bundle's folder.
-        int8: add a network with int8 weights; the name of the part that `dataset` is.
+        int8: data to add a network with int8 weights.
 
     Raises:
         ExportError: a format differs by more than `bundle.TOLERANCE`.
         BundleError: a format holds an operator that the service refuses, or the labels
             of the bundle's other versions are invalid.
-        QuantizationError: int8 weights change the results too much.
+        QuantizationError: int8 weights are required, and change the results too much.
     """
     name = describe("1").name
     if int8:
@@ -71,9 +71,7 @@ def export_bundle(
         golden.save(folder / bundle.GOLDEN)
         metadata = describe(version)
         if int8:
-            quantize.write(folder)
-            change = quantize.compare(folder, metadata, golden, int8, dataset)
-            metadata = metadata.model_copy(update={"int8": change})
+            metadata = quantize.add(folder, exported, metadata, golden, int8)
         (folder / bundle.REPORT).mkdir()
         report(folder, metadata)
         bundle.seal(folder, metadata)

@@ -13,22 +13,26 @@ import onnx
 from onnx import TensorProto
 
 from model.config import NetworkConfig
-from model.export import onnx_stacking
+from model.export import onnx_fixed_range, onnx_stacking
 from model.export.onnx_builder import Graph
+from model.export.onnx_fixed_range import FixedRange
 from model.network.network import Network
 
 
-def build(network: Network) -> onnx.ModelProto:
+def build(network: Network, ranges: FixedRange | None = None) -> onnx.ModelProto:
     """Build the graph of `network.probabilities`.
 
     Unless the network is bidirectional, the state goes in and out; zeros start a
     sequence.
+
+    Args:
+        ranges: of an LSTM that will be quantized; see `onnx_fixed_range`.
     """
     graph = Graph()
     if network.state_size and network.stack > 1:
-        x, *after = _step_of_stacks(graph, network)
+        x, *after = _step_of_stacks(graph, network, ranges)
     else:
-        x, *after = _step(graph, network)
+        x, *after = _step(graph, network, ranges)
     kernel, bias = (graph.constant(v) for v in network.head.get_weights())
     x = graph.add("Add", [graph.add("MatMul", [x, kernel]), bias])
     x = graph.add("Div", [x, graph.constant(network.temperature.numpy())])
@@ -46,19 +50,21 @@ def build(network: Network) -> onnx.ModelProto:
     ]
     outputs = [("probabilities", TensorProto.FLOAT, shape)]
     if network.state_size:
-        _pack(graph, network.config, *after)
+        _pack(graph, network.config, ranges, *after)
         inputs.append(("state", TensorProto.FLOAT, [batch, network.state_size]))
         outputs.append(("next_state", TensorProto.FLOAT, [batch, network.state_size]))
     return graph.model(inputs, outputs)
 
 
-def _step(graph: Graph, network: Network) -> tuple[str, list[str], list[str]]:
+def _step(
+    graph: Graph, network: Network, ranges: FixedRange | None
+) -> tuple[str, list[str], list[str]]:
     """Run a network on the input frames; see `Network.step`.
 
     Returns:
         what the head reads, and the vectors and the sums after the last valid step.
     """
-    vectors, sums = _split(graph, network) if network.state_size else ([], [])
+    vectors, sums = _split(graph, network, ranges) if network.state_size else ([], [])
     if network.stack == 1:
         x, lengths = _normalise(graph, network, "frames"), "lengths"
         x = graph.add("Transpose", [x], perm=[1, 0, 2])
@@ -66,43 +72,45 @@ def _step(graph: Graph, network: Network) -> tuple[str, list[str], list[str]]:
         x, steps = onnx_stacking.pad(graph, network.stack)
         x = _stacks(graph, network, x, onnx_stacking.input_lengths(graph))
         lengths = graph.squeeze(graph.cast(steps, TensorProto.INT32), 1)
-    layers = _layers(graph, network)
-    x, vectors = _run(graph, network.config, layers, x, lengths, vectors)
+    layers = _layers(graph, network, ranges)
+    x, vectors = _run(graph, network.config, layers, x, lengths, vectors, ranges)
     if network.task == "label":
         return x, vectors, []
-    last = _last(graph, network, vectors)
+    last = _last(graph, network, vectors, ranges)
     if network.read != "last":
         zeros = "" if sums else graph.add("Sub", [last, last])
         sums = _add(graph, x, lengths, *(sums or [zeros, ""]))
     return _read(graph, network, last, sums), vectors, sums
 
 
-def _step_of_stacks(graph: Graph, network: Network) -> tuple[str, list[str], list[str]]:
+def _step_of_stacks(
+    graph: Graph, network: Network, ranges: FixedRange | None
+) -> tuple[str, list[str], list[str]]:
     """Run a network on the full stacks, and then on the rest as an incomplete one.
 
     A row without a full stack computes one all the same, and drops what comes of it:
     operators don't agree on a length of 0.
     """
     config, size = network.config, network.stack
-    before, (*sums, window, count) = _split(graph, network)
+    before, (*sums, window, count) = _split(graph, network, ranges)
     pieces = onnx_stacking.cut(graph, window, count, size, network.features)
-    layers = _layers(graph, network)
+    layers = _layers(graph, network, ranges)
     x = _stacks(graph, network, pieces.full)
     lengths = graph.add("Max", [pieces.steps, graph.integer(1)])
     lengths = graph.squeeze(graph.cast(lengths, TensorProto.INT32), 1)
-    x, after = _run(graph, config, layers, x, lengths, before)
+    x, after = _run(graph, config, layers, x, lengths, before, ranges)
     after = _where(graph, pieces.steps, after, before)
     if sums:
         sums = _add(graph, x, pieces.steps, *sums)
 
     x = _stacks(graph, network, pieces.rest, pieces.left)
-    x, answer = _run(graph, config, layers, x, "", after)
+    x, answer = _run(graph, config, layers, x, "", after, ranges)
     answer = _where(graph, pieces.left, answer, after)
     all_sums = sums
     if sums:
         has_rest = graph.add("Min", [pieces.left, graph.integer(1)])
         all_sums = _add(graph, x, has_rest, *sums)
-    last = _last(graph, network, answer)
+    last = _last(graph, network, answer, ranges)
     read = _read(graph, network, last, all_sums)
     return read, after, [*sums, pieces.window, pieces.number]
 
@@ -133,7 +141,9 @@ def _normalise(graph: Graph, network: Network, frames: str) -> str:
     return graph.add("Mul", [graph.add("Sub", [frames, mean]), scale])
 
 
-def _split(graph: Graph, network: Network) -> tuple[list[str], list[str]]:
+def _split(
+    graph: Graph, network: Network, ranges: FixedRange | None
+) -> tuple[list[str], list[str]]:
     """Split the rows of `state` into vectors [1, B, H], layer by layer, and the other
     parts [B, ...]: if the mean is read, the sum of the outputs and their number; with
     stacks, the last frames and the size of the rest."""
@@ -150,16 +160,24 @@ def _split(graph: Graph, network: Network) -> tuple[list[str], list[str]]:
     stacked = graph.add(
         "Transpose", [graph.add("Reshape", [vectors, shape])], perm=[1, 0, 2]
     )
+    if ranges is not None:
+        stacked = ranges.vectors(graph, stacked, count)
     names = [f"before_{i}" for i in range(count)]
     graph.add("Split", [stacked, graph.integer([1] * count)], names, axis=0)
     return names, others
 
 
 def _pack(
-    graph: Graph, config: NetworkConfig, vectors: list[str], others: list[str]
+    graph: Graph,
+    config: NetworkConfig,
+    ranges: FixedRange | None,
+    vectors: list[str],
+    others: list[str],
 ) -> None:
     """Join the parts of the state as `next_state`; the inverse of `_split`."""
     stacked = graph.add("Concat", vectors, axis=0)  # [L * V, B, H]
+    if ranges is not None:
+        stacked = onnx_fixed_range.cut(graph, stacked, 2)
     rows = graph.add("Transpose", [stacked], perm=[1, 0, 2])
     size = graph.integer([0, config.hidden * len(vectors)])
     names = [] if others else ["next_state"]
@@ -202,26 +220,31 @@ def _read(graph: Graph, network: Network, last: str, sums: list[str]) -> str:
     return graph.add("Concat", read, axis=1) if len(read) > 1 else read[0]
 
 
-def _last(graph: Graph, network: Network, vectors: list[str]) -> str:
+def _last(
+    graph: Graph, network: Network, vectors: list[str], ranges: FixedRange | None
+) -> str:
     """Return the last output [B, W]: the top layer's hidden vectors [D, B, H], joined."""
     hidden = vectors[-2 if network.config.cell == "lstm" else -1]
+    if ranges is not None:
+        hidden = onnx_fixed_range.cut(graph, hidden, 2)
     width = network.config.hidden * len(network.encoder[-1])
     x = graph.add("Transpose", [hidden], perm=[1, 0, 2])
     return graph.add("Reshape", [x, graph.integer([0, width])])
 
 
-def _layers(graph: Graph, network: Network) -> list[list[str]]:
+def _layers(
+    graph: Graph, network: Network, ranges: FixedRange | None
+) -> list[list[str]]:
     """Add the weights of each layer; return their names."""
-    return [
-        [
-            graph.constant(np.stack(part))
-            for part in zip(
-                *(_onnx_weights(network.config, *x.get_weights()) for x in directions),
-                strict=True,
-            )
-        ]
-        for directions in network.encoder
-    ]
+    names = []
+    for index, directions in enumerate(network.encoder):
+        parts = [_onnx_weights(network.config, *x.get_weights()) for x in directions]
+        if ranges is not None:
+            ways = len(directions) if index else 1
+            parts = [ranges.weights(ways, *part) for part in parts]
+        stacked = map(np.stack, zip(*parts, strict=True))
+        names.append([graph.constant(part) for part in stacked])
+    return names
 
 
 def _run(
@@ -231,9 +254,11 @@ def _run(
     x: str,
     lengths: str,
     before: list[str],
+    ranges: FixedRange | None,
 ) -> tuple[str, list[str]]:
     """Run the layers on x [T, B, F]. Return outputs [T, B, D * H], and of each layer the
-    last hidden and, for an LSTM, the last cell vectors [D, B, H].
+    last hidden and, for an LSTM, the last cell vectors [D, B, H], or [D, B, H + 2] with
+    `ranges`.
 
     Args:
         layers: weights, of `_layers`.
@@ -241,14 +266,18 @@ def _run(
         before: the vectors of earlier steps; [] starts with zeros.
     """
     ways = 2 if config.bidirectional else 1
+    units = config.hidden + (0 if ranges is None else onnx_fixed_range.UNITS)
     options = {
-        "hidden_size": config.hidden,
+        "hidden_size": units,
         "direction": "bidirectional" if ways == 2 else "forward",
     }
     vectors = 2 if config.cell == "lstm" else 1
     if config.cell == "gru":
         options["linear_before_reset"] = int(config.reset_after)
-    after = []
+    if ranges is not None:
+        x = ranges.frames(graph, x)
+        before = before or ranges.zeros(graph, x, ways, config.hidden) * len(layers)
+    after, y = [], x
     for index, weights in enumerate(layers):
         initial = before[index * vectors : (index + 1) * vectors]
         outputs = [graph.name(name) for name in ("Y", "Y_h", "Y_c")[: 1 + vectors]]
@@ -260,6 +289,12 @@ def _run(
             x = graph.squeeze(y, 1)  # no copy
         else:
             y = graph.add("Transpose", [y], perm=[0, 2, 1, 3])  # [T, B, D, H]
+            x = graph.add("Reshape", [y, graph.integer([0, 0, units * ways])])
+    if ranges is not None:
+        y = onnx_fixed_range.cut(graph, y, 3)
+        if ways == 1:
+            x = graph.squeeze(y, 1)
+        else:
             width = graph.integer([0, 0, config.hidden * ways])
             x = graph.add("Reshape", [y, width])
     return x, after

@@ -24,7 +24,7 @@ from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
 from model.evaluation import baselines, calibration, evaluation, membership
 from model.evaluation.evaluation import Metrics, Predictions
-from model.export import export
+from model.export import export, quantize
 from model.network.network import Network
 from model.report import report
 from model.training import steps
@@ -43,7 +43,7 @@ def publish(
     root: Path,
     *,
     cross_validation: CrossValidation | None = None,
-    int8: bool = False,
+    int8: bool | None = None,
 ) -> tuple[Path, dict[str, Metrics]]:
     """Calibrate, evaluate each part, and write the next version.
 
@@ -52,14 +52,14 @@ def publish(
 
     Args:
         cross_validation: of the same data and settings; without a validation part.
-        int8: add a network with int8 weights.
+        int8: add a network with int8 weights; None: to an LSTM, if they change little.
 
     Returns:
         the bundle's folder, and the metrics of each part.
 
     Raises:
         ExportError: an exported format computes other probabilities than the network.
-        QuantizationError: int8 weights change the results too much.
+        QuantizationError: int8 weights are asked for, and change the results too much.
     """
     parts = {name: dataset.part(name) for name in PARTS}
     scorer = steps.scorer(network)
@@ -102,9 +102,23 @@ def publish(
         describe=describe,
         report=write,
         seed=config.training.seed,
-        int8=part if int8 else None,
+        int8=_plan(network, parts, int8),
     )
     return folder, after
+
+
+def _plan(
+    network: Network, parts: dict[str, Dataset], int8: bool | None
+) -> quantize.Plan | None:
+    """Return the data for an int8 network; None without one."""
+    if int8 is False or (int8 is None and network.config.cell != "lstm"):
+        return None
+    compared = {
+        name: parts[name] for name in ("validation", "test") if len(parts[name])
+    }
+    return quantize.Plan(
+        parts["train"], compared or {"train": parts["train"]}, required=bool(int8)
+    )
 
 
 def _metrics(predictions: Predictions, temperature: float, dataset: Dataset) -> Metrics:

@@ -23,6 +23,7 @@ class LocalModel:
         """
         allowlist.check(bundle)
         self.metadata = bundle.metadata
+        settings = engine.fixed_precision(settings, bundle.metadata)
         loaded = engine.load(bundle, settings).engine
         measured = cost.measure(loaded, self.metadata)
         self._scheduler = Scheduler(loaded, self.metadata, settings, cost=measured)

@@ -14,6 +14,7 @@ from service.bulk import bundle_choice, object_store, shards
 from service.bulk.job import BulkError, Job, OutputFolder, shard_name
 from service.bulk.scorer import Scorer, ShardResult
 from service.settings import Settings
+from service.worker import engine
 
 RETRIES = 3  # of a shard whose actor died
 
@@ -74,7 +75,7 @@ def prepare(
         version=bundle.metadata.version,
         digest=bundle.digest,
         engine=settings.engine,
-        precision=settings.precision,
+        precision=engine.fixed_precision(settings, bundle.metadata).precision,
         top_k=top_k,
     )
     return job, OutputFolder(to).begin(job)

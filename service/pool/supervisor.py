@@ -6,6 +6,8 @@ import threading
 import time
 from concurrent.futures import Future, wait
 
+import msgspec
+
 from model.bundle.bundle import BundleError
 from service.os_resources import available_cores
 from service.pool import spawn
@@ -64,14 +66,19 @@ class WorkerSupervisor:
             BundleError: a worker cannot load it, or not in time; with the reason.
         """
         if self._trial is not None:
-            self._run_trial(self._trial, request)
+            tried = self._run_trial(self._trial, request)
+            request = msgspec.structs.replace(request, precision=tried.precision)
         while not self.closed:
             with self._loading:
                 workers = list(self.all)  # the list loses a worker that dies meanwhile
                 missing = [w for w in workers if request.model not in w.models]
                 if missing:
-                    batch = missing[:1] if request.background else missing
-                    result = self._load_in(batch, request)
+                    alone = request.background or not request.precision
+                    result = self._load_in(missing[:1] if alone else missing, request)
+                    # The first to load it chooses for all.
+                    request = msgspec.structs.replace(
+                        request, precision=result.precision
+                    )
                 elif workers:
                     self._models[request.model] = request
                     return result
@@ -181,7 +188,7 @@ class WorkerSupervisor:
             time.sleep(YIELD_SECONDS)
         raise BundleError("the service stops")
 
-    def _run_trial(self, start: StartWorker, request: LoadModel) -> None:
+    def _run_trial(self, start: StartWorker, request: LoadModel) -> LoadResult:
         """Load a bundle in a process of its own, which ends afterwards.
 
         Raises:
@@ -194,7 +201,7 @@ class WorkerSupervisor:
             if self.closed:  # `close` has not seen this worker
                 raise BundleError("the service stops")
             worker.request_load(request, deadline)
-            worker.wait_loaded(request, deadline)
+            return worker.wait_loaded(request, deadline)
         finally:
             self._starting.remove(worker)
             worker.kill()

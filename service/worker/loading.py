@@ -60,7 +60,11 @@ def load(
         size = sum(path.stat().st_size for path in files)
         limit_memory(settings.load_bytes + COPIES * size)
         allowlist.check(checked)
+        if request.precision:
+            settings = settings.model_copy(update={"precision": request.precision})
         loaded = engine.load(checked, settings, engines)
+        if request.precision not in ("", loaded.precision):  # tokens name the precision
+            raise BundleError(f"{request.folder}: {loaded.reason}")
         # So that the first request does not wait for allocations and compilations.
         for rows in (1, 8):
             for steps in WARM_UP_LENGTHS:

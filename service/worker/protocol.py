@@ -26,6 +26,7 @@ class LoadModel(msgspec.Struct, tag=True, array_like=True):
     folder: str
     digest: str = ""  # the bundle must have this digest; "" for any
     background: bool = False  # other models are serving requests meanwhile
+    precision: str = ""  # of the weights, as another worker chose it; "" to choose it
 
 
 class UnloadModel(msgspec.Struct, tag=True, array_like=True):

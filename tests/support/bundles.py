@@ -84,7 +84,7 @@ def write_shared_bundles(root: Path) -> None:
 def write_quantized_bundle(root: Path) -> None:
     """`small` (label), which has int8 weights too."""
     kinds = ("noun", "verb", "other")
-    write_bundle(root, "small", "label", kinds, int8="test", cell="lstm", hidden=8)
+    write_bundle(root, "small", "label", kinds, int8=True, cell="lstm", hidden=8)
 
 
 def make_metadata(task="classify", **changes) -> Metadata:
@@ -135,20 +135,20 @@ def write_bundle(
     task: str,
     classes: tuple[str, ...],
     *,
-    int8: str | None = None,
+    int8: bool = False,
     **network,
 ) -> Path:
     """Export a network with random weights.
 
     Args:
-        int8: write int8 weights too, measured on this part of the data.
+        int8: write int8 weights too.
     """
     # Imported here: most tests need no TensorFlow.
     import keras
 
     from model.config import NetworkConfig
     from model.datasets.dataset import Dataset, default_features
-    from model.export import export
+    from model.export import export, quantize
     from model.network.network import Network
 
     keras.utils.set_random_seed(len(name))
@@ -205,8 +205,9 @@ def write_bundle(
         (folder / "metrics.json").write_text("{}\n", encoding="utf-8")
         (folder / "history.png").write_bytes(PNG)
 
+    plan = quantize.Plan(dataset, {"train": dataset}, required=True) if int8 else None
     return export.export_bundle(
-        model, dataset, root, describe=describe, report=report, int8=int8
+        model, dataset, root, describe=describe, report=report, int8=plan
     )
 
 

@@ -11,6 +11,7 @@ import re
 from model.bundle.bundle import (
     GOLDEN,
     INT8,
+    INT8_GOLDEN,
     NETWORK,
     REPORT,
     SEQUENCES,
@@ -26,7 +27,10 @@ CHECKS = {
     INT8.as_posix(): onnx_ops.check,
 }
 # Weights and arrays: TensorFlow and NumPy read them as numbers only.
-NUMBERS = rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{re.escape(GOLDEN.as_posix())}|{re.escape(SEQUENCES.as_posix())}"
+ARRAYS = "|".join(re.escape(p.as_posix()) for p in (GOLDEN, INT8_GOLDEN, SEQUENCES))
+NUMBERS = (
+    rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{ARRAYS}"
+)
 REPORTS = rf"{re.escape(REPORT.as_posix())}/[^/]+"
 KNOWN = re.compile(f"{NUMBERS}|{REPORTS}")
 # Size limits of parsed files. A SavedModel's graph holds no weights, and a few bytes of it

@@ -14,9 +14,20 @@ OPERATORS = frozenset(
         # shapes
         *("Cast", "Concat", "Range", "Reshape", "Shape", "Split", "Squeeze"),
         *("Transpose", "Unsqueeze", "Less", "Where", "Expand", "GatherElements"),
-        "GatherND",
+        *("GatherND", "Slice"),
         # layers
-        *("Add", "CumSum", "Div", "MatMul", "Max", "Min", "Mul", "Sub", "Softmax"),
+        *(
+            "Add",
+            "Clip",
+            "CumSum",
+            "Div",
+            "MatMul",
+            "Max",
+            "Min",
+            "Mul",
+            "Sub",
+            "Softmax",
+        ),
         *("GRU", "LSTM"),
     }
 )

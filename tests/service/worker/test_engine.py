@@ -2,7 +2,9 @@
 
 import logging
 import re
+import shutil
 import sys
+import time
 
 import numpy as np
 import pytest
@@ -43,7 +45,7 @@ def not_installed(bundle, settings):
 
 # Faults in the place of ONNX Runtime, and their reasons.
 FAULTS = {
-    InexactEngine: r"onnx misses the golden answers by 1\.\de-03",
+    InexactEngine: r"onnx \(float32\) misses the golden answers by 1\.\de-03",
     raises: "onnx: RuntimeError: no such op",
 }
 
@@ -112,7 +114,7 @@ class TestAuto:
             load(walks, Settings(), {"onnx": InexactEngine, "tensorflow": raises})
         text = str(caught.value)
         assert text.startswith(f"{walks.folder}: ")
-        assert "onnx misses the golden answers by 1.0e-03" in text
+        assert "onnx (float32) misses the golden answers by 1.0e-03" in text
         assert "tensorflow: RuntimeError: no such op" in text
 
 
@@ -137,18 +139,63 @@ class TestInt8:
 
     @pytest.fixture
     def worse(self, small, tmp_path):
-        """The same bundle with a bound that its int8 weights exceed on this machine."""
-        int8 = small.metadata.int8.model_dump() | {"bound": 1e-7}
-        return bundle.read(copy_bundle(small.folder, tmp_path / "w" / "1", int8=int8))
+        """The same bundle with int8 answers that this machine doesn't give."""
+        folder = copy_bundle(small.folder, tmp_path / "w" / "1")
+        shutil.copy(folder / bundle.GOLDEN, folder / bundle.INT8_GOLDEN)
+        int8 = small.metadata.int8.model_copy(update={"bound": 1e-7})
+        (folder / bundle.MARKER).unlink()
+        bundle.seal(folder, small.metadata.model_copy(update={"int8": int8}))
+        return bundle.read(folder)
 
     def test_setting(self, small):
-        """Int8 weights are used if the setting asks for them, and are held to their
-        own bound; their answers differ from the exact ones."""
+        """Int8 weights are used if the setting asks for them, and give their own golden
+        answers, which differ from those of float32."""
         assert_exact(load(small, Settings(precision="float32")), small)
         loaded = load(small, Settings(precision="int8"))
         assert loaded.precision == "int8"
+        golden = small.golden(precision="int8")
+        assert golden.difference(loaded.engine.step) == 0
         difference = small.golden().difference(loaded.engine.step)
         assert TOLERANCE < difference <= small.metadata.int8.bound
+
+    @pytest.mark.parametrize(
+        ("slow", "chosen"), [("float32", "int8"), ("int8", "float32")]
+    )
+    def test_auto(self, small, slow, chosen):
+        """By default the faster of both is used, and the reason says how much faster."""
+
+        class Slow(OnnxEngine):
+            def __init__(self, bundle, settings):
+                super().__init__(bundle, settings)
+                self.seconds = 0.01 if settings.precision == slow else 0
+
+            def step(self, *arguments):
+                time.sleep(self.seconds)
+                return super().step(*arguments)
+
+        loaded = load(small, Settings(), ENGINES | {"onnx": Slow})
+        assert loaded.precision == chosen
+        assert re.search(r"; int8 takes \d+\.\d\d of the time of", loaded.reason)
+
+    def test_auto_beyond_the_bound(self, worse):
+        """By default a network that misses its golden answers isn't used."""
+        loaded = load(worse, Settings())
+        assert_exact(loaded, worse)
+        assert "onnx (int8) misses the golden answers" in loaded.reason
+
+    def test_one_choice(self, quantized):
+        """All workers use the weights that the first chose, also one that starts later."""
+        chosen = []
+
+        def first_int8(bundle, settings):
+            chosen.append(settings.precision)
+            return ENGINES["onnx"](bundle, settings)
+
+        settings = Settings(port=0, bundles=quantized, workers=3)
+        start = spawn.thread(ENGINES | {"onnx": first_int8})
+        with running(settings, start=start) as server:
+            (model,) = server.http.get("/models").json()["models"]
+        assert chosen == ["int8", "float32", model["precision"], model["precision"]]
 
     def test_not_available(self, small, walks):
         """A bundle without int8 weights, or TensorFlow, serves exact ones."""
