@@ -73,8 +73,9 @@ class WorkerSupervisor:
                 workers = list(self.all)  # the list loses a worker that dies meanwhile
                 missing = [w for w in workers if request.model not in w.models]
                 if missing:
-                    alone = request.background or not request.precision
-                    result = self._load_in(missing[:1] if alone else missing, request)
+                    if request.background or not request.precision:
+                        missing = missing[:1]
+                    result = self._load_in(missing, request)
                     # The first to load it chooses for all.
                     request = msgspec.structs.replace(
                         request, precision=result.precision

@@ -115,6 +115,7 @@ def test_names_are_not_markup(tmp_path):
     assert "[b]: task" in output
 
 
+@pytest.mark.slow
 def test_training_begins_with_it(tmp_path):
     """`train` prints the same tables and warnings before the first epoch."""
     path = write_json_lines(tmp_path / "walks.jsonl", make_dataset(counts=(60, 0, 0)))

@@ -159,7 +159,9 @@ class TestMetadata:
         }
         plots = ("history", "confusion", "reliability", "length")
         report = [*(f"{plot}.png" for plot in plots), "metrics.json", "card.md"]
-        assert names == {
+        int8 = {"assets.extra/network.int8.onnx", "assets.extra/golden.int8.npz"}
+        assert int8 & names == (int8 if exported.bundle.metadata.int8 else set())
+        assert names - int8 == {
             "saved_model.pb",
             "fingerprint.pb",
             "variables/variables.index",

@@ -147,6 +147,7 @@ class TestStream:
                 live = network.probabilities(network(frames[:, :length], lengths))
                 np.testing.assert_allclose(answer, live, **CLOSE)
 
+    @pytest.mark.slow
     @given(data=st.data())
     def test_chunks(self, formats, kind, data):
         """Chunks of any lengths, none among them, give the whole sequences' answers and
@@ -187,6 +188,7 @@ class TestStream:
             assert np.isfinite(after).all()
 
 
+@pytest.mark.slow
 def test_training(tmp_path):
     """A run that is interrupted and resumed ends with the weights of an uncut one."""
 

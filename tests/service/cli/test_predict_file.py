@@ -6,6 +6,7 @@ import sys
 
 import numpy as np
 import pandas
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -242,6 +243,7 @@ class TestBundle:
 
 
 # Each example runs seven commands.
+@pytest.mark.slow
 @settings(max_examples=settings().max_examples // 3)
 @given(seed=st.integers(0, 2**16), name=st.sampled_from([*tables.WRITERS]))
 def test_any_order(service, named, tmp_path_factory, seed, name):

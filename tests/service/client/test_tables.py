@@ -48,6 +48,7 @@ def features(server):
     seed=st.integers(0, 2**32 - 1),
 )
 @settings(deadline=None)
+@pytest.mark.slow
 def test_any_order(server, features, sequences, library, task, seed):
     """Columns and rows in any order, beside others, give the answers to the arrays."""
     rng = np.random.default_rng(seed)

@@ -118,7 +118,9 @@ class TestBroken:
             assert not registry.models
             assert len(registry.not_ready_reasons()) == 2
             for reason in registry.not_ready_reasons():
-                assert re.search(r"off misses the golden answers by \d.\de-03", reason)
+                assert re.search(
+                    r"off \(float32\) misses the golden answers by \d.\de-03", reason
+                )
 
     @pytest.mark.parametrize(
         "error", [RuntimeError("no such op"), MemoryError(), KeyError("step")]
