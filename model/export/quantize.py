@@ -19,6 +19,7 @@ from model.bundle.metadata import Metadata, Quantization, QuantizedPart
 from model.datasets.dataset import Dataset
 from model.evaluation import evaluation
 from model.evaluation.evaluation import Predictions
+from model.export import int8_ranges
 from model.network import reload
 
 if TYPE_CHECKING:
@@ -31,7 +32,6 @@ MAX_ERROR = 0.2  # percentage points more
 MAX_CALIBRATION = 0.3  # percentage points more
 MAX_CHANGE = 0.05  # of a probability
 MARGIN = 2.0  # for processors that round differently
-LOWEST_CLIP, CLIPPED = 4.0, 1e-4  # of normalised frames; the fraction beyond the clip
 MOST = 10_000  # sequences of a part that are compared
 TRIED = 64  # sequences in the batches of the test of independence
 WILD = 1e6  # deviations of the frames in the same batches
@@ -80,7 +80,7 @@ def add(
     Raises:
         QuantizationError: a change exceeds its limit, and `plan.required`.
     """
-    clip, clipped = frame_range(network, plan.train)
+    clip, clipped = int8_ranges.of_frames(network, plan.train)
     write(folder, network, clip)
     step = reload.onnx(folder / bundle.INT8)
     parts = {
@@ -104,21 +104,6 @@ def add(
     return metadata.model_copy(update={"int8": change})
 
 
-def frame_range(network: "Network", train: Dataset) -> tuple[float, float]:
-    """Return a limit for normalised frames, which few of the train part are beyond, and
-    how many of its numbers are, in percent."""
-    mean, scale = network.mean.numpy(), network.scale.numpy()
-    total = int(train.offsets[-1]) * len(train.features)
-    most = int(CLIPPED * total) + 1
-    largest = np.zeros(0, np.float32)
-    for block in train.blocks():
-        values = np.abs((block - mean) * scale).reshape(-1)
-        largest = np.concatenate([largest, values])
-        largest = np.partition(largest, -min(most, len(largest)))[-most:]
-    clip = max(LOWEST_CLIP, float(largest.min()))
-    return clip, 100 * int((largest > clip).sum()) / total
-
-
 def write(folder: Path, network: "Network", clip: float) -> None:
     """Write a network with int8 recurrent weights into a bundle's folder."""
     # Imported here: they import ONNX, which a card's text doesn't need.
@@ -133,6 +118,7 @@ def write(folder: Path, network: "Network", clip: float) -> None:
     )  # hides advice for other kinds of networks
     try:
         graph = onnx_graph.build(network, FixedRange(clip))
+        int8_ranges.clip_weights(graph.graph)
         _copy_shared_weights(graph.graph)
         quantize_dynamic(
             graph,

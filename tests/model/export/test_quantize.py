@@ -189,23 +189,6 @@ class TestComparison:
         assert exported.metadata.int8.bound == pytest.approx(2 * difference, rel=1e-6)
         assert difference > bundle.TOLERANCE
 
-    def test_range(self):
-        """Frames are clipped where few of the train part's numbers are beyond, at 4
-        deviations at least."""
-        network, dataset = make(counts=(400, 12, 9))
-        assert quantize.frame_range(network, dataset) == (
-            4.0,
-            pytest.approx(0, abs=0.1),
-        )
-        far = dataset.frames.copy()
-        far[:500] *= 100
-        few = replace(dataset, frames=far)
-        clip, clipped = quantize.frame_range(network, few)
-        normalised = np.abs((far - network.mean.numpy()) * network.scale.numpy())
-        assert clip > 50
-        assert clipped == pytest.approx(100 * (normalised > clip).mean())
-        assert clipped <= 0.01
-
 
 class TestFile:
     def test_weights(self, quantized_bundle):
