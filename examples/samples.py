@@ -15,8 +15,8 @@ from model.datasets import builtin, dataset
 
 DIGITS = 2  # samples of each class
 # Index of each word's sample: the first, or one that the two networks read differently.
-WORDS = {"omplex": 0, "enu": 0, "uzz": 0, "acking": 0, "axi": 12, "ate": 0, "ump": 11}
-WORDS |= {"ero": 5, "uff": 2, "ylophone": 0, "ransform": 5, "ommanding": 11}
+WORDS = {"omplex": 0, "enu": 0, "uzz": 0, "acking": 0, "axi": 15, "ate": 0, "ump": 11}
+WORDS |= {"ero": 6, "uff": 3, "ylophone": 0, "ransform": 5, "ommanding": 11}
 
 
 def test_part(name: str) -> Iterator[tuple[np.ndarray, list[str]]]:
