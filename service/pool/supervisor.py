@@ -65,24 +65,26 @@ class WorkerSupervisor:
             WorkerDied: a worker died of it, perhaps.
             BundleError: a worker cannot load it, or not in time; with the reason.
         """
+        chosen: LoadResult | None = None  # by the first process to load it, for all
         if self._trial is not None:
-            tried = self._run_trial(self._trial, request)
-            request = msgspec.structs.replace(request, precision=tried.precision)
+            chosen = self._run_trial(self._trial, request)
+            request = msgspec.structs.replace(request, precision=chosen.precision)
         while not self.closed:
             with self._loading:
                 workers = list(self.all)  # the list loses a worker that dies meanwhile
                 missing = [w for w in workers if request.model not in w.models]
                 if missing:
-                    if request.background or not request.precision:
+                    undecided = chosen is None and self._settings.precision == "auto"
+                    if undecided or request.background:
                         missing = missing[:1]
                     result = self._load_in(missing, request)
-                    # The first to load it chooses for all.
+                    chosen = chosen or result
                     request = msgspec.structs.replace(
-                        request, precision=result.precision
+                        request, precision=chosen.precision
                     )
-                elif workers:
+                elif workers and chosen is not None:
                     self._models[request.model] = request
-                    return result
+                    return chosen
             # If all workers have died, wait for others.
             time.sleep(YIELD_SECONDS if workers else POLL_SECONDS)
         raise BundleError("the service stops")

@@ -223,7 +223,8 @@ class TestLoading:
         """A bundle that a worker does not load in time is broken, and not tried again.
         That worker is killed and replaced."""
         start = FragileWorkers(hanging=hanging)
-        async with fragile_pool(start=start, load_seconds=LOAD_SECONDS) as harness:
+        options = {"load_seconds": LOAD_SECONDS, "precision": "float32"}
+        async with fragile_pool(start=start, **options) as harness:
             async with asyncio.timeout(SECONDS):
                 with pytest.raises(BundleError) as caught:
                     await harness.load(0, tags)
