@@ -19,10 +19,10 @@ from model.bundle.operators import protobuf_subset
 COMPUTING = frozenset(
     {
         # numbers and shapes
-        *("Const", "Identity", "NoOp", "Cast", "Fill", "Range", "Shape", "ZerosLike"),
+        *("Const", "Identity", "NoOp", "Cast", "Fill", "Range", "Shape"),
         *("ConcatV2", "ExpandDims", "GatherV2", "Pack", "Unpack", "Reshape", "Split"),
         "SplitV",
-        *("Pad", "ReverseSequence", "SelectV2", "Squeeze", "StridedSlice", "Tile"),
+        *("Pad", "ReverseSequence", "SelectV2", "Squeeze", "StridedSlice"),
         *("Transpose", "Prod", "Less", "LogicalAnd", "FloorDiv", "Minimum"),
         # layers
         *("AddV2", "BiasAdd", "Cumsum", "MatMul", "Maximum", "Mul", "RealDiv"),
