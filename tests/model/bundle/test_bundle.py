@@ -13,6 +13,7 @@ import pytest
 
 from model.bundle import bundle, folders
 from model.bundle.bundle import BundleError
+from model.bundle.metadata import Metadata
 from service.settings import Settings
 from service.worker import engine
 from tests.support.bundles import VOWELS
