@@ -55,11 +55,11 @@ def clip_weights(graph: "onnx.GraphProto") -> None:
     from onnx import numpy_helper
 
     weights = {tensor.name: tensor for tensor in graph.initializer}
-    for node in graph.node:
-        if node.op_type == "LSTM":
-            for name in node.input[1:3]:
-                clipped = _clip(numpy_helper.to_array(weights[name]))
-                weights[name].CopyFrom(numpy_helper.from_array(clipped, name))
+    layers = (node for node in graph.node if node.op_type == "LSTM")
+    # A network that stacks frames uses each layer's weights twice.
+    for name in {name for node in layers for name in node.input[1:3]}:
+        clipped = _clip(numpy_helper.to_array(weights[name]))
+        weights[name].CopyFrom(numpy_helper.from_array(clipped, name))
 
 
 def _clip(weights: np.ndarray) -> np.ndarray:

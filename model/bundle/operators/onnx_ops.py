@@ -16,18 +16,8 @@ OPERATORS = frozenset(
         *("Transpose", "Unsqueeze", "Less", "Where", "Expand", "GatherElements"),
         *("GatherND", "Slice"),
         # layers
-        *(
-            "Add",
-            "Clip",
-            "CumSum",
-            "Div",
-            "MatMul",
-            "Max",
-            "Min",
-            "Mul",
-            "Sub",
-            "Softmax",
-        ),
+        *("Add", "Clip", "CumSum", "Div", "MatMul", "Max", "Min", "Mul", "Sub"),
+        "Softmax",
         *("GRU", "LSTM"),
     }
 )
