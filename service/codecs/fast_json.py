@@ -182,6 +182,8 @@ def check_size(
         TooLarge: the body holds more numbers, or steps, than allowed.
     """
     numbers, sequences = limits.max_cells, limits.max_sequences
+    if len(body) < 2 * (numbers // min_features):  # a list or a number takes two bytes
+        return
     lists_each = 2 if extra_commas else 1  # a row of other fields may have one more
     if lists > 2 + lists_each * sequences + numbers // min_features:
         raise TooLarge(

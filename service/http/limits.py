@@ -140,5 +140,7 @@ class ConnectionLimiter:
 def without_h2c(data: bytes) -> bytes:
     """Remove a request's offer to upgrade to HTTP/2, which a server may ignore (RFC 9110,
     7.8). Some clients start with one, after which the parser expects no more requests."""
-    end = data.find(b"\r\n\r\n") if b"h2c" in data else -1
-    return H2C.sub(b"", data[:end]) + data[end:] if end > 0 else data
+    end = data.find(b"\r\n\r\n")
+    if data.find(b"h2c", 0, max(end, 0)) < 0:
+        return data
+    return H2C.sub(b"", data[:end]) + data[end:]

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from service.callers.caller import Caller, identify
 from service.callers.memory_budget import MemoryBudget
@@ -23,6 +24,7 @@ log = logging.getLogger("service.request")
 
 Headers = list[tuple[bytes, bytes]]
 ErrorResponse = tuple[int, str, bytes]  # status, media type and body
+STATUS_LINE = b"HTTP/1.1 200 OK\r\n"
 REQUEST_ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
 
 
@@ -110,9 +112,7 @@ class RequestMiddleware:
                 headers, body = await endpoint(scope, receive)
                 headers.append((b"x-request-id", request_id.encode()))
                 status, size = 200, len(body)
-                start = {"type": "http.response.start", "status": status}
-                await send(start | {"headers": headers})
-                await send({"type": "http.response.body", "body": body})
+                await send_response_at_once(send, headers, body)
             else:
                 await self._app(scope, receive, send_response)
         except ClientDisconnect:
@@ -179,6 +179,35 @@ class RequestMiddleware:
         if "key" in scope["state"]:
             extra["key"] = scope["state"]["key"].name
         log.log(level, "request", extra=extra)
+
+
+async def send_response_at_once(send: Send, headers: Headers, body: bytes) -> None:
+    """Send a response with status 200 to a `POST` request.
+
+    uvicorn's own `send` checks each header by two regular expressions, and runs once for
+    the head and once for the body; that takes a tenth of a small request's CPU time.
+
+    Args:
+        headers: with the content length; their names and values are valid.
+    """
+    cycle = getattr(send, "__self__", None)
+    if not isinstance(cycle, RequestResponseCycle) or cycle.flow.write_paused:
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": body})
+    elif not cycle.disconnected:
+        parts = [STATUS_LINE]
+        for name, value in (*cycle.default_headers, *headers):
+            parts += (name, b": ", value, b"\r\n")
+        if not cycle.keep_alive:
+            parts.append(b"connection: close\r\n")
+        parts += (b"\r\n", body)
+        cycle.response_started = cycle.response_complete = True
+        cycle.waiting_for_100_continue = False
+        cycle.transport.write(b"".join(parts))
+        cycle.message_event.set()
+        if not cycle.keep_alive:
+            cycle.transport.close()
+        cycle.on_response()
 
 
 def as_service_error(error: Exception, request_id: str) -> ServiceError:
