@@ -329,8 +329,11 @@ def evaluate(
 
         bundle = arguments.load_bundle(path)
         metadata = bundle.metadata
-        columns = arguments.file_columns(Config().update(flags))
-        dataset = arguments.evaluation_data(source, part, test, metadata, columns)
+        config = Config().update(flags)
+        columns, texts = arguments.file_columns(config), arguments.text_options(config)
+        dataset = arguments.evaluation_data(
+            source, part, test, metadata, columns, bundle.vocabulary(), texts
+        )
         result = membership.evaluate(bundle, dataset)
         if json:
             data = {**asdict(result.metrics), "sequences": result.counts}

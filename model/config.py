@@ -20,6 +20,7 @@ PRESETS = Path(__file__).parent / "presets"
 OPEN = (
     *("layers", "hidden", "dropout", "read", "stack"),
     *("learning_rate", "warmup", "updates", "patience", "best_by", "batch"),
+    "prefixes",
     *("noise", "folds", "repeats"),
 )
 
@@ -72,6 +73,39 @@ class DataConfig(_Section):
         lt=1,
         description="Fraction for the test, if the data names no such part.",
     )
+    text: str | None = Field(
+        None,
+        description="Column of texts: the network reads their words, or with --characters"
+        " their characters.",
+    )
+    characters: bool = Field(
+        False, description="Text: read characters in place of words."
+    )
+    column: str | None = Field(
+        None,
+        description="CoNLL files: number of the label's column from 1, or its name in a"
+        " CoNLL-U file. Default: the last, or UPOS.",
+    )
+    min_count: int = Field(
+        2,
+        ge=1,
+        description="Text: words that occur less often in training are unknown.",
+    )
+    max_words: int = Field(
+        20_000, ge=1, description="Text: words in the vocabulary, at most."
+    )
+    buckets: int = Field(
+        4_096,
+        ge=2,
+        le=2**20,
+        description="Text: ids that lower-case words are hashed to.",
+    )
+    embedding: int = Field(
+        32,
+        ge=1,
+        le=1024,
+        description="Text: numbers that stand for a word or character.",
+    )
     normalise: Literal["features", "whole", "none"] = Field(
         "features",
         description="Normalise each feature, all features alike, or none.",
@@ -97,6 +131,12 @@ class NetworkConfig(_Section):
         lt=1,
         description="Fraction of each layer's outputs that training drops"
         " (the post's keep probability is 1 - dropout).",
+    )
+    embedding_dropout: float = Field(
+        0.25,
+        ge=0,
+        lt=1,
+        description="Text: fraction of the embeddings' numbers that training drops.",
     )
     bidirectional: bool = Field(
         False, description="Read each sequence in both directions."
@@ -165,6 +205,11 @@ class TrainingConfig(_Section):
         20,
         ge=1,
         description="Stop after this many epochs without better weights.",
+    )
+    prefixes: bool = Field(
+        False,
+        description="Average the cost over all prefixes of a sequence: a forward network"
+        " that reads the last output then classifies unfinished sequences well, too.",
     )
     best_by: Literal["error", "cost"] = Field(
         "error",

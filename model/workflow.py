@@ -37,6 +37,13 @@ Promote = Literal["better", "always", "never"]
 class Choices(TypedDict, total=False):
     """The settings of `model.config`, which are the options of `unrolled train`."""
 
+    text: str | None
+    characters: bool
+    column: str | None
+    min_count: int
+    max_words: int
+    buckets: int
+    embedding: int
     validation_fraction: float | None
     test_fraction: float
     normalise: Literal["features", "whole", "none"]
@@ -44,6 +51,7 @@ class Choices(TypedDict, total=False):
     layers: int
     hidden: int
     dropout: float
+    embedding_dropout: float
     bidirectional: bool
     read: Literal["last", "mean", "last+mean"]
     stack: int
@@ -60,6 +68,7 @@ class Choices(TypedDict, total=False):
     epochs: int
     updates: int | None
     patience: int
+    prefixes: bool
     best_by: Literal["error", "cost"]
     batch: int
     warm_start: str | None

@@ -39,9 +39,14 @@ File = Annotated[
     str,
     typer.Argument(
         help="Sequences in a format of training (`unrolled datasets`), .json (a request,"
-        " or frames [T, F]) or .npy ([T, F]); - reads JSON from standard input.",
+        " or frames [T, F]), .npy ([T, F]), or .txt (a text a line); - reads JSON from"
+        " standard input.",
         metavar="FILE",
     ),
+]
+Texts = Annotated[
+    list[str] | None,
+    typer.Option("--text", help="A text, in place of FILE; may be repeated."),
 ]
 Table = Annotated[
     str,
@@ -202,7 +207,8 @@ def key(
 
 @app.command()
 def classify(
-    file: File,
+    file: File = "",
+    text: Texts = None,
     model: ModelName = None,
     top_k: TopK = None,
     url: Url = URL,
@@ -214,13 +220,14 @@ def classify(
     """Print the class of each sequence of FILE as a JSON line."""
     from service.cli import predict
 
-    headers = _headers(key)
-    predict.predict("classify", file, model, top_k, url, headers, engine, to, bundles)
+    options = (file, text or [], model, top_k, url, _headers(key), engine, to, bundles)
+    predict.predict("classify", *options)
 
 
 @app.command()
 def label(
-    file: File,
+    file: File = "",
+    text: Texts = None,
     model: ModelName = None,
     top_k: TopK = None,
     url: Url = URL,
@@ -237,8 +244,8 @@ def label(
     """
     from service.cli import predict
 
-    headers = _headers(key)
-    predict.predict("label", file, model, top_k, url, headers, engine, to, bundles)
+    options = (file, text or [], model, top_k, url, _headers(key), engine, to, bundles)
+    predict.predict("label", *options)
 
 
 @app.command()

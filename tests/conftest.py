@@ -14,6 +14,7 @@ from tests.support.bundles import (
     cached,
     write_quantized_bundle,
     write_shared_bundles,
+    write_text_bundles,
 )
 from tests.support.servers import SECONDS, Running, running
 
@@ -73,6 +74,13 @@ def quantized(tmp_path_factory) -> Path:
     """A folder with `small` (label), which has int8 weights too."""
     folder = cached("quantized", write_quantized_bundle)
     return shutil.copytree(folder, tmp_path_factory.mktemp("quantized") / "bundles")
+
+
+@pytest.fixture(scope="session")
+def text_bundles(tmp_path_factory) -> Path:
+    """A folder with `names` (label, words, int8 too) and `commands` (classify, characters)."""
+    folder = cached("text", write_text_bundles)
+    return shutil.copytree(folder, tmp_path_factory.mktemp("text") / "bundles")
 
 
 @pytest.fixture(scope="session", autouse=True)

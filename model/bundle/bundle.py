@@ -5,6 +5,7 @@
       assets.extra/
         network.onnx      the same network for ONNX Runtime
         network.int8.onnx the same with int8 weights (optional)
+        vocabulary.json   what turns text into ids (networks that read text)
         golden.npz        inputs, and the outputs that every engine must reproduce
         golden.int8.npz   the same for int8 weights (optional)
         sequences.npy     hashes of the training sequences (optional)
@@ -28,11 +29,12 @@ from pathlib import Path
 
 from pydantic import ValidationError
 
-from model.bundle import bounded_files, signature
+from model.bundle import bounded_files, signature, vocabulary
 from model.bundle.bounded_files import BundleError as BundleError
 from model.bundle.golden import MAX_BYTES as MAX_GOLDEN
 from model.bundle.golden import Golden
-from model.bundle.metadata import NAME, Metadata
+from model.bundle.metadata import NAME, Ids, Metadata
+from model.bundle.vocabulary import Vocabulary
 
 EXTRA = Path("assets.extra")
 MARKER = EXTRA / "bundle.json"
@@ -122,6 +124,28 @@ class Bundle:
         if task != metadata.task or sizes != expected:
             raise BundleError(f"{path}: holds answers of another network")
         return answers
+
+    def vocabulary(self) -> Vocabulary | None:
+        """Return the vocabulary of a network that reads text; None for frames.
+
+        Raises:
+            BundleError: the file can't be read, is not of this network, or this tokenizer
+                gives other ids than training had.
+        """
+        about = self.metadata.input
+        if not isinstance(about, Ids):
+            return None
+        path = self.folder / vocabulary.FILE
+        data = self.content(vocabulary.FILE.as_posix(), vocabulary.MAX_BYTES)
+        try:
+            words = Vocabulary.read(data)
+        except ValueError as error:
+            raise BundleError(f"{path}: {error}") from None
+        columns = [(c.name, c.size, c.width) for c in words.columns]
+        expected = [*zip(about.names, about.sizes, about.widths, strict=True)]
+        if words.kind != about.kind or columns != expected:
+            raise BundleError(f"{path}: is the vocabulary of another network")
+        return words
 
 
 def read(folder: Path, keys: Path | None = None) -> Bundle:

@@ -28,6 +28,19 @@ class Frames(_Section):
     names: tuple[str, ...]
 
 
+class Ids(_Section):
+    """The input: a sequence of tokens or characters, each a vector of whole numbers.
+
+    `vocabulary.json` turns text into them; they travel as float32, in which they are exact.
+    """
+
+    kind: Literal["tokens", "characters"]
+    features: int = Field(ge=1, description="Columns of ids.")
+    names: tuple[str, ...]
+    sizes: tuple[int, ...] = Field(description="Ids of each column.")
+    widths: tuple[int, ...] = Field(description="Numbers that stand for an id.")
+
+
 class Normalisation(_Section):
     """The graph's first operation, per feature: (frames - mean) * scale."""
 
@@ -84,6 +97,35 @@ class Quantization(_Section):
     )
 
 
+class TextPart(_Section):
+    """The tokens of a part of the data, in percent."""
+
+    tokens: int
+    new: float = Field(description="That training has not seen.")
+    error_seen: float | None = Field(None, description="To label: on the others.")
+    error_new: float | None = Field(None, description="To label: on those.")
+
+
+class PrefixMetrics(_Section):
+    """The answers to unfinished sequences, in percent."""
+
+    calibration_error: float = Field(description="ECE over all prefixes.")
+    errors: tuple[float, ...] = Field(
+        description="After a quarter, half, three quarters, and all of the steps."
+    )
+    decided: float = Field(
+        description="Median of the step from which on the answer stays the same."
+    )
+    length: float = Field(description="Median steps of a sequence.")
+
+
+class TextRecord(_Section):
+    """Measurements of text."""
+
+    parts: dict[str, TextPart] = {}
+    prefixes: dict[str, PrefixMetrics] = {}
+
+
 class TrainingRecord(_Section):
     """The data and the training run that the weights come from."""
 
@@ -103,6 +145,7 @@ class TrainingRecord(_Section):
         description="Other names of the columns sequence, label and step, and the name"
         " of the column of groups.",
     )
+    text: TextRecord | None = None
     settings: dict[str, dict[str, JsonValue]] = Field(
         default={}, description="Every setting of the training, by section."
     )
@@ -118,7 +161,7 @@ class Metadata(_Section):
     name: str = Field(pattern=NAME)
     version: str = Field(pattern=r"^[1-9][0-9]{0,8}$")
     task: Literal["classify", "label"]
-    input: Frames
+    input: Annotated[Frames | Ids, Field(discriminator="kind")]
     classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MAX_CLASSES)
     cell: Literal["gru", "lstm"]
     layers: int = Field(ge=1)
@@ -142,6 +185,14 @@ class Metadata(_Section):
         parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
         if any(len(part) != features for part in parts):
             raise ValueError(f"not all parts have {features} features")
+        if isinstance(self.input, Ids):
+            columns = (self.input.sizes, self.input.widths)
+            if any(len(part) != features for part in columns):
+                raise ValueError(
+                    f"not all columns of {features} have a size and a width"
+                )
+            if self.stack > 1:
+                raise ValueError("a network that reads ids can't stack steps")
         if len(set(self.classes)) < len(self.classes):
             raise ValueError("classes must have different names")
         if self.task == "label" and self.stack > 1:

@@ -1,5 +1,6 @@
 """Turn command-line arguments into settings, data sets and bundle."""
 
+import dataclasses
 import hashlib
 import shlex
 from pathlib import Path
@@ -10,11 +11,14 @@ from model.bundle import bundle, signature
 from model.bundle.bundle import Bundle, BundleError
 from model.bundle.metadata import Metadata
 from model.bundle.operators import allowlist
+from model.bundle.vocabulary import Vocabulary
 from model.cli.flags import options
 from model.config import Config, ConfigError
 from model.datasets import builtin, readers
+from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
+from model.datasets.text import TextOptions
 from model.inference.location import find_folder
 
 RUNS = Path("runs")  # checkpoints and logs
@@ -93,6 +97,8 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
     data, validation = config.data, config.data.validation_fraction
     if validation is None and "folds" in config.training.model_fields_set:
         validation = 0
+    if config.training.warm_start is not None and text_options(config).text:
+        raise ConfigError("training.warm_start: not for text")
     names, recorded = None, Columns()
     if config.training.warm_start is not None:
         metadata = load_bundle(Path(config.training.warm_start)).metadata
@@ -108,6 +114,22 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
         columns=file_columns(config),
         features=names,
         recorded=recorded,
+        text=text_options(config),
+    )
+
+
+def text_options(config: Config) -> TextOptions:
+    """Return how text is read."""
+    data = config.data
+    return TextOptions(
+        text=data.text,
+        label=data.label_column,
+        column=data.column,
+        kind="characters" if data.characters else "tokens",
+        min_count=data.min_count,
+        max_words=data.max_words,
+        buckets=data.buckets,
+        embedding=data.embedding,
     )
 
 
@@ -129,10 +151,14 @@ def evaluation_data(
     test: Path | None,
     metadata: Metadata,
     columns: Columns = Columns(),
+    vocabulary: Vocabulary | None = None,
+    text: TextOptions = TextOptions(),
 ) -> Dataset:
     """Load the sequences to evaluate a bundle on.
 
     Args:
+        vocabulary: of the bundle, if it reads text.
+        text: how text is read, where the bundle's settings don't say it.
         columns: names of a file's special columns, where the bundle's don't fit.
 
     Raises:
@@ -140,7 +166,12 @@ def evaluation_data(
             new split could put training sequences into the test part.
     """
     record, task = metadata.training, metadata.task
-    if part == "all" and source not in builtin.BUILTIN and test is None:
+    if vocabulary is not None:
+        text = _recorded_text(metadata, vocabulary, text, columns)
+        if part == "all" and source not in builtin.BUILTIN:
+            raw = texts.dataset(texts.read(Path(source), text))
+            return texts.encode(raw, vocabulary)
+    elif part == "all" and source not in builtin.BUILTIN and test is None:
         return _read_labelled(source, metadata, columns)
     dataset = builtin.load_source(
         source,
@@ -152,10 +183,17 @@ def evaluation_data(
         columns=columns,
         features=metadata.input.names,
         recorded=readers.from_names(record.columns),
+        text=text,
+        vocabulary=vocabulary,
     )
     if part == "all":
         return dataset
     fixed = source in builtin.BUILTIN or test is not None
+    if not fixed and dataset.digest != record.data and vocabulary is not None:
+        raise ValueError(
+            f"{source} is not the data that the bundle was trained on: use --part all, or"
+            " --test FILE as in training"
+        )
     if not fixed and dataset.digest != record.data:
         split = _read_labelled(source, metadata, columns).split
         if PARTS.index(part) not in split:
@@ -164,6 +202,20 @@ def evaluation_data(
                 " trained on: use --part all, or --test FILE as in training"
             )
     return dataset.part(part)
+
+
+def _recorded_text(
+    metadata: Metadata, vocabulary: Vocabulary, text: TextOptions, columns: Columns
+) -> TextOptions:
+    """Return how a bundle's text is read: as in training, unless options say otherwise."""
+    settings: dict[str, Any] = metadata.training.settings.get("data", {})
+    return dataclasses.replace(
+        text,
+        text=text.text or settings.get("text"),
+        column=text.column or settings.get("column"),
+        label=columns.label or settings.get("label_column"),
+        kind=vocabulary.kind,
+    )
 
 
 def _read_labelled(source: str, metadata: Metadata, columns: Columns) -> Dataset:

@@ -183,7 +183,10 @@ def print_dataset(dataset: Dataset) -> None:
     summary = summarise(dataset)
     console.print(_parts_table(dataset, summary))
     console.print(_counts_table(dataset, summary))
-    console.print(_features_table(dataset, summary))
+    if dataset.vocabulary is None:
+        console.print(_features_table(dataset, summary))
+    else:
+        console.print(_text_table(dataset))
     print_warnings(checks.warnings(dataset))
     checks.refuse_untrained_classes(dataset)
 
@@ -235,6 +238,22 @@ def _features_table(dataset: Dataset, summary: Summary) -> Table:
     for name, numbers in zip(dataset.features[:MAX_ROWS], ranges, strict=False):
         table.add_row(f"{name:.40}", *(f"{number:.4g}" for number in numbers))
     return _more(table, len(dataset.features))
+
+
+def _text_table(dataset: Dataset) -> Table:
+    """Show how many tokens the vocabulary lists, and how many it does not, by part."""
+    assert dataset.vocabulary is not None
+    kind = "words" if dataset.vocabulary.kind == "tokens" else "characters"
+    count = len(dataset.vocabulary.entries)
+    table = _table(f"{kind}: {count:,} in the vocabulary")
+    for name in ("part", kind, "not in the vocabulary"):
+        table.add_column(name, justify="left" if name == "part" else "right")
+    for name in PARTS:
+        part = dataset.part(name)
+        if len(part):
+            unknown = 100 * float((part.frames[:, 0] == 0).mean())
+            table.add_row(name, f"{len(part.frames):,}", f"{unknown:.2f} %")
+    return table
 
 
 def _more(table: Table, count: int) -> Table:

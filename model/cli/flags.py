@@ -9,9 +9,13 @@ import typer
 
 from model.config import OPEN, SECTION_OF, Config, nested
 
-COLUMNS = ("sequence_column", "label_column", "step_column", "group_column", "ignore")
+COLUMNS = (
+    *("sequence_column", "label_column", "step_column", "group_column", "ignore"),
+    *("text", "column"),
+)
+TEXT = ("characters", "min_count", "max_words", "buckets", "embedding")
 # Settings that choose the sequences and their parts.
-DATA = ("task", "test", *COLUMNS, "validation_fraction", "test_fraction", "seed")
+DATA = ("task", "test", *COLUMNS, *TEXT, "validation_fraction", "test_fraction", "seed")
 
 
 def config_flags(

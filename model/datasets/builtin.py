@@ -1,14 +1,18 @@
 """Load a data set by its name (built-in) or its path (a user's file)."""
 
 import difflib
+import gzip
 import os
+import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 
+from model.bundle.vocabulary import Kind, Vocabulary
 from model.datasets import readers, splits
+from model.datasets import text as texts
 from model.datasets.dataset import (
     TEST,
     TRAIN,
@@ -19,8 +23,10 @@ from model.datasets.dataset import (
     concatenate,
 )
 from model.datasets.readers import Columns
+from model.datasets.text import TextOptions
 
 DATA = Path(__file__).with_name("data")  # Origins and licences: data/SOURCES.md.
+KINDS: dict[str, Kind] = {"tags": "tokens", "intents": "characters"}  # of built-in text
 SEED = 0  # Everyone gets the same parts of a built-in set.
 
 
@@ -59,6 +65,8 @@ def load_source(
     columns: Columns = Columns(),
     features: Sequence[str] | None = None,
     recorded: Columns = Columns(),
+    text: TextOptions = TextOptions(),
+    vocabulary: Vocabulary | None = None,
 ) -> Dataset:
     """Load a built-in set, or a user's file or DataFrame, and assign all parts.
 
@@ -66,16 +74,25 @@ def load_source(
     parts are fixed: fractions and `seed` are for others. `test` is another file or
     DataFrame, the test part; `source` then gives training and validation only.
     `columns` names the special columns of both, `features` those that a network takes,
-    and `recorded` the special columns that it was trained with.
+    and `recorded` the special columns that it was trained with. `text` says how text is
+    read; `vocabulary` is that of a network, in place of one of the part for training.
     """
     if isinstance(source, str) and source in BUILTIN:
         if test is not None:
             raise ValueError(f"{source} has a test part of its own")
         if task not in (None, BUILTIN[source].task):
             raise ValueError(f"{source} is for task {BUILTIN[source].task}, not {task}")
-        return load(source)
+        return _encoded(load(source), text, vocabulary)
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
+    if texts.is_text(source, text) or vocabulary is not None:
+        read = texts.read(Path(str(source)), text)
+        if test is not None:
+            read = texts.join(read, texts.read(Path(str(test)), text))
+        raw = splits.assign_parts(
+            texts.dataset(read), validation=validation, test=test_fraction, seed=seed
+        )
+        return _encoded(raw, text, vocabulary)
     data = _read(source, task, columns, features, recorded)
     if test is not None:
         held_out = _read(test, data.task, columns, data.features, recorded)
@@ -83,6 +100,17 @@ def load_source(
     return splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
     )
+
+
+def _encoded(
+    data: Dataset, options: TextOptions, vocabulary: Vocabulary | None
+) -> Dataset:
+    """Return a data set of text with ids for its strings; any other as it is."""
+    if data.strings is None:
+        return data
+    if data.name in KINDS:
+        options = replace(options, kind=KINDS[data.name])
+    return texts.encode(data, vocabulary or texts.build(data, options))
 
 
 def _read(
@@ -180,6 +208,32 @@ def _vowels() -> Dataset:
     return readers.read(DATA / "vowels.npz", task="classify")
 
 
+def _tags() -> Dataset:
+    """Sentences of the Brown corpus; whole documents are for validation or for testing."""
+    with np.load(DATA / "tags.npz", allow_pickle=False) as archive:
+        arrays = {name: archive[name] for name in archive.files}
+    return Dataset(
+        name="tags",
+        task="label",
+        frames=arrays["x"].astype(np.float32)[:, None],
+        lengths=arrays["lengths"],
+        targets=arrays["y"],
+        classes=tuple(arrays["classes"].tolist()),
+        features=("string",),
+        split=arrays["split"],
+        strings=tuple(arrays["strings"].tobytes().decode().split("\n")),
+    )
+
+
+def _intents() -> Dataset:
+    """Sentences by characters. No template of sentences is in two parts."""
+    options = TextOptions(text="text", label="label", kind="characters")
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "intents.jsonl"
+        path.write_bytes(gzip.decompress((DATA / "intents.jsonl.gz").read_bytes()))
+        return texts.dataset(texts.read(path, options))
+
+
 BUILTIN = {
     entry.name: entry
     for entry in (
@@ -209,6 +263,24 @@ BUILTIN = {
             source="OCR data set (Kassel; Taskar, Guestrin, Koller)",
             licence="none stated; the package that they come from is BSD-2-Clause",
             loader=letters_unseen,
+        ),
+        BuiltinDataset(
+            name="intents",
+            title="Commands to a home",
+            description="19,063 English commands, each 5 to 90 steps (characters).",
+            task="classify",
+            source="templates of Home Assistant (home-assistant-intents 2026.10.27)",
+            licence="Apache-2.0",
+            loader=_intents,
+        ),
+        BuiltinDataset(
+            name="tags",
+            title="Parts of speech",
+            description="57,340 English sentences, each 1 to 180 steps (words).",
+            task="label",
+            source="Brown corpus (Francis, Kucera), 14 tags",
+            licence="redistribution permitted",
+            loader=_tags,
         ),
         BuiltinDataset(
             name="vowels",

@@ -18,6 +18,7 @@ from typing import Literal, get_args
 
 import numpy as np
 
+from model.bundle.vocabulary import Vocabulary
 from model.datasets import spool
 
 Task = Literal["classify", "label"]
@@ -44,6 +45,11 @@ class Dataset:
     ids: np.ndarray = field(default_factory=lambda: np.zeros(0, np.int64))
     # [N] names or numbers, such as subjects, whose sequences stay in one part; or unknown
     groups: np.ndarray | None = None
+    # Of text: the vocabulary whose ids the frames are, all strings, and the number of each
+    # step's string, parallel to `frames_of`.
+    vocabulary: Vocabulary | None = None
+    strings: tuple[str, ...] | None = field(default=None, repr=False)
+    words_of: np.ndarray | None = field(default=None, repr=False)
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
     # Sequence i is frames_of[starts[i]:][:lengths[i]], and so are its steps' targets.
     starts: np.ndarray = field(init=False, repr=False)  # [N] int64
@@ -133,6 +139,14 @@ class Dataset:
             return self.targets[index]
         start = self.starts[index]
         return self.targets_of[start : start + self.lengths[index]]
+
+    @property
+    def words(self) -> np.ndarray:
+        """The number in `strings` of each step, [sum of lengths], of text."""
+        assert self.words_of is not None
+        if self._whole:
+            return self.words_of
+        return np.concatenate([self.words_of[p] for _, p in self._places()])
 
     def blocks(self) -> Iterator[np.ndarray]:
         """Yield all frames in order, some megabytes at a time, [R, F]."""

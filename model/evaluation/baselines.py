@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from model.datasets.dataset import Dataset
-from model.evaluation import comparison, intervals
+from model.evaluation import comparison, intervals, text
 from model.evaluation.comparison import Baseline
 from model.evaluation.evaluation import Predictions
 
@@ -107,6 +107,8 @@ def _compare(
     groups: np.ndarray,
     learnt: int,
 ) -> dict[str, Baseline]:
+    from sklearn.metrics import f1_score
+
     groups = np.unique(groups, return_inverse=True)[1]
     results = {}
     for name, codes in predicted.items():
@@ -118,6 +120,7 @@ def _compare(
             error=100 * float(mistakes.mean()),
             interval=[100 * float(low), 100 * float(high)],
             difference=comparison.difference(mistakes, wrong, groups),
+            macro_f1=100 * float(f1_score(targets, codes, average="macro")),
         )
     return results
 
@@ -127,6 +130,8 @@ def _fit(train: Dataset) -> dict[str, Predictor]:
     from sklearn.exceptions import ConvergenceWarning
     from sklearn.linear_model import LogisticRegression
 
+    if train.vocabulary is not None:
+        return text.baselines(train)
     majority = np.bincount(train.targets).argmax()
     predictors: dict[str, Predictor] = {
         "majority": lambda dataset: np.full(len(dataset.targets), majority)

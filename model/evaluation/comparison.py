@@ -15,7 +15,11 @@ import numpy as np
 
 from model.evaluation.intervals import NORMAL_95
 
-NAMES = {"logistic_regression": "logistic regression", "majority": "the majority class"}
+NAMES = {
+    "logistic_regression": "logistic regression",
+    "frequent_label": "the most frequent label of each token",
+    "majority": "the majority class",
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,7 @@ class Baseline:
         learnt: the answers that the baseline learnt from.
         interval: 95 % interval of the error.
         difference: the network's error minus this one, on the same answers.
+        macro_f1: mean F1 of the classes.
     """
 
     count: int
@@ -56,6 +61,7 @@ class Baseline:
     error: float
     interval: list[float]
     difference: Difference
+    macro_f1: float | None = None
 
 
 def difference(present: np.ndarray, new: np.ndarray, groups: np.ndarray) -> Difference:

@@ -21,19 +21,19 @@ SHARES = np.linspace(0.7, 1, 31)  # of the largest weight of a unit
 def of_frames(network: "Network", train: Dataset) -> tuple[float, float]:
     """Return a limit for normalised frames, which few of the train part's numbers are
     beyond, and how many are, in percent."""
-    mean, scale = network.mean.numpy(), network.scale.numpy()
-    total = int(train.offsets[-1]) * len(train.features)
+    width = network.encoder[0][0].cell.kernel.shape[0] // network.stack
+    total = int(train.offsets[-1]) * width
     most = int(BEYOND * total) + 1
     largest = np.zeros(0, np.float32)
     for block in train.blocks():
-        values = np.abs((block - mean) * scale).reshape(-1)
+        values = np.abs(network.inputs(block)).reshape(-1)
         largest = np.concatenate([largest, values])
         largest = np.partition(largest, -min(most, len(largest)))[-most:]
     least = max(float(largest.min()), min(DEVIATIONS, RESERVE * float(largest.max())))
     random = np.random.default_rng(0)
     rows = np.sort(random.choice(len(train), min(SEQUENCES, len(train)), replace=False))
     sample = np.concatenate([train.sequence(row) for row in rows])
-    limit = _least_rounded((sample - mean) * scale, least or 1.0)
+    limit = _least_rounded(network.inputs(sample), least or 1.0)
     return limit, 100 * int((largest > limit).sum()) / total
 
 

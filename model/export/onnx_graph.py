@@ -135,10 +135,26 @@ def _where(graph: Graph, steps: str, after: list[str], before: list[str]) -> lis
 
 
 def _normalise(graph: Graph, network: Network, frames: str) -> str:
-    """Scale frames. Those past a length are never read."""
+    """Scale frames, or embed ids. Those past a length are never read."""
+    if network.columns:
+        return _embed(graph, network, frames)
     mean = graph.constant(network.mean.numpy())
     scale = graph.constant(network.scale.numpy())
     return graph.add("Mul", [graph.add("Sub", [frames, mean]), scale])
+
+
+def _embed(graph: Graph, network: Network, ids: str) -> str:
+    """Return the embeddings [B, T, W] of ids [B, T, K]; see `Network._embed`."""
+    parts = []
+    for index, (column, table) in enumerate(
+        zip(network.columns, network.embeddings, strict=True)
+    ):
+        limits = [graph.constant(limit) for limit in (0, column.size - 1)]
+        places = graph.add("Gather", [ids, graph.integer(index)], axis=2)
+        places = graph.add("Clip", [places, *limits])
+        places = graph.cast(places, TensorProto.INT32)
+        parts.append(graph.add("Gather", [graph.constant(table.numpy()), places]))
+    return graph.add("Concat", parts, axis=2) if len(parts) > 1 else parts[0]
 
 
 def _split(

@@ -8,13 +8,15 @@ from pathlib import Path
 import numpy as np
 from pydantic import JsonValue
 
-from model.bundle import bundle
+from model.bundle import bundle, vocabulary
 from model.bundle.metadata import (
     Frames,
+    Ids,
     Intervals,
     Metadata,
     Normalisation,
     PartMetrics,
+    TextRecord,
     TrainingRecord,
     shown_part,
 )
@@ -22,7 +24,7 @@ from model.config import Config
 from model.datasets import splits
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
-from model.evaluation import baselines, calibration, evaluation, membership
+from model.evaluation import baselines, calibration, evaluation, membership, text
 from model.evaluation.evaluation import Metrics, Predictions
 from model.export import export, quantize
 from model.network.network import Network
@@ -75,6 +77,8 @@ def publish(
             **predictions,
         }
     unseen = predictions.get("validation", predictions.get(CROSS_VALIDATION))
+    unfinished = _prefixes(network, parts, config)
+    unseen = unfinished.get("validation", unseen)
     temperature = 1.0
     if unseen is not None:
         temperature = calibration.fit_temperature(unseen.scores, unseen.targets)
@@ -85,10 +89,27 @@ def publish(
     for name, beside in baselines.evaluate(dataset, predictions, held_out).items():
         after[name] = replace(after[name], baselines=beside)
 
+    text_record = None
+    if dataset.vocabulary is not None:
+        text_record = TextRecord(
+            parts=text.parts(dataset, predictions),
+            prefixes={
+                name: text.prefixes(
+                    parts[name], calibration.softmax(answers.scores / temperature)
+                )
+                for name, answers in unfinished.items()
+            },
+        )
+
     def describe(version: str) -> Metadata:
-        return _metadata(network, history, dataset, config, before, after, version)
+        metadata = _metadata(network, history, dataset, config, before, after, version)
+        training = metadata.training.model_copy(update={"text": text_record})
+        return metadata.model_copy(update={"training": training})
 
     def write(folder: Path, metadata: Metadata) -> None:
+        if dataset.vocabulary is not None:
+            content = dataset.vocabulary.model_dump_json()
+            (folder / vocabulary.FILE).write_text(content + "\n", encoding="utf-8")
         membership.save(folder / bundle.SEQUENCES, dataset)
         results = report.Report(history, after, before)
         report.write(folder / bundle.REPORT, metadata, results)
@@ -105,6 +126,24 @@ def publish(
         int8=_plan(network, parts, int8),
     )
     return folder, after
+
+
+def _prefixes(
+    network: Network, parts: dict[str, Dataset], config: Config
+) -> dict[str, Predictions]:
+    """Return the answers after each step of the sequences, where the network was trained
+    for them."""
+    if not config.training.prefixes:
+        return {}
+    scorer = steps.scorer(network, prefixes=True)
+    return {
+        name: evaluation.predict(
+            replace(part, task="label", targets=np.repeat(part.targets, part.lengths)),
+            scorer,
+        )
+        for name, part in parts.items()
+        if len(part) and name != "train"
+    }
 
 
 def _plan(
@@ -142,7 +181,7 @@ def _metadata(
         name=config.name,
         version=version,
         task=dataset.task,
-        input=Frames(features=len(dataset.features), names=dataset.features),
+        input=_input(dataset),
         classes=dataset.classes,
         cell=settings.cell,
         layers=settings.layers,
@@ -190,6 +229,21 @@ def _metadata(
             settings=_settings(config),
             versions={name: importlib.metadata.version(name) for name in LIBRARIES},
         ),
+    )
+
+
+def _input(dataset: Dataset) -> Frames | Ids:
+    """Return the description of a network's input."""
+    features, names = len(dataset.features), dataset.features
+    vocabulary = dataset.vocabulary
+    if vocabulary is None:
+        return Frames(features=features, names=names)
+    return Ids(
+        kind=vocabulary.kind,
+        features=features,
+        names=names,
+        sizes=tuple(column.size for column in vocabulary.columns),
+        widths=tuple(column.width for column in vocabulary.columns),
     )
 
 

@@ -9,14 +9,19 @@ at a valid step can't depend on the padding behind it. Masks are only used where
 *state* leaves the graph (`step`), and in the cost.
 """
 
+from collections.abc import Sequence
+
 import keras
 import numpy as np
 import tensorflow as tf
 
 from model.bundle import metadata
+from model.bundle.vocabulary import Column
 from model.config import ConfigError, NetworkConfig
 from model.datasets.dataset import Task
 from model.network import recurrence, stacking
+
+EMBEDDED = 0.5  # embeddings begin between plus and minus this
 
 
 class Network(keras.Model):  # type: ignore[misc]
@@ -34,11 +39,13 @@ class Network(keras.Model):  # type: ignore[misc]
         classes: int,
         mean: np.ndarray | None = None,
         scale: np.ndarray | None = None,
+        columns: Sequence[Column] = (),
         cudnn: bool = True,
         mixed: bool = False,
     ):
         """
         Args:
+            columns: of ids, in place of frames; an embedding stands for each id.
             mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
             cudnn: use cuDNN kernels on a GPU. False keeps them out of the graph, so
                 that an export runs everywhere.
@@ -50,6 +57,8 @@ class Network(keras.Model):  # type: ignore[misc]
         """
         super().__init__()
         check(config, task)
+        if columns and config.stack > 1:
+            raise ConfigError("network.stack: stacks are for frames, not for text")
         self.stack = config.stack
         if task == "label":  # each output is read
             config = config.model_copy(update={"read": "last"})
@@ -59,13 +68,22 @@ class Network(keras.Model):  # type: ignore[misc]
         self.mean = self._constant("mean", (features,), mean)
         self.scale = self._constant("scale", (features,), scale, 1.0)
         self.temperature = self._constant("temperature", (), None, 1.0)
+        self.columns = tuple(columns)
+        self.embeddings = [
+            self.add_weight(
+                shape=(column.size, column.width),
+                initializer=keras.initializers.RandomUniform(-EMBEDDED, EMBEDDED),
+                name=f"embedding_{column.name}",
+            )
+            for column in self.columns
+        ]
         names = ("forward", "backward")[: 2 if config.bidirectional else 1]
         self.encoder = [
             [_recurrent(config, cudnn, mixed, f"{name}_{index}") for name in names]
             for index in range(config.layers)
         ]
         self.head = keras.layers.Dense(classes, name="logits")
-        width = self.stack * features
+        width = sum(c.width for c in self.columns) or self.stack * features
         for directions in self.encoder:
             for layer in directions:
                 layer.build((None, None, width))
@@ -99,15 +117,20 @@ class Network(keras.Model):  # type: ignore[misc]
         weight.assign(np.broadcast_to(np.asarray(value, np.float32), shape))
         return weight
 
-    def call(self, frames, lengths, seed=None):
+    def call(self, frames, lengths, seed=None, prefixes=False):
         """Return the logits of whole sequences.
 
         Args:
             frames: [B, T, F] float32; frames past a length are ignored.
             lengths: [B] int32, at least 1.
             seed: [2] int32; turns dropout on, and makes it repeatable.
+            prefixes: return the logits [B, T, C] after each step; see `check_prefixes`.
         """
         x = self._normalize(frames, lengths)
+        if seed is not None and self.columns and self.config.embedding_dropout:
+            layer_seed = tf.random.experimental.stateless_fold_in(seed, -1)
+            rate = self.config.embedding_dropout
+            x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
         if self.stack > 1:
             x, lengths = stacking.join(x, lengths, self.stack)
         for index, directions in enumerate(self.encoder):
@@ -121,7 +144,7 @@ class Network(keras.Model):  # type: ignore[misc]
                 rate = self.config.dropout
                 x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
         x = tf.cast(x, tf.float32)
-        if self.task == "label":
+        if self.task == "label" or prefixes:
             return self.head(x)
         total = tf.reduce_sum(_masked(x, lengths), 1)
         count = tf.cast(lengths, x.dtype)[:, None]
@@ -215,14 +238,35 @@ class Network(keras.Model):  # type: ignore[misc]
             task=self.task,
             features=self.features,
             classes=self.head.units,
+            columns=self.columns,
             cudnn=cudnn,
         )
         copy.set_weights(self.get_weights())
         return copy
 
+    def inputs(self, frames: np.ndarray) -> np.ndarray:
+        """Return what the first layer reads of frames [N, F], as [N, W]."""
+        lengths = tf.constant([len(frames)])
+        return self._normalize(tf.constant(frames[None]), lengths)[0].numpy()
+
     def _normalize(self, frames, lengths):
         mask = tf.sequence_mask(lengths, tf.shape(frames)[1])[:, :, None]
+        if self.columns:
+            return tf.where(mask, self._embed(frames), 0.0)
         return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
+
+    def _embed(self, ids):
+        """Return the embeddings [B, T, W] of ids [B, T, K]. An id that doesn't exist reads
+        the nearest one: it must not fail the others of its batch."""
+        parts = []
+        for index, (column, table) in enumerate(
+            zip(self.columns, self.embeddings, strict=True)
+        ):
+            places = tf.cast(ids[:, :, index], tf.int32)
+            places = tf.clip_by_value(places, 0, column.size - 1)
+            # Read first: a gather from the variable is an operator that bundles refuse.
+            parts.append(tf.gather(tf.convert_to_tensor(table.value), places))
+        return tf.concat(parts, 2)
 
     def _join(self, x):
         """Return the stacks of frames [B, N * K, F] as steps [B, N, K * F]."""
@@ -257,6 +301,20 @@ def check(config: NetworkConfig, task: Task) -> None:
         raise ConfigError(
             "network.stack: stacks are for sequences of one class; leave it out to label"
             " each step"
+        )
+
+
+def check_prefixes(config: NetworkConfig, task: Task) -> None:
+    """Refuse the cost over prefixes for a network whose last output is not its answer.
+
+    Raises:
+        ConfigError: names the setting.
+    """
+    last = config.read == "last" and config.stack == 1 and not config.bidirectional
+    if task != "classify" or not last:
+        raise ConfigError(
+            "training.prefixes: is for forward networks that classify by the last output"
+            " (--no-bidirectional --read last --stack 1)"
         )
 
 

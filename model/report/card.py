@@ -10,6 +10,7 @@ from model.bundle.metadata import Metadata, shown_part
 from model.evaluation import comparison
 from model.evaluation.evaluation import Metrics
 from model.export import quantize
+from model.report import text_section
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
 PARTS = {
@@ -73,6 +74,7 @@ def text(
         _mistakes(metadata, parts[shown], shown),
         _call(metadata),
         _limits(metadata, parts),
+        text_section.section(metadata),
         quantize.section(metadata),
     ]
     return "\n\n".join(filter(None, sections)) + "\n"
@@ -238,13 +240,17 @@ def _baselines(metadata: Metadata, part: Metrics, shown: str) -> str:
     """Show the errors of simpler predictors, and say plainly if they are as good."""
     if not part.baselines:
         return ""
-    rows = [("Network", f"{part.error:.2f} % ({span(part.intervals.error)})", "")]
+    macro = f"{part.macro_f1:.2f} %"
+    rows = [
+        ("Network", f"{part.error:.2f} % ({span(part.intervals.error)})", macro, "")
+    ]
     for name, baseline in part.baselines.items():
         change = baseline.difference
         rows.append(
             (
                 comparison.NAMES[name].removeprefix("the ").capitalize(),
                 f"{baseline.error:.2f} % ({span(baseline.interval)})",
+                "–" if baseline.macro_f1 is None else f"{baseline.macro_f1:.2f} %",
                 f"{change.value:+.2f} ({change.low:+.2f} to {change.high:+.2f})",
             )
         )
@@ -258,7 +264,9 @@ def _baselines(metadata: Metadata, part: Metrics, shown: str) -> str:
         " sequence",
         "label": "each step's frame, the one before and\nthe one after it",
     }[metadata.task]
-    head = ("Predictor", "Error", "Network minus baseline, points")
+    if metadata.input.kind != "frames":
+        reads = "n-grams of one to four letters"
+    head = ("Predictor", "Error", "Macro F1", "Network minus baseline, points")
     return f"""## Baselines, {title(shown)}
 
 {verdict}

@@ -7,18 +7,77 @@ interrupted run resumes as if it had never stopped.
 import numpy as np
 import tensorflow as tf
 
+from model.bundle.vocabulary import Vocabulary
 from model.config import AugmentationConfig, ConfigError
 from model.datasets.dataset import Dataset
 
+WORD_DROPOUT = 0.25
+LETTERS_DROPOUT = 0.1  # of words that are read by characters
+# What changes the numbers of frames.
+FRAMES = (
+    *("image", "shift", "rotate", "zoom", "shear", "time_warp", "window"),
+    *("magnitude", "erase", "noise", "offset"),
+)
 CURVES = 4  # cosines that a change of speed is made of
+
+
+class WordDropout:
+    """Makes words of training sequences unknown, so that a network learns what to do with
+    words that it has never seen, and does not rely on one word alone.
+
+    Of words the rare ones are dropped more often (Kiperwasser and Goldberg, *Simple and
+    Accurate Dependency Parsing*, TACL 2016). Of characters those of some words are.
+    """
+
+    def __init__(self, vocabulary: Vocabulary, counts: np.ndarray):
+        """
+        Args:
+            counts: of each id of the first column, in training.
+        """
+        self._dropped = WORD_DROPOUT / (WORD_DROPOUT + counts)
+        self._buckets = 0 if len(vocabulary.columns) < 2 else vocabulary.columns[1].size
+        space = vocabulary.row(" ")[0] if vocabulary.kind == "characters" else None
+        self._space = space
+
+    @classmethod
+    def of(cls, dataset: Dataset) -> "WordDropout | None":
+        """Return the one for a data set; None if it holds no text."""
+        vocabulary = dataset.vocabulary
+        if vocabulary is None:
+            return None
+        size = vocabulary.columns[0].size
+        counts = np.zeros(size, np.int64)
+        for block in dataset.blocks():
+            counts += np.bincount(block[:, 0].astype(np.int64), minlength=size)
+        return cls(vocabulary, counts)
+
+    def apply(self, ids: np.ndarray, random: np.random.Generator) -> None:
+        """Change the ids [B, T, K] of some words: the word is unknown, its hash another."""
+        words = ids[:, :, 0].astype(np.int64)
+        draw = random.random(words.shape)
+        if self._space is not None:
+            spaces = words == self._space
+            word = np.cumsum(spaces, 1)
+            draw = np.take_along_axis(draw, word, 1)  # one for all letters of a word
+            ids[(draw < LETTERS_DROPOUT) & ~spaces, 0] = 0
+            return
+        dropped = draw < self._dropped[words]
+        ids[dropped, 0] = 0
+        if self._buckets:
+            ids[dropped, 1] = random.integers(0, self._buckets, int(dropped.sum()))
 
 
 def check(config: AugmentationConfig, dataset: Dataset) -> None:
     """Refuse settings that don't fit the data.
 
     Raises:
-        ConfigError: the image's size fits neither frames nor sequences, or is missing.
+        ConfigError: the image's size fits neither frames nor sequences, or is missing; or
+            a setting is for frames and the data is text.
     """
+    if dataset.vocabulary is not None:
+        for name in FRAMES:
+            if getattr(config, name):
+                raise ConfigError(f"augmentation.{name}: is for frames, not for text")
     moves = config.shift or config.rotate or config.zoom or config.shear
     if config.image is None:
         if moves:

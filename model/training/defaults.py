@@ -3,7 +3,7 @@
 The rules were found by cross-validation on public sets: see docs/decisions.md.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -84,6 +84,17 @@ def resolve(config: Config, dataset: Dataset) -> Config:
         "noise": 0.1,
         "batch": size.batch,
     }
+    if dataset.vocabulary is not None:
+        chosen |= {"learning_rate": 0.002, "dropout": 0.5, "noise": 0, "stack": 1}
+        chosen["batch"] = min(size.batch, 32)
+        chosen["read"] = "last"
+        chosen["prefixes"] = (
+            classify
+            and dataset.vocabulary.kind == "characters"
+            and not config.network.bidirectional
+            and config.network.read == "last"
+        )
+        size = replace(size, batch=32, epochs=min(size.epochs, 20))
     if "epochs" not in explicit:
         batch = config.training.batch if "batch" in explicit else size.batch
         batches = -(-len(train) // batch)

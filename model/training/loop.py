@@ -92,7 +92,9 @@ class Trained:
 def build(dataset: Dataset, config: Config) -> Network:
     """Create a network for `dataset` with weights drawn from the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    mean, scale = pipeline.normalization(dataset.part("train"), config.data.normalise)
+    vocabulary = dataset.vocabulary
+    normalise = "none" if vocabulary else config.data.normalise
+    mean, scale = pipeline.normalization(dataset.part("train"), normalise)
     if not (scale > np.finfo(np.float32).tiny).all():
         raise ConfigError(f"{dataset.name}: numbers too large to be scaled in float32")
     return Network(
@@ -102,6 +104,7 @@ def build(dataset: Dataset, config: Config) -> Network:
         classes=len(dataset.classes),
         mean=mean,
         scale=scale,
+        columns=vocabulary.columns if vocabulary else (),
         mixed=config.training.mixed_precision,
     )
 
@@ -115,6 +118,8 @@ def check(dataset: Dataset, config: Config) -> None:
     if not len(dataset.part("train")):
         raise ConfigError(f"{dataset.name}: too few sequences for a train part")
     network.check(config.network, dataset.task)
+    if config.training.prefixes:
+        network.check_prefixes(config.network, dataset.task)
     augmentation.check(config.augmentation, dataset)
     _recombination(dataset, config)
     steps.check_precision(config.training)

@@ -18,6 +18,7 @@ from model.datasets.dataset import Dataset
 from model.datasets.recombination import Recombination, Steps
 from model.datasets.summary import by_feature
 from model.training import augmentation
+from model.training.augmentation import WordDropout
 
 AHEAD = 4  # batches that are gathered before they are needed
 POOL = 100  # batches whose sequences are sorted by length together
@@ -111,12 +112,18 @@ class Batches:
         arrays = (
             self._gather(rows) if steps is None else self._gather_steps(rows, steps)
         )
+        if seed is not None and self._word_dropout is not None:
+            self._word_dropout.apply(arrays[0], np.random.default_rng((*seed, index)))
         batch = tuple(map(tf.convert_to_tensor, arrays))
         if seed is not None and self._augment is not None:
             # Negative: dropout is drawn from (seed, epoch).
             draw = tf.constant((seed[0], -seed[1], index), tf.int32)
             batch = self._augment(*batch, draw)
         return rows, *batch
+
+    @functools.cached_property
+    def _word_dropout(self) -> WordDropout | None:
+        return WordDropout.of(self.dataset)
 
     @functools.cached_property
     def _augment(self):

@@ -37,8 +37,12 @@ def check_precision(config: TrainingConfig) -> None:
         raise ConfigError(f"training.mixed_precision: needs one GPU; {reason}")
 
 
-def scorer(network: Network) -> Callable[..., np.ndarray]:
-    """Return a compiled function of frames [B, T, F] and lengths [B]: the logits."""
+def scorer(network: Network, *, prefixes: bool = False) -> Callable[..., np.ndarray]:
+    """Return a compiled function of frames [B, T, F] and lengths [B]: the logits.
+
+    Args:
+        prefixes: after each step; see `Network.call`.
+    """
     signature = None
     if network.config.unroll == "dynamic":
         frames = tf.TensorSpec((None, None, network.features), tf.float32)
@@ -46,13 +50,15 @@ def scorer(network: Network) -> Callable[..., np.ndarray]:
 
     # TensorFlow counts the graphs of a function by its code, and would warn after the
     # fifth network. It counts those of a partial object by the object.
-    logits = functools.partial(_logits, network)
+    logits = functools.partial(_logits, network, prefixes)
     function = tf.function(logits, input_signature=signature, autograph=False)
     return lambda *batch: function(*batch).numpy()
 
 
-def _logits(network: Network, frames: tf.Tensor, lengths: tf.Tensor) -> tf.Tensor:
-    return network(frames, lengths)
+def _logits(
+    network: Network, prefixes: bool, frames: tf.Tensor, lengths: tf.Tensor
+) -> tf.Tensor:
+    return network(frames, lengths, prefixes=prefixes)
 
 
 def optimizer(config: TrainingConfig, updates: int) -> keras.optimizers.Optimizer:
@@ -105,6 +111,7 @@ class Trainer:
         self.smoothing = config.training.label_smoothing
         self.clip_norm = config.training.clip_norm
         self.mixed = config.training.mixed_precision
+        self.prefixes = config.training.prefixes
         self.optimizer = optimizer(config.training, updates)
         if self.mixed:
             self.optimizer.global_clipnorm = self.clip_norm
@@ -162,16 +169,24 @@ class Trainer:
             if self.devices.num_replicas_in_sync > 1:  # other rows, other dropout
                 device = tf.distribute.get_replica_context().replica_id_in_sync_group
                 seed = tf.random.experimental.stateless_fold_in(seed, device)
-            logits = self.network(frames, lengths, seed)
+            logits = self.network(frames, lengths, seed, prefixes=self.prefixes)
+            step_targets = targets
+            if self.prefixes:  # the same class after each step
+                step_targets = tf.broadcast_to(targets[:, None], tf.shape(logits)[:2])
             batch_cost = cost(
-                *(logits, targets, lengths, weights),
+                *(logits, step_targets, lengths, weights),
                 class_weights=self.class_weights,
                 smoothing=self.smoothing,
             )
             scaled = self.optimizer.scale_loss(batch_cost)  # for float16 alone
+            if self.prefixes:
+                logits = tf.gather(logits, lengths - 1, axis=1, batch_dims=1)
         variables = self.network.trainable_variables
-        gradients = tape.gradient(scaled, variables)
-        gradients = tf.distribute.get_replica_context().all_reduce("SUM", gradients)
+        # Of an embedding it has rows only; the sums and the clipping need all.
+        gradients = map(tf.convert_to_tensor, tape.gradient(scaled, variables))
+        gradients = tf.distribute.get_replica_context().all_reduce(
+            "SUM", list(gradients)
+        )
         if not self.mixed:  # else the optimizer clips, after it has undone the scale
             gradients, _ = tf.clip_by_global_norm(gradients, self.clip_norm)
         # The optimizer sums over the devices once more.

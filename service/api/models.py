@@ -105,14 +105,14 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
 
 
 def _summary(model: Model, catalog: Catalog) -> dict[str, Any]:
-    metadata = model.metadata
+    metadata, reads_text = model.metadata, model.vocabulary is not None
     return {
         "name": metadata.name,
         "version": metadata.version,
         "versions": list(catalog.versions.get(metadata.name, {})),
         "labels": catalog.labels.get(metadata.name, {}),
         "task": metadata.task,
-        "default": catalog.default(metadata.task) is model,
+        "default": catalog.default(metadata.task, text=reads_text) is model,
         "engine": model.loaded.engine,
         "precision": model.loaded.precision,
         "engine_reason": model.loaded.reason,
@@ -122,6 +122,7 @@ def _summary(model: Model, catalog: Catalog) -> dict[str, Any]:
         "hidden": metadata.hidden,
         "bidirectional": metadata.bidirectional,
         "streamable": metadata.state_size > 0,
+        "input": metadata.input.kind,
         "feature_count": metadata.input.features,
         "classes": metadata.classes,
         "longest_trained": metadata.training.longest,

@@ -3,19 +3,22 @@
 import time
 from typing import Any
 
+import numpy as np
 from fastapi import APIRouter
 from starlette.types import Receive, Scope
 
 from service.api import operations
 from service.callers.caller import caller_of
-from service.codecs import fast_json, native
-from service.codecs.native import NUMBER_BYTES
+from service.codecs import fast_json, native, text
+from service.codecs.fast_json import PredictRequest
+from service.codecs.native import LABEL_BYTES, NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
+from service.codecs.validation import invalid_field
 from service.errors import NotReady, WrongFeatureCount, list_names
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines, requested_deadline
 from service.http.middleware import Headers, RawEndpoint
-from service.registry.catalog import TASKS, Catalog
+from service.registry.catalog import TASKS, Catalog, Model
 from service.registry.state_tokens import State
 from service.settings import Settings
 from service.telemetry import server_timing
@@ -61,17 +64,22 @@ class PredictEndpoint:
                 model.admission.check_room(deadline, caller.id)
 
             # Parse: a small body here, a large one in another process.
-            features = self._catalog.features[self._task]
+            inputs = self._catalog.inputs[self._task]
             try:
                 request = await self._codecs.decode(
-                    caller.id, RequestDecoder.decode_request, body, features
+                    caller.id, RequestDecoder.decode_request, body, inputs
                 )
             except WrongFeatureCount as error:
                 error.detail = _name_models(error, self._catalog, self._task)
                 raise
-            if model is None or request.model != name:  # unknown, or spelt with escapes
-                model = self._catalog.choose(request.model, self._task)
+            reads_text = request.tokens is not None
+            if model is None or request.model != name or (reads_text and not name):
+                # Unknown, spelt with escapes, or another default model.
+                model = self._catalog.choose(request.model, self._task, text=reads_text)
+            check_kind(model, reads_text=reads_text)
             metadata, sequences = model.metadata, request.sequences
+            if request.tokens is not None and model.vocabulary is not None:
+                sequences = await text.encode(model.vocabulary, request.tokens)
             if not sequences or sequences[0].shape[1] != metadata.input.features:
                 detail = "the model was loaded while the request was parsed"
                 raise NotReady(detail, headers={"Retry-After": "1"})
@@ -96,28 +104,66 @@ class PredictEndpoint:
 
             # Encode.
             computed = time.perf_counter()
-            extras: list[dict[str, Any]] = []
+            extras = _text_fields(model, request, results)
             if request.return_state:
-                extras = [
-                    {"steps": s.steps, "state": model.tokens.sign(s, caller.owner)}
-                    for s in map(State.after, before, steps, admitted.states)
-                ]
+                after = map(State.after, before, steps, admitted.states)
+                extras = extras or [{} for _ in steps]
+                for extra, s in zip(extras, after, strict=True):
+                    token = model.tokens.sign(s, caller.owner)
+                    extra |= {"steps": s.steps, "state": token}
             size = NUMBER_BYTES * sum(result.size for result in results)
-            size += sum(len(extra["state"]) for extra in extras)
-            text = await self._codecs.run_if_large(
+            size += sum(len(extra.get("state", "")) for extra in extras)
+            size += LABEL_BYTES * sum(len(extra.get("tokens", ())) for extra in extras)
+            content = await self._codecs.run_if_large(
                 caller.id, size, native.encode, metadata, results, request.top_k, extras
             )
-            caller.reservation.resize(len(text))
+            caller.reservation.resize(len(content))
             encode_seconds = time.perf_counter() - computed
             seconds = model.admission.record(
                 admitted, admitted.submitted - started, encode_seconds, caller
             )
             headers = [
                 (b"content-type", b"application/json"),
-                (b"content-length", b"%d" % len(text)),
+                (b"content-length", b"%d" % len(content)),
                 server_timing.header(*seconds),
             ]
-            return headers, text
+            return headers, content
+
+
+def check_kind(model: Model, *, reads_text: bool) -> None:
+    """Refuse text for a model that takes numbers, and numbers for one that takes text.
+
+    Raises:
+        InvalidRequest: names what the model takes.
+    """
+    vocabulary, name = model.vocabulary, model.metadata.name
+    if reads_text == (vocabulary is not None):
+        return
+    if vocabulary is None:
+        count = model.metadata.input.features
+        message = f"{name} takes sequences of {count} features a step"
+        raise invalid_field("texts", message)
+    takes = "texts" if vocabulary.kind == "characters" else "texts or tokens"
+    raise invalid_field("sequences", f"{name} takes {takes}")
+
+
+def _text_fields(
+    model: Model, request: PredictRequest, results: list[np.ndarray]
+) -> list[dict[str, Any]]:
+    """The fields of each prediction on its tokens and spans; [] if there are none."""
+    tokens, vocabulary = request.tokens, model.vocabulary
+    if tokens is None or vocabulary is None or model.metadata.task != "label":
+        return []
+    extras: list[dict[str, Any]] = [{} for _ in tokens]
+    texts: list[str | None] = (
+        [*request.texts] if request.texts else [None] * len(tokens)
+    )
+    for extra, row, content, values in zip(extras, tokens, texts, results, strict=True):
+        if content is not None and vocabulary.kind == "tokens":
+            extra["tokens"] = text.token_fields(vocabulary, row)
+        if request.spans:
+            extra["spans"] = text.spans(model.metadata.classes, values, row, content)
+    return extras
 
 
 def endpoints(
@@ -174,6 +220,7 @@ def _name_models(error: WrongFeatureCount, catalog: Catalog, task: str) -> str:
             name
             for name, model in catalog.models.items()
             if model.metadata.task == other
+            and model.vocabulary is None
             and model.metadata.input.features == error.features
         ]
         if names:

@@ -29,6 +29,27 @@ class Classification(BaseModel):
     state: str | None = Field(None, description=STATE)
 
 
+class TextToken(BaseModel):
+    """A word of a text, and its place in Unicode code points."""
+
+    text: str
+    start: int
+    end: int
+    known: bool = Field(description="It is in the model's vocabulary.")
+
+
+class Span(BaseModel):
+    """Neighbouring tokens with one label."""
+
+    label: str
+    probability: float = Field(ge=0, le=1, description="Of its least certain token.")
+    start: int | None = Field(None, description="Of texts: its place, in code points.")
+    end: int | None = None
+    first: int | None = Field(None, description="Of tokens: its first and last one.")
+    last: int | None = None
+    text: str
+
+
 class Labelling(BaseModel):
     """One class for each step of a sequence."""
 
@@ -39,6 +60,8 @@ class Labelling(BaseModel):
     top: list[list[Choice]] | None = Field(
         None, description="Instead, with `top_k`: a list for each step."
     )
+    tokens: list[TextToken] | None = Field(None, description="Of texts: their words.")
+    spans: list[Span] | None = Field(None, description="With `spans`.")
     steps: int | None = Field(None, description=STEPS)
     state: str | None = Field(None, description=STATE)
 
@@ -66,10 +89,20 @@ class Sequences(BaseModel):
 
     model_config = ConfigDict(extra="forbid")
 
-    sequences: list[list[list[float]]] = Field(
+    sequences: list[list[list[float]]] | None = Field(
+        None,
         min_length=1,
         description="One or more sequences of any lengths: for each sequence its steps,"
         " for each step the model's features.",
+    )
+    texts: list[str] | None = Field(
+        None,
+        min_length=1,
+        description="In place of sequences, for a model that reads text. The service cuts"
+        " it into words or characters.",
+    )
+    tokens: list[list[str]] | None = Field(
+        None, min_length=1, description="In place of texts, the words of each."
     )
     model: str | None = Field(
         None, description="A name from /models, NAME@VERSION or NAME@LABEL."
@@ -85,6 +118,9 @@ class Sequences(BaseModel):
     return_state: bool = Field(
         False, description="Return a token with each sequence, to resume from later."
     )
+    spans: bool = Field(
+        False, description="With texts or tokens, to label: return the spans of labels."
+    )
 
 
 class Message(BaseModel):
@@ -94,6 +130,12 @@ class Message(BaseModel):
 
     frames: list[list[float]] | None = Field(
         None, description="One or more steps: for each step the model's features."
+    )
+    text: str | None = Field(
+        None, description="Or characters, to a model that reads characters."
+    )
+    tokens: list[str] | None = Field(
+        None, description="Or words, to a model that reads words."
     )
     state: str | None = Field(
         None, description="Resume from this token; null: start afresh."
@@ -158,6 +200,7 @@ class Summary(BaseModel):
     hidden: int
     bidirectional: bool
     streamable: bool
+    input: str = Field(description="What it takes: frames, tokens, or characters.")
     feature_count: int
     classes: list[str]
     longest_trained: int = Field(description="Steps of the longest trained sequence.")

@@ -52,6 +52,19 @@ def read(path: Path) -> Request:
     raise ReadError(f"{path}: {reason}")
 
 
+def read_lines(path: Path) -> list[str]:
+    """The texts of a file, one a line; empty lines are left out.
+
+    Raises:
+        ReadError: no such file, or it is not UTF-8.
+    """
+    try:
+        lines = path.read_text(encoding="utf-8").splitlines()
+    except (OSError, ValueError) as error:
+        raise ReadError(f"{path}: {error}") from None
+    return [line for line in lines if line.strip()]
+
+
 def _read(path: Path) -> Request:
     if path.suffix == ".npy":
         with path.open("rb") as file:

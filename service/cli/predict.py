@@ -31,6 +31,7 @@ INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 def predict(
     task: str,
     file: str,
+    texts: list[str],
     model: str | None,
     top_k: int | None,
     url: str,
@@ -40,24 +41,28 @@ def predict(
     bundles: str | None,
 ) -> None:
     """Run the command for a task with the chosen engine."""
+    if bool(file) == bool(texts):
+        typer.echo("error: give FILE, or --text", err=True)
+        raise typer.Exit(2)
     if engine == "ray":
         run_job(file, to, bundles, task, model, top_k)
     elif to or bundles:
         typer.echo("error: --to and --bundles need --engine ray", err=True)
         raise typer.Exit(2)
     else:
-        ask_service(Path(file), url, headers, task, model, top_k)
+        ask_service(Path(file), texts, url, headers, task, model, top_k)
 
 
 def ask_service(
     file: Path,
+    texts: list[str],
     url: str,
     headers: dict[str, str],
     task: str,
     model: str | None,
     top_k: int | None,
 ) -> None:
-    """Send the file's sequences to a service, and print a JSON line for each.
+    """Send the file's sequences, or texts, to a service, and print a JSON line for each.
 
     Raises:
         typer.Exit: with exit code 1, after an error was printed.
@@ -68,7 +73,10 @@ def ask_service(
     ids: tuple[str, ...] = ()
     with errors.report(), Client(url, headers=headers) as client:
         try:
-            if files.is_table(file):
+            sequences: list[Any]
+            if texts or file.suffix == ".txt":
+                sequences = texts or files.read_lines(file)
+            elif files.is_table(file):
                 chosen, data = model_choice.read(
                     file,
                     model_choice.of_service(

@@ -18,7 +18,7 @@ from service.client.results import Classifications, Labellings
 
 ATTEMPTS = 4  # at a call whose model's version changes meanwhile
 PARALLEL = 4  # parts on their way at a time
-PATH = re.compile(r"(sequences|states)\[(\d+)\]")
+PATH = re.compile(r"(sequences|texts|tokens|states)\[(\d+)\]")
 
 Progress = Callable[[int, int], None]
 Answer = TypeVar("Answer", Classifications, Labellings)
@@ -67,6 +67,8 @@ class Call(Generic[Answer]):
         sequences, states = self._request.sequences, self._request.states
         if self.is_large and states is not None and len(states) != len(sequences):
             raise ValueError(f"states: {len(states)} for {len(sequences)} sequences")
+        if self._request.kind != "sequences":
+            return  # the service counts the steps of a text
         for index, frames in enumerate(sequences):
             if limits is not None and len(frames) > limits.steps:
                 detail = f"a sequence may have at most {limits.steps} steps"

@@ -18,6 +18,7 @@ class ModelInfo:
         default: serves requests that name no model.
         engine_reason: why this engine was chosen.
         digest: SHA-256 of the bundle.
+        input: what it takes: frames, tokens, or characters.
         streamable: the network runs forward only, so that it can be streamed.
         feature_count: number of features F of a sequence [T, F].
         classes: in the order of `probabilities`.
@@ -37,6 +38,7 @@ class ModelInfo:
     precision: str = ""
     engine_reason: str = ""
     digest: str = ""
+    input: str = "frames"
     cell: str = ""
     layers: int = 0
     hidden: int = 0

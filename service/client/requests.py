@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import orjson
 
 from service.client.models import Limits, ModelDetails
-from service.client.results import Floats
 from service.client.tables import Data, Names, is_dataframe, read
 
 if TYPE_CHECKING:
@@ -70,8 +69,9 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
     """
     states = arguments.states
     table, name = None, arguments.model
+    kind = _kind(arguments.data)
     if model is None:
-        sequences = _arrays(arguments)
+        sequences: list[Any] = _arrays(arguments, kind)
         ids = list(map(str, range(1, len(sequences) + 1)))
     else:
         table = read(arguments.data, arguments.names, model)
@@ -88,13 +88,27 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
         requested=arguments.model,
         ids=ids,
         table=table,
+        kind=kind,
     )
 
 
-def _arrays(arguments: Arguments) -> list[Floats]:
+def _kind(data: Data) -> str:
+    """The field of a request that takes the data: `texts` for strings, `tokens` for lists
+    of strings, else `sequences`."""
+    first = data[0] if isinstance(data, list) and data else None
+    if isinstance(first, str):
+        return "texts"
+    if isinstance(first, Sequence) and first and isinstance(first[0], str):
+        return "tokens"
+    return "sequences"
+
+
+def _arrays(arguments: Arguments, kind: str) -> list[Any]:
     if arguments.names != Names(None, None, None, ()):
         raise ValueError("by, step, label and ignore name columns of a DataFrame")
     assert isinstance(arguments.data, list)
+    if kind != "sequences":
+        return arguments.data
     arrays = []
     for index, frames in enumerate(arguments.data):
         if is_dataframe(frames):  # NumPy would take its columns by their places
@@ -112,14 +126,15 @@ class Request:
     """A request for predictions, of any size.
 
     Attributes:
-        sequences: each [T, F] float32.
+        sequences: each [T, F] float32; or a text, or a list of words.
         model: that the sequences are made for.
         requested: the model that the caller chose.
         ids: of the sequences.
         table: their DataFrame, if they come from one.
+        kind: the field that they are sent in.
     """
 
-    sequences: list[Floats]
+    sequences: list[Any]
     model: str | None
     top_k: int | None
     states: list[str | None] | None
@@ -127,6 +142,7 @@ class Request:
     requested: str | None
     ids: list[str]
     table: "Sequences | None"
+    kind: str = "sequences"
 
     def encode(self, part: Part, model: str | None) -> bytes:
         """The body of the request for a part, with this model."""
@@ -143,7 +159,8 @@ class Request:
             members["return_state"] = True
         rest = orjson.dumps(members)[1:]
         comma = b"," if members else b""
-        return b'{"sequences":[' + b",".join(part.texts) + b"]" + comma + rest
+        start = b'{"%s":[' % self.kind.encode()
+        return start + b",".join(part.texts) + b"]" + comma + rest
 
     def cut(self, limits: Limits) -> Iterator[Part]:
         """Cut into parts that are as large as the limits allow, at least one sequence
@@ -157,10 +174,11 @@ class Request:
             # The network computes in float32, which has half the digits of float64.
             text = orjson.dumps(frames, option=orjson.OPT_SERIALIZE_NUMPY)
             length = len(text) + len(states[index] or "null") + 4
+            count = frames.size if self.kind == "sequences" else 0
             if texts and (
                 len(texts) >= limits.sequences
                 or steps + len(frames) > PART_STEPS
-                or numbers + frames.size > limits.numbers
+                or numbers + count > limits.numbers
                 or size + length > limits.body_bytes - ENVELOPE_BYTES
             ):
                 yield Part(begin, texts)
@@ -168,6 +186,6 @@ class Request:
                 steps = numbers = size = 0
             texts.append(text)
             steps += len(frames)
-            numbers += frames.size
+            numbers += count
             size += length
         yield Part(begin, texts)

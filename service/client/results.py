@@ -43,6 +43,16 @@ class Classification:
 
 
 @dataclass(frozen=True, slots=True)
+class TextToken:
+    """A word of a text, and its place in Unicode code points."""
+
+    text: str
+    start: int
+    end: int
+    known: bool  # it is in the model's vocabulary
+
+
+@dataclass(frozen=True, slots=True)
 class Labelling:
     """The class of each step, with `probabilities` [T, C], or `top` if `top_k` was set."""
 
@@ -51,6 +61,7 @@ class Labelling:
     top: list[list[Choice]] | None = None
     steps: int | None = None
     state: str | None = None
+    tokens: list[TextToken] | None = None  # of a text
 
     def __post_init__(self) -> None:
         _check(self, 2)

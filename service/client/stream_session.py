@@ -99,14 +99,19 @@ class StreamSession:
         self._new_connection = True
 
     def encode(self, frames: ArrayLike | None, return_state: bool) -> str:
-        """A message with frames; None ends the stream."""
+        """A message with frames, a text, or a list of words; None ends the stream."""
         message: dict[str, Any] = {}
         if self._new_connection and self.state is not None:
             message["state"] = self.state
         if frames is None:
             message["end"] = True
         else:
-            message["frames"] = np.ascontiguousarray(frames, np.float32)
+            if isinstance(frames, str):
+                message["text"] = frames
+            elif isinstance(frames, list) and frames and isinstance(frames[0], str):
+                message["tokens"] = frames
+            else:
+                message["frames"] = np.ascontiguousarray(frames, np.float32)
             message["return_state"] = return_state or self._resume
         return orjson.dumps(message, option=orjson.OPT_SERIALIZE_NUMPY).decode()
 

@@ -7,12 +7,14 @@ objects of them. If anything is unusual, this parser returns None; the strict pa
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import simdjson
 
+from model.bundle.vocabulary import Kind, Token
 from service.errors import TooLarge
 from service.settings import Limits
 
@@ -33,6 +35,17 @@ class PredictRequest:
     top_k: int | None
     states: list[str | None] | None = None  # as many as sequences
     return_state: bool = False
+    # In place of sequences, for a network that reads text:
+    tokens: list[list[Token]] | None = None
+    texts: list[str] | None = None  # that the tokens are of
+    spans: bool = False
+
+
+class Inputs(NamedTuple):
+    """The inputs of a task's models, by reference; those of the default model under None."""
+
+    features: Mapping[str | None, int]  # of a frame
+    text: Mapping[str | None, tuple[Kind, int]]  # and the columns of ids
 
 
 class FastParser:

@@ -8,7 +8,7 @@ import orjson
 
 from model.bundle.metadata import Metadata
 from service.codecs import refusals, validation
-from service.errors import FieldError, TooLarge
+from service.errors import FieldError, InvalidRequest, TooLarge
 from service.settings import Limits
 
 NUMBER_BYTES = 16  # of a number in JSON, at most
@@ -19,13 +19,17 @@ MAX_RESPONSE_BYTES = 32 * 2**20
 class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     """The request's JSON; `api.schemas.Sequences` describes it in OpenAPI."""
 
-    sequences: list[list[list[float]]]
+    sequences: list[list[list[float]]] | None = None
+    texts: list[str] | None = None
+    tokens: list[list[str]] | None = None
     model: str | None = None
     top_k: int | None = None
     states: list[str | None] | None = None
     return_state: bool = False
+    spans: bool = False
 
 
+INPUTS = ("sequences", "texts", "tokens")  # of which a body has one
 _decoder = msgspec.json.Decoder(PredictBody)
 _SHAPE_HINTS = refusals.shape_hints("sequences")
 
@@ -34,9 +38,17 @@ def decode(body: bytes) -> PredictBody:
     """Decode a body.
 
     Raises:
-        InvalidJson, InvalidRequest: see `validation.decode_json`.
+        InvalidJson, InvalidRequest: see `validation.decode_json`; or not one of `INPUTS`
+            is there.
     """
-    return validation.decode_json(_decoder, body, hints=_SHAPE_HINTS)
+    decoded = validation.decode_json(_decoder, body, hints=_SHAPE_HINTS)
+    inputs = [name for name in INPUTS if getattr(decoded, name) is not None]
+    if len(inputs) != 1:
+        choice = "give one of sequences, texts and tokens"
+        message = f"is missing: {choice}" if not inputs else f"are too many: {choice}"
+        path = " and ".join(inputs) or "sequences"
+        raise InvalidRequest(validation.MISMATCH, [FieldError(path, message)])
+    return decoded
 
 
 def to_arrays(body: PredictBody, features: int, limits: Limits) -> list[np.ndarray]:
@@ -46,16 +58,34 @@ def to_arrays(body: PredictBody, features: int, limits: Limits) -> list[np.ndarr
         TooLarge: a limit on sequences, steps or numbers is exceeded.
         InvalidRequest: a field doesn't fit the model; names each path.
     """
-    sequences = body.sequences
+    sequences = body.sequences or []
     validation.check_limits(limits, sequences=len(sequences))
     errors = [] if sequences else [FieldError("sequences", "must not be empty")]
-    if body.top_k is not None and body.top_k < 1:
-        errors.append(FieldError("top_k", "must be at least 1"))
-    if body.states is not None and len(body.states) != len(sequences):
-        message = f"has {len(body.states)} entries for {len(sequences)} sequences"
-        errors.append(FieldError("states", message))
+    errors += _option_errors(body, len(sequences))
+    if body.spans:
+        errors.append(FieldError("spans", "is for texts and tokens"))
     paths = [f"sequences[{index}]" for index in range(len(sequences))]
     return validation.to_arrays(paths, sequences, features, limits, errors)
+
+
+def check_options(body: PredictBody, sequences: int) -> None:
+    """Check the fields beside the input, of a request with so many sequences.
+
+    Raises:
+        InvalidRequest: names each field.
+    """
+    if errors := _option_errors(body, sequences):
+        raise InvalidRequest(validation.MISMATCH, errors)
+
+
+def _option_errors(body: PredictBody, sequences: int) -> list[FieldError]:
+    errors = []
+    if body.top_k is not None and body.top_k < 1:
+        errors.append(FieldError("top_k", "must be at least 1"))
+    if body.states is not None and len(body.states) != sequences:
+        message = f"has {len(body.states)} entries for {sequences} sequences"
+        errors.append(FieldError("states", message))
+    return errors
 
 
 def check_response_size(

@@ -17,10 +17,11 @@ from concurrent.futures.process import BrokenProcessPool
 from functools import partial
 from typing import Any, Concatenate, ParamSpec, TypeVar
 
+from model.bundle.vocabulary import Kind
 from service import os_resources
 from service.callers.fair_slots import FairSlots
-from service.codecs import fast_json, native, stream_messages, tf_serving
-from service.codecs.fast_json import PredictRequest
+from service.codecs import fast_json, native, stream_messages, text, tf_serving
+from service.codecs.fast_json import Inputs, PredictRequest
 from service.codecs.stream_messages import StreamMessage
 from service.codecs.tf_serving import InstancesRequest
 from service.errors import InternalError, WrongFeatureCount
@@ -47,15 +48,14 @@ class RequestDecoder:
         self._limits = limits
         self._parser = fast_json.FastParser(limits)
 
-    def decode_request(
-        self, body: bytes, features: dict[str | None, int]
-    ) -> PredictRequest:
+    def decode_request(self, body: bytes, inputs: Inputs) -> PredictRequest:
         """Decode `/classify` or `/label`.
 
         Args:
-            features: that each model takes, by name; the default model under None. For a
-                name that is not there the result has no sequences.
+            inputs: that the models take. For a name that is not there, or that takes
+                another kind, the result has neither sequences nor tokens.
         """
+        features = inputs.features
         lists = fast_json.count_lists(body)
         fewest = min(features.values(), default=1)
         fast_json.check_size(body, lists, fewest, self._limits)
@@ -65,6 +65,8 @@ class RequestDecoder:
             if width is None or plain.sequences[0].shape[1] == width:
                 return plain
         strict = native.decode(body)
+        if strict.sequences is None:
+            return self._text(strict, inputs)
         width = features.get(strict.model)
         if width is None:
             return PredictRequest([], strict.model, strict.top_k)
@@ -79,6 +81,21 @@ class RequestDecoder:
             strict.top_k,
             strict.states,
             strict.return_state,
+        )
+
+    def _text(self, body: native.PredictBody, inputs: Inputs) -> PredictRequest:
+        kind, columns = inputs.text.get(body.model, ("tokens", 0))
+        tokens = text.to_tokens(body.texts, body.tokens, kind, self._limits, columns)
+        native.check_options(body, len(tokens))
+        return PredictRequest(
+            [],
+            body.model,
+            body.top_k,
+            body.states,
+            body.return_state,
+            tokens=tokens,
+            texts=body.texts,
+            spans=body.spans,
         )
 
     def decode_instances(
@@ -102,8 +119,13 @@ class RequestDecoder:
         fast_json.check_size(body, lists, features, self._limits)
         return tf_serving.decode_examples(body, features, self._limits)
 
-    def decode_message(self, message: bytes, features: int) -> StreamMessage:
-        """Decode a stream's message to a model with so many features."""
+    def decode_message(
+        self, message: bytes, features: int, kind: Kind | None = None
+    ) -> StreamMessage:
+        """Decode a stream's message to a model with so many features, or that reads text
+        of a kind."""
+        if kind is not None:
+            return stream_messages.decode(message, features, self._limits, kind)
         plain = self._parser.parse_message(message)
         if plain is not None and plain[0].shape[1] == features:
             return StreamMessage(plain[0], return_state=plain[1])

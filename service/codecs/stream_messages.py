@@ -2,6 +2,7 @@
 
     > {"frames": [[F floats] x t]}           < {"steps": n, "label": ..., ...}
     > {"frames": ..., "return_state": true}  < {"steps": n, ..., "state": token}
+    > {"text": "i"}  {"tokens": ["cat"]}     to models of characters, and of words
     > {"state": token, "frames": ...}        continues from the token; null: restarts
     > {"end": true}                          < {"end": "done", "steps": n, "state": token}
 
@@ -16,7 +17,8 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from service.codecs import native, validation
+from model.bundle.vocabulary import Kind, Token
+from service.codecs import native, text, validation
 from service.errors import FieldError, InvalidRequest, ServiceError
 from service.settings import Limits
 
@@ -25,6 +27,8 @@ class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
     """A message's JSON; `api.schemas.Message` describes it in OpenAPI."""
 
     frames: list[list[float]] | None = None
+    text: str | None = None
+    tokens: list[str] | None = None
     state: str | msgspec.UnsetType | None = msgspec.UNSET
     return_state: bool = False
     end: bool = False
@@ -37,8 +41,10 @@ class StreamMessage(NamedTuple):
     state: str | msgspec.UnsetType | None = msgspec.UNSET
     return_state: bool = False
     end: bool = False
+    tokens: list[Token] | None = None  # in place of frames
 
 
+INPUTS = ("frames", "text", "tokens")  # of which a message has one at most
 _decoder = msgspec.json.Decoder(MessageBody)
 _SHAPE_HINTS = {
     "": 'is a list: send an object, {"frames": [...]}',
@@ -47,22 +53,45 @@ _SHAPE_HINTS = {
 }
 
 
-def decode(text: bytes, features: int, limits: Limits) -> StreamMessage:
+def decode(
+    content: bytes, features: int, limits: Limits, kind: Kind | None = None
+) -> StreamMessage:
     """Decode a message to a model with so many features.
+
+    Args:
+        kind: of a model that reads text; None for frames.
 
     Raises:
         InvalidJson, InvalidRequest, TooLarge: see `validation`.
     """
-    message = validation.decode_json(_decoder, text, "message", hints=_SHAPE_HINTS)
-    frames = None
+    message = validation.decode_json(_decoder, content, "message", hints=_SHAPE_HINTS)
+    expected = {None: "frames", "characters": "text", "tokens": "tokens"}[kind]
+    inputs = [name for name in INPUTS if getattr(message, name) is not None]
+    for name in inputs:
+        if name != expected:
+            reason = f"the model takes {expected} in a stream"
+            if (name, expected) == ("text", "tokens"):
+                reason += ": the last word of a text may be unfinished"
+            raise InvalidRequest(validation.MISMATCH, [FieldError(name, reason)])
+    if not inputs and not message.end:
+        raise InvalidRequest(
+            f"the message has neither {expected} nor end",
+            [FieldError(expected, 'is missing; or set "end": true')],
+        )
+    frames = tokens = None
     if message.frames is not None:
         (frames,) = validation.to_arrays(["frames"], [message.frames], features, limits)
-    elif not message.end:
-        raise InvalidRequest(
-            "the message has neither frames nor end",
-            [FieldError("frames", 'is missing; or set "end": true')],
+    elif message.text is not None:
+        (tokens,) = text.to_tokens(
+            [message.text], None, "characters", limits, features, names=["text"]
         )
-    return StreamMessage(frames, message.state, message.return_state, message.end)
+    elif message.tokens is not None:
+        (tokens,) = text.to_tokens(
+            None, [message.tokens], "tokens", limits, features, names=["tokens"]
+        )
+    return StreamMessage(
+        frames, message.state, message.return_state, message.end, tokens
+    )
 
 
 def encode_answer(

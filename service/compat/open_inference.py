@@ -10,7 +10,13 @@ from service.codecs.process import CodecProcesses
 from service.codecs.validation import invalid_field
 from service.compat import open_inference_metadata
 from service.compat.open_inference_metadata import BatchingModes
-from service.compat.router import Request, Response, Router, json_response
+from service.compat.router import (
+    Request,
+    Response,
+    Router,
+    json_response,
+    refuse_text,
+)
 from service.compat.sequences import SequenceSessions
 from service.errors import InvalidRequest
 from service.http.body import BodyReader
@@ -119,6 +125,7 @@ class OpenInference:
 
     async def _infer(self, request: Request) -> Response:
         model, caller = self._model(request), request.caller
+        refuse_text(model)
         read_body = await request.body()
         json_bytes = _json_bytes(request.header(JSON_LENGTH))
         scope = self._deadlines.enforce(

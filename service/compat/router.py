@@ -12,10 +12,11 @@ from starlette.types import Receive, Scope, Send
 
 from service.callers.caller import Caller, caller_of
 from service.codecs.process import INLINE_BYTES
-from service.errors import MAX_ERRORS, MethodNotAllowed, ServiceError
+from service.errors import MAX_ERRORS, InvalidRequest, MethodNotAllowed, ServiceError
 from service.http import compression, deadlines
 from service.http.body import BodyReader
 from service.http.middleware import ErrorResponse, Headers, header
+from service.registry.catalog import Model
 
 JSON = "application/json"
 
@@ -165,3 +166,14 @@ async def _compress(request: Request, response: Response) -> tuple[Headers, byte
         headers.append((b"content-encoding", encoding.encode()))
     headers.append((b"content-length", b"%d" % len(body)))
     return headers, body
+
+
+def refuse_text(model: Model) -> None:
+    """Refuse a model that reads text, which these protocols don't carry here.
+
+    Raises:
+        InvalidRequest: names the route that takes it.
+    """
+    if model.vocabulary is not None:
+        about = model.metadata
+        raise InvalidRequest(f"{about.name} reads text: use POST /{about.task}")

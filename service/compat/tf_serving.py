@@ -10,7 +10,13 @@ from service.codecs import native, tf_serving
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP, InstancesRequest
-from service.compat.router import Request, Response, Router, json_response
+from service.compat.router import (
+    Request,
+    Response,
+    Router,
+    json_response,
+    refuse_text,
+)
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines
 from service.registry.catalog import Model
@@ -82,6 +88,7 @@ class TfServing:
 
     async def _predict(self, request: Request) -> Response:
         model = self._model(request)
+        refuse_text(model)
         features, state_size = model.metadata.input.features, model.metadata.state_size
         return await self._respond(
             request, model, RequestDecoder.decode_instances, features, state_size
@@ -89,6 +96,7 @@ class TfServing:
 
     async def _classify(self, request: Request) -> Response:
         model = self._model(request)
+        refuse_text(model)
         metadata = model.metadata
         if metadata.task != "classify":
             raise errors.InvalidRequest(

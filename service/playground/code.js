@@ -30,7 +30,7 @@ export function code(box, path, body, stream = false) {
         ` is the body of this request (${text.length.toLocaleString("en")} bytes).`,
       ),
       snippet("curl", curl(path, text)),
-      snippet("Python", python(path, body.model)),
+      snippet("Python", python(path, body)),
       stream ? snippet("Python, step by step", streamed(body.model)) : null,
     ),
   );
@@ -59,24 +59,27 @@ function curl(path, text) {
   return `curl -s${header} ${base}${path} -d ${data}`;
 }
 
-const head = (using) => `\
+const head = (using, input = "sequences") => `\
 import json
 ${key() ? "import os\n" : ""}from pathlib import Path
 
 from service.client import Client
 
-sequences = json.loads(Path("request.json").read_text())["sequences"]
+${input} = json.loads(Path("request.json").read_text())["${input}"]
 ${key() ? 'key = {"X-API-Key": os.environ["UNROLLED_API_KEY"]}\n' : ""}${using}`;
 
 const client = () => `Client("${base.href.replace(/\/$/, "")}"${key() ? ", headers=key" : ""})`;
 
-const python = (path, model) =>
-  head(`\
+const python = (path, { model, texts }) => {
+  const input = texts ? "texts" : "sequences";
+  const call = `\
 with ${client()} as client:
-    answer = client.${path}(sequences, model=${JSON.stringify(model)})
+    answer = client.${path}(${input}, model=${JSON.stringify(model)})
 for prediction in answer.predictions:
     print(prediction.label${path === "label" ? "s" : ", prediction.probability"})
-`);
+`;
+  return head(call, input);
+};
 
 const streamed = (model) =>
   head(`\

@@ -7,6 +7,7 @@ import * as live from "./live.js";
 import * as models from "./models.js";
 import { refusal } from "./refusal.js";
 import * as samples from "./samples.js";
+import * as text from "./text.js";
 import * as sequence from "./sequence/panel.js";
 import * as word from "./drawing/word.js";
 
@@ -60,7 +61,10 @@ async function start() {
     panel("digit", all.find(digit.fits), (model) => digit.start(model, known.digits));
     const readers = all.filter(word.fits);
     panel("word", readers[0], () => word.start(readers, known.words));
-    panel("sequence", all[0], () => sequence.start(all, Object.values(known).flat(), limits));
+    const ofText = all.filter(text.fits);
+    panel("text", ofText[0], () => text.start(ofText));
+    const ofFrames = all.filter(({ input }) => input === "frames");
+    panel("sequence", ofFrames[0], () => sequence.start(ofFrames, Object.values(known).flat(), limits));
     live.watch();
     if (!find("models").hidden) models.show();
   } catch (error) {

@@ -24,9 +24,23 @@ export class Reading {
    * @returns the answer of `/stream`: steps, label(s), probabilities
    * @throws {Problem} the request was refused, or the service cannot be reached
    */
-  async step(frames, first) {
-    if (key() || this.#plain) return this.#request(frames, first);
-    if (!first && !this.#socket) throw away(); // the state is lost
+  step(frames, first) {
+    return this.#send({ frames }, first);
+  }
+
+  /**
+   * Send text, character by character to the network, that follows a state.
+   *
+   * @param {string?} after the state token of the text before it; null: none is before it
+   * @returns the answer, with `state`, the token after this text
+   */
+  text(text, after) {
+    return this.#send({ text, return_state: true, state: after }, after === null, after);
+  }
+
+  async #send(message, first, after) {
+    if (key() || this.#plain) return this.#request(message, first, after);
+    if (!first && after === undefined && !this.#socket) throw away(); // the state is lost
     this.#socket ??= this.#open();
     let socket;
     try {
@@ -36,11 +50,11 @@ export class Reading {
       await poll();
       if (state !== "ready") throw away();
       this.#plain = true;
-      return this.#request(frames, true);
+      return this.#request(message, true, after);
     }
     return new Promise((resolve, reject) => {
       socket.waiting.push({ resolve, reject });
-      socket.send(JSON.stringify(first ? { state: null, frames } : { frames }));
+      socket.send(JSON.stringify(first ? { ...message, state: null } : message));
     });
   }
 
@@ -49,11 +63,12 @@ export class Reading {
     socket?.close();
   }
 
-  async #request(frames, first) {
+  async #request({ frames, text }, first, after = this.#token) {
     if (first) this.#turn = {};
     const turn = this.#turn;
-    const body = { model: this.model.name, sequences: [frames], return_state: true };
-    body.states = [first ? null : this.#token];
+    const input = frames ? { sequences: [frames] } : { texts: [text] };
+    const body = { model: this.model.name, ...input, return_state: true };
+    body.states = [first && frames ? null : after];
     const [prediction] = (await askPatiently(this.model.task, body)).predictions;
     if (turn === this.#turn) this.#token = prediction.state;
     return prediction;

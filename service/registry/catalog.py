@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from model.bundle.bundle import Bundle
 from model.bundle.labels import DEFAULT, LATEST
 from model.bundle.metadata import Metadata
+from model.bundle.vocabulary import Vocabulary
 from service import errors
+from service.codecs.fast_json import Inputs
 from service.pool.admission import Admission
 from service.registry.state_tokens import TokenSigner
 from service.settings import Settings
@@ -28,6 +30,7 @@ class Model:
     loaded: LoadResult
     admission: Admission
     tokens: TokenSigner
+    vocabulary: Vocabulary | None  # of a network that reads text
 
     @property
     def metadata(self) -> Metadata:
@@ -48,8 +51,8 @@ class Catalog:
         self.broken: dict[str, str] = {}  # reasons, see `LoadErrors.by_key`
         self.unloaded: frozenset[str] = frozenset()  # names, until loaded again
         self._by_reference: dict[str, Model] = {}
-        # By task: the features that each reference takes; the default under None.
-        self.features: dict[str, dict[str | None, int]] = {t: {} for t in TASKS}
+        # By task: what each reference takes; the default under None.
+        self.inputs: dict[str, Inputs] = {t: Inputs({}, {}) for t in TASKS}
         self.complete = False  # every bundle is loaded, or broken
         self._settings = settings
 
@@ -79,26 +82,32 @@ class Catalog:
         )
         raise errors.UnknownModel(f"no such model; available: {names}{hint}")
 
-    def default(self, task: str) -> Model | None:
-        """The model for requests that name none: the setting's, or the first."""
+    def default(self, task: str, *, text: bool = False) -> Model | None:
+        """The model for requests that name none: the setting's, or the first that takes
+        frames, or text."""
         reference = getattr(self._settings, f"default_{task}")
         if reference:
             model = self._by_reference.get(reference)
-            return model if model and model.metadata.task == task else None
+            if not (model and model.metadata.task == task):
+                return None
+            if text == (model.vocabulary is not None):
+                return model
         if not self.complete:
             return None  # the first is not known yet
-        matching = (m for m in self.models.values() if m.metadata.task == task)
-        return next(matching, None)
+        for model in self.models.values():
+            if model.metadata.task == task and text == (model.vocabulary is not None):
+                return model
+        return None
 
-    def choose(self, reference: str | None, task: str) -> Model:
-        """The model that a request names, or the default of its task.
+    def choose(self, reference: str | None, task: str, *, text: bool = False) -> Model:
+        """The model that a request names, or the default of its task for frames or text.
 
         Raises:
             NotReady, UnknownModel: see `get`.
             InvalidRequest: the model has the other task.
         """
         if reference is None:
-            model = self.default(task)
+            model = self.default(task, text=text)
             if model is not None:
                 return model
             if not self.complete:
@@ -165,16 +174,28 @@ class Catalog:
             models[name] = by_reference[name] = loaded[default]
         self.versions, self.labels = versions, labels
         self.models, self._by_reference = models, by_reference
-        self._count_features()
+        self._update_inputs()
 
-    def _count_features(self) -> None:
+    def _update_inputs(self) -> None:
         for task in TASKS:
-            features: dict[str | None, int] = {
-                reference: model.metadata.input.features
+            models: dict[str | None, Model] = {
+                reference: model
                 for reference, model in self._by_reference.items()
                 if model.metadata.task == task
             }
-            default = self.default(task)
-            if default is not None:
-                features[None] = default.metadata.input.features
-            self.features[task] = features
+            frames = {r: m for r, m in models.items() if m.vocabulary is None}
+            text = {r: m for r, m in models.items() if m.vocabulary is not None}
+            for mapping, default in (
+                (frames, self.default(task)),
+                (text, self.default(task, text=True)),
+            ):
+                if default is not None:
+                    mapping[None] = default
+            self.inputs[task] = Inputs(
+                {r: model.metadata.input.features for r, model in frames.items()},
+                {
+                    r: (model.vocabulary.kind, model.metadata.input.features)
+                    for r, model in text.items()
+                    if model.vocabulary is not None
+                },
+            )

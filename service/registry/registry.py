@@ -188,7 +188,7 @@ class Registry(Catalog):
             self._fail()
             return
         self.complete = True
-        self._count_features()  # the default models are known now
+        self._update_inputs()  # the default models are known now
         self._metrics.ready.set(1)
         # What exists now will stay: the garbage collector need not look at it again.
         gc.collect()
@@ -199,7 +199,7 @@ class Registry(Catalog):
     def _fail(self) -> None:
         self._update_broken()
         self.failed = self.complete = True
-        self._count_features()
+        self._update_inputs()
         self._on_failure()
 
     def _check_folder(self) -> None:

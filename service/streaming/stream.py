@@ -13,7 +13,7 @@ import msgspec
 
 from service.callers.caller import Caller
 from service.callers.memory_budget import Reservation
-from service.codecs import native, stream_messages
+from service.codecs import native, stream_messages, text
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
 from service.codecs.stream_messages import StreamMessage
@@ -57,6 +57,7 @@ class Stream:
         self.end: Callable[[str], None] = _ignore
         self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
+        self._kind = model.vocabulary.kind if model.vocabulary else None
         self._closed = False
         # Of the current message:
         self._done: Done
@@ -100,7 +101,11 @@ class Stream:
                 self._start_task(self._decode_large(message))
             else:
                 decoder = self._codecs.decoder
-                self._compute(decoder.decode_message(message, self._features))
+                decoded = decoder.decode_message(message, self._features, self._kind)
+                if decoded.tokens is None:
+                    self._compute(decoded)
+                else:
+                    self._start_task(self._encode_tokens(decoded))
         except Exception as error:
             self._refuse(error)
 
@@ -165,9 +170,19 @@ class Stream:
         try:
             decode = RequestDecoder.decode_message
             decoded = await self._codecs.decode(
-                self.caller.id, decode, message, self._features
+                self.caller.id, decode, message, self._features, self._kind
             )
-            self._compute(decoded)
+            await self._encode_tokens(decoded)
+        except Exception as error:
+            self._refuse(error)
+
+    async def _encode_tokens(self, message: StreamMessage) -> None:
+        try:
+            vocabulary, tokens = self.model.vocabulary, message.tokens
+            if vocabulary is not None and tokens is not None:
+                (frames,) = await text.encode(vocabulary, [tokens])
+                message = message._replace(frames=frames, tokens=None)
+            self._compute(message)
         except Exception as error:
             self._refuse(error)
 

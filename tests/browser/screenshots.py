@@ -33,6 +33,12 @@ def word(page) -> None:
     page.locator("#word-table .context").first.wait_for()
 
 
+def text(page) -> None:
+    page.locator("#text-field").fill("set the bedroom lamp to 40 percent")
+    page.locator("#text-said", has_text="of 34").wait_for()
+    page.locator("#text-words > li").nth(6).wait_for()
+
+
 def sequence(page) -> None:
     page.locator("#sequence-model").select_option("vowels")
     file = {"name": "utterances.csv", "mimeType": "text/csv"}
@@ -54,7 +60,13 @@ def models(page) -> None:
             page.wait_for_timeout(1500)
 
 
-PANELS = {"digit": digit, "word": word, "sequence": sequence, "models": models}
+PANELS = {
+    "digit": digit,
+    "word": word,
+    "text": text,
+    "sequence": sequence,
+    "models": models,
+}
 
 
 def shoot(browser, url: str, name: str, scheme: str, size: dict, file: Path) -> None:
@@ -66,7 +78,9 @@ def shoot(browser, url: str, name: str, scheme: str, size: dict, file: Path) -> 
         page.mouse.move(0, 0)
         page.evaluate("() => scrollTo(0, 0)")
         page.wait_for_timeout(300)
-        whole = name in ("digit", "word") or (size is PHONE and name == "sequence")
+        whole = name in ("digit", "word", "text") or (
+            size is PHONE and name == "sequence"
+        )
         picture = Image.open(io.BytesIO(page.screenshot(full_page=whole)))
         file.parent.mkdir(exist_ok=True)
         picture.convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE).save(file)

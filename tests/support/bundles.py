@@ -1,10 +1,12 @@
 """Small real bundles for tests, exported once and cached on disk."""
 
+import csv
 import fcntl
 import functools
 import hashlib
 import importlib.metadata
 import json
+import random
 import shutil
 import threading
 from collections.abc import Callable
@@ -26,6 +28,9 @@ ROOT = Path(__file__).parents[2]
 VOWELS = ROOT / "bundles" / "vowels" / "1"
 CARD = "assets.extra/report/card.md"
 CACHE = ROOT / ".pytest_cache" / "bundles"
+NAMES, VERBS = ("Anna", "Bob", "Carla", "Dora"), ("sees", "likes", "hears")
+NOUNS = ("dog", "cat", "house", "tree", "naïve café")
+KINDS = ("switch-on", "switch-off")
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
@@ -85,6 +90,72 @@ def write_quantized_bundle(root: Path) -> None:
     """`small` (label), which has int8 weights too."""
     kinds = ("noun", "verb", "other")
     write_bundle(root, "small", "label", kinds, int8=True, cell="lstm", hidden=8)
+
+
+def sentences(count: int, seed: int = 0) -> list[list[tuple[str, str]]]:
+    """Sentences of words with their tags, in BIO for names; some names are new."""
+    draw = random.Random(seed)
+    results = []
+    for index in range(count):
+        name = draw.choice(NAMES) + (str(index) if draw.random() < 0.2 else "")
+        sentence = [(name, "B-PER")]
+        if draw.random() < 0.5:
+            sentence.append(("Smith", "I-PER"))
+        sentence += [(draw.choice(VERBS), "O"), ("the", "O")]
+        sentence.append((draw.choice(NOUNS).partition(" ")[0], "O"))
+        results.append(sentence)
+    return results
+
+
+def write_conll(path: Path, count: int = 300) -> Path:
+    """A file of a word and its tag a line."""
+    blocks = ("\n".join(map(" ".join, s)) for s in sentences(count))
+    path.write_text("\n\n".join(blocks) + "\n", encoding="utf-8")
+    return path
+
+
+def write_csv(path: Path, count: int = 300) -> Path:
+    """A table with the columns `body` and `kind`."""
+    draw = random.Random(1)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["body", "kind"])
+        for _ in range(count):
+            kind = draw.choice(KINDS)
+            polite = draw.choice(["", ", please", " now"])
+            text = f"turn {kind.removeprefix('switch-')} the {draw.choice(NOUNS)}"
+            table.writerow([text + polite, kind])
+    return path
+
+
+def write_text_bundles(root: Path) -> None:
+    """`names` (label, words, int8 too) and `commands` (classify, characters)."""
+    import model
+
+    options = {"output": root, "runs": root / ".runs", "progress": False}
+    model.train(
+        write_conll(root / "names.conll"),
+        cell="lstm",
+        hidden=12,
+        epochs=4,
+        learning_rate=0.02,
+        buckets=64,
+        embedding=6,
+        validation_fraction=0.15,
+        **options,
+    )
+    model.train(
+        write_csv(root / "commands.csv"),
+        text="body",
+        label="kind",
+        characters=True,
+        hidden=12,
+        epochs=6,
+        learning_rate=0.02,
+        embedding=6,
+        validation_fraction=0.15,
+        **options,
+    )
 
 
 def make_metadata(task="classify", **changes) -> Metadata:

@@ -8,6 +8,7 @@ by their names.
 
 import re
 
+from model.bundle import vocabulary
 from model.bundle.bundle import (
     GOLDEN,
     INT8,
@@ -32,7 +33,7 @@ NUMBERS = (
     rf"fingerprint\.pb|variables/variables\.(index|data-\d{{5}}-of-\d{{5}})|{ARRAYS}"
 )
 REPORTS = rf"{re.escape(REPORT.as_posix())}/[^/]+"
-KNOWN = re.compile(f"{NUMBERS}|{REPORTS}")
+KNOWN = re.compile(f"{NUMBERS}|{REPORTS}|{re.escape(vocabulary.FILE.as_posix())}")
 # Size limits of parsed files. A SavedModel's graph holds no weights, and a few bytes of it
 # take hundreds in memory; the project's own have some 200 KB.
 MAX_BYTES = {GRAPH: 4 * 2**20}

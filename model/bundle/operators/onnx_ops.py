@@ -13,7 +13,15 @@ OPERATORS = frozenset(
     {
         # shapes
         *("Cast", "Concat", "Range", "Reshape", "Shape", "Split", "Squeeze"),
-        *("Transpose", "Unsqueeze", "Less", "Where", "Expand", "GatherElements"),
+        *(
+            "Transpose",
+            "Unsqueeze",
+            "Less",
+            "Where",
+            "Expand",
+            "Gather",
+            "GatherElements",
+        ),
         *("GatherND", "Slice"),
         # layers
         *("Add", "Clip", "CumSum", "Div", "MatMul", "Max", "Min", "Mul", "Sub"),

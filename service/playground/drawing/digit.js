@@ -15,7 +15,7 @@ const PACE = 30; // ms per row, so that the change can be seen
 
 /** Returns true for a model that reads digits row by row. */
 export const fits = (model) =>
-  model.task === "classify" && model.streamable && model.feature_count === ROWS;
+  model.input === "frames" && model.task === "classify" && model.streamable && model.feature_count === ROWS;
 
 export function start(model, samples) {
   const reading = new Reading(model);

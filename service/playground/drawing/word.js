@@ -13,7 +13,7 @@ const WIDE = 8;
 const MOST = 14; // letters of the longest word in the training data
 
 /** Returns true for a model that labels letters. */
-export const fits = (model) => model.task === "label" && model.feature_count === PIXELS;
+export const fits = (model) => model.input === "frames" && model.task === "label" && model.feature_count === PIXELS;
 
 export function start(models, samples) {
   // Forward networks first.

@@ -88,7 +88,7 @@ class TestRefusals:
             pytest.param("version", "01", "version", id="version"),
             pytest.param("classes", [], "classes", id="no-classes"),
             pytest.param("temperature", 0, "temperature", id="temperature"),
-            pytest.param("input.kind", "tokens", "input.kind", id="unknown-input"),
+            pytest.param("input.kind", "pictures", "input: ", id="unknown-input"),
             pytest.param("state_size", 11, "state_size", id="state-size"),
             pytest.param("normalisation.mean", [0], "12 features", id="mean"),
         ],

@@ -246,7 +246,7 @@ def test_preset_for_any_data(chosen, file):
     network = settings.network
     assert (network.layers, network.hidden, network.dropout) == (3, 200, 0.5)
     assert (settings.name, settings.data.source) == ("walks", str(file))
-    assert not (set(config.OPEN) - {"updates", "folds", "repeats"}) - set(
+    assert not (set(config.OPEN) - {"updates", "folds", "repeats", "prefixes"}) - set(
         network.model_fields_set
         | settings.training.model_fields_set
         | settings.augmentation.model_fields_set

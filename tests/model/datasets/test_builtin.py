@@ -16,6 +16,8 @@ def builtins():
 
 
 SIZES = {
+    "tags": (45829, 5869, 5642),
+    "intents": (13217, 2928, 2904),
     "digits": (7000, 1000, 2000),
     "letters": (5626, 625, 626),
     "letters-unseen": None,  # By words: counted below.

@@ -236,7 +236,7 @@ def test_baselines(tmp_path, task):
         in text
     )
     assert (
-        "| Majority class | 30.00 % (26.00 to 35.00) | -49.00 (-50.00 to -48.00) |"
+        "| Majority class | 30.00 % (26.00 to 35.00) | – | -49.00 (-50.00 to -48.00) |"
         in text
     )
     assert "answered 400; they learnt from 1,200" in text

@@ -111,7 +111,7 @@ MISFITS = [
     misfit("number", b"5", "body"),
     misfit("string", b'"c4n4ry"', "body"),
     misfit("frames-only", [[FRAME]], "body"),
-    misfit("object", {}, "body"),
+    misfit("object", {}, "sequences"),
     misfit("unknown-member", {"sequences": [[FRAME]], "c4n4ry": 1}, "body"),
     misfit("unknown-member-only", {CANARY: [[FRAME]]}, "body"),
     misfit("other-case", {"Sequences": [[FRAME]]}, "body"),

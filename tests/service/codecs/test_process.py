@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from service.codecs import process
+from service.codecs.fast_json import Inputs
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.errors import (
     InternalError,
@@ -25,7 +26,7 @@ from tests.support.servers import SECONDS, wait
 
 SETTINGS = Settings(max_sequences=5, max_steps=40, max_cells=300, queue_steps=100)
 # By model; of the default model under None.
-FEATURES = {None: 2, "pairs": 2, "threes": 3}
+FEATURES = Inputs({None: 2, "pairs": 2, "threes": 3}, {})
 
 
 def body(sequences, **fields):

@@ -1,0 +1,173 @@
+"""Text as whole numbers: tokenizers, and the vocabulary that a bundle carries.
+
+Training and the service turn text into ids by this module, so that both get the same. A
+network of words reads several columns for each word: its place in a list of frequent words,
+and hashes of its lower-case form, its first and last letters, and its shape. So a word that
+training has never seen still has a suffix. A network of characters reads one column.
+
+No text is normalised: an answer would depend on where a text is cut.
+"""
+
+import re
+import zlib
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Annotated, Literal, NamedTuple, Self
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+FILE = Path("assets.extra") / "vocabulary.json"
+MAX_BYTES = 2**25  # of the file
+MAX_ENTRIES, MAX_IDS = 1_000_000, 2**24  # whole numbers up to that are exact in float32
+MAX_KEPT = 20_000  # words whose ids are kept, with at most so many letters:
+MAX_KEPT_LETTERS = 64
+SHAPE_LETTERS = 24  # of a word that its shape shows
+# Numbers with their points and commas; words with inner apostrophes and hyphens; any other
+# visible character by itself.
+WORD = re.compile(r"\d+(?:[.,:]\d+)*|\w+(?:['’.-]\w+)*|[^\w\s]")
+Kind = Literal["tokens", "characters"]
+KINDS: tuple[Kind, ...] = ("tokens", "characters")
+# The columns of a word that are hashed: what they read of it.
+PIECES = {
+    "lower": str.lower,
+    "prefix1": lambda word: word[:1],
+    "prefix3": lambda word: word[:3],
+    "suffix1": lambda word: word[-1:],
+    "suffix2": lambda word: word[-2:],
+    "suffix3": lambda word: word[-3:],
+    "suffix4": lambda word: word[-4:],
+    "shape": lambda word: shape(word),
+}
+MAX_ENTRY = 256  # characters
+Entry = Annotated[str, Field(min_length=1, max_length=MAX_ENTRY)]
+
+
+class Token(NamedTuple):
+    """A token and its place in the text, in Unicode code points."""
+
+    text: str
+    start: int
+    end: int
+
+
+class Column(BaseModel):
+    """A column of ids: how many there are, and the numbers that stand for one."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    size: int = Field(ge=2, le=MAX_IDS)
+    width: int = Field(ge=1, le=4096)
+
+
+class Vocabulary(BaseModel):
+    """Turns the tokens of a text into ids; `vocabulary.json`.
+
+    The first column's ids are places in `entries`, from 1; 0 is any other token.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    format: Literal[1] = 1
+    kind: Kind
+    columns: tuple[Column, ...] = Field(min_length=1, max_length=32)
+    entries: tuple[Entry, ...] = Field(max_length=MAX_ENTRIES)
+    examples: tuple[tuple[str, tuple[int, ...]], ...] = Field((), max_length=1000)
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        names = [column.name for column in self.columns]
+        if names[0] != self.first or not {*names[1:]} <= {*PIECES}:
+            raise ValueError(f"unknown columns {', '.join(names)}")
+        if len(set(names)) < len(names) or (self.kind != "tokens" and len(names) > 1):
+            raise ValueError("a column too many")
+        if len(set(self.entries)) < len(self.entries):
+            raise ValueError("an entry is repeated")
+        if self.columns[0].size != 1 + len(self.entries):
+            raise ValueError("the first column's size is not that of the entries")
+        object.__setattr__(
+            self, "_places", {entry: i for i, entry in enumerate(self.entries, 1)}
+        )
+        object.__setattr__(self, "_kept", {})
+        for token, ids in self.examples:
+            if self.row(token) != ids:
+                raise ValueError(f"other ids than those of its example {token!r:.40}")
+        return self
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """Read a file's content.
+
+        Raises:
+            ValueError: it is no vocabulary, or this tokenizer gives other ids.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{key}: {first['msg']}".removeprefix(": ")) from None
+
+    @property
+    def first(self) -> str:
+        """The name of the first column."""
+        return "word" if self.kind == "tokens" else "character"
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The names of the columns."""
+        return tuple(column.name for column in self.columns)
+
+    def is_known(self, token: str) -> bool:
+        """Return whether a token is among the entries."""
+        return token in self._places  # type: ignore[attr-defined]
+
+    def row(self, token: str) -> tuple[int, ...]:
+        """Return the ids of a token, one for each column."""
+        kept: dict[str, tuple[int, ...]] = self._kept  # type: ignore[attr-defined]
+        ids = kept.get(token)
+        if ids is None:
+            first: int = self._places.get(token, 0)  # type: ignore[attr-defined]
+            ids = (first, *(_hash(c, token) for c in self.columns[1:]))
+            if len(kept) < MAX_KEPT and len(token) <= MAX_KEPT_LETTERS:
+                kept[token] = ids
+        return ids
+
+    def encode(self, tokens: Iterable[str]) -> np.ndarray:
+        """Return the ids of tokens as frames [T, K] float32, which hold them exactly."""
+        rows = [self.row(token) for token in tokens]
+        return np.array(rows, np.float32).reshape(len(rows), len(self.columns))
+
+    def with_examples(self, tokens: Sequence[str]) -> Self:
+        """Return the same vocabulary with the ids of these tokens, which `read` checks."""
+        examples = tuple((token, self.row(token)) for token in tokens)
+        return self.model_validate({**self.model_dump(), "examples": examples})
+
+
+def tokenize(text: str, kind: Kind) -> list[Token]:
+    """Cut a text into words, or into characters."""
+    if kind == "characters":
+        return [Token(text[i], i, i + 1) for i in range(len(text))]
+    return [Token(m.group(), m.start(), m.end()) for m in WORD.finditer(text)]
+
+
+def shape(word: str) -> str:
+    """Return the kinds of a word's characters: `Xxx` for `Dan`, `dd.d` for `12.5`."""
+    return "".join(
+        "X"
+        if letter.isupper()
+        else "x"
+        if letter.isalpha()
+        else "d"
+        if letter.isdigit()
+        else letter
+        for letter in word[:SHAPE_LETTERS]
+    )
+
+
+def _hash(column: Column, token: str) -> int:
+    """Return the id of a token in a hashed column. Python's `hash` changes by process."""
+    piece = PIECES[column.name](token)
+    data = f"{column.name}:{piece}".encode("utf-8", "surrogatepass")
+    return zlib.crc32(data) % column.size
