@@ -80,7 +80,9 @@ def test_mixed_features(service):
 
 def test_unknown_model(service):
     """The error for a name that no model has lists the names, and the most similar one."""
-    known = "no such model; available: digits, letters, letters-live, vowels"
+    known = (
+        "no such model; available: digits, intents, letters, letters-live, tags, vowels"
+    )
     for name, detail in (
         ("digit", f"{known}; did you mean digits?"),
         ("Vowels@2", f"{known}; did you mean vowels?"),
