@@ -8,6 +8,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from model.bundle.metadata import Metadata
+from model.bundle.vocabulary import Vocabulary, tokenize
 from model.datasets import readers
 from model.datasets.readers import Columns, Sequences
 
@@ -36,6 +37,39 @@ def read(data: object, columns: Columns, metadata: Metadata) -> Sequences:
     if columns != Columns():
         raise ValueError("only a file or a DataFrame has columns to name")
     return _from_arrays(data, metadata)
+
+
+def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
+    """Return the ids of texts, or of lists of words.
+
+    Raises:
+        ValueError: they are neither, or one is empty; names the place.
+    """
+    if isinstance(data, str):
+        data = [data]
+    takes = "texts" if vocabulary.kind == "characters" else "texts, or lists of words"
+    if not isinstance(data, (list, tuple)) or not data:
+        raise ValueError(f"{metadata.name} takes a list of {takes}")
+    items = []
+    for index, item in enumerate(data):
+        if isinstance(item, str):
+            tokens = [token.text for token in tokenize(item, vocabulary.kind)]
+        elif vocabulary.kind == "tokens" and all(
+            isinstance(word, str) for word in item
+        ):
+            tokens = list(item)
+        else:
+            raise ValueError(f"sequence {index}: {metadata.name} takes {takes}")
+        if not all(tokens) or not tokens:
+            raise ValueError(f"sequence {index} has no token, or an empty one")
+        items.append(vocabulary.encode(tokens))
+    return Sequences(
+        path=ARRAYS,
+        ids=tuple(map(str, range(1, len(items) + 1))),
+        frames=np.concatenate(items),
+        lengths=np.array([len(frames) for frames in items], np.int32),
+        features=metadata.input.names,
+    )
 
 
 def _from_arrays(data: object, metadata: Metadata) -> Sequences:

@@ -41,7 +41,7 @@ class Network:
     def __init__(self, bundle: Bundle, engine: Engine):
         self.metadata: Metadata = bundle.metadata
         self.digest: str = bundle.digest
-        self._engine = engine
+        self._engine, self._vocabulary = engine, bundle.vocabulary()
 
     @property
     def name(self) -> str:
@@ -83,7 +83,8 @@ class Network:
             data: one sequence [T, F]; several of any lengths, in a list or an array
                 [N, T, F]; a DataFrame of pandas or polars with a row for each step; or
                 the path of a file. Columns are matched by the names of `features`, in
-                any order, and others are left out.
+                any order, and others are left out. For a network that reads text a
+                list of texts, or of lists of words.
             by: column of the sequences' ids. Default: as in training, or `sequence`;
                 without such a column all rows are one sequence.
             step: column that orders the rows of a sequence. Default: as in training, or
@@ -122,6 +123,8 @@ class Network:
             raise ValueError(
                 f"{self.name} predicts one class for each {unit}: call {self.task}()"
             )
+        if self._vocabulary is not None:
+            return inputs.read_text(data, self._vocabulary, self.metadata)
         return inputs.read(data, columns, self.metadata)
 
     def __repr__(self) -> str:

@@ -13,7 +13,8 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from service.codecs import native, open_inference_tensors
+from model.bundle.vocabulary import Kind, Token
+from service.codecs import native, open_inference_tensors, text_tensors
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
@@ -56,23 +57,31 @@ class InferRequest:
     output: OutputFormat
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
+    tokens: list[list[Token]] | None = None  # in place of sequences, of text
 
 
 _decoder = msgspec.json.Decoder(InferenceHeader)
 
 
 def decode(
-    body: bytes, json_bytes: int | None, features: int, limits: Limits
+    body: bytes,
+    json_bytes: int | None,
+    features: int,
+    limits: Limits,
+    kind: Kind | None = None,
 ) -> InferRequest:
     """Decode a request to a model with so many features.
 
     Args:
+        kind: of a model that reads text; None for frames.
         json_bytes: length of the JSON; None: of the whole body. 0: a raw request,
             whose body is the frames of one sequence.
 
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
+    if json_bytes == 0 and kind is not None:
+        raise InvalidRequest("a model that reads text takes no raw request")
     if json_bytes == 0:
         frames = open_inference_tensors.decode_raw(body, features, limits)
         return InferRequest([frames], len(frames), OutputFormat(binary=True))
@@ -81,11 +90,17 @@ def decode(
         raise InvalidRequest("Inference-Header-Content-Length exceeds the body")
     header = decode_json(_decoder, body[:size])
     binary = memoryview(body)[size:]
+    parameters = header.parameters or {}
+    output = _output_format(header.outputs or [], parameters)
+    if kind is not None:
+        tokens = text_tensors.decode_tensors(
+            header.inputs, binary, kind, features, limits
+        )
+        steps = max(map(len, tokens))
+        return InferRequest([], steps, output, header.id or "", parameters, tokens)
     *sequences, padded = open_inference_tensors.decode(
         header.inputs, binary, features, limits
     )
-    parameters = header.parameters or {}
-    output = _output_format(header.outputs or [], parameters)
     return InferRequest(sequences, padded.shape[1], output, header.id or "", parameters)
 
 

@@ -113,6 +113,12 @@ class RequestDecoder:
                 return InstancesRequest(sequences, by_row=name == "instances")
         return tf_serving.decode(body, features, state_size, self._limits)
 
+    def decode_instances_of_text(
+        self, body: bytes, kind: Kind, columns: int
+    ) -> InstancesRequest:
+        """Decode TensorFlow Serving's `:predict` to a model that reads text."""
+        return tf_serving.decode_text(body, kind, columns, self._limits)
+
     def decode_examples(self, body: bytes, features: int) -> InstancesRequest:
         """Decode TensorFlow Serving's `:classify` of a model with so many features."""
         lists = fast_json.count_lists(body)

@@ -12,7 +12,8 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from service.codecs import refusals
+from model.bundle.vocabulary import Kind, Token
+from service.codecs import refusals, text_tensors
 from service.codecs.validation import (
     check_limits,
     decode_json,
@@ -74,6 +75,7 @@ class InstancesRequest:
     states: list[bytes] = field(default_factory=list)  # [S] float32 to continue from
     step: bool = False  # the signature is `step`
     classify: bool = False
+    tokens: list[list[Token]] | None = None  # in place of sequences, of text
 
 
 _SHAPE_HINTS = refusals.shape_hints("inputs") | refusals.shape_hints("instances")
@@ -114,6 +116,21 @@ def decode(
     sequences = to_arrays(paths, frames, features, limits)
     packed = [_pack_state(state, state_size) for state in states]
     return InstancesRequest(sequences, request.instances is not None, packed, step)
+
+
+def decode_text(
+    body: bytes, kind: Kind, columns: int, limits: Limits
+) -> InstancesRequest:
+    """Decode `:predict` to a model that reads text.
+
+    Args:
+        columns: of ids for each token.
+
+    Raises:
+        InvalidJson, InvalidRequest, TooLarge: names the field.
+    """
+    tokens, by_row = text_tensors.decode_predict(body, kind, columns, limits)
+    return InstancesRequest([], by_row, tokens=tokens)
 
 
 def decode_examples(body: bytes, features: int, limits: Limits) -> InstancesRequest:

@@ -2,9 +2,10 @@
 
 import math
 import time
+from dataclasses import replace
 
 from service import errors
-from service.codecs import open_inference
+from service.codecs import open_inference, text
 from service.codecs.open_inference import InferRequest
 from service.codecs.process import CodecProcesses
 from service.codecs.validation import invalid_field
@@ -15,7 +16,6 @@ from service.compat.router import (
     Response,
     Router,
     json_response,
-    refuse_text,
 )
 from service.compat.sequences import SequenceSessions
 from service.errors import InvalidRequest
@@ -125,7 +125,6 @@ class OpenInference:
 
     async def _infer(self, request: Request) -> Response:
         model, caller = self._model(request), request.caller
-        refuse_text(model)
         read_body = await request.body()
         json_bytes = _json_bytes(request.header(JSON_LENGTH))
         scope = self._deadlines.enforce(
@@ -144,8 +143,12 @@ class OpenInference:
                 json_bytes,
                 model.metadata.input.features,
                 self._limits,
+                model.vocabulary.kind if model.vocabulary else None,
             )
             del body
+            if decoded.tokens is not None and model.vocabulary is not None:
+                sequences = await text.encode(model.vocabulary, decoded.tokens)
+                decoded = replace(decoded, sequences=sequences, tokens=None)
             decode_seconds = time.perf_counter() - begun
             open_inference.check_response_size(model.metadata, decoded)
             deadline = scope.shorten(begun + _timeout(decoded))

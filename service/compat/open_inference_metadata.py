@@ -7,6 +7,7 @@ from typing import Any
 
 from service.codecs.open_inference import PROBABILITIES
 from service.codecs.open_inference_tensors import FRAMES, LENGTHS
+from service.codecs.text_tensors import TEXT
 from service.registry.catalog import Catalog, Model
 
 PLATFORMS = {"onnx": "onnxruntime_onnx", "tensorflow": "tensorflow_savedmodel"}
@@ -31,6 +32,10 @@ def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
         "versions": versions,
         "platform": platform(model),
         "inputs": [
+            {"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]},
+        ]
+        if model.vocabulary is not None
+        else [
             {"name": FRAMES, "datatype": "FP32", "shape": [-1, -1, features]},
             {"name": LENGTHS, "datatype": "INT32", "shape": [-1, 1]},
         ],
@@ -64,6 +69,18 @@ def config(model: Model, max_batch: int, newest: int) -> dict[str, Any]:
         "version_policy": policy,
         "max_batch_size": max_batch,
         "input": [
+            {
+                "name": TEXT,
+                "data_type": "TYPE_STRING",
+                "format": "FORMAT_NONE",
+                "dims": [1],
+                "is_shape_tensor": False,
+                "allow_ragged_batch": False,
+                "optional": False,
+            }
+        ]
+        if model.vocabulary is not None
+        else [
             {
                 "name": FRAMES,
                 "data_type": "TYPE_FP32",

@@ -169,7 +169,7 @@ async def _compress(request: Request, response: Response) -> tuple[Headers, byte
 
 
 def refuse_text(model: Model) -> None:
-    """Refuse a model that reads text, which these protocols don't carry here.
+    """Refuse a model that reads text, on a route for numbers.
 
     Raises:
         InvalidRequest: names the route that takes it.

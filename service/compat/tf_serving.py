@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from service import errors
-from service.codecs import native, tf_serving
+from service.codecs import native, text, tf_serving
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP, InstancesRequest
@@ -28,7 +28,7 @@ MODEL = (
     r"(?:/versions/(?P<version>[0-9]{1,18})|/labels/(?P<label>[^/:]+))?"
 )
 PATH = "/v1/models/{model}"
-TYPES = {"frames": "DT_FLOAT", "lengths": "DT_INT32", "state": "DT_FLOAT"}
+TYPES = {"lengths": "DT_INT32", "text": "DT_STRING"}  # others are DT_FLOAT
 
 
 class TfServing:
@@ -81,14 +81,19 @@ class TfServing:
         about = model.metadata
         spec = {"name": about.name, "signature_name": "", "version": about.version}
         signatures = {SERVING: _signature(model, SERVING)}
-        if about.state_size:
+        if about.state_size and model.vocabulary is None:
             signatures[STEP] = _signature(model, STEP)
         definitions = {"signature_def": {"signature_def": signatures}}
         return json_response({"model_spec": spec, "metadata": definitions})
 
     async def _predict(self, request: Request) -> Response:
         model = self._model(request)
-        refuse_text(model)
+        if model.vocabulary is not None:
+            decode = RequestDecoder.decode_instances_of_text
+            columns = model.metadata.input.features
+            return await self._respond(
+                request, model, decode, model.vocabulary.kind, columns
+            )
         features, state_size = model.metadata.input.features, model.metadata.state_size
         return await self._respond(
             request, model, RequestDecoder.decode_instances, features, state_size
@@ -115,7 +120,7 @@ class TfServing:
         request: Request,
         model: Model,
         decode: Callable[..., InstancesRequest],
-        *args: int,
+        *args: int | str,
     ) -> Response:
         """Decode a request with a method of `RequestDecoder`, compute it, and encode the
         response."""
@@ -129,8 +134,10 @@ class TfServing:
             model.admission.check_room(deadline, caller.id)
             decoded = await self._codecs.decode(caller.id, decode, body, *args)
             del body
-            decode_seconds = time.perf_counter() - begun
             sequences, states = decoded.sequences, decoded.states or None
+            if decoded.tokens is not None and model.vocabulary is not None:
+                sequences = await text.encode(model.vocabulary, decoded.tokens)
+            decode_seconds = time.perf_counter() - begun
             steps = sum(map(len, sequences))
             native.check_response_size(metadata, len(sequences), steps)
             computed = await model.admission.compute(
@@ -140,7 +147,7 @@ class TfServing:
             probabilities = computed.future.result()
             size = NUMBER_BYTES * sum(array.size for array in probabilities)
             size += sum(map(len, computed.states))
-            text = await self._codecs.run_if_large(
+            content = await self._codecs.run_if_large(
                 caller.id,
                 size,
                 tf_serving.encode,
@@ -148,12 +155,12 @@ class TfServing:
                 probabilities,
                 computed.states,
                 # Without the inputs, which may go to another process.
-                replace(decoded, sequences=[], states=[]),
+                replace(decoded, sequences=[], states=[], tokens=None),
             )
-            caller.reservation.resize(len(text))
+            caller.reservation.resize(len(content))
         encode_seconds = time.perf_counter() - begun
         model.admission.record(computed, decode_seconds, encode_seconds, caller)
-        return Response(text, compressible=True)
+        return Response(content, compressible=True)
 
     def _model(self, request: Request) -> Model:
         try:
@@ -168,6 +175,8 @@ def _signature(model: Model, name: str) -> dict[str, Any]:
     about = model.metadata
     steps = [-1] if about.task == "label" else []
     inputs = {"frames": [-1, -1, about.input.features], "lengths": [-1]}
+    if model.vocabulary is not None:
+        inputs = {"text": [-1]}
     outputs = {PROBABILITIES: [-1, *steps, len(about.classes)]}
     call = "StatefulPartitionedCall"
     if name == STEP:

@@ -53,6 +53,7 @@ class TestDecide:
         default = 1 if choice == "never" else 2
         assert labels.read(tmp_path / "walks") == {"default": default}
 
+    @pytest.mark.slow
     def test_worse(self, source, tmp_path):
         """A network that is worse is not promoted, unless that is asked for; nor is the
         next one compared with it."""

@@ -99,6 +99,7 @@ class TestWhole:
                 step(frames, lengths, state)[0], expected, **CLOSE
             )
 
+    @pytest.mark.slow
     def test_gradient(self):
         """Padding has no gradient and changes none, NaN or not."""
         for settings in KINDS.values():

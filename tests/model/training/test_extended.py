@@ -28,6 +28,7 @@ class TestExtended:
         assert_same_weights(extended.network, whole.network)
         assert Run(tmp_path / "run").config()[0] == longer
 
+    @pytest.mark.slow
     def test_cosine(self, data, config, whole, tmp_path):
         """The learning rate goes on as in a run of the new length, from the same update."""
         run = Run(tmp_path / "run")

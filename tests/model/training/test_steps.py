@@ -60,6 +60,7 @@ def test_class_weights(task):
     assert steps.class_weights(make_config().training, data) is None
 
 
+@pytest.mark.slow
 def test_weights_and_smoothing():
     """Class weights are in the cost of training and evaluation, smoothing only in that
     of training: the same network has these costs."""

@@ -71,6 +71,7 @@ class TestRepeats:
         assert again.history == whole[0].history
         assert not again.interrupted
 
+    @pytest.mark.slow
     def test_mapped(self, data, config, whole, tmp_path, monkeypatch):
         """A file that is mapped into memory gives the same weights."""
         arrays = {"x": data.frames, "lengths": data.lengths, "y": data.targets}
@@ -232,6 +233,7 @@ class TestRecords:
         ends = [batches[-1] for batches in recorder.batches]
         assert ends == [(entry.cost, entry.error) for entry in trained.history]
 
+    @pytest.mark.slow
     def test_fetched_together(self, data, config, whole, monkeypatch):
         """Results are fetched from the device now and then, and at the end of an epoch."""
         fetches = []

@@ -98,6 +98,7 @@ def test_warnings(exported):
     assert warm_start.warnings(new, exported.bundle) == []
 
 
+@pytest.mark.slow
 def test_first_weights():
     """A training whose updates change nothing ends with the bundle's weights."""
     exported = exports.load()["classify-gru"]

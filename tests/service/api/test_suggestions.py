@@ -24,6 +24,7 @@ def refusal(service, path, status, **body):
     return response.json()
 
 
+@pytest.mark.slow
 def test_feature_counts(service):
     """An error about the number of features names the model, also the one that was chosen
     by default, and the models that take so many, also those of the other task."""

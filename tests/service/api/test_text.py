@@ -177,15 +177,6 @@ def test_limits(url):
         assert post(url, "label", **body).status_code == 413
 
 
-def test_other_protocols(url):
-    """They say where text is taken."""
-    body = {"instances": [[[1.0] * 9]]}
-    for path in ("v1/models/names:predict", "v2/models/names/infer"):
-        response = post(url, path, **body)
-        assert response.status_code == 400
-        assert "POST /label" in response.json()["error"]
-
-
 @pytest.mark.parametrize(
     "text",
     ["\0", "\u0301" * 500, "x" * 100_000, "a " * 4_999, "\u200f\u202e", "𝒳" * 99],
