@@ -1,10 +1,12 @@
-"""Row A2: thousands of valid bodies with random mutations."""
+"""Rows A2 and A11: thousands of valid bodies with random mutations, and hostile texts."""
 
 import random
 import statistics
 import time
 from collections.abc import Callable, Iterator
 from typing import NamedTuple
+
+import httpx
 
 from tests.robustness.harness.checklist import Tally, row
 from tests.robustness.harness.endpoints import ENDPOINTS, Endpoint, check_refusal
@@ -145,3 +147,70 @@ def mutated(tally: Tally, amount: int) -> None:
             tally.check(p99 < REFUSED_P99, f"{endpoint.name}: refused p99 {p99} s")
             status = endpoint.status_of_valid_body(service.port)
             tally.check(status == 200, f"{endpoint.name}: then valid gets {status}")
+
+
+NEIGHBOUR = "The cat sat on the mat ."
+HOSTILE = {
+    "NUL": "a\0b",
+    "a long word": "x" * 400_000,
+    "one-letter words": "a " * 9_999,
+    "too many words": "a " * 100_000,
+    "combining marks": "e" + "\u0301" * 5_000,
+    "directions": "\u202e\u200f\u2067abc",
+    "outside of the plane": "𝒳🐕" * 500,
+    "spaces": " \u3000\t\n" * 100,
+    "controls": "".join(map(chr, range(1, 32))),
+    "noncharacters": "\ufffe\uffff",
+    "new words": " ".join(f"w{n:x}" for n in range(9_000)),
+}
+CLASSIFY, LABEL = ("classify", "intents"), ("label", "tags")
+
+
+@row("A11", "Hostile texts, beside ordinary ones", full=4_000, fast=100)
+def hostile_texts(tally: Tally, amount: int) -> None:
+    """Any text is answered, or refused by name, and another text in the same request has
+    its usual answer. Random texts, and ids that don't exist, cause no 500."""
+    with serving(tally) as service, httpx.Client(base_url=service.url) as http:
+        for path, model in (CLASSIFY, LABEL):
+            usual = _answer(http, path, {"texts": [NEIGHBOUR], "model": model})
+            for name, text in HOSTILE.items():
+                body = {"texts": [text, NEIGHBOUR], "model": model, "top_k": 1}
+                response = http.post(f"/{path}", json=body, timeout=30)
+                status = response.status_code
+                tally.check(status in (200, 413, 422), f"{model}, {name}: {status}")
+                if status == 200:
+                    one = response.json()["predictions"][1]
+                    same = one.get("label", one.get("labels"))
+                    tally.check(
+                        same == usual, f"{model}, {name}: another answer beside"
+                    )
+            for body in (b'{"texts": ["\\ud800"]}', b'{"tokens": [["\\udfff"]]}'):
+                status = http.post(f"/{path}", content=body).status_code
+                tally.check(status == 400, f"half a character: {status}")
+        rng = random.Random(SEED)
+        slowest = 0.0
+        for _ in range(amount):
+            path, model = rng.choice((CLASSIFY, LABEL))
+            size = rng.randrange(1, 60)
+            text = "".join(chr(rng.choice(RANGES)(rng)) for _ in range(size))
+            start = time.perf_counter()
+            response = http.post(f"/{path}", json={"texts": [text], "model": model})
+            slowest = max(slowest, time.perf_counter() - start)
+            status = response.status_code
+            tally.check(status in (200, 422), f"{text!r}: {status}")
+        tally.figure("slowest ms", 1000 * slowest)
+        usual = _answer(http, "label", {"texts": [NEIGHBOUR], "model": "tags"})
+        tally.check(usual[0] == "DET", "the answer has changed")
+
+
+def _answer(http: httpx.Client, path: str, body: dict[str, object]) -> object:
+    (prediction,) = http.post(f"/{path}", json=body).json()["predictions"]
+    return prediction.get("label", prediction.get("labels"))
+
+
+RANGES: tuple[Callable[[random.Random], int], ...] = (
+    lambda rng: rng.randrange(32, 127),
+    lambda rng: rng.randrange(0, 0x250),
+    lambda rng: rng.randrange(0x300, 0x370),
+    lambda rng: rng.randrange(0xE000, 0x110000),
+)
