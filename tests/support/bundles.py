@@ -129,33 +129,85 @@ def write_csv(path: Path, count: int = 300) -> Path:
 
 
 def write_text_bundles(root: Path) -> None:
-    """`names` (label, words, int8 too) and `commands` (classify, characters)."""
+    """`names` (label, words, int8 too) and `commands` (classify, characters), with random
+    weights."""
+    from model.datasets import builtin
+    from model.datasets.text import TextOptions
+
+    size = {"buckets": 64, "embedding": 6}
+    names = builtin.load_source(
+        write_conll(root / "names.conll"), text=TextOptions(**size)
+    )
+    options = TextOptions(text="body", label="kind", kind="characters", **size)
+    commands = builtin.load_source(write_csv(root / "commands.csv"), text=options)
+    _write_text_bundle(root, "names", names, int8=True, cell="lstm", hidden=8)
+    _write_text_bundle(root, "commands", commands, cell="gru", hidden=8)
+
+
+def _write_text_bundle(
+    root: Path, name: str, dataset: Any, *, int8: bool = False, **network: Any
+) -> None:
+    import keras
+
+    from model.bundle import vocabulary
+    from model.bundle.metadata import Ids
+    from model.config import NetworkConfig
+    from model.export import export, quantize
+    from model.network.network import Network
+
+    keras.utils.set_random_seed(len(name))
+    words = dataset.vocabulary
+    model = Network(
+        NetworkConfig(layers=1, **network),
+        task=dataset.task,
+        features=len(dataset.features),
+        classes=len(dataset.classes),
+        columns=words.columns,
+    )
+    columns = [(column.size, column.width) for column in words.columns]
+    sizes, widths = zip(*columns, strict=True)
+
+    def describe(version: str) -> Metadata:
+        return make_metadata(
+            dataset.task,
+            name=name,
+            version=version,
+            features=len(columns),
+            input=Ids(
+                kind=words.kind,
+                features=len(columns),
+                names=words.names,
+                sizes=sizes,
+                widths=widths,
+            ),
+            classes=dataset.classes,
+            cell=network["cell"],
+            hidden=network["hidden"],
+            state_size=model.state_size,
+        )
+
+    def report(folder: Path, metadata: Metadata) -> None:
+        text = words.model_dump_json()
+        (folder / vocabulary.FILE).write_text(text, encoding="utf-8")
+        (folder / bundle.REPORT / "card.md").write_text("# a\n", encoding="utf-8")
+
+    train = dataset.part("train")
+    plan = quantize.Plan(train, {"train": train}, required=True) if int8 else None
+    export.export_bundle(
+        model, train, root, describe=describe, report=report, int8=plan
+    )
+
+
+def train_text_bundles(root: Path) -> None:
+    """The same, trained."""
     import model
 
     options = {"output": root, "runs": root / ".runs", "progress": False}
-    model.train(
-        write_conll(root / "names.conll"),
-        cell="lstm",
-        hidden=12,
-        epochs=4,
-        learning_rate=0.02,
-        buckets=64,
-        embedding=6,
-        validation_fraction=0.15,
-        **options,
-    )
-    model.train(
-        write_csv(root / "commands.csv"),
-        text="body",
-        label="kind",
-        characters=True,
-        hidden=12,
-        epochs=6,
-        learning_rate=0.02,
-        embedding=6,
-        validation_fraction=0.15,
-        **options,
-    )
+    options |= {"learning_rate": 0.02, "hidden": 12, "validation_fraction": 0.15}
+    path = write_conll(root / "names.conll")
+    model.train(path, cell="lstm", epochs=4, buckets=64, embedding=6, **options)
+    text = {"text": "body", "label": "kind", "characters": True, "embedding": 6}
+    model.train(write_csv(root / "commands.csv"), epochs=6, **text, **options)
 
 
 def make_metadata(task="classify", **changes) -> Metadata:

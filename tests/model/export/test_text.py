@@ -6,6 +6,12 @@ import pytest
 from model.bundle import bundle
 from model.bundle.operators import allowlist
 from model.network import reload
+from tests.support.bundles import cached, train_text_bundles
+
+
+@pytest.fixture(scope="module")
+def trained():
+    return cached("trained-text", train_text_bundles)
 
 
 @pytest.fixture(params=["names", "commands"])
@@ -62,10 +68,11 @@ def test_int8(text_bundles):
     assert golden.difference(step) == 0
 
 
-def test_record(text_bundles):
+@pytest.mark.slow
+def test_record(trained):
     """The metadata say what was measured on text, and the card shows it."""
     names, commands = (
-        bundle.read(text_bundles / name / "1") for name in ("names", "commands")
+        bundle.read(trained / name / "1") for name in ("names", "commands")
     )
     record = names.metadata.training.text
     assert record.parts["test"].error_new is not None

@@ -368,8 +368,8 @@ class TestText:
         names = model.load(text_bundles / "names")
         answer = names.label(["Anna sees the dog", "Bob Smith"])
         words = names.label([["Anna", "sees", "the", "dog"], ["Bob", "Smith"]])
-        for one, other in zip(answer.predictions, words.predictions, strict=True):
-            np.testing.assert_array_equal(one.probabilities, other.probabilities)
+        for first, second in zip(answer.predictions, words.predictions, strict=True):
+            np.testing.assert_array_equal(first.probabilities, second.probabilities)
         commands = model.load(text_bundles / "commands")
         assert commands.classify("turn on").predictions[0].label in commands.classes
 

@@ -179,8 +179,8 @@ def hostile_texts(tally: Tally, amount: int) -> None:
                 status = response.status_code
                 tally.check(status in (200, 413, 422), f"{model}, {name}: {status}")
                 if status == 200:
-                    one = response.json()["predictions"][1]
-                    same = one.get("label", one.get("labels"))
+                    second = response.json()["predictions"][1]
+                    same = second.get("label", second.get("labels"))
                     tally.check(
                         same == usual, f"{model}, {name}: another answer beside"
                     )
