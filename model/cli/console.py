@@ -10,7 +10,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.bundle import folders
+from model.bundle import folders, vocabulary
 from model.bundle.bundle import Bundle
 from model.bundle.metadata import shown_part
 from model.datasets import checks
@@ -272,6 +272,8 @@ def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
+    if (folder / vocabulary.FILE).exists():
+        command = "unrolled serve, and then unrolled classify (or label) FILE.txt"
     console.print(f"answers for a file: {command}", soft_wrap=True)
 
 

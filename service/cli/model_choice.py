@@ -46,13 +46,16 @@ def of_service(
 
     Raises:
         ClientError: there is no such model, or no answer.
+        ValueError: the model reads text.
     """
     references = [reference] if reference else []
     if not references:
-        references = [model.name for model in client.models() if accepts(model)]
+        models = [model for model in client.models() if model.input == "frames"]
+        references = [model.name for model in models if accepts(model)]
     candidates = []
     for name in references:
         details = client.model(name)
+        _refuse_text(name, details.input)
         candidates.append(
             Candidate(
                 reference=name,
@@ -66,8 +69,21 @@ def of_service(
     return candidates
 
 
+def _refuse_text(name: str, kind: str) -> None:
+    if kind != "frames":
+        raise ValueError(
+            f"{name} reads text: send texts to a service (unrolled classify FILE.txt, or"
+            " label), or use model.load"
+        )
+
+
 def of_bundle(metadata: Metadata) -> Candidate:
-    """The model of a bundle."""
+    """The model of a bundle.
+
+    Raises:
+        ValueError: it reads text.
+    """
+    _refuse_text(metadata.name, metadata.input.kind)
     return Candidate(
         reference=metadata.name,
         version=metadata.version,
