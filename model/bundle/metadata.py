@@ -97,6 +97,16 @@ class Quantization(_Section):
     )
 
 
+class SpanMetrics(_Section):
+    """Spans of labels, right if the type, the first and the last token are (as the CoNLL
+    shared tasks and seqeval count), in percent."""
+
+    spans: int
+    precision: float
+    recall: float
+    f1: float
+
+
 class TextPart(_Section):
     """The tokens of a part of the data, in percent."""
 
@@ -104,6 +114,7 @@ class TextPart(_Section):
     new: float = Field(description="That training has not seen.")
     error_seen: float | None = Field(None, description="To label: on the others.")
     error_new: float | None = Field(None, description="To label: on those.")
+    spans: SpanMetrics | None = Field(None, description="Of labels with B- and I-.")
 
 
 class PrefixMetrics(_Section):

@@ -5,7 +5,8 @@ from collections.abc import Callable, Mapping
 
 import numpy as np
 
-from model.bundle.metadata import PrefixMetrics, TextPart
+from model.bundle import spans
+from model.bundle.metadata import PrefixMetrics, SpanMetrics, TextPart
 from model.datasets.dataset import Dataset
 from model.evaluation import calibration
 from model.evaluation.evaluation import Predictions
@@ -89,14 +90,46 @@ def parts(
         if not len(part) or name not in predictions:
             continue
         new = ~seen[part.words]
-        errors: dict[str, float | None] = {"error_seen": None, "error_new": None}
+        wrong = np.zeros(0, bool)
         if dataset.task == "label":
             answers = predictions[name]
             wrong = answers.scores.argmax(1) != answers.targets
-            for key, mask in (("error_seen", ~new), ("error_new", new)):
-                errors[key] = 100 * float(wrong[mask].mean()) if mask.any() else None
-        results[name] = TextPart(tokens=len(new), new=100 * float(new.mean()), **errors)
+        results[name] = TextPart(
+            tokens=len(new),
+            new=100 * float(new.mean()),
+            error_seen=_error(wrong, ~new),
+            error_new=_error(wrong, new),
+            spans=_spans(part, predictions[name]),
+        )
     return results
+
+
+def _error(wrong: np.ndarray, mask: np.ndarray) -> float | None:
+    return 100 * float(wrong[mask].mean()) if len(wrong) and mask.any() else None
+
+
+def _spans(part: Dataset, answers: Predictions) -> SpanMetrics | None:
+    """Compare the spans that the service returns with the true ones."""
+    scheme = spans.tagging_scheme(part.classes)
+    if part.task != "label" or scheme is None:
+        return None
+    total = right = true = 0
+    probabilities = calibration.softmax(answers.scores)
+    for start, end in itertools.pairwise(part.offsets.tolist()):
+        path = spans.most_probable(probabilities[start:end], scheme).tolist()
+        codes = part.targets[start:end].tolist()
+        predicted, actual = (
+            {*spans.of_codes(labels, part.classes, scheme)} for labels in (path, codes)
+        )
+        total += len(predicted)
+        true += len(actual)
+        right += len(predicted & actual)
+    return SpanMetrics(
+        spans=true,
+        precision=100 * right / max(total, 1),
+        recall=100 * right / max(true, 1),
+        f1=100 * 2 * right / max(total + true, 1),
+    )
 
 
 def prefixes(part: Dataset, probabilities: np.ndarray) -> PrefixMetrics:

@@ -35,6 +35,14 @@ def section(metadata: Metadata) -> str:
             f" {_percent(part.error_seen)} | {_percent(part.error_new)} |"
             for name, part in text.parts.items()
         ]
+    for name, values in text.parts.items():
+        if (measured := values.spans) is not None:
+            lines += [
+                "",
+                f"Spans of the {name} part ({measured.spans:,}): precision"
+                f" {measured.precision:.2f} %, recall {measured.recall:.2f} %,"
+                f" F1 {measured.f1:.2f} %. A span is right if its type and both ends are.",
+            ]
     for name, part in text.prefixes.items():
         shares = ", ".join(
             f"{error:.1f} % after {share:.0%}".replace("%", " %").replace("  ", " ")

@@ -8,7 +8,7 @@ from fastapi import APIRouter
 from starlette.types import Receive, Scope
 
 from service.api import operations
-from service.callers.caller import caller_of
+from service.callers.caller import Caller, caller_of
 from service.codecs import fast_json, native, text
 from service.codecs.fast_json import PredictRequest
 from service.codecs.native import LABEL_BYTES, NUMBER_BYTES
@@ -24,6 +24,7 @@ from service.settings import Settings
 from service.telemetry import server_timing
 
 JSON = "application/json"
+SPAN_BYTES = 256  # of JSON that take as long as to find the spans of a token
 
 
 class PredictEndpoint:
@@ -104,7 +105,7 @@ class PredictEndpoint:
 
             # Encode.
             computed = time.perf_counter()
-            extras = _text_fields(model, request, results)
+            extras = await self._text_fields(model, request, results, caller)
             if request.return_state:
                 after = map(State.after, before, steps, admitted.states)
                 extras = extras or [{} for _ in steps]
@@ -129,6 +130,39 @@ class PredictEndpoint:
             ]
             return headers, content
 
+    async def _text_fields(
+        self,
+        model: Model,
+        request: PredictRequest,
+        results: list[np.ndarray],
+        caller: Caller,
+    ) -> list[dict[str, Any]]:
+        """The fields of each prediction on its tokens and spans; [] if there are none."""
+        tokens, vocabulary = request.tokens, model.vocabulary
+        if tokens is None or vocabulary is None or model.metadata.task != "label":
+            return []
+        extras: list[dict[str, Any]] = [{} for _ in tokens]
+        texts: list[str | None] = [None] * len(tokens)
+        if request.texts:
+            texts = [*request.texts]
+        classes = model.metadata.classes
+        for extra, row, content, values in zip(
+            extras, tokens, texts, results, strict=True
+        ):
+            if content is not None and vocabulary.kind == "tokens":
+                extra["tokens"] = text.token_fields(vocabulary, row)
+            if request.spans:
+                extra["spans"] = await self._codecs.run_if_large(
+                    caller.id,
+                    SPAN_BYTES * len(row),
+                    text.spans,
+                    classes,
+                    values,
+                    row,
+                    content,
+                )
+        return extras
+
 
 def check_kind(model: Model, *, reads_text: bool) -> None:
     """Refuse text for a model that takes numbers, and numbers for one that takes text.
@@ -145,25 +179,6 @@ def check_kind(model: Model, *, reads_text: bool) -> None:
         raise invalid_field("texts", message)
     takes = "texts" if vocabulary.kind == "characters" else "texts or tokens"
     raise invalid_field("sequences", f"{name} takes {takes}")
-
-
-def _text_fields(
-    model: Model, request: PredictRequest, results: list[np.ndarray]
-) -> list[dict[str, Any]]:
-    """The fields of each prediction on its tokens and spans; [] if there are none."""
-    tokens, vocabulary = request.tokens, model.vocabulary
-    if tokens is None or vocabulary is None or model.metadata.task != "label":
-        return []
-    extras: list[dict[str, Any]] = [{} for _ in tokens]
-    texts: list[str | None] = (
-        [*request.texts] if request.texts else [None] * len(tokens)
-    )
-    for extra, row, content, values in zip(extras, tokens, texts, results, strict=True):
-        if content is not None and vocabulary.kind == "tokens":
-            extra["tokens"] = text.token_fields(vocabulary, row)
-        if request.spans:
-            extra["spans"] = text.spans(model.metadata.classes, values, row, content)
-    return extras
 
 
 def endpoints(

@@ -38,6 +38,22 @@ def test_new_tokens(names):
     assert (result.error_seen, result.error_new) == (0, 100)
 
 
+def test_spans(names):
+    """A span counts if its type and both ends are right."""
+    part = names.part("test")
+    scores = np.full((len(part.targets), 3), -9, np.float32)
+    scores[np.arange(len(scores)), part.targets] = 9
+    perfect = Predictions(scores, part.targets, np.ones(len(scores)))
+    spans = text.parts(names, {"test": perfect})["test"].spans
+    assert spans.spans == len(part)  # one name in each sentence
+    assert (spans.precision, spans.recall, spans.f1) == (100, 100, 100)
+    outside = names.classes.index("O")
+    scores[0] = -9
+    scores[0, outside] = 9  # the first name is missed
+    missed = text.parts(names, {"test": perfect})["test"].spans
+    assert missed.recall == pytest.approx(100 * (1 - 1 / len(part)), abs=1e-6)
+
+
 def test_prefixes(commands):
     """An answer that is wrong until some step is decided after it."""
     part = commands.part("test").take([0, 1, 2])
