@@ -15,6 +15,7 @@ from service.registry.registry import Registry
 PATHS = {"classify": "/classify", "label": "/label"}
 # An example is read on the event loop, and shown on a page: it is small, or left out.
 MAX_GOLDEN_BYTES, MAX_NUMBERS = 2**22, 10_000
+TEXT = "turn on the light"  # of examples for models that read text
 
 
 def complete(
@@ -62,7 +63,7 @@ def _add_examples(document: dict[str, Any], registry: Registry) -> None:
     stream_examples = body["application/x-ndjson"].setdefault("examples", {})
     for name, model in registry.models.items():
         try:
-            frames = _golden_frames(model)
+            value, lines = _example(name, model)
         except BundleError:  # its files are too large, or changed since it was loaded
             continue
         operation = document["paths"][PATHS[model.metadata.task]]["post"]
@@ -70,17 +71,30 @@ def _add_examples(document: dict[str, Any], registry: Registry) -> None:
         examples = content.setdefault("examples", {})
         examples[name] = {
             "summary": f"A sequence for {name}",
-            "value": request(name, frames),
+            "value": value,
         }
         if model.metadata.state_size:
             examples[f"{name}, resumable"] = {
                 "summary": "The same, with a state to resume from later",
-                "value": request(name, frames) | {"return_state": True},
+                "value": value | {"return_state": True},
             }
             stream_examples[name] = {
                 "summary": f"Steps for {name}, and the end",
-                "value": steps(frames),
+                "value": lines,
             }
+
+
+def _example(name: str, model: Model) -> tuple[dict[str, Any], str]:
+    """A request, and the lines of a stream."""
+    if model.vocabulary is None:
+        frames = _golden_frames(model)
+        return request(name, frames), steps(frames)
+    words = TEXT.split()
+    parts = [{"tokens": [word]} for word in words]
+    if model.vocabulary.kind == "characters":
+        parts = [{"text": f"{word} "} for word in words]  # type: ignore[dict-item]
+    text = "".join(f"{json.dumps(line)}\n" for line in [*parts, {"end": True}])
+    return {"model": name, "texts": [TEXT]}, text
 
 
 def request(name: str, frames: list[list[float]]) -> dict[str, Any]:
