@@ -70,6 +70,7 @@ def test_unfinished_bodies(proxy):
     assert [answer.status_code for answer in answers] == [200] * 5, answers[0].text
 
 
+@pytest.mark.slow
 @needs_nginx
 def test_no_body_is_stored(running_server, tmp_path):
     """nginx writes no body to disk, whatever its size."""

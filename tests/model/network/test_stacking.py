@@ -129,6 +129,7 @@ class TestWhole:
 
 @pytest.mark.parametrize("kind", STREAMED)
 class TestStream:
+    @pytest.mark.slow
     def test_prefixes(self, formats, kind):
         """After each frame, the answer and the state of a stream are those of the
         sequence so far; with ONNX Runtime to the bit."""

@@ -55,6 +55,7 @@ def test_confusion_scales():
     assert few - some > 0.3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("size", [2, 12, 13, 20])
 def test_confusion_numbers(size):
     """Up to 20 classes each cell has its number, in a colour that can be read, and no

@@ -112,6 +112,7 @@ class TestAnswers:
                 result.predictions.scores, whole.predictions.scores
             )
 
+    @pytest.mark.slow
     def test_fold(self, data, config):
         """A fold's cost and error are those of the network on what it holds out."""
         job = cross_validation.list_folds(cross_validation.training_part(data), config)[

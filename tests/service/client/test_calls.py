@@ -150,6 +150,7 @@ class TestRefused:
 
 
 class TestFaults:
+    @pytest.mark.slow
     def test_version_changes(self, tmp_path, kind):
         """One version answers all parts, also if another takes its place meanwhile."""
         sequences = [[[7]]] * 20

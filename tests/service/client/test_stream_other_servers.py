@@ -106,6 +106,7 @@ def refused(kind, url, expected, **options):
 class TestOtherServers:
     """Messages and handshakes of servers other than the service."""
 
+    @pytest.mark.slow
     def test_invalid_answer(self, kind):
         """A message that is not as documented raises InvalidAnswer with a detail."""
         for message in INVALID_ANSWERS:

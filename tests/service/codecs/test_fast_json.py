@@ -206,6 +206,7 @@ def mutate(random, valid):
     return bytes(body)
 
 
+@pytest.mark.slow
 def test_mutated():
     """Whenever the fast parser decodes a mutated body or message, the strict parser
     accepts it and decodes the same."""

@@ -74,6 +74,7 @@ class TestBodies:
             response = self.post(http, path, packed, encoding)
             assert response.status_code == (200 if encoding == "gzip" else 400)
 
+    @pytest.mark.slow
     def test_decompression_limit(self, http, encoding):
         """A body that decompresses beyond the limit is 413, in one member or many."""
         for (path, _), members in zip(REQUESTS, (1, 10, 1), strict=True):

@@ -104,6 +104,7 @@ async def test_too_much_memory(bundles, greedy):
         assert (await asyncio.to_thread(pool.load, 1, str(folder))).engine == "onnx"
 
 
+@pytest.mark.slow
 @pytest.mark.anyio
 async def test_too_much_memory_later(bundles, greedy):
     """If a bundle needs too much memory for some frames, only requests with these
