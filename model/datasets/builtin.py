@@ -26,7 +26,6 @@ from model.datasets.readers import Columns
 from model.datasets.text import TextOptions
 
 DATA = Path(__file__).with_name("data")  # Origins and licences: data/SOURCES.md.
-KINDS: dict[str, Kind] = {"tags": "tokens", "intents": "characters"}  # of built-in text
 SEED = 0  # Everyone gets the same parts of a built-in set.
 
 
@@ -45,6 +44,7 @@ class BuiltinDataset:
     source: str
     licence: str
     loader: Callable[[], Dataset]
+    kind: Kind = "tokens"  # of a set of text: what a network reads
 
 
 def load(name: str) -> Dataset:
@@ -82,7 +82,8 @@ def load_source(
             raise ValueError(f"{source} has a test part of its own")
         if task not in (None, BUILTIN[source].task):
             raise ValueError(f"{source} is for task {BUILTIN[source].task}, not {task}")
-        return _encoded(load(source), text, vocabulary)
+        options = replace(text, kind=BUILTIN[source].kind)
+        return _encoded(load(source), options, vocabulary)
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
     if texts.is_text(source, text) or vocabulary is not None:
@@ -108,8 +109,6 @@ def _encoded(
     """Return a data set of text with ids for its strings; any other as it is."""
     if data.strings is None:
         return data
-    if data.name in KINDS:
-        options = replace(options, kind=KINDS[data.name])
     return texts.encode(data, vocabulary or texts.build(data, options))
 
 
@@ -272,6 +271,7 @@ BUILTIN = {
             source="templates of Home Assistant (home-assistant-intents 2026.10.27)",
             licence="Apache-2.0",
             loader=_intents,
+            kind="characters",
         ),
         BuiltinDataset(
             name="tags",
