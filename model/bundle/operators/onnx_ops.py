@@ -13,16 +13,8 @@ OPERATORS = frozenset(
     {
         # shapes
         *("Cast", "Concat", "Range", "Reshape", "Shape", "Split", "Squeeze"),
-        *(
-            "Transpose",
-            "Unsqueeze",
-            "Less",
-            "Where",
-            "Expand",
-            "Gather",
-            "GatherElements",
-        ),
-        *("GatherND", "Slice"),
+        *("Transpose", "Unsqueeze", "Less", "Where", "Expand"),
+        *("Gather", "GatherElements", "GatherND", "Slice"),
         # layers
         *("Add", "Clip", "CumSum", "Div", "MatMul", "Max", "Min", "Mul", "Sub"),
         "Softmax",
