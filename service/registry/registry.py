@@ -307,7 +307,7 @@ class Registry(Catalog):
     def _check_defaults(self) -> None:
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
-            if name and self.default(task) is None:
+            if name and self.find(name, task) is None:
                 reason = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
                 self._load_errors.add(f"default_{task}", reason)
 

@@ -21,7 +21,12 @@ COMMAND = "turn on the naïve café, please"
 @pytest.fixture(scope="module")
 def url(text_bundles):
     settings = Settings(
-        port=0, bundles=text_bundles, max_steps=5_000, max_sequences=50, workers=1
+        port=0,
+        bundles=text_bundles,
+        max_steps=5_000,
+        max_sequences=50,
+        workers=1,
+        default_label="names",
     )
     with running(settings) as service:
         yield service.url
