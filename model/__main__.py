@@ -332,7 +332,9 @@ def evaluate(
         config = Config().update(flags)
         columns, texts = arguments.file_columns(config), arguments.text_options(config)
         dataset = arguments.evaluation_data(
-            source, part, test, metadata, columns, bundle.vocabulary(), texts
+            *(source, part, test, metadata, columns),
+            bundle.vocabulary() or bundle.schema(),
+            texts,
         )
         result = membership.evaluate(bundle, dataset)
         if json:

@@ -81,6 +81,17 @@ class DataConfig(_Section):
     characters: bool = Field(
         False, description="Text: read characters in place of words."
     )
+    categories: tuple[str, ...] = Field(
+        (), description="Records: columns of names, separated by commas."
+    )
+    numbers: tuple[str, ...] = Field(
+        (), description="Records: columns of numbers, separated by commas."
+    )
+    time: str | None = Field(
+        None,
+        description="Records: column of times (ISO 8601, or seconds since 1970), which"
+        " order a sequence's records. The network reads the time since the one before.",
+    )
     column: str | None = Field(
         None,
         description="CoNLL files: number of the label's column from 1, or its name in a"
@@ -89,10 +100,12 @@ class DataConfig(_Section):
     min_count: int = Field(
         2,
         ge=1,
-        description="Text: words that occur less often in training are unknown.",
+        description="Words or categories that occur less often in training are unknown.",
     )
     max_words: int = Field(
-        20_000, ge=1, description="Text: words in the vocabulary, at most."
+        20_000,
+        ge=1,
+        description="Words in the vocabulary, or categories of a column, at most.",
     )
     buckets: int = Field(
         4_096,
@@ -104,14 +117,14 @@ class DataConfig(_Section):
         32,
         ge=1,
         le=1024,
-        description="Text: numbers that stand for a word or character.",
+        description="Numbers that stand for a word or character; for a category, at most.",
     )
     normalise: Literal["features", "whole", "none"] = Field(
         "features",
         description="Normalise each feature, all features alike, or none.",
     )
 
-    @field_validator("ignore", mode="before")
+    @field_validator("ignore", "categories", "numbers", mode="before")
     @classmethod
     def _split_names(cls, names: Any) -> Any:
         names = [names] if isinstance(names, str) else names

@@ -40,6 +40,9 @@ class Choices(TypedDict, total=False):
     text: str | None
     characters: bool
     column: str | None
+    categories: tuple[str, ...]
+    numbers: tuple[str, ...]
+    time: str | None
     min_count: int
     max_words: int
     buckets: int
@@ -360,7 +363,8 @@ def publish(
         int8=int8,
     )
     if progress:
-        console.print_published(folder, metrics)
+        text = dataset.vocabulary is not None
+        console.print_published(folder, metrics, text=text)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

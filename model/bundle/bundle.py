@@ -5,7 +5,7 @@
       assets.extra/
         network.onnx      the same network for ONNX Runtime
         network.int8.onnx the same with int8 weights (optional)
-        vocabulary.json   what turns text into ids (networks that read text)
+        vocabulary.json   what turns text or records into numbers (optional)
         golden.npz        inputs, and the outputs that every engine must reproduce
         golden.int8.npz   the same for int8 weights (optional)
         sequences.npy     hashes of the training sequences (optional)
@@ -26,6 +26,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from pydantic import ValidationError
 
@@ -33,7 +34,8 @@ from model.bundle import bounded_files, signature, vocabulary
 from model.bundle.bounded_files import BundleError as BundleError
 from model.bundle.golden import MAX_BYTES as MAX_GOLDEN
 from model.bundle.golden import Golden
-from model.bundle.metadata import NAME, Ids, Metadata
+from model.bundle.metadata import NAME, Ids, Metadata, Records
+from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Vocabulary
 
 EXTRA = Path("assets.extra")
@@ -52,6 +54,7 @@ MAX_BYTES = 2**32  # of all its files: they are read in full before it is served
 MAX_LISTED = 10_000  # names in a folder of bundles, and versions of a name
 VERSION = re.compile(r"[1-9][0-9]{0,8}")
 Rename = Callable[[Path, Path], object]
+Columns = TypeVar("Columns", Vocabulary, RecordSchema)
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,17 +138,40 @@ class Bundle:
         about = self.metadata.input
         if not isinstance(about, Ids):
             return None
+        words = self._read_columns(Vocabulary, about)
+        if words.kind != about.kind:
+            path = self.folder / vocabulary.FILE
+            raise BundleError(f"{path}: is the vocabulary of another network")
+        return words
+
+    def schema(self) -> RecordSchema | None:
+        """Return the columns of a network that reads records; None for others.
+
+        Raises:
+            BundleError: the file can't be read, is not of this network, or gives other
+                numbers than training had.
+        """
+        about = self.metadata.input
+        if not isinstance(about, Records):
+            return None
+        schema = self._read_columns(RecordSchema, about)
+        if tuple(column.kind for column in schema.fields) != about.kinds:
+            path = self.folder / vocabulary.FILE
+            raise BundleError(f"{path}: has the columns of another network")
+        return schema
+
+    def _read_columns(self, kind: type[Columns], about: Ids | Records) -> Columns:
         path = self.folder / vocabulary.FILE
         data = self.content(vocabulary.FILE.as_posix(), vocabulary.MAX_BYTES)
         try:
-            words = Vocabulary.read(data)
+            content = kind.read(data)
         except ValueError as error:
             raise BundleError(f"{path}: {error}") from None
-        columns = [(c.name, c.size, c.width) for c in words.columns]
+        columns = [(c.name, c.size, c.width) for c in content.columns]
         expected = [*zip(about.names, about.sizes, about.widths, strict=True)]
-        if words.kind != about.kind or columns != expected:
+        if columns != expected:
             raise BundleError(f"{path}: is the vocabulary of another network")
-        return words
+        return content
 
 
 def read(folder: Path, keys: Path | None = None) -> Bundle:

@@ -41,6 +41,20 @@ class Ids(_Section):
     widths: tuple[int, ...] = Field(description="Numbers that stand for an id.")
 
 
+class Records(_Section):
+    """The input: a sequence of records, each a vector of ids, numbers and a time.
+
+    `vocabulary.json` turns records into them; ids travel as float32, too.
+    """
+
+    kind: Literal["records"] = "records"
+    features: int = Field(ge=1, description="Columns.")
+    names: tuple[str, ...]
+    kinds: tuple[Literal["category", "number", "time"], ...]
+    sizes: tuple[int, ...] = Field(description="Ids of each column; 0: no category.")
+    widths: tuple[int, ...] = Field(description="Numbers that stand for an id.")
+
+
 class Normalisation(_Section):
     """The graph's first operation, per feature: (frames - mean) * scale."""
 
@@ -172,7 +186,7 @@ class Metadata(_Section):
     name: str = Field(pattern=NAME)
     version: str = Field(pattern=r"^[1-9][0-9]{0,8}$")
     task: Literal["classify", "label"]
-    input: Annotated[Frames | Ids, Field(discriminator="kind")]
+    input: Annotated[Frames | Ids | Records, Field(discriminator="kind")]
     classes: tuple[ClassName, ...] = Field(min_length=1, max_length=MAX_CLASSES)
     cell: Literal["gru", "lstm"]
     layers: int = Field(ge=1)
@@ -196,7 +210,9 @@ class Metadata(_Section):
         parts = (self.input.names, self.normalisation.mean, self.normalisation.scale)
         if any(len(part) != features for part in parts):
             raise ValueError(f"not all parts have {features} features")
-        if isinstance(self.input, Ids):
+        if isinstance(self.input, Records) and len(self.input.kinds) != features:
+            raise ValueError(f"not all columns of {features} have a kind")
+        if isinstance(self.input, (Ids, Records)):
             columns = (self.input.sizes, self.input.widths)
             if any(len(part) != features for part in columns):
                 raise ValueError(

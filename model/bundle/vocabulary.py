@@ -52,12 +52,15 @@ class Token(NamedTuple):
 
 
 class Column(BaseModel):
-    """A column of ids: how many there are, and the numbers that stand for one."""
+    """A column of ids: how many there are, and the numbers that stand for one.
+
+    A size of 0 is a column of numbers, in which a number stands for itself.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
-    size: int = Field(ge=2, le=MAX_IDS)
+    size: int = Field(ge=0, le=MAX_IDS)
     width: int = Field(ge=1, le=4096)
 
 
@@ -84,6 +87,8 @@ class Vocabulary(BaseModel):
             raise ValueError("a column too many")
         if len(set(self.entries)) < len(self.entries):
             raise ValueError("an entry is repeated")
+        if any(column.size < 1 for column in self.columns):
+            raise ValueError("a column without ids")
         if self.columns[0].size != 1 + len(self.entries):
             raise ValueError("the first column's size is not that of the entries")
         object.__setattr__(

@@ -11,13 +11,16 @@ from model.bundle import bundle, signature
 from model.bundle.bundle import Bundle, BundleError
 from model.bundle.metadata import Metadata
 from model.bundle.operators import allowlist
+from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Vocabulary
 from model.cli.flags import options
 from model.config import Config, ConfigError
-from model.datasets import builtin, readers
+from model.datasets import builtin, readers, records
 from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
+from model.datasets.readers import records as record_reader
+from model.datasets.readers.records import RecordOptions
 from model.datasets.text import TextOptions
 from model.inference.location import find_folder
 
@@ -97,8 +100,9 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
     data, validation = config.data, config.data.validation_fraction
     if validation is None and "folds" in config.training.model_fields_set:
         validation = 0
-    if config.training.warm_start is not None and text_options(config).text:
-        raise ConfigError("training.warm_start: not for text")
+    encoded = text_options(config).text or record_options(config).kinds
+    if config.training.warm_start is not None and encoded:
+        raise ConfigError("training.warm_start: not for text and records")
     names, recorded = None, Columns()
     if config.training.warm_start is not None:
         metadata = load_bundle(Path(config.training.warm_start)).metadata
@@ -115,6 +119,20 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
         features=names,
         recorded=recorded,
         text=text_options(config),
+        records=record_options(config),
+    )
+
+
+def record_options(config: Config) -> RecordOptions:
+    """Return the columns of records."""
+    data = config.data
+    return RecordOptions(
+        categories=data.categories,
+        numbers=data.numbers,
+        time=data.time,
+        min_count=data.min_count,
+        max_words=data.max_words,
+        embedding=data.embedding,
     )
 
 
@@ -151,13 +169,13 @@ def evaluation_data(
     test: Path | None,
     metadata: Metadata,
     columns: Columns = Columns(),
-    vocabulary: Vocabulary | None = None,
+    encoding: Vocabulary | RecordSchema | None = None,
     text: TextOptions = TextOptions(),
 ) -> Dataset:
     """Load the sequences to evaluate a bundle on.
 
     Args:
-        vocabulary: of the bundle, if it reads text.
+        encoding: of the bundle, if it reads text or records.
         text: how text is read, where the bundle's settings don't say it.
         columns: names of a file's special columns, where the bundle's don't fit.
 
@@ -166,12 +184,22 @@ def evaluation_data(
             new split could put training sequences into the test part.
     """
     record, task = metadata.training, metadata.task
-    if vocabulary is not None:
-        text = _recorded_text(metadata, vocabulary, text, columns)
+    if isinstance(encoding, Vocabulary):
+        text = _recorded_text(metadata, encoding, text, columns)
         if part == "all" and source not in builtin.BUILTIN:
             raw = texts.dataset(texts.read(Path(source), text))
-            return texts.encode(raw, vocabulary)
+            return texts.encode(raw, encoding)
     elif part == "all" and source not in builtin.BUILTIN and test is None:
+        if isinstance(encoding, RecordSchema):
+            table = record_reader.read(
+                source,
+                RecordOptions.of(encoding),
+                columns,
+                task=task,
+                training=True,
+                recorded=readers.from_names(record.columns),
+            )
+            return records.encode(table.dataset(task), encoding)
         return _read_labelled(source, metadata, columns)
     dataset = builtin.load_source(
         source,
@@ -184,12 +212,12 @@ def evaluation_data(
         features=metadata.input.names,
         recorded=readers.from_names(record.columns),
         text=text,
-        vocabulary=vocabulary,
+        encoding=encoding,
     )
     if part == "all":
         return dataset
     fixed = source in builtin.BUILTIN or test is not None
-    if not fixed and dataset.digest != record.data and vocabulary is not None:
+    if not fixed and dataset.digest != record.data and encoding is not None:
         raise ValueError(
             f"{source} is not the data that the bundle was trained on: use --part all, or"
             " --test FILE as in training"

@@ -10,9 +10,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from model.bundle import folders, vocabulary
+from model.bundle import folders
 from model.bundle.bundle import Bundle
 from model.bundle.metadata import shown_part
+from model.bundle.records import CategoryColumn
 from model.datasets import checks
 from model.datasets.builtin import BuiltinDataset
 from model.datasets.dataset import PARTS, Dataset
@@ -50,6 +51,10 @@ your own files, by suffix:
   .npz      x [steps of all sequences, F], lengths [N], y [N] or [steps]; optional:
             classes, features, ids, groups, split (0 train, 1 validation, 2 test)
   .ts       the UEA/UCR archive's format
+texts, and records of categories, numbers and times:
+  .csv      --text COLUMN: a text a row, with its label. --categories A,B --numbers C --time D:
+            a record a row; .jsonl: {"records": [{"a": "x", "c": 1}], "label": "a"}
+  .conll    a word and its label a line; .conllu
 
 Train on one of them: unrolled train FILE --name NAME
 """
@@ -183,10 +188,12 @@ def print_dataset(dataset: Dataset) -> None:
     summary = summarise(dataset)
     console.print(_parts_table(dataset, summary))
     console.print(_counts_table(dataset, summary))
-    if dataset.vocabulary is None:
-        console.print(_features_table(dataset, summary))
-    else:
+    if dataset.vocabulary is not None:
         console.print(_text_table(dataset))
+    elif dataset.schema is not None:
+        console.print(_records_table(dataset, summary))
+    else:
+        console.print(_features_table(dataset, summary))
     print_warnings(checks.warnings(dataset))
     checks.refuse_untrained_classes(dataset)
 
@@ -256,6 +263,26 @@ def _text_table(dataset: Dataset) -> Table:
     return table
 
 
+def _records_table(dataset: Dataset, summary: Summary) -> Table:
+    """Show the kinds of the first columns, and how often a category is not listed."""
+    assert dataset.schema is not None
+    table = _table("columns")
+    for name in ("column", "kind"):
+        table.add_column(name)
+    for name in ("categories", "unknown", "minimum", "mean", "maximum"):
+        table.add_column(name, justify="right")
+    for index, column in enumerate(dataset.schema.fields[:MAX_ROWS]):
+        if isinstance(column, CategoryColumn):
+            unknown = 100 * float((dataset.frames[:, index] == 0).mean())
+            values = [f"{len(column.entries):,}", f"{unknown:.2f} %"]
+        else:
+            ranges = (summary.minimum, summary.mean, summary.maximum)
+            values = ["", "", *(f"{numbers[index]:.4g}" for numbers in ranges)]
+        kind = "log(1 + seconds)" if column.kind == "time" else column.kind
+        table.add_row(f"{column.name:.40}", kind, *values)
+    return _more(table, len(dataset.schema.fields))
+
+
 def _more(table: Table, count: int) -> Table:
     """Say how many rows a table leaves out."""
     if count > MAX_ROWS:
@@ -263,8 +290,10 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
-    """Print the metrics of a new bundle, and where to find it."""
+def print_published(
+    folder: Path, parts: dict[str, "Metrics"], *, text: bool = False
+) -> None:
+    """Print the metrics of a new bundle, which may read text, and where to find it."""
     console.print(metrics_table("metrics", parts))
     if parts:
         print_baselines(parts)
@@ -272,7 +301,7 @@ def print_published(folder: Path, parts: dict[str, "Metrics"]) -> None:
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
-    if (folder / vocabulary.FILE).exists():
+    if text:
         command = "unrolled serve, and then unrolled classify (or label) FILE.txt"
     console.print(f"answers for a file: {command}", soft_wrap=True)
 

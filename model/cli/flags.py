@@ -13,7 +13,11 @@ COLUMNS = (
     *("sequence_column", "label_column", "step_column", "group_column", "ignore"),
     *("text", "column"),
 )
-TEXT = ("characters", "min_count", "max_words", "buckets", "embedding")
+TEXT = (
+    *("characters", "min_count", "max_words", "buckets", "embedding"),
+    *("categories", "numbers", "time"),
+)
+ALIASES = {"label_column": ("--label-column", "--label")}
 # Settings that choose the sequences and their parts.
 DATA = ("task", "test", *COLUMNS, *TEXT, "validation_fraction", "test_fraction", "seed")
 
@@ -68,7 +72,7 @@ def options(config: Config, base: Config) -> list[str]:
         match value:
             case bool():
                 words.append(option if value else f"--no-{option[2:]}")
-            case tuple() if name == "ignore":
+            case tuple() if name in ("ignore", "categories", "numbers"):
                 words += [option, ",".join(value)] if value else []
             case tuple():
                 words += [option, *map(str, value)]
@@ -82,7 +86,10 @@ def _parameter(field: str, section: str) -> inspect.Parameter:
     default = "" if info.default in (None, ()) else f" [default: {info.default}]"
     if field in (*OPEN, "epochs"):
         default = " [default: by the data]"
-    option = typer.Option(help=f"{info.description}{default}", rich_help_panel=section)
+    names = ALIASES.get(field, ())
+    option = typer.Option(
+        *names, help=f"{info.description}{default}", rich_help_panel=section
+    )
     kind = list[str] if get_args(info.annotation) == (str, ...) else info.annotation
     optional = kind if type(None) in get_args(kind) else kind | None
     return inspect.Parameter(

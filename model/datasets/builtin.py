@@ -10,8 +10,10 @@ from pathlib import Path
 
 import numpy as np
 
+from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Kind, Vocabulary
 from model.datasets import readers, splits
+from model.datasets import records as event_records
 from model.datasets import text as texts
 from model.datasets.dataset import (
     TEST,
@@ -23,6 +25,8 @@ from model.datasets.dataset import (
     concatenate,
 )
 from model.datasets.readers import Columns
+from model.datasets.readers import records as record_reader
+from model.datasets.readers.records import RecordOptions
 from model.datasets.text import TextOptions
 
 DATA = Path(__file__).with_name("data")  # Origins and licences: data/SOURCES.md.
@@ -66,7 +70,8 @@ def load_source(
     features: Sequence[str] | None = None,
     recorded: Columns = Columns(),
     text: TextOptions = TextOptions(),
-    vocabulary: Vocabulary | None = None,
+    records: RecordOptions = RecordOptions(),
+    encoding: Vocabulary | RecordSchema | None = None,
 ) -> Dataset:
     """Load a built-in set, or a user's file or DataFrame, and assign all parts.
 
@@ -75,7 +80,8 @@ def load_source(
     DataFrame, the test part; `source` then gives training and validation only.
     `columns` names the special columns of both, `features` those that a network takes,
     and `recorded` the special columns that it was trained with. `text` says how text is
-    read; `vocabulary` is that of a network, in place of one of the part for training.
+    read, and `records` which columns are read as records; `encoding` is that of a network,
+    in place of one of the part for training.
     """
     if isinstance(source, str) and source in BUILTIN:
         if test is not None:
@@ -83,32 +89,46 @@ def load_source(
         if task not in (None, BUILTIN[source].task):
             raise ValueError(f"{source} is for task {BUILTIN[source].task}, not {task}")
         options = replace(text, kind=BUILTIN[source].kind)
-        return _encoded(load(source), options, vocabulary)
+        return _encoded(load(source), options, encoding)
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
-    if texts.is_text(source, text) or vocabulary is not None:
+    if isinstance(encoding, RecordSchema):
+        records = RecordOptions.of(encoding)
+    if texts.is_text(source, text) or isinstance(encoding, Vocabulary):
         read = texts.read(Path(str(source)), text)
         if test is not None:
             read = texts.join(read, texts.read(Path(str(test)), text))
         raw = splits.assign_parts(
             texts.dataset(read), validation=validation, test=test_fraction, seed=seed
         )
-        return _encoded(raw, text, vocabulary)
-    data = _read(source, task, columns, features, recorded)
+        return _encoded(raw, text, encoding)
+    if records.kinds:
+        features = tuple(records.kinds)
+    data = _read(source, task, columns, features, recorded, records)
     if test is not None:
-        held_out = _read(test, data.task, columns, data.features, recorded)
+        known = data.strings or ()
+        held_out = _read(
+            test, data.task, columns, data.features, recorded, records, known
+        )
         data = _with_test(data, held_out, _title(source), _title(test))
-    return splits.assign_parts(
+        data = replace(data, strings=held_out.strings)
+    data = splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
     )
+    if not records.kinds:
+        return data
+    schema = encoding if isinstance(encoding, RecordSchema) else None
+    schema = schema or event_records.build(data, records)
+    return event_records.encode(data, schema)
 
 
 def _encoded(
-    data: Dataset, options: TextOptions, vocabulary: Vocabulary | None
+    data: Dataset, options: TextOptions, encoding: Vocabulary | RecordSchema | None
 ) -> Dataset:
     """Return a data set of text with ids for its strings; any other as it is."""
     if data.strings is None:
         return data
+    vocabulary = encoding if isinstance(encoding, Vocabulary) else None
     return texts.encode(data, vocabulary or texts.build(data, options))
 
 
@@ -118,8 +138,21 @@ def _read(
     columns: Columns,
     features: Sequence[str] | None,
     recorded: Columns,
+    records: RecordOptions,
+    strings: Sequence[str] = (),
 ) -> Dataset:
     """Read a file or a DataFrame."""
+    if records.kinds:
+        table = record_reader.read(
+            source,
+            records,
+            columns,
+            task=task,
+            training=True,
+            recorded=recorded,
+            strings=strings,
+        )
+        return table.dataset(task)
     if isinstance(source, (str, os.PathLike)):
         sequences = readers.read_sequences(
             os.fspath(source),

@@ -108,7 +108,7 @@ def _group_warnings(dataset: Dataset) -> list[str]:
 
 def _feature_warnings(dataset: Dataset) -> list[str]:
     train = dataset.part("train")
-    if not len(train) or dataset.vocabulary is not None:
+    if not len(train) or dataset.columns:
         return []
     constant = _never_changes(train)
     train = _sample(train)

@@ -18,7 +18,8 @@ from typing import Literal, get_args
 
 import numpy as np
 
-from model.bundle.vocabulary import Vocabulary
+from model.bundle.records import RecordSchema
+from model.bundle.vocabulary import Column, Vocabulary
 from model.datasets import spool
 
 Task = Literal["classify", "label"]
@@ -50,6 +51,7 @@ class Dataset:
     vocabulary: Vocabulary | None = None
     strings: tuple[str, ...] | None = field(default=None, repr=False)
     words_of: np.ndarray | None = field(default=None, repr=False)
+    schema: RecordSchema | None = None  # of records: how their columns became frames
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1] int64
     # Sequence i is frames_of[starts[i]:][:lengths[i]], and so are its steps' targets.
     starts: np.ndarray = field(init=False, repr=False)  # [N] int64
@@ -139,6 +141,12 @@ class Dataset:
             return self.targets[index]
         start = self.starts[index]
         return self.targets_of[start : start + self.lengths[index]]
+
+    @property
+    def columns(self) -> tuple[Column, ...]:
+        """The columns that an embedding stands for, and numbers; () for plain frames."""
+        encoded = self.vocabulary or self.schema
+        return () if encoded is None else encoded.columns
 
     @property
     def words(self) -> np.ndarray:

@@ -2,7 +2,7 @@
 
 Logistic regression reads what needs no recurrence: the mean, the standard deviation, the
 first and the last frame of each sequence (classify), or the frames before, at and after
-each step (label). Both learn from the part for training, and answer what the network
+each step (label). A category is a number for each of its most frequent values. Both learn from the part for training, and answer what the network
 answered. Of large parts they learn from and answer a random sample.
 """
 
@@ -21,6 +21,7 @@ MAX_SEQUENCES, MAX_STEPS = 20_000, 200_000
 MAX_NUMBERS = 50_000_000  # in the frames of a sample
 MAX_PRODUCTS = 100_000_000  # of one pass: answers x inputs x classes
 ITERATIONS = 100
+MAX_CATEGORIES = 64  # of a column
 Predictor = Callable[[Dataset], np.ndarray]
 
 
@@ -55,7 +56,11 @@ def evaluate(
 
 def inputs(dataset: Dataset) -> np.ndarray:
     """Return what the logistic regression reads for each answer, [M, 4F] or [M, 3F]."""
-    frames, first, last = dataset.frames, dataset.offsets[:-1], dataset.offsets[1:] - 1
+    frames, first, last = (
+        _numbers(dataset),
+        dataset.offsets[:-1],
+        dataset.offsets[1:] - 1,
+    )
     lengths = dataset.lengths[:, None]
     if dataset.task == "label":
         step = np.arange(len(frames))
@@ -66,6 +71,28 @@ def inputs(dataset: Dataset) -> np.ndarray:
     squares = (frames - np.repeat(mean, dataset.lengths, 0)) ** 2
     deviation = np.sqrt(np.add.reduceat(squares, first) / lengths)
     return np.concatenate([mean, deviation, frames[first], frames[last]], 1)
+
+
+def _numbers(dataset: Dataset) -> np.ndarray:
+    """Return the frames with a column for each frequent category, [sum of lengths, W]."""
+    if dataset.schema is None:
+        return dataset.frames
+    parts = []
+    for index, column in enumerate(dataset.columns):
+        values = dataset.frames[:, index]
+        if not column.size:
+            parts.append(values[:, None])
+            continue
+        ids = np.arange(min(column.size, MAX_CATEGORIES))
+        parts.append((values[:, None] == ids).astype(np.float32))
+    return np.concatenate(parts, 1)
+
+
+def _width(dataset: Dataset) -> int:
+    """Return how many numbers `_numbers` makes of a frame."""
+    if dataset.schema is None:
+        return len(dataset.features)
+    return sum(min(column.size, MAX_CATEGORIES) or 1 for column in dataset.columns)
 
 
 def _on_part(
@@ -155,7 +182,7 @@ def _fit(train: Dataset) -> dict[str, Predictor]:
 
 def _sample(dataset: Dataset) -> np.ndarray:
     """Choose sequences at random, as many as a baseline can take in seconds, [N] bool."""
-    width = len(dataset.features)
+    width = _width(dataset)
     most = MAX_PRODUCTS // (4 * width * len(dataset.classes))
     answers = np.ones(len(dataset), np.int64)
     most = min(most, MAX_SEQUENCES)

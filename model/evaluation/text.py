@@ -1,4 +1,5 @@
-"""Text: baselines that read it, unknown tokens, and the answers to unfinished sequences."""
+"""Text and records: baselines of text, unknown tokens and categories, and the answers to
+unfinished sequences."""
 
 import itertools
 from collections.abc import Callable, Mapping
@@ -79,17 +80,20 @@ def parts(
     dataset: Dataset, predictions: Mapping[str, Predictions]
 ) -> dict[str, TextPart]:
     """Return what each part's tokens are: how many, how many training has not seen, and
-    the errors on both kinds, to label."""
-    if dataset.vocabulary is None:
-        return {}
+    the errors on both kinds, to label. Of records, which have an unknown category."""
     strings = dataset.strings or ()
-    seen = np.bincount(dataset.part("train").words, minlength=len(strings)) > 0
+    if dataset.vocabulary is not None:
+        seen = np.bincount(dataset.part("train").words, minlength=len(strings)) > 0
     results = {}
     for name in ("validation", "test"):
         part = dataset.part(name)
         if not len(part) or name not in predictions:
             continue
-        new = ~seen[part.words]
+        if dataset.vocabulary is not None:
+            new = ~seen[part.words]
+        else:
+            places = [i for i, column in enumerate(dataset.columns) if column.size]
+            new = (part.frames[:, places] == 0).any(1)
         wrong = np.zeros(0, bool)
         if dataset.task == "label":
             answers = predictions[name]

@@ -144,11 +144,16 @@ def _normalise(graph: Graph, network: Network, frames: str) -> str:
 
 
 def _embed(graph: Graph, network: Network, ids: str) -> str:
-    """Return the embeddings [B, T, W] of ids [B, T, K]; see `Network._embed`."""
-    parts = []
-    for index, (column, table) in enumerate(
-        zip(network.columns, network.embeddings, strict=True)
-    ):
+    """Return the embeddings and numbers [B, T, W]; see `Network._embed`."""
+    parts, tables = [], iter(network.embeddings)
+    for index, column in enumerate(network.columns):
+        if not column.size:
+            number = graph.add("Gather", [ids, graph.integer([index])], axis=2)
+            mean, scale = (v.numpy()[index] for v in (network.mean, network.scale))
+            number = graph.add("Sub", [number, graph.constant(mean)])
+            parts.append(graph.add("Mul", [number, graph.constant(scale)]))
+            continue
+        table = next(tables)
         limits = [graph.constant(limit) for limit in (0, column.size - 1)]
         places = graph.add("Gather", [ids, graph.integer(index)], axis=2)
         places = graph.add("Clip", [places, *limits])

@@ -16,6 +16,7 @@ from model.bundle.metadata import (
     Metadata,
     Normalisation,
     PartMetrics,
+    Records,
     TextRecord,
     TrainingRecord,
     shown_part,
@@ -90,7 +91,7 @@ def publish(
         after[name] = replace(after[name], baselines=beside)
 
     text_record = None
-    if dataset.vocabulary is not None:
+    if dataset.columns:
         text_record = TextRecord(
             parts=text.parts(dataset, predictions),
             prefixes={
@@ -107,8 +108,9 @@ def publish(
         return metadata.model_copy(update={"training": training})
 
     def write(folder: Path, metadata: Metadata) -> None:
-        if dataset.vocabulary is not None:
-            content = dataset.vocabulary.model_dump_json()
+        encoding = dataset.vocabulary or dataset.schema
+        if encoding is not None:
+            content = encoding.model_dump_json()
             (folder / vocabulary.FILE).write_text(content + "\n", encoding="utf-8")
         membership.save(folder / bundle.SEQUENCES, dataset)
         results = report.Report(history, after, before)
@@ -232,10 +234,18 @@ def _metadata(
     )
 
 
-def _input(dataset: Dataset) -> Frames | Ids:
+def _input(dataset: Dataset) -> Frames | Ids | Records:
     """Return the description of a network's input."""
     features, names = len(dataset.features), dataset.features
     vocabulary = dataset.vocabulary
+    if dataset.schema is not None:
+        return Records(
+            features=features,
+            names=names,
+            kinds=tuple(column.kind for column in dataset.schema.fields),
+            sizes=tuple(column.size for column in dataset.columns),
+            widths=tuple(column.width for column in dataset.columns),
+        )
     if vocabulary is None:
         return Frames(features=features, names=names)
     return Ids(

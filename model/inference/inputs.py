@@ -1,16 +1,20 @@
 """Turn data that a caller has into sequences: arrays, lists, DataFrames, files."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from model.bundle.metadata import Metadata
+from model.bundle.records import RecordError, RecordSchema
 from model.bundle.vocabulary import Vocabulary, tokenize
 from model.datasets import readers
 from model.datasets.readers import Columns, Sequences
+from model.datasets.readers import records as record_reader
+from model.datasets.readers.records import RecordOptions
 
 ARRAYS = Path("sequences")  # in place of a file's name
 SHAPE = "a sequence is an array [T, F] of T steps with F features"
@@ -63,6 +67,47 @@ def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Seque
         if not all(tokens) or not tokens:
             raise ValueError(f"sequence {index} has no token, or an empty one")
         items.append(vocabulary.encode(tokens))
+    return _joined(items, metadata)
+
+
+def read_records(
+    data: object, columns: Columns, schema: RecordSchema, metadata: Metadata
+) -> Sequences:
+    """Return the frames of records: a list of sequences of objects, a file or a DataFrame.
+
+    Raises:
+        ReadError: a file or DataFrame lacks a column, or holds other values.
+        ValueError: a record lacks a column, or holds another value; names the place.
+    """
+    if isinstance(data, (str, os.PathLike)) or readers.is_dataframe(data):
+        table = record_reader.read(
+            data,
+            RecordOptions.of(schema),
+            columns,
+            recorded=readers.from_names(metadata.training.columns),
+        )
+        items = [
+            schema.encode(table.records(i))[0] for i in range(len(table.sequences))
+        ]
+        return replace(table.sequences, frames=np.concatenate(items))
+    takes = "a list of sequences, each a list of records (objects)"
+    if not isinstance(data, (list, tuple)) or not data:
+        raise ValueError(f"{metadata.name} takes {takes}")
+    sequences = [data] if isinstance(data[0], Mapping) else data
+    frames = []
+    for index, sequence in enumerate(sequences):
+        place = f"sequence {index}"
+        fits = isinstance(sequence, (list, tuple)) and bool(sequence)
+        if not fits or not all(isinstance(record, Mapping) for record in sequence):
+            raise ValueError(f"{place}: {metadata.name} takes {takes}")
+        try:
+            frames.append(schema.encode(sequence)[0])
+        except RecordError as error:
+            raise ValueError(f"{place}, {error}") from None
+    return _joined(frames, metadata)
+
+
+def _joined(items: list[np.ndarray], metadata: Metadata) -> Sequences:
     return Sequences(
         path=ARRAYS,
         ids=tuple(map(str, range(1, len(items) + 1))),

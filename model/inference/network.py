@@ -41,7 +41,8 @@ class Network:
     def __init__(self, bundle: Bundle, engine: Engine):
         self.metadata: Metadata = bundle.metadata
         self.digest: str = bundle.digest
-        self._engine, self._vocabulary = engine, bundle.vocabulary()
+        self._engine = engine
+        self._vocabulary, self._schema = bundle.vocabulary(), bundle.schema()
 
     @property
     def name(self) -> str:
@@ -84,7 +85,8 @@ class Network:
                 [N, T, F]; a DataFrame of pandas or polars with a row for each step; or
                 the path of a file. Columns are matched by the names of `features`, in
                 any order, and others are left out. For a network that reads text a
-                list of texts, or of lists of words.
+                list of texts, or of lists of words; for one that reads records a list of
+                sequences, each a list of objects, or a DataFrame, or a file.
             by: column of the sequences' ids. Default: as in training, or `sequence`;
                 without such a column all rows are one sequence.
             step: column that orders the rows of a sequence. Default: as in training, or
@@ -125,6 +127,8 @@ class Network:
             )
         if self._vocabulary is not None:
             return inputs.read_text(data, self._vocabulary, self.metadata)
+        if self._schema is not None:
+            return inputs.read_records(data, columns, self._schema, self.metadata)
         return inputs.read(data, columns, self.metadata)
 
     def __repr__(self) -> str:

@@ -45,7 +45,8 @@ class Network(keras.Model):  # type: ignore[misc]
     ):
         """
         Args:
-            columns: of ids, in place of frames; an embedding stands for each id.
+            columns: of ids, in place of frames; an embedding stands for each id. One of
+                size 0 holds numbers, which are normalised as frames are.
             mean, scale: [F]; frames become `(frames - mean) * scale` in the graph.
             cudnn: use cuDNN kernels on a GPU. False keeps them out of the graph, so
                 that an export runs everywhere.
@@ -76,6 +77,7 @@ class Network(keras.Model):  # type: ignore[misc]
                 name=f"embedding_{column.name}",
             )
             for column in self.columns
+            if column.size
         ]
         names = ("forward", "backward")[: 2 if config.bidirectional else 1]
         self.encoder = [
@@ -130,7 +132,9 @@ class Network(keras.Model):  # type: ignore[misc]
         if seed is not None and self.columns and self.config.embedding_dropout:
             layer_seed = tf.random.experimental.stateless_fold_in(seed, -1)
             rate = self.config.embedding_dropout
-            x = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
+            dropped = tf.nn.experimental.stateless_dropout(x, rate, layer_seed)
+            embedded = [bool(c.size) for c in self.columns for _ in range(c.width)]
+            x = dropped if all(embedded) else tf.where(embedded, dropped, x)
         if self.stack > 1:
             x, lengths = stacking.join(x, lengths, self.stack)
         for index, directions in enumerate(self.encoder):
@@ -256,12 +260,15 @@ class Network(keras.Model):  # type: ignore[misc]
         return tf.where(mask, (frames - self.mean) * self.scale, 0.0)
 
     def _embed(self, ids):
-        """Return the embeddings [B, T, W] of ids [B, T, K]. An id that doesn't exist reads
-        the nearest one: it must not fail the others of its batch."""
-        parts = []
-        for index, (column, table) in enumerate(
-            zip(self.columns, self.embeddings, strict=True)
-        ):
+        """Return the embeddings and numbers [B, T, W] of the columns [B, T, K]. An id that
+        doesn't exist reads the nearest one: it must not fail the others of its batch."""
+        parts, tables = [], iter(self.embeddings)
+        for index, column in enumerate(self.columns):
+            if not column.size:
+                number = ids[:, :, index : index + 1]
+                parts.append((number - self.mean[index]) * self.scale[index])
+                continue
+            table = next(tables)
             places = tf.cast(ids[:, :, index], tf.int32)
             places = tf.clip_by_value(places, 0, column.size - 1)
             # Read first: a gather from the variable is an operator that bundles refuse.

@@ -97,7 +97,7 @@ def _head(metadata: Metadata) -> str:
     ]
     return f"""# {_escape(metadata.name)}, version {metadata.version}
 
-A recurrent network that reads a sequence, one frame of features at each step, and
+A recurrent network that reads a sequence, one {text_section.step(metadata)} at each step, and
 {aim}.
 
 {_table(("What it does", ""), rows)}"""
@@ -133,6 +133,7 @@ def _network(metadata: Metadata) -> str:
     )
     if set(mean) == {0.0} and set(scale) == {1.0}:
         note = "Frames enter the network as they are, without normalisation."
+    note = text_section.note(metadata) or note
     return f"## Network\n\n{_table(('Network', ''), rows)}\n\n{note}"
 
 
@@ -178,7 +179,7 @@ def _optimisation(settings: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
     ]
     return [
         ("Optimisation", _escape(", ".join(parts))),
-        ("Augmentation", _escape(", ".join(random)) or "none"),
+        ("Augmentation", _escape(", ".join(random) or "none")),
     ]
 
 
@@ -321,6 +322,10 @@ The most frequent confusions:
 
 def _call(metadata: Metadata) -> str:
     numbers = _count(metadata.input.features, "number")
+    member = text_section.member(metadata) or f'"sequences": [[[{numbers}], ...], ...]'
+    about = text_section.about(metadata) or (
+        f"`sequences` is a list of sequences, each a list of frames, each a list of {numbers}."
+    )
     answer = {
         "classify": "has a `label`, its `probability`, and the `probabilities` of all"
         " classes.",
@@ -331,11 +336,10 @@ def _call(metadata: Metadata) -> str:
 
 ```sh
 curl http://localhost:8000/{metadata.task} -H 'content-type: application/json' \\
-  -d '{{"model": "{metadata.name}", "sequences": [[[{numbers}], ...], ...]}}'
+  -d '{{"model": "{metadata.name}", {member}}}'
 ```
 
-`sequences` is a list of sequences, each a list of frames, each a list of {numbers}.
-Sequences may differ in length. Each prediction
+{about} Sequences may differ in length. Each prediction
 {answer}"""
 
 

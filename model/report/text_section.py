@@ -1,12 +1,16 @@
-"""The section of a card on text: vocabulary, new tokens, unfinished sequences."""
+"""The parts of a card on text and records: vocabulary, new tokens, unfinished sequences."""
 
-from model.bundle.metadata import Ids, Metadata
+import json
+
+from model.bundle.metadata import Ids, Metadata, Records, TextRecord
 from model.evaluation.text import QUARTERS
 
 
 def section(metadata: Metadata) -> str:
     """Return the section, empty for a network of frames."""
     about, text = metadata.input, metadata.training.text
+    if isinstance(about, Records) and text is not None:
+        return "\n".join(_records(about, text))
     if not isinstance(about, Ids) or text is None:
         return ""
     unit = "words" if about.kind == "tokens" else "characters"
@@ -56,6 +60,75 @@ def section(metadata: Metadata) -> str:
             f" after step {part.decided:g} (of {part.length:g}).",
         ]
     return "\n".join(lines)
+
+
+def step(metadata: Metadata) -> str:
+    """Return what a network reads at each step."""
+    steps = {"tokens": "word", "characters": "character", "records": "record"}
+    return steps.get(metadata.input.kind, "frame of features")
+
+
+def note(metadata: Metadata) -> str:
+    """Return how text and records enter the network; "" for frames."""
+    if metadata.input.kind == "frames":
+        return ""
+    return "`vocabulary.json`, in the bundle, says how the service turns them into numbers."
+
+
+def member(metadata: Metadata) -> str:
+    """Return the member of a request that holds the input; "" for frames."""
+    about = metadata.input
+    if isinstance(about, Ids):
+        return '"texts": ["turn on the light"]'
+    if not isinstance(about, Records):
+        return ""
+    values = {"category": "...", "number": 0.5, "time": "2026-01-31T12:00:00Z"}
+    pairs = zip(about.names, about.kinds, strict=True)
+    record = {name: values[kind] for name, kind in pairs}
+    return f'"records": [[{json.dumps(record)}, ...], ...]'
+
+
+def about(metadata: Metadata) -> str:
+    """Return what this member is; "" for frames."""
+    return {
+        "tokens": "`texts` is a list of texts. If you have cut them into words, send lists of"
+        " words as `tokens`.",
+        "characters": "`texts` is a list of texts.",
+        "records": "`records` is a list of sequences, each a list of records.",
+    }.get(metadata.input.kind, "")
+
+
+def _records(about: Records, text: TextRecord) -> list[str]:
+    """Return the section of a network that reads records."""
+    listed = {
+        "category": "{:,} listed, {} numbers for each",
+        "number": "",
+        "time": "logarithm of the seconds since the record before",
+    }
+    lines = [
+        "## Records",
+        "",
+        "`vocabulary.json` lists the categories, and so publishes what training contained.",
+        "",
+        "| Column | Kind | |",
+        "| --- | --- | --- |",
+    ]
+    for name, kind, size, width in zip(
+        about.names, about.kinds, about.sizes, about.widths, strict=True
+    ):
+        plain = name.replace("|", "\\|")
+        lines.append(f"| {plain} | {kind} | {listed[kind].format(size - 1, width)} |")
+    lines += [
+        "",
+        "| Part | Records | With a category that is not listed | Error on others |"
+        " Error on those |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    return lines + [
+        f"| {name.capitalize()} | {part.tokens:,} | {part.new:.2f} % |"
+        f" {_percent(part.error_seen)} | {_percent(part.error_new)} |"
+        for name, part in text.parts.items()
+    ]
 
 
 def _percent(value: float | None) -> str:

@@ -7,7 +7,6 @@ interrupted run resumes as if it had never stopped.
 import numpy as np
 import tensorflow as tf
 
-from model.bundle.vocabulary import Vocabulary
 from model.config import AugmentationConfig, ConfigError
 from model.datasets.dataset import Dataset
 
@@ -22,49 +21,58 @@ CURVES = 4  # cosines that a change of speed is made of
 
 
 class WordDropout:
-    """Makes words of training sequences unknown, so that a network learns what to do with
-    words that it has never seen, and does not rely on one word alone.
+    """Makes words or categories of training sequences unknown, so that a network learns
+    what to do with those that it has never seen, and does not rely on one alone.
 
-    Of words the rare ones are dropped more often (Kiperwasser and Goldberg, *Simple and
-    Accurate Dependency Parsing*, TACL 2016). Of characters those of some words are.
+    Rare ones are dropped more often (Kiperwasser and Goldberg, *Simple and Accurate
+    Dependency Parsing*, TACL 2016). Of characters those of some words are.
     """
 
-    def __init__(self, vocabulary: Vocabulary, counts: np.ndarray):
+    def __init__(self, dataset: Dataset):
         """
         Args:
-            counts: of each id of the first column, in training.
+            dataset: of text or records, for training.
         """
-        self._dropped = WORD_DROPOUT / (WORD_DROPOUT + counts)
-        self._buckets = 0 if len(vocabulary.columns) < 2 else vocabulary.columns[1].size
-        space = vocabulary.row(" ")[0] if vocabulary.kind == "characters" else None
-        self._space = space
+        vocabulary = dataset.vocabulary
+        # Places of the columns with a list of known names, and their chances to be dropped.
+        places = [i for i, column in enumerate(dataset.columns) if column.size]
+        places = places[:1] if vocabulary is not None else places
+        self._dropped = {place: _chances(dataset, place) for place in places}
+        self._buckets, self._space = 0, None
+        if vocabulary is not None and len(vocabulary.columns) > 1:
+            self._buckets = vocabulary.columns[1].size
+        if vocabulary is not None and vocabulary.kind == "characters":
+            self._space = vocabulary.row(" ")[0]
 
     @classmethod
     def of(cls, dataset: Dataset) -> "WordDropout | None":
-        """Return the one for a data set; None if it holds no text."""
-        vocabulary = dataset.vocabulary
-        if vocabulary is None:
-            return None
-        size = vocabulary.columns[0].size
-        counts = np.zeros(size, np.int64)
-        for block in dataset.blocks():
-            counts += np.bincount(block[:, 0].astype(np.int64), minlength=size)
-        return cls(vocabulary, counts)
+        """Return the one for a data set; None if it holds plain frames."""
+        return cls(dataset) if dataset.columns else None
 
     def apply(self, ids: np.ndarray, random: np.random.Generator) -> None:
         """Change the ids [B, T, K] of some words: the word is unknown, its hash another."""
-        words = ids[:, :, 0].astype(np.int64)
-        draw = random.random(words.shape)
         if self._space is not None:
-            spaces = words == self._space
+            spaces = ids[:, :, 0].astype(np.int64) == self._space
+            draw = random.random(spaces.shape)
             word = np.cumsum(spaces, 1)
             draw = np.take_along_axis(draw, word, 1)  # one for all letters of a word
             ids[(draw < LETTERS_DROPOUT) & ~spaces, 0] = 0
             return
-        dropped = draw < self._dropped[words]
-        ids[dropped, 0] = 0
-        if self._buckets:
-            ids[dropped, 1] = random.integers(0, self._buckets, int(dropped.sum()))
+        for place, chances in self._dropped.items():
+            words = ids[:, :, place].astype(np.int64)
+            dropped = random.random(words.shape) < chances[words]
+            ids[dropped, place] = 0
+            if self._buckets:
+                ids[dropped, 1] = random.integers(0, self._buckets, int(dropped.sum()))
+
+
+def _chances(dataset: Dataset, place: int) -> np.ndarray:
+    """Return the chance of each id of a column to be dropped."""
+    size = dataset.columns[place].size
+    counts = np.zeros(size, np.int64)
+    for block in dataset.blocks():
+        counts += np.bincount(block[:, place].astype(np.int64), minlength=size)
+    return WORD_DROPOUT / (WORD_DROPOUT + counts)
 
 
 def check(config: AugmentationConfig, dataset: Dataset) -> None:
@@ -72,12 +80,13 @@ def check(config: AugmentationConfig, dataset: Dataset) -> None:
 
     Raises:
         ConfigError: the image's size fits neither frames nor sequences, or is missing; or
-            a setting is for frames and the data is text.
+            a setting is for frames and the data is text or records.
     """
-    if dataset.vocabulary is not None:
+    if dataset.columns:
+        kind = "text" if dataset.vocabulary else "records"
         for name in FRAMES:
             if getattr(config, name):
-                raise ConfigError(f"augmentation.{name}: is for frames, not for text")
+                raise ConfigError(f"augmentation.{name}: is for frames, not for {kind}")
     moves = config.shift or config.rotate or config.zoom or config.shear
     if config.image is None:
         if moves:

@@ -84,7 +84,9 @@ def resolve(config: Config, dataset: Dataset) -> Config:
         "noise": 0.1,
         "batch": size.batch,
     }
-    if dataset.vocabulary is not None:
+    if dataset.schema is not None:
+        chosen |= {"noise": 0, "stack": 1}
+    elif dataset.vocabulary is not None:
         chosen |= {"learning_rate": 0.002, "dropout": 0.5, "noise": 0, "stack": 1}
         chosen["batch"] = min(size.batch, 32)
         chosen["read"] = "last"

@@ -92,9 +92,12 @@ class Trained:
 def build(dataset: Dataset, config: Config) -> Network:
     """Create a network for `dataset` with weights drawn from the seed."""
     keras.utils.set_random_seed(config.training.seed)
-    vocabulary = dataset.vocabulary
-    normalise = "none" if vocabulary else config.data.normalise
+    columns = dataset.columns
+    normalise = "none" if dataset.vocabulary else config.data.normalise
     mean, scale = pipeline.normalization(dataset.part("train"), normalise)
+    if columns:
+        numbers = np.array([column.size == 0 for column in columns])
+        mean, scale = np.where(numbers, mean, 0), np.where(numbers, scale, 1)
     if not (scale > np.finfo(np.float32).tiny).all():
         raise ConfigError(f"{dataset.name}: numbers too large to be scaled in float32")
     return Network(
@@ -104,7 +107,7 @@ def build(dataset: Dataset, config: Config) -> Network:
         classes=len(dataset.classes),
         mean=mean,
         scale=scale,
-        columns=vocabulary.columns if vocabulary else (),
+        columns=columns,
         mixed=config.training.mixed_precision,
     )
 

@@ -12,6 +12,7 @@ from array import array
 from collections.abc import Iterator
 from itertools import chain, islice
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -47,25 +48,13 @@ Row = tuple[int, list[str]]  # Number of the line, cells.
 
 
 def read(path: Path, expected: Expected) -> Sequences:
-    lines = (line for _, line in files.numbered_lines(path))
-    head = [next(lines, "")]
-    while head[-1] and not head[-1].strip():  # a blank line
-        head.append(next(lines, ""))
-    separator = SEPARATOR.fullmatch(head[-1])
-    delimiter = separator[1] if separator else _sniff(head[-1])
-    rows = _rows(path, chain(head, lines), delimiter)
-    if separator:
-        next(rows)
-    number, header = next(rows, (None, []))
-    if number is None:
-        raise files.ReadError(path, None, "no rows in the file")
-    header = [column.strip() for column in header]
+    table = Table.open(path)
+    number, header, rows = table.number, table.header, table.rows
+    delimiter = table.delimiter
     named = expected.features and set(expected.features) <= set(header)
     if not named and all(_is_number(cell, delimiter) for cell in header):
         rows = chain([(number, header)], rows)
         header = _names(path, len(header), expected)
-    while not header[-1]:
-        header.pop()
     if len(header) == 1 and expected.training:
         reason = f"a single column, {header[0]!r:.80}: divide columns by commas,"
         raise files.ReadError(path, number, f"{reason} semicolons, tabs or bars")
@@ -73,10 +62,43 @@ def read(path: Path, expected: Expected) -> Sequences:
         layout = table_layout.assign(header[not header[0] :], expected)
     except ValueError as error:
         raise files.ReadError(path, number, str(error)) from None
-    table = _Table(long_rows.LongRows(path, "line", layout), header, delimiter)
+    parser = _Parser(long_rows.LongRows(path, "line", layout), header, delimiter)
     while block := list(islice(rows, BLOCK)):
-        table.add(block)
-    return table.rows.finish()
+        parser.add(block)
+    return parser.rows.finish()
+
+
+class Table(NamedTuple):
+    """A file's header, and the rows after it."""
+
+    number: int  # of the header's line
+    header: list[str]
+    rows: Iterator[Row]  # that are not blank
+    delimiter: str
+
+    @classmethod
+    def open(cls, path: Path) -> "Table":
+        """Read a file's header.
+
+        Raises:
+            ReadError: the file can't be read, or is empty.
+        """
+        lines = (line for _, line in files.numbered_lines(path))
+        head = [next(lines, "")]
+        while head[-1] and not head[-1].strip():  # a blank line
+            head.append(next(lines, ""))
+        separator = SEPARATOR.fullmatch(head[-1])
+        delimiter = separator[1] if separator else _sniff(head[-1])
+        rows = _rows(path, chain(head, lines), delimiter)
+        if separator:
+            next(rows)
+        number, header = next(rows, (None, []))
+        if number is None:
+            raise files.ReadError(path, None, "no rows in the file")
+        header = [column.strip() for column in header]
+        while len(header) > 1 and not header[-1]:
+            header.pop()
+        return cls(number, header, rows, delimiter)
 
 
 def _names(path: Path, count: int, expected: Expected) -> list[str]:
@@ -133,7 +155,7 @@ def _rows(path: Path, lines: Iterator[str], delimiter: str) -> Iterator[Row]:
         raise files.ReadError(path, reader.line_num, reason) from None
 
 
-class _Table:
+class _Parser:
     """Parses blocks of rows."""
 
     def __init__(self, rows: long_rows.LongRows, header: list[str], delimiter: str):

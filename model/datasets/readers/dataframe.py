@@ -73,7 +73,7 @@ def _read(frame: object, expected: Expected) -> Sequences:
 
     try:
         if narwhals.dependencies.is_pandas_dataframe(frame):
-            frame = _with_named_columns(frame, expected)
+            frame = with_named_columns(frame, expected)
         table: Any = narwhals.from_native(frame, eager_only=True)
         layout = table_layout.assign(table.columns, expected)
     except ValueError as error:
@@ -95,7 +95,7 @@ def _read(frame: object, expected: Expected) -> Sequences:
     return sequences
 
 
-def _with_named_columns(frame: Any, expected: Expected) -> Any:
+def with_named_columns(frame: Any, expected: Expected) -> Any:
     """Return a DataFrame of pandas whose columns all have text as their names.
 
     The levels of the index that are looked for become columns.

@@ -32,14 +32,14 @@ Line = tuple[int, Record]  # number, object
 
 
 def read(path: Path, expected: Expected) -> Sequences:
-    lines = _lines(path)
+    lines = numbered_records(path)
     first = next(lines, None)
     if first is None:
         raise files.ReadError(path, None, "no sequences in the file")
     lines = chain([first], lines)
     if "frames" not in first[1] and "labels" not in first[1]:
         return _read_steps(path, lines, expected)
-    table = _Sequences(expected)
+    table = SequenceLines(expected)
     for line, record in lines:
         try:
             table.add(record)
@@ -48,7 +48,7 @@ def read(path: Path, expected: Expected) -> Sequences:
     return table.finish(path)
 
 
-def _lines(path: Path) -> Iterator[Line]:
+def numbered_records(path: Path) -> Iterator[Line]:
     for line, text in files.numbered_lines(path):
         if text.strip():
             try:
@@ -83,7 +83,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> Record:
     return record
 
 
-class _Sequences:
+class SequenceLines:
     """Collects lines that are a sequence each."""
 
     def __init__(self, expected: Expected):

@@ -10,7 +10,6 @@ adjacent, in order. A table without a column of ids is one sequence. The rows of
 tables are kept in temporary files (see spool).
 """
 
-import datetime
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ from typing import NoReturn
 
 import numpy as np
 
+from model.bundle.records import parse_time
 from model.datasets import spool
 from model.datasets.dataset import PARTS, UNASSIGNED, join_names
 from model.datasets.readers import files
@@ -25,8 +25,6 @@ from model.datasets.readers.sequences import Labels, Sequences
 from model.datasets.readers.table_layout import Layout
 
 MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}  # in lower case
-MICROSECOND = datetime.timedelta(microseconds=1)
-EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
 
 
 def part(name: str | None) -> int:
@@ -57,14 +55,6 @@ def parse_number(text: str) -> float:
         if text.strip().lower() in MISSING:
             return float("nan")
         raise
-
-
-def parse_time(text: str) -> int:
-    """Return an ISO 8601 time in microseconds since 1970; without a zone it is UTC."""
-    time = datetime.datetime.fromisoformat(text.strip())
-    if time.tzinfo is None:
-        time = time.replace(tzinfo=datetime.UTC)
-    return (time - EPOCH) // MICROSECOND
 
 
 def parse_steps(cells: Sequence[str]) -> np.ndarray:
