@@ -78,7 +78,8 @@ def quantized(tmp_path_factory) -> Path:
 
 @pytest.fixture(scope="session")
 def text_bundles(tmp_path_factory) -> Path:
-    """A folder with `names` (label, words, int8 too) and `commands` (classify, characters)."""
+    """A folder with `names` (label, words), `commands` (classify, characters), `visits`
+    (classify, records) and `calls` (label, records)."""
     folder = cached("text", write_text_bundles)
     return shutil.copytree(folder, tmp_path_factory.mktemp("text") / "bundles")
 

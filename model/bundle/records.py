@@ -136,6 +136,11 @@ class RecordSchema(BaseModel):
         return tuple(column.name for column in self.fields)
 
     @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each column (category, number or time), by its name."""
+        return {column.name: column.kind for column in self.fields}
+
+    @property
     def columns(self) -> tuple[Column, ...]:
         """The columns as a network reads them; a size of 0 is a number."""
         return tuple(

@@ -193,7 +193,7 @@ def evaluation_data(
         if isinstance(encoding, RecordSchema):
             table = record_reader.read(
                 source,
-                RecordOptions.of(encoding),
+                RecordOptions.of(encoding.kinds),
                 columns,
                 task=task,
                 training=True,

@@ -93,7 +93,7 @@ def load_source(
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
     if isinstance(encoding, RecordSchema):
-        records = RecordOptions.of(encoding)
+        records = RecordOptions.of(encoding.kinds)
     if texts.is_text(source, text) or isinstance(encoding, Vocabulary):
         read = texts.read(Path(str(source)), text)
         if test is not None:

@@ -183,7 +183,7 @@ def _metadata(
         name=config.name,
         version=version,
         task=dataset.task,
-        input=_input(dataset),
+        input=input_of(dataset),
         classes=dataset.classes,
         cell=settings.cell,
         layers=settings.layers,
@@ -234,7 +234,7 @@ def _metadata(
     )
 
 
-def _input(dataset: Dataset) -> Frames | Ids | Records:
+def input_of(dataset: Dataset) -> Frames | Ids | Records:
     """Return the description of a network's input."""
     features, names = len(dataset.features), dataset.features
     vocabulary = dataset.vocabulary

@@ -82,7 +82,7 @@ def read_records(
     if isinstance(data, (str, os.PathLike)) or readers.is_dataframe(data):
         table = record_reader.read(
             data,
-            RecordOptions.of(schema),
+            RecordOptions.of(schema.kinds),
             columns,
             recorded=readers.from_names(metadata.training.columns),
         )

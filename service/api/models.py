@@ -9,7 +9,7 @@ from fastapi import APIRouter, Response
 
 from model.bundle import bundle
 from model.bundle.bundle import BundleError
-from service.api import operations, schemas
+from service.api import examples, operations, schemas
 from service.errors import NotFound
 from service.registry.catalog import Catalog, Model
 from service.settings import Settings
@@ -71,9 +71,15 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
         """
         model = catalog.get(name)
         metadata = model.metadata
+        try:
+            example = await asyncio.to_thread(examples.request, metadata.name, model)
+        except BundleError:  # its files are too large, or changed since it was loaded
+            example = None
         plots = [path.name for path in _report(model) if path.suffix == ".png"]
         return _summary(model, catalog) | {
             "features": metadata.input.names,
+            "kinds": model.columns,
+            "example": example,
             "training": metadata.training.model_dump(),
             "card": f"/models/{name}/report/card.md",
             "plots": [f"/models/{name}/report/{plot}" for plot in plots],
@@ -105,14 +111,14 @@ def router(catalog: Catalog, settings: Settings) -> APIRouter:
 
 
 def _summary(model: Model, catalog: Catalog) -> dict[str, Any]:
-    metadata, reads_text = model.metadata, model.vocabulary is not None
+    metadata = model.metadata
     return {
         "name": metadata.name,
         "version": metadata.version,
         "versions": list(catalog.versions.get(metadata.name, {})),
         "labels": catalog.labels.get(metadata.name, {}),
         "task": metadata.task,
-        "default": catalog.default(metadata.task, text=reads_text) is model,
+        "default": catalog.default(metadata.task, model.reads) is model,
         "engine": model.loaded.engine,
         "precision": model.loaded.precision,
         "engine_reason": model.loaded.reason,

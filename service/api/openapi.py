@@ -1,21 +1,14 @@
 """The OpenAPI document: shared error responses, and examples from golden sequences."""
 
 import copy
-import json
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
-
 from model.bundle.bundle import BundleError
-from service.api import operations
-from service.registry.catalog import Model
+from service.api import examples, operations
 from service.registry.registry import Registry
 
 PATHS = {"classify": "/classify", "label": "/label"}
-# An example is read on the event loop, and shown on a page: it is small, or left out.
-MAX_GOLDEN_BYTES, MAX_NUMBERS = 2**22, 10_000
-TEXT = "turn on the light"  # of examples for models that read text
 
 
 def complete(
@@ -63,18 +56,18 @@ def _add_examples(document: dict[str, Any], registry: Registry) -> None:
     stream_examples = body["application/x-ndjson"].setdefault("examples", {})
     for name, model in registry.models.items():
         try:
-            value, lines = _example(name, model)
+            value, lines = examples.request(name, model), examples.lines(model)
         except BundleError:  # its files are too large, or changed since it was loaded
             continue
         operation = document["paths"][PATHS[model.metadata.task]]["post"]
         content = operation["requestBody"]["content"]["application/json"]
-        examples = content.setdefault("examples", {})
-        examples[name] = {
+        requests = content.setdefault("examples", {})
+        requests[name] = {
             "summary": f"A sequence for {name}",
             "value": value,
         }
         if model.metadata.state_size:
-            examples[f"{name}, resumable"] = {
+            requests[f"{name}, resumable"] = {
                 "summary": "The same, with a state to resume from later",
                 "value": value | {"return_state": True},
             }
@@ -82,37 +75,3 @@ def _add_examples(document: dict[str, Any], registry: Registry) -> None:
                 "summary": f"Steps for {name}, and the end",
                 "value": lines,
             }
-
-
-def _example(name: str, model: Model) -> tuple[dict[str, Any], str]:
-    """A request, and the lines of a stream."""
-    if model.vocabulary is None:
-        frames = _golden_frames(model)
-        return request(name, frames), steps(frames)
-    words = TEXT.split()
-    parts = [{"tokens": [word]} for word in words]
-    if model.vocabulary.kind == "characters":
-        parts = [{"text": f"{word} "} for word in words]  # type: ignore[dict-item]
-    text = "".join(f"{json.dumps(line)}\n" for line in [*parts, {"end": True}])
-    return {"model": name, "texts": [TEXT]}, text
-
-
-def request(name: str, frames: list[list[float]]) -> dict[str, Any]:
-    """A sequence as a request."""
-    return {"model": name, "sequences": [frames]}
-
-
-def steps(frames: list[list[float]]) -> str:
-    """The same sequence as lines of a stream, one step each."""
-    lines = [{"frames": [frame]} for frame in frames] + [{"end": True}]
-    return "".join(f"{json.dumps(line)}\n" for line in lines)
-
-
-def _golden_frames(model: Model) -> list[list[float]]:
-    """The shortest golden sequence, rounded for readability."""
-    golden = model.bundle.golden(MAX_GOLDEN_BYTES)
-    row = int(golden.lengths.argmin())
-    frames = golden.frames[row, : golden.lengths[row]]
-    if frames.size > MAX_NUMBERS:
-        raise BundleError(f"{model.bundle.folder}: too long for an example")
-    return [[float(np.round(v, 3)) for v in frame] for frame in frames.tolist()]

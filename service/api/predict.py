@@ -73,24 +73,24 @@ class PredictEndpoint:
             except WrongFeatureCount as error:
                 error.detail = _name_models(error, self._catalog, self._task)
                 raise
-            reads_text = request.tokens is not None
-            if model is None or request.model != name or (reads_text and not name):
+            reads = request.reads
+            if model is None or request.model != name or model.reads != reads:
                 # Unknown, spelt with escapes, or another default model.
-                model = self._catalog.choose(request.model, self._task, text=reads_text)
-            check_kind(model, reads_text=reads_text)
-            metadata, sequences = model.metadata, request.sequences
-            if request.tokens is not None and model.vocabulary is not None:
-                sequences = await text.encode(model.vocabulary, request.tokens)
+                model = self._catalog.choose(request.model, self._task, reads)
+            check_kind(model, reads)
+            metadata = model.metadata
+            count = len(request.sequences or request.tokens or request.records or ())
+            tokens = request.states or [None] * count
+            if request.return_state or any(token is not None for token in tokens):
+                self._catalog.check_streamable(model)
+            before = model.tokens.verify_all(tokens, caller.owner)
+            sequences, times = await model.encode(request, before)
             if not sequences or sequences[0].shape[1] != metadata.input.features:
                 detail = "the model was loaded while the request was parsed"
                 raise NotReady(detail, headers={"Retry-After": "1"})
             steps = list(map(len, sequences))
             model.admission.wait_estimate.observe_body(len(body), sum(steps))
             del body  # the frames take its place
-            tokens = request.states or [None] * len(sequences)
-            if request.return_state or any(token is not None for token in tokens):
-                self._catalog.check_streamable(model)
-            before = model.tokens.verify_all(tokens, caller.owner)
             native.check_response_size(metadata, len(steps), sum(steps), request.top_k)
 
             # Admit, and await the workers' results.
@@ -107,7 +107,7 @@ class PredictEndpoint:
             computed = time.perf_counter()
             extras = await self._text_fields(model, request, results, caller)
             if request.return_state:
-                after = map(State.after, before, steps, admitted.states)
+                after = map(State.after, before, steps, admitted.states, times)
                 extras = extras or [{} for _ in steps]
                 for extra, s in zip(extras, after, strict=True):
                     token = model.tokens.sign(s, caller.owner)
@@ -164,21 +164,25 @@ class PredictEndpoint:
         return extras
 
 
-def check_kind(model: Model, *, reads_text: bool) -> None:
-    """Refuse text for a model that takes numbers, and numbers for one that takes text.
+def check_kind(model: Model, reads: str) -> None:
+    """Refuse the input of another kind than the model reads.
+
+    Args:
+        reads: frames, text, or records.
 
     Raises:
         InvalidRequest: names what the model takes.
     """
-    vocabulary, name = model.vocabulary, model.metadata.name
-    if reads_text == (vocabulary is not None):
+    if model.reads == reads:
         return
-    if vocabulary is None:
-        count = model.metadata.input.features
-        message = f"{name} takes sequences of {count} features a step"
-        raise invalid_field("texts", message)
-    takes = "texts" if vocabulary.kind == "characters" else "texts or tokens"
-    raise invalid_field("sequences", f"{name} takes {takes}")
+    takes = {
+        "frames": f"sequences of {model.metadata.input.features} features a step",
+        "tokens": "texts or tokens",
+        "characters": "texts",
+        "records": f"records with {list_names(model.columns or ())}",
+    }[model.metadata.input.kind]
+    field = {"frames": "sequences", "text": "texts", "records": "records"}[reads]
+    raise invalid_field(field, f"{model.metadata.name} takes {takes}")
 
 
 def endpoints(
@@ -235,7 +239,7 @@ def _name_models(error: WrongFeatureCount, catalog: Catalog, task: str) -> str:
             name
             for name, model in catalog.models.items()
             if model.metadata.task == other
-            and model.vocabulary is None
+            and model.reads == "frames"
             and model.metadata.input.features == error.features
         ]
         if names:

@@ -104,6 +104,12 @@ class Sequences(BaseModel):
     tokens: list[list[str]] | None = Field(
         None, min_length=1, description="In place of texts, the words of each."
     )
+    records: list[list[dict[str, Any]]] | None = Field(
+        None,
+        min_length=1,
+        description="Or, for a model that reads records: for each sequence its records, with"
+        " a value for each column.",
+    )
     model: str | None = Field(
         None, description="A name from /models, NAME@VERSION or NAME@LABEL."
     )
@@ -136,6 +142,9 @@ class Message(BaseModel):
     )
     tokens: list[str] | None = Field(
         None, description="Or words, to a model that reads words."
+    )
+    records: list[dict[str, Any]] | None = Field(
+        None, description="Or records, to a model that reads records."
     )
     state: str | None = Field(
         None, description="Resume from this token; null: start afresh."
@@ -200,7 +209,9 @@ class Summary(BaseModel):
     hidden: int
     bidirectional: bool
     streamable: bool
-    input: str = Field(description="What it takes: frames, tokens, or characters.")
+    input: str = Field(
+        description="What it takes: frames, tokens, characters, or records."
+    )
     feature_count: int
     classes: list[str]
     longest_trained: int = Field(description="Steps of the longest trained sequence.")
@@ -227,6 +238,12 @@ class Model(Summary):
     """A model in service, in detail."""
 
     features: list[str]
+    kinds: dict[str, str] | None = Field(
+        description="Of records: category, number or time, by name."
+    )
+    example: dict[str, Any] | None = Field(
+        description="A request; null if its files changed since it was loaded."
+    )
     training: dict[str, Any]
     card: str
     plots: list[str]

@@ -6,7 +6,7 @@ import time
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO
 
 import numpy as np
 import orjson
@@ -112,10 +112,9 @@ def _bar(probability: float, width: int) -> str:
     return ("█" * (eighths // 8) + EIGHTHS[eighths % 8]).rstrip().ljust(width)
 
 
-def show(
-    stream: Stream, model: ModelInfo, parts: Iterable[np.ndarray], out: TextIO
-) -> None:
-    """Send each part [t, F], and show the answer: a chart on a terminal, else a JSON line.
+def show(stream: Stream, model: ModelInfo, parts: Iterable[Any], out: TextIO) -> None:
+    """Send each part, frames [t, F] or records, and show the answer: a chart on a
+    terminal, else a JSON line.
 
     Raises:
         ClientError: see `Stream.send`.
@@ -149,7 +148,7 @@ def run(
         ClientError: see `Stream.send`.
     """
     with Client(url, headers=headers) as client:
-        streams: list[Iterator[np.ndarray]]
+        streams: list[Iterator[Any]]
         if file is None:
             lines = read_lines(sys.stdin)
             first = next(lines, None)
@@ -168,15 +167,15 @@ def run(
 
 def _read(
     client: Client, file: Path, name: str | None
-) -> tuple[ModelInfo, Sequence[np.ndarray]]:
-    """The sequences of a file, and the model for them."""
+) -> tuple[ModelInfo, Sequence[Any]]:
+    """The sequences of a file, frames or records, and the model for them."""
     if files.is_table(file):
         candidates = model_choice.of_service(client, name, lambda m: m.streamable)
         chosen, data = model_choice.read(file, candidates)
         for line in model_choice.notes(chosen, data):
             print(line, file=sys.stderr)
         model = client.model(chosen.reference)
-        return replace(model, name=chosen.reference), list(data)
+        return replace(model, name=chosen.reference), data.inputs
     sequences, file_name, _ = files.read(file)
     if not sequences:
         raise ReadError("the file holds no sequence")
@@ -184,7 +183,7 @@ def _read(
     return choose_model(client, name or file_name, features), sequences
 
 
-def _paced(frames: np.ndarray, rate: float) -> Iterator[np.ndarray]:
-    for frame in frames:
-        yield frame[None]
+def _paced(frames: Any, rate: float) -> Iterator[Any]:
+    for index in range(len(frames)):
+        yield frames[index : index + 1]
         time.sleep(1 / rate)

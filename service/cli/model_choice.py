@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
+from model.bundle import metadata as metadata_module
 from model.bundle.metadata import Metadata
 from model.datasets.dataset import Task, default_features, join_names
 from model.datasets.readers import (
@@ -13,9 +14,11 @@ from model.datasets.readers import (
     Sequences,
     from_names,
     read_sequences,
+    records,
 )
 from service.client import Client, ModelInfo
 
+INPUTS = ("frames", "records")  # that a table holds
 MAX_FEATURES = 3  # of a model in a message
 
 
@@ -35,6 +38,7 @@ class Candidate:
     classes: tuple[str, ...]
     features: tuple[str, ...]
     recorded: Columns
+    kinds: dict[str, str] | None = None  # of the columns of records
 
 
 def of_service(
@@ -50,7 +54,7 @@ def of_service(
     """
     references = [reference] if reference else []
     if not references:
-        models = [model for model in client.models() if model.input == "frames"]
+        models = [model for model in client.models() if model.input in INPUTS]
         references = [model.name for model in models if accepts(model)]
     candidates = []
     for name in references:
@@ -64,13 +68,14 @@ def of_service(
                 classes=tuple(details.classes),
                 features=tuple(details.features),
                 recorded=from_names(details.columns),
+                kinds=details.kinds,
             )
         )
     return candidates
 
 
 def _refuse_text(name: str, kind: str) -> None:
-    if kind != "frames":
+    if kind not in INPUTS:
         raise ValueError(
             f"{name} reads text: send texts to a service (unrolled classify FILE.txt, or"
             " label), or use model.load"
@@ -83,7 +88,8 @@ def of_bundle(metadata: Metadata) -> Candidate:
     Raises:
         ValueError: it reads text.
     """
-    _refuse_text(metadata.name, metadata.input.kind)
+    about = metadata.input
+    _refuse_text(metadata.name, about.kind)
     return Candidate(
         reference=metadata.name,
         version=metadata.version,
@@ -91,6 +97,9 @@ def of_bundle(metadata: Metadata) -> Candidate:
         classes=metadata.classes,
         features=metadata.input.names,
         recorded=from_names(metadata.training.columns),
+        kinds=dict(zip(about.names, about.kinds, strict=True))
+        if isinstance(about, metadata_module.Records)
+        else None,
     )
 
 
@@ -111,14 +120,13 @@ def read(
     candidates = list(candidates)
     fitting: list[tuple[Candidate, Sequences]] = []
     errors: list[ReadError] = []
-    read_before: dict[tuple[tuple[str, ...], Columns], Sequences] = {}
+    read_before: dict[tuple[object, ...], Sequences] = {}
     for candidate in candidates:
-        key = (candidate.features, candidate.recorded)
+        kinds = tuple((candidate.kinds or {}).values())
+        key = (candidate.features, candidate.recorded, kinds)
         try:
             if key not in read_before:
-                read_before[key] = read_sequences(
-                    path, columns, candidate.features, recorded=candidate.recorded
-                )
+                read_before[key] = _read(path, candidate, columns)
             fitting.append((candidate, read_before[key]))
         except ReadError as error:
             errors.append(error)
@@ -131,6 +139,16 @@ def read(
         reason = f"fits several models: {names}; choose one with --model"
         raise ReadError(path, None, reason)
     return chosen[0]
+
+
+def _read(path: Path, candidate: Candidate, columns: Columns) -> Sequences:
+    if candidate.kinds is None:
+        return read_sequences(
+            path, columns, candidate.features, recorded=candidate.recorded
+        )
+    options = records.RecordOptions.of(candidate.kinds)
+    table = records.read(path, options, columns, recorded=candidate.recorded)
+    return table.with_records()
 
 
 def check_version(chosen: Candidate, version: str) -> None:

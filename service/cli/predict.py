@@ -85,7 +85,7 @@ def ask_service(
                 )
                 for line in model_choice.notes(chosen, data):
                     typer.echo(line, err=True)
-                sequences, model = list(data), chosen.reference
+                sequences, model = data.inputs, chosen.reference
                 ids = data.ids
             else:
                 sequences, file_model, file_top_k = files.read(file)

@@ -140,7 +140,7 @@ def _ask(
 ) -> Probabilities:
     """Ask the service for the probabilities of each sequence."""
     method = client.classify if chosen.task == "classify" else client.label
-    answer = method([*data], model=chosen.reference, progress=progress)
+    answer = method(data.inputs, model=chosen.reference, progress=progress)
     model_choice.check_version(chosen, answer.version)
     rows = (prediction.probabilities for prediction in answer.predictions)
     return [row for row in rows if row is not None]
@@ -163,11 +163,13 @@ def _open_folder(
     def predict(
         chosen: Candidate, data: Sequences, progress: Progress
     ) -> Probabilities:
-        model = LocalModel(bundles[chosen.reference], settings)
+        bundle = bundles[chosen.reference]
+        model, schema = LocalModel(bundle, settings), bundle.schema()
+        frames = data.inputs
+        if schema is not None:
+            frames = [schema.encode(records)[0] for records in data.inputs]
         probabilities = []
-        for name, answer in zip(
-            data.ids, model.predict([*data], progress), strict=True
-        ):
+        for name, answer in zip(data.ids, model.predict(frames, progress), strict=True):
             if isinstance(answer, str):
                 raise ReadError(data.path, None, f"sequence {name!r:.40}: {answer}")
             probabilities.append(answer)

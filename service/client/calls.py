@@ -18,7 +18,7 @@ from service.client.results import Classifications, Labellings
 
 ATTEMPTS = 4  # at a call whose model's version changes meanwhile
 PARALLEL = 4  # parts on their way at a time
-PATH = re.compile(r"(sequences|texts|tokens|states)\[(\d+)\]")
+PATH = re.compile(r"(sequences|texts|tokens|records|states)\[(\d+)\]")
 
 Progress = Callable[[int, int], None]
 Answer = TypeVar("Answer", Classifications, Labellings)

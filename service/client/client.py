@@ -110,7 +110,8 @@ class Client:
         Args:
             sequences: each of shape [T, F], of any lengths; or a DataFrame of pandas or
                 polars with a row for each step. Its columns are matched by the names of
-                the model's features, in any order.
+                the model's features, in any order. Or texts, lists of words, or lists of
+                records (objects), for a model that reads them.
             by: column of a DataFrame with the ids of sequences. Default: as in training,
                 or `sequence`; without such a column all rows are one sequence.
             step: column that orders the rows of a sequence. Default: as in training, or

@@ -86,7 +86,7 @@ def default_model(task: str, models: list[ModelInfo]) -> str:
         ValueError: there is no such model.
     """
     for model in models:
-        if model.default and model.task == task:
+        if model.default and model.task == task and model.input == "frames":
             return model.name
     raise ValueError(f"the service has no model to {task} by default: name one")
 

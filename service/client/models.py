@@ -18,7 +18,7 @@ class ModelInfo:
         default: serves requests that name no model.
         engine_reason: why this engine was chosen.
         digest: SHA-256 of the bundle.
-        input: what it takes: frames, tokens, or characters.
+        input: what it takes: frames, tokens, characters, or records.
         streamable: the network runs forward only, so that it can be streamed.
         feature_count: number of features F of a sequence [T, F].
         classes: in the order of `probabilities`.
@@ -52,12 +52,16 @@ class ModelDetails(ModelInfo):
 
     Attributes:
         features: their names, in the order of a sequence's columns.
+        kinds: of records: category, number or time of each column, by its name.
+        example: the body of a request.
         training: how it was trained, and its measures.
         card: path of the model card.
         plots: paths of the report's plots.
     """
 
     features: list[str]
+    kinds: dict[str, str] | None = None
+    example: Mapping[str, object] | None = None
     training: Mapping[str, object] = field(default_factory=dict)
     card: str = ""
     plots: list[str] = field(default_factory=list)

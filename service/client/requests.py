@@ -1,6 +1,6 @@
 """The bodies of the clients' requests: sequences as JSON."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -75,7 +75,8 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
         ids = list(map(str, range(1, len(sequences) + 1)))
     else:
         table = read(arguments.data, arguments.names, model)
-        sequences, ids = list(table), list(table.ids)
+        sequences, ids = table.inputs, list(table.ids)
+        kind = "sequences" if table.records is None else "records"
         name = (
             f"{model.name}@{model.version}"  # another version may order them otherwise
         )
@@ -94,12 +95,14 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
 
 def _kind(data: Data) -> str:
     """The field of a request that takes the data: `texts` for strings, `tokens` for lists
-    of strings, else `sequences`."""
+    of strings, `records` for lists of objects, else `sequences`."""
     first = data[0] if isinstance(data, list) and data else None
     if isinstance(first, str):
         return "texts"
     if isinstance(first, Sequence) and first and isinstance(first[0], str):
         return "tokens"
+    if isinstance(first, Sequence) and first and isinstance(first[0], Mapping):
+        return "records"
     return "sequences"
 
 
@@ -126,7 +129,7 @@ class Request:
     """A request for predictions, of any size.
 
     Attributes:
-        sequences: each [T, F] float32; or a text, or a list of words.
+        sequences: each [T, F] float32; or a text, or a list of words or of records.
         model: that the sequences are made for.
         requested: the model that the caller chose.
         ids: of the sequences.
@@ -174,7 +177,7 @@ class Request:
             # The network computes in float32, which has half the digits of float64.
             text = orjson.dumps(frames, option=orjson.OPT_SERIALIZE_NUMPY)
             length = len(text) + len(states[index] or "null") + 4
-            count = frames.size if self.kind == "sequences" else 0
+            count = _numbers(frames)
             if texts and (
                 len(texts) >= limits.sequences
                 or steps + len(frames) > PART_STEPS
@@ -189,3 +192,12 @@ class Request:
             numbers += count
             size += length
         yield Part(begin, texts)
+
+
+def _numbers(sequence: Any) -> int:
+    """How many numbers a sequence has for a limit, as far as the client knows."""
+    if isinstance(sequence, np.ndarray):
+        return sequence.size
+    if isinstance(sequence, list) and sequence and isinstance(sequence[0], Mapping):
+        return len(sequence) * len(sequence[0])
+    return 0

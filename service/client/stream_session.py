@@ -99,7 +99,8 @@ class StreamSession:
         self._new_connection = True
 
     def encode(self, frames: ArrayLike | None, return_state: bool) -> str:
-        """A message with frames, a text, or a list of words; None ends the stream."""
+        """A message with frames, a text, or a list of words or records; None ends the
+        stream."""
         message: dict[str, Any] = {}
         if self._new_connection and self.state is not None:
             message["state"] = self.state
@@ -110,6 +111,8 @@ class StreamSession:
                 message["text"] = frames
             elif isinstance(frames, list) and frames and isinstance(frames[0], str):
                 message["tokens"] = frames
+            elif isinstance(frames, list) and frames and isinstance(frames[0], Mapping):
+                message["records"] = frames
             else:
                 message["frames"] = np.ascontiguousarray(frames, np.float32)
             message["return_state"] = return_state or self._resume

@@ -62,18 +62,22 @@ def collect(data: Data) -> Data:
 
 
 def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
-    """The sequences of a DataFrame, with the features that a model takes.
+    """The sequences of a DataFrame, with the features or records that a model takes.
 
     Raises:
         ValueError: a column is missing, or holds other values; names it.
     """
     from model.datasets import readers
+    from model.datasets.readers import records
 
     columns = readers.Columns(names.by, names.label, names.step, names.ignore)
+    recorded = readers.from_names(model.columns)
     try:
-        return readers.from_dataframe(
-            frame, columns, model.features, recorded=readers.from_names(model.columns)
-        )
+        if model.kinds is not None:
+            options = records.RecordOptions.of(model.kinds)
+            table = records.read(frame, options, columns, recorded=recorded)
+            return table.with_records()
+        return readers.from_dataframe(frame, columns, model.features, recorded=recorded)
     except readers.ReadError as error:
         reason = f"{error.reason} (model {model.name})"
         raise readers.ReadError(error.path, error.line, reason) from None

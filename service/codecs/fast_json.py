@@ -39,6 +39,15 @@ class PredictRequest:
     tokens: list[list[Token]] | None = None
     texts: list[str] | None = None  # that the tokens are of
     spans: bool = False
+    # Or for a network that reads records:
+    records: list[list[dict[str, Any]]] | None = None
+
+    @property
+    def reads(self) -> str:
+        """The input of the models that can answer: frames, text, or records."""
+        if self.records is not None:
+            return "records"
+        return "frames" if self.tokens is None else "text"
 
 
 class Inputs(NamedTuple):
@@ -46,6 +55,7 @@ class Inputs(NamedTuple):
 
     features: Mapping[str | None, int]  # of a frame
     text: Mapping[str | None, tuple[Kind, int]]  # and the columns of ids
+    records: Mapping[str | None, int] = {}  # the number of columns
 
 
 class FastParser:

@@ -22,6 +22,7 @@ class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     sequences: list[list[list[float]]] | None = None
     texts: list[str] | None = None
     tokens: list[list[str]] | None = None
+    records: list[list[dict[str, Any]]] | None = None
     model: str | None = None
     top_k: int | None = None
     states: list[str | None] | None = None
@@ -29,8 +30,9 @@ class PredictBody(msgspec.Struct, forbid_unknown_fields=True):
     spans: bool = False
 
 
-INPUTS = ("sequences", "texts", "tokens")  # of which a body has one
+INPUTS = ("sequences", "texts", "tokens", "records")  # of which a body has one
 _decoder = msgspec.json.Decoder(PredictBody)
+NO_SPANS = FieldError("spans", "is for texts and tokens")
 _SHAPE_HINTS = refusals.shape_hints("sequences")
 
 
@@ -44,7 +46,7 @@ def decode(body: bytes) -> PredictBody:
     decoded = validation.decode_json(_decoder, body, hints=_SHAPE_HINTS)
     inputs = [name for name in INPUTS if getattr(decoded, name) is not None]
     if len(inputs) != 1:
-        choice = "give one of sequences, texts and tokens"
+        choice = "give one of sequences, texts, tokens and records"
         message = f"is missing: {choice}" if not inputs else f"are too many: {choice}"
         path = " and ".join(inputs) or "sequences"
         raise InvalidRequest(validation.MISMATCH, [FieldError(path, message)])
@@ -63,7 +65,7 @@ def to_arrays(body: PredictBody, features: int, limits: Limits) -> list[np.ndarr
     errors = [] if sequences else [FieldError("sequences", "must not be empty")]
     errors += _option_errors(body, len(sequences))
     if body.spans:
-        errors.append(FieldError("spans", "is for texts and tokens"))
+        errors.append(NO_SPANS)
     paths = [f"sequences[{index}]" for index in range(len(sequences))]
     return validation.to_arrays(paths, sequences, features, limits, errors)
 
@@ -74,7 +76,10 @@ def check_options(body: PredictBody, sequences: int) -> None:
     Raises:
         InvalidRequest: names each field.
     """
-    if errors := _option_errors(body, sequences):
+    errors = _option_errors(body, sequences)
+    if body.spans and body.records is not None:
+        errors.append(NO_SPANS)
+    if errors:
         raise InvalidRequest(validation.MISMATCH, errors)
 
 

@@ -13,8 +13,8 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import Kind, Token
-from service.codecs import native, open_inference_tensors, text_tensors
+from model.bundle.vocabulary import KINDS, Token
+from service.codecs import native, open_inference_tensors, records, text_tensors
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
@@ -57,7 +57,14 @@ class InferRequest:
     output: OutputFormat
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
-    tokens: list[list[Token]] | None = None  # in place of sequences, of text
+    # In place of sequences, of text and of records:
+    tokens: list[list[Token]] | None = None
+    records: list[list[dict[str, Any]]] | None = None
+
+    @property
+    def batch(self) -> int:
+        """The number of sequences."""
+        return len(self.records or self.sequences)
 
 
 _decoder = msgspec.json.Decoder(InferenceHeader)
@@ -68,20 +75,22 @@ def decode(
     json_bytes: int | None,
     features: int,
     limits: Limits,
-    kind: Kind | None = None,
+    kind: str = "frames",
+    columns: records.Columns | None = None,
 ) -> InferRequest:
     """Decode a request to a model with so many features.
 
     Args:
-        kind: of a model that reads text; None for frames.
+        kind: of the model's input, see `Metadata`.
+        columns: of a model that reads records.
         json_bytes: length of the JSON; None: of the whole body. 0: a raw request,
             whose body is the frames of one sequence.
 
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
-    if json_bytes == 0 and kind is not None:
-        raise InvalidRequest("a model that reads text takes no raw request")
+    if json_bytes == 0 and kind != "frames":
+        raise InvalidRequest(f"a model that reads {kind} takes no raw request")
     if json_bytes == 0:
         frames = open_inference_tensors.decode_raw(body, features, limits)
         return InferRequest([frames], len(frames), OutputFormat(binary=True))
@@ -92,16 +101,19 @@ def decode(
     binary = memoryview(body)[size:]
     parameters = header.parameters or {}
     output = _output_format(header.outputs or [], parameters)
-    if kind is not None:
+    options = (output, header.id or "", parameters)
+    if columns is not None:
+        rows = records.decode_tensors(header.inputs, binary, columns, limits)
+        return InferRequest([], max(map(len, rows)), *options, records=rows)
+    if kind in KINDS:
         tokens = text_tensors.decode_tensors(
             header.inputs, binary, kind, features, limits
         )
-        steps = max(map(len, tokens))
-        return InferRequest([], steps, output, header.id or "", parameters, tokens)
+        return InferRequest([], max(map(len, tokens)), *options, tokens)
     *sequences, padded = open_inference_tensors.decode(
         header.inputs, binary, features, limits
     )
-    return InferRequest(sequences, padded.shape[1], output, header.id or "", parameters)
+    return InferRequest(sequences, padded.shape[1], *options)
 
 
 def response_bytes(metadata: Metadata, sequences: int, request: InferRequest) -> int:
@@ -121,7 +133,7 @@ def check_response_size(metadata: Metadata, request: InferRequest) -> None:
         TooLarge: the response would be too large.
     """
     limit = native.MAX_RESPONSE_BYTES
-    if response_bytes(metadata, len(request.sequences), request) > limit:
+    if response_bytes(metadata, request.batch, request) > limit:
         raise TooLarge(f"the response, padded like the request, exceeds {limit} bytes")
 
 

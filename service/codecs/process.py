@@ -20,7 +20,14 @@ from typing import Any, Concatenate, ParamSpec, TypeVar
 from model.bundle.vocabulary import Kind
 from service import os_resources
 from service.callers.fair_slots import FairSlots
-from service.codecs import fast_json, native, stream_messages, text, tf_serving
+from service.codecs import (
+    fast_json,
+    native,
+    records,
+    stream_messages,
+    text,
+    tf_serving,
+)
 from service.codecs.fast_json import Inputs, PredictRequest
 from service.codecs.stream_messages import StreamMessage
 from service.codecs.tf_serving import InstancesRequest
@@ -64,7 +71,11 @@ class RequestDecoder:
             width = features.get(plain.model)
             if width is None or plain.sequences[0].shape[1] == width:
                 return plain
+        if inputs.records and b'"records"' in body:
+            records.check_size(body, min(inputs.records.values()), self._limits)
         strict = native.decode(body)
+        if strict.records is not None:
+            return self._records(strict, strict.records, inputs)
         if strict.sequences is None:
             return self._text(strict, inputs)
         width = features.get(strict.model)
@@ -98,6 +109,23 @@ class RequestDecoder:
             spans=body.spans,
         )
 
+    def _records(
+        self,
+        body: native.PredictBody,
+        sequences: list[list[dict[str, Any]]],
+        inputs: Inputs,
+    ) -> PredictRequest:
+        records.check(sequences, inputs.records.get(body.model, 1), self._limits)
+        native.check_options(body, len(sequences))
+        return PredictRequest(
+            [],
+            body.model,
+            body.top_k,
+            body.states,
+            body.return_state,
+            records=sequences,
+        )
+
     def decode_instances(
         self, body: bytes, features: int, state_size: int
     ) -> InstancesRequest:
@@ -119,6 +147,13 @@ class RequestDecoder:
         """Decode TensorFlow Serving's `:predict` to a model that reads text."""
         return tf_serving.decode_text(body, kind, columns, self._limits)
 
+    def decode_instances_of_records(
+        self, body: bytes, columns: records.Columns
+    ) -> InstancesRequest:
+        """Decode TensorFlow Serving's `:predict` to a model that reads records."""
+        records.check_size(body, len(columns), self._limits)
+        return tf_serving.decode_records(body, columns, self._limits)
+
     def decode_examples(self, body: bytes, features: int) -> InstancesRequest:
         """Decode TensorFlow Serving's `:classify` of a model with so many features."""
         lists = fast_json.count_lists(body)
@@ -126,11 +161,13 @@ class RequestDecoder:
         return tf_serving.decode_examples(body, features, self._limits)
 
     def decode_message(
-        self, message: bytes, features: int, kind: Kind | None = None
+        self, message: bytes, features: int, kind: str = "frames"
     ) -> StreamMessage:
-        """Decode a stream's message to a model with so many features, or that reads text
-        of a kind."""
-        if kind is not None:
+        """Decode a stream's message to a model with so many features, or that reads what
+        `Metadata.input.kind` says."""
+        if kind == "records":
+            records.check_size(message, features, self._limits)
+        if kind != "frames":
             return stream_messages.decode(message, features, self._limits, kind)
         plain = self._parser.parse_message(message)
         if plain is not None and plain[0].shape[1] == features:

@@ -3,6 +3,7 @@
     > {"frames": [[F floats] x t]}           < {"steps": n, "label": ..., ...}
     > {"frames": ..., "return_state": true}  < {"steps": n, ..., "state": token}
     > {"text": "i"}  {"tokens": ["cat"]}     to models of characters, and of words
+    > {"records": [{"event": "login"}]}      to models of records
     > {"state": token, "frames": ...}        continues from the token; null: restarts
     > {"end": true}                          < {"end": "done", "steps": n, "state": token}
 
@@ -17,8 +18,8 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import Kind, Token
-from service.codecs import native, text, validation
+from model.bundle.vocabulary import Token
+from service.codecs import native, records, text, validation
 from service.errors import FieldError, InvalidRequest, ServiceError
 from service.settings import Limits
 
@@ -29,6 +30,7 @@ class MessageBody(msgspec.Struct, forbid_unknown_fields=True):
     frames: list[list[float]] | None = None
     text: str | None = None
     tokens: list[str] | None = None
+    records: list[dict[str, Any]] | None = None
     state: str | msgspec.UnsetType | None = msgspec.UNSET
     return_state: bool = False
     end: bool = False
@@ -41,10 +43,12 @@ class StreamMessage(NamedTuple):
     state: str | msgspec.UnsetType | None = msgspec.UNSET
     return_state: bool = False
     end: bool = False
-    tokens: list[Token] | None = None  # in place of frames
+    # In place of frames:
+    tokens: list[Token] | None = None
+    records: list[dict[str, Any]] | None = None
 
 
-INPUTS = ("frames", "text", "tokens")  # of which a message has one at most
+INPUTS = ("frames", "text", "tokens", "records")  # of which a message has one at most
 _decoder = msgspec.json.Decoder(MessageBody)
 _SHAPE_HINTS = {
     "": 'is a list: send an object, {"frames": [...]}',
@@ -54,18 +58,18 @@ _SHAPE_HINTS = {
 
 
 def decode(
-    content: bytes, features: int, limits: Limits, kind: Kind | None = None
+    content: bytes, features: int, limits: Limits, kind: str = "frames"
 ) -> StreamMessage:
     """Decode a message to a model with so many features.
 
     Args:
-        kind: of a model that reads text; None for frames.
+        kind: of the model's input, see `Metadata`.
 
     Raises:
         InvalidJson, InvalidRequest, TooLarge: see `validation`.
     """
     message = validation.decode_json(_decoder, content, "message", hints=_SHAPE_HINTS)
-    expected = {None: "frames", "characters": "text", "tokens": "tokens"}[kind]
+    expected = "text" if kind == "characters" else kind
     inputs = [name for name in INPUTS if getattr(message, name) is not None]
     for name in inputs:
         if name != expected:
@@ -89,8 +93,15 @@ def decode(
         (tokens,) = text.to_tokens(
             None, [message.tokens], "tokens", limits, features, names=["tokens"]
         )
+    elif message.records is not None:
+        records.check([message.records], features, limits, names=["records"])
     return StreamMessage(
-        frames, message.state, message.return_state, message.end, tokens
+        frames,
+        message.state,
+        message.return_state,
+        message.end,
+        tokens,
+        message.records,
     )
 
 

@@ -98,7 +98,7 @@ def decode_tensors(
             )
         else:
             values[tensor.name] = (
-                _json_texts(tensor, path) if size is None else _texts(part, path)
+                _json_texts(tensor, path) if size is None else unpack_texts(part, path)
             )
             if len(values[tensor.name]) != count:
                 message = f"has {len(values[tensor.name])} texts, but its shape {count}"
@@ -193,7 +193,7 @@ def _unpack(data: bytes, count: int, path: str) -> list[int]:
     return list(struct.unpack(f"<{count}i", data))
 
 
-def _texts(data: bytes, path: str) -> list[str]:
+def unpack_texts(data: bytes, path: str) -> list[str]:
     """The texts of a binary tensor."""
     texts: list[str] = []
     start = 0
@@ -207,6 +207,19 @@ def _texts(data: bytes, path: str) -> list[str]:
     return texts
 
 
+def row_lengths(batch: int, steps: int, lengths: Sequence[int] | None) -> Sequence[int]:
+    """The length of each row of a tensor [B, T].
+
+    Raises:
+        InvalidRequest: there are not as many, or one is not from 1 to T.
+    """
+    counts = [steps] * batch if lengths is None else lengths
+    valid = all(type(count) is int and 0 < count <= steps for count in counts)
+    if len(counts) != batch or not valid:
+        raise invalid_field(LENGTHS, f"must be {batch} numbers from 1 to {steps}")
+    return counts
+
+
 def _rows(
     values: list[str], shape: list[int], lengths: list[int] | None
 ) -> list[list[str]]:
@@ -214,7 +227,5 @@ def _rows(
     if len(shape) != 2:
         raise invalid_field("inputs", "the shape of tokens must be [batch, tokens]")
     batch, steps = shape
-    counts = [steps] * batch if lengths is None else lengths
-    if len(counts) != batch or not all(0 < count <= steps for count in counts):
-        raise invalid_field(LENGTHS, f"must be {batch} numbers from 1 to {steps}")
+    counts = row_lengths(batch, steps, lengths)
     return [values[i * steps : i * steps + count] for i, count in enumerate(counts)]

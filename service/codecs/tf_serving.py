@@ -13,7 +13,7 @@ import orjson
 
 from model.bundle.metadata import Metadata
 from model.bundle.vocabulary import Kind, Token
-from service.codecs import refusals, text_tensors
+from service.codecs import records, refusals, text_tensors
 from service.codecs.validation import (
     check_limits,
     decode_json,
@@ -75,7 +75,9 @@ class InstancesRequest:
     states: list[bytes] = field(default_factory=list)  # [S] float32 to continue from
     step: bool = False  # the signature is `step`
     classify: bool = False
-    tokens: list[list[Token]] | None = None  # in place of sequences, of text
+    # In place of sequences, of text and of records:
+    tokens: list[list[Token]] | None = None
+    records: list[list[dict[str, Any]]] | None = None
 
 
 _SHAPE_HINTS = refusals.shape_hints("inputs") | refusals.shape_hints("instances")
@@ -131,6 +133,18 @@ def decode_text(
     """
     tokens, by_row = text_tensors.decode_predict(body, kind, columns, limits)
     return InstancesRequest([], by_row, tokens=tokens)
+
+
+def decode_records(
+    body: bytes, columns: records.Columns, limits: Limits
+) -> InstancesRequest:
+    """Decode `:predict` to a model that reads records.
+
+    Raises:
+        InvalidJson, InvalidRequest, TooLarge: names the field.
+    """
+    sequences, by_row = records.decode_predict(body, columns, limits)
+    return InstancesRequest([], by_row, records=sequences)
 
 
 def decode_examples(body: bytes, features: int, limits: Limits) -> InstancesRequest:

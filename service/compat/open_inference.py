@@ -5,7 +5,7 @@ import time
 from dataclasses import replace
 
 from service import errors
-from service.codecs import open_inference, text
+from service.codecs import open_inference
 from service.codecs.open_inference import InferRequest
 from service.codecs.process import CodecProcesses
 from service.codecs.validation import invalid_field
@@ -143,11 +143,12 @@ class OpenInference:
                 json_bytes,
                 model.metadata.input.features,
                 self._limits,
-                model.vocabulary.kind if model.vocabulary else None,
+                model.metadata.input.kind,
+                model.columns,
             )
             del body
-            if decoded.tokens is not None and model.vocabulary is not None:
-                sequences = await text.encode(model.vocabulary, decoded.tokens)
+            if decoded.tokens is not None:
+                sequences, _ = await model.encode(decoded)
                 decoded = replace(decoded, sequences=sequences, tokens=None)
             decode_seconds = time.perf_counter() - begun
             open_inference.check_response_size(model.metadata, decoded)
@@ -164,14 +165,14 @@ class OpenInference:
         caller = request.caller
         id, start, end = _sequence(decoded)
         if id is None:
+            sequences, _ = await model.encode(decoded)
             computed = await model.admission.compute(
-                decoded.sequences, None, caller, deadline=deadline
+                sequences, None, caller, deadline=deadline
             )
             return model, computed
         self._registry.check_streamable(model)
-        if len(decoded.sequences) > 1:
+        if decoded.batch > 1:
             raise InvalidRequest("a request of a sequence must have batch size 1")
-        (frames,) = decoded.sequences
         # With the owner, so that no other can continue the sequence.
         key = (caller.owner, request.model, id)
         async with self._sessions.use(
@@ -179,6 +180,7 @@ class OpenInference:
         ) as session:
             state, features = session.state, session.model.metadata.input.features
             assert state is not None
+            (frames,), (last_time,) = await session.model.encode(decoded, [state])
             if frames.shape[1] != features:  # of the version that it started with
                 raise InvalidRequest(f"this sequence has {features} features a step")
             computed = await session.model.admission.compute(
@@ -188,7 +190,7 @@ class OpenInference:
                 deadline=deadline,
                 return_state=True,
             )
-            session.state = state.after(len(frames), computed.states[0])
+            session.state = state.after(len(frames), computed.states[0], last_time)
             return session.model, computed
 
     async def _respond(

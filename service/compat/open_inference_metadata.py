@@ -3,7 +3,7 @@
 The fields are exactly Triton's: its load generator (`perf_analyzer`) requires them.
 """
 
-from typing import Any
+from typing import Any, NamedTuple
 
 from service.codecs.open_inference import PROBABILITIES
 from service.codecs.open_inference_tensors import FRAMES, LENGTHS
@@ -25,23 +25,64 @@ ADMIN_EXTENSIONS = ("model_repository", "model_repository(unload_dependents)")
 
 def metadata(model: Model, versions: list[str]) -> dict[str, Any]:
     """`GET /v2/models/NAME`; a dimension of -1 may have any size."""
-    features, classes = model.metadata.input.features, len(model.metadata.classes)
+    classes = len(model.metadata.classes)
     steps = [-1] if model.metadata.task == "label" else []
     return {
         "name": model.metadata.name,
         "versions": versions,
         "platform": platform(model),
         "inputs": [
-            {"name": TEXT, "datatype": "BYTES", "shape": [-1, 1]},
-        ]
-        if model.vocabulary is not None
-        else [
-            {"name": FRAMES, "datatype": "FP32", "shape": [-1, -1, features]},
-            {"name": LENGTHS, "datatype": "INT32", "shape": [-1, 1]},
+            {
+                "name": tensor.name,
+                "datatype": tensor.datatype,
+                "shape": [-1, *tensor.dims],
+            }
+            for tensor in _inputs(model)
         ],
         "outputs": [
             {"name": PROBABILITIES, "datatype": "FP32", "shape": [-1, *steps, classes]}
         ],
+    }
+
+
+class Tensor(NamedTuple):
+    """An input."""
+
+    name: str
+    datatype: str
+    dims: list[int]  # without the batch
+
+
+def _inputs(model: Model) -> list[Tensor]:
+    """The inputs of a model."""
+    lengths = Tensor(LENGTHS, "INT32", [1])
+    if model.vocabulary is not None:
+        return [Tensor(TEXT, "BYTES", [1])]
+    if model.columns is not None:
+        return [
+            *(
+                Tensor(name, "FP32" if kind == "number" else "BYTES", [-1])
+                for name, kind in model.columns.items()
+            ),
+            lengths,
+        ]
+    return [Tensor(FRAMES, "FP32", [-1, model.metadata.input.features]), lengths]
+
+
+def _input(tensor: Tensor) -> dict[str, Any]:
+    """A ModelInput in JSON."""
+    optional = tensor.name == LENGTHS
+    types = {"BYTES": "STRING"}
+    return {
+        "name": tensor.name,
+        "data_type": f"TYPE_{types.get(tensor.datatype, tensor.datatype)}",
+        "format": "FORMAT_NONE",
+        "dims": tensor.dims,
+        # One number for each row; [batch] is allowed, too.
+        **({"reshape": {"shape": []}} if optional else {}),
+        "is_shape_tensor": False,
+        "allow_ragged_batch": False,
+        "optional": optional,
     }
 
 
@@ -68,41 +109,7 @@ def config(model: Model, max_batch: int, newest: int) -> dict[str, Any]:
         "backend": platform(model).partition("_")[0],
         "version_policy": policy,
         "max_batch_size": max_batch,
-        "input": [
-            {
-                "name": TEXT,
-                "data_type": "TYPE_STRING",
-                "format": "FORMAT_NONE",
-                "dims": [1],
-                "is_shape_tensor": False,
-                "allow_ragged_batch": False,
-                "optional": False,
-            }
-        ]
-        if model.vocabulary is not None
-        else [
-            {
-                "name": FRAMES,
-                "data_type": "TYPE_FP32",
-                "format": "FORMAT_NONE",
-                "dims": [-1, about.input.features],
-                "is_shape_tensor": False,
-                "allow_ragged_batch": False,
-                "optional": False,
-            },
-            {
-                "name": LENGTHS,
-                "data_type": "TYPE_INT32",
-                "format": "FORMAT_NONE",
-                "dims": [1],
-                "reshape": {
-                    "shape": []
-                },  # one number for each row; [batch] is allowed too
-                "is_shape_tensor": False,
-                "allow_ragged_batch": False,
-                "optional": True,
-            },
-        ],
+        "input": [_input(tensor) for tensor in _inputs(model)],
         "output": [
             {
                 "name": PROBABILITIES,

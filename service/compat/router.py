@@ -169,11 +169,13 @@ async def _compress(request: Request, response: Response) -> tuple[Headers, byte
 
 
 def refuse_text(model: Model) -> None:
-    """Refuse a model that reads text, on a route for numbers.
+    """Refuse a model that reads text or records, on a route for numbers.
 
     Raises:
         InvalidRequest: names the route that takes it.
     """
-    if model.vocabulary is not None:
+    if model.reads != "frames":
         about = model.metadata
-        raise InvalidRequest(f"{about.name} reads text: use POST /{about.task}")
+        raise InvalidRequest(
+            f"{about.name} reads {model.reads}: use POST /{about.task}"
+        )

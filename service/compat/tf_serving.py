@@ -6,7 +6,7 @@ from dataclasses import replace
 from typing import Any
 
 from service import errors
-from service.codecs import native, text, tf_serving
+from service.codecs import native, tf_serving
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.tf_serving import PROBABILITIES, SERVING, STEP, InstancesRequest
@@ -81,7 +81,7 @@ class TfServing:
         about = model.metadata
         spec = {"name": about.name, "signature_name": "", "version": about.version}
         signatures = {SERVING: _signature(model, SERVING)}
-        if about.state_size and model.vocabulary is None:
+        if about.state_size and model.reads == "frames":
             signatures[STEP] = _signature(model, STEP)
         definitions = {"signature_def": {"signature_def": signatures}}
         return json_response({"model_spec": spec, "metadata": definitions})
@@ -93,6 +93,13 @@ class TfServing:
             columns = model.metadata.input.features
             return await self._respond(
                 request, model, decode, model.vocabulary.kind, columns
+            )
+        if model.columns is not None:
+            return await self._respond(
+                request,
+                model,
+                RequestDecoder.decode_instances_of_records,
+                model.columns,
             )
         features, state_size = model.metadata.input.features, model.metadata.state_size
         return await self._respond(
@@ -120,7 +127,7 @@ class TfServing:
         request: Request,
         model: Model,
         decode: Callable[..., InstancesRequest],
-        *args: int | str,
+        *args: int | str | dict[str, str],
     ) -> Response:
         """Decode a request with a method of `RequestDecoder`, compute it, and encode the
         response."""
@@ -134,9 +141,8 @@ class TfServing:
             model.admission.check_room(deadline, caller.id)
             decoded = await self._codecs.decode(caller.id, decode, body, *args)
             del body
-            sequences, states = decoded.sequences, decoded.states or None
-            if decoded.tokens is not None and model.vocabulary is not None:
-                sequences = await text.encode(model.vocabulary, decoded.tokens)
+            states = decoded.states or None
+            sequences, _ = await model.encode(decoded)
             decode_seconds = time.perf_counter() - begun
             steps = sum(map(len, sequences))
             native.check_response_size(metadata, len(sequences), steps)
@@ -155,7 +161,7 @@ class TfServing:
                 probabilities,
                 computed.states,
                 # Without the inputs, which may go to another process.
-                replace(decoded, sequences=[], states=[], tokens=None),
+                replace(decoded, sequences=[], states=[], tokens=None, records=None),
             )
             caller.reservation.resize(len(content))
         encode_seconds = time.perf_counter() - begun
@@ -177,15 +183,24 @@ def _signature(model: Model, name: str) -> dict[str, Any]:
     inputs = {"frames": [-1, -1, about.input.features], "lengths": [-1]}
     if model.vocabulary is not None:
         inputs = {"text": [-1]}
+    types = dict(TYPES)
+    if model.columns is not None:
+        inputs = {name: [-1, -1] for name in model.columns}
+        types = {
+            name: "DT_FLOAT" if kind == "number" else "DT_STRING"
+            for name, kind in model.columns.items()
+        }
     outputs = {PROBABILITIES: [-1, *steps, len(about.classes)]}
     call = "StatefulPartitionedCall"
     if name == STEP:
         inputs["state"] = outputs["state"] = [-1, about.state_size]
         call += "_1"
     return {
-        "inputs": {k: _tensor(f"{name}_{k}:0", k, v) for k, v in inputs.items()},
+        "inputs": {
+            k: _tensor(f"{name}_{k}:0", types.get(k), v) for k, v in inputs.items()
+        },
         "outputs": {
-            key: _tensor(f"{call}:{index}", key, shape)
+            key: _tensor(f"{call}:{index}", None, shape)
             for index, (key, shape) in enumerate(outputs.items())
         },
         "method_name": "tensorflow/serving/predict",
@@ -193,10 +208,10 @@ def _signature(model: Model, name: str) -> dict[str, Any]:
     }
 
 
-def _tensor(name: str, key: str, shape: list[int]) -> dict[str, Any]:
+def _tensor(name: str, datatype: str | None, shape: list[int]) -> dict[str, Any]:
     dimensions = [{"size": str(size), "name": ""} for size in shape]
     return {
-        "dtype": TYPES.get(key, "DT_FLOAT"),
+        "dtype": datatype or "DT_FLOAT",
         "tensor_shape": {"dim": dimensions, "unknown_rank": False},
         "name": name,
     }

@@ -46,7 +46,7 @@ async function card(model) {
     : `best epoch ${training.best_epoch} of ${training.epochs}`;
   const facts = {
     network: `${cell.toUpperCase()}, ${layers} × ${hidden}, ${direction}`,
-    input: `${model.feature_count} features per step; trained on up to ${model.longest_trained} steps`,
+    input: `${reads(model)}; trained on up to ${model.longest_trained} steps`,
     engine: `${model.engine}, ${model.precision} (${model.engine_reason})`,
     versions: model.versions.join(", "),
     trained: `${training.created} on ${training.source}, ${epochs}, seed ${training.seed}`,
@@ -120,4 +120,12 @@ async function image(model, path) {
   }
   const alt = `${model.name}: ${PLOTS[file] ?? file}`;
   return make("a", { href: src }, make("img", { src, alt, loading: "lazy" }));
+}
+
+/** Returns what a model reads at each step. */
+function reads({ input, feature_count, kinds }) {
+  if (input === "tokens") return "a word per step";
+  if (input === "characters") return "a character per step";
+  if (input === "records") return `a record per step: ${Object.keys(kinds ?? {}).join(", ")}`;
+  return `${feature_count} features per step`;
 }

@@ -1,15 +1,21 @@
 """The loaded models, and the lookup of the model that a request names."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
 
 from model.bundle.bundle import Bundle
 from model.bundle.labels import DEFAULT, LATEST
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import Vocabulary
+from model.bundle.records import RecordSchema
+from model.bundle.vocabulary import Token, Vocabulary
 from service import errors
+from service.codecs import records, text
 from service.codecs.fast_json import Inputs
 from service.pool.admission import Admission
-from service.registry.state_tokens import TokenSigner
+from service.registry.state_tokens import State, TokenSigner
 from service.settings import Settings
 from service.worker.protocol import LoadResult
 
@@ -31,10 +37,60 @@ class Model:
     admission: Admission
     tokens: TokenSigner
     vocabulary: Vocabulary | None  # of a network that reads text
+    schema: RecordSchema | None  # of a network that reads records
 
     @property
     def metadata(self) -> Metadata:
         return self.bundle.metadata
+
+    @property
+    def reads(self) -> str:
+        """The model's kind of input: frames, text, or records."""
+        kind = self.metadata.input.kind
+        return "text" if kind in ("tokens", "characters") else kind
+
+    @property
+    def columns(self) -> dict[str, str] | None:
+        """The kind of each column of records, by its name; None for other inputs."""
+        return None if self.schema is None else self.schema.kinds
+
+    async def encode(
+        self,
+        request: "EncodedInput",
+        before: Sequence[State] = (),
+        names: Sequence[str] = (),
+    ) -> tuple[list[np.ndarray], list[int | None]]:
+        """The frames [T, F] of a decoded request's sequences, and their last times.
+
+        Args:
+            before: the state of each sequence.
+            names: of the sequences in error messages.
+
+        Raises:
+            InvalidRequest: a record doesn't fit the model.
+        """
+        if request.tokens is not None and self.vocabulary is not None:
+            frames = await text.encode(self.vocabulary, request.tokens)
+        elif request.records is not None and self.schema is not None:
+            return await records.encode(
+                self.schema, request.records, [s.time for s in before], names
+            )
+        else:
+            frames = request.sequences
+        return frames, [None] * len(frames)
+
+
+class EncodedInput(Protocol):
+    """The input of a decoded request, of which one is there."""
+
+    @property
+    def sequences(self) -> list[np.ndarray]: ...
+
+    @property
+    def tokens(self) -> list[list[Token]] | None: ...
+
+    @property
+    def records(self) -> list[list[dict[str, Any]]] | None: ...
 
 
 class Catalog:
@@ -82,32 +138,32 @@ class Catalog:
         )
         raise errors.UnknownModel(f"no such model; available: {names}{hint}")
 
-    def default(self, task: str, *, text: bool = False) -> Model | None:
-        """The model for requests that name none: the setting's, or the first that takes
-        frames, or text."""
+    def default(self, task: str, reads: str = "frames") -> Model | None:
+        """The model for requests that name none: the setting's, or the first that reads
+        frames, text or records."""
         reference = getattr(self._settings, f"default_{task}")
         if reference:
             model = self._by_reference.get(reference)
             if not (model and model.metadata.task == task):
                 return None
-            if text == (model.vocabulary is not None):
+            if model.reads == reads:
                 return model
         if not self.complete:
             return None  # the first is not known yet
         for model in self.models.values():
-            if model.metadata.task == task and text == (model.vocabulary is not None):
+            if model.metadata.task == task and model.reads == reads:
                 return model
         return None
 
-    def choose(self, reference: str | None, task: str, *, text: bool = False) -> Model:
-        """The model that a request names, or the default of its task for frames or text.
+    def choose(self, reference: str | None, task: str, reads: str = "frames") -> Model:
+        """The model that a request names, or the default of its task and input.
 
         Raises:
             NotReady, UnknownModel: see `get`.
             InvalidRequest: the model has the other task.
         """
         if reference is None:
-            model = self.default(task, text=text)
+            model = self.default(task, reads)
             if model is not None:
                 return model
             if not self.complete:
@@ -183,19 +239,23 @@ class Catalog:
                 for reference, model in self._by_reference.items()
                 if model.metadata.task == task
             }
-            frames = {r: m for r, m in models.items() if m.vocabulary is None}
-            text = {r: m for r, m in models.items() if m.vocabulary is not None}
-            for mapping, default in (
-                (frames, self.default(task)),
-                (text, self.default(task, text=True)),
-            ):
+            by_input: dict[str, dict[str | None, Model]] = {}
+            for reads in ("frames", "text", "records"):
+                fitting = {r: m for r, m in models.items() if m.reads == reads}
+                default = self.default(task, reads)
                 if default is not None:
-                    mapping[None] = default
+                    fitting[None] = default
+                by_input[reads] = fitting
+            counts = {
+                reads: {r: m.metadata.input.features for r, m in fitting.items()}
+                for reads, fitting in by_input.items()
+            }
             self.inputs[task] = Inputs(
-                {r: model.metadata.input.features for r, model in frames.items()},
+                counts["frames"],
                 {
-                    r: (model.vocabulary.kind, model.metadata.input.features)
-                    for r, model in text.items()
+                    r: (model.vocabulary.kind, counts["text"][r])
+                    for r, model in by_input["text"].items()
                     if model.vocabulary is not None
                 },
+                counts["records"],
             )

@@ -36,7 +36,7 @@ class Loader:
             BundleError: a worker can't load it; with the reason.
         """
         name, version = bundle.metadata.name, bundle.metadata.version
-        vocabulary = bundle.vocabulary()
+        vocabulary, schema = bundle.vocabulary(), bundle.schema()
         number = next(self._numbers)
         digest = bundle.digest
         loaded = self._pool.load(
@@ -47,7 +47,9 @@ class Loader:
             self._pool, number, bundle.metadata, self._settings, self._metrics
         )
         tokens = TokenSigner(self._keys, bundle.metadata, digest, loaded.precision)
-        model = Model(bundle, digest, number, loaded, admission, tokens, vocabulary)
+        model = Model(
+            *(bundle, digest, number, loaded, admission, tokens, vocabulary, schema)
+        )
         weakref.finalize(model, self._unload, number, name, version).atexit = False
         self._metrics.model_info.labels(*_info(model)).set(1)
         log.info(

@@ -6,6 +6,7 @@ A token is base64url of
     format 1 | key 4 | weights 1 | steps 8 | bundle's digest 32 | version 4
     | length of the name 1 | name | state 4 * S (float32) | HMAC-SHA256 32
 
+and, of a model that reads times, 8 bytes with the last one before the HMAC,
 in bytes (little-endian), so all tokens of a model have one length. The HMAC
 (RFC 2104) covers everything before it. If API keys are set, the HMAC's key depends on
 the owner of the client's: no other owner can continue from the token.
@@ -19,7 +20,7 @@ import secrets
 import struct
 from typing import NamedTuple
 
-from model.bundle.metadata import Metadata
+from model.bundle.metadata import Metadata, Records
 from service.errors import FieldError, InvalidState, StateConflict
 from service.settings import PREFIX, Settings
 
@@ -27,6 +28,7 @@ log = logging.getLogger(__name__)
 
 FORMAT = 1
 HEAD = struct.Struct("<B4sBQ32sIB")
+TIME = struct.Struct("<q")
 MAC = 32
 MAX_CHARACTERS = 2**20  # a longer text is not decoded
 WEIGHTS = ("float32", "int8")
@@ -60,10 +62,11 @@ class State(NamedTuple):
 
     steps: int  # so far
     packed: bytes  # [S] float32; empty at the start
+    time: int | None = None  # of the last record, in microseconds since 1970
 
-    def after(self, steps: int, packed: bytes) -> "State":
+    def after(self, steps: int, packed: bytes, time: int | None = None) -> "State":
         """The state so many steps later."""
-        return State(self.steps + steps, packed)
+        return State(self.steps + steps, packed, time)
 
 
 INITIAL_STATE = State(0, b"")
@@ -84,6 +87,8 @@ class TokenSigner:
         self._weights = WEIGHTS.index(precision)
         self._digest = bytes.fromhex(digest)
         self._size = 4 * metadata.state_size
+        about = metadata.input
+        self._timed = isinstance(about, Records) and "time" in about.kinds
 
     def sign(self, state: State, owner: str = "") -> str:
         """The token of a state.
@@ -102,6 +107,8 @@ class TokenSigner:
             len(name),
         )
         content = head + name + state.packed
+        if self._timed:
+            content += TIME.pack(state.time or 0)
         mac = hmac.digest(_owner_key(self._keys.signing, owner), content, "sha256")
         encoded = binascii.b2a_base64(content + mac, newline=False)
         return encoded.translate(_URL, b"=").decode()
@@ -171,14 +178,17 @@ class TokenSigner:
             raise StateConflict(
                 f"belongs to version {version} of {name}, not {metadata.version}"
             )
-        packed = content[HEAD.size + length :]
+        packed, time = content[HEAD.size + length :], None
+        if self._timed and len(packed) == self._size + TIME.size:
+            (time,) = TIME.unpack(packed[self._size :])
+            packed = packed[: self._size]
         if digest != self._digest or len(packed) != self._size:
             raise StateConflict(f"belongs to another bundle named {name} {version}")
         if weights != self._weights:
             raise StateConflict(
                 f"belongs to {WEIGHTS[weights]} weights, not {WEIGHTS[self._weights]}"
             )
-        return State(steps, packed)
+        return State(steps, packed, time)
 
 
 def _id(key: bytes) -> bytes:

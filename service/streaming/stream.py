@@ -10,10 +10,12 @@ from collections.abc import Callable, Coroutine
 from typing import Any
 
 import msgspec
+import numpy as np
 
 from service.callers.caller import Caller
 from service.callers.memory_budget import Reservation
-from service.codecs import native, stream_messages, text
+from service.codecs import native, stream_messages
+from service.codecs.fast_json import PredictRequest
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
 from service.codecs.stream_messages import StreamMessage
@@ -57,13 +59,15 @@ class Stream:
         self.end: Callable[[str], None] = _ignore
         self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
-        self._kind = model.vocabulary.kind if model.vocabulary else None
+        self._kind = model.metadata.input.kind
         self._closed = False
         # Of the current message:
         self._done: Done
+        self._steps = 0
         self._started = 0.0
         self._message = NO_MESSAGE
         self._before = INITIAL_STATE
+        self._time: int | None = None  # of the message's last record
         self._task: asyncio.Task[None] | None = None
         self._job: Any = None
         self._reservation = Reservation(caller.account)
@@ -102,10 +106,11 @@ class Stream:
             else:
                 decoder = self._codecs.decoder
                 decoded = decoder.decode_message(message, self._features, self._kind)
-                if decoded.tokens is None:
-                    self._compute(decoded)
+                self._begin(decoded)
+                if decoded.tokens is None and decoded.records is None:
+                    self._compute(decoded.frames)
                 else:
-                    self._start_task(self._encode_tokens(decoded))
+                    self._start_task(self._encode(decoded))
         except Exception as error:
             self._refuse(error)
 
@@ -128,17 +133,21 @@ class Stream:
     def _sign(self, state: State) -> str:
         return self.model.tokens.sign(state, self.caller.owner)
 
-    def _compute(self, message: StreamMessage) -> None:
+    def _begin(self, message: StreamMessage) -> None:
+        """Begin with a message: from the state of the stream, or from that of its token."""
         state = self.state
         if message.state is None:
             state = INITIAL_STATE
         elif message.state is not msgspec.UNSET:
             state = self.model.tokens.verify(message.state, owner=self.caller.owner)
-        self._message, self._before = message, state
-        frames = message.frames
+        self._message, self._before, self._time = message, state, state.time
+
+    def _compute(self, frames: np.ndarray | None) -> None:
+        state = self._before
         if frames is None:
             self._succeed(b"", state)
             return
+        self._steps = len(frames)
         native.check_response_size(self.model.metadata, 1, len(frames), self.top_k)
         size = self._reservation.size
         if size:  # a long message, whose frames are kept until they are computed
@@ -153,9 +162,9 @@ class Stream:
             return
         try:
             message, model = self._message, self.model
-            steps = len(message.frames)  # type: ignore[arg-type]
+            steps = self._steps
             probabilities = model.admission.result_array(result, steps)
-            after = self._before.after(steps, result.state)  # type: ignore[union-attr]
+            after = self._before.after(steps, result.state, self._time)  # type: ignore[union-attr]
             token = self._sign(after) if message.return_state else None
             answer = (model.metadata, probabilities, after.steps, self.top_k, token)
             size = probabilities.size * NUMBER_BYTES
@@ -172,17 +181,26 @@ class Stream:
             decoded = await self._codecs.decode(
                 self.caller.id, decode, message, self._features, self._kind
             )
-            await self._encode_tokens(decoded)
+            self._begin(decoded)
+            await self._encode(decoded)
         except Exception as error:
             self._refuse(error)
 
-    async def _encode_tokens(self, message: StreamMessage) -> None:
+    async def _encode(self, message: StreamMessage) -> None:
         try:
-            vocabulary, tokens = self.model.vocabulary, message.tokens
-            if vocabulary is not None and tokens is not None:
-                (frames,) = await text.encode(vocabulary, [tokens])
-                message = message._replace(frames=frames, tokens=None)
-            self._compute(message)
+            if message.tokens is None and message.records is None:
+                self._compute(message.frames)
+                return
+            request = PredictRequest(
+                [],
+                None,
+                None,
+                tokens=None if message.tokens is None else [message.tokens],
+                records=None if message.records is None else [message.records],
+            )
+            encoded = await self.model.encode(request, [self._before], ["records"])
+            (frames,), (self._time,) = encoded
+            self._compute(frames)
         except Exception as error:
             self._refuse(error)
 

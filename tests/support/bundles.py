@@ -31,6 +31,7 @@ CACHE = ROOT / ".pytest_cache" / "bundles"
 NAMES, VERBS = ("Anna", "Bob", "Carla", "Dora"), ("sees", "likes", "hears")
 NOUNS = ("dog", "cat", "house", "tree", "naïve café")
 KINDS = ("switch-on", "switch-off")
+EVENTS = ("login", "view", "search", "pay")
 PNG = bytes.fromhex(
     "89504e470d0a1a0a0000000d4948445200000001000000010806000000"
     "1f15c4890000000d49444154789c6360f8ffff3f0005fe02fea735818d"
@@ -128,10 +129,29 @@ def write_csv(path: Path, count: int = 300) -> Path:
     return path
 
 
+def write_events(path: Path, count: int = 120) -> Path:
+    """A table with a record a row: `visit`, `at`, `event`, `host`, `bytes` and `label`."""
+    draw = random.Random(2)
+    with path.open("w", encoding="utf-8", newline="") as file:
+        table = csv.writer(file)
+        table.writerow(["visit", "at", "event", "host", "bytes", "label"])
+        for visit in range(count):
+            fast, second = visit % 2, 1_700_000_000 + 3600 * visit
+            for _ in range(draw.randint(2, 9)):
+                second += draw.randint(0, 3) if fast else draw.randint(20, 90)
+                event, host = draw.choice(EVENTS), f"host{draw.randint(1, 4)}"
+                number = round(draw.expovariate(0.01), 1)
+                row = [f"v{visit}", second, event, host, number]
+                table.writerow([*row, "robot" if fast else "person"])
+    return path
+
+
 def write_text_bundles(root: Path) -> None:
-    """`names` (label, words, int8 too) and `commands` (classify, characters), with random
-    weights."""
+    """`names` (label, words, int8 too), `commands` (classify, characters), and `visits`
+    (classify) and `calls` (label, int8 too) of records, with random weights."""
     from model.datasets import builtin
+    from model.datasets.readers import Columns
+    from model.datasets.readers.records import RecordOptions
     from model.datasets.text import TextOptions
 
     size = {"buckets": 64, "embedding": 6}
@@ -142,43 +162,36 @@ def write_text_bundles(root: Path) -> None:
     commands = builtin.load_source(write_csv(root / "commands.csv"), text=options)
     _write_text_bundle(root, "names", names, int8=True, cell="lstm", hidden=8)
     _write_text_bundle(root, "commands", commands, cell="gru", hidden=8)
+    source, columns = write_events(root / "visits.csv"), Columns("visit")
+    timed = RecordOptions(("event", "host"), ("bytes",), "at")
+    visits = builtin.load_source(source, records=timed, columns=columns)
+    plain = RecordOptions(("event",), ("bytes",))
+    calls = builtin.load_source(source, task="label", records=plain, columns=columns)
+    _write_text_bundle(root, "visits", visits, cell="gru", hidden=8)
+    _write_text_bundle(root, "calls", calls, int8=True, cell="lstm", hidden=8)
 
 
 def _write_text_bundle(
     root: Path, name: str, dataset: Any, *, int8: bool = False, **network: Any
 ) -> None:
-    import keras
-
     from model.bundle import vocabulary
-    from model.bundle.metadata import Ids
-    from model.config import NetworkConfig
-    from model.export import export, quantize
-    from model.network.network import Network
+    from model.config import Config
+    from model.export import export, publish, quantize
+    from model.training import loop
 
-    keras.utils.set_random_seed(len(name))
-    words = dataset.vocabulary
-    model = Network(
-        NetworkConfig(layers=1, **network),
-        task=dataset.task,
-        features=len(dataset.features),
-        classes=len(dataset.classes),
-        columns=words.columns,
-    )
-    columns = [(column.size, column.width) for column in words.columns]
-    sizes, widths = zip(*columns, strict=True)
+    encoding = dataset.vocabulary or dataset.schema
+    settings = {"network": {"layers": 1, **network}, "training": {"seed": len(name)}}
+    model = loop.build(dataset, Config().update(settings))
 
     def describe(version: str) -> Metadata:
         return make_metadata(
             dataset.task,
             name=name,
             version=version,
-            features=len(columns),
-            input=Ids(
-                kind=words.kind,
-                features=len(columns),
-                names=words.names,
-                sizes=sizes,
-                widths=widths,
+            features=len(dataset.features),
+            input=publish.input_of(dataset),
+            normalisation=Normalisation(
+                mean=model.mean.numpy().tolist(), scale=model.scale.numpy().tolist()
             ),
             classes=dataset.classes,
             cell=network["cell"],
@@ -187,7 +200,7 @@ def _write_text_bundle(
         )
 
     def report(folder: Path, metadata: Metadata) -> None:
-        text = words.model_dump_json()
+        text = encoding.model_dump_json()
         (folder / vocabulary.FILE).write_text(text, encoding="utf-8")
         (folder / bundle.REPORT / "card.md").write_text("# a\n", encoding="utf-8")
 
@@ -208,6 +221,9 @@ def train_text_bundles(root: Path) -> None:
     model.train(path, cell="lstm", epochs=4, buckets=64, embedding=6, **options)
     text = {"text": "body", "label": "kind", "characters": True, "embedding": 6}
     model.train(write_csv(root / "commands.csv"), epochs=6, **text, **options)
+    events = {"categories": ("event", "host"), "numbers": ("bytes",), "time": "at"}
+    path = write_events(root / "visits.csv")
+    model.train(path, by="visit", epochs=4, **events, **options)
 
 
 def make_metadata(task="classify", **changes) -> Metadata:

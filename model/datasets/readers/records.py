@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 from model.bundle import records
-from model.bundle.records import RecordError, RecordSchema
+from model.bundle.records import RecordError
 from model.datasets.dataset import Dataset, Task
 from model.datasets.readers import csv_rows, dataframe, json_lines, long_rows
 from model.datasets.readers.files import ReadError
@@ -63,13 +63,13 @@ class RecordOptions:
         return kinds
 
     @classmethod
-    def of(cls, schema: RecordSchema) -> "RecordOptions":
-        """Return the columns of a network."""
-        names = {
-            kind: tuple(c.name for c in schema.fields if c.kind == kind)
-            for kind in ("category", "number")
-        }
-        return cls(names["category"], names["number"], schema.time)
+    def of(cls, kinds: Mapping[str, str]) -> "RecordOptions":
+        """Return the columns of a network, from the kind of each by its name."""
+        names: dict[str, list[str]] = {"category": [], "number": [], "time": []}
+        for name, kind in kinds.items():
+            names[kind].append(name)
+        time = next(iter(names["time"]), None)
+        return cls(tuple(names["category"]), tuple(names["number"]), time)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -92,6 +92,11 @@ class RecordTable:
     def dataset(self, task: Task | None = None) -> Dataset:
         """Return a data set whose categories are numbers in `Dataset.strings`."""
         return replace(self.sequences.dataset(task), strings=self.strings)
+
+    def with_records(self) -> Sequences:
+        """Return the sequences with their records, to predict."""
+        records = [self.records(index) for index in range(len(self.sequences))]
+        return replace(self.sequences, records=records)
 
     def records(self, index: int) -> list[dict[str, Any]]:
         """Return the records of a sequence, as a service takes them."""

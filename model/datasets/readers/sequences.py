@@ -4,6 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
@@ -39,6 +40,7 @@ class Sequences:
         columns: the names of the special columns.
         unused: columns that are neither features nor special.
         integer_ids: true if the ids are whole numbers in the data.
+        records: of each sequence, as a service takes them; None for frames.
     """
 
     path: Path
@@ -57,6 +59,7 @@ class Sequences:
     columns: Columns = field(default_factory=Columns)
     unused: tuple[str, ...] = ()
     integer_ids: bool = False
+    records: list[list[dict[str, Any]]] | None = None
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1]
 
     def __post_init__(self) -> None:
@@ -70,6 +73,11 @@ class Sequences:
 
     def __iter__(self) -> Iterator[np.ndarray]:
         return (self.sequence(index) for index in range(len(self)))
+
+    @property
+    def inputs(self) -> list[Any]:
+        """The sequences as a service takes them: frames, or records."""
+        return list(self) if self.records is None else self.records
 
     def sequence(self, index: int) -> np.ndarray:
         """Return the frames of one sequence, [T, F]."""

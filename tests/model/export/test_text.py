@@ -1,4 +1,5 @@
-"""Bundles of networks that read text: both formats, int8, and ids out of range."""
+"""Bundles of networks that read text or records: both formats, int8, and ids out of
+range."""
 
 import numpy as np
 import pytest
@@ -14,7 +15,7 @@ def trained():
     return cached("trained-text", train_text_bundles)
 
 
-@pytest.fixture(params=["names", "commands"])
+@pytest.fixture(params=["names", "commands", "visits", "calls"])
 def exported(text_bundles, request):
     return bundle.read(text_bundles / request.param / "1")
 
@@ -28,6 +29,7 @@ def test_formats(exported):
     ]
     random = np.random.default_rng(0)
     sizes = exported.metadata.input.sizes
+    sizes = np.maximum(sizes, 2)  # numbers have no ids
     frames = random.integers(0, sizes, (5, 9, len(sizes))).astype(np.float32)
     lengths = np.array([1, 9, 4, 7, 2], np.int32)
     state = np.zeros((5, exported.metadata.state_size), np.float32)
@@ -60,12 +62,13 @@ def test_out_of_range(exported):
 
 
 def test_int8(text_bundles):
-    """The words' network has int8 weights, whose answers don't depend on the batch."""
-    verified = bundle.read(text_bundles / "names" / "1")
-    assert verified.metadata.int8 is not None
-    step = reload.onnx(verified.folder / bundle.INT8)
-    golden = verified.golden(precision="int8")
-    assert golden.difference(step) == 0
+    """LSTMs have int8 weights, whose answers don't depend on the batch."""
+    for name in ("names", "calls"):
+        verified = bundle.read(text_bundles / name / "1")
+        assert verified.metadata.int8 is not None
+        step = reload.onnx(verified.folder / bundle.INT8)
+        golden = verified.golden(precision="int8")
+        assert golden.difference(step) == 0
 
 
 @pytest.mark.slow
@@ -81,3 +84,16 @@ def test_record(trained):
     card = (commands.folder / bundle.REPORT / "card.md").read_text(encoding="utf-8")
     assert "Unfinished sequences of the test part" in card
     assert "logistic regression" in card
+
+
+@pytest.mark.slow
+def test_record_of_records(trained):
+    """The card has the columns, and an example of a request."""
+    visits = bundle.read(trained / "visits" / "1")
+    assert visits.metadata.training.text.parts["test"].tokens > 50
+    assert visits.metadata.training.parts["test"].error < 20
+    card = (visits.folder / bundle.REPORT / "card.md").read_text(encoding="utf-8")
+    assert "| host | category | 4 listed, 3 numbers for each |" in card
+    assert '"records": [[{"event": "..."' in card
+    assert "one record at each step" in card
+    assert "| Augmentation | none |" in card

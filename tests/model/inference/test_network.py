@@ -378,3 +378,20 @@ class TestText:
         names = model.load(text_bundles / "names")
         with pytest.raises(ValueError, match=r"names takes|no token"):
             names.label(data)
+
+
+def test_records(text_bundles):
+    """Lists of objects, a file and a DataFrame have the same answers."""
+    visits = model.load(text_bundles / "visits")
+    file = text_bundles / "visits.csv"
+    answers = visits.classify(file, by="visit")
+    assert answers.accuracy is not None
+    frame = visits.classify(pandas.read_csv(file), by="visit")
+    rows = pandas.read_csv(file).query("visit == 'v3'").to_dict("records")
+    (single,) = visits.classify([rows]).predictions
+    for other in (answers.predictions[3], frame.predictions[3]):
+        np.testing.assert_allclose(other.probabilities, single.probabilities, atol=1e-6)
+    with pytest.raises(ValueError, match="sequence 0, record 0, column 'bytes'"):
+        visits.classify([rows[0] | {"bytes": "x"}])
+    with pytest.raises(ValueError, match="takes a list of sequences"):
+        visits.classify([[[1.0] * 4]])

@@ -1,0 +1,273 @@
+"""Requests of records: objects with a value for each column of a model.
+
+Own API: lists of records. Open Inference Protocol v2: a tensor [B, T] for each column
+(BYTES for categories and times, numbers for the others), with `lengths`. TensorFlow
+Serving: lists of objects, objects with `records`, or a list of rows for each column.
+"""
+
+import asyncio
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import msgspec
+import numpy as np
+
+from model.bundle.records import Record, RecordError, RecordSchema
+from service.codecs import text_tensors, validation
+from service.codecs.open_inference_tensors import InputTensor
+from service.codecs.validation import invalid_field
+from service.errors import FieldError, InvalidRequest, TooLarge
+from service.settings import Limits
+
+RECORDS = "records"
+AT_ONCE = 500  # records that are encoded before other requests have their turn
+# NumPy's types of binary tensors, by their datatype.
+NUMBERS = {
+    **{"FP32": "<f4", "FP64": "<f8", "BOOL": "?", "UINT8": "u1", "INT8": "i1"},
+    **{"INT16": "<i2", "INT32": "<i4", "INT64": "<i8", "UINT16": "<u2"},
+    **{"UINT32": "<u4", "UINT64": "<u8"},
+}
+DATATYPES = {
+    "category": ("BYTES", "INT32", "INT64", "BOOL"),
+    "number": tuple(NUMBERS),
+    "time": ("BYTES", "FP64", "INT32", "INT64"),
+}
+Columns = Mapping[str, str]  # the kind of each column, by its name
+
+
+class PredictBody(msgspec.Struct):
+    """The JSON of `:predict` to a model that reads records."""
+
+    signature_name: str = ""
+    instances: list[Any] | None = None
+    inputs: list[Any] | dict[str, list[list[Any]]] | None = None
+
+
+_predict = msgspec.json.Decoder(PredictBody)
+_values = msgspec.json.Decoder(list[Any])
+
+
+def check_size(body: bytes, columns: int, limits: Limits) -> None:
+    """Refuse a body with more objects than a request may have records, before it is
+    parsed: an empty object takes thirty times as many bytes in memory.
+
+    Raises:
+        TooLarge: the body holds more records than allowed.
+    """
+    most = limits.max_cells // max(columns, 1)
+    if len(body) > 2 * most and body.count(b"{") > most + limits.max_sequences + 2:
+        raise TooLarge(f"a request may have at most {limits.max_cells} numbers")
+
+
+def check(
+    sequences: Sequence[Sequence[object]],
+    columns: int,
+    limits: Limits,
+    names: Sequence[str] = (),
+) -> None:
+    """Check how many records a request has.
+
+    Args:
+        columns: that the model takes.
+        names: of the sequences in error messages. Default: `records[0]`, ...
+
+    Raises:
+        InvalidRequest: a sequence has no record; names it.
+        TooLarge: a limit on sequences, steps or numbers is exceeded.
+    """
+    validation.check_limits(limits, sequences=len(sequences))
+    if not sequences:
+        raise invalid_field(RECORDS, "must not be empty")
+    steps = list(map(len, sequences))
+    validation.check_limits(limits, steps=max(steps), numbers=columns * sum(steps))
+    empty = [
+        FieldError(
+            names[index] if names else f"{RECORDS}[{index}]",
+            "must have at least one record",
+        )
+        for index, count in enumerate(steps)
+        if not count
+    ]
+    if empty:
+        raise InvalidRequest(validation.MISMATCH, empty)
+
+
+async def encode(
+    schema: RecordSchema,
+    sequences: Sequence[Sequence[Record]],
+    before: Sequence[int | None] = (),
+    names: Sequence[str] = (),
+) -> tuple[list[np.ndarray], list[int | None]]:
+    """Return the frames [T, F] float32 of each sequence, and its last time.
+
+    Args:
+        before: the last time of each sequence so far, in microseconds since 1970.
+        names: of the sequences in error messages. Default: `records[0]`, ...
+
+    Raises:
+        InvalidRequest: a column is missing, or holds a value of another kind; names the
+            first in each sequence.
+    """
+    frames: list[np.ndarray] = []
+    times: list[int | None] = []
+    errors: list[FieldError] = []
+    for index, records in enumerate(sequences):
+        time = before[index] if before else None
+        parts: list[np.ndarray] = []
+        for start in range(0, len(records), AT_ONCE):
+            try:
+                part, time = schema.encode(records[start : start + AT_ONCE], time)
+            except RecordError as error:
+                name = names[index] if names else f"{RECORDS}[{index}]"
+                path = f"{name}[{start + error.row}].{error.column}"
+                errors.append(FieldError(path, error.reason))
+                break
+            parts.append(part)
+            if len(records) > AT_ONCE:
+                await asyncio.sleep(0)
+        if not errors:
+            frames.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
+            times.append(time)
+    if errors:
+        raise InvalidRequest(validation.MISMATCH, errors)
+    return frames, times
+
+
+def decode_tensors(
+    inputs: Sequence[InputTensor], binary: memoryview, columns: Columns, limits: Limits
+) -> list[list[dict[str, Any]]]:
+    """Decode the tensors of an inference request to records.
+
+    Args:
+        binary: the binary tensors.
+
+    Raises:
+        InvalidRequest, TooLarge: names the field.
+    """
+    values: dict[str, list[Any]] = {}
+    shape: list[int] = []
+    lengths: list[int] | None = None
+    for index, tensor in enumerate(inputs):
+        path, name = f"inputs[{index}]", tensor.name
+        kind = columns.get(name)
+        if name in values or (kind is None and name != text_tensors.LENGTHS):
+            known = ", ".join([*columns, text_tensors.LENGTHS])
+            raise invalid_field(f"{path}.name", f"must be one of {known}, each once")
+        datatypes = DATATYPES[kind] if kind is not None else ("INT32",)
+        if tensor.datatype not in datatypes:
+            raise invalid_field(
+                f"{path}.datatype", f"must be one of {', '.join(datatypes)}"
+            )
+        if not tensor.shape or not all(size > 0 for size in tensor.shape):
+            raise invalid_field(f"{path}.shape", "must contain positive numbers")
+        count = math.prod(tensor.shape)
+        validation.check_limits(
+            limits, sequences=tensor.shape[0], numbers=count * len(columns)
+        )
+        data, binary = _data(tensor, binary, count, path)
+        if kind is None:
+            lengths = data
+            continue
+        if len(tensor.shape) != 2 or (shape and tensor.shape != shape):
+            raise invalid_field(
+                f"{path}.shape", "must be [batch, records], the same for all columns"
+            )
+        shape, values[name] = tensor.shape, data
+    if binary:
+        raise invalid_field("body", "is longer than the binary_data_size of its inputs")
+    missing = [name for name in columns if name not in values]
+    if missing:
+        raise invalid_field("inputs", f"{missing[0]} is missing")
+    batch, steps = shape
+    counts = text_tensors.row_lengths(batch, steps, lengths)
+    sequences = [
+        [
+            {name: column[row * steps + step] for name, column in values.items()}
+            for step in range(count)
+        ]
+        for row, count in enumerate(counts)
+    ]
+    check(sequences, len(columns), limits)
+    return sequences
+
+
+def decode_predict(
+    body: bytes, columns: Columns, limits: Limits
+) -> tuple[list[list[dict[str, Any]]], bool]:
+    """Decode TensorFlow Serving's `:predict` to records, and whether it is row by row.
+
+    Raises:
+        InvalidJson, InvalidRequest, TooLarge: names the field.
+    """
+    request = validation.decode_json(_predict, body)
+    if request.signature_name not in ("", "serving_default"):
+        raise invalid_field("signature_name", "must be serving_default")
+    if (request.instances is None) == (request.inputs is None):
+        raise invalid_field("body", "must have either instances or inputs")
+    by_row = request.instances is not None
+    path = "instances" if by_row else "inputs"
+    rows = request.instances if by_row else request.inputs
+    if isinstance(rows, dict):
+        rows = _joined(rows, columns)
+    sequences = []
+    for index, row in enumerate(rows or []):
+        records = row.get(RECORDS) if isinstance(row, dict) else row
+        if not isinstance(records, list) or not all(
+            isinstance(record, dict) for record in records
+        ):
+            message = "must be a list of records (objects), or have it as records"
+            raise invalid_field(f"{path}[{index}]", message)
+        sequences.append(records)
+    names = [f"{path}[{index}]" for index in range(len(sequences))]
+    check(sequences, len(columns), limits, names)
+    return sequences, by_row
+
+
+def _joined(rows: dict[str, list[list[Any]]], columns: Columns) -> list[Any]:
+    """The records of a list of rows for each column."""
+    missing = [name for name in columns if name not in rows]
+    if missing:
+        raise invalid_field("inputs", f"{missing[0]} is missing")
+    names = list(columns)
+    shapes = [list(map(len, rows[name])) for name in names]
+    if any(shape != shapes[0] for shape in shapes):
+        raise invalid_field("inputs", "all columns must have rows of the same lengths")
+    return [
+        [dict(zip(names, values, strict=True)) for values in zip(*row, strict=True)]
+        for row in zip(*(rows[name] for name in names), strict=True)
+    ]
+
+
+def _data(
+    tensor: InputTensor, binary: memoryview, count: int, path: str
+) -> tuple[list[Any], memoryview]:
+    """The values of a tensor, flat; and the rest of the binary tensors."""
+    size = (tensor.parameters or {}).get("binary_data_size")
+    if size is None:
+        try:
+            values: list[Any] = _values.decode(tensor.data)
+        except msgspec.DecodeError:
+            raise invalid_field(f"{path}.data", "must be a list") from None
+        if values and isinstance(values[0], list):
+            if not all(isinstance(row, list) for row in values):
+                raise invalid_field(f"{path}.data", "must be all lists, or all values")
+            values = [value for row in values for value in row]
+    else:
+        if type(size) is not int or not 0 <= size <= len(binary):
+            name = f"{path}.parameters.binary_data_size"
+            raise invalid_field(name, "exceeds the rest of the body")
+        part, binary = bytes(binary[:size]), binary[size:]
+        if tensor.datatype == "BYTES":
+            values = text_tensors.unpack_texts(part, path)
+        else:
+            kind = np.dtype(NUMBERS[tensor.datatype])
+            if len(part) != count * kind.itemsize:
+                name = f"{path}.parameters.binary_data_size"
+                message = f"must be {count * kind.itemsize} for this shape"
+                raise invalid_field(name, message)
+            values = np.frombuffer(part, kind).tolist()
+    if len(values) != count:
+        message = f"has {len(values)} values, but its shape {count}"
+        raise invalid_field(f"{path}.data", message)
+    return values, binary
