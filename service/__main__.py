@@ -39,8 +39,8 @@ File = Annotated[
     str,
     typer.Argument(
         help="Sequences in a format of training (`unrolled datasets`), .json (a request,"
-        " or frames [T, F]), .npy ([T, F]), or .txt (a text a line); - reads JSON from"
-        " standard input.",
+        " or frames [T, F]), .npy ([T, F]), or .txt (a text a line); - reads JSON, or a"
+        " text a line, from standard input.",
         metavar="FILE",
     ),
 ]

@@ -19,6 +19,8 @@ LIBRARIES = {
     "service.bulk.object_store": {"pyarrow"},
     "service.bulk.nested_parquet": {"pyarrow"},
     "service.bulk.shards": {"pyarrow"},
+    "service.bulk.json_lines": {"pyarrow"},
+    "service.bulk.encoded_lines": {"pyarrow"},
     "service.bulk.tables": {"pyarrow"},
     "service.bulk.job": {"pyarrow"},
     "service.bulk.runner": {"ray"},

@@ -1,6 +1,7 @@
 """A file as a bulk job reads it: shards, and the rows in them."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from types import MappingProxyType
 from typing import Any, NamedTuple, Protocol
 
 import numpy as np
@@ -14,6 +15,9 @@ class Row(NamedTuple):
     id: str | int | None
     frames: np.ndarray | None  # [T, F] float32
     reason: str = ""
+    extra: Mapping[str, Any] = MappingProxyType(
+        {}
+    )  # members of its answer besides the prediction
 
 
 class ShardedFile(Protocol):

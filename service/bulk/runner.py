@@ -10,7 +10,7 @@ import ray
 import ray.data
 from ray.data import ActorPoolStrategy, DataContext
 
-from service.bulk import bundle_choice, object_store, shards
+from service.bulk import bundle_choice, json_lines, object_store, shards
 from service.bulk.job import BulkError, Job, OutputFolder, shard_name
 from service.bulk.scorer import Scorer, ShardResult
 from service.settings import Settings
@@ -31,7 +31,9 @@ class ShardActor:
             folder = bundle_choice.choose(roots, job.task, name, settings).folder
             self._scorer = Scorer(folder, settings, job.top_k, job.digest)
         self._file, self._stamp = file, (job.size, job.modified)
-        self._shards = shards.open_file(file, self._scorer.metadata)
+        self._shards = shards.open_file(
+            file, self._scorer.metadata, self._scorer.encoding
+        )
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         number = int(row["shard"])
@@ -63,13 +65,14 @@ def prepare(
     """
     with bundle_choice.BundleFolders(bundles) as roots:
         bundle = bundle_choice.choose(roots, task, model, settings)
+    encoding = bundle.vocabulary() or bundle.schema()
     size, modified = shards.stamp(file)
     job = Job(
         file=Path(shards.filesystem(file)[1]).name,
         size=size,
         modified=modified,
-        bytes=shards.SHARD_BYTES,
-        shards=shards.open_file(file, bundle.metadata).count,
+        bytes=json_lines.SHARD_BYTES,
+        shards=shards.open_file(file, bundle.metadata, encoding).count,
         task=task,
         model=bundle.metadata.name,
         version=bundle.metadata.version,

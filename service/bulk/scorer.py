@@ -8,6 +8,8 @@ import orjson
 from model.bundle import bundle
 from model.bundle.bundle import BundleError
 from model.bundle.metadata import Metadata
+from model.bundle.records import RecordSchema
+from model.bundle.vocabulary import Vocabulary
 from service.bulk.local_model import LocalModel
 from service.bulk.rows import Row
 from service.codecs import native
@@ -29,6 +31,7 @@ class Scorer:
     """A loaded bundle that computes shards."""
 
     metadata: Metadata
+    encoding: Vocabulary | RecordSchema | None
 
     def __init__(
         self, folder: Path, settings: Settings, top_k: int | None, digest: str = ""
@@ -45,6 +48,7 @@ class Scorer:
             raise BundleError(f"{folder}: has been replaced since the job began")
         self._model, self._top_k = LocalModel(verified, settings), top_k
         self.metadata = verified.metadata
+        self.encoding = verified.vocabulary() or verified.schema()
 
     def score(self, rows: list[Row]) -> ShardResult:
         """A line for each row: its id if it has one, and a prediction or an error."""
@@ -55,7 +59,8 @@ class Scorer:
             if isinstance(answer, str):
                 lines[number] = {"error": answer}
             else:
-                lines[number] = native.prediction(self.metadata, answer, self._top_k)
+                fields = native.prediction(self.metadata, answer, self._top_k)
+                lines[number] = fields | dict(rows[number].extra)
         steps = sum(map(len, valid.values()))
         text = b"".join(
             orjson.dumps(

@@ -10,7 +10,10 @@ import numpy as np
 from pyarrow.fs import FileSystem, LocalFileSystem
 
 from model.bundle.metadata import Metadata
+from model.bundle.records import RecordSchema
 from model.datasets.readers import Columns, ReadError, from_names, read_sequences
+from model.datasets.readers import records as record_reader
+from model.datasets.readers.records import RecordOptions
 from service.bulk.rows import Row
 
 SHARD_STEPS = 2**16  # about as many as in a shard of lines
@@ -22,19 +25,33 @@ class TableFile:
     It is read once, whole, and its sequences stay in memory. An error in it refuses it.
     """
 
-    def __init__(self, system: FileSystem, path: str, metadata: Metadata):
+    def __init__(
+        self,
+        system: FileSystem,
+        path: str,
+        metadata: Metadata,
+        schema: RecordSchema | None = None,
+    ):
         """
+        Args:
+            schema: of a network that reads records.
+
         Raises:
             ReadError: the file does not fit the network; names the line.
         """
+        self._schema = schema
+        recorded = from_names(metadata.training.columns)
         with _local(system, path) as local:
             try:
-                self._data = read_sequences(
-                    local,
-                    Columns(),
-                    metadata.input.names,
-                    recorded=from_names(metadata.training.columns),
-                )
+                if schema is not None:
+                    options = RecordOptions.of(schema.kinds)
+                    table = record_reader.read(local, options, recorded=recorded)
+                    self._data = table.with_records()
+                else:
+                    names = metadata.input.names
+                    self._data = read_sequences(
+                        local, Columns(), names, recorded=recorded
+                    )
             except ReadError as error:
                 raise ReadError(path, error.line, error.reason) from None
         shards = self._data.offsets[:-1] // SHARD_STEPS
@@ -46,7 +63,10 @@ class TableFile:
         yield from range(self._bounds[number], self._bounds[number + 1])
 
     def parse(self, item: int) -> Row:
-        return Row(self._data.ids[item], self._data.sequence(item))
+        frames = self._data.inputs[item]
+        if self._schema is not None:
+            frames, _ = self._schema.encode(frames)
+        return Row(self._data.ids[item], frames)
 
 
 @contextmanager

@@ -179,6 +179,8 @@ def _read(
     sequences, file_name, _ = files.read(file)
     if not sequences:
         raise ReadError("the file holds no sequence")
+    if not isinstance(sequences[0], np.ndarray):
+        raise ReadError("the file holds no sequences of numbers")
     features = sequences[0].shape[1]
     return choose_model(client, name or file_name, features), sequences
 

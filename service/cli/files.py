@@ -25,8 +25,9 @@ class ReadError(ValueError):
     """The file can't be read as sequences; one line with the file and the reason."""
 
 
-# The sequences, the model and `top_k`.
-Request = tuple[list[np.ndarray], str | None, int | None]
+# The sequences, texts, lists of words or of records; the model and `top_k`.
+Request = tuple[list[Any], str | None, int | None]
+ENCODED = ("texts", "tokens", "records")  # fields of a request in place of sequences
 
 
 def is_table(path: Path) -> bool:
@@ -35,7 +36,8 @@ def is_table(path: Path) -> bool:
 
 
 def read(path: Path) -> Request:
-    """The sequences [T, F] of another file, and `model` and `top_k` if it is a request.
+    """The sequences [T, F] of another file, and `model` and `top_k` if it is a request;
+    `-` is standard input, which may also hold a text a line.
 
     Raises:
         ReadError: no such file, values that are not numbers, too
@@ -59,10 +61,13 @@ def read_lines(path: Path) -> list[str]:
         ReadError: no such file, or it is not UTF-8.
     """
     try:
-        lines = path.read_text(encoding="utf-8").splitlines()
+        return _lines(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise ReadError(f"{path}: {error}") from None
-    return [line for line in lines if line.strip()]
+
+
+def _lines(text: str) -> list[str]:
+    return [line for line in text.splitlines() if line.strip()]
 
 
 def _read(path: Path) -> Request:
@@ -70,10 +75,20 @@ def _read(path: Path) -> Request:
         with path.open("rb") as file:
             return [_frames(_array(file))], None, None
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
+    if str(path) == "-" and not text.lstrip().startswith(("{", "[")):
+        return _lines(text), None, None
     value = json.loads(text)
+    if isinstance(value, dict) and (name := _encoded(value)):
+        if not isinstance(value[name], list):
+            raise ValueError(f"{name} must be a list")
+        return value[name], *_options(value)
     if isinstance(value, dict):
         return [_frames(frames) for frames in value["sequences"]], *_options(value)
     return [_frames(value)], None, None
+
+
+def _encoded(request: dict[str, Any]) -> str | None:
+    return next((name for name in ENCODED if name in request), None)
 
 
 def _options(request: dict[str, Any]) -> tuple[str | None, int | None]:

@@ -87,7 +87,7 @@ def score(scorer, path):
     """The lines of all shards of a file, as a bulk job computes them."""
     from service.bulk import shards
 
-    file = shards.open_file(str(path), scorer.metadata)
+    file = shards.open_file(str(path), scorer.metadata, scorer.encoding)
     lines = []
     for number in range(file.count):
         rows = [file.parse(item) for item in file.read(number)]

@@ -89,7 +89,7 @@ def by_client(name, url, table, sequences):
 def by_bulk(path, folder):
     """The answers of a bulk job's shards."""
     scorer = Scorer(folder, Settings(), None)
-    file = shards.open_file(str(path), scorer.metadata)
+    file = shards.open_file(str(path), scorer.metadata, scorer.encoding)
     answers = {}
     for number in range(file.count):
         rows = [file.parse(item) for item in file.read(number)]

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from model.datasets.readers import parquet_pages
-from service.bulk import nested_parquet, shards
+from service.bulk import json_lines, nested_parquet, shards
 from tests.support.bundles import make_metadata, random_frames
 from tests.support.tables import understate
 
@@ -55,7 +55,7 @@ class TestLines:
         lines = [b"%d" % place + b"x" * length for place, length in enumerate(lengths)]
         file.write_bytes(breaks.join(lines) + (breaks if ending and lines else b""))
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(shards, "SHARD_BYTES", size)
+            patch.setattr(json_lines, "SHARD_BYTES", size)
             sharded = open_file(file)
             assert sharded.count == -(-file.stat().st_size // size)
             read = [line for n in range(sharded.count) for line in sharded.read(n)]
@@ -110,7 +110,7 @@ class TestLines:
 
     def test_truncated(self, tmp_path, monkeypatch):
         """A file that shrinks while it is read is an error."""
-        monkeypatch.setattr(shards, "SHARD_BYTES", 100)
+        monkeypatch.setattr(json_lines, "SHARD_BYTES", 100)
         file = tmp_path / "some.jsonl"
         file.write_bytes(b"x" * 99 + b"\n" + b"y" * 150)
         sharded = open_file(file)

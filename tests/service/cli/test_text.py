@@ -29,6 +29,9 @@ def test_options_and_files(url, tmp_path):
     first = lines(invoke("classify", *options, "--url", url))
     assert first == lines(invoke("classify", str(file), "--url", url))
     assert len(first) == 2
+    assert first == lines(invoke("classify", "-", "--url", url, input="\n".join(texts)))
+    request = json.dumps({"texts": texts, "model": "commands"})
+    assert first == lines(invoke("classify", "-", "--url", url, input=request))
     (labels,) = lines(invoke("label", "--text", "Anna sees", "--url", url))
     assert [token["text"] for token in labels["tokens"]] == ["Anna", "sees"]
 
