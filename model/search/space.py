@@ -66,7 +66,7 @@ class Space:
                     values["optimizer"] = "adam"
                 case "learning_rate":
                     values[name] = float(f"{value:.2g}")
-                case "dropout":
+                case "dropout" | "embedding_dropout":
                     values[name] = round(value, 2)
                 case _:
                     values[name] = value
@@ -86,6 +86,7 @@ def describe(params: Params) -> str:
         "hidden": lambda v: f"{v} units",
         "bidirectional": lambda v: "both directions" if v else "",
         "dropout": lambda v: f"dropout {v:.2g}",
+        "embedding_dropout": lambda v: f"embedding dropout {v:.2g}" if v else "",
         "stack": lambda v: f"stack {v}" if v > 1 else "",
         "learning_rate": lambda v: f"learning rate {v:.2g}",
         "batch": lambda v: f"batch {v}",
@@ -161,6 +162,8 @@ def _distributions(
         if not any(key in fixed or _value(key, resolved) for key in values)
     ]
     by_updates = training.updates is not None
+    plain = not dataset.columns  # frames of numbers alone
+    slowest = 0.0005 if dataset.vocabulary is not None else 0.002
     return {
         "cell": _choices("gru", "lstm"),
         "layers": IntDistribution(1, max(2, network.layers + 1)),
@@ -169,19 +172,20 @@ def _distributions(
         ),
         "bidirectional": _choices(False, True),
         "dropout": FloatDistribution(0, 0.5, step=0.05),
+        "embedding_dropout": None if plain else FloatDistribution(0, 0.5, step=0.05),
         "read": _choices("last", "mean", "last+mean") if classify else None,
-        "stack": _choices(*_stacks(resolved, train)) if classify else None,
-        "learning_rate": FloatDistribution(0.002, 0.03, log=True),
+        "stack": _choices(*_stacks(resolved, train)) if classify and plain else None,
+        "learning_rate": FloatDistribution(slowest, 0.03, log=True),
         "batch": _choices(*sorted(batches)),
         "updates": _around(updates, 50) if by_updates else None,
         "epochs": None if by_updates else _around(epochs, 1),
         "weight_decay": _choices(0.0, 0.1, 0.5),
         "label_smoothing": _choices(0.0, 0.1),
-        "noise": _choices(0.0, 0.1, 0.3),
+        "noise": _choices(0.0, 0.1, 0.3) if plain else None,
         "normalise": _choices("features", "whole")
-        if len(dataset.features) > 1
+        if len(dataset.features) > 1 and plain
         else None,
-        "augmentation": _choices(*augmentations),
+        "augmentation": _choices(*augmentations) if plain else None,
     }
 
 

@@ -5,9 +5,14 @@ import pytest
 from optuna.distributions import CategoricalDistribution
 
 from model.config import Config
+from model.datasets import builtin
 from model.datasets.dataset import Dataset
+from model.datasets.readers import Columns
+from model.datasets.readers.records import RecordOptions
+from model.datasets.text import TextOptions
 from model.search import space
 from model.training import augmentation, defaults
+from tests.support.bundles import write_csv, write_events
 from tests.support.networks import make_dataset
 
 
@@ -124,3 +129,23 @@ def test_describe(dataset):
         }
     )
     assert text == "both directions, 1,200 updates, time warp 0.2"
+
+
+def test_text_and_records(tmp_path):
+    """What is for frames alone is not searched; the dropout of embeddings is."""
+    texts = builtin.load_source(
+        write_csv(tmp_path / "a.csv"), text=TextOptions(text="body", label="kind")
+    )
+    records = builtin.load_source(
+        write_events(tmp_path / "b.csv"),
+        columns=Columns("visit"),
+        records=RecordOptions(("event",), ("bytes",)),
+    )
+    for data in (texts, records):
+        searched = build(data)
+        names = {*searched.distributions}
+        assert not names & {"noise", "augmentation", "normalise", "stack"}
+        assert {"embedding_dropout", "read", "cell"} <= names
+        for start in searched.starts:
+            settings = defaults.resolve(searched.settings(start), data)
+            augmentation.check(settings.augmentation, data)
