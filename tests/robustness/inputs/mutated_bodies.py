@@ -1,5 +1,7 @@
-"""Rows A2 and A11: thousands of valid bodies with random mutations, and hostile texts."""
+"""Rows A2, A11 and A12: thousands of valid bodies with random mutations, hostile texts, and
+hostile records."""
 
+import json
 import random
 import statistics
 import time
@@ -16,6 +18,7 @@ from tests.robustness.harness.strict_http import (
     MalformedResponse,
     Response,
 )
+from tests.support.bundles import cached, write_text_bundles
 
 SEED = 20161117
 HANGS = 1.0  # seconds
@@ -201,6 +204,63 @@ def hostile_texts(tally: Tally, amount: int) -> None:
         tally.figure("slowest ms", 1000 * slowest)
         usual = _answer(http, "label", {"texts": [NEIGHBOUR], "model": "tags"})
         tally.check(usual[0] == "DET", "the answer has changed")
+
+
+RECORD: dict[str, object] = {"event": "pay", "host": "host1", "bytes": 3.5, "at": 1e9}
+VALUES: tuple[object, ...] = (
+    *("login", "", "x" * 100_000, "\0", "\u202e", "\u0301" * 500, "nan", "1e999", "9" * 400),
+    *(0, -1, 1e38, -1e39, 10**30, 1e-320, True, None, [], {}, [[[]]], {"a": {"b": 1}}),
+    *("2026-01-31T12:00:00Z", "0001-01-01", "9999-12-31T23:59:59.9+14:00", "-inf", 1e12, -1e10),
+)  # fmt: skip
+
+
+@row("A12", "Hostile records, beside ordinary ones", full=4_000, fast=100)
+def hostile_records(tally: Tally, amount: int) -> None:
+    """Any value in any column is answered, or refused with its place, and another sequence
+    in the same request has its usual answer. It is the same in streams."""
+    bundles = cached("text", write_text_bundles)
+    rng = random.Random(SEED)
+    with (
+        serving(tally, bundles=bundles) as service,
+        httpx.Client(base_url=service.url) as http,
+    ):
+        usual = _probabilities(http, [[RECORD]])
+        for _ in range(amount):
+            rows = [dict(RECORD) for _ in range(rng.randint(1, 4))]
+            place, column = rng.randrange(len(rows)), rng.choice([*RECORD])
+            rows[place][column] = rng.choice(VALUES)
+            if rng.random() < 0.1:
+                del rows[place][column]
+            body = {"records": [rows, [RECORD]], "model": "visits"}
+            response = http.post("/classify", json=body, timeout=30)
+            status, name = (
+                response.status_code,
+                f"{column} = {rows[place].get(column)!r:.40}",
+            )
+            tally.check(status in (200, 422), f"{name}: {status}")
+            if status == 200:
+                answer = response.json()["predictions"][1]["probabilities"]
+                tally.check(answer == usual, f"{name}: another answer beside")
+            elif status == 422:
+                (problem,) = response.json()["errors"]
+                path = problem["path"].replace(f"[{place + 1}]", f"[{place}]")
+                expected = f"records[0][{place}].{column}"
+                tally.check(path == expected, f"{name}: {problem['path']}")
+            line = json.dumps({"records": [rows[place]]})
+            stream = http.post("/stream?model=visits", content=f"{line}\n", timeout=30)
+            tally.check(stream.status_code == 200, f"{name}, stream: {stream.text:.80}")
+        for bomb in (b"[" * 100_000, b'{"a":' * 100_000, b"{}," * 2_000_000 + b"{}"):
+            content = b'{"model": "visits", "records": [[' + bomb + b"]]}"
+            status = http.post("/classify", content=content, timeout=30).status_code
+            tally.check(status in (400, 413, 422), f"{bomb[:5]!r}...: {status}")
+        tally.check(_probabilities(http, [[RECORD]]) == usual, "the answer has changed")
+
+
+def _probabilities(
+    http: httpx.Client, records: list[list[dict[str, object]]]
+) -> object:
+    response = http.post("/classify", json={"records": records, "model": "visits"})
+    return response.json()["predictions"][0]["probabilities"]
 
 
 def _answer(http: httpx.Client, path: str, body: dict[str, object]) -> object:
