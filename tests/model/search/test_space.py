@@ -132,7 +132,7 @@ def test_describe(dataset):
 
 
 def test_text_and_records(tmp_path):
-    """What is for frames alone is not searched; the dropout of embeddings is."""
+    """Settings of frames are not searched; the dropout of embeddings is."""
     texts = builtin.load_source(
         write_csv(tmp_path / "a.csv"), text=TextOptions(text="body", label="kind")
     )
