@@ -12,7 +12,7 @@ import re
 import zlib
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple, Self
+from typing import Annotated, Literal, Self
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -41,14 +41,6 @@ PIECES = {
 }
 MAX_ENTRY = 256  # characters
 Entry = Annotated[str, Field(min_length=1, max_length=MAX_ENTRY)]
-
-
-class Token(NamedTuple):
-    """A token and its place in the text, in Unicode code points."""
-
-    text: str
-    start: int
-    end: int
 
 
 class Column(BaseModel):
@@ -130,19 +122,23 @@ class Vocabulary(BaseModel):
 
     def row(self, token: str) -> tuple[int, ...]:
         """Return the ids of a token, one for each column."""
-        kept: dict[str, tuple[int, ...]] = self._kept  # type: ignore[attr-defined]
-        ids = kept.get(token)
-        if ids is None:
-            first: int = self._places.get(token, 0)  # type: ignore[attr-defined]
-            ids = (first, *(_hash(c, token) for c in self.columns[1:]))
-            if len(kept) < MAX_KEPT and len(token) <= MAX_KEPT_LETTERS:
-                kept[token] = ids
-        return ids
+        first: int = self._places.get(token, 0)  # type: ignore[attr-defined]
+        return (first, *(_hash(c, token) for c in self.columns[1:]))
 
     def encode(self, tokens: Iterable[str]) -> np.ndarray:
         """Return the ids of tokens as frames [T, K] float32, which hold them exactly."""
-        rows = [self.row(token) for token in tokens]
-        return np.array(rows, np.float32).reshape(len(rows), len(self.columns))
+        kept: dict[str, bytes] = self._kept  # type: ignore[attr-defined]
+        rows = [kept.get(token) or self._frame(token) for token in tokens]
+        numbers = np.frombuffer(bytearray().join(rows), np.float32)
+        return numbers.reshape(len(rows), len(self.columns))
+
+    def _frame(self, token: str) -> bytes:
+        """Return the ids of a token as the bytes of a frame, and keep them."""
+        kept: dict[str, bytes] = self._kept  # type: ignore[attr-defined]
+        frame = np.array(self.row(token), np.float32).tobytes()
+        if len(kept) < MAX_KEPT and len(token) <= MAX_KEPT_LETTERS:
+            kept[token] = frame
+        return frame
 
     def with_examples(self, tokens: Sequence[str]) -> Self:
         """Return the same vocabulary with the ids of these tokens, which `read` checks."""
@@ -150,11 +146,19 @@ class Vocabulary(BaseModel):
         return self.model_validate({**self.model_dump(), "examples": examples})
 
 
-def tokenize(text: str, kind: Kind) -> list[Token]:
+def tokenize(text: str, kind: Kind) -> list[str]:
     """Cut a text into words, or into characters."""
-    if kind == "characters":
-        return [Token(text[i], i, i + 1) for i in range(len(text))]
-    return [Token(m.group(), m.start(), m.end()) for m in WORD.finditer(text)]
+    return list(text) if kind == "characters" else WORD.findall(text)
+
+
+def starts(text: str, tokens: Iterable[str]) -> list[int]:
+    """Return where each token of a text starts, in Unicode code points."""
+    results, end = [], 0
+    for token in tokens:  # only spaces are between them
+        start = text.index(token, end)
+        results.append(start)
+        end = start + len(token)
+    return results
 
 
 def shape(word: str) -> str:

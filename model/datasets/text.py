@@ -214,7 +214,7 @@ def _records(path: Path, options: TextOptions) -> Texts:
             text = record[column]
             if not isinstance(text, str):
                 raise ReadError(path, line, f"{column!r} is not text")
-            tokens = [t.text for t in vocabularies.tokenize(text, options.kind)]
+            tokens = vocabularies.tokenize(text, options.kind)
         if not (isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)):
             raise ReadError(path, line, "tokens are a list of texts")
         texts.add(tokens, record[name], _part(path, line, record.get("split")), line)

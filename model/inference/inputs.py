@@ -57,7 +57,7 @@ def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Seque
     items = []
     for index, item in enumerate(data):
         if isinstance(item, str):
-            tokens = [token.text for token in tokenize(item, vocabulary.kind)]
+            tokens = tokenize(item, vocabulary.kind)
         elif vocabulary.kind == "tokens" and all(
             isinstance(word, str) for word in item
         ):

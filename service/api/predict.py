@@ -11,7 +11,7 @@ from service.api import operations
 from service.callers.caller import Caller, caller_of
 from service.codecs import fast_json, native, text
 from service.codecs.fast_json import PredictRequest
-from service.codecs.native import LABEL_BYTES, NUMBER_BYTES
+from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.codecs.validation import invalid_field
 from service.errors import NotReady, WrongFeatureCount, list_names
@@ -24,7 +24,8 @@ from service.settings import Settings
 from service.telemetry import server_timing
 
 JSON = "application/json"
-SPAN_BYTES = 256  # of JSON that take as long as to find the spans of a token
+TOKEN_BYTES = 64  # of JSON for a token of a text, about
+SPAN_BYTES = 256  # of a span; and of JSON that takes as long as to find that of a token
 
 
 class PredictEndpoint:
@@ -91,7 +92,11 @@ class PredictEndpoint:
             steps = list(map(len, sequences))
             model.admission.wait_estimate.observe_body(len(body), sum(steps))
             del body  # the frames take its place
-            native.check_response_size(metadata, len(steps), sum(steps), request.top_k)
+            step_bytes = TOKEN_BYTES * bool(request.texts)
+            step_bytes += SPAN_BYTES * request.spans
+            native.check_response_size(
+                metadata, len(steps), sum(steps), request.top_k, step_bytes
+            )
 
             # Admit, and await the workers' results.
             admitted = await model.admission.compute(
@@ -114,7 +119,7 @@ class PredictEndpoint:
                     extra |= {"steps": s.steps, "state": token}
             size = NUMBER_BYTES * sum(result.size for result in results)
             size += sum(len(extra.get("state", "")) for extra in extras)
-            size += LABEL_BYTES * sum(len(extra.get("tokens", ())) for extra in extras)
+            size += step_bytes * sum(steps) if extras else 0
             content = await self._codecs.run_if_large(
                 caller.id, size, native.encode, metadata, results, request.top_k, extras
             )
@@ -150,7 +155,7 @@ class PredictEndpoint:
             extras, tokens, texts, results, strict=True
         ):
             if content is not None and vocabulary.kind == "tokens":
-                extra["tokens"] = text.token_fields(vocabulary, row)
+                extra["tokens"] = text.token_fields(vocabulary, row, content)
             if request.spans:
                 extra["spans"] = await self._codecs.run_if_large(
                     caller.id,

@@ -101,7 +101,7 @@ class EncodedLinesFile(JsonLinesFile):
         tokens = tokenize(content, vocabulary.kind)
         if not tokens:
             raise ValueError("text must have at least one token")
-        frames = vocabulary.encode(token.text for token in tokens)
+        frames = vocabulary.encode(tokens)
         if not self._labels or vocabulary.kind == "characters":
             return frames, {}
-        return frames, {"tokens": text.token_fields(vocabulary, tokens)}
+        return frames, {"tokens": text.token_fields(vocabulary, tokens, content)}

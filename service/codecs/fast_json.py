@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 import numpy as np
 import simdjson
 
-from model.bundle.vocabulary import Kind, Token
+from model.bundle.vocabulary import Kind
 from service.errors import TooLarge
 from service.settings import Limits
 
@@ -36,7 +36,7 @@ class PredictRequest:
     states: list[str | None] | None = None  # as many as sequences
     return_state: bool = False
     # In place of sequences, for a network that reads text:
-    tokens: list[list[Token]] | None = None
+    tokens: list[list[str]] | None = None
     texts: list[str] | None = None  # that the tokens are of
     spans: bool = False
     # Or for a network that reads records:

@@ -94,13 +94,18 @@ def _option_errors(body: PredictBody, sequences: int) -> list[FieldError]:
 
 
 def check_response_size(
-    metadata: Metadata, sequences: int, steps: int, top_k: int | None = None
+    metadata: Metadata,
+    sequences: int,
+    steps: int,
+    top_k: int | None = None,
+    step_bytes: int = 0,
 ) -> None:
     """Check the size of a response before anything is computed: with many classes it is
     larger than its request.
 
     Args:
         steps: of all sequences together.
+        step_bytes: of the fields of each step besides its label and probabilities.
 
     Raises:
         TooLarge: the response would exceed `MAX_RESPONSE_BYTES`.
@@ -111,6 +116,8 @@ def check_response_size(
         row_bytes = NUMBER_BYTES * classes + LABEL_BYTES
     else:
         row_bytes = (NUMBER_BYTES + LABEL_BYTES) * min(top_k, classes)
+    if metadata.task == "label":
+        row_bytes += step_bytes
     if rows * row_bytes > MAX_RESPONSE_BYTES:
         most = MAX_RESPONSE_BYTES // row_bytes
         unit = "steps" if metadata.task == "label" else "sequences"

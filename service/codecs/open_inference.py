@@ -13,7 +13,7 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import KINDS, Token
+from model.bundle.vocabulary import KINDS
 from service.codecs import native, open_inference_tensors, records, text_tensors
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
@@ -58,7 +58,7 @@ class InferRequest:
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     # In place of sequences, of text and of records:
-    tokens: list[list[Token]] | None = None
+    tokens: list[list[str]] | None = None
     records: list[list[dict[str, Any]]] | None = None
 
     @property

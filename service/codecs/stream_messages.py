@@ -18,7 +18,6 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import Token
 from service.codecs import native, records, text, validation
 from service.errors import FieldError, InvalidRequest, ServiceError
 from service.settings import Limits
@@ -44,7 +43,7 @@ class StreamMessage(NamedTuple):
     return_state: bool = False
     end: bool = False
     # In place of frames:
-    tokens: list[Token] | None = None
+    tokens: list[str] | None = None
     records: list[dict[str, Any]] | None = None
 
 

@@ -7,13 +7,12 @@ from typing import Any
 import numpy as np
 
 from model.bundle.spans import most_probable, of_codes, tagging_scheme
-from model.bundle.vocabulary import Kind, Token, Vocabulary, tokenize
+from model.bundle.vocabulary import Kind, Vocabulary, starts, tokenize
 from service.codecs import validation
 from service.errors import FieldError, InvalidRequest
 from service.settings import Limits
 
 AT_ONCE = 2_000  # tokens that are encoded before other requests have their turn
-NOWHERE = -1  # the place of a token that the client has cut itself
 
 
 def to_tokens(
@@ -23,7 +22,7 @@ def to_tokens(
     limits: Limits,
     columns: int,
     names: Sequence[str] = (),
-) -> list[list[Token]]:
+) -> list[list[str]]:
     """Return the tokens of a request's texts, or those that it holds.
 
     Args:
@@ -43,7 +42,7 @@ def to_tokens(
     validation.check_limits(limits, sequences=len(contents))
     if not contents:
         raise validation.invalid_field(name, "must not be empty")
-    results: list[list[Token]] = []
+    results: list[list[str]] = []
     for content in contents:
         if isinstance(content, str):
             validation.check_limits(
@@ -51,14 +50,14 @@ def to_tokens(
             )
             results.append(tokenize(content, kind))
         else:
-            results.append([Token(text, NOWHERE, NOWHERE) for text in content])
+            results.append(content)
     empty = [
         FieldError(
             names[index] if names else f"{name}[{index}]",
             "must have at least one token",
         )
         for index, row in enumerate(results)
-        if not row or not all(token.text for token in row)
+        if not row or not all(row)
     ]
     if empty:
         raise InvalidRequest(validation.MISMATCH, empty)
@@ -68,7 +67,7 @@ def to_tokens(
 
 
 async def encode(
-    vocabulary: Vocabulary, tokens: Sequence[Sequence[Token]]
+    vocabulary: Vocabulary, tokens: Sequence[Sequence[str]]
 ) -> list[np.ndarray]:
     """Return the ids of tokens as frames [T, K] float32.
 
@@ -78,8 +77,7 @@ async def encode(
     for row in tokens:
         parts = []
         for start in range(0, len(row), AT_ONCE):
-            texts = [token.text for token in row[start : start + AT_ONCE]]
-            parts.append(vocabulary.encode(texts))
+            parts.append(vocabulary.encode(row[start : start + AT_ONCE]))
             if len(row) > AT_ONCE:
                 await asyncio.sleep(0)
         frames.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
@@ -87,24 +85,24 @@ async def encode(
 
 
 def token_fields(
-    vocabulary: Vocabulary, tokens: Sequence[Token]
+    vocabulary: Vocabulary, tokens: Sequence[str], text: str
 ) -> list[dict[str, Any]]:
     """Return the tokens of a text as they are in a response."""
     return [
         {
-            "text": token.text,
-            "start": token.start,
-            "end": token.end,
-            "known": vocabulary.is_known(token.text),
+            "text": token,
+            "start": start,
+            "end": start + len(token),
+            "known": vocabulary.is_known(token),
         }
-        for token in tokens
+        for token, start in zip(tokens, starts(text, tokens), strict=True)
     ]
 
 
 def spans(
     classes: Sequence[str],
     probabilities: np.ndarray,
-    tokens: Sequence[Token],
+    tokens: Sequence[str],
     text: str | None,
 ) -> list[dict[str, Any]]:
     """Return the spans of labelled tokens, each with its least certain token's probability;
@@ -117,15 +115,16 @@ def spans(
     scheme = tagging_scheme(classes)
     path = most_probable(probabilities, scheme)
     results: list[dict[str, Any]] = []
+    begins = [] if text is None else starts(text, tokens)
     for label, first, last in of_codes(path.tolist(), classes, scheme):
         steps = np.arange(first, last + 1)
         probability = float(probabilities[steps, path[steps]].min())
         span: dict[str, Any] = {"label": label, "probability": probability}
         if text is None:
-            words = (token.text for token in tokens[first : last + 1])
-            span |= {"first": first, "last": last, "text": " ".join(words)}
+            words = " ".join(tokens[first : last + 1])
+            span |= {"first": first, "last": last, "text": words}
         else:
-            start, end = tokens[first].start, tokens[last].end
+            start, end = begins[first], begins[last] + len(tokens[last])
             span |= {"start": start, "end": end, "text": text[start:end]}
         results.append(span)
     return results

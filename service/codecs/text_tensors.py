@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 import msgspec
 
-from model.bundle.vocabulary import Kind, Token
+from model.bundle.vocabulary import Kind
 from service.codecs import text, validation
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import invalid_field
@@ -57,7 +57,7 @@ def decode_tensors(
     kind: Kind,
     columns: int,
     limits: Limits,
-) -> list[list[Token]]:
+) -> list[list[str]]:
     """Decode the tensors of an inference request to tokens.
 
     Args:
@@ -115,7 +115,7 @@ def decode_tensors(
 
 def decode_predict(
     body: bytes, kind: Kind, columns: int, limits: Limits
-) -> tuple[list[list[Token]], bool]:
+) -> tuple[list[list[str]], bool]:
     """Decode TensorFlow Serving's `:predict` to tokens, and whether it is row by row.
 
     Raises:

@@ -12,7 +12,7 @@ import numpy as np
 import orjson
 
 from model.bundle.metadata import Metadata
-from model.bundle.vocabulary import Kind, Token
+from model.bundle.vocabulary import Kind
 from service.codecs import records, refusals, text_tensors
 from service.codecs.validation import (
     check_limits,
@@ -76,7 +76,7 @@ class InstancesRequest:
     step: bool = False  # the signature is `step`
     classify: bool = False
     # In place of sequences, of text and of records:
-    tokens: list[list[Token]] | None = None
+    tokens: list[list[str]] | None = None
     records: list[list[dict[str, Any]]] | None = None
 
 

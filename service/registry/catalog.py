@@ -10,7 +10,7 @@ from model.bundle.bundle import Bundle
 from model.bundle.labels import DEFAULT, LATEST
 from model.bundle.metadata import Metadata
 from model.bundle.records import RecordSchema
-from model.bundle.vocabulary import Token, Vocabulary
+from model.bundle.vocabulary import Vocabulary
 from service import errors
 from service.codecs import records, text
 from service.codecs.fast_json import Inputs
@@ -87,7 +87,7 @@ class EncodedInput(Protocol):
     def sequences(self) -> list[np.ndarray]: ...
 
     @property
-    def tokens(self) -> list[list[Token]] | None: ...
+    def tokens(self) -> list[list[str]] | None: ...
 
     @property
     def records(self) -> list[list[dict[str, Any]]] | None: ...

@@ -45,7 +45,7 @@ def exact(text_bundles):
     def compute(name, text, precision="float32"):
         verified = bundle.read(text_bundles / name / "1")
         words = verified.vocabulary()
-        tokens = [t.text for t in tokenize(text, words.kind)]
+        tokens = tokenize(text, words.kind)
         file = bundle.INT8 if precision == "int8" else bundle.NETWORK
         step = onnx_step.load(verified.content(file.as_posix()))
         frames = words.encode(tokens)[None]
@@ -82,7 +82,7 @@ class TestAnswers:
     def test_tokens(self, url):
         """Tokens that the client has cut are answered as the same text, and have spans by
         their numbers."""
-        words = [t.text for t in tokenize(SENTENCE, "tokens")]
+        words = tokenize(SENTENCE, "tokens")
         cut = post(url, "label", tokens=[words], model="names", spans=True)
         whole = post(url, "label", texts=[SENTENCE], model="names", spans=True)
         (cut,), (whole,) = cut.json()["predictions"], whole.json()["predictions"]
@@ -141,7 +141,7 @@ class TestStreams:
 
     def test_words(self, client):
         """A stream of words takes tokens, and no text, whose last word may be unfinished."""
-        words = [t.text for t in tokenize(SENTENCE, "tokens")]
+        words = tokenize(SENTENCE, "tokens")
         whole = client.label([words], model="names").predictions[0]
         with client.stream("names") as stream:
             labels = [stream.send([word]).labels[0] for word in words]

@@ -5,7 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
-from model.bundle.vocabulary import Token, tokenize
+from model.bundle.vocabulary import tokenize
 from service.codecs import text
 from service.errors import InvalidRequest, TooLarge
 from service.settings import Limits
@@ -46,7 +46,7 @@ def test_bio():
 
 def test_neighbours():
     """Two spans of a type that touch are two, where the second begins."""
-    tokens = [Token(name, -1, -1) for name in "abc"]
+    tokens = list("abc")
     values = probabilities(BIO, {"B-PER": 0.9}, {"B-PER": 0.9}, {"I-PER": 0.9})
     spans = text.spans(BIO, values, tokens, None)
     assert [(s["first"], s["last"], s["text"]) for s in spans] == [
@@ -61,7 +61,7 @@ def test_plain_labels():
     values = probabilities(
         classes, {"NOUN": 0.9}, {"NOUN": 0.6}, {"O": 0.9}, {"VERB": 0.8}
     )
-    tokens = [Token(name, -1, -1) for name in "abcd"]
+    tokens = list("abcd")
     spans = text.spans(classes, values, tokens, None)
     assert [(s["label"], s["first"], s["last"]) for s in spans] == [
         ("NOUN", 0, 1),
@@ -110,7 +110,7 @@ def test_others_have_turns():
                 await asyncio.sleep(0)
 
         other = asyncio.create_task(count())
-        tokens = [Token("a", 0, 1)] * (3 * text.AT_ONCE + 1)
+        tokens = ["a"] * (3 * text.AT_ONCE + 1)
         (frames,) = await text.encode(Words(), [tokens])
         other.cancel()
         return len(frames), turns

@@ -29,7 +29,7 @@ def test_table(tmp_path):
     assert (data.task, len(data), data.features[0]) == ("classify", 300, "word")
     assert data.classes == ("switch-off", "switch-on")
     vocabulary = data.vocabulary
-    words = [token.text for token in texts.vocabularies.tokenize("turn on", "tokens")]
+    words = texts.vocabularies.tokenize("turn on", "tokens")
     assert vocabulary.row(words[0])[0] > 0
     np.testing.assert_array_equal(
         data.sequence(0)[:2],
