@@ -259,10 +259,21 @@ def _tags() -> Dataset:
 
 def _intents() -> Dataset:
     """Sentences by characters. No template of sentences is in two parts."""
-    options = TextOptions(text="text", label="label", kind="characters")
+    return _json_lines(
+        "intents", TextOptions(text="text", label="label", kind="characters")
+    )
+
+
+def _addresses() -> Dataset:
+    """Addresses by words, with BIO labels. No address is in two parts."""
+    return _json_lines("addresses", TextOptions())
+
+
+def _json_lines(name: str, options: TextOptions) -> Dataset:
+    """Read a compressed file of JSON Lines."""
     with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "intents.jsonl"
-        path.write_bytes(gzip.decompress((DATA / "intents.jsonl.gz").read_bytes()))
+        path = Path(folder) / f"{name}.jsonl"
+        path.write_bytes(gzip.decompress((DATA / f"{name}.jsonl.gz").read_bytes()))
         return texts.dataset(texts.read(path, options))
 
 
@@ -305,6 +316,15 @@ BUILTIN = {
             licence="Apache-2.0",
             loader=_intents,
             kind="characters",
+        ),
+        BuiltinDataset(
+            name="addresses",
+            title="US addresses",
+            description="1,470 addresses, each 1 to 22 steps (words), with BIO labels.",
+            task="label",
+            source="training data of usaddress 0.5.16 (DataMade)",
+            licence="MIT",
+            loader=_addresses,
         ),
         BuiltinDataset(
             name="tags",

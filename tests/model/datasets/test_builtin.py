@@ -1,11 +1,13 @@
 """The built-in sets, and how a name or path becomes a set with parts."""
 
 import hashlib
+import itertools
 import re
 
 import numpy as np
 import pytest
 
+from model.bundle import spans
 from model.datasets import builtin, readers
 from model.datasets.dataset import PARTS, TEST
 
@@ -18,6 +20,7 @@ def builtins():
 SIZES = {
     "tags": (45829, 5869, 5642),
     "intents": (13217, 2928, 2904),
+    "addresses": (1030, 220, 220),
     "digits": (7000, 1000, 2000),
     "letters": (5626, 625, 626),
     "letters-unseen": None,  # By words: counted below.
@@ -97,6 +100,23 @@ def test_vowels(builtins):
     np.testing.assert_array_equal(data.split == TEST, np.arange(640) >= 270)
     assert np.bincount(data.part("train").targets).tolist() == [30] * 9
     assert (data.lengths.min(), data.lengths.max()) == (7, 29)
+
+
+def test_addresses(builtins):
+    """Labels are BIO, no label follows one that it can't, and no address is in two parts."""
+    data = builtins["addresses"]
+    scheme = spans.tagging_scheme(data.classes)
+    assert scheme is not None
+    assert (data.lengths.min(), data.lengths.max()) == (1, 22)
+    parts: dict[str, int] = {}
+    for index in range(len(data)):
+        names = [data.classes[code] for code in data.target(index)]
+        for before, name in itertools.pairwise(["O", *names]):
+            assert name[:2] != "I-" or before[2:] == name[2:]
+        words = data.sequence(index)[:, 0].astype(int)
+        text = " ".join(data.strings[word] for word in words).lower()
+        key = " ".join(re.findall(r"\w+", text))
+        assert parts.setdefault(key, data.split[index]) == data.split[index]
 
 
 def test_sources():
