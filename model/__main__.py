@@ -288,6 +288,7 @@ def export(
             dataset,
             config,
             cross_validation=crossed,
+            run=run,
             output=output,
             promote=promote,
             int8=int8,

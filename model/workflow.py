@@ -331,6 +331,7 @@ def run(
         dataset,
         config,
         cross_validation=crossed,
+        run=folder.folder,
         output=output,
         promote=promote,
         int8=int8,
@@ -345,14 +346,21 @@ def publish(
     config: Config,
     *,
     cross_validation: "CrossValidation | None" = None,
+    run: Path,
     output: Path,
     promote: Promote,
     int8: bool | None,
     progress: bool,
 ) -> TrainingResult:
-    """Write the bundle of a trained network, and promote it; see `train`."""
-    from model.export import promotion, publish
+    """Write the bundle of a trained network, and promote it; see `train`.
 
+    Args:
+        run: the folder of the run.
+    """
+    from model.export import promotion, publish
+    from model.report import worst
+
+    (run / worst.FILE).unlink(missing_ok=True)
     folder, metrics = publish.publish(
         network,
         history,
@@ -361,10 +369,11 @@ def publish(
         output,
         cross_validation=cross_validation,
         int8=int8,
+        run=run,
     )
     if progress:
         text = dataset.vocabulary is not None
-        console.print_published(folder, metrics, text=text)
+        console.print_published(folder, metrics, run / worst.FILE, text=text)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

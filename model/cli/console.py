@@ -291,15 +291,18 @@ def _more(table: Table, count: int) -> Table:
 
 
 def print_published(
-    folder: Path, parts: dict[str, "Metrics"], *, text: bool = False
+    folder: Path, parts: dict[str, "Metrics"], worst: Path, *, text: bool = False
 ) -> None:
-    """Print the metrics of a new bundle, which may read text, and where to find it."""
+    """Print the metrics of a new bundle, which may read text, and where to find it and
+    the page of its worst answers."""
     console.print(metrics_table("metrics", parts))
     if parts:
         print_baselines(parts)
     console.print(f"bundle: {folder}", soft_wrap=True)
     card = folder / "assets.extra" / "report" / "card.md"
     console.print(f"card:   {card}", soft_wrap=True)
+    if worst.exists():
+        console.print(f"worst:  {worst}", soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
     if text:
         command = "unrolled serve, and then unrolled classify (or label) FILE.txt"

@@ -29,7 +29,7 @@ from model.evaluation import baselines, calibration, evaluation, membership, tex
 from model.evaluation.evaluation import Metrics, Predictions
 from model.export import export, quantize
 from model.network.network import Network
-from model.report import report
+from model.report import report, worst
 from model.training import steps
 from model.training.cross_validation import CrossValidation
 from model.training.runs import Epoch
@@ -47,6 +47,7 @@ def publish(
     *,
     cross_validation: CrossValidation | None = None,
     int8: bool | None = None,
+    run: Path | None = None,
 ) -> tuple[Path, dict[str, Metrics]]:
     """Calibrate, evaluate each part, and write the next version.
 
@@ -56,6 +57,7 @@ def publish(
     Args:
         cross_validation: of the same data and settings; without a validation part.
         int8: add a network with int8 weights; None: to an LSTM, if they change little.
+        run: folder that the page of the worst answers is written to.
 
     Returns:
         the bundle's folder, and the metrics of each part.
@@ -115,6 +117,9 @@ def publish(
         membership.save(folder / bundle.SEQUENCES, dataset)
         results = report.Report(history, after, before)
         report.write(folder / bundle.REPORT, metadata, results)
+        name = shown_part(after)
+        if run is not None and name in parts:
+            worst.write(run, metadata, name, parts[name], predictions[name])
 
     # Never the test part: nothing of it may be in a bundle.
     part = "validation" if len(parts["validation"]) else "train"

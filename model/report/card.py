@@ -95,7 +95,7 @@ def _head(metadata: Metadata) -> str:
         (f"Features ({metadata.input.features})", _names(features)),
         ("Length", f"one step or more; trained on up to {longest}"),
     ]
-    return f"""# {_escape(metadata.name)}, version {metadata.version}
+    return f"""# {escape(metadata.name)}, version {metadata.version}
 
 A recurrent network that reads a sequence, one {text_section.step(metadata)} at each step, and
 {aim}.
@@ -143,12 +143,12 @@ def _data(metadata: Metadata) -> str:
     if "cross_validation" not in training.parts:
         epochs += f", the best was number {training.best_epoch}"
     rows = [
-        ("Source", _escape(training.source)),
+        ("Source", escape(training.source)),
         ("SHA-256", f"`{training.data}`"),
         ("Epochs", epochs),
         *_optimisation(training.settings),
         ("Seed", f"{training.seed}"),
-        ("Created", _escape(training.created)),
+        ("Created", escape(training.created)),
     ]
     if training.versions:
         versions = (f"{name} {version}" for name, version in training.versions.items())
@@ -178,8 +178,8 @@ def _optimisation(settings: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
         f"{name.replace('_', ' ')} {value}" for name, value in changes.items() if value
     ]
     return [
-        ("Optimisation", _escape(", ".join(parts))),
-        ("Augmentation", _escape(", ".join(random) or "none")),
+        ("Optimisation", escape(", ".join(parts))),
+        ("Augmentation", escape(", ".join(random) or "none")),
     ]
 
 
@@ -287,7 +287,7 @@ def _plots(shown: str) -> str:
 def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
     counts = np.array(part.confusion)
     actual, correct = counts.sum(1), counts.diagonal()
-    wrong, names = counts - np.diag(correct), [*map(_escape, metadata.classes)]
+    wrong, names = counts - np.diag(correct), [*map(escape, metadata.classes)]
     if not wrong.any():
         return f"## Mistakes\n\nNone in the {title(shown)}."
     shares = 100 * wrong / np.maximum(actual, 1)[:, None]
@@ -374,14 +374,14 @@ def span(interval: Sequence[float]) -> str:
 
 
 def _names(names: Iterable[str]) -> str:
-    return " · ".join(map(_escape, names))
+    return " · ".join(map(escape, names))
 
 
 def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun if number == 1 else noun + 's'}"
 
 
-def _escape(name: str) -> str:
+def escape(name: str) -> str:
     """Escape `name` for Markdown, tables included."""
     return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", line(name))
 

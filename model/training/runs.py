@@ -98,6 +98,7 @@ class Run:
         for name in ("latest", "best", "logs", "folds"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
+        (self.folder / "worst.md").unlink(missing_ok=True)
         self._write("history.json", [])
         self._write("config.json", {"data": digest, "config": config.model_dump()})
 

@@ -86,7 +86,7 @@ def test_path(tmp_path):
     """A long path with brackets is printed on one line."""
     path = tmp_path / "[bold]" / ("long" * 50) / "1"
     with console.console.capture() as output:
-        console.print_published(path, {})
+        console.print_published(path, {}, path / "worst.md")
     assert f"bundle: {path}" in output.get().splitlines()
 
 
