@@ -44,7 +44,8 @@ HASHED = {
     "suffix4": (1024, 8),
     "shape": (256, 8),
 }
-EXAMPLES = 100  # tokens whose ids a vocabulary states
+EXAMPLES = 100  # tokens whose ids a vocabulary states, these among them
+UNLISTED = ("Ünlisted", "naïve-word's", "12,345.67", "iOS-7", "猫", "\u0301", "?!")
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,8 +179,11 @@ def build(data: Dataset, options: TextOptions) -> Vocabulary:
     vocabulary = Vocabulary(
         kind=options.kind, columns=tuple(columns), entries=tuple(entries)
     )
-    places = np.linspace(0, len(order) - 1, min(EXAMPLES, len(order))).astype(int)
-    return vocabulary.with_examples([strings[order[n]] for n in places])
+    # No word of the data but those that are listed.
+    count = min(EXAMPLES - len(UNLISTED), len(entries))
+    places = np.linspace(0, len(entries) - 1, count).astype(int)
+    examples = dict.fromkeys([*(entries[n] for n in places), *UNLISTED])
+    return vocabulary.with_examples([*examples])
 
 
 def encode(data: Dataset, vocabulary: Vocabulary) -> Dataset:

@@ -118,3 +118,13 @@ def test_builtin():
     intents = builtin.load("intents")
     assert len(intents.classes) == 23
     assert (np.bincount(intents.split) > 2_000).all()
+
+
+def test_rare_words_stay_private(tmp_path):
+    """A vocabulary holds no word that occurs once, neither in its list nor its examples."""
+    path = tmp_path / "a.csv"
+    path.write_text("text,label\nthe cat,a\nthe secret,b\nthe cat,a\n")
+    data = builtin.load_source(path, text=TextOptions(text="text"), validation=0)
+    content = data.vocabulary.model_dump_json()
+    assert '"the"' in content
+    assert "secret" not in content
