@@ -56,44 +56,47 @@ def tensors(*, binary):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-class TestTriton:
-    def test_columns(self, triton, expected, binary):
-        """A tensor for each column has the native answers."""
-        answer = triton.infer("visits", tensors(binary=binary))
-        numbers = answer.as_numpy("probabilities")
-        np.testing.assert_allclose(numbers, expected, atol=1e-6)
+def test_triton_columns(triton, expected, binary):
+    """A tensor for each column has the native answers."""
+    answer = triton.infer("visits", tensors(binary=binary))
+    numbers = answer.as_numpy("probabilities")
+    np.testing.assert_allclose(numbers, expected, atol=1e-6)
 
-    def test_sequence(self, triton, expected, binary):
-        """A sequence in several requests keeps its last time."""
-        for row, start in ((0, True), (1, False)):
-            inputs = []
-            for name, datatype in TYPES.items():
-                kind = np.float32 if datatype == "FP32" else object
-                inputs.append(InferInput(name, [1, 1], datatype))
-                array = np.array([[ROWS[0][row][name]]], kind)
-                inputs[-1].set_data_from_numpy(array, binary_data=binary)
-            answer = triton.infer(
-                "visits",
-                inputs,
-                sequence_id=5,
-                sequence_start=start,
-                sequence_end=not start,
-            )
-        numbers = answer.as_numpy("probabilities")
-        np.testing.assert_allclose(numbers[0], expected[0], atol=1e-6)
 
-    def test_refused(self, triton, binary):
-        """Tensors that do not fit are refused by name."""
-        good = tensors(binary=binary)
-        for inputs, reason in (
-            (good[:-2], "at is missing"),
-            ([*good, good[0]], "each once"),
-            ([InferInput("event", [2, 2], "FP64"), *good[1:]], "must be one of BYTES"),
-        ):
-            if inputs[0].datatype() == "FP64":
-                inputs[0].set_data_from_numpy(np.zeros((2, 2)), binary_data=binary)
-            with pytest.raises(InferenceServerException, match=reason):
-                triton.infer("visits", inputs)
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_sequence(triton, expected, binary):
+    """A sequence in several requests keeps its last time."""
+    for row, start in ((0, True), (1, False)):
+        inputs = []
+        for name, datatype in TYPES.items():
+            kind = np.float32 if datatype == "FP32" else object
+            inputs.append(InferInput(name, [1, 1], datatype))
+            array = np.array([[ROWS[0][row][name]]], kind)
+            inputs[-1].set_data_from_numpy(array, binary_data=binary)
+        answer = triton.infer(
+            "visits",
+            inputs,
+            sequence_id=5,
+            sequence_start=start,
+            sequence_end=not start,
+        )
+    numbers = answer.as_numpy("probabilities")
+    np.testing.assert_allclose(numbers[0], expected[0], atol=1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_refused(triton, binary):
+    """Tensors that do not fit are refused by name."""
+    good = tensors(binary=binary)
+    for inputs, reason in (
+        (good[:-2], "at is missing"),
+        ([*good, good[0]], "each once"),
+        ([InferInput("event", [2, 2], "FP64"), *good[1:]], "must be one of BYTES"),
+    ):
+        if inputs[0].datatype() == "FP64":
+            inputs[0].set_data_from_numpy(np.zeros((2, 2)), binary_data=binary)
+        with pytest.raises(InferenceServerException, match=reason):
+            triton.infer("visits", inputs)
 
 
 def test_metadata(url, triton):
@@ -111,31 +114,31 @@ def test_metadata(url, triton):
     assert "step" not in signature
 
 
-class TestTensorflowServing:
-    def test_rows(self, url, expected):
-        """Lists of objects, or objects with `records`."""
-        for instances in (ROWS, [{"records": row} for row in ROWS]):
-            answer = self.predict(url, instances=instances)
-            np.testing.assert_allclose(answer.json()["predictions"], expected)
+def test_tensorflow_serving_rows(url, expected):
+    """Lists of objects, or objects with `records`."""
+    for instances in (ROWS, [{"records": row} for row in ROWS]):
+        answer = predict(url, instances=instances)
+        np.testing.assert_allclose(answer.json()["predictions"], expected)
 
-    def test_columns(self, url, expected):
-        """A list of rows for each column."""
-        inputs = {name: [[r[name] for r in row] for row in ROWS] for name in TYPES}
-        answer = self.predict(url, inputs=inputs)
-        np.testing.assert_allclose(answer.json()["outputs"], expected)
 
-    def test_refused(self, url):
-        for body, reason in (
-            ({"instances": [[1]]}, "list of records"),
-            ({"instances": [ROWS[0], [{}]]}, "event is missing"),
-            ({"inputs": {"event": [["a"]]}}, "host is missing"),
-            ({"inputs": {name: [["a"]] for name in TYPES} | {"at": [[]]}}, "lengths"),
-            ({"instances": ROWS, "inputs": ROWS}, "either"),
-        ):
-            answer = self.predict(url, **body)
-            assert (answer.status_code, reason in answer.text) == (400, True), (
-                answer.text
-            )
+def test_tensorflow_serving_columns(url, expected):
+    """A list of rows for each column."""
+    inputs = {name: [[r[name] for r in row] for row in ROWS] for name in TYPES}
+    answer = predict(url, inputs=inputs)
+    np.testing.assert_allclose(answer.json()["outputs"], expected)
 
-    def predict(self, url, **body):
-        return httpx.post(f"{url}/v1/models/visits:predict", json=body)
+
+def test_tensorflow_serving_refused(url):
+    for body, reason in (
+        ({"instances": [[1]]}, "list of records"),
+        ({"instances": [ROWS[0], [{}]]}, "event is missing"),
+        ({"inputs": {"event": [["a"]]}}, "host is missing"),
+        ({"inputs": {name: [["a"]] for name in TYPES} | {"at": [[]]}}, "lengths"),
+        ({"instances": ROWS, "inputs": ROWS}, "either"),
+    ):
+        answer = predict(url, **body)
+        assert (answer.status_code, reason in answer.text) == (400, True), answer.text
+
+
+def predict(url, **body):
+    return httpx.post(f"{url}/v1/models/visits:predict", json=body)

@@ -40,39 +40,42 @@ def tensor(name, values, *, binary):
 
 
 @pytest.mark.parametrize("binary", [True, False])
-class TestTriton:
-    def test_text(self, url, triton, binary):
-        """A batch of texts, as JSON and in binary, has the native answers, padded."""
-        inputs = [tensor("text", [[text] for text in TEXTS], binary=binary)]
-        output = InferRequestedOutput("probabilities", binary_data=binary)
-        answer = triton.infer("names", inputs, outputs=[output])
-        numbers = answer.as_numpy("probabilities")
-        for row, expected in zip(
-            numbers, native(url, "label", texts=TEXTS, model="names"), strict=True
-        ):
-            np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-6)
-            assert not row[len(expected) :].any()
+def test_triton_text(url, triton, binary):
+    """A batch of texts, as JSON and in binary, has the native answers, padded."""
+    inputs = [tensor("text", [[text] for text in TEXTS], binary=binary)]
+    output = InferRequestedOutput("probabilities", binary_data=binary)
+    answer = triton.infer("names", inputs, outputs=[output])
+    numbers = answer.as_numpy("probabilities")
+    for row, expected in zip(
+        numbers, native(url, "label", texts=TEXTS, model="names"), strict=True
+    ):
+        np.testing.assert_allclose(row[: len(expected)], expected, atol=1e-6)
+        assert not row[len(expected) :].any()
 
-    def test_tokens(self, url, triton, binary):
-        """Padded tokens with their lengths."""
-        rows = [["Anna", "sees", "Bob"], ["Dora", "", ""]]
-        lengths = InferInput("lengths", [2], "INT32")
-        lengths.set_data_from_numpy(np.array([3, 1], np.int32), binary_data=binary)
-        inputs = [tensor("tokens", rows, binary=binary), lengths]
-        numbers = triton.infer("names", inputs).as_numpy("probabilities")
-        expected = native(url, "label", tokens=[rows[0], ["Dora"]], model="names")
-        np.testing.assert_allclose(numbers[0], expected[0], atol=1e-6)
-        np.testing.assert_allclose(numbers[1, :1], expected[1], atol=1e-6)
 
-    def test_refused(self, triton, binary):
-        """Tensors that do not fit are refused by name."""
-        for inputs, reason in (
-            ([tensor("text", [""], binary=binary)], "at least one token"),
-            ([tensor("words", ["a"], binary=binary)], "must be text"),
-            ([tensor("tokens", [["a"]], binary=binary)], "reads characters"),
-        ):
-            with pytest.raises(InferenceServerException, match=reason):
-                triton.infer("commands", inputs)
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_tokens(url, triton, binary):
+    """Padded tokens with their lengths."""
+    rows = [["Anna", "sees", "Bob"], ["Dora", "", ""]]
+    lengths = InferInput("lengths", [2], "INT32")
+    lengths.set_data_from_numpy(np.array([3, 1], np.int32), binary_data=binary)
+    inputs = [tensor("tokens", rows, binary=binary), lengths]
+    numbers = triton.infer("names", inputs).as_numpy("probabilities")
+    expected = native(url, "label", tokens=[rows[0], ["Dora"]], model="names")
+    np.testing.assert_allclose(numbers[0], expected[0], atol=1e-6)
+    np.testing.assert_allclose(numbers[1, :1], expected[1], atol=1e-6)
+
+
+@pytest.mark.parametrize("binary", [True, False])
+def test_triton_refused(triton, binary):
+    """Tensors that do not fit are refused by name."""
+    for inputs, reason in (
+        ([tensor("text", [""], binary=binary)], "at least one token"),
+        ([tensor("words", ["a"], binary=binary)], "must be text"),
+        ([tensor("tokens", [["a"]], binary=binary)], "reads characters"),
+    ):
+        with pytest.raises(InferenceServerException, match=reason):
+            triton.infer("commands", inputs)
 
 
 def test_metadata(url, triton):

@@ -56,9 +56,10 @@ class TestTrain:
         lines = [line.strip() for line in trained.splitlines() if line.strip()]
         epochs = [line for line in lines if line.startswith("epoch")]
         assert [line.split()[1] for line in epochs] == ["1/2", "2/2"]
-        assert lines[-3].split() == ["bundle:", str(exported.folder)]
-        assert lines[-2].startswith("card:")
-        assert Path(lines[-2].split()[1]).is_file()
+        paths = dict(line.split() for line in lines[-4:-1])
+        assert paths["bundle:"] == str(exported.folder)
+        assert Path(paths["card:"]).is_file()
+        assert Path(paths["worst:"]).is_file()
         assert f"unrolled predict FILE --bundle {exported.folder} -o" in lines[-1]
         *_, test = [line.split() for line in lines if line.startswith("test ")]
         part_metrics = exported.metadata.training.parts["test"]

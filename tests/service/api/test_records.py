@@ -61,79 +61,82 @@ def post(url, path, **body):
     return httpx.post(f"{url}/{path}", json=body, timeout=30)
 
 
-class TestAnswers:
-    def test_batch(self, url, client, exact):
-        """All sequences of a request are answered as by themselves."""
-        sequences = [make(count, count) for count in (1, 7, 300)]
-        for path, name in (("classify", "visits"), ("label", "calls")):
-            response = post(url, path, records=sequences, model=name)
-            assert response.status_code == 200, response.text
-            answers = response.json()["predictions"]
-            for records, answer in zip(sequences, answers, strict=True):
-                expected = exact(name, records, client.model(name).precision)
-                got = np.array(answer["probabilities"], np.float32)
-                np.testing.assert_allclose(got, expected, atol=1e-5)
-
-    def test_resumed(self, client, exact):
-        """A sequence may be cut anywhere: a state token holds the last time."""
-        records = make(9)
-        expected = exact("visits", records)
-        for cut in (1, 4, 8):
-            first = client.classify([records[:cut]], model="visits", return_state=True)
-            state = first.predictions[0].state
-            rest = client.classify([records[cut:]], model="visits", states=[state])
-            got = rest.predictions[0].probabilities
+def test_answers_batch(url, client, exact):
+    """All sequences of a request are answered as by themselves."""
+    sequences = [make(count, count) for count in (1, 7, 300)]
+    for path, name in (("classify", "visits"), ("label", "calls")):
+        response = post(url, path, records=sequences, model=name)
+        assert response.status_code == 200, response.text
+        answers = response.json()["predictions"]
+        for records, answer in zip(sequences, answers, strict=True):
+            expected = exact(name, records, client.model(name).precision)
+            got = np.array(answer["probabilities"], np.float32)
             np.testing.assert_allclose(got, expected, atol=1e-5)
-        with pytest.raises(RequestError, match="before the time") as error:
-            client.classify([records[:1]], model="visits", states=[state])
-        assert error.value.errors[0]["path"] == "records[0][0].at"
-
-    def test_defaults(self, url):
-        """Without a name the first model of the task that reads records answers."""
-        assert post(url, "classify", records=[make(1)]).json()["model"] == "visits"
-        assert post(url, "label", records=[make(1)]).json()["model"] == "calls"
-
-    def test_large(self, client, exact):
-        """Records whose JSON is parsed in another process are answered alike."""
-        records = make(4_000)
-        (answer,) = client.classify([records], model="visits").predictions
-        expected = exact("visits", records)
-        np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
-
-    def test_example(self, url, client):
-        """The model's description has a request that is answered."""
-        for name, path in (("visits", "classify"), ("calls", "label")):
-            about = client.model(name)
-            assert about.input == "records"
-            assert post(url, path, **about.example).status_code == 200
-        assert about.kinds == {"event": "category", "bytes": "number"}
 
 
-class TestStreams:
-    def test_cut(self, client, exact):
-        """Each message adds records; the last answer is that of the whole sequence."""
-        records = make(8)
-        with client.stream("visits") as stream:
-            parts = (records[:3], records[3:4], records[4:])
-            answers = [stream.send(part) for part in parts]
-        assert [answer.steps for answer in answers] == [3, 4, 8]
-        got = answers[-1].probabilities
-        np.testing.assert_allclose(got, exact("visits", records), atol=1e-5)
+def test_answers_resumed(client, exact):
+    """A sequence may be cut anywhere: a state token holds the last time."""
+    records = make(9)
+    expected = exact("visits", records)
+    for cut in (1, 4, 8):
+        first = client.classify([records[:cut]], model="visits", return_state=True)
+        state = first.predictions[0].state
+        rest = client.classify([records[cut:]], model="visits", states=[state])
+        got = rest.predictions[0].probabilities
+        np.testing.assert_allclose(got, expected, atol=1e-5)
+    with pytest.raises(RequestError, match="before the time") as error:
+        client.classify([records[:1]], model="visits", states=[state])
+    assert error.value.errors[0]["path"] == "records[0][0].at"
 
-    def test_refused(self, client):
-        """An invalid message changes nothing."""
-        first, second = make(2)
-        with client.stream("visits") as stream:
-            stream.send([first])
-            for message, reason in (
-                ([second | {"bytes": "x"}], r"records\[0\].bytes"),
-                ([second | {"at": 0}], "before the time"),
-                ([[1.0] * 4], "takes records"),
-                ("login", "takes records"),
-            ):
-                with pytest.raises(RequestError, match=reason):
-                    stream.send(message)
-            assert stream.send([second]).steps == 2
+
+def test_answers_defaults(url):
+    """Without a name the first model of the task that reads records answers."""
+    assert post(url, "classify", records=[make(1)]).json()["model"] == "visits"
+    assert post(url, "label", records=[make(1)]).json()["model"] == "calls"
+
+
+def test_answers_large(client, exact):
+    """Records whose JSON is parsed in another process are answered alike."""
+    records = make(4_000)
+    (answer,) = client.classify([records], model="visits").predictions
+    expected = exact("visits", records)
+    np.testing.assert_allclose(answer.probabilities, expected, atol=1e-5)
+
+
+def test_answers_example(url, client):
+    """The model's description has a request that is answered."""
+    for name, path in (("visits", "classify"), ("calls", "label")):
+        about = client.model(name)
+        assert about.input == "records"
+        assert post(url, path, **about.example).status_code == 200
+    assert about.kinds == {"event": "category", "bytes": "number"}
+
+
+def test_streams_cut(client, exact):
+    """Each message adds records; the last answer is that of the whole sequence."""
+    records = make(8)
+    with client.stream("visits") as stream:
+        parts = (records[:3], records[3:4], records[4:])
+        answers = [stream.send(part) for part in parts]
+    assert [answer.steps for answer in answers] == [3, 4, 8]
+    got = answers[-1].probabilities
+    np.testing.assert_allclose(got, exact("visits", records), atol=1e-5)
+
+
+def test_streams_refused(client):
+    """An invalid message changes nothing."""
+    first, second = make(2)
+    with client.stream("visits") as stream:
+        stream.send([first])
+        for message, reason in (
+            ([second | {"bytes": "x"}], r"records\[0\].bytes"),
+            ([second | {"at": 0}], "before the time"),
+            ([[1.0] * 4], "takes records"),
+            ("login", "takes records"),
+        ):
+            with pytest.raises(RequestError, match=reason):
+                stream.send(message)
+        assert stream.send([second]).steps == 2
 
 
 GOOD = make(1)[0]

@@ -63,99 +63,101 @@ def precision(client, name):
     return client.model(name).precision
 
 
-class TestAnswers:
-    def test_words(self, url, client, exact):
-        """Each word has a label and its place in code points; all in one request are
-        answered as by themselves."""
-        texts = [SENTENCE, "Bob", "the the the " * 40]
-        response = post(url, "label", texts=texts, model="names")
-        assert response.status_code == 200, response.text
-        for text, prediction in zip(texts, response.json()["predictions"], strict=True):
-            expected = exact("names", text, precision(client, "names"))
-            got = np.array(prediction["probabilities"], np.float32)
-            np.testing.assert_allclose(got, expected, atol=1e-5)
-            for token in prediction["tokens"]:
-                assert text[token["start"] : token["end"]] == token["text"]
-        known = [t["known"] for t in response.json()["predictions"][0]["tokens"]]
-        assert known == [False, True, True, True, True, False]
-
-    def test_tokens(self, url):
-        """Tokens that the client has cut are answered as the same text, and have spans by
-        their numbers."""
-        words = tokenize(SENTENCE, "tokens")
-        cut = post(url, "label", tokens=[words], model="names", spans=True)
-        whole = post(url, "label", texts=[SENTENCE], model="names", spans=True)
-        (cut,), (whole,) = cut.json()["predictions"], whole.json()["predictions"]
-        assert cut["probabilities"] == whole["probabilities"]
-        assert "tokens" not in cut
-        for first, second in zip(cut["spans"], whole["spans"], strict=True):
-            assert second["text"] == SENTENCE[second["start"] : second["end"]]
-            assert first["text"] == " ".join(words[first["first"] : first["last"] + 1])
-            assert (first["label"], first["probability"]) == (
-                second["label"],
-                second["probability"],
-            )
-
-    def test_characters(self, client, exact):
-        """A text is classified character by character, and may be cut anywhere."""
-        answer = client.classify([COMMAND], model="commands")
-        expected = exact("commands", COMMAND)
-        got = answer.predictions[0].probabilities
+def test_answers_words(url, client, exact):
+    """Each word has a label and its place in code points; all in one request are
+    answered as by themselves."""
+    texts = [SENTENCE, "Bob", "the the the " * 40]
+    response = post(url, "label", texts=texts, model="names")
+    assert response.status_code == 200, response.text
+    for text, prediction in zip(texts, response.json()["predictions"], strict=True):
+        expected = exact("names", text, precision(client, "names"))
+        got = np.array(prediction["probabilities"], np.float32)
         np.testing.assert_allclose(got, expected, atol=1e-5)
-        for cut in (1, 7, len(COMMAND) - 1):
-            first = client.classify(
-                [COMMAND[:cut]], model="commands", return_state=True
-            ).predictions[0]
-            rest = client.classify(
-                [COMMAND[cut:]], model="commands", states=[first.state]
-            )
-            np.testing.assert_allclose(
-                rest.predictions[0].probabilities, expected, atol=1e-5
-            )
-
-    def test_defaults(self, url):
-        """Without a name the first model of the task that reads text answers."""
-        assert post(url, "label", texts=["Bob"]).json()["model"] == "names"
-        assert post(url, "classify", texts=["Bob"]).json()["model"] == "commands"
-        assert post(url, "classify", sequences=[[[1]]]).status_code == 404
-
-    def test_large(self, url):
-        """A text whose JSON is parsed in another process is answered alike."""
-        text = "Anna sees the dog " * 1_000
-        response = post(url, "label", texts=[text], model="names", top_k=1)
-        assert len(response.json()["predictions"][0]["labels"]) == 4_000
-        small = post(url, "label", texts=[text[:18]], model="names", top_k=1)
-        labels = small.json()["predictions"][0]["labels"]
-        assert response.json()["predictions"][0]["labels"][:4] == labels
+        for token in prediction["tokens"]:
+            assert text[token["start"] : token["end"]] == token["text"]
+    known = [t["known"] for t in response.json()["predictions"][0]["tokens"]]
+    assert known == [False, True, True, True, True, False]
 
 
-class TestStreams:
-    def test_characters(self, client, exact):
-        """Each message adds characters; the last answer is that of the whole text."""
-        with client.stream("commands") as stream:
-            answers = [stream.send(part) for part in (COMMAND[:3], "n", COMMAND[4:])]
-        assert [answer.steps for answer in answers] == [3, 4, len(COMMAND)]
-        np.testing.assert_allclose(
-            answers[-1].probabilities, exact("commands", COMMAND), atol=1e-5
+def test_answers_tokens(url):
+    """Tokens that the client has cut are answered as the same text, and have spans by
+    their numbers."""
+    words = tokenize(SENTENCE, "tokens")
+    cut = post(url, "label", tokens=[words], model="names", spans=True)
+    whole = post(url, "label", texts=[SENTENCE], model="names", spans=True)
+    (cut,), (whole,) = cut.json()["predictions"], whole.json()["predictions"]
+    assert cut["probabilities"] == whole["probabilities"]
+    assert "tokens" not in cut
+    for first, second in zip(cut["spans"], whole["spans"], strict=True):
+        assert second["text"] == SENTENCE[second["start"] : second["end"]]
+        assert first["text"] == " ".join(words[first["first"] : first["last"] + 1])
+        assert (first["label"], first["probability"]) == (
+            second["label"],
+            second["probability"],
         )
 
-    def test_words(self, client):
-        """A stream of words takes tokens, and no text, whose last word may be unfinished."""
-        words = tokenize(SENTENCE, "tokens")
-        whole = client.label([words], model="names").predictions[0]
-        with client.stream("names") as stream:
-            labels = [stream.send([word]).labels[0] for word in words]
-            with pytest.raises(RequestError, match="unfinished"):
-                stream.send("Bob")
-            assert stream.send(["Bob"]).steps == len(words) + 1
-        assert labels == whole.labels
 
-    def test_wrong_kind(self, client):
-        with client.stream("commands") as stream:
-            with pytest.raises(RequestError, match="takes text"):
-                stream.send([[1.0]])
-            with pytest.raises(RequestError, match="at least one token"):
-                stream.send("")
+def test_answers_characters(client, exact):
+    """A text is classified character by character, and may be cut anywhere."""
+    answer = client.classify([COMMAND], model="commands")
+    expected = exact("commands", COMMAND)
+    got = answer.predictions[0].probabilities
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+    for cut in (1, 7, len(COMMAND) - 1):
+        first = client.classify(
+            [COMMAND[:cut]], model="commands", return_state=True
+        ).predictions[0]
+        rest = client.classify([COMMAND[cut:]], model="commands", states=[first.state])
+        np.testing.assert_allclose(
+            rest.predictions[0].probabilities, expected, atol=1e-5
+        )
+
+
+def test_answers_defaults(url):
+    """Without a name the first model of the task that reads text answers."""
+    assert post(url, "label", texts=["Bob"]).json()["model"] == "names"
+    assert post(url, "classify", texts=["Bob"]).json()["model"] == "commands"
+    assert post(url, "classify", sequences=[[[1]]]).status_code == 404
+
+
+def test_answers_large(url):
+    """A text whose JSON is parsed in another process is answered alike."""
+    text = "Anna sees the dog " * 1_000
+    response = post(url, "label", texts=[text], model="names", top_k=1)
+    assert len(response.json()["predictions"][0]["labels"]) == 4_000
+    small = post(url, "label", texts=[text[:18]], model="names", top_k=1)
+    labels = small.json()["predictions"][0]["labels"]
+    assert response.json()["predictions"][0]["labels"][:4] == labels
+
+
+def test_streams_characters(client, exact):
+    """Each message adds characters; the last answer is that of the whole text."""
+    with client.stream("commands") as stream:
+        answers = [stream.send(part) for part in (COMMAND[:3], "n", COMMAND[4:])]
+    assert [answer.steps for answer in answers] == [3, 4, len(COMMAND)]
+    np.testing.assert_allclose(
+        answers[-1].probabilities, exact("commands", COMMAND), atol=1e-5
+    )
+
+
+def test_streams_words(client):
+    """A stream of words takes tokens, and no text, whose last word may be unfinished."""
+    words = tokenize(SENTENCE, "tokens")
+    whole = client.label([words], model="names").predictions[0]
+    with client.stream("names") as stream:
+        labels = [stream.send([word]).labels[0] for word in words]
+        with pytest.raises(RequestError, match="unfinished"):
+            stream.send("Bob")
+        assert stream.send(["Bob"]).steps == len(words) + 1
+    assert labels == whole.labels
+
+
+def test_streams_wrong_kind(client):
+    with client.stream("commands") as stream:
+        with pytest.raises(RequestError, match="takes text"):
+            stream.send([[1.0]])
+        with pytest.raises(RequestError, match="at least one token"):
+            stream.send("")
 
 
 @pytest.mark.parametrize(
