@@ -372,8 +372,7 @@ def publish(
         run=run,
     )
     if progress:
-        text = dataset.vocabulary is not None
-        console.print_published(folder, metrics, run / worst.FILE, text=text)
+        console.print_published(folder, metrics, run / worst.FILE)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

@@ -27,8 +27,8 @@ LIBRARIES = {
 }
 FILE_READERS = ("service.bulk.", "service.cli.", "service.client.")  # as training does
 READERS = "model.datasets.readers"
-# The words of data sets, and the table of what is predicted for one.
-DATASETS = ["model.datasets.dataset", "model.datasets.answers"]
+# The words of data sets, readers of texts, and the table of what is predicted for one.
+DATASETS = ["model.datasets.dataset", "model.datasets.answers", "model.datasets.text"]
 # A module may import those of its own row and of the rows below it, and the last row.
 SERVICE = [
     {"app", "server", "ray", "__main__"},

@@ -290,10 +290,8 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def print_published(
-    folder: Path, parts: dict[str, "Metrics"], worst: Path, *, text: bool = False
-) -> None:
-    """Print the metrics of a new bundle, which may read text, and where to find it and
+def print_published(folder: Path, parts: dict[str, "Metrics"], worst: Path) -> None:
+    """Print the metrics of a new bundle, and where to find it and
     the page of its worst answers."""
     console.print(metrics_table("metrics", parts))
     if parts:
@@ -304,8 +302,6 @@ def print_published(
     if worst.exists():
         console.print(f"worst:  {worst}", soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
-    if text:
-        command = "unrolled serve, and then unrolled classify (or label) FILE.txt"
     console.print(f"answers for a file: {command}", soft_wrap=True)
 
 

@@ -11,6 +11,7 @@ import csv
 import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -26,10 +27,12 @@ from model.datasets.dataset import (
     Task,
     join_names,
 )
+from model.datasets.readers import csv_rows, files
 from model.datasets.readers.files import ReadError
-from model.datasets.readers.sequences import Labels, to_text
+from model.datasets.readers.sequences import Labels, Sequences, to_text
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".conll", ".conllu")
+LINES = ".txt"  # a text a line, to predict
 CONLL = (".conll", ".conllu")  # text in any case; of others `--text` says so
 UPOS, FORM = 4, 2  # columns of CoNLL-U files, from 1
 NAMED = {"form": 2, "lemma": 3, "upos": 4, "xpos": 5, "feats": 6, "deprel": 8}
@@ -72,18 +75,22 @@ class Texts:
     labels: list[Any] = field(default_factory=list)  # a label, or one for each token
     parts: list[int] = field(default_factory=list)
     lines: list[int] = field(default_factory=list)
+    ids: list[str] = field(default_factory=list)
 
-    def add(self, tokens: list[str], label: Any, part: int, line: int) -> None:
+    def add(
+        self, tokens: list[str], label: Any, part: int, line: int, id: object = None
+    ) -> None:
         """Add a text; one without a token is refused."""
         if not tokens:
             raise ReadError(self.path, line, "the text is empty")
-        if self.task == "label" and len(label) != len(tokens):
+        if self.task == "label" and label is not None and len(label) != len(tokens):
             reason = f"{len(label)} labels for {len(tokens)} tokens"
             raise ReadError(self.path, line, reason)
         self.tokens.append(tokens)
         self.labels.append(label)
         self.parts.append(part)
         self.lines.append(line)
+        self.ids.append(str(len(self.lines) if id in (None, "") else id))
 
 
 def is_text(source: object, options: TextOptions) -> bool:
@@ -93,22 +100,54 @@ def is_text(source: object, options: TextOptions) -> bool:
     return isinstance(source, (str, Path)) and Path(source).suffix.lower() in CONLL
 
 
-def read(path: Path, options: TextOptions) -> Texts:
+def read(path: Path, options: TextOptions, *, training: bool = True) -> Texts:
     """Read a file of texts.
+
+    Args:
+        training: true if labels are required.
 
     Raises:
         ReadError: the file can't be read, or a column is missing; names the line.
     """
     suffix = path.suffix.lower()
-    if suffix not in SUFFIXES:
-        reason = f"no text in {suffix!r} files; known are {', '.join(SUFFIXES)}"
+    known = SUFFIXES if training else (*SUFFIXES, LINES)
+    if suffix not in known:
+        reason = f"no text in {suffix!r} files; known are {', '.join(known)}"
         raise ReadError(path, None, reason)
     try:
+        if suffix == LINES:
+            return _plain(path, options)
         if suffix in CONLL:
             return _conll(path, options)
-        return _records(path, options)
+        return _records(path, options, training)
     except (OSError, UnicodeDecodeError) as error:
         raise ReadError(path, None, str(error)) from None
+
+
+def sequences(path: Path, options: TextOptions) -> Sequences:
+    """Read a file of texts to predict; labels may be missing.
+
+    Raises:
+        ReadError: see `read`.
+    """
+    texts = read(path, options, training=False)
+    labels, codes = Labels(), []
+    if None not in texts.labels:
+        names = texts.labels if texts.task == "classify" else chain(*texts.labels)
+        codes = [labels.encode(to_text(name)) for name in names]
+    lengths = [len(row) for row in texts.tokens]
+    letters = options.kind == "characters"
+    return Sequences(
+        path=path,
+        ids=tuple(texts.ids),
+        frames=np.zeros((sum(lengths), 1), np.float32),
+        lengths=np.array(lengths),
+        features=("text",),
+        labels=labels.targets(codes) if codes else None,
+        classes=labels.classes if codes else (),
+        task=texts.task if codes else None,
+        values=["".join(row) for row in texts.tokens] if letters else texts.tokens,
+    )
 
 
 def dataset(texts: Texts, classes: Sequence[str] | None = None) -> Dataset:
@@ -200,7 +239,19 @@ def encode(data: Dataset, vocabulary: Vocabulary) -> Dataset:
     )
 
 
-def _records(path: Path, options: TextOptions) -> Texts:
+def _plain(path: Path, options: TextOptions) -> Texts:
+    """Read a text a line."""
+    texts = Texts(path, "classify")
+    for line, text in files.numbered_lines(path):
+        if text.strip():
+            tokens = vocabularies.tokenize(text.rstrip("\r\n"), options.kind)
+            texts.add(tokens, None, UNASSIGNED, line)
+    if not texts.tokens:
+        raise ReadError(path, None, "holds no text")
+    return texts
+
+
+def _records(path: Path, options: TextOptions, training: bool) -> Texts:
     """Read a table or JSON Lines. The task is that of the first record."""
     column, label = options.text or "text", options.label or "label"
     texts: Texts | None = None
@@ -209,7 +260,8 @@ def _records(path: Path, options: TextOptions) -> Texts:
         if texts is None:
             texts = Texts(path, "label" if "labels" in record else "classify")
         name = "labels" if texts.task == "label" else label
-        for key in ("tokens" if by_token else column, name):
+        keys = ("tokens" if by_token else column, *([name] if training else ()))
+        for key in keys:
             if record.get(key) in (None, ""):
                 there = join_names(record)
                 raise ReadError(path, line, f"no column {key!r}; there are {there}")
@@ -221,31 +273,31 @@ def _records(path: Path, options: TextOptions) -> Texts:
             tokens = vocabularies.tokenize(text, options.kind)
         if not (isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)):
             raise ReadError(path, line, "tokens are a list of texts")
-        texts.add(tokens, record[name], _part(path, line, record.get("split")), line)
+        label_of = record.get(name) or None
+        part = _part(path, line, record.get("split"))
+        texts.add(tokens, label_of, part, line, record.get("id"))
     if texts is None:
         raise ReadError(path, None, "holds no text")
     return texts
 
 
 def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
-    suffix = path.suffix.lower()
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        if suffix in (".csv", ".tsv"):
-            csv.field_size_limit(FIELD_BYTES)
-            table = csv.DictReader(file, delimiter="\t" if suffix == ".tsv" else ",")
-            for row in table:
-                yield table.line_num, row
-            return
-        for line, content in enumerate(file, 1):
-            if not content.strip():
-                continue
-            try:
-                record = json.loads(content)
-            except json.JSONDecodeError as error:
-                raise ReadError(path, line, f"no JSON: {error.msg}") from None
-            if not isinstance(record, dict):
-                raise ReadError(path, line, "each line is an object")
-            yield line, record
+    if path.suffix.lower() in (".csv", ".tsv"):
+        csv.field_size_limit(FIELD_BYTES)
+        table = csv_rows.Table.open(path)
+        for line, cells in table.rows:
+            yield line, dict(zip(table.header, cells, strict=False))
+        return
+    for line, content in files.numbered_lines(path):
+        if not content.strip():
+            continue
+        try:
+            record = json.loads(content)
+        except json.JSONDecodeError as error:
+            raise ReadError(path, line, f"no JSON: {error.msg}") from None
+        if not isinstance(record, dict):
+            raise ReadError(path, line, "each line is an object")
+        yield line, record
 
 
 def _part(path: Path, line: int, name: object) -> int:

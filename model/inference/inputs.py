@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -12,6 +13,7 @@ from model.bundle.metadata import Metadata
 from model.bundle.records import RecordError, RecordSchema
 from model.bundle.vocabulary import Vocabulary, tokenize
 from model.datasets import readers
+from model.datasets import text as texts
 from model.datasets.readers import Columns, Sequences
 from model.datasets.readers import records as record_reader
 from model.datasets.readers.records import RecordOptions
@@ -44,11 +46,13 @@ def read(data: object, columns: Columns, metadata: Metadata) -> Sequences:
 
 
 def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
-    """Return the ids of texts, or of lists of words.
+    """Return the ids of texts, or of lists of words; of a list, or of a file (a path).
 
     Raises:
         ValueError: they are neither, or one is empty; names the place.
     """
+    if isinstance(data, os.PathLike):
+        return _read_texts(Path(os.fspath(data)), vocabulary, metadata)
     if isinstance(data, str):
         data = [data]
     takes = "texts" if vocabulary.kind == "characters" else "texts, or lists of words"
@@ -68,6 +72,19 @@ def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Seque
             raise ValueError(f"sequence {index} has no token, or an empty one")
         items.append(vocabulary.encode(tokens))
     return _joined(items, metadata)
+
+
+def _read_texts(path: Path, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
+    settings: dict[str, Any] = metadata.training.settings.get("data", {})
+    options = texts.TextOptions(
+        text=settings.get("text"),
+        label=settings.get("label_column"),
+        column=settings.get("column"),
+        kind=vocabulary.kind,
+    )
+    data = texts.sequences(path, options)
+    frames = np.concatenate([vocabulary.encode(tokens) for tokens in data.inputs])
+    return replace(data, frames=frames)
 
 
 def read_records(

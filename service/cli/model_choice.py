@@ -1,12 +1,14 @@
 """Choose the model for a file by its columns, and read the file for that model."""
 
 import re
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from model.bundle import metadata as metadata_module
 from model.bundle.metadata import Metadata
+from model.bundle.vocabulary import KINDS
+from model.datasets import text as texts
 from model.datasets.dataset import Task, default_features, join_names
 from model.datasets.readers import (
     Columns,
@@ -16,9 +18,10 @@ from model.datasets.readers import (
     read_sequences,
     records,
 )
+from model.datasets.text import TextOptions
 from service.client import Client, ModelInfo
 
-INPUTS = ("frames", "records")  # that a table holds
+TEXT = ("text",)  # in place of the features of a model that reads text
 MAX_FEATURES = 3  # of a model in a message
 
 
@@ -39,6 +42,7 @@ class Candidate:
     features: tuple[str, ...]
     recorded: Columns
     kinds: dict[str, str] | None = None  # of the columns of records
+    text: TextOptions | None = None  # how text is read
 
 
 def of_service(
@@ -50,56 +54,58 @@ def of_service(
 
     Raises:
         ClientError: there is no such model, or no answer.
-        ValueError: the model reads text.
     """
     references = [reference] if reference else []
     if not references:
-        models = [model for model in client.models() if model.input in INPUTS]
-        references = [model.name for model in models if accepts(model)]
+        references = [model.name for model in client.models() if accepts(model)]
     candidates = []
     for name in references:
         details = client.model(name)
-        _refuse_text(name, details.input)
+        text = _text_options(details.input, details.training.get("settings"))
         candidates.append(
             Candidate(
                 reference=name,
                 version=details.version,
                 task=details.task,
                 classes=tuple(details.classes),
-                features=tuple(details.features),
+                features=TEXT if text else tuple(details.features),
                 recorded=from_names(details.columns),
                 kinds=details.kinds,
+                text=text,
             )
         )
     return candidates
 
 
-def _refuse_text(name: str, kind: str) -> None:
-    if kind not in INPUTS:
-        raise ValueError(
-            f"{name} reads text: send texts to a service (unrolled classify FILE.txt, or"
-            " label), or use model.load"
-        )
+def _text_options(kind: str, settings: object) -> TextOptions | None:
+    """How a model's text was read in training; None for frames and records."""
+    if kind not in KINDS:
+        return None
+    data = settings.get("data") if isinstance(settings, Mapping) else None
+    data = data if isinstance(data, Mapping) else {}
+    return TextOptions(
+        text=data.get("text"),
+        label=data.get("label_column"),
+        column=data.get("column"),
+        kind="characters" if kind == "characters" else "tokens",
+    )
 
 
 def of_bundle(metadata: Metadata) -> Candidate:
-    """The model of a bundle.
-
-    Raises:
-        ValueError: it reads text.
-    """
+    """The model of a bundle."""
     about = metadata.input
-    _refuse_text(metadata.name, about.kind)
+    text = _text_options(about.kind, metadata.training.settings)
     return Candidate(
         reference=metadata.name,
         version=metadata.version,
         task=metadata.task,
         classes=metadata.classes,
-        features=metadata.input.names,
+        features=TEXT if text else about.names,
         recorded=from_names(metadata.training.columns),
         kinds=dict(zip(about.names, about.kinds, strict=True))
         if isinstance(about, metadata_module.Records)
         else None,
+        text=text,
     )
 
 
@@ -123,7 +129,7 @@ def read(
     read_before: dict[tuple[object, ...], Sequences] = {}
     for candidate in candidates:
         kinds = tuple((candidate.kinds or {}).values())
-        key = (candidate.features, candidate.recorded, kinds)
+        key = (candidate.features, candidate.recorded, kinds, candidate.text)
         try:
             if key not in read_before:
                 read_before[key] = _read(path, candidate, columns)
@@ -142,10 +148,14 @@ def read(
 
 
 def _read(path: Path, candidate: Candidate, columns: Columns) -> Sequences:
+    if candidate.text is not None:
+        label = columns.label or candidate.text.label
+        return texts.sequences(path, replace(candidate.text, label=label))
     if candidate.kinds is None:
         return read_sequences(
             path, columns, candidate.features, recorded=candidate.recorded
         )
+    assert candidate.kinds is not None
     options = records.RecordOptions.of(candidate.kinds)
     table = records.read(path, options, columns, recorded=candidate.recorded)
     return table.with_records()

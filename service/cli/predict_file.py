@@ -164,10 +164,13 @@ def _open_folder(
         chosen: Candidate, data: Sequences, progress: Progress
     ) -> Probabilities:
         bundle = bundles[chosen.reference]
-        model, schema = LocalModel(bundle, settings), bundle.schema()
+        model = LocalModel(bundle, settings)
+        schema, vocabulary = bundle.schema(), bundle.vocabulary()
         frames = data.inputs
         if schema is not None:
             frames = [schema.encode(records)[0] for records in data.inputs]
+        elif vocabulary is not None:
+            frames = [vocabulary.encode(tokens) for tokens in data.inputs]
         probabilities = []
         for name, answer in zip(data.ids, model.predict(frames, progress), strict=True):
             if isinstance(answer, str):

@@ -76,7 +76,7 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
     else:
         table = read(arguments.data, arguments.names, model)
         sequences, ids = table.inputs, list(table.ids)
-        kind = "sequences" if table.records is None else "records"
+        kind = "sequences" if table.values is None else "records"
         name = (
             f"{model.name}@{model.version}"  # another version may order them otherwise
         )

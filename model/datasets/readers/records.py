@@ -96,7 +96,7 @@ class RecordTable:
     def with_records(self) -> Sequences:
         """Return the sequences with their records, to predict."""
         records = [self.records(index) for index in range(len(self.sequences))]
-        return replace(self.sequences, records=records)
+        return replace(self.sequences, values=records)
 
     def records(self, index: int) -> list[dict[str, Any]]:
         """Return the records of a sequence, as a service takes them."""

@@ -40,7 +40,7 @@ class Sequences:
         columns: the names of the special columns.
         unused: columns that are neither features nor special.
         integer_ids: true if the ids are whole numbers in the data.
-        records: of each sequence, as a service takes them; None for frames.
+        values: of text and records, each sequence as a service takes it; None for frames.
     """
 
     path: Path
@@ -59,7 +59,7 @@ class Sequences:
     columns: Columns = field(default_factory=Columns)
     unused: tuple[str, ...] = ()
     integer_ids: bool = False
-    records: list[list[dict[str, Any]]] | None = None
+    values: list[Any] | None = None
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1]
 
     def __post_init__(self) -> None:
@@ -76,8 +76,8 @@ class Sequences:
 
     @property
     def inputs(self) -> list[Any]:
-        """The sequences as a service takes them: frames, or records."""
-        return list(self) if self.records is None else self.records
+        """The sequences as a service takes them: frames, texts or tokens, or records."""
+        return list(self) if self.values is None else self.values
 
     def sequence(self, index: int) -> np.ndarray:
         """Return the frames of one sequence, [T, F]."""

@@ -2,16 +2,18 @@
 
 import json
 
+import numpy as np
 import pytest
 
 from service.settings import Settings
-from tests.service.cli.commands import assert_fails, invoke
+from tests.service.cli.commands import assert_fails, invoke, predict
 from tests.support.servers import running
 
 
 @pytest.fixture(scope="module")
 def url(text_bundles):
-    with running(Settings(port=0, bundles=text_bundles, workers=1)) as service:
+    settings = Settings(port=0, bundles=text_bundles, workers=1, precision="float32")
+    with running(settings) as service:
         yield service.url
 
 
@@ -43,10 +45,36 @@ def test_one_of_both(url, tmp_path):
         assert "give FILE, or --text" in result.output
 
 
-def test_tables(url, text_bundles):
-    """A table does not go to a model that reads text; the error says what to do."""
-    file = str(text_bundles / "commands.csv")
-    for options in (("--model", "commands", "--url", url),):
-        assert_fails(invoke("predict", file, *options), "commands reads text")
-    bundle = str(text_bundles / "commands" / "1")
-    assert_fails(invoke("predict", file, "--bundle", bundle), "commands reads text")
+@pytest.mark.parametrize("name", ["commands.csv", "names.conll"])
+def test_tables(url, text_bundles, name, monkeypatch):
+    """The service and the bundle give the same table for a file of texts, with the labels
+    that it has."""
+    monkeypatch.setenv("UNROLLED_PRECISION", "float32")  # as the service has it
+    file, model = text_bundles / name, name.partition(".")[0]
+    options = ("--label-column", "kind") if model == "commands" else ()
+    if model == "commands":  # the test's bundles do not record the names of columns
+        file = file.with_name("texts.csv")
+        file.write_text((text_bundles / name).read_text().replace("body,", "text,", 1))
+    by_service, lines = predict(file, "--model", model, "--url", url, *options)
+    folder = text_bundles / model / "1"
+    by_bundle, _ = predict(file, "--bundle", folder, *options)
+    assert len(by_service) >= 300
+    assert any(line.startswith("right: ") for line in lines)
+    numbers = by_service.columns.str.startswith("probability")
+    np.testing.assert_allclose(
+        by_service.loc[:, numbers], by_bundle.loc[:, numbers], atol=1e-6
+    )
+    assert by_service.label.equals(by_bundle.label)
+
+
+def test_plain_lines(url, text_bundles, tmp_path):
+    """A file of a text a line has a row for each; the table need have no labels."""
+    file = tmp_path / "texts.txt"
+    file.write_text("turn on the dog\n\nnaïve\n", encoding="utf-8")
+    frame, _ = predict(file, "--model", "commands", "--url", url)
+    assert frame["sequence"].tolist() == [1, 2]
+    assert "true_label" not in frame
+    other = tmp_path / "a.csv"
+    other.write_text("words\nturn on\n")
+    result = invoke("predict", other, "--model", "commands", "--url", url)
+    assert_fails(result, "no column 'text'; there are words")
