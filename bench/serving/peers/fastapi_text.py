@@ -1,5 +1,5 @@
-"""FastAPI around a Keras network of words, as one writes it: `TextVectorization`, an
-embedding, and the layers of the bundle `tags`. Its weights are random."""
+"""FastAPI around a Keras network of text, as one writes it: `TextVectorization`, an
+embedding, and layers of the size of a bundle's. Its weights are random."""
 
 import json
 import os
@@ -14,20 +14,24 @@ from model.bundle import vocabulary
 with open(
     os.path.join(os.environ["BUNDLE"], vocabulary.FILE), encoding="utf-8"
 ) as file:
-    WORDS = json.load(file)["entries"]
+    ENTRIES = json.load(file)["entries"]
 about = json.loads(os.environ["NETWORK"])
 vectorize = keras.layers.TextVectorization(
-    vocabulary=WORDS, standardize=None, split="whitespace"
+    vocabulary=ENTRIES, standardize=None, split=about["split"]
 )
+Cell = {"gru": keras.layers.GRU, "lstm": keras.layers.LSTM}[about["cell"]]
+
+
+def layer(index: int) -> keras.layers.Layer:
+    last = index + 1 == about["layers"]
+    recurrent = Cell(about["hidden"], return_sequences=not last or about["by_step"])
+    return keras.layers.Bidirectional(recurrent) if about["both"] else recurrent
+
+
 network = keras.Sequential(
     [
-        keras.layers.Embedding(len(WORDS) + 2, about["embedding"]),
-        *(
-            keras.layers.Bidirectional(
-                keras.layers.LSTM(about["hidden"], return_sequences=True)
-            )
-            for _ in range(about["layers"])
-        ),
+        keras.layers.Embedding(len(ENTRIES) + 2, about["embedding"]),
+        *(layer(index) for index in range(about["layers"])),
         keras.layers.Dense(about["classes"], activation="softmax"),
     ]
 )
@@ -46,9 +50,9 @@ def predict(texts: tf.Tensor) -> tf.Tensor:
     return network(vectorize(texts))
 
 
-@app.post("/label")
-def label(body: Body) -> list[list[list[float]]]:
-    """Return the probabilities of each word's classes."""
+@app.post("/predict")
+def answer(body: Body) -> list[list[list[float]]] | list[list[float]]:
+    """Return the probabilities of the classes, for each word or text."""
     return predict(tf.constant(body.texts)).numpy().tolist()
 
 
