@@ -1,7 +1,8 @@
 """Batching by length, for networks that read whole sequences (bidirectional ones).
 
 Rows are padded to the longest. So the next sequence in fair order is computed together
-with those of the nearest lengths, up to a maximum of padded steps.
+with those of the nearest lengths: with as many as give the least time for each useful
+step, up to a maximum of padded steps.
 """
 
 import bisect
@@ -11,6 +12,7 @@ from functools import partial
 
 from service.callers.fair_queue import FairQueue
 from service.worker.batch import Batch, SequenceJob
+from service.worker.cost import Cost
 
 WINDOW = 512  # waiting sequences among which similar lengths are looked for
 
@@ -18,13 +20,14 @@ WINDOW = 512  # waiting sequences among which similar lengths are looked for
 class LengthBuckets:
     """The waiting sequences of a network that reads them whole."""
 
-    def __init__(self, rows: int, steps: int):
+    def __init__(self, rows: int, steps: int, cost: Cost):
         """
         Args:
             rows: at most, in a batch.
             steps: at most, in a batch, padding included.
+            cost: of the engine's calls.
         """
-        self._rows, self._steps = rows, steps
+        self._rows, self._steps, self._cost = rows, steps, cost
         self._waiting: FairQueue[SequenceJob] = FairQueue()
 
     def __len__(self) -> int:
@@ -67,8 +70,10 @@ class LengthBuckets:
 
     def _neighbours(self, lengths: list[int], middle: int) -> tuple[int, int]:
         """Return the slice of the sorted `lengths` around index `middle` that is
-        batched: it grows to the nearer neighbour while rows and steps allow."""
-        start, stop = middle, middle + 1
+        batched: of those that grow to the nearer neighbour, while rows and steps allow,
+        the one with the least time for each step without padding."""
+        start, stop, useful = middle, middle + 1, lengths[middle]
+        best, least = (start, stop), self._seconds(1, useful) / useful
         while stop - start < self._rows:
             below = lengths[middle] - lengths[start - 1] if start else math.inf
             above = lengths[stop] - lengths[middle] if stop < len(lengths) else math.inf
@@ -79,4 +84,12 @@ class LengthBuckets:
             if longest * (stop - start + 1) > self._steps:
                 break
             start, stop = (start, stop + 1) if up else (start - 1, stop)
-        return start, stop
+            useful += lengths[stop - 1] if up else lengths[start]
+            price = self._seconds(stop - start, lengths[stop - 1]) / useful
+            if price <= least:
+                best, least = (start, stop), price
+        return best
+
+    def _seconds(self, rows: int, steps: int) -> float:
+        """Return the time of a call with so many rows and steps, padding included."""
+        return self._cost.call + steps * self._cost.seconds_per_step(rows)

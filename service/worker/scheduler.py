@@ -43,14 +43,16 @@ class Scheduler:
         """
         Args:
             model: number of the model, for its messages.
-            cost: of the engine's calls, for a network with a carried state.
+            cost: of the engine's calls.
         """
         self.engine, self.metadata, self._model = engine, metadata, model
         self._queue: Lanes | LengthBuckets
         if metadata.state_size:
             self._queue = Lanes(settings.batch_rows, cost or Cost())
         else:
-            self._queue = LengthBuckets(settings.batch_rows, settings.batch_steps)
+            self._queue = LengthBuckets(
+                settings.batch_rows, settings.batch_steps, cost or Cost()
+            )
         self._jobs: dict[int, SequenceJob] = {}
         self._isolated: deque[SequenceJob] = deque()
         self._initial_state = np.zeros(metadata.state_size, np.float32)

@@ -23,6 +23,15 @@ def test_similar_lengths():
     assert batches == [[4, 5, 5, 6], [900, 900, 905, 910]]
 
 
+def test_padding():
+    """Sequences that all fit in a batch are divided where padding would cost more than
+    another call."""
+    calls = run([10, 40] * 4, batch_rows=8)
+    assert [call.lengths for call in calls] == [[10] * 4, [40] * 4]
+    calls = run([38, 40] * 4, batch_rows=8)
+    assert len(calls) == 1
+
+
 def test_limits():
     """Batches are as large as the limits of rows and padded steps allow. A sequence
     beyond the limit is computed alone."""
