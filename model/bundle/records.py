@@ -9,6 +9,7 @@ module, so that both get the same.
 import datetime
 import itertools
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
@@ -19,7 +20,9 @@ from model.bundle.vocabulary import MAX_ENTRIES, Column, Entry
 
 MICROSECOND = datetime.timedelta(microseconds=1)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
-MAX_SECONDS = 1e11  # since 1970; times in milliseconds are larger
+MAX_SECONDS = 253_402_300_800  # since 1970: the year 10,000; milliseconds are larger
+NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*", re.ASCII)
+MAX_BITS = 1024  # of a whole number that is a category
 SECOND = 1_000_000  # microseconds
 NULL = "is null: fill in missing values, or leave their records out"
 NO_TIME = "must be an ISO 8601 time (2026-01-31T12:00:00Z), or seconds since 1970"
@@ -101,6 +104,9 @@ class RecordSchema(BaseModel):
             raise ValueError("a column is repeated")
         if sum(isinstance(column, TimeColumn) for column in self.fields) > 1:
             raise ValueError("more than one column of times")
+        listed = (c.entries for c in self.fields if isinstance(c, CategoryColumn))
+        if sum(map(len, listed)) > MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
         places = [
             {entry: place for place, entry in enumerate(column.entries, 1)}
             if isinstance(column, CategoryColumn)
@@ -254,10 +260,12 @@ def to_microseconds(value: object) -> int:
         ValueError: it is neither.
     """
     if isinstance(value, str):
-        try:
-            return parse_time(value)
-        except (ValueError, OverflowError):
-            value = _seconds(value)
+        if not NUMBER.fullmatch(value):  # 20260131 is a number, too, not a date
+            try:
+                return parse_time(value)
+            except (ValueError, OverflowError):
+                raise ValueError(NO_TIME) from None
+        value = float(value)
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         if not abs(value) <= MAX_SECONDS:
             raise ValueError("must be in seconds since 1970, not in a smaller unit")
@@ -268,19 +276,24 @@ def to_microseconds(value: object) -> int:
 
 
 def to_category(value: object) -> str:
-    """Return a category as text: true as "true" (like JSON), 7 as "7", null as "".
+    """Return a category as text: true as "true" (like JSON), 7 and 7.0 as "7", null as "".
+    Spaces around a text don't count.
 
     Raises:
         ValueError: it is a fraction, a list or an object.
     """
     if isinstance(value, str):
-        return value
+        return value.strip()
     if value is None:
         return ""
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, bool):
         return "true" if value else "false"
-    if isinstance(value, int):
-        return str(value) if abs(value) < 2**64 else ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)
+    if isinstance(value, int) and value.bit_length() <= MAX_BITS:
+        return str(value)
     raise ValueError("must be text, a whole number, true, false or null")
 
 
@@ -290,6 +303,8 @@ def to_number(value: object) -> float:
     Raises:
         ValueError: it is text, null, a list or an object.
     """
+    if isinstance(value, np.generic):
+        value = value.item()
     if isinstance(value, (int, float)):
         try:
             return float(value)
@@ -298,13 +313,6 @@ def to_number(value: object) -> float:
     if value is None:
         raise ValueError(NULL)
     raise ValueError("must be a number")
-
-
-def _seconds(text: str) -> float:
-    try:
-        return float(text)
-    except ValueError:
-        raise ValueError(NO_TIME) from None
 
 
 def _since_before(times: list[int], name: str, before: int | None) -> list[float]:

@@ -20,7 +20,7 @@ from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.readers import Columns
 from model.datasets.readers import records as record_reader
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 from model.datasets.text import TextOptions
 from model.inference.location import find_folder
 

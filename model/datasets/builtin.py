@@ -26,7 +26,7 @@ from model.datasets.dataset import (
 )
 from model.datasets.readers import Columns
 from model.datasets.readers import records as record_reader
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 from model.datasets.text import TextOptions
 
 DATA = Path(__file__).with_name("data")  # Origins and licences: data/SOURCES.md.

@@ -16,7 +16,7 @@ from model.bundle.records import (
     TimeColumn,
 )
 from model.datasets.dataset import Dataset
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 
 
 def build(data: Dataset, options: RecordOptions) -> RecordSchema:

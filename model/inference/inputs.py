@@ -16,7 +16,7 @@ from model.datasets import readers
 from model.datasets import text as texts
 from model.datasets.readers import Columns, Sequences
 from model.datasets.readers import records as record_reader
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 
 ARRAYS = Path("sequences")  # in place of a file's name
 SHAPE = "a sequence is an array [T, F] of T steps with F features"

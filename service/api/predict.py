@@ -1,5 +1,6 @@
 """`POST /classify` and `POST /label`: choose the model, parse, admit, await, encode."""
 
+import asyncio
 import time
 from typing import Any
 
@@ -150,22 +151,26 @@ class PredictEndpoint:
         texts: list[str | None] = [None] * len(tokens)
         if request.texts:
             texts = [*request.texts]
-        classes = model.metadata.classes
-        for extra, row, content, values in zip(
-            extras, tokens, texts, results, strict=True
-        ):
+        since = 0  # tokens since the last turn of other requests
+        for extra, row, content in zip(extras, tokens, texts, strict=True):
             if content is not None and vocabulary.kind == "tokens":
+                since += len(row)
+                if since > text.AT_ONCE:
+                    await asyncio.sleep(0)
+                    since = 0
                 extra["tokens"] = text.token_fields(vocabulary, row, content)
-            if request.spans:
-                extra["spans"] = await self._codecs.run_if_large(
-                    caller.id,
-                    SPAN_BYTES * len(row),
-                    text.spans,
-                    classes,
-                    values,
-                    row,
-                    content,
-                )
+        if request.spans:
+            spans = await self._codecs.run_if_large(
+                caller.id,
+                SPAN_BYTES * sum(map(len, tokens)),
+                text.all_spans,
+                model.metadata.classes,
+                results,
+                tokens,
+                texts,
+            )
+            for extra, values in zip(extras, spans, strict=True):
+                extra["spans"] = values
         return extras
 
 

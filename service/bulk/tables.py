@@ -13,7 +13,7 @@ from model.bundle.metadata import Metadata
 from model.bundle.records import RecordSchema
 from model.datasets.readers import Columns, ReadError, from_names, read_sequences
 from model.datasets.readers import records as record_reader
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 from service.bulk.rows import Row
 
 SHARD_STEPS = 2**16  # about as many as in a shard of lines

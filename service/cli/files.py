@@ -67,7 +67,7 @@ def read_lines(path: Path) -> list[str]:
 
 
 def _lines(text: str) -> list[str]:
-    return [line for line in text.splitlines() if line.strip()]
+    return [line.rstrip("\r") for line in text.split("\n") if line.strip()]
 
 
 def _read(path: Path) -> Request:
@@ -75,9 +75,13 @@ def _read(path: Path) -> Request:
         with path.open("rb") as file:
             return [_frames(_array(file))], None, None
     text = sys.stdin.read() if str(path) == "-" else path.read_text(encoding="utf-8")
-    if str(path) == "-" and not text.lstrip().startswith(("{", "[")):
+    try:
+        value = json.loads(text)
+    except json.JSONDecodeError as error:
+        start = len(text) - len(text.lstrip())
+        if str(path) != "-" or (text.lstrip()[:1] in "{[" and error.pos > start + 1):
+            raise
         return _lines(text), None, None
-    value = json.loads(text)
     if isinstance(value, dict) and (name := _encoded(value)):
         if not isinstance(value[name], list):
             raise ValueError(f"{name} must be a list")

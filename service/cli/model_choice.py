@@ -18,6 +18,7 @@ from model.datasets.readers import (
     read_sequences,
     records,
 )
+from model.datasets.readers.table_layout import RecordOptions
 from model.datasets.text import TextOptions
 from service.client import Client, ModelInfo
 
@@ -156,7 +157,7 @@ def _read(path: Path, candidate: Candidate, columns: Columns) -> Sequences:
             path, columns, candidate.features, recorded=candidate.recorded
         )
     assert candidate.kinds is not None
-    options = records.RecordOptions.of(candidate.kinds)
+    options = RecordOptions.of(candidate.kinds)
     table = records.read(path, options, columns, recorded=candidate.recorded)
     return table.with_records()
 

@@ -69,12 +69,13 @@ def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
     """
     from model.datasets import readers
     from model.datasets.readers import records
+    from model.datasets.readers.table_layout import RecordOptions
 
     columns = readers.Columns(names.by, names.label, names.step, names.ignore)
     recorded = readers.from_names(model.columns)
     try:
         if model.kinds is not None:
-            options = records.RecordOptions.of(model.kinds)
+            options = RecordOptions.of(model.kinds)
             table = records.read(frame, options, columns, recorded=recorded)
             return table.with_records()
         return readers.from_dataframe(frame, columns, model.features, recorded=recorded)

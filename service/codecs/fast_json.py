@@ -55,7 +55,8 @@ class Inputs(NamedTuple):
 
     features: Mapping[str | None, int]  # of a frame
     text: Mapping[str | None, tuple[Kind, int]]  # and the columns of ids
-    records: Mapping[str | None, int] = {}  # the number of columns
+    # The kind of each column, by its name.
+    records: Mapping[str | None, Mapping[str, str]] = {}
 
 
 class FastParser:

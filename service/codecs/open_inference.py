@@ -64,7 +64,7 @@ class InferRequest:
     @property
     def batch(self) -> int:
         """The number of sequences."""
-        return len(self.records or self.sequences)
+        return len(self.records or self.tokens or self.sequences)
 
 
 _decoder = msgspec.json.Decoder(InferenceHeader)

@@ -71,8 +71,9 @@ class RequestDecoder:
             width = features.get(plain.model)
             if width is None or plain.sequences[0].shape[1] == width:
                 return plain
-        if inputs.records and b'"records"' in body:
-            records.check_size(body, min(inputs.records.values()), self._limits)
+        if inputs.records and (b'"records"' in body or b"\\u" in body):
+            fewest = min(map(len, inputs.records.values()))
+            records.check_size(body, fewest, self._limits)
         strict = native.decode(body)
         if strict.records is not None:
             return self._records(strict, strict.records, inputs)
@@ -115,7 +116,8 @@ class RequestDecoder:
         sequences: list[list[dict[str, Any]]],
         inputs: Inputs,
     ) -> PredictRequest:
-        records.check(sequences, inputs.records.get(body.model, 1), self._limits)
+        columns = inputs.records.get(body.model, {})
+        records.check(sequences, max(1, len(columns)), self._limits)
         native.check_options(body, len(sequences))
         return PredictRequest(
             [],
@@ -123,7 +125,8 @@ class RequestDecoder:
             body.top_k,
             body.states,
             body.return_state,
-            records=sequences,
+            # Of a model that is unknown, or reads something else: none.
+            records=records.choose(sequences, columns) if columns else [],
         )
 
     def decode_instances(
@@ -161,12 +164,21 @@ class RequestDecoder:
         return tf_serving.decode_examples(body, features, self._limits)
 
     def decode_message(
-        self, message: bytes, features: int, kind: str = "frames"
+        self,
+        message: bytes,
+        features: int,
+        kind: str = "frames",
+        columns: records.Columns | None = None,
     ) -> StreamMessage:
         """Decode a stream's message to a model with so many features, or that reads what
-        `Metadata.input.kind` says."""
-        if kind == "records":
+        `Metadata.input.kind` says: text, or records of these columns."""
+        if columns is not None:
             records.check_size(message, features, self._limits)
+            decoded = stream_messages.decode(message, features, self._limits, kind)
+            if decoded.records is None:
+                return decoded
+            (chosen,) = records.choose([decoded.records], columns, ["records"])
+            return decoded._replace(records=chosen)
         if kind != "frames":
             return stream_messages.decode(message, features, self._limits, kind)
         plain = self._parser.parse_message(message)

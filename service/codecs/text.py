@@ -12,7 +12,7 @@ from service.codecs import validation
 from service.errors import FieldError, InvalidRequest
 from service.settings import Limits
 
-AT_ONCE = 2_000  # tokens that are encoded before other requests have their turn
+AT_ONCE = 500  # tokens that are encoded before other requests have their turn
 
 
 def to_tokens(
@@ -74,12 +74,16 @@ async def encode(
     A word that is new takes some microseconds, so other requests have turns between.
     """
     frames = []
+    since = 0  # tokens since the last turn of others
     for row in tokens:
         parts = []
         for start in range(0, len(row), AT_ONCE):
-            parts.append(vocabulary.encode(row[start : start + AT_ONCE]))
-            if len(row) > AT_ONCE:
+            part = row[start : start + AT_ONCE]
+            if since + len(part) > AT_ONCE:
                 await asyncio.sleep(0)
+                since = 0
+            parts.append(vocabulary.encode(part))
+            since += len(part)
         frames.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return frames
 
@@ -128,3 +132,16 @@ def spans(
             span |= {"start": start, "end": end, "text": text[start:end]}
         results.append(span)
     return results
+
+
+def all_spans(
+    classes: Sequence[str],
+    probabilities: Sequence[np.ndarray],
+    tokens: Sequence[Sequence[str]],
+    texts: Sequence[str | None],
+) -> list[list[dict[str, Any]]]:
+    """Return the spans of each sequence, as `spans` does."""
+    return [
+        spans(classes, *values)
+        for values in zip(probabilities, tokens, texts, strict=True)
+    ]

@@ -98,7 +98,9 @@ def decode_tensors(
             )
         else:
             values[tensor.name] = (
-                _json_texts(tensor, path) if size is None else unpack_texts(part, path)
+                _json_texts(tensor, path)
+                if size is None
+                else unpack_texts(part, count, path)
             )
             if len(values[tensor.name]) != count:
                 message = f"has {len(values[tensor.name])} texts, but its shape {count}"
@@ -193,11 +195,13 @@ def _unpack(data: bytes, count: int, path: str) -> list[int]:
     return list(struct.unpack(f"<{count}i", data))
 
 
-def unpack_texts(data: bytes, path: str) -> list[str]:
-    """The texts of a binary tensor."""
+def unpack_texts(data: bytes, count: int, path: str) -> list[str]:
+    """The texts of a binary tensor of so many."""
     texts: list[str] = []
     start = 0
     while start < len(data):
+        if len(texts) == count:
+            raise invalid_field(path, f"has more than the {count} texts of its shape")
         content = start + LENGTH_BYTES
         end = content + int.from_bytes(data[start:content], "little")
         if end > len(data) or content > len(data):

@@ -78,6 +78,7 @@ class InstancesRequest:
     # In place of sequences, of text and of records:
     tokens: list[list[str]] | None = None
     records: list[list[dict[str, Any]]] | None = None
+    names: list[str] = field(default_factory=list)  # of the sequences, for messages
 
 
 _SHAPE_HINTS = refusals.shape_hints("inputs") | refusals.shape_hints("instances")
@@ -144,7 +145,9 @@ def decode_records(
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
     sequences, by_row = records.decode_predict(body, columns, limits)
-    return InstancesRequest([], by_row, records=sequences)
+    path = "instances" if by_row else "inputs"
+    names = [f"{path}[{index}]" for index in range(len(sequences))]
+    return InstancesRequest([], by_row, records=sequences, names=names)
 
 
 def decode_examples(body: bytes, features: int, limits: Limits) -> InstancesRequest:

@@ -64,7 +64,7 @@ def _inputs(model: Model) -> list[Tensor]:
                 Tensor(name, "FP32" if kind == "number" else "BYTES", [-1])
                 for name, kind in model.columns.items()
             ),
-            lengths,
+            *([lengths] if LENGTHS not in model.columns else ()),
         ]
     return [Tensor(FRAMES, "FP32", [-1, model.metadata.input.features]), lengths]
 

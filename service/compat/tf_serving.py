@@ -142,7 +142,7 @@ class TfServing:
             decoded = await self._codecs.decode(caller.id, decode, body, *args)
             del body
             states = decoded.states or None
-            sequences, _ = await model.encode(decoded)
+            sequences, _ = await model.encode(decoded, names=decoded.names)
             decode_seconds = time.perf_counter() - begun
             steps = sum(map(len, sequences))
             native.check_response_size(metadata, len(sequences), steps)

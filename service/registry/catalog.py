@@ -257,5 +257,9 @@ class Catalog:
                     for r, model in by_input["text"].items()
                     if model.vocabulary is not None
                 },
-                counts["records"],
+                {
+                    r: model.columns
+                    for r, model in by_input["records"].items()
+                    if model.columns is not None
+                },
             )

@@ -59,7 +59,7 @@ class Stream:
         self.end: Callable[[str], None] = _ignore
         self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
-        self._kind = model.metadata.input.kind
+        self._input = (self._features, model.metadata.input.kind, model.columns)
         self._closed = False
         # Of the current message:
         self._done: Done
@@ -105,7 +105,7 @@ class Stream:
                 self._start_task(self._decode_large(message))
             else:
                 decoder = self._codecs.decoder
-                decoded = decoder.decode_message(message, self._features, self._kind)
+                decoded = decoder.decode_message(message, *self._input)
                 self._begin(decoded)
                 if decoded.tokens is None and decoded.records is None:
                     self._compute(decoded.frames)
@@ -179,7 +179,7 @@ class Stream:
         try:
             decode = RequestDecoder.decode_message
             decoded = await self._codecs.decode(
-                self.caller.id, decode, message, self._features, self._kind
+                self.caller.id, decode, message, *self._input
             )
             self._begin(decoded)
             await self._encode(decoded)

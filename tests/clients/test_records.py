@@ -131,7 +131,7 @@ def test_tensorflow_serving_columns(url, expected):
 def test_tensorflow_serving_refused(url):
     for body, reason in (
         ({"instances": [[1]]}, "list of records"),
-        ({"instances": [ROWS[0], [{}]]}, "event is missing"),
+        ({"instances": [ROWS[0], [{}]]}, "instances[1][0].event is missing"),
         ({"inputs": {"event": [["a"]]}}, "host is missing"),
         ({"inputs": {name: [["a"]] for name in TYPES} | {"at": [[]]}}, "lengths"),
         ({"instances": ROWS, "inputs": ROWS}, "either"),

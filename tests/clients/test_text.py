@@ -141,7 +141,7 @@ def test_broken_tensors(url):
         (b"\xff\xff\xff\xff", "longer than the tensor"),
         (b"\x01\x00", "longer than the tensor"),
         (b"\x01\x00\x00\x00\xff", "not UTF-8"),
-        (b"\x01\x00\x00\x00a\x01\x00\x00\x00b", "2 texts"),
+        (b"\x01\x00\x00\x00a\x01\x00\x00\x00b", "more than the 1 texts"),
         (b"", "0 texts"),
     ):
         text = (head % len(data)).encode()

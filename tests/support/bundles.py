@@ -151,7 +151,7 @@ def write_text_bundles(root: Path) -> None:
     (classify) and `calls` (label, int8 too) of records, with random weights."""
     from model.datasets import builtin
     from model.datasets.readers import Columns
-    from model.datasets.readers.records import RecordOptions
+    from model.datasets.readers.table_layout import RecordOptions
     from model.datasets.text import TextOptions
 
     size = {"buckets": 64, "embedding": 6}

@@ -11,6 +11,8 @@ The rows of a table are in the order of the step column, or else of the times.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
+from decimal import Decimal
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -24,52 +26,18 @@ from model.datasets.readers import csv_rows, dataframe, json_lines, long_rows
 from model.datasets.readers.files import ReadError
 from model.datasets.readers.long_rows import LongRows
 from model.datasets.readers.sequences import Sequences, to_text
-from model.datasets.readers.table_layout import Columns, Expected, Layout, assign
+from model.datasets.readers.table_layout import (
+    Columns,
+    Expected,
+    Layout,
+    RecordOptions,
+    assign,
+    check_names,
+)
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
+BOOLEANS = {"true", "false", ""}  # in lower case
 MISSING = {"nan", "nat", "<na>"}  # as text, of a DataFrame's cell
-
-
-@dataclass(frozen=True, slots=True)
-class RecordOptions:
-    """The columns of records; the settings of `config.DataConfig`."""
-
-    categories: tuple[str, ...] = ()
-    numbers: tuple[str, ...] = ()
-    time: str | None = None
-    min_count: int = 2
-    max_words: int = 20_000
-    embedding: int = 32
-
-    @property
-    def kinds(self) -> dict[str, str]:
-        """The kind of each column, by its name.
-
-        Raises:
-            ValueError: a column has two kinds.
-        """
-        pairs = [
-            *((name, "category") for name in self.categories),
-            *((name, "number") for name in self.numbers),
-            *((name, "time") for name in filter(None, [self.time])),
-        ]
-        kinds = dict(pairs)
-        if len(kinds) < len(pairs):
-            names = [name for name, _ in pairs]
-            twice = next(name for name in names if names.count(name) > 1)
-            raise ValueError(
-                f"column {twice!r:.80} is repeated in --categories, --numbers and --time"
-            )
-        return kinds
-
-    @classmethod
-    def of(cls, kinds: Mapping[str, str]) -> "RecordOptions":
-        """Return the columns of a network, from the kind of each by its name."""
-        names: dict[str, list[str]] = {"category": [], "number": [], "time": []}
-        for name, kind in kinds.items():
-            names[kind].append(name)
-        time = next(iter(names["time"]), None)
-        return cls(tuple(names["category"]), tuple(names["number"]), time)
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -163,11 +131,16 @@ class _Reader:
         self, options: RecordOptions, expected: Expected, strings: Sequence[str]
     ):
         self._options, self._expected = options, expected
-        self._kinds = options.kinds
+        self._kinds, self._decimal_comma = options.kinds, False
         self._strings = {text: place for place, text in enumerate(strings)}
 
     def read_csv(self, path: Path) -> RecordTable:
         table = csv_rows.Table.open(path)
+        try:
+            check_names(table.header[not table.header[0] :])
+        except ValueError as error:
+            raise ReadError(path, table.number, str(error)) from None
+        self._decimal_comma = table.delimiter != ","
         rows = list(table.rows)
         numbers = [number for number, _ in rows]
         for number, row in rows:
@@ -179,6 +152,11 @@ class _Reader:
             name: [row[place].strip() for _, row in rows]
             for name, place in places.items()
         }
+        for name, kind in self._kinds.items():
+            if kind == "category" and name in cells:
+                column = [cell.lower() for cell in cells[name]]
+                if BOOLEANS.issuperset(column):  # as JSON and DataFrames have them
+                    cells[name] = column
         return self._table(path, "line", cells, numbers)
 
     def read_lines(self, path: Path) -> RecordTable:
@@ -191,6 +169,10 @@ class _Reader:
             return self._nested(path, everything)
         rows = list(everything)
         names = list(first[1])
+        for number, row in rows:
+            for name in self._kinds:
+                if name in names and name not in row:
+                    raise ReadError(path, number, f"column {name!r:.80} is missing")
         cells = {name: [row.get(name) for _, row in rows] for name in names}
         return self._table(path, "line", cells, [number for number, _ in rows])
 
@@ -270,8 +252,12 @@ class _Reader:
             frames = []
             try:
                 for name, kind in self._kinds.items():
-                    cells = [event.get(name) for event in events]
-                    column = self._column(name, cells)
+                    for row, event in enumerate(events):
+                        if name not in event:
+                            raise RecordError(row, name, "is missing")
+                    column = self._column(name, [event[name] for event in events])
+                    for row in np.flatnonzero(np.isnan(column))[:1].tolist():
+                        raise RecordError(row, name, records.NULL)
                     if kind == "time":
                         times.append(column)
                         column = np.zeros(len(column))
@@ -297,7 +283,8 @@ class _Reader:
             return np.array(
                 records.convert(cells, name, records.to_microseconds), np.int64
             )
-        return np.array(records.convert(cells, name, _number), np.float64)
+        number = partial(_number, decimal_comma=self._decimal_comma)
+        return np.array(records.convert(cells, name, number), np.float64)
 
     def _finish(self, sequences: Sequences, times: np.ndarray | None) -> RecordTable:
         if times is not None:
@@ -316,6 +303,10 @@ class _Reader:
 
 def _cell(value: Any) -> Any:
     """Return a DataFrame's cell as JSON has it."""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
     if hasattr(value, "isoformat"):
         text = value.isoformat()
         return None if text.lower() in MISSING else text
@@ -324,8 +315,10 @@ def _cell(value: Any) -> Any:
     return value.item() if isinstance(value, np.generic) else value
 
 
-def _number(value: object) -> float:
+def _number(value: object, *, decimal_comma: bool) -> float:
     if isinstance(value, str):
+        if decimal_comma and csv_rows.DECIMAL_COMMA.fullmatch(value):
+            value = value.replace(",", ".")
         try:
             return long_rows.parse_number(value)
         except ValueError:

@@ -12,7 +12,7 @@ import difflib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from model.datasets.dataset import Task, default_features, join_names
@@ -81,6 +81,48 @@ class Expected:
     task: Task | None = None
     training: bool = False
     recorded: Columns = Columns()
+
+
+@dataclass(frozen=True, slots=True)
+class RecordOptions:
+    """The columns of records; the settings of `config.DataConfig`."""
+
+    categories: tuple[str, ...] = ()
+    numbers: tuple[str, ...] = ()
+    time: str | None = None
+    min_count: int = 2
+    max_words: int = 20_000
+    embedding: int = 32
+
+    @property
+    def kinds(self) -> dict[str, str]:
+        """The kind of each column, by its name.
+
+        Raises:
+            ValueError: a column has two kinds.
+        """
+        pairs = [
+            *((name, "category") for name in self.categories),
+            *((name, "number") for name in self.numbers),
+            *((name, "time") for name in filter(None, [self.time])),
+        ]
+        kinds = dict(pairs)
+        if len(kinds) < len(pairs):
+            names = [name for name, _ in pairs]
+            twice = next(name for name in names if names.count(name) > 1)
+            raise ValueError(
+                f"column {twice!r:.80} is repeated in --categories, --numbers and --time"
+            )
+        return kinds
+
+    @classmethod
+    def of(cls, kinds: Mapping[str, str]) -> "RecordOptions":
+        """Return the columns of a network, from the kind of each by its name."""
+        names: dict[str, list[str]] = {"category": [], "number": [], "time": []}
+        for name, kind in kinds.items():
+            names[kind].append(name)
+        time = next(iter(names["time"]), None)
+        return cls(tuple(names["category"]), tuple(names["number"]), time)
 
 
 @dataclass(frozen=True, slots=True)

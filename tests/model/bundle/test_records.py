@@ -22,6 +22,9 @@ from tests.support.bundles import seal
 LOGIN = {"event": "login", "amount": 3, "at": "2026-01-31T12:00:00Z"}
 
 
+ENTRIES = [f"e{n}" for n in range(600_000)]
+
+
 def make() -> RecordSchema:
     return RecordSchema(
         fields=(
@@ -37,7 +40,7 @@ def make() -> RecordSchema:
 def test_encode():
     """A category is its place, 0 if it is not listed; a time the logarithm of the seconds
     since the one before. Other members are ignored."""
-    values = ["login", "refund", None, 7, True]
+    values = [" login", "refund", None, 7.0, np.bool_(True)]
     records = [LOGIN | {"event": value, "more": []} for value in values]
     records[1]["at"] = 1769860800 + 9.5
     for record in records[2:]:
@@ -94,7 +97,12 @@ def test_missing():
 
 
 def test_times():
-    """Times have an ISO 8601 text, with or without a zone, or seconds since 1970."""
+    """Times have an ISO 8601 text, with or without a zone, or seconds since 1970. A text
+    of digits is seconds, as the number is."""
+    assert to_microseconds("10030907") == to_microseconds(10030907) == 10030907_000000
+    for text in ("1_700_000_000", "٢٠٢٦", "1e400"):
+        with pytest.raises(ValueError, match="since 1970"):
+            to_microseconds(text)
     expected = to_microseconds("2026-01-31T12:00:00Z")
     for value in (
         "2026-01-31 12:00",
@@ -126,6 +134,20 @@ def test_times():
                 ]
             },
             "entry is repeated",
+        ),
+        (
+            {
+                "fields": [
+                    {
+                        "kind": "category",
+                        "name": name,
+                        "width": 1,
+                        "entries": [*ENTRIES],
+                    }
+                    for name in "ab"
+                ]
+            },
+            "more than 1,000,000 entries",
         ),
         ({"kind": "tokens"}, "kind"),
         ({"more": 1}, "more"),

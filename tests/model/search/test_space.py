@@ -8,7 +8,7 @@ from model.config import Config
 from model.datasets import builtin
 from model.datasets.dataset import Dataset
 from model.datasets.readers import Columns
-from model.datasets.readers.records import RecordOptions
+from model.datasets.readers.table_layout import RecordOptions
 from model.datasets.text import TextOptions
 from model.search import space
 from model.training import augmentation, defaults

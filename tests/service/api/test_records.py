@@ -176,6 +176,20 @@ def test_limits(url):
     assert response.status_code == 413
 
 
+def test_other_members(url):
+    """Members that are no columns are ignored, whatever they are; a list in a column is
+    refused where it stands."""
+    more = {"user": {"id": 1}, "tags": [["a"]] * 1_000}
+    plain = post(url, "classify", records=[[GOOD] * 100]).json()
+    full = post(url, "classify", records=[[GOOD | more] * 100]).json()
+    assert full == plain
+    response = post(url, "classify", records=[[GOOD] * 900 + [GOOD | {"host": [1]}]])
+    (error,) = response.json()["errors"]
+    assert error["path"] == "records[0][900].host"
+    escaped = b'{"\\u0072ecords": [[' + b"[]," * 2_000_000 + b"[]]]}"
+    assert httpx.post(f"{url}/classify", content=escaped).status_code == 413
+
+
 def test_strange(url):
     """Names of any characters are answered, and neighbours are untouched."""
     expected = post(url, "classify", records=[[GOOD]]).json()["predictions"][0]

@@ -115,4 +115,4 @@ def test_others_have_turns():
         other.cancel()
         return len(frames), turns
 
-    assert asyncio.run(run()) == (3 * text.AT_ONCE + 1, 4)
+    assert asyncio.run(run()) == (3 * text.AT_ONCE + 1, 3)

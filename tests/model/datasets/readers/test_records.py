@@ -1,6 +1,7 @@
 """Files and DataFrames of records, and the categories that are listed."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -9,7 +10,9 @@ import pytest
 
 from model.datasets import builtin
 from model.datasets.readers import Columns, ReadError
-from model.datasets.readers.records import RecordOptions, read
+from model.datasets.readers.records import read
+from model.datasets.readers.table_layout import RecordOptions
+from model.datasets.records import build
 
 OPTIONS = RecordOptions(("event", "host"), ("bytes",), "at", min_count=1)
 HEADER = "visit,at,event,host,bytes,label"
@@ -153,3 +156,76 @@ def test_other_test_file(table, tmp_path):
     event = data.schema.fields[0]
     codes = data.part("test").frames[:, 0].astype(int).tolist()
     assert codes == [0, 1 + event.entries.index("pay")]
+
+
+def test_same_categories(tmp_path):
+    """Booleans, whole numbers with gaps, and spaces are the same categories in CSV, JSON
+    and DataFrames; a text "nan" is a category everywhere."""
+    rows = [(" yes ", True, 1), ("nan", False, None), ("yes", True, 2)]
+    frame = pd.DataFrame(rows, columns=["a", "b", "c"])
+    text = "".join(f"{a},{b},{'' if c is None else c}\n" for a, b, c in rows)
+    path = write(tmp_path / "a.csv", text.rstrip(), "a,b,c")
+    line = tmp_path / "a.jsonl"
+    records = [dict(zip("abc", row, strict=True)) for row in rows]
+    line.write_text(json.dumps({"records": records}) + "\n")
+    options = RecordOptions(("a", "b", "c"))
+    (expected,) = events(read(path, options))
+    assert [[*record.values()] for record in expected] == [
+        ["yes", "true", "1"],
+        ["nan", "false", ""],
+        ["yes", "true", "2"],
+    ]
+    for source in (line, frame, pl.DataFrame(records)):
+        assert events(read(source, options)) == [expected]
+
+
+def test_missing_members(tmp_path):
+    """A record without a column is refused; null is a missing category, and no number."""
+    path, options = tmp_path / "a.jsonl", RecordOptions(("event",), ("bytes",))
+    for line, reason in (
+        (
+            {"records": [{"event": "a", "bytes": 1}, {"bytes": 1}]},
+            r"records\[1\].event is",
+        ),
+        ({"records": [{"event": None, "bytes": None}]}, r"records\[0\].bytes is null"),
+        ({"event": "a", "byte": 1}, "'bytes' is missing"),
+    ):
+        path.write_text(json.dumps(line) + "\n")
+        with pytest.raises(ReadError, match=reason):
+            read(path, options)
+    path.write_text('{"event": "a", "bytes": 1}\n{"bytes": 1}\n')
+    with pytest.raises(ReadError, match="line 2: column 'event' is missing"):
+        read(path, options)
+
+
+def test_header(tmp_path):
+    """A repeated column is refused; numbers may have a decimal comma."""
+    options = RecordOptions(("event",), ("bytes",))
+    path = write(tmp_path / "a.csv", "view;1,5;2", "event;bytes;bytes")
+    with pytest.raises(ReadError, match="'bytes' is repeated"):
+        read(path, options)
+    path = write(path, "view;1,5", "event;bytes")
+    ((record,),) = events(read(path, options))
+    assert record["bytes"] == 1.5
+
+
+def test_far_future(tmp_path):
+    """Any time that can be written is read, and can be sent to a service."""
+    path = write(
+        tmp_path / "a.csv", "view,1,2026-01-31\npay,1,9999-12-31", "event,b,at"
+    )
+    options = RecordOptions(("event",), ("b",), "at")
+    data = read(path, options)
+    schema = build(_labelled(data), options)
+    frames, _ = schema.encode(data.records(0))
+    assert frames[1, 2] == data.sequences.frames[1, 2]
+
+
+def _labelled(data):
+    sequences = replace(
+        data.sequences,
+        labels=np.zeros(2, int),
+        classes=("x",),
+        split=np.zeros(1, np.int8),
+    )
+    return replace(data, sequences=sequences).dataset("classify")
