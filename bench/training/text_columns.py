@@ -36,8 +36,9 @@ def main() -> None:
     command.add_argument(
         "--directions", nargs="+", choices=DIRECTIONS, default=[*DIRECTIONS]
     )
+    command.add_argument("--seed", type=int, default=0)
     options = command.parse_args()
-    settings, raw, whole = load(options.epochs)
+    settings, raw, whole = load(options.epochs, options.seed)
     print(
         "| columns | direction | error, validation | on new words | seconds an epoch |"
     )
@@ -55,10 +56,10 @@ def main() -> None:
             )
 
 
-def load(epochs: int) -> tuple[config.Config, Dataset, text.Vocabulary]:
+def load(epochs: int, seed: int) -> tuple[config.Config, Dataset, text.Vocabulary]:
     """Return the settings of `tags`, its data with strings, and its whole vocabulary."""
     settings = config.load(config.presets()["tags"])
-    settings = settings.update({"training": {"epochs": epochs}})
+    settings = settings.update({"training": {"epochs": epochs, "seed": seed}})
     data = settings.data
     chosen = text.TextOptions(
         max_words=data.max_words, buckets=data.buckets, embedding=data.embedding
@@ -82,9 +83,8 @@ def errors(
     part = dataset.part("validation")
     answers = evaluation.predict(part, scorer)
     wrong = 100 * float((answers.scores.argmax(1) != answers.targets).mean())
-    return wrong, metrics.parts(dataset, {"validation": answers})[
-        "validation"
-    ].error_new
+    new = metrics.parts(dataset, {"validation": answers})["validation"].error_new
+    return wrong, new
 
 
 class Progress(loop.Callback):
