@@ -5,9 +5,11 @@ prefixes make a span of neighbours with the same label; a label O makes none.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
+
+from model.bundle.vocabulary import starts
 
 # The first letters of labels that say where in a span a token stands.
 BEGIN, INSIDE, END, SINGLE = "B", "I", "EL", "SU"
@@ -82,3 +84,50 @@ def of_codes(
         else:
             spans.append(Span(label, step, step))
     return spans
+
+
+def to_labels(spans: object, tokens: Sequence[str], text: str | None) -> list[str]:
+    """Return the BIO label of each token.
+
+    Args:
+        spans: a list of objects with `label`, and `start` and `end` in code points of the
+            text, or the numbers of the `first` and the `last` token.
+        text: that the tokens are of; None for tokens that were cut by others.
+
+    Raises:
+        ValueError: a span has other members, is not whole tokens, or overlaps another.
+    """
+    if not isinstance(spans, list):
+        raise ValueError("spans are a list")
+    labels = [OUTSIDE] * len(tokens)
+    begins = [] if text is None else starts(text, tokens)
+    for number, span in enumerate(spans):
+        first, last = _tokens_of(span, tokens, begins, f"spans[{number}]")
+        if any(label != OUTSIDE for label in labels[first : last + 1]):
+            raise ValueError(f"spans[{number}] overlaps another")
+        labels[first : last + 1] = [f"I-{span['label']}"] * (last + 1 - first)
+        labels[first] = f"B-{span['label']}"
+    return labels
+
+
+def _tokens_of(
+    span: Any, tokens: Sequence[str], begins: Sequence[int], name: str
+) -> tuple[int, int]:
+    """Return the numbers of the first and the last token of a span."""
+    members = ("start", "end") if begins else ("first", "last")
+    if not isinstance(span, dict) or not {"label", *members} <= {*span}:
+        raise ValueError(f"{name} needs label, {members[0]} and {members[1]}")
+    low, high = span[members[0]], span[members[1]]
+    if not (span["label"] and isinstance(span["label"], str)):
+        raise ValueError(f"{name}.label is not text")
+    if type(low) is not int or type(high) is not int:
+        raise ValueError(f"{name}: {members[0]} and {members[1]} are whole numbers")
+    if not begins:
+        if not 0 <= low <= high < len(tokens):
+            raise ValueError(f"{name} is outside of the {len(tokens)} tokens")
+        return low, high
+    ends = {b + len(t): n for n, (b, t) in enumerate(zip(begins, tokens, strict=True))}
+    places = {begin: number for number, begin in enumerate(begins)}
+    if low not in places or high not in ends or ends[high] < places[low]:
+        raise ValueError(f"{name} does not begin and end where tokens do")
+    return places[low], ends[high]

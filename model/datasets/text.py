@@ -2,6 +2,7 @@
 
 a table                    {"text": ..., "label": ...}   a class for each text (classify)
 .jsonl                     {"tokens": [...], "labels": [...]}   for each token (label)
+                           {"text": ..., "spans": [{"label": ..., "start": 0, "end": 4}]}
 .conll, .conllu            a token a line with its columns, sentences between empty lines
 
 The vocabulary is built of the part for training alone.
@@ -17,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+from model.bundle import spans
 from model.bundle import vocabulary as vocabularies
 from model.bundle.vocabulary import Column, Kind, Vocabulary
 from model.datasets.dataset import (
@@ -258,8 +260,11 @@ def _records(path: Path, options: TextOptions, training: bool) -> Texts:
     for line, record in _lines(path):
         by_token = "tokens" in record
         if texts is None:
-            texts = Texts(path, "label" if "labels" in record else "classify")
+            by_step = {"labels", "spans"} & {*record}
+            texts = Texts(path, "label" if by_step else "classify")
         name = "labels" if texts.task == "label" else label
+        if texts.task == "label" and "spans" in record:
+            name = "spans"
         keys = ("tokens" if by_token else column, *([name] if training else ()))
         for key in keys:
             if record.get(key) in (None, ""):
@@ -273,7 +278,14 @@ def _records(path: Path, options: TextOptions, training: bool) -> Texts:
             tokens = vocabularies.tokenize(text, options.kind)
         if not (isinstance(tokens, list) and all(isinstance(t, str) for t in tokens)):
             raise ReadError(path, line, "tokens are a list of texts")
-        label_of = record.get(name) or None
+        label_of = record.get(name)
+        if name == "spans":
+            try:
+                text = None if by_token else record[column]
+                label_of = spans.to_labels(label_of, tokens, text)
+            except ValueError as error:
+                raise ReadError(path, line, str(error)) from None
+        label_of = None if label_of == "" else label_of
         part = _part(path, line, record.get("split"))
         texts.add(tokens, label_of, part, line, record.get("id"))
     if texts is None:

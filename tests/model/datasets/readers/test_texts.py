@@ -128,3 +128,47 @@ def test_rare_words_stay_private(tmp_path):
     content = data.vocabulary.model_dump_json()
     assert '"the"' in content
     assert "secret" not in content
+
+
+def test_spans(tmp_path):
+    """Spans of a text or of tokens become BIO labels."""
+    path = tmp_path / "a.jsonl"
+    lines = [
+        {"text": "Dan Lee met naïve Bob.", "spans": [PER | {"start": 0, "end": 7}]},
+        {"text": "Bob", "spans": []},
+        {"tokens": ["Ann", "Lee", "Bob"], "spans": [PER | {"first": 0, "last": 1}]},
+        {"tokens": ["x"], "labels": ["O"]},
+    ]
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    read = texts.read(path, TextOptions())
+    assert read.task == "label"
+    assert read.labels == [
+        ["B-PER", "I-PER", "O", "O", "O", "O"],
+        ["O"],
+        ["B-PER", "I-PER", "O"],
+        ["O"],
+    ]
+
+
+PER = {"label": "PER"}
+
+
+@pytest.mark.parametrize(
+    ("span", "reason"),
+    [
+        ({"start": 1, "end": 3}, "does not begin and end where tokens do"),
+        ({"start": 0, "end": 2}, "does not begin and end where tokens do"),
+        ({"first": 0, "last": 1}, "needs label, start and end"),
+        ({"start": 0, "end": 3.5}, "whole numbers"),
+        ({"start": 0, "end": 3, "label": ""}, "label is not text"),
+    ],
+)
+def test_odd_spans(tmp_path, span, reason):
+    """An error names the line and the span."""
+    path, good = tmp_path / "a.jsonl", PER | {"start": 4, "end": 7}
+    path.write_text(json.dumps({"text": "Dan Lee", "spans": [good, PER | span]}) + "\n")
+    with pytest.raises(ReadError, match=rf"line 1: spans\[1\].*{reason}"):
+        texts.read(path, TextOptions())
+    path.write_text(json.dumps({"text": "Dan Lee", "spans": [good, good]}) + "\n")
+    with pytest.raises(ReadError, match="overlaps"):
+        texts.read(path, TextOptions())
