@@ -25,6 +25,6 @@ def test_traced(bundles, tmp_path, monkeypatch):
             )
             assert response.status_code == 200, response.text
             wait(lambda: collector.spans, "the spans are exported")
-            span, stages = collector.taken("POST /classify")
+            span, stages = collector.wait_for("POST /classify")
     assert span.trace_id.hex() == PARENT.split("-")[1]
     assert [stage.name for stage in stages] == STAGES
