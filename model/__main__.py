@@ -334,7 +334,7 @@ def evaluate(
         columns, texts = arguments.file_columns(config), arguments.text_options(config)
         dataset = arguments.evaluation_data(
             *(source, part, test, metadata, columns),
-            bundle.vocabulary() or bundle.schema(),
+            bundle.encoding(),
             texts,
         )
         result = membership.evaluate(bundle, dataset)

@@ -358,9 +358,8 @@ def publish(
         run: the folder of the run.
     """
     from model.export import promotion, publish
-    from model.report import worst
+    from model.training.runs import WORST
 
-    (run / worst.FILE).unlink(missing_ok=True)
     folder, metrics = publish.publish(
         network,
         history,
@@ -372,7 +371,7 @@ def publish(
         run=run,
     )
     if progress:
-        console.print_published(folder, metrics, run / worst.FILE)
+        console.print_published(folder, metrics, run / WORST)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

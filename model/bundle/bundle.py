@@ -160,6 +160,14 @@ class Bundle:
             raise BundleError(f"{path}: has the columns of another network")
         return schema
 
+    def encoding(self) -> Vocabulary | RecordSchema | None:
+        """Return what turns text or records into numbers; None for frames.
+
+        Raises:
+            BundleError: see `vocabulary` and `schema`.
+        """
+        return self.vocabulary() or self.schema()
+
     def _read_columns(self, kind: type[Columns], about: Ids | Records) -> Columns:
         path = self.folder / vocabulary.FILE
         data = self.content(vocabulary.FILE.as_posix(), vocabulary.MAX_BYTES)

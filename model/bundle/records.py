@@ -10,13 +10,13 @@ import datetime
 import itertools
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, Any, Literal, Self
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from model.bundle.vocabulary import MAX_ENTRIES, Column, Entry
+from model.bundle.vocabulary import MAX_ENTRIES, Column, Entry, Section
 
 MICROSECOND = datetime.timedelta(microseconds=1)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -27,14 +27,11 @@ SECOND = 1_000_000  # microseconds
 NULL = "is null: fill in missing values, or leave their records out"
 NO_TIME = "must be an ISO 8601 time (2026-01-31T12:00:00Z), or seconds since 1970"
 EXAMPLES = 100  # made-up records whose numbers a schema states
-Value = str | int | float | bool | None
 Record = Mapping[str, Any]
 
 
-class CategoryColumn(BaseModel):
+class CategoryColumn(Section):
     """A column of names. Their ids are places in `entries`, from 1; 0 is any other."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["category"] = "category"
     name: Entry
@@ -48,19 +45,15 @@ class CategoryColumn(BaseModel):
         return self
 
 
-class NumberColumn(BaseModel):
+class NumberColumn(Section):
     """A column of numbers."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["number"] = "number"
     name: Entry
 
 
-class TimeColumn(BaseModel):
+class TimeColumn(Section):
     """The column of times: ISO 8601, or seconds since 1970."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     kind: Literal["time"] = "time"
     name: Entry
@@ -85,10 +78,8 @@ AnyColumn = Annotated[
 ]
 
 
-class RecordSchema(BaseModel):
+class RecordSchema(Section):
     """The columns of records, in the order of a frame's numbers; `vocabulary.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     kind: Literal["records"] = "records"
@@ -122,20 +113,6 @@ class RecordSchema(BaseModel):
                 raise ValueError("other numbers than those of its examples")
         return self
 
-    @classmethod
-    def read(cls, data: bytes) -> Self:
-        """Read a file's content.
-
-        Raises:
-            ValueError: it holds no columns, or its records give other numbers.
-        """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{key}: {first['msg']}".removeprefix(": ")) from None
-
     @property
     def names(self) -> tuple[str, ...]:
         """The names of the columns."""
@@ -155,12 +132,6 @@ class RecordSchema(BaseModel):
             else Column(name=c.name, size=0, width=1)
             for c in self.fields
         )
-
-    @property
-    def time(self) -> str | None:
-        """The name of the column of times, if there is one."""
-        names = (c.name for c in self.fields if isinstance(c, TimeColumn))
-        return next(names, None)
 
     def encode(
         self, records: Sequence[Record], before: int | None = None
@@ -200,10 +171,6 @@ class RecordSchema(BaseModel):
                 before = times[-1] if times else before
         return frames, before
 
-    def is_known(self, column: int, value: str) -> bool:
-        """Return whether a category is among the entries of a column."""
-        return value in self._places[column]  # type: ignore[attr-defined]
-
     def with_examples(self) -> Self:
         """Return the same columns with made-up records and their frames, which `read`
         checks."""
@@ -229,7 +196,9 @@ class RecordSchema(BaseModel):
         return self.model_validate({**self.model_dump(), "examples": examples})
 
 
-def convert(values: Sequence[Any], name: str, function: Any) -> list[Any]:
+def convert(
+    values: Sequence[Any], name: str, function: Callable[[Any], Any]
+) -> list[Any]:
     """Return each value of a column as `function` gives it.
 
     Raises:

@@ -43,26 +43,43 @@ MAX_ENTRY = 256  # characters
 Entry = Annotated[str, Field(min_length=1, max_length=MAX_ENTRY)]
 
 
-class Column(BaseModel):
+class Section(BaseModel):
+    """A part of `vocabulary.json`."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @classmethod
+    def read(cls, data: bytes) -> Self:
+        """Read a file's content.
+
+        Raises:
+            ValueError: it has another content, or the ids and numbers of its examples
+                are not what this code makes of them.
+        """
+        try:
+            return cls.model_validate_json(data)
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = ".".join(map(str, first["loc"]))
+            raise ValueError(f"{key}: {first['msg']}".removeprefix(": ")) from None
+
+
+class Column(Section):
     """A column of ids: how many there are, and the numbers that stand for one.
 
     A size of 0 is a column of numbers, in which a number stands for itself.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     name: str
     size: int = Field(ge=0, le=MAX_IDS)
     width: int = Field(ge=1, le=4096)
 
 
-class Vocabulary(BaseModel):
+class Vocabulary(Section):
     """Turns the tokens of a text into ids; `vocabulary.json`.
 
     The first column's ids are places in `entries`, from 1; 0 is any other token.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     format: Literal[1] = 1
     kind: Kind
@@ -91,20 +108,6 @@ class Vocabulary(BaseModel):
             if self.row(token) != ids:
                 raise ValueError(f"other ids than those of its example {token!r:.40}")
         return self
-
-    @classmethod
-    def read(cls, data: bytes) -> Self:
-        """Read a file's content.
-
-        Raises:
-            ValueError: it is no vocabulary, or this tokenizer gives other ids.
-        """
-        try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{key}: {first['msg']}".removeprefix(": ")) from None
 
     @property
     def first(self) -> str:

@@ -236,13 +236,12 @@ def _recorded_text(
     metadata: Metadata, vocabulary: Vocabulary, text: TextOptions, columns: Columns
 ) -> TextOptions:
     """Return how a bundle's text is read: as in training, unless options say otherwise."""
-    settings: dict[str, Any] = metadata.training.settings.get("data", {})
+    before = TextOptions.recorded(metadata.training.settings, vocabulary.kind)
     return dataclasses.replace(
-        text,
-        text=text.text or settings.get("text"),
-        column=text.column or settings.get("column"),
-        label=columns.label or settings.get("label_column"),
-        kind=vocabulary.kind,
+        before,
+        text=text.text or before.text,
+        column=text.column or before.column,
+        label=columns.label or before.label,
     )
 
 

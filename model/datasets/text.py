@@ -10,7 +10,7 @@ The vocabulary is built of the part for training alone.
 
 import csv
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
@@ -65,6 +65,13 @@ class TextOptions:
     max_words: int = 20_000
     buckets: int = 4096
     embedding: int = 32
+
+    @classmethod
+    def recorded(cls, settings: Mapping[str, Any], kind: Kind) -> "TextOptions":
+        """Return how text was read in a training with these settings, by section."""
+        data = settings.get("data", {})
+        label, column = data.get("label_column"), data.get("column")
+        return cls(text=data.get("text"), label=label, column=column, kind=kind)
 
 
 @dataclass(slots=True)

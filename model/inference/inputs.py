@@ -4,7 +4,6 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -75,13 +74,8 @@ def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Seque
 
 
 def _read_texts(path: Path, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
-    settings: dict[str, Any] = metadata.training.settings.get("data", {})
-    options = texts.TextOptions(
-        text=settings.get("text"),
-        label=settings.get("label_column"),
-        column=settings.get("column"),
-        kind=vocabulary.kind,
-    )
+    settings = metadata.training.settings
+    options = texts.TextOptions.recorded(settings, vocabulary.kind)
     data = texts.sequences(path, options)
     frames = np.concatenate([vocabulary.encode(tokens) for tokens in data.inputs])
     return replace(data, frames=frames)

@@ -13,8 +13,8 @@ from model.datasets.dataset import Dataset
 from model.evaluation import calibration
 from model.evaluation.evaluation import Predictions
 from model.report.card import escape
+from model.training.runs import WORST
 
-FILE = "worst.md"
 MOST = 25  # sequences
 MOST_TOKENS = 60  # of a sequence
 
@@ -28,6 +28,8 @@ def write(
         name: of the part.
         answers: the network's to the part, logits.
     """
+    path = folder / WORST
+    path.unlink(missing_ok=True)
     scores = calibration.softmax(answers.scores / metadata.temperature)
     rows = np.arange(len(scores))
     costs = -np.log(np.maximum(scores[rows, answers.targets], 1e-12))
@@ -59,7 +61,6 @@ def write(
         shown = "; ".join(mistakes[:5]) + ("; …" if len(mistakes) > 5 else "")
         text = _text(part, index, wrong[start:end])
         lines.append(f"| {escape(str(part.ids[index]))} | {shown} | {text} |")
-    path = folder / FILE
     path.write_text("\n".join(lines) + "\n", encoding="utf-8")
     return path
 

@@ -21,6 +21,7 @@ from pathlib import Path
 from model.config import Config, ConfigError, parse
 
 # Settings that may change when a run is resumed.
+WORST = "worst.md"  # the page of the worst answers, in the folder of a run
 LENGTH = ("training.epochs", "training.updates", "training.patience")
 
 
@@ -98,7 +99,7 @@ class Run:
         for name in ("latest", "best", "logs", "folds"):
             shutil.rmtree(self.folder / name, ignore_errors=True)
         self.folder.mkdir(parents=True, exist_ok=True)
-        (self.folder / "worst.md").unlink(missing_ok=True)
+        (self.folder / WORST).unlink(missing_ok=True)
         self._write("history.json", [])
         self._write("config.json", {"data": digest, "config": config.model_dump()})
 

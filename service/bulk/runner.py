@@ -65,14 +65,13 @@ def prepare(
     """
     with bundle_choice.BundleFolders(bundles) as roots:
         bundle = bundle_choice.choose(roots, task, model, settings)
-    encoding = bundle.vocabulary() or bundle.schema()
     size, modified = shards.stamp(file)
     job = Job(
         file=Path(shards.filesystem(file)[1]).name,
         size=size,
         modified=modified,
         bytes=json_lines.SHARD_BYTES,
-        shards=shards.open_file(file, bundle.metadata, encoding).count,
+        shards=shards.open_file(file, bundle.metadata, bundle.encoding()).count,
         task=task,
         model=bundle.metadata.name,
         version=bundle.metadata.version,

@@ -48,7 +48,7 @@ class Scorer:
             raise BundleError(f"{folder}: has been replaced since the job began")
         self._model, self._top_k = LocalModel(verified, settings), top_k
         self.metadata = verified.metadata
-        self.encoding = verified.vocabulary() or verified.schema()
+        self.encoding = verified.encoding()
 
     def score(self, rows: list[Row]) -> ShardResult:
         """A line for each row: its id if it has one, and a prediction or an error."""

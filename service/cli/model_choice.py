@@ -82,14 +82,7 @@ def _text_options(kind: str, settings: object) -> TextOptions | None:
     """How a model's text was read in training; None for frames and records."""
     if kind not in KINDS:
         return None
-    data = settings.get("data") if isinstance(settings, Mapping) else None
-    data = data if isinstance(data, Mapping) else {}
-    return TextOptions(
-        text=data.get("text"),
-        label=data.get("label_column"),
-        column=data.get("column"),
-        kind="characters" if kind == "characters" else "tokens",
-    )
+    return TextOptions.recorded(settings if isinstance(settings, Mapping) else {}, kind)
 
 
 def of_bundle(metadata: Metadata) -> Candidate:

@@ -133,11 +133,12 @@ class OpenInference:
             body = await read_body()
             begun = time.perf_counter()
             model.admission.check_room(deadline, caller.id)
-            # Binary tensors of numbers take no time to decode.
-            small = model.reads == "frames" and json_bytes is not None
+            size = len(body)
+            if model.reads == "frames" and json_bytes is not None:
+                size = json_bytes  # binary tensors of numbers take no time to decode
             decoded = await self._codecs.run_if_large(
                 caller.id,
-                (json_bytes or 0) if small else len(body),
+                size,
                 open_inference.decode,
                 body,
                 json_bytes,

@@ -49,6 +49,7 @@ def read(path: Path, expected: Expected) -> Sequences:
 
 
 def numbered_records(path: Path) -> Iterator[Line]:
+    """Yield the object of each line that is not empty, with the line's number."""
     for line, text in files.numbered_lines(path):
         if text.strip():
             try:

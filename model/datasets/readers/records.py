@@ -245,9 +245,8 @@ class _Reader:
         times: list[np.ndarray] = []
         for number, line in lines:
             events = line.pop("records", None)
-            if not (isinstance(events, list) and events):
-                raise ReadError(path, number, "'records' is not a list of objects")
-            if not all(isinstance(event, dict) for event in events):
+            valid = isinstance(events, list) and bool(events)
+            if not valid or not all(isinstance(event, dict) for event in events):
                 raise ReadError(path, number, "'records' is not a list of objects")
             frames = []
             try:
