@@ -7,7 +7,7 @@ objects of them. If anything is unusual, this parser returns None; the strict pa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ class PredictRequest:
     states: list[str | None] | None = None  # as many as sequences
     return_state: bool = False
     # In place of sequences, for a network that reads text:
-    tokens: list[list[str]] | None = None
+    tokens: list[Sequence[str]] | None = None
     texts: list[str] | None = None  # that the tokens are of
     spans: bool = False
     # Or for a network that reads records:
