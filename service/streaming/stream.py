@@ -59,7 +59,7 @@ class Stream:
         self.end: Callable[[str], None] = _ignore
         self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
-        self._input = (self._features, model.metadata.input.kind, model.columns)
+        self._input = (self._features, *model.decoding)
         self._closed = False
         # Of the current message:
         self._done: Done
