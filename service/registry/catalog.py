@@ -57,8 +57,8 @@ class Model:
 
     @property
     def decoding(self) -> tuple[str, dict[str, str] | None]:
-        """What a body is decoded for, besides the number of features: the kind of input
-        (`Metadata.input`), and the columns of records."""
+        """The kind of input (`Metadata.input`) and the columns of records: what a body is
+        decoded for, besides the number of features."""
         return self.metadata.input.kind, self.columns
 
     async def encode(
