@@ -69,13 +69,15 @@ class RequestDecoder:
         lists = fast_json.count_lists(body)
         fewest = min(features.values(), default=1)
         fast_json.check_size(body, lists, fewest, self._limits)
-        plain = self._parser.parse_request(body, lists)
+        plain = None
+        if len(body) > INLINE_BYTES and any(name in body for name in NOT_FRAMES):
+            self._check_values(body, inputs)
+        else:
+            plain = self._parser.parse_request(body, lists)
         if plain is not None:
             width = features.get(plain.model)
             if width is None or plain.sequences[0].shape[1] == width:
                 return plain
-        if len(body) > INLINE_BYTES:
-            self._check_values(body, inputs)
         strict = native.decode(body)
         if strict.records is not None:
             return self._records(strict, strict.records, inputs)
@@ -99,8 +101,6 @@ class RequestDecoder:
 
     def _check_values(self, body: bytes, inputs: Inputs) -> None:
         """Refuse a large body of text or records with too many values."""
-        if not any(name in body for name in NOT_FRAMES):
-            return  # `fast_json.check_size` has counted its lists
         columns = [count for kind, count in inputs.text.values() if kind == "tokens"]
         fewest = min(columns, default=self._limits.max_cells)
         if b'"records"' in body or ESCAPE in body:

@@ -24,6 +24,9 @@ from service.errors import (
 from service.settings import Limits, Settings
 
 MISMATCH = "the request does not fit the model"
+BLOCK_BYTES = (
+    2**20
+)  # that are looked at together, which takes some times as much memory
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -98,14 +101,18 @@ def check_values(
     most = {b'"': 2 * strings, b"[": lists, b"{": objects, b":": members}
     if all(body.count(mark) <= count for mark, count in most.items()):
         return
-    # Texts may hold any character. Only what is outside of them counts.
-    unescaped = body.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
-    characters = np.frombuffer(unescaped, np.uint8)
-    quotes = characters == ord('"')
-    outside = np.add.accumulate(quotes, dtype=np.uint8) % 2 == 0
-    outside |= quotes
-    for mark, count in most.items():
-        if np.count_nonzero(outside & (characters == ord(mark))) > count:
+    # Texts may hold any character, so only what is outside of them counts.
+    text = body.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
+    inside = 0  # whether the block begins in a text
+    for start in range(0, len(text), BLOCK_BYTES):
+        block = np.frombuffer(text[start : start + BLOCK_BYTES], np.uint8)
+        quotes = block == ord('"')
+        parity = np.add.accumulate(quotes, dtype=np.uint8) + np.uint8(inside)
+        outside = block[(parity % 2 == 0) | quotes]
+        inside = int(parity[-1]) % 2
+        for mark in most:
+            most[mark] -= np.count_nonzero(outside == ord(mark))
+        if min(most.values()) < 0:
             raise TooLarge(
                 "the body has more texts, lists or objects than a request may have"
             )
