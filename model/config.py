@@ -65,13 +65,14 @@ class DataConfig(_Section):
         ge=0,
         lt=1,
         description="Fraction for validation, if the data names no such part. 0:"
-        " cross-validate. Default: 0.15; 0 under 500 sequences.",
+        " cross-validate. Default: 0.15; 0 under 500 sequences, or five groups.",
     )
-    test_fraction: float = Field(
-        0.15,
+    test_fraction: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Fraction for the test, if the data names no such part.",
+        description="Fraction for the test, if the data names no such part. Default:"
+        " 0.15; 0 under five groups.",
     )
     text: str | None = Field(
         None,

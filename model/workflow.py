@@ -48,7 +48,7 @@ class Choices(TypedDict, total=False):
     buckets: int
     embedding: int
     validation_fraction: float | None
-    test_fraction: float
+    test_fraction: float | None
     normalise: Literal["features", "whole", "none"]
     cell: Literal["gru", "lstm"]
     layers: int

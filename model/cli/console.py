@@ -29,6 +29,9 @@ METRICS_CAPTION = (
     "in brackets: 95 % intervals; ECE: expected calibration error; by chance: that of a"
     " perfectly calibrated network on as many answers"
 )
+GROUPS_CAPTION = (
+    "; the intervals are those between groups, of which one says nothing about others"
+)
 # Names from a user's file must not be read as markup.
 console = Console(
     highlight=False,
@@ -76,12 +79,15 @@ def metrics_table(
     table.caption = METRICS_CAPTION
     table.caption_justify = "left"
     table.add_column(column)
+    groups = [f"{_shown(n)} {m.groups:,}" for n, m in parts.items() if m.groups]
+    if groups:
+        table.caption += f"{GROUPS_CAPTION}: {', '.join(groups)}"
     for name in ("evaluated", "error %", "macro F1 %", "ECE %", "ECE by chance %"):
         table.add_column(name, justify="right")
     for part, m in parts.items():
         between = m.intervals
         table.add_row(
-            part.replace("_", "-"),
+            _shown(part),
             f"{m.count:,}",
             _with_interval(m.error, between.error),
             _with_interval(m.macro_f1, between.macro_f1),
@@ -89,6 +95,10 @@ def metrics_table(
             f"{m.calibration_error_by_chance:.2f}",
         )
     return table
+
+
+def _shown(part: str) -> str:
+    return part.replace("_", "-")
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:
@@ -119,16 +129,15 @@ def membership_text(counts: dict[str, int] | None) -> str:
 
 
 def class_table(metrics: "Metrics") -> Table:
-    """Show the accuracy of each class."""
+    """Show the precision, recall and F1 of each class."""
     table = _table("by class")
     table.add_column("class")
-    table.add_column("count", justify="right")
-    table.add_column("accuracy %", justify="right")
-    rows = zip(metrics.class_accuracy.items(), metrics.confusion, strict=True)
-    for (name, accuracy), row in rows:
-        table.add_row(
-            name, str(sum(row)), "-" if accuracy is None else f"{accuracy:.2f}"
-        )
+    for column in ("count", "precision %", "recall %", "F1 %"):
+        table.add_column(column, justify="right")
+    for name, m in metrics.by_class.items():
+        shares = (m.precision, m.recall, m.f1)
+        cells = ("-" if share is None else f"{share:.2f}" for share in shares)
+        table.add_row(name, f"{m.count:,}", *cells)
     return table
 
 

@@ -64,7 +64,7 @@ def load_source(
     task: Task | None = None,
     test: object = None,
     validation: float | None = None,
-    test_fraction: float = 0.15,
+    test_fraction: float | None = None,
     seed: int = 0,
     columns: Columns = Columns(),
     features: Sequence[str] | None = None,

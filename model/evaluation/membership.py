@@ -53,6 +53,7 @@ def evaluate(bundle: Bundle, dataset: Dataset) -> Evaluation:
                 predictions.targets[rows],
                 predictions.lengths[rows],
                 None if predictions.groups is None else predictions.groups[rows],
+                predictions.grouped,
             ),
             classes,
         )

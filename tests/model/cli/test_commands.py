@@ -256,6 +256,7 @@ def test_evaluate_all(exported, file, data):
     counts = np.bincount(data.targets)
     want = {name: str(counts[code]) for code, name in enumerate(data.classes)}
     assert classes == want
+    assert ["class", "count", "precision", "%", "recall", "%", "F1", "%"] in rows
 
 
 def test_evaluate_training_sequences(exported, file, tmp_path):

@@ -43,6 +43,15 @@ def test_intervals():
     assert "10.00 (3.96 to 23.05)" in text
     assert "in brackets: 95 % intervals" in text
 
+    assert "groups" not in text
+    grouped = replace(answers, groups=np.arange(40) // 20, grouped=True)
+    parts = {"test": evaluation.compute_metrics(grouped, ("a", "b")), "all": metrics}
+    with console.console.capture() as output:
+        console.console.print(console.metrics_table("of", parts))
+    assert "those between groups, of which one says nothing about others: test 2\n" in (
+        " ".join(output.get().split()) + "\n"
+    )
+
     for kind in ("classify-gru", "label-lstm"):
         bundle = exports.load()[kind].bundle
         part = bundle.metadata.training.parts["test"]
