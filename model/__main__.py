@@ -83,8 +83,8 @@ def train(
     What you leave open is chosen by the data. Under 500 sequences the network is
     cross-validated, and calibrated on those answers; else on a validation part. The test
     part measures it. If the bundle has a version already, both are compared on the new
-    test part; the new one is served if it isn't worse. Otherwise `unrolled promote
-    NAME@VERSION` serves it.
+    test part; the new one is served if it is better (`--promote`). Otherwise `unrolled
+    promote NAME@VERSION` serves it.
 
     A built-in set uses the preset of its name. Options override the preset or TOML
     file. Ctrl-C stops a run; `--resume` continues it.

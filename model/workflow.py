@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from model.training.runs import Epoch
 
 DATAFRAME = "DataFrame"  # in place of a path, in the settings of a run
-Promote = Literal["better", "always", "never"]
+Promote = Literal["better", "not-worse", "always", "never"]
 
 
 class Choices(TypedDict, total=False):
@@ -174,8 +174,8 @@ def train(
         name: the bundle's name. Default: the file's or preset's, or `model`.
         preset: settings to start from, such as those of `digits`.
         output: folder to write bundles to.
-        promote: serve the new version if it isn't worse than the one that is served,
-            always, or never.
+        promote: serve the new version if it is better than the one that is served, if it
+            is not provably worse, always, or never.
         runs: folder for checkpoints and logs.
         resume: continue an interrupted run with the same data and settings, or extend
             a complete one with more `epochs` or `updates`.

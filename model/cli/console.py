@@ -380,17 +380,16 @@ def print_promotion(promotion: "Promotion | None", output: Path) -> None:
     if promotion is None:
         return
     new, present = f"{promotion.name}@{promotion.version}", promotion.present
-    reason = promotion.reason
-    if promotion.metrics and promotion.difference:
+    if promotion.metrics:
         before, after = promotion.metrics
         rows = {f"{present}, in service": before, f"{promotion.version}, new": after}
         title = f"on the {promotion.part} part"
+        if promotion.left_out:
+            title += f", without {promotion.left_out:,} that trained version {present}"
         console.print(metrics_table(title, rows, "version"))
-        change = promotion.difference
-        reason += f" than that of version {present} ({change})"
     if promotion.promoted:
-        console.print(f"served: {new}; {reason}", soft_wrap=True)
+        console.print(f"served: {new}; {promotion.reason}", soft_wrap=True)
         return
     option = "" if output in folders.DEFAULTS else f" --bundles {output}"
-    console.print(f"not served: {new}; {reason}", soft_wrap=True)
+    console.print(f"not served: {new}; {promotion.reason}", soft_wrap=True)
     console.print(f"serve it: unrolled promote {new}{option}", soft_wrap=True)

@@ -42,6 +42,11 @@ class Difference:
         """True if the first error is lower beyond chance."""
         return self.high < 0
 
+    @property
+    def as_good(self) -> bool:
+        """True if the first error is higher by at most a standard error, or lower."""
+        return 2 * NORMAL_95 * self.value <= self.high - self.low
+
     def __str__(self) -> str:
         return f"{self.value:+.2f} points, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
 
