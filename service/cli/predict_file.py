@@ -21,6 +21,7 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBar
 
 from model.datasets import answers
+from model.datasets.dataset import hash_sequences
 from model.datasets.readers import Columns, ReadError, Sequences
 from service.cli import agreement, errors, model_choice
 from service.cli.model_choice import Candidate
@@ -34,7 +35,8 @@ NO_MEMORY = "not enough memory for the file and its answers"
 
 Progress = Callable[[int, int], None]  # called with the sequences done, and all
 Probabilities = list[np.ndarray]  # for each sequence [C], or [T, C]
-Predict = Callable[[Candidate, Sequences, Progress], Probabilities]
+Seen = np.ndarray | None  # [N] bool, the sequences used in training; None: unknown
+Predict = Callable[[Candidate, Sequences, Progress], tuple[Probabilities, Seen]]
 
 
 def run(
@@ -77,7 +79,7 @@ def run(
             for line in model_choice.notes(chosen, data):
                 console.print(line)
             with _bar(chosen, console) as progress:
-                probabilities = predict(chosen, data, progress)
+                probabilities, seen = predict(chosen, data, progress)
             table = answers.of_sequences(
                 data, chosen.task, chosen.classes, probabilities
             )
@@ -93,7 +95,9 @@ def run(
     if output != "-":
         count = agreement.counted(len(data), "sequences")
         console.print(f"{output}: {count}, answers of {chosen.reference}")
-    agreement.show(table, chosen.task, chosen.classes, console)
+    rows = 1 if chosen.task == "classify" else [len(p) for p in probabilities]
+    seen_rows = None if seen is None else np.repeat(seen, rows).tolist()
+    agreement.show(table, chosen.task, chosen.classes, console, seen_rows)
 
 
 @contextmanager
@@ -137,13 +141,14 @@ def _bar(chosen: Candidate, console: Console) -> Iterator[Progress]:
 
 def _ask(
     client: Client, chosen: Candidate, data: Sequences, progress: Progress
-) -> Probabilities:
-    """Ask the service for the probabilities of each sequence."""
+) -> tuple[Probabilities, Seen]:
+    """Ask the service for the probabilities of each sequence. It does not say which
+    sequences a model was trained on."""
     method = client.classify if chosen.task == "classify" else client.label
     answer = method(data.inputs, model=chosen.reference, progress=progress)
     model_choice.check_version(chosen, answer.version)
     rows = (prediction.probabilities for prediction in answer.predictions)
-    return [row for row in rows if row is not None]
+    return [row for row in rows if row is not None], None
 
 
 def _open_folder(
@@ -162,7 +167,7 @@ def _open_folder(
 
     def predict(
         chosen: Candidate, data: Sequences, progress: Progress
-    ) -> Probabilities:
+    ) -> tuple[Probabilities, Seen]:
         bundle = bundles[chosen.reference]
         model = LocalModel(bundle, settings)
         schema, vocabulary = bundle.schema(), bundle.vocabulary()
@@ -176,7 +181,10 @@ def _open_folder(
             if isinstance(answer, str):
                 raise ReadError(data.path, None, f"sequence {name!r:.40}: {answer}")
             probabilities.append(answer)
-        return probabilities
+        known = bundle.training_hashes()
+        if known is None:
+            return probabilities, None
+        return probabilities, np.isin(hash_sequences(frames), known[:, 0])
 
     candidates = [model_choice.of_bundle(b.metadata) for b in bundles.values()]
     return candidates, predict

@@ -10,13 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.datasets.dataset import TEST
 from service.client import Client
 from tests.service.cli.commands import assert_fails, invoke, predict
-from tests.support import tables
+from tests.support import exports, tables
+from tests.support.networks import write_json_lines
 from tests.support.processes import environment
 from tests.support.servers import CLASSES, ROOT, SECONDS
 
 KINDS = CLASSES["walks"]
+UNKNOWN = (
+    "how many of them are of its training is not known: if some are, new ones are answered"
+    " worse"
+)
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
 
@@ -146,8 +152,9 @@ class TestAgreement:
         frame, lines = predict(path, "--model", "machines", "--url", service)
         right = frame["label"] == frame["true_label"]
         assert lines[0] == f"right: {100 * right.mean():.2f} % of 4 sequences"
-        assert lines[1].split() == ["class", "sequences", "right", "%"]
-        for line, name in zip(lines[2:], KINDS[:2], strict=True):
+        assert lines[1] == UNKNOWN
+        assert lines[2].split() == ["class", "sequences", "right", "%"]
+        for line, name in zip(lines[3:], KINDS[:2], strict=True):
             share = 100 * right[frame["true_label"] == name].mean()
             assert line.split() == [name, "2", f"{share:.2f}"]
 
@@ -170,6 +177,7 @@ class TestAgreement:
         assert lines == [
             "right: 0.00 % of 10 steps",
             "of them 10 steps with labels that the model lacks: crack, leak, run, sit",
+            UNKNOWN,
         ]
 
     def test_no_labels(self, service, table, tmp_path):
@@ -200,6 +208,31 @@ class TestBundle:
                 texts = [name for name in ("run", "t", "label") if name in frame]
                 assert frame[texts].equals(right[texts])
                 np.testing.assert_allclose(scores(frame), scores(right), **CLOSE)
+
+    @pytest.mark.parametrize("kind", ["classify-gru", "label-lstm"])
+    def test_training_sequences(self, tmp_path, kind):
+        """The bundle knows the sequences that it was trained on: how right the answers
+        are is said of the others."""
+        exported = exports.load()[kind]
+        data, unit = exported.dataset, "sequences" if "classify" in kind else "steps"
+        path = write_json_lines(tmp_path / "a.jsonl", data, parts=False)
+        frame, lines = predict(path, "--bundle", exported.folder)
+        new = data.split == TEST
+        new = np.repeat(new, 1 if unit == "sequences" else data.lengths)
+        right = (frame["label"] == frame["true_label"]).to_numpy()
+        first, second = (100 * right[rows].mean() for rows in (new, ~new))
+        assert lines[:2] == [
+            f"right: {first:.2f} % of {new.sum()} new {unit}",
+            f"used in training: {(~new).sum()} {unit}, {second:.2f} % right",
+        ]
+        for part, says in (
+            ("test", "none of them was used in training"),
+            ("train", "all of them were used in training: new ones are answered worse"),
+        ):
+            write_json_lines(path, data.part(part), parts=False)
+            _, lines = predict(path, "--bundle", exported.folder)
+            assert f" % of {len(data.part(part).targets)} {unit}" in lines[0]
+            assert lines[1] == says
 
     def test_slim_install(self, named, table, tmp_path):
         """It needs neither TensorFlow nor PyArrow, except for Parquet."""

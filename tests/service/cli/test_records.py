@@ -35,7 +35,9 @@ def test_predict(url, table, text_bundles):
     assert answers.startswith("visit,label,probability,true_label")
     assert len(answers.splitlines()) == 121
     bundle = text_bundles / "visits" / "1"
-    assert succeed("predict", table, "--bundle", bundle, *column) == answers
+    result = invoke("predict", str(table), "--bundle", str(bundle), *column)
+    assert result.stdout == answers
+    assert "used in training: 102 sequences, " in result.stderr
 
 
 def test_classify_and_stream(url, table, tmp_path):

@@ -57,7 +57,8 @@ def test_tables(url, text_bundles, name, monkeypatch):
         file.write_text((text_bundles / name).read_text().replace("body,", "text,", 1))
     by_service, lines = predict(file, "--model", model, "--url", url, *options)
     folder = text_bundles / model / "1"
-    by_bundle, _ = predict(file, "--bundle", folder, *options)
+    by_bundle, notes = predict(file, "--bundle", folder, *options)
+    assert any(line.startswith("used in training: ") for line in notes)
     assert len(by_service) >= 300
     assert any(line.startswith("right: ") for line in lines)
     numbers = by_service.columns.str.startswith("probability")
