@@ -15,9 +15,10 @@ from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Vocabulary
 from model.cli.flags import options
 from model.config import Config, ConfigError
-from model.datasets import builtin, readers, records
+from model.datasets import builtin, readers
 from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
+from model.datasets.encoding import encode
 from model.datasets.readers import Columns
 from model.datasets.readers import records as record_reader
 from model.datasets.readers.table_layout import RecordOptions
@@ -185,11 +186,12 @@ def evaluation_data(
     """
     record, task = metadata.training, metadata.task
     if isinstance(encoding, Vocabulary):
-        text = _recorded_text(metadata, encoding, text, columns)
-        if part == "all" and source not in builtin.BUILTIN:
-            raw = texts.dataset(texts.read(Path(source), text))
-            return texts.encode(raw, encoding)
-    elif part == "all" and source not in builtin.BUILTIN and test is None:
+        text = _recorded_text(metadata, encoding, text)
+    recorded = readers.from_names(record.columns)
+    if part == "all" and source not in builtin.BUILTIN and test is None:
+        if isinstance(encoding, Vocabulary):
+            texts_read = texts.read(source, text, columns, recorded=recorded)
+            return encode(texts_read.dataset(task), encoding)
         if isinstance(encoding, RecordSchema):
             table = record_reader.read(
                 source,
@@ -197,9 +199,9 @@ def evaluation_data(
                 columns,
                 task=task,
                 training=True,
-                recorded=readers.from_names(record.columns),
+                recorded=recorded,
             )
-            return records.encode(table.dataset(task), encoding)
+            return encode(table.dataset(task), encoding)
         return _read_labelled(source, metadata, columns)
     dataset = builtin.load_source(
         source,
@@ -210,7 +212,7 @@ def evaluation_data(
         seed=record.seed,
         columns=columns,
         features=metadata.input.names,
-        recorded=readers.from_names(record.columns),
+        recorded=recorded,
         text=text,
         encoding=encoding,
     )
@@ -233,7 +235,7 @@ def evaluation_data(
 
 
 def _recorded_text(
-    metadata: Metadata, vocabulary: Vocabulary, text: TextOptions, columns: Columns
+    metadata: Metadata, vocabulary: Vocabulary, text: TextOptions
 ) -> TextOptions:
     """Return how a bundle's text is read: as in training, unless options say otherwise."""
     before = TextOptions.recorded(metadata.training.settings, vocabulary.kind)
@@ -241,7 +243,6 @@ def _recorded_text(
         before,
         text=text.text or before.text,
         column=text.column or before.column,
-        label=columns.label or before.label,
     )
 
 

@@ -58,6 +58,19 @@ def numbered_records(path: Path) -> Iterator[Line]:
                 raise files.ReadError(path, line, str(error)) from None
 
 
+def named_rows(path: Path) -> files.Rows:
+    """Return the object of each line.
+
+    Raises:
+        ReadError: the first line can't be read, or there is none.
+    """
+    lines = numbered_records(path)
+    first = next(lines, None)
+    if first is None:
+        raise files.ReadError(path, None, "no lines in the file")
+    return files.Rows(list(first[1]), first[0], chain([first], lines))
+
+
 def _parse(text: str) -> Record:
     try:
         record = json.loads(
@@ -68,8 +81,12 @@ def _parse(text: str) -> Record:
         raise ValueError(reason) from None
     except RecursionError:
         raise ValueError("not JSON of this shape: nested too deeply") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's words
+            raise ValueError("a number has too many digits") from None
+        raise
     if type(record) is not dict:
-        raise ValueError("expected an object with 'frames' and 'label' or 'labels'")
+        raise ValueError("expected an object on each line, such as {...}")
     return record
 
 

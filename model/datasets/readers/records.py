@@ -11,7 +11,6 @@ The rows of a table are in the order of the step column, or else of the times.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -37,7 +36,6 @@ from model.datasets.readers.table_layout import (
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 BOOLEANS = {"true", "false", ""}  # in lower case
-MISSING = {"nan", "nat", "<na>"}  # as text, of a DataFrame's cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +109,8 @@ def read(
     expected = Expected(columns, names, task, training, recorded)
     reader = _Reader(options, expected, strings)
     if not isinstance(source, (str, os.PathLike)):
-        return reader.read_dataframe(dataframe.NAME, source)
+        with dataframe.naming_arguments():
+            return reader.read_dataframe(dataframe.NAME, source)
     path = Path(os.fspath(source))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -194,7 +193,10 @@ class _Reader:
         if narwhals.dependencies.is_pandas_dataframe(frame):
             frame = dataframe.with_named_columns(frame, self._expected)
         table: Any = narwhals.from_native(frame, eager_only=True)
-        cells = {name: [*map(_cell, table[name].to_list())] for name in table.columns}
+        cells = {
+            name: [*map(dataframe.cell, table[name].to_list())]
+            for name in table.columns
+        }
         return self._table(path, "row", cells, range(len(table)))
 
     def _table(
@@ -298,20 +300,6 @@ class _Reader:
             frames[:, index] = np.log1p(seconds)
             sequences = replace(sequences, frames=frames)
         return RecordTable(sequences, tuple(self._strings), times, self._options)
-
-
-def _cell(value: Any) -> Any:
-    """Return a DataFrame's cell as JSON has it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Decimal):
-        return float(value)
-    if hasattr(value, "isoformat"):
-        text = value.isoformat()
-        return None if text.lower() in MISSING else text
-    if value is None or str(value).lower() in MISSING:
-        return None
-    return value.item() if isinstance(value, np.generic) else value
 
 
 def _number(value: object, *, decimal_comma: bool) -> float:

@@ -77,4 +77,4 @@ def test_plain_lines(url, text_bundles, tmp_path):
     other = tmp_path / "a.csv"
     other.write_text("words\nturn on\n")
     result = invoke("predict", other, "--model", "commands", "--url", url)
-    assert_fails(result, "no column 'text'; there are words")
+    assert_fails(result, "'text' is missing; found words")

@@ -5,6 +5,7 @@ import json
 import numpy as np
 import pytest
 
+from model.bundle import vocabulary as vocabularies
 from model.datasets import builtin
 from model.datasets import text as texts
 from model.datasets.dataset import TEST
@@ -29,7 +30,7 @@ def test_table(tmp_path):
     assert (data.task, len(data), data.features[0]) == ("classify", 300, "word")
     assert data.classes == ("switch-off", "switch-on")
     vocabulary = data.vocabulary
-    words = texts.vocabularies.tokenize("turn on", "tokens")
+    words = vocabularies.tokenize("turn on", "tokens")
     assert vocabulary.row(words[0])[0] > 0
     np.testing.assert_array_equal(
         data.sequence(0)[:2],
@@ -75,8 +76,8 @@ def test_conllu(tmp_path):
     path = tmp_path / "es.conllu"
     path.write_text(CONLLU * 3, encoding="utf-8")
     for column, labels in ((None, ["VERB", "PRON"]), ("xpos", ["VB", "PRP"])):
-        read = texts.read(path, TextOptions(column=column))
-        assert (read.tokens[0], read.labels[0]) == (["Let", "us"], labels)
+        read = texts.read(path, TextOptions(column=column)).sequences
+        assert (read.values[0], read.labels_of(0, "label")) == (["Let", "us"], labels)
 
 
 def test_json_lines(tmp_path):
@@ -84,22 +85,29 @@ def test_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [{"tokens": ["a", "b"], "labels": ["x", "y"], "split": "test"}] * 2
     path.write_text("\n".join(map(json.dumps, lines)))
-    read = texts.read(path, TextOptions(text="text"))
-    assert (read.task, read.tokens[1], read.parts) == ("label", ["a", "b"], [2, 2])
+    read = texts.read(path, TextOptions()).sequences
+    assert (read.task, read.values[1]) == ("label", ["a", "b"])
+    assert read.split.tolist() == [TEST, TEST]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.csv", "body,kind\nhello,\n", "line 2: no column 'kind'"),
-        ("a.csv", "text,kind\nhello,x\n", "no column 'body'; there are text, kind"),
+        ("a.csv", "body,kind\nhello,\n", "line 2: column 'kind' is empty"),
+        (
+            "a.csv",
+            "text,kind\nhello,x\n",
+            "line 1: .*'body' is missing; found text, kind",
+        ),
+        ("a.csv", "body,kind\nhello,x,y\n", "line 2: 3 columns; the header has 2"),
+        ("a.csv", "body,body\nhello,x\n", "line 1: column 'body' is repeated"),
         ("a.csv", 'body,kind\n" ",x\n', "the text is empty"),
-        ("a.csv", "body,kind,split\na,x,dev\n", "split is one of"),
+        ("a.csv", "body,kind,split\na,x,dev\n", "split 'dev' is none of"),
         ("a.jsonl", '{"body": 5, "kind": "x"}', "not text"),
-        ("a.jsonl", "[1]", "each line is an object"),
+        ("a.jsonl", "[1]", "expected an object on each line"),
         ("a.jsonl", '{"tokens": ["a"], "labels": ["x", "y"]}', "2 labels for 1 tokens"),
         ("a.conll", "word\n", "has 1 columns"),
-        ("a.conll", "\n\n", "holds no sentence"),
+        ("a.conll", "\n\n", "holds no text"),
         ("a.txt", "hello", "no text in '.txt' files"),
     ],
 )
@@ -107,7 +115,7 @@ def test_refused(tmp_path, name, content, reason):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ReadError, match=reason):
-        texts.dataset(texts.read(path, TABLE))
+        texts.read(path, TABLE)
 
 
 def test_builtin():
@@ -140,9 +148,9 @@ def test_spans(tmp_path):
         {"tokens": ["x"], "labels": ["O"]},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = texts.read(path, TextOptions())
+    read = texts.read(path, TextOptions()).sequences
     assert read.task == "label"
-    assert read.labels == [
+    assert [read.labels_of(index, "label") for index in range(len(read))] == [
         ["B-PER", "I-PER", "O", "O", "O", "O"],
         ["O"],
         ["B-PER", "I-PER", "O"],
