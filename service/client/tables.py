@@ -80,8 +80,8 @@ def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
             table = records.read(frame, options, columns, recorded=recorded)
             return table.with_records()
         if model.input in KINDS:
-            found = model.training.get("settings")
-            settings = found if isinstance(found, Mapping) else {}
+            record = model.training.get("settings")
+            settings = record if isinstance(record, Mapping) else {}
             as_text = text.TextOptions.recorded(settings, model.input)
             return text.sequences(frame, as_text, columns, recorded)
         return readers.from_dataframe(frame, columns, model.features, recorded=recorded)

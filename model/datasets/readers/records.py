@@ -31,6 +31,7 @@ from model.datasets.readers.table_layout import (
     Layout,
     RecordOptions,
     assign,
+    check_choices,
     check_names,
 )
 
@@ -164,6 +165,11 @@ class _Reader:
         if first is None:
             raise ReadError(path, None, "no records in the file")
         everything = chain([first], lines)
+        if "frames" in first[1]:
+            reason = (
+                "'frames' are numbers: --categories, --numbers and --time name keys"
+            )
+            raise ReadError(path, first[0], f"{reason} of 'records'")
         if "records" in first[1]:
             return self._nested(path, everything)
         rows = list(everything)
@@ -243,7 +249,9 @@ class _Reader:
         self, path: Path, lines: Iterator[tuple[int, dict[str, Any]]]
     ) -> RecordTable:
         """Read lines that are a sequence each."""
-        table = json_lines.SequenceLines(self._expected)
+        columns = self._expected.columns
+        frames_only = replace(self._expected, columns=replace(columns, ignore=()))
+        table = json_lines.SequenceLines(frames_only)
         times: list[np.ndarray] = []
         for number, line in lines:
             events = line.pop("records", None)
@@ -252,6 +260,7 @@ class _Reader:
                 raise ReadError(path, number, "'records' is not a list of objects")
             frames = []
             try:
+                check_choices(list(events[0]), Columns(ignore=columns.ignore))
                 for name, kind in self._kinds.items():
                     for row, event in enumerate(events):
                         if name not in event:

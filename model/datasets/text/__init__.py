@@ -192,12 +192,13 @@ class _Names(NamedTuple):
         refuse(columns, ["step"], "each text is a sequence of its own")
         by_token, words = {*BY_TOKEN} & {*header}, "tokens" in header
         check_choices(header, columns, text)
+        hint = " (--text)" if expected.training else ""
         if text not in header and not words:
-            raise ValueError(missing(text, header, "text column"))
+            raise ValueError(missing(text, header, f"text column{hint}"))
 
         def column(name: str, *, needed: bool = False) -> str | None:
-            found = find(header, replace(expected, training=needed), name)
-            return None if found == text else found
+            place = find(header, replace(expected, training=needed), name)
+            return None if place == text else place
 
         sequence = column("sequence")
         if sequence is None and columns.sequence is None and "id" in header:
@@ -255,6 +256,8 @@ class _Texts:
         self, line: int, row: Mapping[str, Any], names: _Names, expected: Expected
     ) -> None:
         text, tokens = None, row.get("tokens")
+        if self._options.text in row:
+            tokens = None
         if tokens is None:
             text = _cell(row, names.text)
             if not isinstance(text, str):

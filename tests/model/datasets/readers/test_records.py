@@ -83,7 +83,8 @@ def test_same_everywhere(table, tmp_path):
         *(tmp_path / "visits.parquet", flat, nested, frame, pl.from_pandas(frame)),
         str(table),
     ):
-        result = read(source, OPTIONS, COLUMNS, training=True)
+        columns = Columns() if source is nested else COLUMNS
+        result = read(source, OPTIONS, columns, training=True)
         assert events(result) == expected, source
         assert result.sequences.ids == ("b", "a")
 
