@@ -1,14 +1,17 @@
 """Files of text: tables, JSON Lines and CoNLL, the vocabulary, and its ids."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 
 from model.bundle import vocabulary as vocabularies
 from model.datasets import builtin
 from model.datasets import text as texts
-from model.datasets.dataset import TEST
+from model.datasets.dataset import TEST, TRAIN
+from model.datasets.readers import Columns
 from model.datasets.readers.files import ReadError
 from model.datasets.text import TextOptions
 from tests.support.bundles import sentences, write_conll, write_csv
@@ -90,9 +93,71 @@ def test_json_lines(tmp_path):
     assert read.split.tolist() == [TEST, TEST]
 
 
+def test_recognised(tmp_path):
+    """JSON Lines with tokens or spans are text without an option; others are not."""
+    path = tmp_path / "a.jsonl"
+    for line, kind in (
+        ({"tokens": ["a"], "labels": ["x"]}, "tokens"),
+        ({"text": "a", "spans": []}, "texts"),
+        ({"text": "a", "label": "x"}, None),
+        ({"frames": [[1]], "tokens": 5}, None),
+    ):
+        path.write_text(json.dumps(line) + "\n")
+        assert texts.kind_of(path, TextOptions()) == kind
+    lines = ({"tokens": ["a", f"b{n}"], "labels": ["x", "y"]} for n in range(9))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert builtin.load_source(path).task == "label"
+
+
+def test_columns(tmp_path):
+    """Ids and groups are those of their columns; the groups stay in one part."""
+    path = tmp_path / "a.csv"
+    rows = [f"t{n},word{n} word, c{n // 8} ,{'xy'[n % 2]}" for n in range(160)]
+    path.write_text("\n".join(["ticket,text,customer,label", *rows]))
+    columns = Columns("ticket", group="customer", ignore=("ticket",))
+    with pytest.raises(ReadError, match="'ticket' was given two meanings"):
+        texts.read(path, TextOptions(), columns)
+    columns = replace(columns, ignore=())
+    for source in (path, pandas.read_csv(path, skipinitialspace=True)):
+        options = {"text": TextOptions(text="text"), "columns": columns}
+        data = builtin.load_source(source, validation=0.2, **options)
+        assert data.ids.tolist() == [f"t{n}" for n in range(160)]
+        parts = {}
+        for group, part in zip(data.groups, data.split.tolist(), strict=True):
+            parts.setdefault(group.strip(), set()).add(part)
+        assert len(parts) == 20
+        assert all(len(several) == 1 for several in parts.values())
+
+
+def test_other_test_file(tmp_path):
+    """A test file must have the groups, too, and no other part."""
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    path.write_text("text,label,who\na b,x,1\nc,y,2\nd,x,3\n")
+    options = {"text": TextOptions(text="text"), "columns": Columns(group="who")}
+    for content, reason in (
+        ("text,label\na,x\n", "b.csv, line 1: group column 'who' is missing"),
+        ("text,label,who,split\na,x,9,train\n", "names parts for training"),
+        ("text,label,who\na,z,9\n", "no sequence for training has the class z"),
+    ):
+        other.write_text(content)
+        with pytest.raises(ValueError, match=reason):
+            builtin.load_source(path, test=other, validation=0, **options)
+    other.write_text("text,label,who\nc new,x,9\n")
+    data = builtin.load_source(path, test=other, validation=0, **options)
+    assert data.groups.tolist() == ["1", "2", "3", "9"]
+    assert data.split.tolist() == [TRAIN, TRAIN, TRAIN, TEST]
+    assert [data.strings[word] for word in data.words[-2:]] == ["c", "new"]
+
+
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
+        ("a.jsonl", '{"body": ' + 99_999 * "[", "line 1: not JSON.* nested too deeply"),
+        (
+            "a.jsonl",
+            '{"kind": %s}' % ("1" * 5000),
+            "line 1: a number has too many digit",
+        ),
         ("a.csv", "body,kind\nhello,\n", "line 2: column 'kind' is empty"),
         (
             "a.csv",
