@@ -274,7 +274,7 @@ def export(
         config, digest = folder.config()
         if int8:
             quantize.check(config.network.cell)
-        dataset = arguments.load_dataset(config)
+        dataset = arguments.load_dataset(config, checked=True)
         if dataset.digest != digest:
             raise ConfigError(f"{run}: the data has changed since training")
         crossed = None
@@ -331,6 +331,7 @@ def evaluate(
         bundle = arguments.load_bundle(path)
         metadata = bundle.metadata
         config = Config().update(flags)
+        arguments.refuse_unused(config, source, bundle.encoding())
         columns, texts = arguments.file_columns(config), arguments.text_options(config)
         dataset = arguments.evaluation_data(
             *(source, part, test, metadata, columns),

@@ -60,6 +60,11 @@ class DataConfig(_Section):
     ignore: tuple[str, ...] = Field(
         (), description="Columns that are no features, separated by commas."
     )
+    labels_are_classes: bool = Field(
+        False,
+        description="Train even if the labels are many different numbers, each of which"
+        " then is a class.",
+    )
     validation_fraction: float | None = Field(
         None,
         ge=0,

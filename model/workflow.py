@@ -18,6 +18,7 @@ from model.cli.arguments import RUNS
 from model.config import Config, ConfigError, nested
 from model.datasets import readers
 from model.datasets.dataset import Dataset, Task
+from model.datasets.readers import dataframe
 from model.datasets.readers.table_layout import nearest
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ class Choices(TypedDict, total=False):
     max_words: int
     buckets: int
     embedding: int
+    labels_are_classes: bool
     validation_fraction: float | None
     test_fraction: float | None
     normalise: Literal["features", "whole", "none"]
@@ -160,8 +162,8 @@ def train(
     """Train a network and write its bundle, as the command `unrolled train` does.
 
     Args:
-        data: a DataFrame of pandas or polars with a row for each step, the path of a
-            file, or the name of a built-in data set.
+        data: a DataFrame of pandas or polars with a row for each step (or each text, or
+            record), the path of a file, or the name of a built-in data set.
         test: another DataFrame or file, the test part. Default: a part of `data`.
         by: column of the sequences' ids. Default: `sequence`.
         label: column of the labels. Default: `label`.
@@ -208,9 +210,12 @@ def train(
     config = arguments.build_config(
         source, preset, settings=None, name=name, flags=nested(settings)
     )
-    dataset = arguments.load_dataset(
-        config, data if source == DATAFRAME else None, test
-    )
+    try:
+        dataset = arguments.load_dataset(
+            config, data if source == DATAFRAME else None, test
+        )
+    except ConfigError as error:
+        raise ConfigError(dataframe.as_arguments(str(error))) from None
     if search is not None:
         config = search_steps.run(
             dataset,

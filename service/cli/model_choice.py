@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import metadata as metadata_module
@@ -143,8 +143,7 @@ def read(
 
 def _read(path: Path, candidate: Candidate, columns: Columns) -> Sequences:
     if candidate.text is not None:
-        label = columns.label or candidate.text.label
-        return texts.sequences(path, replace(candidate.text, label=label))
+        return texts.sequences(path, candidate.text, columns, candidate.recorded)
     if candidate.kinds is None:
         return read_sequences(
             path, columns, candidate.features, recorded=candidate.recorded

@@ -68,6 +68,35 @@ def test_tables(url, text_bundles, name, monkeypatch):
     assert by_service.label.equals(by_bundle.label)
 
 
+def test_columns(text_bundles, tmp_path):
+    """The column of ids is used; one that is not used, or is missing, is refused."""
+    file, bundle = tmp_path / "tickets.csv", text_bundles / "commands" / "1"
+    file.write_text("text,ticket,kind,who\nturn on,T7,switch-on,a\nnaïve,T5,x,a\n")
+    frame, _ = predict(file, "--bundle", bundle, "--sequence-column", "ticket")
+    assert frame["ticket"].tolist() == ["T7", "T5"]
+    for option, value, reason in (
+        (
+            "--sequence-column",
+            "tickets",
+            "'tickets' is missing; did you mean 'ticket'?",
+        ),
+        ("--sequence-column", "who", "line 3: 'a' is also in line 2"),
+        ("--label-column", "label", "label column 'label' is missing"),
+        (
+            "--step-column",
+            "ticket",
+            "--step-column is not used: each text is a sequence",
+        ),
+        ("--ignore", "other", "column to ignore 'other' is missing"),
+    ):
+        result = invoke("predict", file, "--bundle", bundle, option, value)
+        assert_fails(result, reason)
+    conll = text_bundles / "names.conll"
+    names = ("--bundle", text_bundles / "names" / "1")
+    result = invoke("predict", conll, *names, "--sequence-column", "ticket")
+    assert_fails(result, "--sequence-column is not used: a .conll file has no names of")
+
+
 def test_plain_lines(url, text_bundles, tmp_path):
     """A file of a text a line has a row for each; the table need have no labels."""
     file = tmp_path / "texts.txt"
@@ -78,4 +107,4 @@ def test_plain_lines(url, text_bundles, tmp_path):
     other = tmp_path / "a.csv"
     other.write_text("words\nturn on\n")
     result = invoke("predict", other, "--model", "commands", "--url", url)
-    assert_fails(result, "no column 'text'; there are words")
+    assert_fails(result, "'text' is missing; found words")
