@@ -261,6 +261,7 @@ def find(header: Sequence[str], expected: Expected, name: str) -> str | None:
         near = next(iter(usual), None) or nearest(recorded or name, header, LIKE)
         option = OPTIONS[name]
         hint = f"found {join_names(header)}: name the column with {option}"
+        hint += ", or one of texts with --text" if name == "sequence" else ""
         if near:
             hint = (
                 f"did you mean {near!r:.80}? Then add {option}={shlex.quote(near):.80}"

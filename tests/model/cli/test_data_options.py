@@ -148,7 +148,7 @@ def sources(tmp_path_factory):
 
 
 def read(source, settings):
-    """What a training reads, to be compared."""
+    """Read a source as a training does; return what can be compared."""
     config = arguments.build_config(source, None, None, None, nested(settings))
     data = arguments.load_dataset(config)
     return (data.digest, data.ids.tolist(), data.columns, data.task, data.vocabulary)
