@@ -76,8 +76,7 @@ class DataConfig(_Section):
         None,
         ge=0,
         lt=1,
-        description="Fraction for the test, if the data names no such part. Default:"
-        " 0.15; 0 under five groups.",
+        description="The same for the test. Default: 0.15; 0 under five groups.",
     )
     text: str | None = Field(
         None,

@@ -117,6 +117,19 @@ def of_sequences(
     return table
 
 
+def with_empty(table: Table, data: Sequences) -> Table:
+    """Return a table to classify with a row for each text that is empty: its id alone."""
+    places = [row.place for row in data.empty]
+    result: Table = {}
+    for name, values in table.items():
+        fill: Any = None if result else [row.id for row in data.empty]
+        if isinstance(values, np.ndarray):
+            result[name] = np.insert(values, places, np.nan if result else fill)
+        else:
+            result[name] = np.insert(np.array(values, object), places, fill).tolist()
+    return result
+
+
 def writer(target: str | Path) -> Callable[[Table], None]:
     """Return a function that writes a table, in the format that the suffix names.
 
@@ -253,10 +266,12 @@ def _whole_seconds(values: Any) -> Any:
 
 
 def _texts(values: NDArray[Any], quote: str) -> list[str]:
-    """Return numbers with as few digits as their type needs, or times as ISO 8601."""
+    """Return numbers with as few digits as their type needs, or times as ISO 8601; in CSV
+    nothing for NaN."""
     if values.dtype.kind == "M":
         times = np.datetime_as_string(values).tolist()
         return [f"{quote}{time}{quote}" for time in times]
     whole = np.ascontiguousarray(values)
     numbers = orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
-    return numbers[1:-1].decode().split(",")
+    text = numbers[1:-1].decode()
+    return (text if quote else text.replace("null", "")).split(",")

@@ -75,7 +75,7 @@ def run(
                 candidates = model_choice.of_service(client, model)
                 predict = partial(_ask, client)
             names = Columns(*columns, tuple(split_list(ignore)))
-            chosen, data = model_choice.read(path, candidates, names)
+            chosen, data = model_choice.read(path, candidates, names, skip_empty=True)
             for line in model_choice.notes(chosen, data):
                 console.print(line)
             with _bar(chosen, console) as progress:
@@ -83,8 +83,11 @@ def run(
             table = answers.of_sequences(
                 data, chosen.task, chosen.classes, probabilities
             )
+            whole = table
+            if chosen.task == "classify":
+                whole = answers.with_empty(table, data)
             try:
-                write(table)
+                write(whole)
             except BrokenPipeError:  # as in `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:

@@ -25,7 +25,7 @@ from model.bundle.vocabulary import Kind
 from model.datasets.dataset import UNASSIGNED, Dataset, Task
 from model.datasets.readers import csv_rows, dataframe, files, json_lines, long_rows
 from model.datasets.readers.files import ReadError, Rows
-from model.datasets.readers.sequences import Labels, Sequences, to_text
+from model.datasets.readers.sequences import Empty, Labels, Sequences, to_text
 from model.datasets.readers.table_layout import (
     OPTIONS,
     SPLIT,
@@ -114,6 +114,7 @@ def read(
     recorded: Columns = Columns(),
     strings: Sequence[str] = (),
     training: bool = True,
+    skip_empty: bool = False,
 ) -> TextTable:
     """Read a file or a DataFrame of texts.
 
@@ -123,17 +124,19 @@ def read(
             leaves open and the source has.
         strings: tokens of another table, that keep their places.
         training: true if labels are required.
+        skip_empty: leave out empty texts, which `Sequences.empty` lists.
 
     Raises:
-        ReadError: it can't be read, a column is missing, or one was chosen that is not
-            used; names the line or the row.
+        ReadError: it can't be read, a column is missing, one was chosen that is not
+            used, or texts are empty; names the line or the row.
     """
     recorded = replace(recorded, label=recorded.label or options.label)
     expected = Expected(columns, (options.text or "text",), None, training, recorded)
     if not isinstance(source, (str, os.PathLike)):
         with dataframe.naming_arguments():
             texts = _Texts(dataframe.NAME, options, strings, place="row")
-            return texts.read(dataframe.named_rows(source, expected), expected)
+            rows = dataframe.named_rows(source, expected)
+            return texts.read(rows, expected, skip_empty)
     path = Path(source)
     suffix = path.suffix.lower()
     known = SUFFIXES if training else (*SUFFIXES, LINES)
@@ -154,7 +157,7 @@ def read(
         rows = _lines(path, options.text or "text")
     else:
         rows = csv_rows.named_rows(path, options.text or "text")
-    return _Texts(path, options, strings).read(rows, expected)
+    return _Texts(path, options, strings).read(rows, expected, skip_empty)
 
 
 def sequences(
@@ -162,13 +165,20 @@ def sequences(
     options: TextOptions,
     columns: Columns = Columns(),
     recorded: Columns = Columns(),
+    *,
+    skip_empty: bool = False,
 ) -> Sequences:
     """Read texts to predict, which may have no labels; the arguments are those of `read`.
 
     Raises:
         ReadError: see `read`.
     """
-    table = read(source, options, columns, recorded=recorded, training=False)
+    table = read(
+        *(source, options, columns),
+        recorded=recorded,
+        training=False,
+        skip_empty=skip_empty,
+    )
     return table.sequences
 
 
@@ -233,8 +243,10 @@ class _Texts:
         self._groups: list[str] = []
         self._ids: list[str] = []
         self._lines: list[int] = []
+        self._numbers: list[int] = []  # of the rows, from 1
+        self._empty: list[Empty] = []
 
-    def read(self, source: Rows, expected: Expected) -> TextTable:
+    def read(self, source: Rows, expected: Expected, skip_empty: bool) -> TextTable:
         """Read a text from each row."""
         try:
             names = _Names.of(source.header, expected)
@@ -250,7 +262,13 @@ class _Texts:
         if expected.columns.sequence:
             self._refuse_repeated(expected.columns.sequence)
         columns = Columns(names.sequence, names.label, group=names.group)
-        return self._finish(columns, integers, expected.training)
+        if not self._tokens:
+            raise ReadError(self._path, None, "holds no text")
+        table = self._finish(columns, integers, expected.training)
+        if table.sequences.empty and not skip_empty:
+            reason = f"{table.sequences.empty_rows()}: remove them"
+            raise self._error(self._empty[0].line, reason)
+        return table
 
     def _add_row(
         self, line: int, row: Mapping[str, Any], names: _Names, expected: Expected
@@ -259,7 +277,7 @@ class _Texts:
         if self._options.text in row:
             tokens = None
         if tokens is None:
-            text = _cell(row, names.text)
+            text = _cell(row, names.text) if row.get(names.text, "-") else ""
             if not isinstance(text, str):
                 raise ValueError(f"{names.text!r:.80} is not text")
             tokens = vocabularies.tokenize(text, self._options.kind)
@@ -267,6 +285,9 @@ class _Texts:
             raise ValueError("holds words ('tokens'); characters are read from a text")
         elif not isinstance(tokens, list) or {*map(type, tokens)} - {str}:
             raise ValueError("'tokens' is not a list of texts")
+        if not tokens:
+            self._skip(line, row, names)
+            return
         key = names.label or next((key for key in BY_TOKEN if key in row), "label")
         label = _cell(row, key) if expected.training else row.get(key)
         if key == "spans" and label is not None:
@@ -280,15 +301,20 @@ class _Texts:
             if needed or row.get(names.sequence) not in (None, ""):
                 self._ids[-1] = _name(row, names.sequence)
 
+    def _skip(self, line: int, row: Mapping[str, Any], names: _Names) -> None:
+        """Remember a row that has no text."""
+        id = row.get(names.sequence or "")
+        id = len(self._tokens) + len(self._empty) + 1 if id in (None, "") else id
+        self._empty.append(Empty(len(self._tokens), to_text(id), line))
+
     def _add(self, line: int, tokens: list[str], label: object) -> None:
         """Add a text.
 
         Raises:
-            ValueError: it has no token, or its labels are not those of its tokens.
+            ValueError: its labels are not those of its tokens.
         """
-        if not tokens:
-            raise ValueError("the text is empty")
         self._lines.append(line)
+        self._numbers.append(len(self._lines) + len(self._empty))
         self._ids.append("")
         self._split.append(UNASSIGNED)
         self._tokens.append(tokens)
@@ -322,12 +348,10 @@ class _Texts:
                 )
 
     def _finish(self, columns: Columns, integers: bool, training: bool) -> TextTable:
-        if not self._tokens:
-            raise ReadError(self._path, None, "holds no text")
         numbers = self._strings
         steps = [numbers.setdefault(t, len(numbers)) for t in chain(*self._tokens)]
         whole = self._labelled == len(self._tokens)  # or there are no labels
-        places = self._lines if training else range(1, len(self._lines) + 1)
+        places = self._lines if training else self._numbers
         values: list[Any] = self._tokens
         if self._options.kind == "characters":
             values = ["".join(tokens) for tokens in values]
@@ -345,6 +369,8 @@ class _Texts:
             columns=columns,
             integer_ids=integers,
             values=values,
+            empty=tuple(self._empty),
+            place=self._place,
         )
         return TextTable(sequences, tuple(numbers))
 

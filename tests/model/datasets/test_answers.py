@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 
 from model.datasets import answers, readers
+from model.datasets import text as texts
+from model.datasets.text import TextOptions
 
 CLASSES = ("off", "label", "=cmd|' /C calc'!A0")
 ROWS = np.array([[0.5, 0.25, 0.25], [0.1, 0.9, 0]], np.float32)
@@ -88,6 +91,27 @@ def test_of_sequences(tmp_path):
     assert columns["true_label"] == ["on", "on", "off", "on"]
     columns = answers.of_sequences(data, "classify", CLASSES, list(ROWS))
     assert columns["true_label"] == ["on", None]
+
+
+def test_with_empty(tmp_path):
+    """A row without a text has its id alone, in its place, in every format."""
+    path = tmp_path / "a.csv"
+    path.write_text("id,text,label\n7,,on\n8,a,on\n9,,off\n")
+    data = texts.sequences(path, TextOptions(), skip_empty=True)
+    data = replace(data, integer_ids=True)
+    columns = answers.of_sequences(data, "classify", CLASSES, [ROWS[0]])
+    whole = answers.with_empty(columns, data)
+    assert whole["id"].tolist() == [7, 8, 9]
+    assert whole["true_label"] == [None, "on", None]
+    assert np.isnan(whole["probability"]).tolist() == [True, False, True]
+    for name in ("b.csv", "b.jsonl", "b.parquet"):
+        answers.writer(tmp_path / name)(whole)
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert (lines[1], lines[3]) == ("7" + 6 * ",", "9" + 6 * ",")
+    first = json.loads((tmp_path / "b.jsonl").read_text().splitlines()[0])
+    assert set(first.values()) == {7, None}
+    table = pd.read_parquet(tmp_path / "b.parquet")
+    assert table["label"].isna().tolist() == [True, False, True]
 
 
 @pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.jsonl", "a.ndjson", "a.parquet"])

@@ -97,6 +97,23 @@ def test_columns(text_bundles, tmp_path):
     assert_fails(result, "--sequence-column is not used: a .conll file has no names of")
 
 
+def test_empty_texts(url, text_bundles, tmp_path):
+    """The other texts are answered, and those that are empty are marked and counted."""
+    file = tmp_path / "a.csv"
+    file.write_text("id,text,kind\na,turn on,x\nb,,x\nc,dog,y\n")
+    for options in (
+        ("--url", url, "--model", "commands"),
+        ("--bundle", text_bundles / "commands" / "1"),
+    ):
+        frame, notes = predict(file, *options)
+        assert notes[0] == "1 of 3 texts are empty (line 3): they have no answer"
+        assert frame["id"].tolist() == ["a", "b", "c"]
+        assert frame["label"].isna().tolist() == [False, True, False]
+        assert frame["probability"].isna().tolist() == [False, True, False]
+    result = invoke("classify", file, "--url", url)
+    assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
+
+
 def test_plain_lines(url, text_bundles, tmp_path):
     """A file of a text a line has a row for each; the table need have no labels."""
     file = tmp_path / "texts.txt"

@@ -109,6 +109,21 @@ def test_recognised(tmp_path):
     assert builtin.load_source(path).task == "label"
 
 
+def test_empty(tmp_path):
+    """To predict, texts that are empty can be left out; the others keep their numbers."""
+    path = tmp_path / "a.csv"
+    path.write_text('body,kind\n"  ",x\na,x\n,y\nb,\n')
+    for source, place in ((path, "line"), (pandas.read_csv(path), "row")):
+        data = texts.sequences(source, TABLE, skip_empty=True)
+        assert data.values == [["a"], ["b"]]
+        assert data.ids == ("2", "4")
+        places = [(row.place, row.id) for row in data.empty]
+        assert places == [(0, "1"), (1, "3")]
+        assert f"2 of 4 texts are empty ({place}s " in data.empty_rows()
+        with pytest.raises(ReadError, match=r"2 of 4 texts are empty .*: remove them"):
+            texts.sequences(source, TABLE)
+
+
 def test_columns(tmp_path):
     """Ids and groups are those of their columns; the groups stay in one part."""
     path = tmp_path / "a.csv"
@@ -166,7 +181,18 @@ def test_other_test_file(tmp_path):
         ),
         ("a.csv", "body,kind\nhello,x,y\n", "line 2: 3 columns; the header has 2"),
         ("a.csv", "body,body\nhello,x\n", "line 1: column 'body' is repeated"),
-        ("a.csv", 'body,kind\n" ",x\n', "the text is empty"),
+        ("a.csv", 'body,kind\n" ",x\n', "holds no text"),
+        (
+            "a.csv",
+            'body,kind\na,x\n" ",x\n',
+            r"1 of 2 texts are empty \(line 3\): remov",
+        ),
+        (
+            "a.csv",
+            "body,kind\na,x\n" + 5 * ",x\n",
+            r"5 of 6 texts are empty \(lines 3, 4, 5 and 2 more\)",
+        ),
+        ("a.jsonl", '{"tokens": [], "labels": []}', "holds no text"),
         ("a.csv", "body,kind,split\na,x,dev\n", "split 'dev' is none of"),
         ("a.jsonl", '{"body": 5, "kind": "x"}', "not text"),
         ("a.jsonl", "[1]", "expected an object on each line"),
