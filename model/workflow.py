@@ -12,6 +12,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+from model.bundle import bundle
 from model.bundle.folders import TRAINED
 from model.cli import arguments, console, libraries, search_steps
 from model.cli.arguments import RUNS
@@ -376,7 +377,7 @@ def publish(
         run=run,
     )
     if progress:
-        console.print_published(folder, metrics, run / WORST)
+        console.print_published(bundle.read(folder), metrics, run / WORST)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

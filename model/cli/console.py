@@ -299,9 +299,10 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def print_published(folder: Path, parts: dict[str, "Metrics"], worst: Path) -> None:
-    """Print the metrics of a new bundle, and where to find it and
-    the page of its worst answers."""
+def print_published(bundle: Bundle, parts: dict[str, "Metrics"], worst: Path) -> None:
+    """Print the metrics of a new bundle, where to find it and the page of its worst
+    answers, and why it has no int8 weights."""
+    folder = bundle.folder
     console.print(metrics_table("metrics", parts))
     if parts:
         print_baselines(parts)
@@ -310,6 +311,9 @@ def print_published(folder: Path, parts: dict[str, "Metrics"], worst: Path) -> N
     console.print(f"card:   {card}", soft_wrap=True)
     if worst.exists():
         console.print(f"worst:  {worst}", soft_wrap=True)
+    if bundle.metadata.int8_refused:
+        reason = f"int8:   none. {bundle.metadata.int8_refused}"
+        console.print(reason, soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
     console.print(f"answers for a file: {command}", soft_wrap=True)
 

@@ -91,12 +91,17 @@ def test_baselines():
     assert output.get() == ""
 
 
-def test_path(tmp_path):
-    """A long path with brackets is printed on one line."""
+def test_published(tmp_path):
+    """A long path with brackets is printed on one line, and so is the reason why there
+    are no int8 weights."""
     path = tmp_path / "[bold]" / ("long" * 50) / "1"
-    with console.console.capture() as output:
-        console.print_published(path, {}, path / "worst.md")
-    assert f"bundle: {path}" in output.get().splitlines()
+    for reason in ("", "On the test part: the error rises by 2.5 points"):
+        made = Bundle(path, make_metadata(int8_refused=reason), "0" * 64)
+        with console.console.capture() as output:
+            console.print_published(made, {}, path / "worst.md")
+        lines = output.get().splitlines()
+        assert f"bundle: {path}" in lines
+        assert (f"int8:   none. {reason}" in lines) == bool(reason)
 
 
 def test_stack():
