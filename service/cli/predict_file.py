@@ -23,7 +23,7 @@ from rich.progress import Progress as ProgressBar
 from model.datasets import answers
 from model.datasets.dataset import hash_sequences
 from model.datasets.readers import Columns, ReadError, Sequences
-from service.cli import agreement, errors, model_choice
+from service.cli import agreement, errors, kept_columns, model_choice
 from service.cli.model_choice import Candidate
 from service.client import Client
 from service.settings import load
@@ -45,6 +45,7 @@ def run(
     model: str | None,
     columns: tuple[str | None, str | None, str | None],
     ignore: str,
+    copied: str,
     *,
     url: str,
     headers: dict[str, str],
@@ -56,6 +57,7 @@ def run(
         output: file to write, or - for CSV on standard output.
         columns: the names of a table's columns of ids, labels and steps.
         ignore: columns that are no features, separated by commas.
+        copied: columns to copy to the answers, separated by commas.
         bundle: folder of a bundle that computes the answers; None: the service does.
 
     Raises:
@@ -74,8 +76,8 @@ def run(
                 client = stack.enter_context(Client(url, headers=headers))
                 candidates = model_choice.of_service(client, model)
                 predict = partial(_ask, client)
-            names = Columns(*columns, tuple(split_list(ignore)))
-            chosen, data = model_choice.read(path, candidates, names, skip_empty=True)
+            special = Columns(*columns, tuple(split_list(ignore)))
+            chosen, data = model_choice.read(path, candidates, special, skip_empty=True)
             for line in model_choice.notes(chosen, data):
                 console.print(line)
             with _bar(chosen, console) as progress:
@@ -86,8 +88,10 @@ def run(
             whole = table
             if chosen.task == "classify":
                 whole = answers.with_empty(table, data)
+            if names := split_list(copied):
+                whole = kept_columns.add(whole, path, data, chosen.task, names)
             try:
-                write(whole)
+                write(whole, data.zoned)
             except BrokenPipeError:  # as in `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:

@@ -261,7 +261,7 @@ class _Parser:
         if cells is None:
             return None
         try:
-            return long_rows.parse_steps(cells)
+            return self.rows.parse_steps(cells)
         except ValueError as error:
             index, reason = error.args
             self.rows.fail(block[index][0], f"column {column!r} {reason}")

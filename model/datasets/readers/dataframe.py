@@ -216,7 +216,7 @@ def _steps(rows: long_rows.LongRows, table: Any, name: str | None) -> np.ndarray
         for value in column.to_list()
     ]
     try:
-        return long_rows.parse_steps(cells)
+        return rows.parse_steps(cells)
     except ValueError as error:
         index, reason = error.args
         rows.fail(index, f"column {name!r} {reason}")

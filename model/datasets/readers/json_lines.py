@@ -363,7 +363,7 @@ def _steps(table: long_rows.LongRows, block: list[Line]) -> np.ndarray | None:
         return None
     cells = [str(record[column]) for _, record in block]
     try:
-        return long_rows.parse_steps(cells)
+        return table.parse_steps(cells)
     except ValueError as error:
         index, reason = error.args
         table.fail(block[index][0], f"{column!r:.40} {reason}")

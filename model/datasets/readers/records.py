@@ -191,9 +191,9 @@ class _Reader:
             frame = parquet.read_table(path)
         except (OSError, ValueError) as error:
             raise ReadError(path, None, str(error)) from None
-        return self.read_dataframe(path, frame)
+        return self.read_dataframe(path, frame, start=1)
 
-    def read_dataframe(self, path: Path, frame: object) -> RecordTable:
+    def read_dataframe(self, path: Path, frame: object, start: int = 0) -> RecordTable:
         import narwhals
 
         if narwhals.dependencies.is_pandas_dataframe(frame):
@@ -203,7 +203,7 @@ class _Reader:
             name: [*map(dataframe.cell, table[name].to_list())]
             for name in table.columns
         }
-        return self._table(path, "row", cells, range(len(table)))
+        return self._table(path, "row", cells, range(start, start + len(table)))
 
     def _table(
         self,
@@ -355,7 +355,7 @@ def _order(
     equal ones keep their order; None if there are neither."""
     if layout.step is not None:
         try:
-            return long_rows.parse_steps([str(v) for v in cells[layout.step]])
+            return rows.parse_steps([str(v) for v in cells[layout.step]])
         except ValueError as error:
             index, reason = error.args
             rows.fail(numbers[index], f"column {layout.step!r} {reason}")

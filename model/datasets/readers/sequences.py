@@ -43,6 +43,7 @@ class Sequences:
         split: [N], as in `Dataset`.
         groups: [N], as in `Dataset`; None: unknown.
         steps: the step column's numbers or times, [sum of lengths]; None: no such column.
+        zoned: true if `steps` are times that have a zone in the data; they are in UTC.
         rows: the line or row of each step, [sum of lengths]; None: unknown.
         place: "line" or "row".
         columns: the names of the special columns.
@@ -63,6 +64,7 @@ class Sequences:
     split: np.ndarray | None = None
     groups: np.ndarray | None = None
     steps: np.ndarray | None = None
+    zoned: bool = False
     rows: np.ndarray | range | None = None
     place: str = "line"
     columns: Columns = field(default_factory=Columns)

@@ -165,7 +165,6 @@ def sequences(
     options: TextOptions,
     columns: Columns = Columns(),
     recorded: Columns = Columns(),
-    *,
     skip_empty: bool = False,
 ) -> Sequences:
     """Read texts to predict, which may have no labels; the arguments are those of `read`.
@@ -370,6 +369,7 @@ class _Texts:
             integer_ids=integers,
             values=values,
             empty=tuple(self._empty),
+            rows=np.repeat(self._lines, [*map(len, self._tokens)]),
             place=self._place,
         )
         return TextTable(sequences, tuple(numbers))

@@ -96,9 +96,9 @@ def test_published(tmp_path):
     are no int8 weights."""
     path = tmp_path / "[bold]" / ("long" * 50) / "1"
     for reason in ("", "On the test part: the error rises by 2.5 points"):
-        made = Bundle(path, make_metadata(int8_refused=reason), "0" * 64)
+        bundle = Bundle(path, make_metadata(int8_refused=reason), "0" * 64)
         with console.console.capture() as output:
-            console.print_published(made, {}, path / "worst.md")
+            console.print_published(bundle, {}, path / "worst.md")
         lines = output.get().splitlines()
         assert f"bundle: {path}" in lines
         assert (f"int8:   none. {reason}" in lines) == bool(reason)

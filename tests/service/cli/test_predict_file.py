@@ -117,6 +117,48 @@ class TestService:
             result, "error: standard input, line 1: feature 'vib x' is missing"
         )
 
+    def test_kept_columns(self, service, table, tmp_path):
+        """`--keep` copies columns of the file, in any format: those of each step, or of
+        the first step of a sequence."""
+        table, _ = table
+        table = table.assign(site=[f"s{n}" for n in range(len(table))])
+        table = tables.shuffle(table, 0)
+        ordered = table.sort_values(["run", "t"])
+        for name, write in tables.WRITERS.items():
+            write(table, tmp_path / name)
+            command = (tmp_path / name, "--url", service, "--keep", "site,vib x")
+            frame, _ = predict(*command, "--model", "moods")
+            kept = frame.sort_values(["run", "t"])
+            assert kept["site"].tolist() == ordered["site"].tolist()
+            frame, _ = predict(*command, "--model", "machines")
+            first = ordered.groupby("run")["site"].first()
+            assert frame["site"].tolist() == first[frame["run"]].tolist()
+            assert list(frame)[-2:] == ["site", "vib x"]
+
+    def test_kept_columns_refused(self, service, table, tmp_path):
+        """A column that is missing, or that the answers have already, is named."""
+        table, path = table
+        command = ("--url", service, "--model", "machines", "--keep")
+        for name, reason in (
+            ("tempp", "column to keep 'tempp' is missing; did you mean 'temp'?"),
+            ("run", "--keep run: the answers have a column of that name"),
+        ):
+            assert_fails(invoke("predict", path, *command, name), reason)
+        data = exports.load()["classify-gru"]
+        path = write_json_lines(tmp_path / "a.jsonl", data.dataset, parts=False)
+        command = ("predict", path, "--bundle", data.folder, "--keep", "site")
+        assert_fails(invoke(*command), "--keep needs a table with a row for each step")
+
+    def test_zone(self, service, table, tmp_path):
+        """Times keep their zone, as UTC; times without one get none."""
+        table, _ = table
+        times = [f"2026-01-31T12:00:0{n % 10}" for n in range(len(table))]
+        for zone, shown in (("Z", "Z"), ("+00:00", "Z"), ("", "")):
+            path = tmp_path / "a.csv"
+            table.assign(t=[time + zone for time in times]).to_csv(path, index=False)
+            frame, _ = predict(path, "--model", "moods", "--url", service)
+            assert frame["t"].tolist() == [time + shown for time in times]
+
     def test_notes(self, service, table, tmp_path):
         """Columns that the model doesn't take are named, and a table without ids."""
         table, path = table

@@ -110,6 +110,8 @@ def test_empty_texts(url, text_bundles, tmp_path):
         assert frame["id"].tolist() == ["a", "b", "c"]
         assert frame["label"].isna().tolist() == [False, True, False]
         assert frame["probability"].isna().tolist() == [False, True, False]
+        frame, _ = predict(file, *options, "--keep", "kind")
+        assert frame["kind"].tolist() == ["x", "x", "y"]
     result = invoke("classify", file, "--url", url)
     assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
 
