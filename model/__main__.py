@@ -83,8 +83,8 @@ def train(
     What you leave open is chosen by the data. Under 500 sequences the network is
     cross-validated, and calibrated on those answers; else on a validation part. The test
     part measures it. If the bundle has a version already, both are compared on the new
-    test part; the new one is served if it isn't worse. Otherwise `unrolled promote
-    NAME@VERSION` serves it.
+    test part; the new one is served if it is better (`--promote`). Otherwise `unrolled
+    promote NAME@VERSION` serves it.
 
     A built-in set uses the preset of its name. Options override the preset or TOML
     file. Ctrl-C stops a run; `--resume` continues it.
@@ -274,7 +274,7 @@ def export(
         config, digest = folder.config()
         if int8:
             quantize.check(config.network.cell)
-        dataset = arguments.load_dataset(config)
+        dataset = arguments.load_dataset(config, checked=True)
         if dataset.digest != digest:
             raise ConfigError(f"{run}: the data has changed since training")
         crossed = None
@@ -331,6 +331,7 @@ def evaluate(
         bundle = arguments.load_bundle(path)
         metadata = bundle.metadata
         config = Config().update(flags)
+        arguments.refuse_unused(config, source, bundle.encoding())
         columns, texts = arguments.file_columns(config), arguments.text_options(config)
         dataset = arguments.evaluation_data(
             *(source, part, test, metadata, columns),

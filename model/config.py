@@ -60,18 +60,23 @@ class DataConfig(_Section):
     ignore: tuple[str, ...] = Field(
         (), description="Columns that are no features, separated by commas."
     )
+    labels_are_classes: bool = Field(
+        False,
+        description="Train even if the labels are many different numbers, each of which"
+        " then is a class.",
+    )
     validation_fraction: float | None = Field(
         None,
         ge=0,
         lt=1,
         description="Fraction for validation, if the data names no such part. 0:"
-        " cross-validate. Default: 0.15; 0 under 500 sequences.",
+        " cross-validate. Default: 0.15; 0 under 500 sequences, or five groups.",
     )
-    test_fraction: float = Field(
-        0.15,
+    test_fraction: float | None = Field(
+        None,
         ge=0,
         lt=1,
-        description="Fraction for the test, if the data names no such part.",
+        description="The same for the test. Default: 0.15; 0 under five groups.",
     )
     text: str | None = Field(
         None,

@@ -12,12 +12,14 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, TypedDict, Unpack
 
+from model.bundle import bundle
 from model.bundle.folders import TRAINED
 from model.cli import arguments, console, libraries, search_steps
 from model.cli.arguments import RUNS
 from model.config import Config, ConfigError, nested
 from model.datasets import readers
 from model.datasets.dataset import Dataset, Task
+from model.datasets.readers import dataframe
 from model.datasets.readers.table_layout import nearest
 
 if TYPE_CHECKING:
@@ -31,7 +33,7 @@ if TYPE_CHECKING:
     from model.training.runs import Epoch
 
 DATAFRAME = "DataFrame"  # in place of a path, in the settings of a run
-Promote = Literal["better", "always", "never"]
+Promote = Literal["better", "not-worse", "always", "never"]
 
 
 class Choices(TypedDict, total=False):
@@ -47,8 +49,9 @@ class Choices(TypedDict, total=False):
     max_words: int
     buckets: int
     embedding: int
+    labels_are_classes: bool
     validation_fraction: float | None
-    test_fraction: float
+    test_fraction: float | None
     normalise: Literal["features", "whole", "none"]
     cell: Literal["gru", "lstm"]
     layers: int
@@ -160,8 +163,8 @@ def train(
     """Train a network and write its bundle, as the command `unrolled train` does.
 
     Args:
-        data: a DataFrame of pandas or polars with a row for each step, the path of a
-            file, or the name of a built-in data set.
+        data: a DataFrame of pandas or polars with a row for each step (or each text, or
+            record), the path of a file, or the name of a built-in data set.
         test: another DataFrame or file, the test part. Default: a part of `data`.
         by: column of the sequences' ids. Default: `sequence`.
         label: column of the labels. Default: `label`.
@@ -174,8 +177,8 @@ def train(
         name: the bundle's name. Default: the file's or preset's, or `model`.
         preset: settings to start from, such as those of `digits`.
         output: folder to write bundles to.
-        promote: serve the new version if it isn't worse than the one that is served,
-            always, or never.
+        promote: serve the new version if it is better than the one that is served, if it
+            is not provably worse, always, or never.
         runs: folder for checkpoints and logs.
         resume: continue an interrupted run with the same data and settings, or extend
             a complete one with more `epochs` or `updates`.
@@ -208,9 +211,12 @@ def train(
     config = arguments.build_config(
         source, preset, settings=None, name=name, flags=nested(settings)
     )
-    dataset = arguments.load_dataset(
-        config, data if source == DATAFRAME else None, test
-    )
+    try:
+        dataset = arguments.load_dataset(
+            config, data if source == DATAFRAME else None, test
+        )
+    except ConfigError as error:
+        raise ConfigError(dataframe.as_arguments(str(error))) from None
     if search is not None:
         config = search_steps.run(
             dataset,
@@ -371,7 +377,7 @@ def publish(
         run=run,
     )
     if progress:
-        console.print_published(folder, metrics, run / WORST)
+        console.print_published(bundle.read(folder), metrics, run / WORST)
     decision = promotion.decide(folder, dataset, promote)
     if progress:
         console.print_promotion(decision, output)

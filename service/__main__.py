@@ -65,10 +65,7 @@ LabelColumn = Annotated[
 ]
 StepColumn = Annotated[
     str | None,
-    typer.Option(
-        help="Column of numbers or times that orders a sequence's rows. [default: as in"
-        " training]"
-    ),
+    typer.Option(help="Column of steps, numbers or times. [default: as in training]"),
 ]
 Ignore = Annotated[
     str, typer.Option(help="Columns that are no features, separated by commas.")
@@ -273,6 +270,9 @@ def predict(
     label_column: LabelColumn = None,
     step_column: StepColumn = None,
     ignore: Ignore = "",
+    copied: Annotated[
+        str, typer.Option("--keep", help="Columns to copy to the answers, as A,B.")
+    ] = "",
     url: Url = URL,
     key: Key = None,
 ) -> None:
@@ -291,7 +291,7 @@ def predict(
 
     columns = (sequence_column, label_column, step_column)
     predict_file.run(
-        *(file, output, model, columns, ignore),
+        *(file, output, model, columns, ignore, copied),
         url=url,
         headers=_headers(key),
         bundle=bundle,

@@ -11,11 +11,13 @@ import statistics
 import time
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from bench.environment import parser, progress
 from model import config
-from model.datasets import builtin, text
+from model.bundle.vocabulary import Vocabulary
+from model.datasets import builtin, encoding, text
 from model.datasets.dataset import Dataset
 from model.evaluation import evaluation
 from model.evaluation import text as metrics
@@ -24,7 +26,7 @@ from model.training import loop, steps
 COLUMNS = {
     "words": ("word",),
     "words+lower": ("word", "lower"),
-    "all": ("word", "lower", *text.HASHED),
+    "all": ("word", "lower", *encoding.HASHED),
 }
 DIRECTIONS = {"both": True, "forward": False}
 
@@ -56,7 +58,7 @@ def main() -> None:
             )
 
 
-def load(epochs: int, seed: int) -> tuple[config.Config, Dataset, text.Vocabulary]:
+def load(epochs: int, seed: int) -> tuple[config.Config, Dataset, Vocabulary]:
     """Return the settings of `tags`, its data with strings, and its whole vocabulary."""
     settings = config.load(config.presets()["tags"])
     settings = settings.update({"training": {"epochs": epochs, "seed": seed}})
@@ -65,15 +67,15 @@ def load(epochs: int, seed: int) -> tuple[config.Config, Dataset, text.Vocabular
         max_words=data.max_words, buckets=data.buckets, embedding=data.embedding
     )
     raw = builtin.load("tags")
-    return settings, raw, text.build(raw, chosen)
+    return settings, raw, encoding.build_vocabulary(raw, chosen)
 
 
-def encode(raw: Dataset, whole: text.Vocabulary, columns: tuple[str, ...]) -> Dataset:
+def encode(raw: Dataset, whole: Vocabulary, columns: tuple[str, ...]) -> Dataset:
     """Return the data with some columns of the vocabulary."""
     kept = tuple(c for c in whole.columns if c.name in columns)
-    vocabulary = whole.model_copy(update={"columns": kept, "examples": ()})
+    vocabulary = msgspec.structs.replace(whole, columns=kept, examples=())
     vocabulary = type(whole).read(vocabulary.to_json())
-    return text.encode(raw, vocabulary)
+    return encoding.encode(raw, vocabulary)
 
 
 def errors(

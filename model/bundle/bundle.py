@@ -18,6 +18,7 @@ bundle is written to a temporary folder and renamed: it appears whole or not at 
 """
 
 import hashlib
+import io
 import os
 import re
 import shutil
@@ -29,6 +30,7 @@ from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
+import numpy as np
 from pydantic import ValidationError
 
 from model.bundle import bounded_files, signature, vocabulary
@@ -49,6 +51,7 @@ INT8_GOLDEN = EXTRA / "golden.int8.npz"
 SEQUENCES = EXTRA / "sequences.npy"
 REPORT = EXTRA / "report"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
+MAX_SEQUENCES = 2**21  # bytes of `sequences.npy`: 16 for each sequence
 MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: the front process parses it
 MAX_VALUES = 200_000  # lists, objects and commas in it: each may become an object
 KEY, MAX_KEYS = re.compile(rb'"\s*:'), 20_000  # each may become an error
@@ -163,6 +166,21 @@ class Bundle:
             path = self.folder / vocabulary.FILE
             raise BundleError(f"{path}: has the columns of another network")
         return schema
+
+    def training_hashes(self) -> np.ndarray | None:
+        """Return hash and part of each training sequence, [N, 2] uint64; None: unknown.
+
+        Raises:
+            BundleError: the file can't be read, or holds something else.
+        """
+        if SEQUENCES.as_posix() not in self.metadata.files:
+            return None
+        content = self.content(SEQUENCES.as_posix(), MAX_SEQUENCES)
+        try:
+            hashes: np.ndarray = np.load(io.BytesIO(content), allow_pickle=False)
+            return hashes.reshape(-1, 2)
+        except (ValueError, EOFError):
+            raise BundleError(f"{self.folder / SEQUENCES}: no hashes") from None
 
     def encoding(self) -> Vocabulary | RecordSchema | None:
         """Return what turns text or records into numbers; None for frames.

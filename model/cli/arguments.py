@@ -15,9 +15,10 @@ from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Vocabulary
 from model.cli.flags import options
 from model.config import Config, ConfigError
-from model.datasets import builtin, readers, records
+from model.datasets import builtin, checks, readers
 from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
+from model.datasets.encoding import encode
 from model.datasets.readers import Columns
 from model.datasets.readers import records as record_reader
 from model.datasets.readers.table_layout import RecordOptions
@@ -25,6 +26,28 @@ from model.datasets.text import TextOptions
 from model.inference.location import find_folder
 
 RUNS = Path("runs")  # checkpoints and logs
+RECORDS = ("categories", "numbers", "time")
+WORDS = ("min_count", "buckets")
+# The settings that are not used for what a source is read as.
+UNUSED = {
+    "numbers": (
+        *("text", "column", "characters", *WORDS, "max_words", "embedding"),
+        *("embedding_dropout", *RECORDS),
+    ),
+    "records": ("text", "column", "characters", "buckets"),
+    "text": ("column", "step_column", "normalise", *RECORDS),
+    "characters": ("column", "step_column", "normalise", *RECORDS, *WORDS),
+    "words": ("text", "characters", "column", "step_column", "normalise", *RECORDS),
+}
+SUFFIXES = {
+    "text": texts.SUFFIXES,
+    "characters": texts.SUFFIXES,
+    "records": record_reader.SUFFIXES,
+}
+BUILTIN = (  # settings that are not used for a built-in set
+    *("sequence_column", "label_column", "step_column", "group_column", "ignore"),
+    *("text", "column", *RECORDS, "validation_fraction", "test_fraction"),
+)
 
 
 def build_config(
@@ -91,25 +114,34 @@ def _bundle_name(source: str) -> str:
     return name.strip("._-")[:64] or "model"
 
 
-def load_dataset(config: Config, source: object = None, test: object = None) -> Dataset:
+def load_dataset(
+    config: Config, source: object = None, test: object = None, *, checked: bool = False
+) -> Dataset:
     """Load the data of a run; all its sequences have a part.
 
     Args:
         source, test: a DataFrame or a path in place of the one in `config`.
+        checked: the settings are those of an earlier run, which were checked.
+
+    Raises:
+        ConfigError: a setting is not used for such data, or labels are measurements.
+        ValueError: the data can't be read.
     """
     data, validation = config.data, config.data.validation_fraction
     if validation is None and "folds" in config.training.model_fields_set:
         validation = 0
-    encoded = text_options(config).text or record_options(config).kinds
-    if config.training.warm_start is not None and encoded:
-        raise ConfigError("training.warm_start: not for text and records")
+    source = data.source if source is None else source
+    fixed = isinstance(source, str) and source in builtin.BUILTIN
+    missing = isinstance(source, str) and not Path(source).exists()
+    if not (checked or fixed or missing):
+        refuse_unused(config, source)
     names, recorded = None, Columns()
     if config.training.warm_start is not None:
         metadata = load_bundle(Path(config.training.warm_start)).metadata
         names = metadata.input.names
         recorded = readers.from_names(metadata.training.columns)
-    return builtin.load_source(
-        data.source if source is None else source,
+    dataset = builtin.load_source(
+        source,
         task=data.task,
         test=data.test if test is None else test,
         validation=validation,
@@ -121,6 +153,68 @@ def load_dataset(config: Config, source: object = None, test: object = None) -> 
         text=text_options(config),
         records=record_options(config),
     )
+    if dataset.columns and config.training.warm_start is not None:
+        raise ConfigError("training.warm_start: not for text and records")
+    if fixed and not checked:
+        refuse_unused(config, source, dataset.vocabulary or dataset.schema)
+    if not data.labels_are_classes:
+        try:
+            checks.refuse_measurements(dataset)
+        except ValueError as error:
+            raise ConfigError(str(error)) from None
+    return dataset
+
+
+def refuse_unused(
+    config: Config, source: object, encoding: Vocabulary | RecordSchema | None = None
+) -> None:
+    """Refuse settings of the data that are not used for a source.
+
+    Args:
+        encoding: of the network or the built-in set, if it reads text or records.
+
+    Raises:
+        ConfigError: names the option.
+    """
+    kind = _kind(config, source, encoding)
+    unused = dict.fromkeys(UNUSED[kind], f"is read as {kind}")
+    title = source if isinstance(source, str) else "the DataFrame"
+    suffix = Path(title).suffix.lower()
+    if kind == "words" and suffix in texts.CONLL:
+        del unused["column"]
+    if kind == "numbers":
+        hint = "--text names a column of texts, --categories those of records"
+        unused = dict.fromkeys(unused, f"is read as numbers; {hint}")
+    if title in builtin.BUILTIN:
+        reason = "is a built-in set, whose columns and parts are fixed"
+        unused |= dict.fromkeys(BUILTIN, reason)
+        if kind != "characters":
+            unused["characters"] = f"is read as {kind}"
+    elif isinstance(source, str) and suffix not in SUFFIXES.get(kind, (suffix,)):
+        reason = f"has no {kind}; files with {kind} are {', '.join(SUFFIXES[kind])}"
+        unused |= dict.fromkeys(("text", *RECORDS), reason)
+    chosen = {**dict(config.network), **dict(config.data)}
+    for name in config.network.model_fields_set | config.data.model_fields_set:
+        if name in unused and chosen[name] not in (None, False, ()):
+            option = f"--{name.replace('_', '-')}"
+            raise ConfigError(f"{option} is not used: {title} {unused[name]}")
+
+
+def _kind(
+    config: Config, source: object, encoding: Vocabulary | RecordSchema | None
+) -> str:
+    """Return what a source is read as, a key of `UNUSED`."""
+    if isinstance(encoding, RecordSchema):
+        return "records"
+    kind = texts.kind_of(source, text_options(config))
+    characters = config.data.characters
+    if isinstance(encoding, Vocabulary):
+        characters = encoding.kind == "characters"
+    elif kind is None:
+        return "records" if record_options(config).kinds else "numbers"
+    if kind == "tokens":
+        return "words"
+    return "characters" if characters else "text"
 
 
 def record_options(config: Config) -> RecordOptions:
@@ -185,11 +279,12 @@ def evaluation_data(
     """
     record, task = metadata.training, metadata.task
     if isinstance(encoding, Vocabulary):
-        text = _recorded_text(metadata, encoding, text, columns)
-        if part == "all" and source not in builtin.BUILTIN:
-            raw = texts.dataset(texts.read(Path(source), text))
-            return texts.encode(raw, encoding)
-    elif part == "all" and source not in builtin.BUILTIN and test is None:
+        text = _recorded_text(metadata, encoding, text)
+    recorded = readers.from_names(record.columns)
+    if part == "all" and source not in builtin.BUILTIN and test is None:
+        if isinstance(encoding, Vocabulary):
+            texts_read = texts.read(source, text, columns, recorded=recorded)
+            return encode(texts_read.dataset(task), encoding)
         if isinstance(encoding, RecordSchema):
             table = record_reader.read(
                 source,
@@ -197,9 +292,9 @@ def evaluation_data(
                 columns,
                 task=task,
                 training=True,
-                recorded=readers.from_names(record.columns),
+                recorded=recorded,
             )
-            return records.encode(table.dataset(task), encoding)
+            return encode(table.dataset(task), encoding)
         return _read_labelled(source, metadata, columns)
     dataset = builtin.load_source(
         source,
@@ -210,7 +305,7 @@ def evaluation_data(
         seed=record.seed,
         columns=columns,
         features=metadata.input.names,
-        recorded=readers.from_names(record.columns),
+        recorded=recorded,
         text=text,
         encoding=encoding,
     )
@@ -233,7 +328,7 @@ def evaluation_data(
 
 
 def _recorded_text(
-    metadata: Metadata, vocabulary: Vocabulary, text: TextOptions, columns: Columns
+    metadata: Metadata, vocabulary: Vocabulary, text: TextOptions
 ) -> TextOptions:
     """Return how a bundle's text is read: as in training, unless options say otherwise."""
     before = TextOptions.recorded(metadata.training.settings, vocabulary.kind)
@@ -241,7 +336,6 @@ def _recorded_text(
         before,
         text=text.text or before.text,
         column=text.column or before.column,
-        label=columns.label or before.label,
     )
 
 

@@ -29,6 +29,9 @@ METRICS_CAPTION = (
     "in brackets: 95 % intervals; ECE: expected calibration error; by chance: that of a"
     " perfectly calibrated network on as many answers"
 )
+GROUPS_CAPTION = (
+    "; the intervals are those between groups, of which one says nothing about others"
+)
 # Names from a user's file must not be read as markup.
 console = Console(
     highlight=False,
@@ -76,12 +79,15 @@ def metrics_table(
     table.caption = METRICS_CAPTION
     table.caption_justify = "left"
     table.add_column(column)
+    groups = [f"{_shown(n)} {m.groups:,}" for n, m in parts.items() if m.groups]
+    if groups:
+        table.caption += f"{GROUPS_CAPTION}: {', '.join(groups)}"
     for name in ("evaluated", "error %", "macro F1 %", "ECE %", "ECE by chance %"):
         table.add_column(name, justify="right")
     for part, m in parts.items():
         between = m.intervals
         table.add_row(
-            part.replace("_", "-"),
+            _shown(part),
             f"{m.count:,}",
             _with_interval(m.error, between.error),
             _with_interval(m.macro_f1, between.macro_f1),
@@ -89,6 +95,10 @@ def metrics_table(
             f"{m.calibration_error_by_chance:.2f}",
         )
     return table
+
+
+def _shown(part: str) -> str:
+    return part.replace("_", "-")
 
 
 def _with_interval(value: float, interval: Sequence[float]) -> str:
@@ -119,16 +129,15 @@ def membership_text(counts: dict[str, int] | None) -> str:
 
 
 def class_table(metrics: "Metrics") -> Table:
-    """Show the accuracy of each class."""
+    """Show the precision, recall and F1 of each class."""
     table = _table("by class")
     table.add_column("class")
-    table.add_column("count", justify="right")
-    table.add_column("accuracy %", justify="right")
-    rows = zip(metrics.class_accuracy.items(), metrics.confusion, strict=True)
-    for (name, accuracy), row in rows:
-        table.add_row(
-            name, str(sum(row)), "-" if accuracy is None else f"{accuracy:.2f}"
-        )
+    for column in ("count", "precision %", "recall %", "F1 %"):
+        table.add_column(column, justify="right")
+    for name, m in metrics.by_class.items():
+        shares = (m.precision, m.recall, m.f1)
+        cells = ("-" if share is None else f"{share:.2f}" for share in shares)
+        table.add_row(name, f"{m.count:,}", *cells)
     return table
 
 
@@ -290,9 +299,10 @@ def _more(table: Table, count: int) -> Table:
     return table
 
 
-def print_published(folder: Path, parts: dict[str, "Metrics"], worst: Path) -> None:
-    """Print the metrics of a new bundle, and where to find it and
-    the page of its worst answers."""
+def print_published(bundle: Bundle, parts: dict[str, "Metrics"], worst: Path) -> None:
+    """Print the metrics of a new bundle, where to find it and the page of its worst
+    answers, and why it has no int8 weights."""
+    folder = bundle.folder
     console.print(metrics_table("metrics", parts))
     if parts:
         print_baselines(parts)
@@ -301,6 +311,9 @@ def print_published(folder: Path, parts: dict[str, "Metrics"], worst: Path) -> N
     console.print(f"card:   {card}", soft_wrap=True)
     if worst.exists():
         console.print(f"worst:  {worst}", soft_wrap=True)
+    if bundle.metadata.int8_refused:
+        reason = f"int8:   none. {bundle.metadata.int8_refused}"
+        console.print(reason, soft_wrap=True)
     command = f"unrolled predict FILE --bundle {folder} -o answers.csv"
     console.print(f"answers for a file: {command}", soft_wrap=True)
 
@@ -371,17 +384,16 @@ def print_promotion(promotion: "Promotion | None", output: Path) -> None:
     if promotion is None:
         return
     new, present = f"{promotion.name}@{promotion.version}", promotion.present
-    reason = promotion.reason
-    if promotion.metrics and promotion.difference:
+    if promotion.metrics:
         before, after = promotion.metrics
         rows = {f"{present}, in service": before, f"{promotion.version}, new": after}
         title = f"on the {promotion.part} part"
+        if promotion.left_out:
+            title += f", without {promotion.left_out:,} that trained version {present}"
         console.print(metrics_table(title, rows, "version"))
-        change = promotion.difference
-        reason += f" than that of version {present} ({change})"
     if promotion.promoted:
-        console.print(f"served: {new}; {reason}", soft_wrap=True)
+        console.print(f"served: {new}; {promotion.reason}", soft_wrap=True)
         return
     option = "" if output in folders.DEFAULTS else f" --bundles {output}"
-    console.print(f"not served: {new}; {reason}", soft_wrap=True)
+    console.print(f"not served: {new}; {promotion.reason}", soft_wrap=True)
     console.print(f"serve it: unrolled promote {new}{option}", soft_wrap=True)

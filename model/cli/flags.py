@@ -19,7 +19,10 @@ TEXT = (
 )
 ALIASES = {"label_column": ("--label-column", "--label")}
 # Settings that choose the sequences and their parts.
-DATA = ("task", "test", *COLUMNS, *TEXT, "validation_fraction", "test_fraction", "seed")
+DATA = (
+    *("task", "test", *COLUMNS, *TEXT, "labels_are_classes"),
+    *("validation_fraction", "test_fraction", "seed"),
+)
 
 
 def config_flags(

@@ -35,10 +35,11 @@ Int8 = Annotated[
 ]
 Output = Annotated[Path, typer.Option(help="Folder to write bundles to.")]
 Promote = Annotated[
-    Literal["better", "always", "never"],
+    Literal["better", "not-worse", "always", "never"],
     typer.Option(
-        help="Serve the new version: if its error on the test part is not higher than"
-        " that of the version in service, always, or never."
+        help="Serve the new version in place of the one in service: if its error on the"
+        " test part is provably lower, or as low and it was trained on more (better); if"
+        " it is not provably higher (not-worse); always; or never."
     ),
 ]
 Preset = Annotated[

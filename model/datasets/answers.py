@@ -117,9 +117,23 @@ def of_sequences(
     return table
 
 
-def writer(target: str | Path) -> Callable[[Table], None]:
+def with_empty(table: Table, data: Sequences) -> Table:
+    """Return a table to classify with a row for each text that is empty: its id alone."""
+    places = [row.place for row in data.empty]
+    result: Table = {}
+    for name, values in table.items():
+        fill: Any = None if result else [row.id for row in data.empty]
+        if isinstance(values, np.ndarray):
+            result[name] = np.insert(values, places, np.nan if result else fill)
+        else:
+            result[name] = np.insert(np.array(values, object), places, fill).tolist()
+    return result
+
+
+def writer(target: str | Path) -> Callable[[Table, bool], None]:
     """Return a function that writes a table, in the format that the suffix names.
 
+    Its arguments are a table, and whether times have a zone: then they are written as UTC.
     A file appears whole or not at all. In CSV a text that a spreadsheet would run as a
     formula gets an apostrophe before it; the other formats keep it.
 
@@ -131,7 +145,7 @@ def writer(target: str | Path) -> Callable[[Table], None]:
             folder. The function itself raises OSError.
     """
     if str(target) == "-":
-        return lambda table: _write_csv(table, sys.stdout.buffer)
+        return lambda table, utc: _write_csv(table, sys.stdout.buffer, utc)
     path = Path(target)
     write = FORMATS.get(path.suffix.lower())
     if write is None:
@@ -144,7 +158,7 @@ def writer(target: str | Path) -> Callable[[Table], None]:
         raise ValueError(f"{path}: is a folder")
     if not path.parent.is_dir():
         raise ValueError(f"{path}: there is no folder {path.parent}")
-    return lambda table: _replace(path, lambda file: write(table, file))
+    return lambda table, utc: _replace(path, lambda file: write(table, file, utc))
 
 
 def _free(name: str | None, default: str, taken: Iterable[str]) -> str:
@@ -172,7 +186,7 @@ def _replace(path: Path, write: Callable[[IO[bytes]], None]) -> None:
         draft.unlink(missing_ok=True)
 
 
-def _write_csv(table: Table, file: IO[bytes]) -> None:
+def _write_csv(table: Table, file: IO[bytes], utc: bool) -> None:
     def cell(text: str | None) -> str:
         return f"'{text}" if text and FORMULA.match(text) else text or ""
 
@@ -182,34 +196,37 @@ def _write_csv(table: Table, file: IO[bytes]) -> None:
         file.write(lines.getvalue().encode("utf-8", "backslashreplace"))
 
     write([map(cell, table)])
-    for block in _blocks(table, cell):
+    for block in _blocks(table, cell, utc):
         write(zip(*block, strict=True))
     file.flush()
 
 
-def _write_json_lines(table: Table, file: IO[bytes]) -> None:
+def _write_json_lines(table: Table, file: IO[bytes], utc: bool) -> None:
     def cell(text: str | None) -> str:
         return json.dumps(text, ensure_ascii=False)
 
     keys = [cell(name) for name in table]
-    for block in _blocks(table, cell, quote='"'):
+    for block in _blocks(table, cell, utc, quote='"'):
         for row in zip(*block, strict=True):
             members = ", ".join(map("{}: {}".format, keys, row))
             file.write(f"{{{members}}}\n".encode("utf-8", "backslashreplace"))
 
 
-def _write_parquet(table: Table, file: IO[bytes]) -> None:
+def _write_parquet(table: Table, file: IO[bytes], utc: bool) -> None:
     import pyarrow
     from pyarrow import parquet
 
-    arrays = {
-        name: pyarrow.array(values, None if _is_array(values) else pyarrow.string())
-        for name, values in table.items()
-    }
+    def type_of(values: object) -> pyarrow.DataType | None:
+        if not isinstance(values, np.ndarray):
+            return pyarrow.string()
+        times = utc and values.dtype.kind == "M"
+        return pyarrow.timestamp("us", "UTC") if times else None
+
+    arrays = {n: pyarrow.array(v, type_of(v)) for n, v in table.items()}
     parquet.write_table(pyarrow.table(arrays), file)
 
 
-FORMATS: dict[str, Callable[[Table, IO[bytes]], None]] = {
+FORMATS: dict[str, Callable[[Table, IO[bytes], bool], None]] = {
     ".csv": _write_csv,
     ".jsonl": _write_json_lines,
     ".ndjson": _write_json_lines,
@@ -217,17 +234,14 @@ FORMATS: dict[str, Callable[[Table, IO[bytes]], None]] = {
 }
 
 
-def _is_array(values: object) -> bool:
-    return isinstance(values, np.ndarray)
-
-
 def _blocks(
-    table: Table, cell: Callable[[str | None], str], quote: str = ""
+    table: Table, cell: Callable[[str | None], str], utc: bool, quote: str = ""
 ) -> Iterator[list[list[str]]]:
     """Yield some rows at a time, the cells of each column as text.
 
     Args:
         cell: returns a text as it is written.
+        utc: write the zone of times.
         quote: around times.
     """
     columns = [_whole_seconds(values) for values in table.values()]
@@ -237,7 +251,7 @@ def _blocks(
         for values in columns:
             part = values[start : start + BLOCK]
             if isinstance(part, np.ndarray):
-                block.append(_texts(part, quote))
+                block.append(_texts(part, quote, utc))
             else:
                 written = {text: cell(text) for text in set(part)}
                 block.append([written[text] for text in part])
@@ -252,11 +266,15 @@ def _whole_seconds(values: Any) -> Any:
     return values
 
 
-def _texts(values: NDArray[Any], quote: str) -> list[str]:
-    """Return numbers with as few digits as their type needs, or times as ISO 8601."""
+def _texts(values: NDArray[Any], quote: str, utc: bool) -> list[str]:
+    """Return numbers with as few digits as their type needs, or times as ISO 8601; in CSV
+    nothing for NaN."""
     if values.dtype.kind == "M":
-        times = np.datetime_as_string(values).tolist()
+        times = np.datetime_as_string(
+            values, timezone="UTC" if utc else "naive"
+        ).tolist()
         return [f"{quote}{time}{quote}" for time in times]
     whole = np.ascontiguousarray(values)
     numbers = orjson.dumps(whole, option=orjson.OPT_SERIALIZE_NUMPY)
-    return numbers[1:-1].decode().split(",")
+    text = numbers[1:-1].decode()
+    return (text if quote else text.replace("null", "")).split(",")

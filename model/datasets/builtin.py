@@ -6,6 +6,7 @@ import os
 import tempfile
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,6 @@ import numpy as np
 from model.bundle.records import RecordSchema
 from model.bundle.vocabulary import Kind, Vocabulary
 from model.datasets import readers, splits
-from model.datasets import records as event_records
 from model.datasets import text as texts
 from model.datasets.dataset import (
     TEST,
@@ -24,6 +24,7 @@ from model.datasets.dataset import (
     Task,
     concatenate,
 )
+from model.datasets.encoding import build_schema, build_vocabulary, encode
 from model.datasets.readers import Columns
 from model.datasets.readers import records as record_reader
 from model.datasets.readers.table_layout import RecordOptions
@@ -64,7 +65,7 @@ def load_source(
     task: Task | None = None,
     test: object = None,
     validation: float | None = None,
-    test_fraction: float = 0.15,
+    test_fraction: float | None = None,
     seed: int = 0,
     columns: Columns = Columns(),
     features: Sequence[str] | None = None,
@@ -88,64 +89,61 @@ def load_source(
             raise ValueError(f"{source} has a test part of its own")
         if task not in (None, BUILTIN[source].task):
             raise ValueError(f"{source} is for task {BUILTIN[source].task}, not {task}")
-        options = replace(text, kind=BUILTIN[source].kind)
-        return _encoded(load(source), options, encoding)
+        data = load(source)
+        if data.strings is None:
+            return data
+        text = replace(text, kind=BUILTIN[source].kind)
+        return encode(data, encoding or build_vocabulary(data, text))
     if isinstance(source, (str, os.PathLike)) and not Path(source).exists():
         raise SourceError(_unknown(str(source)))
+    options: TextOptions | RecordOptions | None = None
     if isinstance(encoding, RecordSchema):
-        records = RecordOptions.of(encoding.kinds)
-    if texts.is_text(source, text) or isinstance(encoding, Vocabulary):
-        read = texts.read(Path(str(source)), text)
-        if test is not None:
-            read = texts.join(read, texts.read(Path(str(test)), text))
-        raw = splits.assign_parts(
-            texts.dataset(read), validation=validation, test=test_fraction, seed=seed
-        )
-        return _encoded(raw, text, encoding)
-    if records.kinds:
-        features = tuple(records.kinds)
-    data = _read(source, task, columns, features, recorded, records)
+        options = RecordOptions.of(encoding.kinds)
+    elif isinstance(encoding, Vocabulary) or texts.kind_of(source, text):
+        options = text
+    elif records.kinds:
+        options = records
+    read = partial(_read, columns=columns, recorded=recorded, options=options)
+    data = read(source, task, features)
     if test is not None:
         known = data.strings or ()
-        held_out = _read(
-            test, data.task, columns, data.features, recorded, records, known
-        )
+        held_out = read(test, data.task, data.features, strings=known)
         data = _with_test(data, held_out, _title(source), _title(test))
         data = replace(data, strings=held_out.strings)
     data = splits.assign_parts(
         data, validation=validation, test=test_fraction, seed=seed
     )
-    if not records.kinds:
-        return data
-    schema = encoding if isinstance(encoding, RecordSchema) else None
-    schema = schema or event_records.build(data, records)
-    return event_records.encode(data, schema)
-
-
-def _encoded(
-    data: Dataset, options: TextOptions, encoding: Vocabulary | RecordSchema | None
-) -> Dataset:
-    """Return a data set of text with ids for its strings; any other as it is."""
-    if data.strings is None:
-        return data
-    vocabulary = encoding if isinstance(encoding, Vocabulary) else None
-    return texts.encode(data, vocabulary or texts.build(data, options))
+    if isinstance(options, TextOptions):
+        return encode(data, encoding or build_vocabulary(data, options))
+    if isinstance(options, RecordOptions):
+        return encode(data, encoding or build_schema(data, options))
+    return data
 
 
 def _read(
     source: object,
     task: Task | None,
-    columns: Columns,
     features: Sequence[str] | None,
+    *,
+    columns: Columns,
     recorded: Columns,
-    records: RecordOptions,
+    options: TextOptions | RecordOptions | None,
     strings: Sequence[str] = (),
 ) -> Dataset:
-    """Read a file or a DataFrame."""
-    if records.kinds:
+    """Read a file or a DataFrame.
+
+    Args:
+        options: how text or records are read; None for numbers.
+        strings: those of another source, that keep their places.
+    """
+    if isinstance(options, TextOptions):
+        return texts.read(
+            source, options, columns, recorded=recorded, strings=strings
+        ).dataset(task)
+    if isinstance(options, RecordOptions):
         table = record_reader.read(
             source,
-            records,
+            options,
             columns,
             task=task,
             training=True,
@@ -274,7 +272,7 @@ def _json_lines(name: str, options: TextOptions) -> Dataset:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"{name}.jsonl"
         path.write_bytes(gzip.decompress((DATA / f"{name}.jsonl.gz").read_bytes()))
-        return texts.dataset(texts.read(path, options))
+        return texts.read(path, options).dataset()
 
 
 BUILTIN = {

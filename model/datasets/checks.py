@@ -1,11 +1,20 @@
 """Find likely mistakes in a data set before training: in its labels and its features."""
 
+import math
+import re
+from collections import Counter
+from collections.abc import Sequence
+
 import numpy as np
 
 from model.datasets import duplicates, summary
 from model.datasets.dataset import PARTS, TRAIN, Dataset, join_names
 
 FEW = 5  # sequences of a class from which a network may learn it
+MANY_NUMBERS = 30  # classes that are numbers, from which they may be measurements
+FEW_OF_NUMBER = 10  # sequences of each number: fewer may be measurements
+SEPARATORS = re.compile(r"\s*[;|,/+&]\s*")  # between several labels in a cell
+EXAMPLES = 4  # classes in a message
 LONG = 5_000  # steps that take long, and over which recurrent networks rarely learn
 MAX_STEPS = 1_000_000  # of a large data set that are looked at for odd features
 SOME = 10_000  # sequences that are counted together
@@ -41,6 +50,32 @@ def refuse_untrained_classes(dataset: Dataset) -> None:
             )
 
 
+def refuse_measurements(dataset: Dataset) -> None:
+    """Refuse labels that were measured: many different numbers.
+
+    Raises:
+        ValueError: has examples of them, and says how to go on.
+    """
+    names = dataset.classes
+    try:
+        numbers = [float(name.replace(",", ".")) for name in names]
+    except ValueError:
+        return
+    if len(names) <= MANY_NUMBERS or not all(map(math.isfinite, numbers)):
+        return
+    if all(number.is_integer() for number in numbers):
+        gaps = max(numbers) - min(numbers) + 1 > len(names)  # ids of classes have none
+        each = _sequences_by_class(dataset).sum() / len(names)
+        if not gaps or each >= FEW_OF_NUMBER:
+            return
+    raise ValueError(
+        f"the labels are {len(names):,} different numbers ({_examples(names)}) in"
+        f" {len(dataset):,} sequences: Unrolled predicts classes, no numbers; write bins in"
+        " their place, such as low, middle and high, or say that each number is a class"
+        " (--labels-are-classes)"
+    )
+
+
 def _label_warnings(dataset: Dataset) -> list[str]:
     sequences = _sequences_by_class(dataset)
     present = np.flatnonzero(sequences)
@@ -68,7 +103,46 @@ def _label_warnings(dataset: Dataset) -> list[str]:
             f"no sequence has the class {join_names(absent)}, which the file declares: the"
             " network will not learn it"
         )
+    results += _alike_warnings(dataset, sequences)
     return results
+
+
+def _alike_warnings(dataset: Dataset, sequences: np.ndarray) -> list[str]:
+    """Return lines for classes that differ in case or spaces alone, and for those that are
+    several labels in one cell."""
+    counted = dict(zip(dataset.classes, sequences.tolist(), strict=True))
+    plain = {name: " ".join(name.split()).casefold() for name in counted}
+    same = Counter(plain.values())
+    alike = [name for name in counted if same[plain[name]] > 1]
+    alike.sort(key=lambda name: plain[name])
+    parts = {name: SEPARATORS.split(text) for name, text in plain.items()}
+    known = Counter(part for several in parts.values() for part in {*several})
+    joined = [
+        name
+        for name, several in parts.items()
+        if len(several) > 1
+        and any(
+            part in same or (known[part] > 1 and {*";|"} & {*name}) for part in several
+        )
+    ]
+    results = []
+    for names, reason in (
+        (alike, "differ in case or spaces only: write them alike"),
+        (
+            joined,
+            "look like several labels in one cell: a network gives one class, so write one"
+            " label, or train a network for each",
+        ),
+    ):
+        if names:
+            shown = _examples([f"{name!r:.40} ({counted[name]})" for name in names])
+            results.append(f"classes {shown} {reason}")
+    return results
+
+
+def _examples(names: Sequence[str]) -> str:
+    more = f" and {len(names) - EXAMPLES:,} more" if len(names) > EXAMPLES else ""
+    return ", ".join(f"{name:.60}" for name in names[:EXAMPLES]) + more
 
 
 def _sequences_by_class(dataset: Dataset) -> np.ndarray:

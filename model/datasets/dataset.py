@@ -245,14 +245,7 @@ class Dataset:
         """64 bits of a hash of each sequence's frames, [N] uint64."""
         if "_hashes" in vars(self):
             return vars(self)["_hashes"]
-        digests = bytearray()
-        frames = np.ascontiguousarray(self.frames_of, "<f4")
-        content, width = frames.reshape(-1).view(np.uint8).data, 4 * frames.shape[1]
-        ends = (self.starts + self.lengths).tolist()
-        for start, end in zip(self.starts.tolist(), ends, strict=True):
-            sequence = content[start * width : end * width]
-            digests += hashlib.blake2b(sequence, digest_size=8).digest()
-        hashes = np.frombuffer(bytes(digests), "<u8")
+        hashes = hash_sequences(map(self.sequence, range(len(self))))
         if self._is_mapped:
             vars(self)["_hashes"] = hashes
         return hashes
@@ -279,6 +272,15 @@ class Dataset:
     def _is_mapped(self) -> bool:
         """True for the frames of a large file, which nothing changes."""
         return not self.frames_of.flags.writeable
+
+
+def hash_sequences(sequences: Iterable[np.ndarray]) -> np.ndarray:
+    """Return 64 bits of a hash of each sequence's frames [T, F], [N] uint64."""
+    digests = bytearray()
+    for frames in sequences:
+        content = np.ascontiguousarray(frames, "<f4")
+        digests += hashlib.blake2b(content, digest_size=8).digest()
+    return np.frombuffer(bytes(digests), "<u8")
 
 
 def join_names(names: Iterable[str]) -> str:

@@ -5,6 +5,9 @@ nothing                   all sequences              test, validation
 train (, validation)      train                      test (, validation)
 train, test               train, never from test     validation
 all three                 nothing
+
+Of a few groups a part would hold one or two, which say little about others: they are
+cross-validated, and each group is left out once.
 """
 
 import numpy as np
@@ -13,7 +16,8 @@ from model.datasets import stratify
 from model.datasets.dataset import PARTS, TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 from model.datasets.stratify import Contents
 
-VALIDATION_FRACTION = 0.15
+VALIDATION_FRACTION = TEST_FRACTION = 0.15
+FEW_GROUPS = 5  # fewer are cross-validated in place of both parts
 FEW = 500  # sequences: fewer are cross-validated in place of a validation part
 
 
@@ -21,20 +25,25 @@ def assign_parts(
     dataset: Dataset,
     *,
     validation: float | None = None,
-    test: float = 0.15,
+    test: float | None = None,
     seed: int = 0,
 ) -> Dataset:
     """Assign each sequence to a part: stratified, seeded, the same on every call.
 
     `validation` and `test` are fractions of the sequences that they are cut from; 0
-    leaves the part out. By default there is no validation part under 500 sequences.
+    leaves the part out. By default there is no validation part under 500 sequences, and
+    neither part under five groups.
     Classes (to label, the rarest class of each sequence) and lengths are spread evenly
     over the parts, and training keeps at least one sequence with each class. A group is
     never cut into two parts, nor are equal sequences.
     """
+    pool = dataset.take(dataset.split != TEST)
+    few_groups = pool.groups is not None and count_units(pool) < FEW_GROUPS
     if validation is None:
-        few = (dataset.split != TEST).sum() < FEW
+        few = few_groups or len(pool) < FEW
         validation = 0 if few else VALIDATION_FRACTION
+    if test is None:
+        test = 0 if few_groups else TEST_FRACTION
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
             raise ValueError(f"{name} is {fraction}; expected at least 0, less than 1")
@@ -42,8 +51,8 @@ def assign_parts(
     split = dataset.split.copy()
     # A file that names some parts means the rest for training.
     split[split == UNASSIGNED] = TRAIN
-    pool = np.flatnonzero(split == TRAIN)
-    if not len(pool):
+    members = np.flatnonzero(split == TRAIN)
+    if not len(members):
         raise ValueError("no sequence is left for training")
     fractions = {
         part: fraction
@@ -53,10 +62,15 @@ def assign_parts(
     if sum(fractions.values()) >= 1:
         raise ValueError("validation and test leave nothing for training")
     if any(fractions.values()):
-        unit = stratify.units(dataset)[pool]
-        sequences = stratify.contents(dataset).take(pool)
-        split[pool] = _cut(sequences, unit, fractions, seed)
+        unit = stratify.units(dataset)[members]
+        sequences = stratify.contents(dataset).take(members)
+        split[members] = _cut(sequences, unit, fractions, seed)
     return dataset.with_split(split)
+
+
+def count_units(dataset: Dataset) -> int:
+    """Return how many units can be divided: groups, or different sequences."""
+    return int(stratify.units(dataset).max(initial=-1)) + 1
 
 
 def folds(dataset: Dataset, count: int, seed: int) -> np.ndarray:
@@ -72,6 +86,11 @@ def folds(dataset: Dataset, count: int, seed: int) -> np.ndarray:
     """
     unit = stratify.units(dataset)
     size = int(unit.max(initial=-1)) + 1
+    if size == 1 and dataset.groups is not None:
+        raise ValueError(
+            "all are of one group, so nothing can be said about others: add groups, or"
+            " leave out the column of groups"
+        )
     if not 2 <= count <= size:
         kind = "different sequences" if dataset.groups is None else "groups"
         raise ValueError(f"{count} folds of {size} {kind}: expected from 2 to {size}")

@@ -6,14 +6,16 @@ Statistics in Medicine 24, 2005), a normal interval after half an answer is adde
 cell of the table of right and wrong. Only answers that one predictor has right and the
 other wrong widen it. The steps of one sequence, and the sequences of one group, are not
 independent, so the variance is that between groups, as Obuchowski has it ("On the
-comparison of correlated proportions for clustered data", Statistics in Medicine 17, 1998).
+comparison of correlated proportions for clustered data", Statistics in Medicine 17, 1998),
+and at least that of independent answers; Student's t allows for few groups. Several answers
+of a single group say nothing about other groups: the interval is -100 to 100.
 """
 
 from dataclasses import dataclass
 
 import numpy as np
 
-from model.evaluation.intervals import NORMAL_95
+from model.evaluation.intervals import NORMAL_95, student_95
 
 NAMES = {
     "logistic_regression": "logistic regression",
@@ -39,6 +41,11 @@ class Difference:
     def better(self) -> bool:
         """True if the first error is lower beyond chance."""
         return self.high < 0
+
+    @property
+    def as_good(self) -> bool:
+        """True if the first error is higher by at most a standard error, or lower."""
+        return 2 * NORMAL_95 * self.value <= self.high - self.low
 
     def __str__(self) -> str:
         return f"{self.value:+.2f} points, 95 % interval {self.low:+.2f} to {self.high:+.2f}"
@@ -71,15 +78,23 @@ def difference(present: np.ndarray, new: np.ndarray, groups: np.ndarray) -> Diff
         present, new: [M] bool, the wrong answers of either predictor.
         groups: [M] int, the group (such as the sequence) of each answer, from 0.
     """
+    groups = np.unique(groups, return_inverse=True)[1]
     counts = np.bincount(groups)  # answers of each group
-    changes = np.bincount(groups, new.astype(float) - present)
-    total = counts.sum() + 2  # with half an answer in each of the four cells
+    changes = new.astype(float) - present
+    value = 100 * float(changes.mean())
+    if len(counts) == 1 < len(changes):
+        return Difference(value, -100.0, 100.0)
+    total = len(changes) + 2  # with half an answer in each of the four cells
     mean = changes.sum() / total
     added = 1 + 2 * mean**2  # squared deviations of those halves
-    deviation = np.sqrt(((changes - counts * mean) ** 2).sum() + added)
-    margin = NORMAL_95 * deviation / total
-    value = float(new.mean() - present.mean())
-    return Difference(*(100 * float(x) for x in (value, mean - margin, mean + margin)))
+    squares, deviations = ((changes - mean) ** 2).sum(), NORMAL_95
+    if len(counts) < len(changes):
+        apart = np.bincount(groups, changes) - counts * mean
+        between = (apart**2).sum() * len(counts) / (len(counts) - 1)
+        squares, deviations = max(squares, between), student_95(len(counts) - 1)
+    margin = deviations * np.sqrt(squares + added) / total
+    low, high = (100 * float(end) for end in (mean - margin, mean + margin))
+    return Difference(value, max(low, -100.0), min(high, 100.0))
 
 
 def verdict(baselines: dict[str, Baseline]) -> str:

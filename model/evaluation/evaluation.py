@@ -28,6 +28,24 @@ class Predictions:
     lengths: np.ndarray  # [M], of the row's sequence
     # [M], from 0: rows of one group aren't independent; None: each row is
     groups: np.ndarray | None = None
+    grouped: bool = False  # the groups are those of the data, and not its sequences
+
+
+@dataclass(frozen=True, slots=True)
+class ClassMetrics:
+    """Metrics of one class, in percent; None where nothing was to be found, or found.
+
+    Attributes:
+        count: answers that should be of the class.
+        precision: share of the answers of this class that are right.
+        recall: share of `count` that was found.
+        f1: their harmonic mean.
+    """
+
+    count: int
+    precision: float | None
+    recall: float | None
+    f1: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,8 +58,10 @@ class Metrics:
             the same confidences, on as many answers.
         intervals: 95 % intervals.
         class_accuracy: None for a class that the part lacks.
+        by_class: precision, recall and F1 of each class.
         confusion: counts, [true][predicted].
         baselines: by name; none if they were not evaluated.
+        groups: groups of the data that the answers are of; None if it has none.
     """
 
     count: int
@@ -52,10 +72,12 @@ class Metrics:
     calibration_error_by_chance: float
     intervals: Intervals
     class_accuracy: dict[str, float | None]
+    by_class: dict[str, ClassMetrics]
     confusion: list[list[int]]
     by_length: list[dict[str, float]]
     reliability: list[dict[str, float]]
     baselines: dict[str, Baseline] = field(default_factory=dict)
+    groups: int | None = None
 
 
 def evaluate_bundle(bundle: Bundle, dataset: Dataset) -> Metrics:
@@ -117,6 +139,7 @@ def predict(
         dataset.targets,
         np.repeat(dataset.lengths, repeats),
         answer_groups(dataset),
+        grouped=dataset.groups is not None,
     )
 
 
@@ -151,10 +174,12 @@ def compute_metrics(predictions: Predictions, classes: tuple[str, ...]) -> Metri
     f1 = 2 * correct / np.maximum(actual + guessed, 1)
     shares = correct / np.maximum(actual, 1)
     groups = predictions.groups
+    if groups is None:
+        groups = np.arange(len(right))
     uncertainty, by_chance = intervals.estimate(
         predictions.scores,
         predictions.targets,
-        np.arange(len(right)) if groups is None else groups,
+        groups,
     )
     return Metrics(
         count=len(right),
@@ -171,12 +196,26 @@ def compute_metrics(predictions: Predictions, classes: tuple[str, ...]) -> Metri
             name: 100 * float(share) if occurs else None
             for name, share, occurs in zip(classes, shares, present, strict=True)
         },
+        by_class={
+            name: ClassMetrics(
+                int(actual[code]),
+                _share(correct[code], guessed[code]),
+                _share(correct[code], actual[code]),
+                _share(2 * correct[code], actual[code] + guessed[code]),
+            )
+            for code, name in enumerate(classes)
+        },
         confusion=confusion.tolist(),
         by_length=_by_length(predictions.lengths, right),
         reliability=calibration.reliability_bins(
             predictions.scores, predictions.targets
         ),
+        groups=len(np.unique(groups)) if predictions.grouped else None,
     )
+
+
+def _share(count: int, total: int) -> float | None:
+    return 100 * float(count / total) if total else None
 
 
 def _by_length(lengths: np.ndarray, right: np.ndarray) -> list[dict[str, float]]:

@@ -12,6 +12,9 @@ every interval is that between groups:
 Few answers make an ECE too high: a perfectly calibrated predictor has 26 % on eight. The
 interval subtracts the excess (a basic bootstrap), and begins at 0 unless the ECE is higher
 than chance allows for a perfectly calibrated predictor.
+
+Several answers of a single group say nothing about other groups: their intervals are 0 to
+100 %.
 """
 
 from dataclasses import dataclass
@@ -21,6 +24,12 @@ import numpy as np
 from model.evaluation import calibration
 
 NORMAL_95 = 1.959964  # a standard normal variable is within it with 95 % probability
+STUDENT_95 = (
+    12.7062,
+    4.3027,
+    3.1824,
+    2.7764,
+)  # Student's t of 1 to 4 degrees of freedom
 DRAWS = 1_000
 BLOCKS = 2_000  # more groups are drawn in this many blocks, put together at random
 CLASSES_AT_ONCE = 500  # bounds the memory of a bootstrap
@@ -65,6 +74,8 @@ def estimate(
     f1_low = min(f1_low, f1.value * (1 - high) / max(1 - error, 1e-9))
     f1_high = max(f1_high, 1 - (1 - f1.value) * (low / error if error else 1))
     ece, by_chance = _ece_interval(weights, blocks, scores, ~wrong, (low, high), random)
+    if count == 1 < len(wrong):
+        return Intervals(*(_percent(0, 1) for _ in range(3))), 100 * by_chance
     intervals = Intervals(
         error=_percent(low, high),
         macro_f1=_percent(f1_low, f1_high),
@@ -84,6 +95,14 @@ def wilson(
     return max(middle - half, 0.0), min(middle + half, 1.0)
 
 
+def student_95(freedom: int) -> float:
+    """Return Student's t at 97.5 %; over 4 degrees by the expansion of Cornish and Fisher."""
+    if freedom <= len(STUDENT_95):
+        return STUDENT_95[freedom - 1]
+    z, n = NORMAL_95, freedom
+    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
+
+
 def error_interval(wrong: np.ndarray, groups: np.ndarray) -> tuple[float, float]:
     """Return the interval of the share of wrong answers, 0 to 1.
 
@@ -95,17 +114,19 @@ def error_interval(wrong: np.ndarray, groups: np.ndarray) -> tuple[float, float]
     sizes = np.bincount(groups)
     if len(sizes) == count:
         return wilson(share, count)
+    if len(sizes) == 1:
+        return 0.0, 1.0
     mistakes = np.bincount(groups, wrong)
     # How many answers are worth one independent answer: at least 1, and at most a whole
     # group, which is assumed as long as too few groups have mistakes to tell.
     most = float((sizes**2).sum() / count)
     squares = float(((mistakes - share * sizes) ** 2).sum())
-    squares *= len(sizes) / max(len(sizes) - 1, 1)
+    squares *= len(sizes) / (len(sizes) - 1)
     variance = count * share * (1 - share)
     effect = min(max(squares / variance, 1.0), most) if variance else most
     known = min((mistakes > 0).sum() / ENOUGH_MISTAKEN, 1.0)
     effect = known * effect + (1 - known) * most
-    return wilson(share, count / effect, _student_95(len(sizes) - 1))
+    return wilson(share, count / effect, student_95(len(sizes) - 1))
 
 
 @dataclass(frozen=True, slots=True)
@@ -208,12 +229,6 @@ def _blocks(groups: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if count <= BLOCKS:
         return groups
     return (random.permutation(count) % BLOCKS)[groups]
-
-
-def _student_95(freedom: int) -> float:
-    """Student's t at 97.5 %, by the expansion of Cornish and Fisher."""
-    z, n = NORMAL_95, max(freedom, 1)
-    return z + (z**3 + z) / (4 * n) + (5 * z**5 + 16 * z**3 + 3 * z) / (96 * n**2)
 
 
 def _percent(low: float, high: float) -> list[float]:

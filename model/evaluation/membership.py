@@ -1,18 +1,16 @@
 """Recognise the sequences that a bundle was trained on, by hashes that it keeps."""
 
-import io
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
-from model.bundle.bundle import SEQUENCES, Bundle
+from model.bundle.bundle import Bundle
 from model.datasets.dataset import TEST, TRAIN, UNASSIGNED, VALIDATION, Dataset
 from model.evaluation import evaluation
 from model.evaluation.evaluation import Metrics, Predictions
 
 MAX_SEQUENCES = 100_000  # of a data set whose hashes are kept
-MAX_BYTES = 2**21  # of the file: 16 for each sequence
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +51,7 @@ def evaluate(bundle: Bundle, dataset: Dataset) -> Evaluation:
                 predictions.targets[rows],
                 predictions.lengths[rows],
                 None if predictions.groups is None else predictions.groups[rows],
+                predictions.grouped,
             ),
             classes,
         )
@@ -76,18 +75,14 @@ def parts_in_training(bundle: Bundle, dataset: Dataset) -> np.ndarray | None:
     It is TRAIN, VALIDATION, or UNASSIGNED for a new sequence or one of the test part.
 
     Raises:
-        ValueError: the bundle's hashes can't be read.
+        BundleError: the bundle's hashes can't be read.
     """
-    metadata = bundle.metadata
-    if SEQUENCES.as_posix() not in metadata.files:
-        if dataset.digest != metadata.training.data:
+    hashes = bundle.training_hashes()
+    if hashes is None:
+        if dataset.digest != bundle.metadata.training.data:
             return None
         return np.where(dataset.split == TEST, UNASSIGNED, dataset.split)
-    content = bundle.content(SEQUENCES.as_posix(), MAX_BYTES)
-    try:
-        codes, parts = np.load(io.BytesIO(content), allow_pickle=False).T
-    except (ValueError, EOFError):
-        raise ValueError(f"{bundle.folder / SEQUENCES}: no hashes") from None
+    codes, parts = hashes.T
     ours = dataset.hashes
     results = np.full(len(dataset), UNASSIGNED)
     for part in (VALIDATION, TRAIN):

@@ -207,8 +207,10 @@ def _metadata(
             source=dataset.name,
             data=dataset.digest,
             seed=config.training.seed,
-            validation_fraction=_validation_fraction(dataset, config),
-            test_fraction=config.data.test_fraction,
+            validation_fraction=_fraction(
+                dataset, "validation", config.data.validation_fraction
+            ),
+            test_fraction=_fraction(dataset, "test", config.data.test_fraction),
             epochs=len(history),
             best_epoch=max((e.epoch for e in history if e.best), default=0),
             longest=int(dataset.part("train").lengths.max()),
@@ -261,12 +263,15 @@ def input_of(dataset: Dataset) -> Frames | Ids | Records:
     )
 
 
-def _validation_fraction(dataset: Dataset, config: Config) -> float:
-    """Return the fraction that cuts the same parts from the same data again."""
-    if not len(dataset.part("validation")):
+def _fraction(dataset: Dataset, part: str, chosen: float | None) -> float:
+    """Return the fraction that cuts the same part from the same data again."""
+    if not len(dataset.part(part)):
         return 0.0
-    fraction = config.data.validation_fraction
-    return splits.VALIDATION_FRACTION if fraction is None else fraction
+    defaults = {
+        "validation": splits.VALIDATION_FRACTION,
+        "test": splits.TEST_FRACTION,
+    }
+    return defaults[part] if chosen is None else chosen
 
 
 def _settings(config: Config) -> dict[str, dict[str, JsonValue]]:

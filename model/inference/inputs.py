@@ -18,6 +18,7 @@ from model.datasets.readers import records as record_reader
 from model.datasets.readers.table_layout import RecordOptions
 
 ARRAYS = Path("sequences")  # in place of a file's name
+TABLES = (*texts.SUFFIXES, texts.LINES, *readers.FORMATS)  # endings of files
 SHAPE = "a sequence is an array [T, F] of T steps with F features"
 
 
@@ -39,20 +40,34 @@ def read(data: object, columns: Columns, metadata: Metadata) -> Sequences:
         return readers.read_sequences(path, columns, names, recorded=recorded)
     if readers.is_dataframe(data):
         return readers.from_dataframe(data, columns, names, recorded=recorded)
-    if columns != Columns():
-        raise ValueError("only a file or a DataFrame has columns to name")
+    _refuse_names(columns)
     return _from_arrays(data, metadata)
 
 
-def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
-    """Return the ids of texts, or of lists of words; of a list, or of a file (a path).
+def _refuse_names(columns: Columns) -> None:
+    if columns != Columns():
+        raise ValueError("only a file or a DataFrame has columns to name")
+
+
+def read_text(
+    data: object, columns: Columns, vocabulary: Vocabulary, metadata: Metadata
+) -> Sequences:
+    """Return the ids of texts, or of lists of words: of a text, a list, a DataFrame, or a
+    file (a `Path`).
 
     Raises:
-        ValueError: they are neither, or one is empty; names the place.
+        ReadError: a file or DataFrame lacks a column, or holds other values.
+        ValueError: a text is empty, or may be the name of a file; names the place.
     """
-    if isinstance(data, os.PathLike):
-        return _read_texts(Path(os.fspath(data)), vocabulary, metadata)
+    if isinstance(data, os.PathLike) or readers.is_dataframe(data):
+        return _read_texts(data, columns, vocabulary, metadata)
+    _refuse_names(columns)
     if isinstance(data, str):
+        if os.path.isfile(data) or data.lower().endswith(TABLES):
+            raise ValueError(
+                f"{data!r:.80} may be a file or a text: pass Path({data!r:.80}) for the"
+                f" texts in the file, or the list [{data!r:.80}] for the text"
+            )
         data = [data]
     takes = "texts" if vocabulary.kind == "characters" else "texts, or lists of words"
     if not isinstance(data, (list, tuple)) or not data:
@@ -73,10 +88,13 @@ def read_text(data: object, vocabulary: Vocabulary, metadata: Metadata) -> Seque
     return _joined(items, metadata)
 
 
-def _read_texts(path: Path, vocabulary: Vocabulary, metadata: Metadata) -> Sequences:
-    settings = metadata.training.settings
-    options = texts.TextOptions.recorded(settings, vocabulary.kind)
-    data = texts.sequences(path, options)
+def _read_texts(
+    source: object, columns: Columns, vocabulary: Vocabulary, metadata: Metadata
+) -> Sequences:
+    record = metadata.training
+    options = texts.TextOptions.recorded(record.settings, vocabulary.kind)
+    recorded = readers.from_names(record.columns)
+    data = texts.sequences(source, options, columns, recorded)
     frames = np.concatenate([vocabulary.encode(tokens) for tokens in data.inputs])
     return replace(data, frames=frames)
 
@@ -101,6 +119,7 @@ def read_records(
             schema.encode(table.records(i))[0] for i in range(len(table.sequences))
         ]
         return replace(table.sequences, frames=np.concatenate(items))
+    _refuse_names(columns)
     takes = "a list of sequences, each a list of records (objects)"
     if not isinstance(data, (list, tuple)) or not data:
         raise ValueError(f"{metadata.name} takes {takes}")

@@ -85,8 +85,10 @@ class Network:
                 [N, T, F]; a DataFrame of pandas or polars with a row for each step; or
                 the path of a file. Columns are matched by the names of `features`, in
                 any order, and others are left out. For a network that reads text a
-                list of texts, or of lists of words; for one that reads records a list of
-                sequences, each a list of objects, or a DataFrame, or a file.
+                text, a list of texts or of lists of words, a DataFrame with a row for
+                each text, or a file as a `Path`: a string is a text, and one that may be
+                a file's name is refused. For one that reads records a list of sequences,
+                each a list of objects, a DataFrame, or a file.
             by: column of the sequences' ids. Default: as in training, or `sequence`;
                 without such a column all rows are one sequence.
             step: column that orders the rows of a sequence. Default: as in training, or
@@ -126,7 +128,7 @@ class Network:
                 f"{self.name} predicts one class for each {unit}: call {self.task}()"
             )
         if self._vocabulary is not None:
-            return inputs.read_text(data, self._vocabulary, self.metadata)
+            return inputs.read_text(data, columns, self._vocabulary, self.metadata)
         if self._schema is not None:
             return inputs.read_records(data, columns, self._schema, self.metadata)
         return inputs.read(data, columns, self.metadata)

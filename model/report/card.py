@@ -1,16 +1,14 @@
 """Write the model card in Markdown: what a network does, how well, and its limits."""
 
-import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
-
-import numpy as np
 
 from model.bundle.metadata import Metadata, shown_part
 from model.evaluation import comparison
 from model.evaluation.evaluation import Metrics
 from model.export import quantize
-from model.report import text_section
+from model.report import classes, text_section
+from model.report.markdown import count, escape, names, table
 
 UNITS = {"classify": "sequence", "label": "step"}  # what one prediction is for
 PARTS = {
@@ -24,7 +22,6 @@ READS = {
     "mean": "the mean of the outputs of all steps",
     "last+mean": "the output of the last step, and the mean of all",
 }
-WORST = 5  # classes, and confusions
 MAX_FEATURES = 12  # listed by name
 PLOTS = {
     "history": "Cost and error by epoch; for the training part averaged during the epoch,"
@@ -33,16 +30,6 @@ PLOTS = {
     "reliability": "Reliability diagram: confidence against accuracy, before and after calibration",
     "length": "Accuracy by length of the sequence",
 }
-
-
-def line(name: str) -> str:
-    r"""Return `name` on one line, without invisible characters.
-
-    >>> line("two\nlines")
-    'two lines'
-    """
-    visible = "".join(c if c.isprintable() else " " for c in name)
-    return " ".join(visible.split()) or "␣"
 
 
 def title(part: str) -> str:
@@ -71,7 +58,10 @@ def text(
         _results(metadata, parts, before),
         _baselines(metadata, parts[shown], shown),
         _plots(shown),
-        _mistakes(metadata, parts[shown], shown),
+        classes.measures(parts[shown], title(shown), UNITS[metadata.task]),
+        classes.mistakes(
+            parts[shown], metadata.classes, title(shown), UNITS[metadata.task]
+        ),
         _call(metadata),
         _limits(metadata, parts),
         text_section.section(metadata),
@@ -88,11 +78,11 @@ def _head(metadata: Metadata) -> str:
     features = metadata.input.names
     if len(features) > MAX_FEATURES:
         features = (*features[:3], "…", features[-1])
-    longest = _count(metadata.training.longest, "step")
+    longest = count(metadata.training.longest, "step")
     rows = [
         ("Task", f"`{metadata.task}`: one class for each {UNITS[metadata.task]}"),
-        (f"Classes ({len(metadata.classes)})", _names(metadata.classes)),
-        (f"Features ({metadata.input.features})", _names(features)),
+        (f"Classes ({len(metadata.classes)})", names(metadata.classes)),
+        (f"Features ({metadata.input.features})", names(features)),
         ("Length", f"one step or more; trained on up to {longest}"),
     ]
     return f"""# {escape(metadata.name)}, version {metadata.version}
@@ -100,7 +90,7 @@ def _head(metadata: Metadata) -> str:
 A recurrent network that reads a sequence, one {text_section.step(metadata)} at each step, and
 {aim}.
 
-{_table(("What it does", ""), rows)}"""
+{table(("What it does", ""), rows)}"""
 
 
 def _network(metadata: Metadata) -> str:
@@ -113,7 +103,7 @@ def _network(metadata: Metadata) -> str:
         ways = "forwards and backwards"
     if metadata.state_size:
         stream = (
-            f"yes: {_count(metadata.state_size, 'number')} of state for each sequence"
+            f"yes: {count(metadata.state_size, 'number')} of state for each sequence"
         )
     rows = [
         ("Layers", layers),
@@ -134,7 +124,7 @@ def _network(metadata: Metadata) -> str:
     if set(mean) == {0.0} and set(scale) == {1.0}:
         note = "Frames enter the network as they are, without normalisation."
     note = text_section.note(metadata) or note
-    return f"## Network\n\n{_table(('Network', ''), rows)}\n\n{note}"
+    return f"## Network\n\n{table(('Network', ''), rows)}\n\n{note}"
 
 
 def _data(metadata: Metadata) -> str:
@@ -152,8 +142,8 @@ def _data(metadata: Metadata) -> str:
     ]
     if training.versions:
         versions = (f"{name} {version}" for name, version in training.versions.items())
-        rows.append(("Libraries", _names(versions)))
-    return f"## Data and provenance\n\n{_table(('Training', ''), rows)}"
+        rows.append(("Libraries", names(versions)))
+    return f"## Data and provenance\n\n{table(('Training', ''), rows)}"
 
 
 def _optimisation(settings: dict[str, dict[str, Any]]) -> list[tuple[str, str]]:
@@ -191,6 +181,7 @@ def _results(
         (
             PARTS[name],
             f"{part.count:,}",
+            *([] if part.groups is None else [f"{part.groups:,}"]),
             f"{round(part.count * part.error / 100):,}",
             f"{part.error:.2f} % ({span(part.intervals.error)})",
             f"{part.macro_f1:.2f} % ({span(part.intervals.macro_f1)})",
@@ -201,18 +192,28 @@ def _results(
         for name, part in parts.items()
     ]
     units = f"{unit.capitalize()}s"
-    head = ("Part", units, "Wrong", "Error", "Macro F1", "ECE", "ECE by chance")
     part = parts[shown_part(parts)]
+    head, apart = (
+        ["Part", units, "Wrong", "Error", "Macro F1", "ECE", "ECE by chance"],
+        "",
+    )
+    if part.groups is not None:
+        head.insert(2, "Groups")
+        apart = " The intervals are those between groups."
+    if part.groups == 1:
+        apart += (
+            f" The {title(shown_part(parts))} has one, which says nothing about others."
+        )
     return f"""## Results
 
-{_table(head, rows)}
+{table(head, rows)}
 
 Error is the share of wrong {unit}s. Macro F1 is the mean F1 of the classes in the part.
 ECE is the expected calibration error: the mean gap between confidence and accuracy, over 15
 bins, before and after calibration. In brackets: 95 % intervals; other sequences of the same
-kind would give other numbers.
+kind would give other numbers.{apart}
 
-The ECE of the {title(shown_part(parts))} rests on {_count(part.count, "answer")}. On as many, a
+The ECE of the {title(shown_part(parts))} rests on {count(part.count, "answer")}. On as many, a
 perfectly calibrated network with the same confidences would have {part.calibration_error_by_chance:.2f} % (ECE by
 chance). The interval subtracts that excess, so it may lie below the ECE.
 
@@ -227,8 +228,10 @@ def _provenance(metadata: Metadata, parts: dict[str, Metrics]) -> str:
         folds, times = (settings.get(key) for key in ("folds", "repeats"))
         repeated = f", repeated {times} times" if times != 1 else ""
         text = f" ({folds} folds{repeated})" if folds and times else ""
+        groups = parts["cross_validation"].groups
+        without = "sequence" if groups is None else "sequence's group"
         return f"""Each answer of the cross-validation{text} is
-that of a network which was trained without the sequence; the network of this bundle was trained on all of them. The temperature was fitted
+that of a network which was trained without the {without}; the network of this bundle was trained on all of them. The temperature was fitted
 on these answers, so their ECE is a little too good{end}"""
     note = "expect more errors on new data: there was no test part."
     if "test" in parts:
@@ -272,7 +275,7 @@ def _baselines(metadata: Metadata, part: Metrics, shown: str) -> str:
 
 {verdict}
 
-{_table(head, rows)}
+{table(head, rows)}
 
 In brackets: 95 % intervals, of the difference for the same {unit}s. Of
 {part.count:,} {unit}s the baselines answered {first.count:,}; they learnt from {first.learnt:,}, a random sample
@@ -284,44 +287,8 @@ def _plots(shown: str) -> str:
     return "\n\n".join([f"## Plots, {title(shown)}", *plots])
 
 
-def _mistakes(metadata: Metadata, part: Metrics, shown: str) -> str:
-    counts = np.array(part.confusion)
-    actual, correct = counts.sum(1), counts.diagonal()
-    wrong, names = counts - np.diag(correct), [*map(escape, metadata.classes)]
-    if not wrong.any():
-        return f"## Mistakes\n\nNone in the {title(shown)}."
-    shares = 100 * wrong / np.maximum(actual, 1)[:, None]
-    worst = np.argsort(-shares.sum(1), kind="stable")[:WORST]
-    classes = [
-        (names[true], f"{shares[true].sum():.1f} %", f"{actual[true]:,}")
-        for true in worst
-        if wrong[true].any()
-    ]
-    confusions = [
-        (
-            names[true],
-            names[predicted],
-            f"{wrong[true, predicted]:,}",
-            f"{shares[true, predicted]:.1f} %",
-        )
-        for true, predicted in sorted(
-            np.argwhere(wrong).tolist(), key=lambda at: -wrong[*at]
-        )
-    ][:WORST]
-    unit = f"{UNITS[metadata.task].capitalize()}s"
-    return f"""## Mistakes
-
-The classes with the highest error, {title(shown)}:
-
-{_table(("Class", "Error", unit), classes)}
-
-The most frequent confusions:
-
-{_table(("True", "Predicted", unit, "Share of the true class"), confusions)}"""
-
-
 def _call(metadata: Metadata) -> str:
-    numbers = _count(metadata.input.features, "number")
+    numbers = count(metadata.input.features, "number")
     member = text_section.member(metadata) or f'"sequences": [[[{numbers}], ...], ...]'
     about = text_section.about(metadata) or (
         f"`sequences` is a list of sequences, each a list of frames, each a list of {numbers}."
@@ -344,7 +311,7 @@ curl http://localhost:8000/{metadata.task} -H 'content-type: application/json' \
 
 
 def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
-    longest = _count(metadata.training.longest, "step")
+    longest = count(metadata.training.longest, "step")
     fitted = "cross_validation" if "cross_validation" in parts else "validation"
     limits = [
         f"Trained on sequences of up to {longest}. Longer ones are accepted,"
@@ -363,7 +330,7 @@ def _limits(metadata: Metadata, parts: dict[str, Metrics]) -> str:
     for name, part in parts.items():
         unseen = [key for key, share in part.class_accuracy.items() if share is None]
         if unseen:
-            limits.append(f"Not in the {title(name)}: {_names(unseen)}.")
+            limits.append(f"Not in the {title(name)}: {names(unseen)}.")
     return "## Limits\n\n" + "\n".join(f"- {limit}" for limit in limits)
 
 
@@ -371,21 +338,3 @@ def span(interval: Sequence[float]) -> str:
     """Return a 95 % interval as text."""
     low, high = interval
     return f"{low:.2f} to {high:.2f}"
-
-
-def _names(names: Iterable[str]) -> str:
-    return " · ".join(map(escape, names))
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun if number == 1 else noun + 's'}"
-
-
-def escape(name: str) -> str:
-    """Escape `name` for Markdown, tables included."""
-    return re.sub(r"([\\`*_\[\]<>|~$&])", r"\\\1", line(name))
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> str:
-    lines = [head, ("---",) * len(head), *rows]
-    return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)

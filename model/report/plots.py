@@ -11,7 +11,7 @@ from matplotlib.ticker import MaxNLocator, StrMethodFormatter
 
 from model.evaluation import calibration, intervals
 from model.evaluation.evaluation import Metrics
-from model.report import card
+from model.report import markdown
 from model.report.palette import ABSENT, MAIN, OTHER, QUIET
 from model.training.runs import Epoch
 
@@ -223,7 +223,7 @@ def _span(group: dict[str, float]) -> str:
 
 
 def _short(name: str) -> str:
-    name = card.line(name)
+    name = markdown.line(name)
     return name if len(name) <= MAX_NAME else name[: MAX_NAME - 1] + "…"
 
 

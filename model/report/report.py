@@ -22,10 +22,12 @@ The plots show the test part or, without one, the cross-validation or validation
       intervals            95 % intervals [low, high] of error, macro_f1 and
                            calibration_error (after calibration)
       class_accuracy       percent by class; null if the part has no such class
+      by_class             count, precision, recall and f1 by class; percent, or null
       by_length            groups: shortest, longest (steps), count, accuracy (percent)
       reliability          {before, after}: bins of confidence, without empty ones:
                            from, to, confidence, accuracy (0 to 1), count
       confusion            counts, [true][predicted], in the order of classes
+      groups               groups of the data that they are of; null if it has none
       baselines.NAME       logistic_regression, majority: count, learnt (answers), error and
                            its 95 % interval, difference (network minus baseline, on the
                            same answers): value, low, high; percent. Not of train

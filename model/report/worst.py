@@ -12,7 +12,7 @@ from model.bundle.metadata import Metadata
 from model.datasets.dataset import Dataset
 from model.evaluation import calibration
 from model.evaluation.evaluation import Predictions
-from model.report.card import escape
+from model.report.markdown import escape
 from model.training.runs import WORST
 
 MOST = 25  # sequences

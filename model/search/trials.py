@@ -218,10 +218,13 @@ class _CrossValidation:
 
 def fold_settings(config: Config, dataset: Dataset) -> Config:
     """Return the settings of a trial's cross-validation, with a value for each."""
-    folds = {} if "folds" in config.training.model_fields_set else {"folds": FOLDS}
     seed = (config.training.seed + SEED_OFFSET) % 2**31
-    changes = {"seed": seed, "repeats": 1, **folds}
-    return defaults.resolve(config.update({"training": changes}), dataset)
+    changes = {"training": {"seed": seed, "repeats": 1}}
+    resolved = defaults.resolve(config.update(changes), dataset)
+    if "folds" in config.training.model_fields_set:
+        return resolved
+    folds = min(FOLDS, resolved.training.folds)
+    return resolved.update({"training": {"folds": folds}})
 
 
 class _Validation:

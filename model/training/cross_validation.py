@@ -165,6 +165,7 @@ def _join(
         np.tile(np.repeat(train.lengths, steps), training.repeats),
         # The answers for one sequence, of all repetitions, are not independent.
         np.tile(evaluation.answer_groups(train), training.repeats),
+        grouped=train.groups is not None,
     )
     held_out = tuple(fold.held_out for fold in folds)
     return CrossValidation(predictions, tuple(errors), held_out)

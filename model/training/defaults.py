@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from model.config import Config, ConfigError
+from model.datasets import splits
 from model.datasets.dataset import Dataset
 from model.datasets.splits import FEW
 
@@ -103,7 +104,8 @@ def resolve(config: Config, dataset: Dataset) -> Config:
         chosen["updates"] = max(size.min_updates, size.epochs * batches)
     answers = dataset.part("validation").targets
     chosen["best_by"] = "cost" if len(answers) < FEW_ANSWERS else "error"
-    chosen["folds"] = max(2, min(config.training.folds, len(train)))
+    units = len(train) if train.groups is None else splits.count_units(train)
+    chosen["folds"] = max(2, min(config.training.folds, units))
     chosen["repeats"] = max(1, min(3, MIN_REPEATED // len(train)))
     resolved = config.update(_unset(config, chosen))
     _, epochs = resolved.training.length(len(train))

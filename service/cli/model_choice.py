@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 from model.bundle import metadata as metadata_module
@@ -104,7 +104,11 @@ def of_bundle(metadata: Metadata) -> Candidate:
 
 
 def read(
-    path: Path, candidates: Iterable[Candidate], columns: Columns = Columns()
+    path: Path,
+    candidates: Iterable[Candidate],
+    columns: Columns = Columns(),
+    *,
+    skip_empty: bool = False,
 ) -> tuple[Candidate, Sequences]:
     """Return the only model that fits a file, and the file's sequences.
 
@@ -113,6 +117,7 @@ def read(
 
     Args:
         columns: the names of a table's special columns.
+        skip_empty: leave out empty texts, which `Sequences.empty` lists.
 
     Raises:
         ReadError: no model fits, or several do; lists them.
@@ -126,7 +131,7 @@ def read(
         key = (candidate.features, candidate.recorded, kinds, candidate.text)
         try:
             if key not in read_before:
-                read_before[key] = _read(path, candidate, columns)
+                read_before[key] = _read(path, candidate, columns, skip_empty)
             fitting.append((candidate, read_before[key]))
         except ReadError as error:
             errors.append(error)
@@ -141,10 +146,13 @@ def read(
     return chosen[0]
 
 
-def _read(path: Path, candidate: Candidate, columns: Columns) -> Sequences:
+def _read(
+    path: Path, candidate: Candidate, columns: Columns, skip_empty: bool
+) -> Sequences:
     if candidate.text is not None:
-        label = columns.label or candidate.text.label
-        return texts.sequences(path, replace(candidate.text, label=label))
+        return texts.sequences(
+            *(path, candidate.text, columns, candidate.recorded), skip_empty=skip_empty
+        )
     if candidate.kinds is None:
         return read_sequences(
             path, columns, candidate.features, recorded=candidate.recorded
@@ -167,7 +175,10 @@ def check_version(chosen: Candidate, version: str) -> None:
 
 
 def notes(chosen: Candidate, data: Sequences) -> list[str]:
-    """Columns that were left out, and a table that was read as one sequence."""
+    """Texts that are empty, columns that were left out, and a table that was read as one
+    sequence."""
+    if data.empty:
+        return [f"{data.empty_rows()}: they have no answer"]
     if not data.unused:
         return []
     noun = "column" if len(data.unused) == 1 else "columns"

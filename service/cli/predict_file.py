@@ -21,8 +21,9 @@ from rich.progress import (
 from rich.progress import Progress as ProgressBar
 
 from model.datasets import answers
+from model.datasets.dataset import hash_sequences
 from model.datasets.readers import Columns, ReadError, Sequences
-from service.cli import agreement, errors, model_choice
+from service.cli import agreement, errors, kept_columns, model_choice
 from service.cli.model_choice import Candidate
 from service.client import Client
 from service.settings import load
@@ -34,7 +35,8 @@ NO_MEMORY = "not enough memory for the file and its answers"
 
 Progress = Callable[[int, int], None]  # called with the sequences done, and all
 Probabilities = list[np.ndarray]  # for each sequence [C], or [T, C]
-Predict = Callable[[Candidate, Sequences, Progress], Probabilities]
+Seen = np.ndarray | None  # [N] bool, the sequences used in training; None: unknown
+Predict = Callable[[Candidate, Sequences, Progress], tuple[Probabilities, Seen]]
 
 
 def run(
@@ -43,6 +45,7 @@ def run(
     model: str | None,
     columns: tuple[str | None, str | None, str | None],
     ignore: str,
+    copied: str,
     *,
     url: str,
     headers: dict[str, str],
@@ -54,6 +57,7 @@ def run(
         output: file to write, or - for CSV on standard output.
         columns: the names of a table's columns of ids, labels and steps.
         ignore: columns that are no features, separated by commas.
+        copied: columns to copy to the answers, separated by commas.
         bundle: folder of a bundle that computes the answers; None: the service does.
 
     Raises:
@@ -72,17 +76,22 @@ def run(
                 client = stack.enter_context(Client(url, headers=headers))
                 candidates = model_choice.of_service(client, model)
                 predict = partial(_ask, client)
-            names = Columns(*columns, tuple(split_list(ignore)))
-            chosen, data = model_choice.read(path, candidates, names)
+            special = Columns(*columns, tuple(split_list(ignore)))
+            chosen, data = model_choice.read(path, candidates, special, skip_empty=True)
             for line in model_choice.notes(chosen, data):
                 console.print(line)
             with _bar(chosen, console) as progress:
-                probabilities = predict(chosen, data, progress)
+                probabilities, seen = predict(chosen, data, progress)
             table = answers.of_sequences(
                 data, chosen.task, chosen.classes, probabilities
             )
+            whole = table
+            if chosen.task == "classify":
+                whole = answers.with_empty(table, data)
+            if names := split_list(copied):
+                whole = kept_columns.add(whole, path, data, chosen.task, names)
             try:
-                write(table)
+                write(whole, data.zoned)
             except BrokenPipeError:  # as in `| head`
                 os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except MemoryError:
@@ -93,7 +102,9 @@ def run(
     if output != "-":
         count = agreement.counted(len(data), "sequences")
         console.print(f"{output}: {count}, answers of {chosen.reference}")
-    agreement.show(table, chosen.task, chosen.classes, console)
+    rows = 1 if chosen.task == "classify" else [len(p) for p in probabilities]
+    seen_rows = None if seen is None else np.repeat(seen, rows).tolist()
+    agreement.show(table, chosen.task, chosen.classes, console, seen_rows)
 
 
 @contextmanager
@@ -137,13 +148,14 @@ def _bar(chosen: Candidate, console: Console) -> Iterator[Progress]:
 
 def _ask(
     client: Client, chosen: Candidate, data: Sequences, progress: Progress
-) -> Probabilities:
-    """Ask the service for the probabilities of each sequence."""
+) -> tuple[Probabilities, Seen]:
+    """Ask the service for the probabilities of each sequence. It does not say which
+    sequences a model was trained on."""
     method = client.classify if chosen.task == "classify" else client.label
     answer = method(data.inputs, model=chosen.reference, progress=progress)
     model_choice.check_version(chosen, answer.version)
     rows = (prediction.probabilities for prediction in answer.predictions)
-    return [row for row in rows if row is not None]
+    return [row for row in rows if row is not None], None
 
 
 def _open_folder(
@@ -162,7 +174,7 @@ def _open_folder(
 
     def predict(
         chosen: Candidate, data: Sequences, progress: Progress
-    ) -> Probabilities:
+    ) -> tuple[Probabilities, Seen]:
         bundle = bundles[chosen.reference]
         model = LocalModel(bundle, settings)
         schema, vocabulary = bundle.schema(), bundle.vocabulary()
@@ -176,7 +188,10 @@ def _open_folder(
             if isinstance(answer, str):
                 raise ReadError(data.path, None, f"sequence {name!r:.40}: {answer}")
             probabilities.append(answer)
-        return probabilities
+        known = bundle.training_hashes()
+        if known is None:
+            return probabilities, None
+        return probabilities, np.isin(hash_sequences(frames), known[:, 0])
 
     candidates = [model_choice.of_bundle(b.metadata) for b in bundles.values()]
     return candidates, predict

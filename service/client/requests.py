@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 # Steps in a part of a larger call. A few parts then fit in the service's queue together
 # (200,000 steps), and none takes as long as its deadline.
 PART_STEPS = 25_000
+# The field of a request that takes what a model reads.
+FIELDS = {"characters": "texts", "tokens": "tokens", "records": "records"}
 ENVELOPE_BYTES = 256  # of a body besides the sequences and tokens, at most
 
 
@@ -76,7 +78,7 @@ def prepare(arguments: Arguments, model: ModelDetails | None) -> "Request":
     else:
         table = read(arguments.data, arguments.names, model)
         sequences, ids = table.inputs, list(table.ids)
-        kind = "sequences" if table.values is None else "records"
+        kind = FIELDS.get(model.input, "sequences")
         name = (
             f"{model.name}@{model.version}"  # another version may order them otherwise
         )

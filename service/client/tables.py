@@ -4,7 +4,7 @@ The readers of `model.datasets` read them, as they read the files of the command
 They are imported when a DataFrame comes.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol, TypeAlias
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class DataFrame(Protocol):
-    """A DataFrame of pandas or polars: a row for each step."""
+    """A DataFrame of pandas or polars: a row for each step, or for each text."""
 
     @property
     def columns(self) -> object: ...
@@ -62,12 +62,13 @@ def collect(data: Data) -> Data:
 
 
 def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
-    """The sequences of a DataFrame, with the features or records that a model takes.
+    """The sequences of a DataFrame, with the features, texts or records that a model takes.
 
     Raises:
         ValueError: a column is missing, or holds other values; names it.
     """
-    from model.datasets import readers
+    from model.bundle.vocabulary import KINDS
+    from model.datasets import readers, text
     from model.datasets.readers import records
     from model.datasets.readers.table_layout import RecordOptions
 
@@ -78,6 +79,11 @@ def read(frame: object, names: Names, model: ModelDetails) -> "Sequences":
             options = RecordOptions.of(model.kinds)
             table = records.read(frame, options, columns, recorded=recorded)
             return table.with_records()
+        if model.input in KINDS:
+            record = model.training.get("settings")
+            settings = record if isinstance(record, Mapping) else {}
+            as_text = text.TextOptions.recorded(settings, model.input)
+            return text.sequences(frame, as_text, columns, recorded)
         return readers.from_dataframe(frame, columns, model.features, recorded=recorded)
     except readers.ReadError as error:
         reason = f"{error.reason} (model {model.name})"

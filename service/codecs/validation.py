@@ -111,7 +111,7 @@ def check_values(
         outside = block[(parity % 2 == 0) | quotes]
         inside = int(parity[-1]) % 2
         for mark in most:
-            most[mark] -= np.count_nonzero(outside == ord(mark))
+            most[mark] -= int(np.count_nonzero(outside == ord(mark)))
         if min(most.values()) < 0:
             raise TooLarge(
                 "the body has more texts, lists or objects than a request may have"

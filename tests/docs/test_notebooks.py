@@ -1,6 +1,7 @@
 """The notebooks of `examples` run, and the outputs saved in them are complete and small."""
 
 import os
+import re
 import subprocess
 import sys
 import tempfile
@@ -38,6 +39,19 @@ def test_outputs(path):
     )
     for folder in (tempfile.gettempdir(), Path.home(), ROOT):
         assert str(folder) not in texts
+
+
+@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+def test_imports(path):
+    """A notebook imports our packages, and what `make install-training` installs."""
+    lock = (ROOT / "requirements" / "train.lock").read_text(encoding="utf-8")
+    known = {*re.findall(r"^([\w-]+)==", lock, re.MULTILINE), *sys.stdlib_module_names}
+    known |= {"model", "service", "examples"}
+    cells = nbformat.reads(path.read_text(encoding="utf-8"), 4).cells
+    code = "\n".join(cell.source for cell in cells if cell.cell_type == "code")
+    names = re.findall(r"^(?:import|from) (\w+)", code, re.MULTILINE)
+    assert "pandas" in names
+    assert {*names} <= known
 
 
 @pytest.mark.slow

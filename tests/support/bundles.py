@@ -176,6 +176,7 @@ def _write_text_bundle(
 ) -> None:
     from model.bundle import vocabulary
     from model.config import Config
+    from model.evaluation import membership
     from model.export import export, publish, quantize
     from model.training import loop
 
@@ -202,6 +203,7 @@ def _write_text_bundle(
     def report(folder: Path, metadata: Metadata) -> None:
         (folder / vocabulary.FILE).write_bytes(encoding.to_json())
         (folder / bundle.REPORT / "card.md").write_text("# a\n", encoding="utf-8")
+        membership.save(folder / bundle.SEQUENCES, dataset)
 
     train = dataset.part("train")
     plan = quantize.Plan(train, {"train": train}, required=True) if int8 else None

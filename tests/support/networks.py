@@ -103,6 +103,8 @@ def write_json_lines(path, dataset, *, parts=True):
             record = {"frames": dataset.frames[start:stop].tolist()}
             names = np.array(dataset.classes)[dataset.target(index)].tolist()
             record["label" if dataset.task == "classify" else "labels"] = names
+            if dataset.groups is not None:
+                record["group"] = str(dataset.groups[index])
             if parts and dataset.split[index] != UNASSIGNED:
                 record["split"] = PARTS[dataset.split[index]]
             file.write(json.dumps(record, ensure_ascii=False) + "\n")

@@ -21,6 +21,7 @@ from model.datasets.readers import files, long_rows, table_layout
 from model.datasets.readers.sequences import Sequences
 from model.datasets.readers.table_layout import Expected, Layout
 
+FIELD_BYTES = 2**27  # the longest text in a cell
 BLOCK = 8192  # Rows in memory as Python objects at a time.
 DELIMITERS = ",;\t|"
 SEPARATOR = re.compile(r"sep=([^\w\s\"]|\t)\s*", re.IGNORECASE)  # Excel's first line
@@ -99,6 +100,38 @@ class Table(NamedTuple):
         while len(header) > 1 and not header[-1]:
             header.pop()
         return cls(number, header, rows, delimiter)
+
+
+def named_rows(path: Path, text: str) -> files.Rows:
+    """Return the cells of each row, without the spaces around them.
+
+    Args:
+        text: the column of texts, which stay as they are.
+
+    Raises:
+        ReadError: the header can't be read, or a column has no name or that of another.
+    """
+    csv.field_size_limit(FIELD_BYTES)
+    table = Table.open(path)
+    names = table.header[not table.header[0] :]
+    try:
+        table_layout.check_names(names)
+    except ValueError as error:
+        raise files.ReadError(path, table.number, str(error)) from None
+
+    def rows() -> Iterator[tuple[int, dict[str, str]]]:
+        width = len(table.header)
+        for line, cells in table.rows:
+            if len(cells) < width or any(map(str.strip, cells[width:])):
+                reason = (
+                    f"{len(cells)} columns; the header has {width}: put a text that"
+                )
+                reason = f"{reason} has a {table.delimiter!r} into quotes"
+                raise files.ReadError(path, line, reason)
+            named = zip(names, cells[width - len(names) :], strict=False)
+            yield line, {name: c if name == text else c.strip() for name, c in named}
+
+    return files.Rows(names, table.number, rows())
 
 
 def _names(path: Path, count: int, expected: Expected) -> list[str]:
@@ -228,7 +261,7 @@ class _Parser:
         if cells is None:
             return None
         try:
-            return long_rows.parse_steps(cells)
+            return self.rows.parse_steps(cells)
         except ValueError as error:
             index, reason = error.args
             self.rows.fail(block[index][0], f"column {column!r} {reason}")

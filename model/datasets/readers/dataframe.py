@@ -4,28 +4,30 @@ Narwhals reads both, and neither needs to be installed.
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from model.datasets.readers import long_rows, table_layout
-from model.datasets.readers.files import ReadError
+from model.datasets.readers.files import ReadError, Rows
 from model.datasets.readers.sequences import Sequences, to_text
 from model.datasets.readers.table_layout import Columns, Expected
 
 NAME = Path("DataFrame")  # in messages
-# Options of the commands, and the arguments in their place.
+# Options of the commands, and arguments of another name in their place.
 ARGUMENTS = {
-    "--sequence-column": "by",
-    "--label-column": "label",
-    "--step-column": "step",
-    "--group-column": "group",
-    "--ignore": "ignore",
+    "sequence-column": "by",
+    "label-column": "label",
+    "step-column": "step",
+    "group-column": "group",
 }
-OPTION = re.compile(f"({'|'.join(ARGUMENTS)})(=?)")
+OPTION = re.compile(r"--(\w+(?:-\w+)*)(=?)")
+MISSING = {"nan", "nat", "<na>"}  # as text
 
 
 def is_dataframe(value: object) -> bool:
@@ -58,14 +60,62 @@ def from_dataframe(
         TypeError: it is no DataFrame.
     """
     names = None if features is None else tuple(features)
-    try:
+    with naming_arguments():
         return _read(frame, Expected(columns, names, None, training, recorded))
+
+
+def as_arguments(text: str) -> str:
+    """Return a message with the arguments in Python in place of a command's options."""
+
+    def argument(option: re.Match[str]) -> str:
+        name = ARGUMENTS.get(option[1], option[1].replace("-", "_"))
+        return f"{name}={'' if option[2] else '...'}"
+
+    return OPTION.sub(argument, text)
+
+
+@contextmanager
+def naming_arguments() -> Iterator[None]:
+    """Raise errors about a DataFrame again with the names of arguments."""
+    try:
+        yield
     except ReadError as error:
-        reason = OPTION.sub(
-            lambda match: f"{ARGUMENTS[match[1]]}={'' if match[2] else '...'}",
-            error.reason,
-        )
-        raise ReadError(NAME, error.line, reason) from None
+        raise ReadError(NAME, error.line, as_arguments(error.reason)) from None
+
+
+def named_rows(frame: Any, expected: Expected) -> Rows:
+    """Return the cells of each row, with None where one is missing.
+
+    Raises:
+        ReadError: a column has no name or that of another.
+    """
+    import narwhals
+
+    try:
+        if narwhals.dependencies.is_pandas_dataframe(frame):
+            frame = with_named_columns(frame, expected)
+        table: Any = narwhals.from_native(frame, eager_only=True)
+    except ValueError as error:
+        raise ReadError(NAME, None, str(error)) from None
+    rows = (
+        (number, {name: cell(value) for name, value in row.items()})
+        for number, row in enumerate(table.iter_rows(named=True))
+    )
+    return Rows(list(table.columns), None, rows)
+
+
+def cell(value: Any) -> Any:
+    """Return a cell as JSON has it."""
+    if isinstance(value, (str, list)):
+        return value
+    if isinstance(value, Decimal):
+        return float(value)
+    if hasattr(value, "isoformat"):
+        text = value.isoformat()
+        return None if text.lower() in MISSING else text
+    if value is None or str(value).lower() in MISSING:
+        return None
+    return value.item() if isinstance(value, np.generic) else value
 
 
 def _read(frame: object, expected: Expected) -> Sequences:
@@ -166,7 +216,7 @@ def _steps(rows: long_rows.LongRows, table: Any, name: str | None) -> np.ndarray
         for value in column.to_list()
     ]
     try:
-        return long_rows.parse_steps(cells)
+        return rows.parse_steps(cells)
     except ValueError as error:
         index, reason = error.args
         rows.fail(index, f"column {name!r} {reason}")

@@ -9,10 +9,19 @@ decompressed. Text takes as many characters as it holds numbers, so JSON Lines, 
 .ts need no limit.
 """
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NamedTuple
 
 MAX_BYTES = 2**30  # 134 million float32 numbers in NPZ; UEA's largest file has 54
+
+
+class Rows(NamedTuple):
+    """The rows of a table, or the objects of lines, by the names of their columns."""
+
+    header: list[str]
+    line: int | None  # of the header
+    rows: Iterable[tuple[int, Mapping[str, Any]]]  # with their lines or numbers
 
 
 class ReadError(ValueError):

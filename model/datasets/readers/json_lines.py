@@ -58,6 +58,19 @@ def numbered_records(path: Path) -> Iterator[Line]:
                 raise files.ReadError(path, line, str(error)) from None
 
 
+def named_rows(path: Path) -> files.Rows:
+    """Return the object of each line.
+
+    Raises:
+        ReadError: the first line can't be read, or there is none.
+    """
+    lines = numbered_records(path)
+    first = next(lines, None)
+    if first is None:
+        raise files.ReadError(path, None, "no lines in the file")
+    return files.Rows(list(first[1]), first[0], chain([first], lines))
+
+
 def _parse(text: str) -> Record:
     try:
         record = json.loads(
@@ -68,8 +81,12 @@ def _parse(text: str) -> Record:
         raise ValueError(reason) from None
     except RecursionError:
         raise ValueError("not JSON of this shape: nested too deeply") from None
+    except ValueError as error:
+        if "integer string conversion" in str(error):  # Python's words
+            raise ValueError("a number has too many digits") from None
+        raise
     if type(record) is not dict:
-        raise ValueError("expected an object with 'frames' and 'label' or 'labels'")
+        raise ValueError("expected an object on each line, such as {...}")
     return record
 
 
@@ -110,6 +127,7 @@ class SequenceLines:
         if "frames" not in record:
             raise ValueError("'frames' is missing")
         if not self._frames:
+            self._refuse_columns()
             self._task = self._find_task(record)
         frames = self._to_array(record["frames"])
         self._codes += self._encode(record, len(frames))
@@ -117,6 +135,17 @@ class SequenceLines:
         self._ids.append(to_text(record.get("id", len(self._ids) + 1)))
         self._split.append(_part(record))
         self._add_group(record)
+
+    def _refuse_columns(self) -> None:
+        """Refuse columns that were chosen where a line is a sequence."""
+        columns = self._expected.columns
+        if columns.sequence != "id":
+            reason = "a line is a sequence, and its id is the key 'id'"
+            table_layout.refuse(columns, ["sequence"], reason)
+        if columns.label not in KEYS.values():
+            reason = "a line is a sequence, with the key 'label' or 'labels'"
+            table_layout.refuse(columns, ["label"], reason)
+        table_layout.refuse(columns, ["step"], "a line is a sequence, in order")
 
     def _add_group(self, record: Record) -> None:
         """Add the line's group, if the lines have groups."""
@@ -168,6 +197,9 @@ class SequenceLines:
             rows = self._by_name(rows)
         elif self._named is not None:
             raise ValueError("'frames' has no names; those of the first line have")
+        else:
+            reason = "the steps of 'frames' have no names"
+            table_layout.refuse(self._expected.columns, ["ignore"], reason)
         if not isinstance(rows[0], list):
             if any(isinstance(row, list) for row in rows):
                 raise ValueError("'frames' mixes numbers and lists of numbers")
@@ -201,8 +233,7 @@ class SequenceLines:
                 raise ValueError(
                     "'frames' has names; those of the first line have none"
                 )
-            ignored = set(self._expected.columns.ignore) & set(rows[0])
-            members = Columns(ignore=tuple(ignored))
+            members = Columns(ignore=self._expected.columns.ignore)
             self._named = table_layout.assign(
                 list(rows[0]), Expected(members, self._expected.features)
             )
@@ -332,7 +363,7 @@ def _steps(table: long_rows.LongRows, block: list[Line]) -> np.ndarray | None:
         return None
     cells = [str(record[column]) for _, record in block]
     try:
-        return long_rows.parse_steps(cells)
+        return table.parse_steps(cells)
     except ValueError as error:
         index, reason = error.args
         table.fail(block[index][0], f"{column!r:.40} {reason}")

@@ -10,6 +10,7 @@ adjacent, in order. A table without a column of ids is one sequence. The rows of
 tables are kept in temporary files (see spool).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,7 @@ from model.datasets.readers import files
 from model.datasets.readers.sequences import Labels, Sequences
 from model.datasets.readers.table_layout import Layout
 
+ZONE = re.compile(r"(Z|[+-]\d\d(:?\d\d)?)\s*$", re.IGNORECASE)  # after a time
 MISSING = {"", "nan", "na", "n/a", "null", "none", "?"}  # in lower case
 
 
@@ -116,6 +118,7 @@ class LongRows:
         """
         self.path, self.layout = path, layout
         self.labels = Labels()
+        self.zoned = False  # the steps are times with a zone
         self.characters = 0  # Of all names so far; counted by the Parquet reader.
         self._place = place
         self._ids: dict[str, int] = {}
@@ -132,6 +135,13 @@ class LongRows:
         """Refuse the file; the error names the row."""
         line = int(number) if self._place == "line" else f"{self._place} {number}"
         raise files.ReadError(self.path, line, reason)
+
+    def parse_steps(self, cells: Sequence[str]) -> np.ndarray:
+        """Return a step column. Raises what the function raises."""
+        steps = parse_steps(cells)
+        if steps.dtype.kind == "M":
+            self.zoned |= ZONE.search(cells[0]) is not None
+        return steps
 
     def add(
         self,
@@ -262,6 +272,7 @@ class LongRows:
             if group is None
             else np.array(list(self._groups), object)[group[starts]],
             steps=columns.get("step"),
+            zoned=self.zoned,
             rows=numbers,
             place=self._place,
             columns=self.layout.columns,

@@ -47,6 +47,11 @@ HEADERS = {(1, 0): npy.read_array_header_1_0, (2, 0): npy.read_array_header_2_0}
 
 
 def read(path: Path, expected: Expected) -> Sequences:
+    try:
+        reason = "an archive has the arrays 'ids' and 'y', and steps in order"
+        table_layout.refuse(expected.columns, ["sequence", "label", "step"], reason)
+    except ValueError as error:
+        raise files.ReadError(path, None, str(error)) from None
     return _Archive(path, expected.columns.group).sequences(expected)
 
 

@@ -145,6 +145,16 @@ def _text_columns(metadata: Any, columns: Sequence[str]) -> tuple[list[str], int
     return sorted(names), max(rows, 1)
 
 
+def named_rows(path: Path, names: Sequence[str]) -> files.Rows:
+    """Return the cells of these columns in each row, by the rows' numbers."""
+    from pyarrow import parquet
+
+    header = parquet.read_schema(path).names
+    columns = [name for name in names if name in header]
+    rows = parquet.read_table(path, columns=columns).to_pylist()
+    return files.Rows(header, None, enumerate(rows, 1))
+
+
 def _add(table: long_rows.LongRows, batch: Any, start: int) -> None:
     """Add a batch of rows, the first of which is row number `start`."""
     columns = dict(zip(batch.schema.names, batch.columns, strict=True))
@@ -196,10 +206,11 @@ def _steps(
     if types.is_integer(column.type) or types.is_floating(column.type):
         return column.to_numpy(zero_copy_only=False)
     if types.is_timestamp(column.type) or types.is_date(column.type):
+        table.zoned = getattr(column.type, "tz", None) is not None
         times = column.to_numpy(zero_copy_only=False)
         return times.astype("datetime64[us]")
     try:
-        return long_rows.parse_steps(list(map(str, column.to_pylist())))
+        return table.parse_steps(list(map(str, column.to_pylist())))
     except ValueError as error:
         index, reason = error.args
         table.fail(start + index, f"column {name!r} {reason}")

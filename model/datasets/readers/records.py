@@ -11,7 +11,6 @@ The rows of a table are in the order of the step column, or else of the times.
 import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from decimal import Decimal
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -32,12 +31,12 @@ from model.datasets.readers.table_layout import (
     Layout,
     RecordOptions,
     assign,
+    check_choices,
     check_names,
 )
 
 SUFFIXES = (".csv", ".tsv", ".jsonl", ".ndjson", ".parquet")
 BOOLEANS = {"true", "false", ""}  # in lower case
-MISSING = {"nan", "nat", "<na>"}  # as text, of a DataFrame's cell
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -111,7 +110,8 @@ def read(
     expected = Expected(columns, names, task, training, recorded)
     reader = _Reader(options, expected, strings)
     if not isinstance(source, (str, os.PathLike)):
-        return reader.read_dataframe(dataframe.NAME, source)
+        with dataframe.naming_arguments():
+            return reader.read_dataframe(dataframe.NAME, source)
     path = Path(os.fspath(source))
     suffix = path.suffix.lower()
     if suffix not in SUFFIXES:
@@ -165,6 +165,11 @@ class _Reader:
         if first is None:
             raise ReadError(path, None, "no records in the file")
         everything = chain([first], lines)
+        if "frames" in first[1]:
+            reason = (
+                "'frames' are numbers: --categories, --numbers and --time name keys"
+            )
+            raise ReadError(path, first[0], f"{reason} of 'records'")
         if "records" in first[1]:
             return self._nested(path, everything)
         rows = list(everything)
@@ -186,16 +191,19 @@ class _Reader:
             frame = parquet.read_table(path)
         except (OSError, ValueError) as error:
             raise ReadError(path, None, str(error)) from None
-        return self.read_dataframe(path, frame)
+        return self.read_dataframe(path, frame, start=1)
 
-    def read_dataframe(self, path: Path, frame: object) -> RecordTable:
+    def read_dataframe(self, path: Path, frame: object, start: int = 0) -> RecordTable:
         import narwhals
 
         if narwhals.dependencies.is_pandas_dataframe(frame):
             frame = dataframe.with_named_columns(frame, self._expected)
         table: Any = narwhals.from_native(frame, eager_only=True)
-        cells = {name: [*map(_cell, table[name].to_list())] for name in table.columns}
-        return self._table(path, "row", cells, range(len(table)))
+        cells = {
+            name: [*map(dataframe.cell, table[name].to_list())]
+            for name in table.columns
+        }
+        return self._table(path, "row", cells, range(start, start + len(table)))
 
     def _table(
         self,
@@ -241,7 +249,9 @@ class _Reader:
         self, path: Path, lines: Iterator[tuple[int, dict[str, Any]]]
     ) -> RecordTable:
         """Read lines that are a sequence each."""
-        table = json_lines.SequenceLines(self._expected)
+        columns = self._expected.columns
+        frames_only = replace(self._expected, columns=replace(columns, ignore=()))
+        table = json_lines.SequenceLines(frames_only)
         times: list[np.ndarray] = []
         for number, line in lines:
             events = line.pop("records", None)
@@ -250,6 +260,7 @@ class _Reader:
                 raise ReadError(path, number, "'records' is not a list of objects")
             frames = []
             try:
+                check_choices(list(events[0]), Columns(ignore=columns.ignore))
                 for name, kind in self._kinds.items():
                     for row, event in enumerate(events):
                         if name not in event:
@@ -300,20 +311,6 @@ class _Reader:
         return RecordTable(sequences, tuple(self._strings), times, self._options)
 
 
-def _cell(value: Any) -> Any:
-    """Return a DataFrame's cell as JSON has it."""
-    if isinstance(value, str):
-        return value
-    if isinstance(value, Decimal):
-        return float(value)
-    if hasattr(value, "isoformat"):
-        text = value.isoformat()
-        return None if text.lower() in MISSING else text
-    if value is None or str(value).lower() in MISSING:
-        return None
-    return value.item() if isinstance(value, np.generic) else value
-
-
 def _number(value: object, *, decimal_comma: bool) -> float:
     if isinstance(value, str):
         if decimal_comma and csv_rows.DECIMAL_COMMA.fullmatch(value):
@@ -358,7 +355,7 @@ def _order(
     equal ones keep their order; None if there are neither."""
     if layout.step is not None:
         try:
-            return long_rows.parse_steps([str(v) for v in cells[layout.step]])
+            return rows.parse_steps([str(v) for v in cells[layout.step]])
         except ValueError as error:
             index, reason = error.args
             rows.fail(numbers[index], f"column {layout.step!r} {reason}")

@@ -4,7 +4,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -16,6 +16,14 @@ from model.datasets.readers.table_layout import Columns
 MIXED = 0.9  # a share of sequences with one label from which other ones are doubtful
 MAX_ROWS = 3  # named in a message
 INTEGER = re.compile(r"-?[0-9]{1,18}")
+
+
+class Empty(NamedTuple):
+    """A row without a text: its id and line, and the number of sequences before it."""
+
+    place: int
+    id: str
+    line: int
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -35,12 +43,14 @@ class Sequences:
         split: [N], as in `Dataset`.
         groups: [N], as in `Dataset`; None: unknown.
         steps: the step column's numbers or times, [sum of lengths]; None: no such column.
+        zoned: true if `steps` are times that have a zone in the data; they are in UTC.
         rows: the line or row of each step, [sum of lengths]; None: unknown.
         place: "line" or "row".
         columns: the names of the special columns.
         unused: columns that are neither features nor special.
         integer_ids: true if the ids are whole numbers in the data.
         values: of text and records, each sequence as a service takes it; None for frames.
+        empty: rows without a text, which are no sequences.
     """
 
     path: Path
@@ -54,12 +64,14 @@ class Sequences:
     split: np.ndarray | None = None
     groups: np.ndarray | None = None
     steps: np.ndarray | None = None
+    zoned: bool = False
     rows: np.ndarray | range | None = None
     place: str = "line"
     columns: Columns = field(default_factory=Columns)
     unused: tuple[str, ...] = ()
     integer_ids: bool = False
     values: list[Any] | None = None
+    empty: tuple[Empty, ...] = ()
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1]
 
     def __post_init__(self) -> None:
@@ -82,6 +94,14 @@ class Sequences:
     def sequence(self, index: int) -> np.ndarray:
         """Return the frames of one sequence, [T, F]."""
         return self.frames[self.offsets[index] : self.offsets[index + 1]]
+
+    def empty_rows(self) -> str:
+        """Say how many rows have no text, and where they are."""
+        count, total = len(self.empty), len(self) + len(self.empty)
+        lines = ", ".join(f"{row.line}" for row in self.empty[:MAX_ROWS])
+        more = f" and {count - MAX_ROWS:,} more" if count > MAX_ROWS else ""
+        place = f"{self.place}{'s' * (count > 1)} {lines}{more}"
+        return f"{count:,} of {total:,} texts are empty ({place})"
 
     def steps_of(self, index: int) -> np.ndarray:
         """Return the step column of one sequence, [T]; or 1, 2, 3, ..."""

@@ -12,7 +12,7 @@ import difflib
 import re
 import shlex
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from model.datasets.dataset import Task, default_features, join_names
@@ -20,6 +20,7 @@ from model.datasets.dataset import Task, default_features, join_names
 # The names of the special columns, unless others are given. None: there is no such column.
 DEFAULTS = {"sequence": "sequence", "label": "label", "step": "step", "group": None}
 SPECIAL = tuple(DEFAULTS)
+OPTIONS = {name: f"--{name}-column" for name in SPECIAL} | {"ignore": "--ignore"}
 # Names that others give to these columns: suggested where ours are missing.
 USUAL = {
     "sequence": {"id", "sequenceid", "series", "seriesid", "run", "session", "sample"},
@@ -165,13 +166,10 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     columns, features = expected.columns, expected.features
     named = {*columns.ignore, *(features or ())}
     header = [c for c in header if c in named or not INDEX.fullmatch(c)]
-    special = {name: _special(header, expected, name) for name in SPECIAL}
-    _check_choices(columns)
+    special = {name: find(header, expected, name) for name in SPECIAL}
+    check_choices(header, columns)
     used = {*(features or ()), *special.values()}
     split = SPLIT if SPLIT in header and SPLIT not in used else None
-    for name in columns.ignore:
-        if name not in header:
-            raise ValueError(missing(name, header, "column to ignore"))
     for name, column in special.items():
         # A feature may have the name of a special column, unless that was chosen.
         choices = (getattr(columns, name), getattr(expected.recorded, name))
@@ -195,7 +193,7 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
         features=chosen,
         names=chosen if features is None else features,
         unused=unused,
-        doubt=_doubt(special, unused, expected),
+        doubt=_doubt(header, special, unused, expected),
     )
 
 
@@ -209,12 +207,31 @@ def check_names(header: Sequence[str]) -> None:
         raise ValueError(f"column {repeated[0]!r:.80} is repeated: rename one")
 
 
-def _check_choices(columns: Columns) -> None:
-    """Refuse a column that was chosen twice."""
-    chosen = Counter(filter(None, (getattr(columns, name) for name in SPECIAL)))
+def check_choices(header: Sequence[str], columns: Columns, *others: str | None) -> None:
+    """Raise ValueError if a column was chosen twice, or one to ignore is missing.
+
+    Args:
+        others: columns that were chosen for something else.
+    """
+    names = (*(getattr(columns, name) for name in SPECIAL), *others)
+    chosen = Counter(filter(None, names))
     for column, count in chosen.items():
         if count > 1 or column in columns.ignore:
             raise ValueError(f"column {column!r:.80} was given two meanings")
+    for name in columns.ignore:
+        if name not in header:
+            raise ValueError(missing(name, header, "column to ignore"))
+
+
+def refuse(columns: Columns, names: Collection[str], reason: str) -> None:
+    """Raise ValueError if a special column was chosen that is not used; names its option.
+
+    Args:
+        names: the meanings of the columns that are not used.
+    """
+    for name in names:
+        if getattr(columns, name):
+            raise ValueError(f"{OPTIONS[name]} is not used: {reason}")
 
 
 def special_names(expected: Expected, name: str) -> tuple[str, ...]:
@@ -226,8 +243,12 @@ def special_names(expected: Expected, name: str) -> tuple[str, ...]:
     return (choice,) if choice else tuple(filter(None, (recorded, DEFAULTS[name])))
 
 
-def _special(header: Sequence[str], expected: Expected, name: str) -> str | None:
-    """Return the column with a special meaning, if the table has it."""
+def find(header: Sequence[str], expected: Expected, name: str) -> str | None:
+    """Return the column with a special meaning, if the table has it.
+
+    Raises:
+        ValueError: it was chosen, or training needs it, and it is missing.
+    """
     choice = getattr(expected.columns, name)
     recorded = getattr(expected.recorded, name)
     for column in special_names(expected, name):
@@ -238,8 +259,9 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
     if expected.training and name in ("sequence", "label"):
         usual = [column for column in header if _plain(column) in USUAL[name]]
         near = next(iter(usual), None) or nearest(recorded or name, header, LIKE)
-        option = f"--{name}-column"
+        option = OPTIONS[name]
         hint = f"found {join_names(header)}: name the column with {option}"
+        hint += ", or one of texts with --text" if name == "sequence" else ""
         if near:
             hint = (
                 f"did you mean {near!r:.80}? Then add {option}={shlex.quote(near):.80}"
@@ -249,7 +271,10 @@ def _special(header: Sequence[str], expected: Expected, name: str) -> str | None
 
 
 def _doubt(
-    special: dict[str, str | None], unused: Sequence[str], expected: Expected
+    header: Sequence[str],
+    special: dict[str, str | None],
+    unused: Sequence[str],
+    expected: Expected,
 ) -> str | None:
     """Return why a column that isn't used may be that of the ids or of the steps.
 
@@ -267,8 +292,8 @@ def _doubt(
         if not recorded and not near:
             continue
         training = f", the {name} column in training" if recorded else ""
-        hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(unused)}."
-        option = f"--{name}-column"
+        hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(header)}."
+        option = OPTIONS[name]
         return (
             f"column {recorded or name!r:.80} is missing{training}; {hint} Name it with"
             f" {option}, or say that {UNLESS[name]}: {option}=''"
@@ -292,13 +317,20 @@ def _match(
             f" {len(features)}, which have no names: leave the others out (--ignore)"
         )
     free = [column for column in rest if column not in features] or header
-    raise ValueError("; ".join(missing(name, free, "feature") for name in lost[:5]))
+    reasons = (missing(name, header, "feature", free) for name in lost[:5])
+    raise ValueError("; ".join(reasons))
 
 
-def missing(name: str, known: Sequence[str], kind: str) -> str:
-    """Return why a name is refused, with the nearest known name."""
-    near = nearest(name, known)
-    hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(known)}"
+def missing(
+    name: str, header: Sequence[str], kind: str, free: Sequence[str] | None = None
+) -> str:
+    """Return why a name is refused, with the nearest one that there is.
+
+    Args:
+        free: the names to choose from. Default: all of the header.
+    """
+    near = nearest(name, header if free is None else free)
+    hint = f"did you mean {near!r:.80}?" if near else f"found {join_names(header)}"
     return f"{kind} {name!r:.80} is missing; {hint}"
 
 

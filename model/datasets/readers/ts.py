@@ -14,7 +14,7 @@ import numpy as np
 from model.datasets.dataset import default_features
 from model.datasets.readers import files
 from model.datasets.readers.sequences import Labels, Sequences
-from model.datasets.readers.table_layout import Expected
+from model.datasets.readers.table_layout import OPTIONS, Expected, refuse
 
 
 def read(path: Path, expected: Expected) -> Sequences:
@@ -22,9 +22,10 @@ def read(path: Path, expected: Expected) -> Sequences:
     if expected.task == "label":
         reason = "a .ts file has one class a sequence; task label needs one a step"
         raise files.ReadError(path, None, reason)
-    if expected.columns.group:
-        reason = "a .ts file has no groups: leave out --group-column"
-        raise files.ReadError(path, None, reason)
+    try:
+        refuse(expected.columns, OPTIONS, "a .ts file has no names of columns")
+    except ValueError as error:
+        raise files.ReadError(path, None, str(error)) from None
     numbered = (
         (line, text.strip())
         for line, text in files.numbered_lines(path)

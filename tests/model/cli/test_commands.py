@@ -197,16 +197,19 @@ def test_export_promotion(exported, folder, tmp_path):
     (before,) = [row[3:] for row in rows if row[:3] == ["1,", "in", "service"]]
     (after,) = [row[2:] for row in rows if row[:2] == ["2,", "new"]]
     assert before == after
-    reason = "its error is not higher than that of version 1 (+0.00 points, 95 %"
-    assert f"served: walks@2; {reason} interval -" in output
-    assert labels.read(tmp_path / "walks") == {"default": 2}
+    reason = "not provably worse: +0.00 points, 95 % interval -"
+    assert f"not served: walks@2; {reason}" in output
+    assert labels.read(tmp_path / "walks") == {"default": 1}
+    output = run(*command, "--promote", "not-worse").stdout
+    assert f"\nserved: walks@3; {reason}" in output
+    assert labels.read(tmp_path / "walks") == {"default": 3}
     *_, reason, hint = run(*command, "--promote", "never").stdout.splitlines()
-    assert reason.startswith("not served: walks@3; its error is not higher than that")
-    assert hint == f"serve it: unrolled promote walks@3 --bundles {tmp_path}"
-    assert labels.read(tmp_path / "walks") == {"default": 2}
+    assert reason.startswith("not served: walks@4; not provably worse: +0.00 points")
+    assert hint == f"serve it: unrolled promote walks@4 --bundles {tmp_path}"
+    assert labels.read(tmp_path / "walks") == {"default": 3}
     (tmp_path / "walks" / labels.LABELS).write_text("{")
     assert labels.LABELS in refusal(*command)
-    assert bundle.versions(tmp_path / "walks") == [1, 2, 3]
+    assert bundle.versions(tmp_path / "walks") == [1, 2, 3, 4]
 
 
 def test_export_no_run(tmp_path):
@@ -256,6 +259,7 @@ def test_evaluate_all(exported, file, data):
     counts = np.bincount(data.targets)
     want = {name: str(counts[code]) for code, name in enumerate(data.classes)}
     assert classes == want
+    assert ["class", "count", "precision", "%", "recall", "%", "F1", "%"] in rows
 
 
 def test_evaluate_training_sequences(exported, file, tmp_path):

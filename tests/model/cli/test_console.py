@@ -43,6 +43,15 @@ def test_intervals():
     assert "10.00 (3.96 to 23.05)" in text
     assert "in brackets: 95 % intervals" in text
 
+    assert "groups" not in text
+    grouped = replace(answers, groups=np.arange(40) // 20, grouped=True)
+    parts = {"test": evaluation.compute_metrics(grouped, ("a", "b")), "all": metrics}
+    with console.console.capture() as output:
+        console.console.print(console.metrics_table("of", parts))
+    assert "those between groups, of which one says nothing about others: test 2\n" in (
+        " ".join(output.get().split()) + "\n"
+    )
+
     for kind in ("classify-gru", "label-lstm"):
         bundle = exports.load()[kind].bundle
         part = bundle.metadata.training.parts["test"]
@@ -82,12 +91,17 @@ def test_baselines():
     assert output.get() == ""
 
 
-def test_path(tmp_path):
-    """A long path with brackets is printed on one line."""
+def test_published(tmp_path):
+    """A long path with brackets is printed on one line, and so is the reason why there
+    are no int8 weights."""
     path = tmp_path / "[bold]" / ("long" * 50) / "1"
-    with console.console.capture() as output:
-        console.print_published(path, {}, path / "worst.md")
-    assert f"bundle: {path}" in output.get().splitlines()
+    for reason in ("", "On the test part: the error rises by 2.5 points"):
+        bundle = Bundle(path, make_metadata(int8_refused=reason), "0" * 64)
+        with console.console.capture() as output:
+            console.print_published(bundle, {}, path / "worst.md")
+        lines = output.get().splitlines()
+        assert f"bundle: {path}" in lines
+        assert (f"int8:   none. {reason}" in lines) == bool(reason)
 
 
 def test_stack():

@@ -1,10 +1,14 @@
 """Training a file of few sequences: they are cross-validated."""
 
+from dataclasses import replace
+
+import numpy as np
 import pytest
 
 from model.bundle import bundle
 from model.training import fold
 from tests.model.cli.commands import run, write_data
+from tests.support.networks import make_dataset, write_json_lines
 
 TINY = ("--layers", "1", "--hidden", "4", "--updates", "6", "--folds", "2")
 pytestmark = pytest.mark.slow
@@ -44,3 +48,22 @@ def test_trains_on_all(tmp_path, monkeypatch):
     assert "keras" in record.versions
     again = ("evaluate", tmp_path / "trained" / "walks", tmp_path / "walks.jsonl")
     assert f"{record.parts['test'].error:.2f}" in run(*again).stdout
+
+
+def test_few_groups(tmp_path):
+    """Under five groups each is left out once; table and card say how many there were,
+    and the bundle can be evaluated on its data."""
+    data = make_dataset(counts=(30, 0, 0))
+    data = replace(data, groups=np.array([*"abc"] * 10))
+    write_json_lines(tmp_path / "few.jsonl", data, parts=False)
+    folders = ("--output", tmp_path / "trained", "--runs", tmp_path / "runs")
+    printed = run("train", tmp_path / "few.jsonl", *TINY[:-2], *folders).stdout
+    assert "about others: train 3, cross-validation 3" in " ".join(printed.split())
+    trained = tmp_path / "trained" / "few" / "1"
+    record = bundle.read(trained).metadata.training
+    assert set(record.parts) == {"train", "cross_validation"}
+    assert record.settings["training"]["folds"] == 3
+    card = (trained / bundle.REPORT / "card.md").read_text()
+    assert "| cross-validation | 90 | 3 |" in card  # repeated three times
+    again = run("evaluate", trained, tmp_path / "few.jsonl", "--part", "train").stdout
+    assert "about others: train 3" in " ".join(again.split())

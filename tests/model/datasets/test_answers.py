@@ -4,6 +4,7 @@ import io
 import json
 import math
 import sys
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -11,6 +12,8 @@ import pandas as pd
 import pytest
 
 from model.datasets import answers, readers
+from model.datasets import text as texts
+from model.datasets.text import TextOptions
 
 CLASSES = ("off", "label", "=cmd|' /C calc'!A0")
 ROWS = np.array([[0.5, 0.25, 0.25], [0.1, 0.9, 0]], np.float32)
@@ -90,6 +93,27 @@ def test_of_sequences(tmp_path):
     assert columns["true_label"] == ["on", None]
 
 
+def test_with_empty(tmp_path):
+    """A row without a text has its id alone, in its place, in every format."""
+    path = tmp_path / "a.csv"
+    path.write_text("id,text,label\n7,,on\n8,a,on\n9,,off\n")
+    data = texts.sequences(path, TextOptions(), skip_empty=True)
+    data = replace(data, integer_ids=True)
+    columns = answers.of_sequences(data, "classify", CLASSES, [ROWS[0]])
+    whole = answers.with_empty(columns, data)
+    assert whole["id"].tolist() == [7, 8, 9]
+    assert whole["true_label"] == [None, "on", None]
+    assert np.isnan(whole["probability"]).tolist() == [True, False, True]
+    for name in ("b.csv", "b.jsonl", "b.parquet"):
+        answers.writer(tmp_path / name)(whole, False)
+    lines = (tmp_path / "b.csv").read_text().splitlines()
+    assert (lines[1], lines[3]) == ("7" + 6 * ",", "9" + 6 * ",")
+    first = json.loads((tmp_path / "b.jsonl").read_text().splitlines()[0])
+    assert set(first.values()) == {7, None}
+    table = pd.read_parquet(tmp_path / "b.parquet")
+    assert table["label"].isna().tolist() == [True, False, True]
+
+
 @pytest.mark.parametrize("name", ["a.csv", "A.CSV", "a.jsonl", "a.ndjson", "a.parquet"])
 @pytest.mark.parametrize("task", ["classify", "label"])
 def test_round_trip(tmp_path, name, task, monkeypatch):
@@ -100,7 +124,7 @@ def test_round_trip(tmp_path, name, task, monkeypatch):
     columns["probability"] = rng.random(len(columns["label"]), np.float32) / 1e6
     columns["even"] = np.arange(len(columns["label"])) / 3
     path = tmp_path / name
-    answers.writer(path)(columns)
+    answers.writer(path)(columns, False)
     if path.suffix.lower() == ".csv":
         frame = pd.read_csv(path, dtype={"sequence": str})
     elif path.suffix == ".parquet":
@@ -122,13 +146,18 @@ def test_times(tmp_path):
     times = np.array(["2026-01-01T00:00:01.5", "2026-01-02"], "datetime64[us]")
     columns = {"t": times, "true_label": ["a", None]}
     for name in ("a.csv", "a.jsonl", "a.parquet"):
-        answers.writer(tmp_path / name)(columns)
+        answers.writer(tmp_path / name)(columns, False)
     lines = (tmp_path / "a.csv").read_text().splitlines()
     assert lines[1:] == ["2026-01-01T00:00:01.500000,a", "2026-01-02T00:00:00.000000,"]
-    answers.writer(tmp_path / "b.csv")({"t": times[1:]})
+    answers.writer(tmp_path / "b.csv")({"t": times[1:]}, False)
     assert (tmp_path / "b.csv").read_text() == "t\n2026-01-02T00:00:00\n"
     records = map(json.loads, (tmp_path / "a.jsonl").read_text().splitlines())
     assert [record["true_label"] for record in records] == ["a", None]
+    for name in ("z.csv", "z.jsonl", "z.parquet"):
+        answers.writer(tmp_path / name)({"t": times[1:]}, True)
+    assert (tmp_path / "z.csv").read_text() == "t\n2026-01-02T00:00:00Z\n"
+    assert (tmp_path / "z.jsonl").read_text() == '{"t": "2026-01-02T00:00:00Z"}\n'
+    assert str(pd.read_parquet(tmp_path / "z.parquet")["t"].dtype.tz) == "UTC"
     frame = pd.read_parquet(tmp_path / "a.parquet")
     assert frame["t"].to_numpy().astype("datetime64[us]").tolist() == times.tolist()
 
@@ -137,7 +166,7 @@ def test_standard_output(monkeypatch):
     """`-` is CSV on standard output."""
     output = SimpleNamespace(buffer=io.BytesIO())
     monkeypatch.setattr(sys, "stdout", output)
-    answers.writer("-")({"a": ["x", "y,z"], "b": np.array([1, 2])})
+    answers.writer("-")({"a": ["x", "y,z"], "b": np.array([1, 2])}, False)
     assert output.buffer.getvalue() == b'a,b\nx,1\n"y,z",2\n'
 
 
@@ -147,7 +176,7 @@ def test_formulas(tmp_path):
     others = ["-1", "+1.5e3", "@bob", "-A12", "a=b(c)", "", "(x)", "'=A1(2)"]
     path = tmp_path / "a.csv"
     texts = [*formulas, *others]
-    answers.writer(path)({"=x(1)": texts, "y": np.full(len(texts), -1.0)})
+    answers.writer(path)({"=x(1)": texts, "y": np.full(len(texts), -1.0)}, False)
     frame = pd.read_csv(path, keep_default_na=False)
     assert list(frame) == ["'=x(1)", "y"]
     assert frame["'=x(1)"].tolist() == [*(f"'{text}" for text in formulas), *others]
@@ -176,7 +205,7 @@ def test_whole_or_not_at_all(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("before")
     with pytest.raises(ValueError, match="zip"):
-        answers.writer(path)({"a": ["x"], "b": np.zeros(2)})
+        answers.writer(path)({"a": ["x"], "b": np.zeros(2)}, False)
     assert path.read_text() == "before"
     assert list(tmp_path.iterdir()) == [path]
 
@@ -185,7 +214,7 @@ def test_permissions(tmp_path):
     """A file that is written again keeps its permissions."""
     path = tmp_path / "a.csv"
     path.touch(0o600)
-    answers.writer(path)({"a": ["x"]})
+    answers.writer(path)({"a": ["x"]}, False)
     assert path.stat().st_mode & 0o777 == 0o600
     assert path.read_text() == "a\nx\n"
 
@@ -194,7 +223,7 @@ def test_links(tmp_path):
     """Through a link the file is written that it leads to."""
     link = tmp_path / "link.csv"
     link.symlink_to(tmp_path / "a.csv")
-    answers.writer(link)({"a": ["x"]})
+    answers.writer(link)({"a": ["x"]}, False)
     assert link.is_symlink()
     assert (tmp_path / "a.csv").read_text() == "a\nx\n"
 
@@ -202,7 +231,7 @@ def test_links(tmp_path):
 def test_digits():
     """Numbers are written with the fewest digits that give the same float32."""
     values = np.array([0.1, 1e-8, 1, 1 / 3], np.float32)
-    texts = answers._texts(values, "")
+    texts = answers._texts(values, "", False)
     assert texts[0] == "0.1"
     assert max(map(len, texts)) <= math.ceil(math.log10(2**24)) + 4
     np.testing.assert_array_equal(np.array(texts, np.float32), values)

@@ -71,6 +71,54 @@ def test_builtin_sets(name):
 
 
 class TestLabels:
+    def test_alike(self):
+        """Classes that differ in case or spaces, and several labels in a cell, are shown."""
+        names = (
+            "Straight",
+            "straight",
+            "in  line",
+            "In Line",
+            "billing",
+            "billing;login",
+        )
+        names = (*names, "a|b", "b|c", "and/or")
+        data = make_dataset(counts=(90, 6, 6))
+        several = replace(data, targets=np.arange(102) % len(names), classes=names)
+        alike, joint = [n for n in checks.warnings(several) if n.startswith("classes ")]
+        assert alike.startswith(
+            "classes 'in  line' (12), 'In Line' (11), 'Straight' (12), "
+        )
+        assert alike.endswith(
+            "'straight' (12) differ in case or spaces only: write them alike"
+        )
+        assert joint.startswith(
+            "classes 'billing;login' (11), 'a|b' (11), 'b|c' (11) look "
+        )
+
+    @pytest.mark.parametrize(
+        ("labels", "each", "refused"),
+        [
+            ([3 * n for n in range(80)], 1, True),  # whole numbers with gaps
+            ([3 * n for n in range(80)], 20, False),
+            (range(80), 1, False),  # numbers of classes
+            ([n / 2 for n in range(80)], 20, True),
+            ([f"{n},5" for n in range(80)], 2, True),
+            ([n / 2 for n in range(10)], 2, False),
+            ([f"c{n / 2}" for n in range(80)], 1, False),
+            ([*range(0, 158, 2), "nan"], 1, False),
+        ],
+    )
+    def test_measurements(self, labels, each, refused):
+        """Many different numbers are refused, with examples, but not ids of classes."""
+        count = len(labels) * each
+        data = make_dataset(counts=(count, 0, 0))
+        targets = np.arange(count) % len(labels)
+        data = replace(data, targets=targets, classes=tuple(map(str, labels)))
+        if not refused:
+            return checks.refuse_measurements(data)
+        with pytest.raises(ValueError, match=f"{labels[0]}, .* and 76 more.*bins"):
+            checks.refuse_measurements(data)
+
     def test_few(self):
         """Classes with few sequences are named, with their counts."""
         data = make_dataset(counts=(30, 6, 6))

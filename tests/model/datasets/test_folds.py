@@ -176,3 +176,22 @@ def test_refusals():
     equal = replace(data, frames=np.repeat(data.frames[:2], 4, 0))
     with pytest.raises(ValueError, match="3 folds of 2 different sequences"):
         splits.folds(equal, 3, 0)
+    single = replace(data, groups=np.array(["a"] * 8))
+    with pytest.raises(
+        ValueError, match="all are of one group, so nothing can be said"
+    ):
+        splits.folds(single, 2, 0)
+
+
+def test_few_groups_have_no_parts():
+    """Under five groups there is neither a test nor a validation part, unless a fraction
+    is given: a part of one group would say nothing about others."""
+    for count in (2, 4, 5):
+        data = _make(np.arange(600) % 7 % 3, np.arange(600) % count)
+        split = splits.assign_parts(data).split
+        assert set(split.tolist()) == ({0} if count < 5 else {0, 1, 2})
+        assert 2 in splits.assign_parts(data, test=0.2).split
+    data = _make([0, 1] * 300, np.arange(600) % 4)
+    named = replace(data, split=np.where(np.arange(600) % 4 == 3, TEST, UNASSIGNED))
+    split = splits.assign_parts(named).split  # the file's test part stays
+    assert (np.bincount(split) == [450, 0, 150]).all()

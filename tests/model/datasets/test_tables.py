@@ -133,6 +133,11 @@ def test_recorded_columns(tmp_path):
             Columns(),
             "column 't' is missing, the step",
         ),
+        (  # all that the file has, not the unused columns alone
+            table.rename(columns={"run": "zzz"}),
+            Columns(),
+            "column 'run' is missing, .*; found zzz, t, state, vib x, vib y, temp",
+        ),
     ):
         with pytest.raises(readers.ReadError, match=message):
             readers.from_dataframe(frame, columns, FEATURES, recorded=COLUMNS)
@@ -163,6 +168,11 @@ def test_wrong_columns(tmp_path):
             Columns(ignore=("Temp.",)),
             FEATURES,
             "column to ignore 'Temp.' is missing; did",
+        ),
+        (
+            COLUMNS,
+            ("zzz", "temp"),
+            "feature 'zzz' is missing; found run, t, state, vib x, vib y, temp",
         ),
         (COLUMNS, ("x0", "x1"), "3 feature columns (vib x, vib y, temp); the network"),
     ):

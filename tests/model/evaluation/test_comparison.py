@@ -77,6 +77,27 @@ class TestDifference:
         assert 5 <= counts[0] <= 60
         assert counts[1] > 200
 
+    def test_one_group(self):
+        """Several answers of a single group say nothing about others, however many."""
+        present, new = np.arange(900) < 8, np.arange(900) < 1
+        result = difference(present, new, np.full(900, 7))
+        assert (result.better, result.worse) == (False, False)
+        assert (result.low, result.high) == (-100, 100)
+        assert result.value == pytest.approx(-7 / 9)
+
+    def test_few_groups(self):
+        """Of predictors that are as good over all groups, though each is better on some,
+        at most about one in twenty is called better or worse."""
+        random = np.random.default_rng(0)
+        for count in (2, 3, 4, 6, 10):
+            groups, called = np.repeat(np.arange(count), 100), 0
+            for _ in range(500):
+                gap = np.repeat(random.normal(0, 0.05, count), 100)
+                present, new = random.uniform(size=(2, 100 * count))
+                result = difference(present < 0.3 - gap, new < 0.3 + gap, groups)
+                called += result.better or result.worse
+            assert called <= 35, count
+
 
 def test_verdict():
     """The sentence names the baselines that the network beats, or those that it doesn't,

@@ -60,6 +60,15 @@ class TestMeasure:
             for guess in range(4):
                 assert metrics.confusion[true][guess] == of_class.count(guess)
             accuracy = metrics.class_accuracy[CLASSES[true]]
+            named = metrics.by_class[CLASSES[true]]
+            assert named.recall == accuracy
+            assert named.count == sum(metrics.confusion[true])
+            guessed = [guess for _, guess in pairs(predictions)].count(true)
+            share = 100 * metrics.confusion[true][true] / guessed
+            np.testing.assert_allclose(named.precision, share)
+            if true in present:
+                f1 = 100 * naive_f1(predictions, true)
+                np.testing.assert_allclose(named.f1, f1)
             if CLASSES[true] in absent:
                 assert accuracy is None
             else:
@@ -132,6 +141,10 @@ class TestMeasure:
         for key in ("error", "macro_f1", "calibration_error"):
             (low, high), (lower, higher) = getattr(apart, key), getattr(together, key)
             assert higher - lower > 1.5 * (high - low)
+
+        assert evaluation.compute_metrics(steps, CLASSES).groups is None
+        named = replace(steps, grouped=True)
+        assert evaluation.compute_metrics(named, CLASSES).groups == 30
 
         data = make_dataset("label", counts=(5, 0, 0))
         numbers = evaluation.answer_groups(data)

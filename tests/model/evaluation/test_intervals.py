@@ -79,10 +79,15 @@ class TestError:
         assert 0.16 < high < 0.19
 
     def test_one_sequence(self):
-        """The steps of a single sequence say next to nothing."""
+        """The steps of a single sequence say nothing about others."""
         wrong = np.arange(100) < 20
-        low, high = intervals.error_interval(wrong, np.zeros(100, int))
-        assert high - low > 0.7
+        assert intervals.error_interval(wrong, np.zeros(100, int)) == (0, 1)
+
+    def test_student(self):
+        """Student's t has its published values, also for few groups."""
+        for freedom, value in ((1, 12.706), (2, 4.303), (3, 3.182), (5, 2.571)):
+            assert intervals.student_95(freedom) == pytest.approx(value, abs=0.03)
+        assert intervals.student_95(30) == pytest.approx(2.042, abs=0.001)
 
 
 class TestEstimate:
@@ -153,6 +158,13 @@ class TestEstimate:
                 ):
                     assert 0 <= low <= high <= 100
                 assert 0 <= by_chance <= 100
+
+    def test_one_group(self):
+        """Of a single group all three are 0 to 100 %."""
+        scores, targets, _ = draw(np.random.default_rng(0), 90, 1)
+        result, _ = intervals.estimate(scores, targets, np.full(90, 3))
+        for interval in (result.error, result.macro_f1, result.calibration_error):
+            assert interval == [0, 100]
 
     def test_repeatable(self):
         """The same answers give the same intervals, whatever the groups' numbers are."""

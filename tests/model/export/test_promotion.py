@@ -1,4 +1,4 @@
-"""Promotion: a new version is served if it isn't worse than the one in service."""
+"""Promotion: a new version is served if it is better than the one in service."""
 
 from dataclasses import replace
 
@@ -7,7 +7,9 @@ import pytest
 
 from model.bundle import bundle, labels
 from model.bundle.bundle import BundleError
-from model.evaluation import evaluation
+from model.datasets.dataset import TEST
+from model.evaluation import comparison, evaluation
+from model.evaluation.comparison import Difference
 from model.export import promotion
 from tests.support import exports
 from tests.support.networks import make_dataset
@@ -28,6 +30,13 @@ def publish(source, root, **changes):
     return exports.publish_copy(source, root, "walks", **changes)
 
 
+def trained_on(folder, count):
+    """Keys of the `bundle.json` of a bundle that was trained on so many sequences."""
+    training = bundle.read(folder).metadata.training.model_dump(mode="json")
+    training["parts"]["train"]["count"] = count
+    return {"training": training}
+
+
 class TestDecide:
     def test_first(self, source, tmp_path):
         """The first version of a name is compared with none."""
@@ -37,21 +46,90 @@ class TestDecide:
 
     @pytest.mark.parametrize(
         "choice",
-        ["better", *(pytest.param(c, marks=SLOW) for c in ("never", "always"))],
+        [
+            "better",
+            *(pytest.param(c, marks=SLOW) for c in ("not-worse", "never", "always")),
+        ],
     )
     def test_same(self, source, tmp_path, choice):
-        """The same network is not worse: it takes over unless that is forbidden."""
+        """The same network is neither better nor worse."""
         folder, dataset = source
         publish(folder, tmp_path)
         result = promotion.decide(publish(folder, tmp_path), dataset, choice)
         assert (result.name, result.version, result.present) == ("walks", 2, 1)
-        assert result.promoted == (choice != "never")
+        assert result.promoted == (choice in ("not-worse", "always"))
+        assert result.reason.startswith("not provably worse: +0.00 points, 95 % inter")
         assert result.part == "test"
         assert result.metrics[0] == result.metrics[1]
         assert result.metrics[0].count == len(dataset)
         assert result.difference.value == 0
-        default = 1 if choice == "never" else 2
+        default = 2 if result.promoted else 1
         assert labels.read(tmp_path / "walks") == {"default": default}
+
+    @SLOW
+    def test_rules(self, source, tmp_path, monkeypatch):
+        """A provably better version takes over, and a provably worse one doesn't. In
+        between `not-worse` serves the new version, and `better` only if its error is
+        higher by at most a standard error and it was trained on more."""
+        folder, dataset = source
+        publish(folder, tmp_path, **trained_on(folder, 900))
+        for count, change, decided, reason in (
+            (900, (-3.0, -5.0, -1.0), (True, True), "provably better: -3.00 points"),
+            (1240, (3.0, 1.0, 5.0), (False, False), "provably worse: +3.00 points"),
+            (
+                900,
+                (-1.0, -3.0, 1.0),
+                (False, True),
+                "; nor better, and trained on 900 s",
+            ),
+            (
+                1240,
+                (0.5, -2.5, 3.5),
+                (True, True),
+                "; and trained on 1,240 sequences, ",
+            ),
+            (1240, (2.96, -0.24, 6.08), (False, True), "by more than a standard error"),
+        ):
+            monkeypatch.setattr(
+                comparison, "difference", lambda *_, change=change: Difference(*change)
+            )
+            new = publish(folder, tmp_path, **trained_on(folder, count))
+            results = []
+            for choice in ("better", "not-worse"):
+                labels.promote([tmp_path / "walks"], 1)
+                results.append(promotion.decide(new, dataset, choice))
+            assert tuple(result.promoted for result in results) == decided, change
+            assert reason in results[0].reason
+        assert results[1].reason == (
+            "not provably worse: +2.96 points, 95 % interval -0.24 to +6.08"
+        )
+
+    def test_seen(self, source, tmp_path):
+        """Sequences that the version in service was trained on are left out."""
+        folder, _ = source
+        publish(folder, tmp_path)
+        dataset = exports.load()["classify-gru"].dataset
+        dataset = replace(dataset, split=np.full(len(dataset), TEST))
+        result = promotion.decide(publish(folder, tmp_path), dataset, "better")
+        assert result.left_out == 15
+        assert result.metrics[0].count == len(dataset) - 15
+        seen = dataset.take(np.arange(18))
+        result = promotion.decide(publish(folder, tmp_path), seen, "not-worse")
+        assert not result.promoted
+        reason = "has 3 sequences that version 1 was not trained on, too few to decide"
+        assert reason in result.reason
+
+    def test_one_group(self, source, tmp_path):
+        """A test part of one group decides nothing, whatever the rule is."""
+        folder, dataset = source
+        publish(folder, tmp_path)
+        dataset = replace(dataset, groups=np.full(len(dataset), "ann", object))
+        new = publish(folder, tmp_path)
+        for choice in ("better", "not-worse"):
+            result = promotion.decide(new, dataset, choice)
+            assert not result.promoted
+            assert result.reason == "its test part has 1 group, too few to decide by"
+        assert promotion.decide(new, dataset, "always").promoted
 
     @pytest.mark.slow
     def test_worse(self, source, tmp_path):
@@ -65,7 +143,7 @@ class TestDecide:
         assert result.difference.worse
         assert result.metrics[1].error > result.metrics[0].error
         assert labels.default([tmp_path / "walks"]) == 1
-        third = promotion.decide(publish(folder, tmp_path), dataset, "better")
+        third = promotion.decide(publish(folder, tmp_path), dataset, "not-worse")
         assert (third.present, third.promoted) == (1, True)
         last = promotion.decide(publish(worse, tmp_path), dataset, "always")
         assert (last.promoted, last.difference.worse) == (True, True)
@@ -129,10 +207,10 @@ class TestDecide:
 
         monkeypatch.setattr(labels, "promote", overtaken)
         third = tmp_path / "walks" / "3"
-        result = promotion.decide(third, dataset, "better")
+        result = promotion.decide(third, dataset, "not-worse")
         assert calls == [1, 2]
         assert (result.present, result.promoted) == (2, True)
         monkeypatch.setattr(labels, "promote", lambda *_, **__: 0)
         promote(paths, 2)
         with pytest.raises(BundleError, match="all the time"):
-            promotion.decide(third, dataset, "better")
+            promotion.decide(third, dataset, "not-worse")

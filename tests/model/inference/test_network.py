@@ -360,38 +360,3 @@ class TestLoad:
         assert {"load", "Network"} <= names
         with pytest.raises(AttributeError, match="no attribute 'lode'"):
             model.lode  # noqa: B018
-
-
-class TestText:
-    def test_answers(self, text_bundles):
-        """Texts and lists of words have the same answers."""
-        names = model.load(text_bundles / "names")
-        answer = names.label(["Anna sees the dog", "Bob Smith"])
-        words = names.label([["Anna", "sees", "the", "dog"], ["Bob", "Smith"]])
-        for first, second in zip(answer.predictions, words.predictions, strict=True):
-            np.testing.assert_array_equal(first.probabilities, second.probabilities)
-        commands = model.load(text_bundles / "commands")
-        assert commands.classify("turn on").predictions[0].label in commands.classes
-
-    @pytest.mark.parametrize("data", [[], [""], [[1.0]], 5, [["a", ""]]])
-    def test_refused(self, text_bundles, data):
-        names = model.load(text_bundles / "names")
-        with pytest.raises(ValueError, match=r"names takes|no token"):
-            names.label(data)
-
-
-def test_records(text_bundles):
-    """Lists of objects, a file and a DataFrame have the same answers."""
-    visits = model.load(text_bundles / "visits")
-    file = text_bundles / "visits.csv"
-    answers = visits.classify(file, by="visit")
-    assert answers.accuracy is not None
-    frame = visits.classify(pandas.read_csv(file), by="visit")
-    rows = pandas.read_csv(file).query("visit == 'v3'").to_dict("records")
-    (single,) = visits.classify([rows]).predictions
-    for other in (answers.predictions[3], frame.predictions[3]):
-        np.testing.assert_allclose(other.probabilities, single.probabilities, atol=1e-6)
-    with pytest.raises(ValueError, match="sequence 0, record 0, column 'bytes'"):
-        visits.classify([rows[0] | {"bytes": "x"}])
-    with pytest.raises(ValueError, match="takes a list of sequences"):
-        visits.classify([[[1.0] * 4]])

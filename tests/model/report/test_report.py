@@ -210,6 +210,21 @@ def test_cross_validation(tmp_path):
     both = make_report(DIGITS, parts=("train", "cross_validation", "test"))
     text = make_card(make_metadata(DIGITS), both)
     assert "the test part influenced nothing" in text
+    assert "roups" not in text
+
+
+def test_groups():
+    """The card says how many groups were seen, and what one of them says."""
+    values = make_report(DIGITS, parts=("train", "cross_validation"))
+    for count, says in ((3, ""), (1, " has one, which says nothing about others.")):
+        parts = {name: replace(m, groups=count) for name, m in values.parts.items()}
+        text = make_card(
+            make_metadata(DIGITS), replace(values, parts=parts), shown="train"
+        )
+        assert f"| cross-validation | 500 | {count} |" in text
+        assert "The intervals are those between groups." in text
+        assert says in text
+        assert "trained without the sequence's group" in text
 
 
 @pytest.mark.parametrize("task", ["classify", "label"])
@@ -317,6 +332,22 @@ def test_worst():
     assert counts == np.sort(wrong, axis=None)[::-1][:5].tolist()
     for true, taken, count, _ in confusions[2:]:
         assert wrong[int(true), int(taken)] == int(count)
+
+
+def test_classes():
+    """Precision, recall and F1 of each class are shown; of many, the worst of them."""
+    values = make_report(DIGITS)
+    part = values.parts["test"]
+    text = make_card(make_metadata(DIGITS), values)
+    (shown,) = [t for t in tables(text) if " Precision " in t[0]]
+    for row, (name, m) in zip(shown[2:], part.by_class.items(), strict=True):
+        cells = [cell.strip() for cell in row]
+        shares = [f"{share:.2f} %" for share in (m.precision, m.recall, m.f1)]
+        assert cells == [name, f"{m.count:,}", *shares]
+    text = make_card(make_metadata(HUNDRED), make_report(HUNDRED))
+    (shown,) = [t for t in tables(text) if " Precision " in t[0]]
+    assert len(shown) == 2 + 50
+    assert "The 50 with the lowest F1 are shown." in text
 
 
 def test_faultless():

@@ -1,6 +1,7 @@
 """Measure the settings of a trial on unseen sequences."""
 
 import threading
+from dataclasses import replace
 
 import numpy as np
 import optuna
@@ -102,6 +103,14 @@ class TestCrossValidation:
             config = make_config(training={"folds": folds, "repeats": 5})
             evaluate(make_dataset(counts=(24, 0, 0)), config, Watch())
             assert len(logits) == folds
+
+    def test_few_groups(self, logits):
+        """Of three groups each fold leaves one out."""
+        dataset = make_dataset(counts=(24, 0, 0))
+        dataset = replace(dataset, groups=np.arange(24) % 3)
+        evaluate(dataset, make_config(), Watch())
+        held_out = [set(dataset.groups[job.held_out].tolist()) for job in logits]
+        assert sorted(held_out, key=min) == [{0}, {1}, {2}]
 
     def test_pruned(self, logits):
         """A trial that is pruned after the first stage trains no other folds."""

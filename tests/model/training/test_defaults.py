@@ -1,5 +1,7 @@
 """The settings that a run leaves open."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -105,6 +107,17 @@ def test_best_by():
         split = [TRAIN] * 10 + [VALIDATION] * 20
         dataset = make([steps] * 30, task=task, split=split)
         assert defaults.resolve(Config(), dataset).training.best_by == best_by
+
+
+def test_folds():
+    """Each fold leaves out one group, where there are fewer groups than folds."""
+    dataset = replace(make([3] * 40), frames=np.arange(120)[:, None])
+    assert defaults.resolve(Config(), dataset).training.folds == 5
+    for count, folds in ((3, 3), (9, 5)):
+        grouped = replace(dataset, groups=np.arange(40) % count)
+        assert defaults.resolve(Config(), grouped).training.folds == folds
+    chosen = Config().update({"training": {"folds": 4}})
+    assert defaults.resolve(chosen, grouped).training.folds == 4
 
 
 def test_statement():

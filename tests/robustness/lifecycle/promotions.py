@@ -65,7 +65,7 @@ def promotions(tally: Tally, amount: int) -> None:
 
 
 def _choose(random: np.random.Generator, level: int, better: bool) -> int:
-    """The level of the next network: at least that of the present one, or below."""
+    """The level of the next network: that of the present one, the next, or below."""
     if better or level == 0:
         return int(min(level + random.integers(0, 2), len(NOISE) - 1))
     return int(random.integers(0, level))
@@ -147,7 +147,7 @@ class Run:
         self.level_of[version] = level
         result = self.levels.decide(folder, self.levels.dataset, "better")
         assert result is not None
-        right = result.promoted == (level >= self.level)
+        right = result.promoted == (level > self.level)
         self.tally.check(right, f"level {level} after {self.level}: {result.reason}")
         if result.promoted:
             self.level = level

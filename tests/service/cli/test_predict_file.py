@@ -10,13 +10,19 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.datasets.dataset import TEST
 from service.client import Client
 from tests.service.cli.commands import assert_fails, invoke, predict
-from tests.support import tables
+from tests.support import exports, tables
+from tests.support.networks import write_json_lines
 from tests.support.processes import environment
 from tests.support.servers import CLASSES, ROOT, SECONDS
 
 KINDS = CLASSES["walks"]
+UNKNOWN = (
+    "how many of them are of its training is not known: if some are, new ones are answered"
+    " worse"
+)
 CLOSE = {"rtol": 0, "atol": 1e-6}
 
 
@@ -111,6 +117,48 @@ class TestService:
             result, "error: standard input, line 1: feature 'vib x' is missing"
         )
 
+    def test_kept_columns(self, service, table, tmp_path):
+        """`--keep` copies columns of the file, in any format: those of each step, or of
+        the first step of a sequence."""
+        table, _ = table
+        table = table.assign(site=[f"s{n}" for n in range(len(table))])
+        table = tables.shuffle(table, 0)
+        ordered = table.sort_values(["run", "t"])
+        for name, write in tables.WRITERS.items():
+            write(table, tmp_path / name)
+            command = (tmp_path / name, "--url", service, "--keep", "site,vib x")
+            frame, _ = predict(*command, "--model", "moods")
+            kept = frame.sort_values(["run", "t"])
+            assert kept["site"].tolist() == ordered["site"].tolist()
+            frame, _ = predict(*command, "--model", "machines")
+            first = ordered.groupby("run")["site"].first()
+            assert frame["site"].tolist() == first[frame["run"]].tolist()
+            assert list(frame)[-2:] == ["site", "vib x"]
+
+    def test_kept_columns_refused(self, service, table, tmp_path):
+        """A column that is missing, or that the answers have already, is named."""
+        table, path = table
+        command = ("--url", service, "--model", "machines", "--keep")
+        for name, reason in (
+            ("tempp", "column to keep 'tempp' is missing; did you mean 'temp'?"),
+            ("run", "--keep run: the answers have a column of that name"),
+        ):
+            assert_fails(invoke("predict", path, *command, name), reason)
+        data = exports.load()["classify-gru"]
+        path = write_json_lines(tmp_path / "a.jsonl", data.dataset, parts=False)
+        command = ("predict", path, "--bundle", data.folder, "--keep", "site")
+        assert_fails(invoke(*command), "--keep needs a table with a row for each step")
+
+    def test_zone(self, service, table, tmp_path):
+        """Times keep their zone, as UTC; times without one get none."""
+        table, _ = table
+        times = [f"2026-01-31T12:00:0{n % 10}" for n in range(len(table))]
+        for zone, shown in (("Z", "Z"), ("+00:00", "Z"), ("", "")):
+            path = tmp_path / "a.csv"
+            table.assign(t=[time + zone for time in times]).to_csv(path, index=False)
+            frame, _ = predict(path, "--model", "moods", "--url", service)
+            assert frame["t"].tolist() == [time + shown for time in times]
+
     def test_notes(self, service, table, tmp_path):
         """Columns that the model doesn't take are named, and a table without ids."""
         table, path = table
@@ -146,8 +194,9 @@ class TestAgreement:
         frame, lines = predict(path, "--model", "machines", "--url", service)
         right = frame["label"] == frame["true_label"]
         assert lines[0] == f"right: {100 * right.mean():.2f} % of 4 sequences"
-        assert lines[1].split() == ["class", "sequences", "right", "%"]
-        for line, name in zip(lines[2:], KINDS[:2], strict=True):
+        assert lines[1] == UNKNOWN
+        assert lines[2].split() == ["class", "sequences", "right", "%"]
+        for line, name in zip(lines[3:], KINDS[:2], strict=True):
             share = 100 * right[frame["true_label"] == name].mean()
             assert line.split() == [name, "2", f"{share:.2f}"]
 
@@ -170,6 +219,7 @@ class TestAgreement:
         assert lines == [
             "right: 0.00 % of 10 steps",
             "of them 10 steps with labels that the model lacks: crack, leak, run, sit",
+            UNKNOWN,
         ]
 
     def test_no_labels(self, service, table, tmp_path):
@@ -200,6 +250,31 @@ class TestBundle:
                 texts = [name for name in ("run", "t", "label") if name in frame]
                 assert frame[texts].equals(right[texts])
                 np.testing.assert_allclose(scores(frame), scores(right), **CLOSE)
+
+    @pytest.mark.parametrize("kind", ["classify-gru", "label-lstm"])
+    def test_training_sequences(self, tmp_path, kind):
+        """The bundle knows the sequences that it was trained on: how right the answers
+        are is said of the others."""
+        exported = exports.load()[kind]
+        data, unit = exported.dataset, "sequences" if "classify" in kind else "steps"
+        path = write_json_lines(tmp_path / "a.jsonl", data, parts=False)
+        frame, lines = predict(path, "--bundle", exported.folder)
+        new = data.split == TEST
+        new = np.repeat(new, 1 if unit == "sequences" else data.lengths)
+        right = (frame["label"] == frame["true_label"]).to_numpy()
+        first, second = (100 * right[rows].mean() for rows in (new, ~new))
+        assert lines[:2] == [
+            f"right: {first:.2f} % of {new.sum()} new {unit}",
+            f"used in training: {(~new).sum()} {unit}, {second:.2f} % right",
+        ]
+        for part, says in (
+            ("test", "none of them was used in training"),
+            ("train", "all of them were used in training: new ones are answered worse"),
+        ):
+            write_json_lines(path, data.part(part), parts=False)
+            _, lines = predict(path, "--bundle", exported.folder)
+            assert f" % of {len(data.part(part).targets)} {unit}" in lines[0]
+            assert lines[1] == says
 
     def test_slim_install(self, named, table, tmp_path):
         """It needs neither TensorFlow nor PyArrow, except for Parquet."""

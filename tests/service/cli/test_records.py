@@ -1,5 +1,6 @@
 """Records on the command line and in the client: tables, DataFrames and streams."""
 
+import io
 import json
 
 import pandas as pd
@@ -28,14 +29,23 @@ def succeed(*arguments):
     return result.stdout
 
 
-def test_predict(url, table, text_bundles):
+def test_predict(url, table, text_bundles, tmp_path):
     """The service and the bundle give the same table, for the model whose columns fit."""
     column = ("--sequence-column", "visit")
     answers = succeed("predict", table, "--url", url, "--model", "visits", *column)
     assert answers.startswith("visit,label,probability,true_label")
     assert len(answers.splitlines()) == 121
     bundle = text_bundles / "visits" / "1"
-    assert succeed("predict", table, "--bundle", bundle, *column) == answers
+    result = invoke("predict", str(table), "--bundle", str(bundle), *column)
+    assert result.stdout == answers
+    assert "used in training: 102 sequences, " in result.stderr
+    frame = pd.read_csv(table)
+    frame.to_parquet(tmp_path / "visits.parquet")
+    first = frame.groupby("visit", sort=False)["host"].first().fillna("").tolist()
+    for path in (table, tmp_path / "visits.parquet"):
+        options = ("--bundle", bundle, *column, "--keep", "host")
+        answers = pd.read_csv(io.StringIO(succeed("predict", path, *options)))
+        assert answers["host"].fillna("").tolist() == first
 
 
 def test_classify_and_stream(url, table, tmp_path):

@@ -57,7 +57,8 @@ def test_tables(url, text_bundles, name, monkeypatch):
         file.write_text((text_bundles / name).read_text().replace("body,", "text,", 1))
     by_service, lines = predict(file, "--model", model, "--url", url, *options)
     folder = text_bundles / model / "1"
-    by_bundle, _ = predict(file, "--bundle", folder, *options)
+    by_bundle, notes = predict(file, "--bundle", folder, *options)
+    assert any(line.startswith("used in training: ") for line in notes)
     assert len(by_service) >= 300
     assert any(line.startswith("right: ") for line in lines)
     numbers = by_service.columns.str.startswith("probability")
@@ -65,6 +66,54 @@ def test_tables(url, text_bundles, name, monkeypatch):
         by_service.loc[:, numbers], by_bundle.loc[:, numbers], atol=1e-6
     )
     assert by_service.label.equals(by_bundle.label)
+
+
+def test_columns(text_bundles, tmp_path):
+    """The column of ids is used; one that is not used, or is missing, is refused."""
+    file, bundle = tmp_path / "tickets.csv", text_bundles / "commands" / "1"
+    file.write_text("text,ticket,kind,who\nturn on,T7,switch-on,a\nnaïve,T5,x,a\n")
+    frame, _ = predict(file, "--bundle", bundle, "--sequence-column", "ticket")
+    assert frame["ticket"].tolist() == ["T7", "T5"]
+    for option, value, reason in (
+        (
+            "--sequence-column",
+            "tickets",
+            "'tickets' is missing; did you mean 'ticket'?",
+        ),
+        ("--sequence-column", "who", "line 3: 'a' is also in line 2"),
+        ("--label-column", "label", "label column 'label' is missing"),
+        (
+            "--step-column",
+            "ticket",
+            "--step-column is not used: each text is a sequence",
+        ),
+        ("--ignore", "other", "column to ignore 'other' is missing"),
+    ):
+        result = invoke("predict", file, "--bundle", bundle, option, value)
+        assert_fails(result, reason)
+    conll = text_bundles / "names.conll"
+    names = ("--bundle", text_bundles / "names" / "1")
+    result = invoke("predict", conll, *names, "--sequence-column", "ticket")
+    assert_fails(result, "--sequence-column is not used: a .conll file has no names of")
+
+
+def test_empty_texts(url, text_bundles, tmp_path):
+    """The other texts are answered, and those that are empty are marked and counted."""
+    file = tmp_path / "a.csv"
+    file.write_text("id,text,kind\na,turn on,x\nb,,x\nc,dog,y\n")
+    for options in (
+        ("--url", url, "--model", "commands"),
+        ("--bundle", text_bundles / "commands" / "1"),
+    ):
+        frame, notes = predict(file, *options)
+        assert notes[0] == "1 of 3 texts are empty (line 3): they have no answer"
+        assert frame["id"].tolist() == ["a", "b", "c"]
+        assert frame["label"].isna().tolist() == [False, True, False]
+        assert frame["probability"].isna().tolist() == [False, True, False]
+        frame, _ = predict(file, *options, "--keep", "kind")
+        assert frame["kind"].tolist() == ["x", "x", "y"]
+    result = invoke("classify", file, "--url", url)
+    assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
 
 
 def test_plain_lines(url, text_bundles, tmp_path):
@@ -77,4 +126,4 @@ def test_plain_lines(url, text_bundles, tmp_path):
     other = tmp_path / "a.csv"
     other.write_text("words\nturn on\n")
     result = invoke("predict", other, "--model", "commands", "--url", url)
-    assert_fails(result, "no column 'text'; there are words")
+    assert_fails(result, "'text' is missing; found words")

@@ -8,7 +8,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from service.client import Client, RequestError
-from tests.support.bundles import random_frames
+from service.settings import Settings
+from tests.support.bundles import OnnxEngine, random_frames
+from tests.support.servers import running
 from tests.support.versions import versioned_service
 
 LIBRARIES = {"pandas": pandas.DataFrame, "polars": polars.DataFrame}
@@ -182,3 +184,29 @@ def test_version_changes(tmp_path, kind):
         answer = client.classify(frame, progress=swap)
         assert answer.version == "2"
         assert {tuple(p.probabilities) for p in answer.predictions} == {(3, 9, 9)}
+
+
+def test_texts(text_bundles, kind):
+    """A DataFrame of texts has the answers of its texts, with its ids and labels."""
+    frame = pandas.DataFrame(
+        {"text": ["turn on", "naïve"], "ticket": [7, 5], "kind": ["x", "switch-on"]}
+    )
+    options = {"port": 0, "bundles": text_bundles, "workers": 1}
+    with running(Settings(**options), load_engine=OnnxEngine) as service:
+        client = kind.client(service.url)
+        names = {"by": "ticket", "label": "kind"}
+        for table in (frame, polars.from_pandas(frame)):
+            answer = client.classify(table, model="commands", **names)
+            right = client.classify(["turn on", "naïve"], model="commands")
+            assert answer.ids == ["7", "5"]
+            for ours, other in zip(answer.predictions, right.predictions, strict=True):
+                np.testing.assert_array_equal(ours.probabilities, other.probabilities)
+            assert answer.to_dict()["true_label"] == ["x", "switch-on"]
+        words = client.label(frame[["text"]], model="names").predictions
+        assert [len(labels.labels) for labels in words] == [2, 1]
+        with pytest.raises(ValueError, match=r"step=\.\.\. is not used: each text"):
+            client.classify(frame, model="commands", step="ticket")
+        with pytest.raises(
+            ValueError, match="text column 'text' is missing; found kind"
+        ):
+            client.classify(frame[["kind"]], model="commands")

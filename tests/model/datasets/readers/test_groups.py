@@ -153,7 +153,7 @@ class TestRead:
         """A .ts file has none."""
         path = tmp_path / "a.ts"
         path.write_text("@classLabel true a b\n@data\n1,2:a\n")
-        with pytest.raises(ReadError, match="has no groups: leave out --group-column"):
+        with pytest.raises(ReadError, match=r"--group-column is not used: a \.ts file"):
             readers.read(path, columns=BY_SUBJECT)
 
 

@@ -9,10 +9,10 @@ import polars as pl
 import pytest
 
 from model.datasets import builtin
+from model.datasets.encoding import build_schema
 from model.datasets.readers import Columns, ReadError
 from model.datasets.readers.records import read
 from model.datasets.readers.table_layout import RecordOptions
-from model.datasets.records import build
 
 OPTIONS = RecordOptions(("event", "host"), ("bytes",), "at", min_count=1)
 HEADER = "visit,at,event,host,bytes,label"
@@ -83,7 +83,8 @@ def test_same_everywhere(table, tmp_path):
         *(tmp_path / "visits.parquet", flat, nested, frame, pl.from_pandas(frame)),
         str(table),
     ):
-        result = read(source, OPTIONS, COLUMNS, training=True)
+        columns = Columns() if source is nested else COLUMNS
+        result = read(source, OPTIONS, columns, training=True)
         assert events(result) == expected, source
         assert result.sequences.ids == ("b", "a")
 
@@ -216,7 +217,7 @@ def test_far_future(tmp_path):
     )
     options = RecordOptions(("event",), ("b",), "at")
     data = read(path, options)
-    schema = build(_labelled(data), options)
+    schema = build_schema(_labelled(data), options)
     frames, _ = schema.encode(data.records(0))
     assert frames[1, 2] == data.sequences.frames[1, 2]
 

@@ -1,13 +1,17 @@
 """Files of text: tables, JSON Lines and CoNLL, the vocabulary, and its ids."""
 
 import json
+from dataclasses import replace
 
 import numpy as np
+import pandas
 import pytest
 
+from model.bundle import vocabulary as vocabularies
 from model.datasets import builtin
 from model.datasets import text as texts
-from model.datasets.dataset import TEST
+from model.datasets.dataset import TEST, TRAIN
+from model.datasets.readers import Columns
 from model.datasets.readers.files import ReadError
 from model.datasets.text import TextOptions
 from tests.support.bundles import sentences, write_conll, write_csv
@@ -29,7 +33,7 @@ def test_table(tmp_path):
     assert (data.task, len(data), data.features[0]) == ("classify", 300, "word")
     assert data.classes == ("switch-off", "switch-on")
     vocabulary = data.vocabulary
-    words = texts.vocabularies.tokenize("turn on", "tokens")
+    words = vocabularies.tokenize("turn on", "tokens")
     assert vocabulary.row(words[0])[0] > 0
     np.testing.assert_array_equal(
         data.sequence(0)[:2],
@@ -75,8 +79,8 @@ def test_conllu(tmp_path):
     path = tmp_path / "es.conllu"
     path.write_text(CONLLU * 3, encoding="utf-8")
     for column, labels in ((None, ["VERB", "PRON"]), ("xpos", ["VB", "PRP"])):
-        read = texts.read(path, TextOptions(column=column))
-        assert (read.tokens[0], read.labels[0]) == (["Let", "us"], labels)
+        read = texts.read(path, TextOptions(column=column)).sequences
+        assert (read.values[0], read.labels_of(0, "label")) == (["Let", "us"], labels)
 
 
 def test_json_lines(tmp_path):
@@ -84,22 +88,117 @@ def test_json_lines(tmp_path):
     path = tmp_path / "a.jsonl"
     lines = [{"tokens": ["a", "b"], "labels": ["x", "y"], "split": "test"}] * 2
     path.write_text("\n".join(map(json.dumps, lines)))
-    read = texts.read(path, TextOptions(text="text"))
-    assert (read.task, read.tokens[1], read.parts) == ("label", ["a", "b"], [2, 2])
+    read = texts.read(path, TextOptions()).sequences
+    assert (read.task, read.values[1]) == ("label", ["a", "b"])
+    assert read.split.tolist() == [TEST, TEST]
+
+
+def test_recognised(tmp_path):
+    """JSON Lines with tokens or spans are text without an option; others are not."""
+    path = tmp_path / "a.jsonl"
+    for line, kind in (
+        ({"tokens": ["a"], "labels": ["x"]}, "tokens"),
+        ({"text": "a", "spans": []}, "texts"),
+        ({"text": "a", "label": "x"}, None),
+        ({"frames": [[1]], "tokens": 5}, None),
+    ):
+        path.write_text(json.dumps(line) + "\n")
+        assert texts.kind_of(path, TextOptions()) == kind
+    lines = ({"tokens": ["a", f"b{n}"], "labels": ["x", "y"]} for n in range(9))
+    path.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    assert builtin.load_source(path).task == "label"
+
+
+def test_empty(tmp_path):
+    """To predict, texts that are empty can be left out; the others keep their numbers."""
+    path = tmp_path / "a.csv"
+    path.write_text('body,kind\n"  ",x\na,x\n,y\nb,\n')
+    for source, place in ((path, "line"), (pandas.read_csv(path), "row")):
+        data = texts.sequences(source, TABLE, skip_empty=True)
+        assert data.values == [["a"], ["b"]]
+        assert data.ids == ("2", "4")
+        places = [(row.place, row.id) for row in data.empty]
+        assert places == [(0, "1"), (1, "3")]
+        assert f"2 of 4 texts are empty ({place}s " in data.empty_rows()
+        with pytest.raises(ReadError, match=r"2 of 4 texts are empty .*: remove them"):
+            texts.sequences(source, TABLE)
+
+
+def test_columns(tmp_path):
+    """Ids and groups are those of their columns; the groups stay in one part."""
+    path = tmp_path / "a.csv"
+    rows = [f"t{n},word{n} word, c{n // 8} ,{'xy'[n % 2]}" for n in range(160)]
+    path.write_text("\n".join(["ticket,text,customer,label", *rows]))
+    columns = Columns("ticket", group="customer", ignore=("ticket",))
+    with pytest.raises(ReadError, match="'ticket' was given two meanings"):
+        texts.read(path, TextOptions(), columns)
+    columns = replace(columns, ignore=())
+    for source in (path, pandas.read_csv(path, skipinitialspace=True)):
+        options = {"text": TextOptions(text="text"), "columns": columns}
+        data = builtin.load_source(source, validation=0.2, **options)
+        assert data.ids.tolist() == [f"t{n}" for n in range(160)]
+        parts = {}
+        for group, part in zip(data.groups, data.split.tolist(), strict=True):
+            parts.setdefault(group.strip(), set()).add(part)
+        assert len(parts) == 20
+        assert all(len(several) == 1 for several in parts.values())
+
+
+def test_other_test_file(tmp_path):
+    """A test file must have the groups, too, and no other part."""
+    path, other = tmp_path / "a.csv", tmp_path / "b.csv"
+    path.write_text("text,label,who\na b,x,1\nc,y,2\nd,x,3\n")
+    options = {"text": TextOptions(text="text"), "columns": Columns(group="who")}
+    for content, reason in (
+        ("text,label\na,x\n", "b.csv, line 1: group column 'who' is missing"),
+        ("text,label,who,split\na,x,9,train\n", "names parts for training"),
+        ("text,label,who\na,z,9\n", "no sequence for training has the class z"),
+    ):
+        other.write_text(content)
+        with pytest.raises(ValueError, match=reason):
+            builtin.load_source(path, test=other, validation=0, **options)
+    other.write_text("text,label,who\nc new,x,9\n")
+    data = builtin.load_source(path, test=other, validation=0, **options)
+    assert data.groups.tolist() == ["1", "2", "3", "9"]
+    assert data.split.tolist() == [TRAIN, TRAIN, TRAIN, TEST]
+    assert [data.strings[word] for word in data.words[-2:]] == ["c", "new"]
 
 
 @pytest.mark.parametrize(
     ("name", "content", "reason"),
     [
-        ("a.csv", "body,kind\nhello,\n", "line 2: no column 'kind'"),
-        ("a.csv", "text,kind\nhello,x\n", "no column 'body'; there are text, kind"),
-        ("a.csv", 'body,kind\n" ",x\n', "the text is empty"),
-        ("a.csv", "body,kind,split\na,x,dev\n", "split is one of"),
+        ("a.jsonl", '{"body": ' + 99_999 * "[", "line 1: not JSON.* nested too deeply"),
+        (
+            "a.jsonl",
+            '{"kind": %s}' % ("1" * 5000),
+            "line 1: a number has too many digit",
+        ),
+        ("a.csv", "body,kind\nhello,\n", "line 2: column 'kind' is empty"),
+        (
+            "a.csv",
+            "text,kind\nhello,x\n",
+            "line 1: .*'body' is missing; found text, kind",
+        ),
+        ("a.csv", "body,kind\nhello,x,y\n", "line 2: 3 columns; the header has 2"),
+        ("a.csv", "body,body\nhello,x\n", "line 1: column 'body' is repeated"),
+        ("a.csv", 'body,kind\n" ",x\n', "holds no text"),
+        (
+            "a.csv",
+            'body,kind\na,x\n" ",x\n',
+            r"1 of 2 texts are empty \(line 3\): remov",
+        ),
+        (
+            "a.csv",
+            "body,kind\na,x\n" + 5 * ",x\n",
+            r"5 of 6 texts are empty \(lines 3, 4, 5 and 2 more\)",
+        ),
+        ("a.jsonl", '{"tokens": [], "labels": []}', "holds no text"),
+        ("a.csv", "body,kind,split\na,x,dev\n", "split 'dev' is none of"),
         ("a.jsonl", '{"body": 5, "kind": "x"}', "not text"),
-        ("a.jsonl", "[1]", "each line is an object"),
+        ("a.jsonl", "[1]", "expected an object on each line"),
         ("a.jsonl", '{"tokens": ["a"], "labels": ["x", "y"]}', "2 labels for 1 tokens"),
         ("a.conll", "word\n", "has 1 columns"),
-        ("a.conll", "\n\n", "holds no sentence"),
+        ("a.conll", "\n\n", "holds no text"),
         ("a.txt", "hello", "no text in '.txt' files"),
     ],
 )
@@ -107,7 +206,7 @@ def test_refused(tmp_path, name, content, reason):
     path = tmp_path / name
     path.write_text(content)
     with pytest.raises(ReadError, match=reason):
-        texts.dataset(texts.read(path, TABLE))
+        texts.read(path, TABLE)
 
 
 def test_builtin():
@@ -140,9 +239,9 @@ def test_spans(tmp_path):
         {"tokens": ["x"], "labels": ["O"]},
     ]
     path.write_text("".join(json.dumps(line) + "\n" for line in lines))
-    read = texts.read(path, TextOptions())
+    read = texts.read(path, TextOptions()).sequences
     assert read.task == "label"
-    assert read.labels == [
+    assert [read.labels_of(index, "label") for index in range(len(read))] == [
         ["B-PER", "I-PER", "O", "O", "O", "O"],
         ["O"],
         ["B-PER", "I-PER", "O"],
