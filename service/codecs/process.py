@@ -106,6 +106,7 @@ class RequestDecoder:
         if b'"records"' in body or ESCAPE in body:
             fewest = min([fewest, *map(len, inputs.records.values())])
             records.check_size(body, fewest, self._limits)
+            records.check_lengths(body, self._limits)
         else:
             text.check_size(body, fewest, self._limits)
 

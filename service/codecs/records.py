@@ -6,6 +6,7 @@ Serving: lists of objects, objects with `records`, or a list of rows for each co
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -45,7 +46,14 @@ class PredictBody(msgspec.Struct):
     inputs: list[Any] | dict[str, list[list[Any]]] | None = None
 
 
+class _Unparsed(msgspec.Struct):
+    """The records of a body as they stand; other fields are skipped."""
+
+    records: list[list[msgspec.Raw]] = []
+
+
 _predict = msgspec.json.Decoder(PredictBody)
+_unparsed = msgspec.json.Decoder(_Unparsed)
 _values = msgspec.json.Decoder(list[Any])
 
 
@@ -65,6 +73,19 @@ def check_size(body: bytes, columns: int, limits: Limits) -> None:
         objects=records,
         members=members,
     )
+
+
+def check_lengths(body: bytes, limits: Limits) -> None:
+    """Refuse a body with longer sequences than allowed, before its records become objects.
+
+    Raises:
+        TooLarge: a limit on sequences or steps is exceeded.
+    """
+    with contextlib.suppress(msgspec.DecodeError):  # reported by the strict parser
+        steps = [len(sequence) for sequence in _unparsed.decode(body).records]
+        validation.check_limits(
+            limits, sequences=len(steps), steps=max(steps, default=0)
+        )
 
 
 def check(
