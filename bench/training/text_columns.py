@@ -73,7 +73,7 @@ def encode(raw: Dataset, whole: Vocabulary, columns: tuple[str, ...]) -> Dataset
     """Return the data with some columns of the vocabulary."""
     kept = tuple(c for c in whole.columns if c.name in columns)
     vocabulary = whole.model_copy(update={"columns": kept, "examples": ()})
-    vocabulary = type(whole).read(vocabulary.model_dump_json().encode())
+    vocabulary = type(whole).read(vocabulary.to_json())
     return encoding.encode(raw, vocabulary)
 
 

@@ -188,7 +188,7 @@ class Registry(Catalog):
             self._fail()
             return
         self.complete = True
-        self._update_inputs()  # the default models are known now
+        self._update_tasks()  # the default models are known now
         self._metrics.ready.set(1)
         # What exists now will stay: the garbage collector need not look at it again.
         gc.collect()
@@ -199,7 +199,7 @@ class Registry(Catalog):
     def _fail(self) -> None:
         self._update_broken()
         self.failed = self.complete = True
-        self._update_inputs()
+        self._update_tasks()
         self._on_failure()
 
     def _check_folder(self) -> None:
@@ -307,7 +307,7 @@ class Registry(Catalog):
     def _check_defaults(self) -> None:
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
-            if name and self.find(name, task) is None:
+            if name and name not in self.tasks[task].by_reference:
                 reason = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
                 self._load_errors.add(f"default_{task}", reason)
 

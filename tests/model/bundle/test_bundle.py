@@ -107,6 +107,21 @@ class TestRefusals:
         assert text.startswith(f"{path}: ")
         assert named in text
 
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (b'{"a":' + b"[]," * 500_000 + b"1}", "more than 200,000 values"),
+            (b"{" + b'"a":1,' * 100_000 + b'"a":1}', "more than 20,000 keys"),
+            (b"{" + b'"a":1,' * 9_000 + b'"a":1}', "errors"),
+        ],
+        ids=["values", "keys", "errors"],
+    )
+    def test_hostile(self, copy, content, named):
+        """A `bundle.json` of megabytes that would become millions of objects, or of
+        errors, is refused before it does."""
+        (copy / bundle.MARKER).write_bytes(content)
+        assert named in refused(copy)
+
     def test_missing_key(self, copy):
         """A `bundle.json` without one of its keys is refused by its name."""
         path = copy / bundle.MARKER
