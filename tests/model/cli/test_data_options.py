@@ -47,32 +47,33 @@ BASES = {
     "text": {"text": "body"},
     "letters": {"text": "body", "characters": True},
     "events": {"categories": ("event",)},
+    "log": {"categories": ("event",), "task": "label"},
     "nested": {"categories": ("event",)},
 }
 # + is used and changes the data, = is used, - is refused by its name, ! is refused with
 # the option that it contradicts.
 TABLE = """
-                    table steps lines npz ts text letters tokens spans conll events nested vowels addresses
-task                +     =     -     -   -  -    -       =      =     =     +      -      -      =
-sequence_column     +     +     -     -   -  +    +       +      +     -     +      -      -      -
-label_column        +     +     -     -   -  +    +       +      +     -     +      -      -      -
-step_column         +     +     -     -   -  -    -       -      -     -     +      -      -      -
-group_column        +     +     =     +   -  +    +       +      +     -     +      =      -      -
-ignore              +     +     +     +   -  =    =       =      =     -     =      =      -      -
-validation_fraction +     +     +     +   +  +    +       +      +     +     +      +      -      -
-test_fraction       +     +     +     +   +  +    +       +      +     +     +      +      -      -
-text                +     !     -     -   -  +    +       -      +     -     !      !      -      -
-characters          -     -     -     -   -  +    =       -      +     -     -      -      -      -
-categories          +     +     -     -   -  -    -       -      -     -     +      +      -      -
-numbers             +     +     -     -   -  -    -       -      -     -     +      +      -      -
-time                +     +     -     -   -  -    -       -      -     -     +      +      -      -
-column              -     -     -     -   -  -    -       -      -     +     -      -      -      -
-min_count           -     -     -     -   -  +    -       +      +     +     +      +      -      +
-max_words           -     -     -     -   -  +    +       +      +     +     +      +      -      +
-buckets             -     -     -     -   -  +    -       +      +     +     -      -      -      +
-embedding           -     -     -     -   -  +    +       +      +     +     =      =      -      +
-normalise           =     =     =     =   =  -    -       -      -     -     =      =      =      -
-labels_are_classes  =     =     =     =   =  =    =       =      =     =     =      =      =      =
+                    table steps lines npz ts text letters tokens spans conll events log nested vowels addresses
+task                +     =     -     -   -  -    -       =      =     =     +      =   -      -      =
+sequence_column     +     +     -     -   -  +    +       +      +     -     +      +   -      -      -
+label_column        +     +     -     -   -  +    +       +      +     -     +      +   -      -      -
+step_column         +     +     -     -   -  -    -       -      -     -     +      +   -      -      -
+group_column        +     +     =     +   -  +    +       +      +     -     +      +   =      -      -
+ignore              +     +     +     +   -  =    =       =      =     -     =      =   =      -      -
+validation_fraction +     +     +     +   +  +    +       +      +     +     +      +   +      -      -
+test_fraction       +     +     +     +   +  +    +       +      +     +     +      +   +      -      -
+text                +     !     -     -   -  +    +       -      +     -     !      !   !      -      -
+characters          -     -     -     -   -  +    =       -      +     -     -      -   -      -      -
+categories          +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+numbers             +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+time                +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+column              -     -     -     -   -  -    -       -      -     +     -      -   -      -      -
+min_count           -     -     -     -   -  +    -       +      +     +     +      +   +      -      +
+max_words           -     -     -     -   -  +    +       +      +     +     +      +   +      -      +
+buckets             -     -     -     -   -  +    -       +      +     +     -      -   -      -      +
+embedding           -     -     -     -   -  +    +       +      +     +     =      =   =      -      +
+normalise           =     =     =     =   =  -    -       -      -     -     =      =   =      =      -
+labels_are_classes  =     =     =     =   =  =    =       =      =     =     =      =   =      =      =
 """
 HEADER, *ROWS = (line.split() for line in TABLE.strip().splitlines())
 
