@@ -69,9 +69,10 @@ function classifier(model) {
     const last = known.at(-1)?.answer;
     const at = decided(places);
     bars(find("text-bars"), model.classes, last?.probabilities ?? null, SHOWN);
-    find("text-said").textContent = last
+    const said = last
       ? `${last.label} (${percent(last.probability)}), decided at letter ${at} of ${places.length}`
       : "Type a command to a home, such as “turn on the light”.";
+    fill(find("text-said"), said);
     fill(
       find("text-letters"),
       known.map(({ letter }, place) => {

@@ -59,7 +59,7 @@ export async function along(model, frames, prediction, limits) {
  */
 export function detail(model, sequence, prediction, history) {
   const { frames } = sequence;
-  find("sequence-said").textContent = `${model.name}: ${said(model, sequence, prediction)}`;
+  fill(find("sequence-said"), `${model.name}: ${said(model, sequence, prediction)}`);
   features(find("sequence-features"), frames, model.features, SYNC);
   fill(find("sequence-ribbon"), model.task === "label" ? strips(model, sequence, prediction) : null);
   lines(model, frames, history);

@@ -83,9 +83,9 @@ function heatMap(box, frames, names) {
     const step = stepOf(Math.min(columns - 1, Math.floor(((clientX - left) / width) * columns)));
     const place = Math.floor(((clientY - top) / height) * names.length);
     const value = frames[step]?.[place];
-    if (value != null) said.textContent = `${names[place]}, step ${step + 1}: ${short(value)}`;
+    if (value != null) fill(said, `${names[place]}, step ${step + 1}: ${short(value)}`);
   };
-  canvas.onpointerleave = () => (said.textContent = hint(names));
+  canvas.onpointerleave = () => fill(said, hint(names));
   const title = `${names.length} features, a row each with its own scale`;
   fill(box, make("h3", {}, title), aligned(canvas), aligned(said));
 }

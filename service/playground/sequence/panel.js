@@ -205,7 +205,7 @@ export function start(models, samples, limits) {
     at = place;
     const { name, frames } = current.sequences[at];
     const { length } = current.sequences;
-    find("sequence-which").textContent = `${name}: ${at + 1} of ${length}`;
+    fill(find("sequence-which"), `${name}: ${at + 1} of ${length}`);
     find("sequence-before").disabled = at === 0;
     find("sequence-after").disabled = at === length - 1;
     const stale = () => thisShow !== shown || current !== answers;

@@ -47,9 +47,8 @@ export class Results {
     find("answers-progress").hidden = answers.complete;
     find("answers-progress").max = sequences.length;
     find("answers-progress").value = done;
-    find("answers-said").textContent = answers.complete
-      ? this.#summary(figures)
-      : `${done.toLocaleString("en")} of ${count(sequences.length, "sequence")} answered.`;
+    const sofar = `${done.toLocaleString("en")} of ${count(sequences.length, "sequence")} answered.`;
+    fill(find("answers-said"), answers.complete ? this.#summary(figures) : sofar);
     find("answers-next-wrong").hidden = !wrong.length;
     find("answers-next-wrong").textContent = `Next wrong (${wrong.length.toLocaleString("en")})`;
     find("answers-only").hidden = !wrong.length;
