@@ -71,8 +71,8 @@ ${key() ? 'key = {"X-API-Key": os.environ["UNROLLED_API_KEY"]}\n' : ""}${using}`
 
 const client = () => `Client("${base.href.replace(/\/$/, "")}"${key() ? ", headers=key" : ""})`;
 
-const python = (path, { model, texts }) => {
-  const input = texts ? "texts" : "sequences";
+const python = (path, { model, ...inputs }) => {
+  const [input] = Object.keys(inputs);
   const call = `\
 with ${client()} as client:
     answer = client.${path}(${input}, model=${JSON.stringify(model)})

@@ -132,7 +132,7 @@ export class Results {
 
   #stepwise(sequence, prediction) {
     const found = [...new Set(prediction?.labels)];
-    const cells = [make("td", { class: "share" }, sequence.frames.length)];
+    const cells = [make("td", { class: "share" }, prediction?.labels.length ?? "…")];
     cells.push(make("td", {}, prediction ? this.#strip(prediction.labels, found) : "…"));
     if (!prediction || !isLabelled(sequence, "label")) return [...cells, make("td", {}, "")];
     const { count: all, right } = compare(sequence, prediction, "label");
