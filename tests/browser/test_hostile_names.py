@@ -114,6 +114,16 @@ def steps(page):
     wait_for(page, "sequence", "letters: ")
 
 
+def texts(page):
+    """A file of hostile texts, classified and labelled."""
+    lines = [{"text": name, "label": name} for name in HOSTILE]
+    for model in ("intents", "tags"):
+        choose(page, model)
+        drop(page, "texts.jsonl", "\n".join(map(json.dumps, lines)))
+        wait_for(page, "sequence", f"{model}: ")
+        page.locator("#sequence-which", has_text=f"of {len(HOSTILE)}").wait_for()
+
+
 def models(page):
     go(page, "models")
     page.locator(".card").nth(len(SHIPPED)).wait_for()
@@ -121,7 +131,7 @@ def models(page):
         summary.click()
 
 
-SHOWN = (digit, word, text, table, other_table, steps, models)
+SHOWN = (digit, word, text, table, other_table, steps, texts, models)
 
 
 @pytest.mark.parametrize("size", [DESKTOP, PHONE], ids=["desktop", "phone"])

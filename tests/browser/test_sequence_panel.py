@@ -108,9 +108,11 @@ class TestSequence:
         wait_for(page, "sequence", "intents: TurnOn (")
         page.get_by_text("3 sequences answered.").wait_for()
         answers = page.locator("#answers-table tbody tr").all_inner_texts()
-        assert [
-            a.split("\t")[1] for a in answers
-        ] == ["TurnOn", "StartTimer", "MediaPause"]
+        assert [a.split("\t")[1] for a in answers] == [
+            "TurnOn",
+            "StartTimer",
+            "MediaPause",
+        ]
         source = page.locator("#sequence-source").inner_text()
         assert source == (
             "mails.csv: 3 sequences, 51 letters. intents does not use the column “ticket”."
