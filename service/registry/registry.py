@@ -187,14 +187,14 @@ class Registry(Catalog):
         if self.broken and not (self._settings.skip_broken and self.models):
             self._fail()
             return
+        seconds = round(time.perf_counter() - begun, 2)
+        log.info("ready", extra={"models": list(self.models), "seconds": seconds})
         self.complete = True
         self._update_tasks()  # the default models are known now
         self._metrics.ready.set(1)
         # What exists now will stay: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
-        seconds = round(time.perf_counter() - begun, 2)
-        log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
     def _fail(self) -> None:
         self._update_broken()

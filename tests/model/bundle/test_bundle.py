@@ -81,7 +81,12 @@ class TestRefusals:
         [
             pytest.param("colour", "red", "colour", id="unknown-key"),
             pytest.param("training.colour", 1, "training.colour", id="unknown-inner"),
-            pytest.param("format", 2, "format", id="unknown-format"),
+            pytest.param(
+                "format",
+                2,
+                "format: Value error, this release reads format 1, not 2",
+                id="unknown-format",
+            ),
             pytest.param("format", "1", "format", id="format-as-text"),
             pytest.param("task", "guess", "task", id="task"),
             pytest.param("name", "../up", "name", id="name-with-path"),
