@@ -23,7 +23,7 @@ from rich.progress import Progress as ProgressBar
 
 from model.datasets import answers
 from model.datasets.dataset import hash_sequences
-from model.datasets.readers import Columns, ReadError, Sequences
+from model.datasets.readers import Columns, ReadError, Sequences, files
 from service.cli import agreement, errors, kept_columns, model_choice
 from service.cli.model_choice import Candidate
 from service.client import Client
@@ -48,6 +48,7 @@ def run(
     columns: tuple[str | None, str | None, str | None],
     ignore: str,
     copied: str,
+    encoding: str | None,
     *,
     url: str,
     headers: dict[str, str],
@@ -60,6 +61,7 @@ def run(
         columns: the names of a table's columns of ids, labels and steps.
         ignore: columns that are no features, separated by commas.
         copied: columns to copy to the answers, separated by commas.
+        encoding: of a text file; None: UTF-8.
         bundle: folder of a bundle that computes the answers; None: the service does.
 
     Raises:
@@ -72,6 +74,11 @@ def run(
             if output != "-" and Path(output).resolve() == Path(file).resolve():
                 raise ValueError(f"{output}: is the file to read; write to another")
             path = stack.enter_context(_local(file))
+            if encoding and path.suffix.lower() in (".npz", ".parquet"):
+                raise ReadError(
+                    path, None, "--encoding is not used: it is no text file"
+                )
+            stack.enter_context(files.encoded(encoding))
             if bundle is not None:
                 candidates, predict = _open_folder(bundle, model, stack)
             else:
