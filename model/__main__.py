@@ -332,12 +332,12 @@ def evaluate(
         metadata = bundle.metadata
         config = Config().update(flags)
         arguments.refuse_unused(config, source, bundle.encoding())
-        columns, texts = arguments.file_columns(config), arguments.text_options(config)
-        dataset = arguments.evaluation_data(
-            *(source, part, test, metadata, columns),
-            bundle.encoding(),
-            texts,
-        )
+        with arguments.encoded(config):
+            dataset = arguments.evaluation_data(
+                *(source, part, test, metadata, arguments.file_columns(config)),
+                bundle.encoding(),
+                arguments.text_options(config),
+            )
         result = membership.evaluate(bundle, dataset)
         if json:
             data = {**asdict(result.metrics), "sequences": result.counts}

@@ -78,10 +78,11 @@ class DataConfig(_Section):
         lt=1,
         description="The same for the test. Default: 0.15; 0 under five groups.",
     )
+    encoding: str | None = Field(
+        None, description="Encoding of text files, such as cp1252. Default: UTF-8."
+    )
     text: str | None = Field(
-        None,
-        description="Column of texts: the network reads their words, or with --characters"
-        " their characters.",
+        None, description="Column of texts, whose words the network reads."
     )
     characters: bool = Field(
         False, description="Text: read characters in place of words."
@@ -235,9 +236,7 @@ class TrainingConfig(_Section):
     )
     batch: int = Field(16, ge=1, description="Batch size: sequences per update.")
     warm_start: str | None = Field(
-        None,
-        description="Folder of a bundle with the same features, from whose weights the"
-        " training starts.",
+        None, description="Folder of a bundle from whose weights the training starts."
     )
     mixed_precision: bool = Field(
         False,

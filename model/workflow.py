@@ -39,6 +39,7 @@ Promote = Literal["better", "not-worse", "always", "never"]
 class Choices(TypedDict, total=False):
     """The settings of `model.config`, which are the options of `unrolled train`."""
 
+    encoding: str | None
     text: str | None
     characters: bool
     column: str | None

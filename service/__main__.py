@@ -28,8 +28,7 @@ Url = Annotated[
     str,
     typer.Option(
         envvar=CLIENT_URL,
-        help="Address of the service. The default is made of UNROLLED_HOST and"
-        " UNROLLED_PORT.",
+        help="Address of the service. Default: by UNROLLED_HOST and UNROLLED_PORT.",
     ),
 ]
 Key = Annotated[
@@ -57,15 +56,16 @@ Table = Annotated[
     ),
 ]
 SequenceColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of the sequences' ids. [default: as in training]"),
+    str | None, typer.Option(help="Column of ids. [default: as in training]")
 ]
 LabelColumn = Annotated[
     str | None, typer.Option(help="Column of known labels. [default: as in training]")
 ]
 StepColumn = Annotated[
-    str | None,
-    typer.Option(help="Column of steps, numbers or times. [default: as in training]"),
+    str | None, typer.Option(help="Column of steps. [default: as in training]")
+]
+Encoding = Annotated[
+    str | None, typer.Option(help="Encoding of a text file. [default: UTF-8]")
 ]
 Ignore = Annotated[
     str, typer.Option(help="Columns that are no features, separated by commas.")
@@ -273,6 +273,7 @@ def predict(
     copied: Annotated[
         str, typer.Option("--keep", help="Columns to copy to the answers, as A,B.")
     ] = "",
+    encoding: Encoding = None,
     url: Url = URL,
     key: Key = None,
 ) -> None:
@@ -291,7 +292,7 @@ def predict(
 
     columns = (sequence_column, label_column, step_column)
     predict_file.run(
-        *(file, output, model, columns, ignore, copied),
+        *(file, output, model, columns, ignore, copied, encoding),
         url=url,
         headers=_headers(key),
         bundle=bundle,

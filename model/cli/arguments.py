@@ -3,6 +3,7 @@
 import dataclasses
 import hashlib
 import shlex
+from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from model.datasets import builtin, checks, readers
 from model.datasets import text as texts
 from model.datasets.dataset import PARTS, Dataset
 from model.datasets.encoding import encode
-from model.datasets.readers import Columns
+from model.datasets.readers import Columns, files
 from model.datasets.readers import records as record_reader
 from model.datasets.readers.table_layout import RecordOptions
 from model.datasets.text import TextOptions
@@ -46,7 +47,7 @@ SUFFIXES = {
 }
 BUILTIN = (  # settings that are not used for a built-in set
     *("sequence_column", "label_column", "step_column", "group_column", "ignore"),
-    *("text", "column", *RECORDS, "validation_fraction", "test_fraction"),
+    *("text", "column", *RECORDS, "validation_fraction", "test_fraction", "encoding"),
 )
 
 
@@ -127,6 +128,18 @@ def load_dataset(
         ConfigError: a setting is not used for such data, or labels are measurements.
         ValueError: the data can't be read.
     """
+    with encoded(config):
+        return _load_dataset(config, source, test, checked)
+
+
+def encoded(config: Config) -> AbstractContextManager[None]:
+    """Read text files in the encoding of the settings while the block runs."""
+    return files.encoded(config.data.encoding)
+
+
+def _load_dataset(
+    config: Config, source: object, test: object, checked: bool
+) -> Dataset:
     data, validation = config.data, config.data.validation_fraction
     if validation is None and "folds" in config.training.model_fields_set:
         validation = 0
@@ -185,6 +198,8 @@ def refuse_unused(
     if kind == "numbers":
         hint = "--text names a column of texts, --categories those of records"
         unused = dict.fromkeys(unused, f"is read as numbers; {hint}")
+    if not isinstance(source, str) or suffix in (".npz", ".parquet"):
+        unused["encoding"] = "is no text file"
     if title in builtin.BUILTIN:
         reason = "is a built-in set, whose columns and parts are fixed"
         unused |= dict.fromkeys(BUILTIN, reason)

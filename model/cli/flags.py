@@ -11,7 +11,7 @@ from model.config import OPEN, SECTION_OF, Config, nested
 
 COLUMNS = (
     *("sequence_column", "label_column", "step_column", "group_column", "ignore"),
-    *("text", "column"),
+    *("encoding", "text", "column"),
 )
 TEXT = (
     *("characters", "min_count", "max_words", "buckets", "embedding"),

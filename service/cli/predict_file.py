@@ -1,5 +1,6 @@
 """The command `predict`: a table of the answers for a file, by a service or by a bundle."""
 
+import itertools
 import os
 import shutil
 import sys
@@ -22,7 +23,7 @@ from rich.progress import Progress as ProgressBar
 
 from model.datasets import answers
 from model.datasets.dataset import hash_sequences
-from model.datasets.readers import Columns, ReadError, Sequences
+from model.datasets.readers import Columns, ReadError, Sequences, files
 from service.cli import agreement, errors, kept_columns, model_choice
 from service.cli.model_choice import Candidate
 from service.client import Client
@@ -31,6 +32,7 @@ from service.values import split_list
 
 INTERRUPTED = 130  # exit code after Ctrl-C, as in shells
 BLANK = b"\xef\xbb\xbf \t\r\n"  # before the text: the byte order mark, empty lines
+BLOCK_STEPS = 2**18  # of the sequences that are encoded at a time
 NO_MEMORY = "not enough memory for the file and its answers"
 
 Progress = Callable[[int, int], None]  # called with the sequences done, and all
@@ -46,6 +48,7 @@ def run(
     columns: tuple[str | None, str | None, str | None],
     ignore: str,
     copied: str,
+    encoding: str | None,
     *,
     url: str,
     headers: dict[str, str],
@@ -58,6 +61,7 @@ def run(
         columns: the names of a table's columns of ids, labels and steps.
         ignore: columns that are no features, separated by commas.
         copied: columns to copy to the answers, separated by commas.
+        encoding: of a text file; None: UTF-8.
         bundle: folder of a bundle that computes the answers; None: the service does.
 
     Raises:
@@ -70,6 +74,11 @@ def run(
             if output != "-" and Path(output).resolve() == Path(file).resolve():
                 raise ValueError(f"{output}: is the file to read; write to another")
             path = stack.enter_context(_local(file))
+            if encoding and path.suffix.lower() in (".npz", ".parquet"):
+                raise ReadError(
+                    path, None, "--encoding is not used: it is no text file"
+                )
+            stack.enter_context(files.encoded(encoding))
             if bundle is not None:
                 candidates, predict = _open_folder(bundle, model, stack)
             else:
@@ -158,6 +167,11 @@ def _ask(
     return [row for row in rows if row is not None], None
 
 
+def _shifted(progress: Progress, start: int, total: int, done: int, _: int) -> None:
+    """Report the progress in a block that begins after `start` sequences."""
+    progress(start + done, total)
+
+
 def _open_folder(
     folder: str, reference: str | None, stack: ExitStack
 ) -> tuple[list[Candidate], Predict]:
@@ -178,20 +192,27 @@ def _open_folder(
         bundle = bundles[chosen.reference]
         model = LocalModel(bundle, settings)
         schema, vocabulary = bundle.schema(), bundle.vocabulary()
-        frames = data.inputs
-        if schema is not None:
-            frames = [schema.encode(records)[0] for records in data.inputs]
-        elif vocabulary is not None:
-            frames = [vocabulary.encode(tokens) for tokens in data.inputs]
-        probabilities = []
-        for name, answer in zip(data.ids, model.predict(frames, progress), strict=True):
-            if isinstance(answer, str):
-                raise ReadError(data.path, None, f"sequence {name!r:.40}: {answer}")
-            probabilities.append(answer)
-        known = bundle.training_hashes()
-        if known is None:
-            return probabilities, None
-        return probabilities, np.isin(hash_sequences(frames), known[:, 0])
+        inputs, known = data.inputs, bundle.training_hashes()
+        probabilities: Probabilities = []
+        seen: list[np.ndarray] = []
+        # Encoded in blocks: the numbers of text take many times its bytes.
+        numbers = (np.cumsum(data.lengths, dtype=np.int64) - 1) // BLOCK_STEPS
+        starts = np.flatnonzero(np.diff(numbers, prepend=-1)).tolist()
+        for start, end in itertools.pairwise([*starts, len(data)]):
+            frames = inputs[start:end]
+            if schema is not None:
+                frames = [schema.encode(records)[0] for records in frames]
+            elif vocabulary is not None:
+                frames = [vocabulary.encode(tokens) for tokens in frames]
+            shift = partial(_shifted, progress, start, len(data))
+            results = model.predict(frames, shift)
+            for name, answer in zip(data.ids[start:end], results, strict=True):
+                if isinstance(answer, str):
+                    raise ReadError(data.path, None, f"sequence {name!r:.40}: {answer}")
+                probabilities.append(answer)
+            if known is not None:
+                seen.append(np.isin(hash_sequences(frames), known[:, 0]))
+        return probabilities, np.concatenate(seen) if seen else None
 
     candidates = [model_choice.of_bundle(b.metadata) for b in bundles.values()]
     return candidates, predict

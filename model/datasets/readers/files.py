@@ -9,10 +9,14 @@ decompressed. Text takes as many characters as it holds numbers, so JSON Lines, 
 .ts need no limit.
 """
 
+import codecs
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, NamedTuple
 
+ENCODING: ContextVar[str] = ContextVar("encoding", default="utf-8")  # of text files
 MAX_BYTES = 2**30  # 134 million float32 numbers in NPZ; UEA's largest file has 54
 
 
@@ -44,6 +48,29 @@ class ReadError(ValueError):
         return f"{self.path}, {place}: {self.reason}"
 
 
+@contextmanager
+def encoded(name: str | None) -> Iterator[None]:
+    """Read text files in an encoding while the block runs; None: in UTF-8.
+
+    Raises:
+        ValueError: the encoding is unknown, or its lines don't end in one byte.
+    """
+    try:
+        known = codecs.lookup(name or "utf-8")
+        if "\n".encode(known.name) != b"\n":
+            raise LookupError
+    except (LookupError, UnicodeError, ValueError):
+        reason = "use one such as cp1252, latin-1 or utf-8"
+        raise ValueError(
+            f"--encoding {name}: can't read lines in it; {reason}"
+        ) from None
+    token = ENCODING.set(known.name)
+    try:
+        yield
+    finally:
+        ENCODING.reset(token)
+
+
 def check_memory(
     path: Path, place: str | None, content: str, size: int, advice: str
 ) -> None:
@@ -71,6 +98,9 @@ def numbered_lines(path: Path) -> Iterator[tuple[int, str]]:
 def _decode(path: Path, number: int, line: bytes) -> str:
     try:
         # Spreadsheets put a byte order mark before the first line.
-        return line.decode("utf-8-sig" if number == 1 else "utf-8")
+        first = number == 1 and ENCODING.get() == "utf-8"
+        return line.decode("utf-8-sig" if first else ENCODING.get())
     except UnicodeDecodeError:
-        raise ReadError(path, number, "not UTF-8 text: save it as UTF-8") from None
+        name = ENCODING.get().upper()
+        hint = "save it as UTF-8, or name its encoding (--encoding cp1252)"
+        raise ReadError(path, number, f"not {name} text: {hint}") from None

@@ -172,13 +172,12 @@ def sequences(
     Raises:
         ReadError: see `read`.
     """
-    table = read(
+    return read(
         *(source, options, columns),
         recorded=recorded,
         training=False,
         skip_empty=skip_empty,
-    )
-    return table.sequences
+    ).sequences
 
 
 class _Names(NamedTuple):
@@ -233,6 +232,7 @@ class _Texts:
     ):
         self._path, self._options, self._place = path, options, place
         self._strings = {text: number for number, text in enumerate(strings)}
+        self._known: dict[str, str] = {}  # one object for each token
         self._tokens: list[list[str]] = []
         self._task: Task | None = None
         self._labels = Labels()
@@ -316,7 +316,7 @@ class _Texts:
         self._numbers.append(len(self._lines) + len(self._empty))
         self._ids.append("")
         self._split.append(UNASSIGNED)
-        self._tokens.append(tokens)
+        self._tokens.append([self._known.setdefault(t, t) for t in tokens])
         if label in (None, ""):
             return
         self._task = self._task or ("label" if isinstance(label, list) else "classify")

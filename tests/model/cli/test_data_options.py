@@ -33,6 +33,7 @@ VALUES = {
     "embedding": 9,
     "normalise": "none",
     "labels_are_classes": True,
+    "encoding": "cp1252",
 }
 # Where a file has a column of another name.
 OTHERS = {
@@ -74,6 +75,7 @@ buckets             -     -     -     -   -  +    -       +      +     +     -  
 embedding           -     -     -     -   -  +    +       +      +     +     =      =   =      -      +
 normalise           =     =     =     =   =  -    -       -      -     -     =      =   =      =      -
 labels_are_classes  =     =     =     =   =  =    =       =      =     =     =      =   =      =      =
+encoding            =     =     =     -   =  =    =       =      =     =     =      =   =      -      -
 """
 HEADER, *ROWS = (line.split() for line in TABLE.strip().splitlines())
 

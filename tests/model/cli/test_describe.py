@@ -50,7 +50,7 @@ def test_groups(table):
     header, *rows = table.read_text().splitlines()
     halls = (f"{row};hall {int(row.split(';')[0][1:]) // 3}" for row in rows)
     path.write_text("\n".join([f"{header};hall", *halls]))
-    parts = ("--validation-fraction", "0.15")
+    parts = ("--validation-fraction", "0.15", "--test-fraction", "0.15")
     output = run("describe", path, *COLUMNS, *parts, "--group-column", "hall").stdout
     counts = {line.split()[0]: line.split()[-1] for line in output.splitlines() if line}
     assert counts["part"] == "groups"
@@ -103,6 +103,15 @@ def test_misspelt_columns(table):
         ((*COLUMNS, "--step-column", "stpe"), "did you mean 'step'?"),
     ):
         assert expected in refusal("describe", table, *options)
+
+
+def test_encoding(tmp_path):
+    """A file of another encoding is read with `--encoding`."""
+    path = tmp_path / "a.csv"
+    rows = [f"{n},{'grün' if n % 2 else 'blå'},{n}" for n in range(20)]
+    path.write_text("\n".join(["sequence,label,x", *rows]), encoding="cp1252")
+    assert "--encoding cp1252" in refusal("describe", path)
+    assert " grün " in run("describe", path, "--encoding", "cp1252").stdout
 
 
 def test_names_are_not_markup(tmp_path):

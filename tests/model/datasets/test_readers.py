@@ -8,7 +8,7 @@ import pytest
 
 from model.datasets import readers
 from model.datasets.dataset import TASKS
-from model.datasets.readers import csv_rows, parquet
+from model.datasets.readers import ReadError, csv_rows, files, parquet
 from tests.model.datasets.data_files import WRITERS, make_ragged, refused
 
 
@@ -65,3 +65,23 @@ def test_options(tmp_path):
     """A task that there isn't is the caller's mistake."""
     with pytest.raises(ValueError, match="task is 'clasify'"):
         readers.read(tmp_path / "data.csv", task="clasify")
+
+
+def test_encoding(tmp_path):
+    """Text files are read in the encoding that is named, and else as UTF-8."""
+    path, lines = tmp_path / "a.csv", "sequence,label,x\na,grün,1\nb,blå,2\n"
+    path.write_bytes(lines.encode("cp1252"))
+    with pytest.raises(ReadError, match=r"line 2: not UTF-8 text: .*--encoding cp1252"):
+        readers.read(path)
+    with files.encoded("cp1252"):
+        assert readers.read(path).classes == ("blå", "grün")
+    path.write_text("\ufeff" + lines, encoding="utf-8")
+    assert readers.read(path).classes == ("blå", "grün")
+    with files.encoded("ascii"), pytest.raises(ReadError, match="not ASCII text"):
+        readers.read(path)
+    for name in ("cp12520", "utf-16", "base64", "\0"):
+        with (
+            pytest.raises(ValueError, match="use one such as cp1252"),
+            files.encoded(name),
+        ):
+            pass

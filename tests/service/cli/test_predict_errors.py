@@ -105,8 +105,8 @@ class TestErrors:
         _, path = table
         read = predict_file.model_choice.read
 
-        def read_for_older(*arguments):
-            chosen, data = read(*arguments)
+        def read_for_older(*arguments, **options):
+            chosen, data = read(*arguments, **options)
             return replace(chosen, version="0"), data
 
         monkeypatch.setattr(predict_file.model_choice, "read", read_for_older)

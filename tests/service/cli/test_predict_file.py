@@ -11,6 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from model.datasets.dataset import TEST
+from service.bulk.local_model import LocalModel
+from service.cli import predict_file
 from service.client import Client
 from tests.service.cli.commands import assert_fails, invoke, predict
 from tests.support import exports, tables
@@ -275,6 +277,26 @@ class TestBundle:
             _, lines = predict(path, "--bundle", exported.folder)
             assert f" % of {len(data.part(part).targets)} {unit}" in lines[0]
             assert lines[1] == says
+
+    def test_blocks(self, monkeypatch, tmp_path):
+        """Sequences are encoded a few at a time, which changes no answer."""
+        exported, sizes = exports.load()["classify-gru"], []
+        path = write_json_lines(tmp_path / "a.jsonl", exported.dataset, parts=False)
+        right, lines = predict(path, "--bundle", exported.folder)
+        compute = LocalModel.predict
+
+        def count(self, sequences, progress):
+            sizes.append(sum(map(len, sequences)))
+            return compute(self, sequences, progress)
+
+        monkeypatch.setattr(LocalModel, "predict", count)
+        monkeypatch.setattr(predict_file, "BLOCK_STEPS", 20)
+        frame, blocks = predict(path, "--bundle", exported.folder)
+        assert len(sizes) > 3
+        assert max(sizes) < 20 + exported.dataset.lengths.max()
+        assert frame["label"].equals(right["label"])
+        np.testing.assert_allclose(scores(frame), scores(right), **CLOSE)
+        assert blocks == lines
 
     def test_slim_install(self, named, table, tmp_path):
         """It needs neither TensorFlow nor PyArrow, except for Parquet."""

@@ -116,6 +116,26 @@ def test_empty_texts(url, text_bundles, tmp_path):
     assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
 
 
+def test_encoding(text_bundles, tmp_path):
+    """`--encoding` reads a file as a spreadsheet of Windows wrote it."""
+    file, options = tmp_path / "a.csv", ("--bundle", text_bundles / "commands" / "1")
+    text = "id,text,kind\nä,naïve café,x\n"
+    file.write_text(text, encoding="utf-8")
+    right, _ = predict(file, *options)
+    file.write_text(text, encoding="cp1252")
+    result = invoke("predict", file, *options)
+    assert_fails(result, "line 2: not UTF-8 text: save it as UTF-8, or name its encodi")
+    frame, _ = predict(file, *options, "--encoding", "cp1252", "--keep", "text")
+    assert frame["text"].tolist() == ["naïve café"]
+    assert frame.drop(columns="text").equals(right)
+    for name, reason in (
+        ("a.csv", "can't read lines in it"),
+        ("a.npz", "no text file"),
+    ):
+        command = ("predict", tmp_path / name, *options, "--encoding", "cp12520")
+        assert_fails(invoke(*command), reason)
+
+
 def test_plain_lines(url, text_bundles, tmp_path):
     """A file of a text a line has a row for each; the table need have no labels."""
     file = tmp_path / "texts.txt"
