@@ -1,4 +1,4 @@
-"""What a bundle of `intents` answers to sentences that no template made, and how sure it is.
+"""Measure the answers of a bundle of `intents` to sentences that no template made.
 
     python -m bench.training.spoken_commands [--bundle bundles/intents/1] [--half choose]
 
