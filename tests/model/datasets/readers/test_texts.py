@@ -215,7 +215,7 @@ def test_builtin():
     assert (len(tags), len(tags.classes)) == (57_340, 14)
     assert np.bincount(tags.split).tolist() == [45_829, 5_869, 5_642]
     intents = builtin.load("intents")
-    assert len(intents.classes) == 23
+    assert len(intents.classes) == 24  # with Other
     assert (np.bincount(intents.split) > 2_000).all()
 
 
