@@ -308,7 +308,7 @@ def test_would_be_late(gated):
     queue._rate, queue.steps = 10.0, queue.steps + 100  # ten seconds
     queue.charge(-1, 100)  # of another caller
     # Even before its body is parsed.
-    response = gated.http.post("/classify", content=b"{")
+    response = gated.http.post("/classify", content=b'{"sequences": [')
     assert response.status_code == 503
     response = ask(gated, "/classify")
     assert response.status_code == 503
