@@ -28,6 +28,7 @@ export function start(models) {
   const field = find("text-field");
   find("text-classify").hidden = !letters;
   find("text-label").hidden = !words;
+  find("text-sure").hidden = letters?.name !== "intents"; // measured of the shipped network alone
   const readers = [letters && classifier(letters), words && labeller(words)].filter(Boolean);
   const read = () => readers.forEach((reader) => reader(field.value));
   field.oninput = read;
