@@ -28,13 +28,16 @@ QUIET := --quiet --disable-pip-version-check
 .venv-docs/ready: requirements/docs.lock
 .venv/ready .venv-audit/ready .venv-docs/ready .venv-ray/ready .venv-robustness/ready:
 	@test -n "$(PYTHON)" || { echo "Python 3.11, 3.12 or 3.13 is needed"; exit 1; }
-	@echo "Setting up $(@D) (once)"
-	test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
-	$(@D)/bin/python -m pip install $(QUIET) --require-hashes $(addprefix --requirement ,$^)
+	@echo "Setting up $(@D) (once, about a minute): $$(cat $^ | grep -c ==) packages"
+	@test -x $(@D)/bin/pip || $(PYTHON) -m venv $(@D)
+	@# A pipe has the exit status of its last command: the file says that pip succeeded.
+	@rm -f $@
+	@{ $(@D)/bin/python -m pip install --disable-pip-version-check --progress-bar off \
+		--require-hashes $(addprefix --requirement ,$^) && touch $@; } \
+		| grep --line-buffered -o -e '[^ ]*whl ([0-9.]* MB)' -e '^Installing.*packages'; test -e $@
 	@# The command .venv/bin/unrolled, which runs what is in this folder.
-	$(if $(filter .venv,$(@D)),$(BIN)/python -m pip install $(QUIET) \
-		--no-index --no-deps --no-build-isolation --editable .)
-	@touch $@
+	@$(if $(filter .venv,$(@D)),$(BIN)/python -m pip install $(QUIET) \
+		--no-index --no-deps --no-build-isolation --editable . || { rm $@; false; })
 
 # The locks have the same pins: these add packages, and change none.
 .venv/ready-train .venv/ready-dev: .venv/ready-%: requirements/%.lock .venv/ready

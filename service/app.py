@@ -1,6 +1,7 @@
 """The ASGI application: creates every part once, and connects them by hand."""
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
@@ -39,6 +40,8 @@ from service.settings import Settings
 from service.streaming.manager import StreamManager
 from service.telemetry.metrics import Metrics
 from service.telemetry.traces import Traces
+
+log = logging.getLogger(__name__)
 
 DESCRIPTION = """\
 Class probabilities for sequences of any length, from recurrent networks.
@@ -120,6 +123,7 @@ def create_app(
         start: starts a worker.
         on_failure: called if a bundle is broken that must not be.
     """
+    log.info("starting", extra={"bundles": [str(path) for path in settings.folders]})
     metrics = Metrics()
     pool = Pool(settings, metrics, start)
     pool.start()  # first: the workers start while the rest is imported and created

@@ -154,6 +154,10 @@ class StateConflict(ServiceError):
     status, slug, title = 409, "state-conflict", "The state belongs to another model"
 
 
+class VersionGone(ServiceError):
+    status, slug, title = 410, "version-gone", "The version is no longer served"
+
+
 class TooLarge(ServiceError):
     status, slug, title = 413, "too-large", "The request exceeds a limit"
 

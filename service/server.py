@@ -16,11 +16,12 @@ import uvicorn
 
 from service import os_resources
 from service.app import Service
+from service.cli import address
 from service.http.connection import Connection
 from service.http.limits import ConnectionLimiter
 from service.http.tls import Certificate, Handshake
 from service.http.websocket import WebSocket
-from service.settings import Settings
+from service.settings import PREFIX, Settings
 
 log = logging.getLogger(__name__)
 
@@ -51,9 +52,8 @@ class Server(uvicorn.Server):
         """
         super().__init__(config)
         self._app, self._limiter, self._certificate = app, limiter, certificate
-        self._drain_seconds = settings.drain_seconds
-        self._reload_seconds = settings.reload_seconds
-        self._signalled = self._skip_draining = False
+        self._settings = settings
+        self._signalled = self._skip_draining = self._announced = False
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         if self._signalled:  # a second signal: exit at once
@@ -81,7 +81,7 @@ class Server(uvicorn.Server):
         have to wait until they retransmit their first packet.
         """
         self.config.ssl = None  # see `Handshake`
-        if self._certificate is not None and self._reload_seconds:
+        if self._certificate is not None and self._settings.reload_seconds:
             self._refreshing = asyncio.create_task(self._refresh(self._certificate))
         await super().startup(sockets)
         config, loop = self.config, asyncio.get_running_loop()
@@ -106,13 +106,28 @@ class Server(uvicorn.Server):
                 self._limiter.limit,
             )
 
+    async def on_tick(self, counter: int) -> bool:
+        """Say where the service is, once it is ready."""
+        if not self._announced and self._app.registry.ready:
+            self._announced = True
+            log.info("serving on %s", self._url())
+        return await super().on_tick(counter)
+
+    def _url(self) -> str:
+        """The address for a client on this machine."""
+        port = self.servers[0].sockets[0].getsockname()[1]
+        certificate = str(self._settings.tls_certificate or "")
+        names = {"HOST": self._settings.host, "PORT": str(port)}
+        names["TLS_CERTIFICATE"] = certificate
+        return address.default_url({f"{PREFIX}{k}": v for k, v in names.items()})
+
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         """Drain, end the streams, and close the connections."""
         ready = self._app.registry.ready
         self._app.registry.drain()  # /readyz fails from now on
         self._limiter.draining = True  # clients reconnect, elsewhere
         draining = ready and not self._skip_draining
-        deadline = time.monotonic() + (self._drain_seconds if draining else 0)
+        deadline = time.monotonic() + (self._settings.drain_seconds if draining else 0)
         while time.monotonic() < deadline:
             await asyncio.sleep(0.05)
         # While the port is open: streams get their last line before they are closed.
@@ -122,7 +137,7 @@ class Server(uvicorn.Server):
     async def _refresh(self, certificate: Certificate) -> None:
         """Reload the certificate when its files change."""
         while True:
-            await asyncio.sleep(self._reload_seconds)
+            await asyncio.sleep(self._settings.reload_seconds)
             await asyncio.to_thread(certificate.refresh)
 
     def stop(self) -> None:

@@ -3,14 +3,12 @@
 import ast
 import subprocess
 import sys
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from tests.support.servers import ROOT
 
-LONGEST, MOST_MODULES = 400, 12  # lines of a file, modules of a folder
 HEAVY = {"tensorflow", "keras", "onnx", "onnxruntime", "matplotlib", "sklearn"}
 # Imported by who needs it, when that is chosen.
 LIBRARIES = {
@@ -165,18 +163,6 @@ def test_no_circles():
             if name in others:
                 others |= reach[name]
     assert not [name for name, others in reach.items() if name in others]
-
-
-def test_sizes():
-    """Files and folders are short enough to be looked through."""
-    for package in ("service", "model", "unrolled", "tests", "bench"):
-        files = sorted((ROOT / package).rglob("*.py"))
-        for path in files:
-            lines = len(path.read_text(encoding="utf-8").splitlines())
-            assert lines <= LONGEST, path
-        modules = Counter(path.parent for path in files if path.name != "__init__.py")
-        for folder, count in modules.items():
-            assert count <= MOST_MODULES, folder
 
 
 def test_light_imports():

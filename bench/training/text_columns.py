@@ -11,6 +11,7 @@ import statistics
 import time
 from collections.abc import Callable
 
+import msgspec
 import numpy as np
 
 from bench.environment import parser, progress
@@ -72,8 +73,8 @@ def load(epochs: int, seed: int) -> tuple[config.Config, Dataset, Vocabulary]:
 def encode(raw: Dataset, whole: Vocabulary, columns: tuple[str, ...]) -> Dataset:
     """Return the data with some columns of the vocabulary."""
     kept = tuple(c for c in whole.columns if c.name in columns)
-    vocabulary = whole.model_copy(update={"columns": kept, "examples": ()})
-    vocabulary = type(whole).read(vocabulary.model_dump_json().encode())
+    vocabulary = msgspec.structs.replace(whole, columns=kept, examples=())
+    vocabulary = type(whole).read(vocabulary.to_json())
     return encoding.encode(raw, vocabulary)
 
 

@@ -26,6 +26,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TypeVar
 
@@ -52,6 +53,9 @@ REPORT = EXTRA / "report"
 TOLERANCE = 1e-4  # largest difference of a probability from its golden answer
 MAX_SEQUENCES = 2**21  # bytes of `sequences.npy`: 16 for each sequence
 MAX_MARKER = 4 * 2**20  # bytes of `bundle.json`: the front process parses it
+MAX_VALUES = 200_000  # lists, objects and commas in it: each may become an object
+KEY, MAX_KEYS = re.compile(rb'"\s*:'), 20_000  # each may become an error
+MAX_SHOWN_ERRORS = 1_000  # pydantic describes all errors of a file or none
 MAX_ENTRIES = 1_000  # files and folders in a bundle
 MAX_BYTES = 2**32  # of all its files: they are read in full before it is served
 MAX_LISTED = 10_000  # names in a folder of bundles, and versions of a name
@@ -215,15 +219,14 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         text = bounded_files.read(folder / MARKER, MAX_MARKER)
         if keys is not None:
             signature.verify(text, folder / SIGNATURE, keys)
-        metadata = Metadata.model_validate_json(text)
     except signature.SignatureError as error:
         raise BundleError(str(error)) from None
     except OSError as error:
         raise BundleError(f"{folder}: no {MARKER} ({error.strerror})") from None
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise BundleError(f"{folder / MARKER}: {key}: {first['msg']}") from None
+    try:
+        metadata = _parse(text)
+    except ValueError as error:
+        raise BundleError(f"{folder / MARKER}: {error}") from None
     for name in sorted(paths ^ set(metadata.files)):
         reason = "unexpected file" if name in paths else "missing file"
         raise BundleError(f"{folder / name}: {reason}")
@@ -231,6 +234,26 @@ def read(folder: Path, keys: Path | None = None) -> Bundle:
         if _sha256(folder / name) != digest:
             raise BundleError(f"{folder / name}: SHA-256 differs from {MARKER}")
     return Bundle(folder, metadata, hashlib.sha256(text).hexdigest())
+
+
+def _parse(text: bytes) -> Metadata:
+    """Parse `bundle.json`, at a cost that is limited whatever it holds.
+
+    Raises:
+        ValueError: it has another content.
+    """
+    if sum(map(text.count, (b"[", b"{", b","))) > MAX_VALUES:
+        raise ValueError(f"more than {MAX_VALUES:,} values")
+    if next(islice(KEY.finditer(text), MAX_KEYS, None), None):
+        raise ValueError(f"more than {MAX_KEYS:,} keys")
+    try:
+        return Metadata.model_validate_json(text)
+    except ValidationError as error:
+        if error.error_count() > MAX_SHOWN_ERRORS:
+            raise ValueError(f"{error.error_count():,} errors") from None
+        first = error.errors()[0]
+        key = ".".join(map(str, first["loc"]))
+        raise ValueError(f"{key}: {first['msg']}") from None
 
 
 def is_bundle(folder: Path) -> bool:

@@ -3,7 +3,14 @@
 from collections.abc import Collection
 from typing import Annotated, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    field_validator,
+    model_validator,
+)
 
 FORMAT: Literal[1] = 1
 NAME = r"^[a-z0-9][a-z0-9._-]{0,63}$"
@@ -203,6 +210,16 @@ class Metadata(_Section):
     int8: Quantization | None = None
     int8_refused: str = Field("", description="Why an LSTM has no int8 network.")
     files: dict[str, str] = Field(default={}, description="SHA-256 by path.")
+
+    @field_validator("format", mode="before")
+    @classmethod
+    def _check_format(cls, value: object) -> object:
+        if value != FORMAT:
+            raise ValueError(
+                f"this release reads format {FORMAT}, not {value!r:.20}; use the release that"
+                " wrote the bundle, or train it again"
+            )
+        return value
 
     @model_validator(mode="after")
     def _check(self) -> Self:

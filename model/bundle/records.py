@@ -11,12 +11,14 @@ import itertools
 import math
 import re
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
+import msgspec
 import numpy as np
-from pydantic import Field, model_validator
+from msgspec import Meta
+from msgspec.structs import force_setattr
 
-from model.bundle.vocabulary import MAX_ENTRIES, Column, Entry, Section
+from model.bundle.vocabulary import MAX_ENTRIES, Column, Entry, Section, Width
 
 MICROSECOND = datetime.timedelta(microseconds=1)
 EPOCH = datetime.datetime(1970, 1, 1, tzinfo=datetime.UTC)
@@ -30,32 +32,28 @@ EXAMPLES = 100  # made-up records whose numbers a schema states
 Record = Mapping[str, Any]
 
 
-class CategoryColumn(Section):
+class CategoryColumn(
+    Section, frozen=True, kw_only=True, tag_field="kind", tag="category"
+):
     """A column of names. Their ids are places in `entries`, from 1; 0 is any other."""
 
-    kind: Literal["category"] = "category"
+    kind: ClassVar[Literal["category"]] = "category"
     name: Entry
-    width: int = Field(ge=1, le=4096, description="Numbers that stand for an id.")
-    entries: tuple[Entry, ...] = Field(max_length=MAX_ENTRIES)
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if len(set(self.entries)) < len(self.entries):
-            raise ValueError("an entry is repeated")
-        return self
+    width: Width  # numbers that stand for an id
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)]
 
 
-class NumberColumn(Section):
+class NumberColumn(Section, frozen=True, kw_only=True, tag_field="kind", tag="number"):
     """A column of numbers."""
 
-    kind: Literal["number"] = "number"
+    kind: ClassVar[Literal["number"]] = "number"
     name: Entry
 
 
-class TimeColumn(Section):
+class TimeColumn(Section, frozen=True, kw_only=True, tag_field="kind", tag="time"):
     """The column of times: ISO 8601, or seconds since 1970."""
 
-    kind: Literal["time"] = "time"
+    kind: ClassVar[Literal["time"]] = "time"
     name: Entry
 
 
@@ -73,45 +71,46 @@ class RecordError(ValueError):
         self.row, self.column, self.reason = row, column, reason
 
 
-AnyColumn = Annotated[
-    CategoryColumn | NumberColumn | TimeColumn, Field(discriminator="kind")
-]
+AnyColumn = CategoryColumn | NumberColumn | TimeColumn
 
 
-class RecordSchema(Section):
+class RecordSchema(Section, frozen=True, kw_only=True):
     """The columns of records, in the order of a frame's numbers; `vocabulary.json`."""
 
     format: Literal[1] = 1
     kind: Literal["records"] = "records"
-    fields: tuple[AnyColumn, ...] = Field(min_length=1, max_length=1024)
+    fields: Annotated[tuple[AnyColumn, ...], Meta(min_length=1, max_length=1024)]
     # A sequence of records as values in the order of the columns, and its frames.
-    examples: tuple[tuple[tuple[str | float | None, ...], tuple[float, ...]], ...] = (
-        Field((), max_length=1000)
-    )
+    examples: Annotated[
+        tuple[tuple[tuple[str | float | None, ...], tuple[float, ...]], ...],
+        Meta(max_length=1000),
+    ] = ()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def __post_init__(self) -> None:
         if len(set(self.names)) < len(self.names):
             raise ValueError("a column is repeated")
         if sum(isinstance(column, TimeColumn) for column in self.fields) > 1:
             raise ValueError("more than one column of times")
-        listed = (c.entries for c in self.fields if isinstance(c, CategoryColumn))
-        if sum(map(len, listed)) > MAX_ENTRIES:
-            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
         places = [
             {entry: place for place, entry in enumerate(column.entries, 1)}
             if isinstance(column, CategoryColumn)
             else {}
             for column in self.fields
         ]
-        object.__setattr__(self, "_places", places)
+        listed = sum(
+            len(c.entries) for c in self.fields if isinstance(c, CategoryColumn)
+        )
+        if listed > MAX_ENTRIES:
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries")
+        if sum(map(len, places)) < listed:
+            raise ValueError("an entry is repeated")
+        force_setattr(self, "_places", places)
         if self.examples:
             values, rows = zip(*self.examples, strict=True)
             records = [dict(zip(self.names, row, strict=True)) for row in values]
             frames, _ = self.encode(records)
             if not np.array_equal(frames, np.array(rows, np.float32)):
                 raise ValueError("other numbers than those of its examples")
-        return self
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -193,7 +192,7 @@ class RecordSchema(Section):
             (tuple(record.values()), tuple(row))
             for record, row in zip(records, frames.tolist(), strict=True)
         )
-        return self.model_validate({**self.model_dump(), "examples": examples})
+        return msgspec.structs.replace(self, examples=examples)
 
 
 def convert(

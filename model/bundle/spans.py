@@ -4,7 +4,8 @@
 prefixes make a span of neighbours with the same label; a label O makes none.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -14,7 +15,20 @@ from model.bundle.vocabulary import starts
 # The first letters of labels that say where in a span a token stands.
 BEGIN, INSIDE, END, SINGLE = "B", "I", "EL", "SU"
 OUTSIDE = "O"
-Scheme = Mapping[int, tuple[str, str]]  # the prefix and the type of each class
+
+
+@dataclass(frozen=True, slots=True)
+class Scheme:
+    """Labels with prefixes: the prefix and the type of each class, and what may precede it.
+
+    An inside class may follow the open classes of its own type alone (at most `B-` and
+    `I-`), so a path costs as much as there are classes, not their square.
+    """
+
+    parts: Sequence[tuple[str, str]]
+    inside: np.ndarray  # [C] bool: the class continues a span
+    previous: np.ndarray  # [C, 2] the classes that may precede an inside class
+    possible: np.ndarray  # [C, 2] bool: whether they exist
 
 
 class Span(NamedTuple):
@@ -28,16 +42,29 @@ class Span(NamedTuple):
 def tagging_scheme(classes: Sequence[str]) -> Scheme | None:
     """Return the prefix and the type of each class (`B-PER`: B and PER); None if the
     classes have no such prefixes."""
-    parts = {}
-    for code, name in enumerate(classes):
+    parts = []
+    for name in classes:
         prefix, dash, label = name.partition("-")
         if name == OUTSIDE:
-            parts[code] = ("", "")
+            parts.append(("", ""))
         elif dash and label and len(prefix) == 1 and prefix in "BIELSU":
-            parts[code] = (prefix, label)
+            parts.append((prefix, label))
         else:
             return None
-    return parts if any(prefix == BEGIN for prefix, _ in parts.values()) else None
+    if all(prefix != BEGIN for prefix, _ in parts):
+        return None
+    inside = np.array([prefix == INSIDE or prefix in tuple(END) for prefix, _ in parts])
+    opened: dict[str, list[int]] = {}
+    for code, (prefix, label) in enumerate(parts):
+        if prefix in (BEGIN, INSIDE):
+            opened.setdefault(label, []).append(code)
+    previous = np.zeros((len(parts), 2), np.intp)
+    possible = np.zeros((len(parts), 2), bool)
+    for code in np.flatnonzero(inside).tolist():
+        codes = opened.get(parts[code][1], [])
+        previous[code, : len(codes)] = codes
+        possible[code, : len(codes)] = True
+    return Scheme(parts, inside, previous, possible)
 
 
 def most_probable(probabilities: np.ndarray, scheme: Scheme | None) -> np.ndarray:
@@ -50,18 +77,15 @@ def most_probable(probabilities: np.ndarray, scheme: Scheme | None) -> np.ndarra
     if scheme is None:
         return probabilities.argmax(1)
     scores = np.log(np.maximum(probabilities.astype(np.float64), 1e-12))
-    parts = [scheme[code] for code in range(scores.shape[1])]
-    inside = np.array([prefix == INSIDE or prefix in tuple(END) for prefix, _ in parts])
-    open_ = np.array([prefix in (BEGIN, INSIDE) for prefix, _ in parts])
-    types = np.array([label for _, label in parts])
-    # Inside of a span only behind its own beginning.
-    allowed = ~inside[None] | (open_[:, None] & (types[:, None] == types[None]))
-    steps = np.where(allowed, 0.0, -np.inf)
-    best, back = np.where(inside, -1e9, 0.0) + scores[0], []
+    rows = np.arange(scores.shape[1])
+    best, back = np.where(scheme.inside, -1e9, 0.0) + scores[0], []
     for row in scores[1:]:
-        candidates = best[:, None] + steps
-        back.append(candidates.argmax(0))
-        best = candidates.max(0) + row
+        # Inside of a span only behind its own beginning; else behind any class.
+        candidates = np.where(scheme.possible, best[scheme.previous], -np.inf)
+        choice = candidates.argmax(1)
+        last = int(best.argmax())
+        back.append(np.where(scheme.inside, scheme.previous[rows, choice], last))
+        best = np.where(scheme.inside, candidates[rows, choice], best[last]) + row
     path = [int(best.argmax())]
     for previous in reversed(back):
         path.append(int(previous[path[-1]]))
@@ -74,7 +98,7 @@ def of_codes(
     """Return the spans of the classes of tokens, in order."""
     spans: list[Span] = []
     for step, code in enumerate(codes):
-        prefix, label = scheme[code] if scheme else ("", classes[code])
+        prefix, label = scheme.parts[code] if scheme else ("", classes[code])
         if label in ("", OUTSIDE):
             continue
         begins = prefix == BEGIN or (prefix != "" and prefix in SINGLE)

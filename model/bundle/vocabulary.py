@@ -11,21 +11,31 @@ No text is normalised: an answer would depend on where a text is cut.
 import re
 import zlib
 from collections.abc import Iterable, Sequence
+from itertools import islice
 from pathlib import Path
 from typing import Annotated, Literal, Self
 
+import msgspec
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from msgspec import Meta
+from msgspec.structs import force_setattr
 
 FILE = Path("assets.extra") / "vocabulary.json"
-MAX_BYTES = 2**25  # of the file
-MAX_ENTRIES, MAX_IDS = 1_000_000, 2**24  # whole numbers up to that are exact in float32
+MAX_BYTES = 2**25  # size of the file
+# The serving process holds the entries in memory, and parses them between requests.
+MAX_ENTRIES, MAX_IDS = 250_000, 2**24  # whole numbers up to that are exact in float32
+# Some more of each than so many entries and 1,000 examples have.
+MAX_COUNTS = {b"[": 2 * MAX_ENTRIES, b'"': 6 * MAX_ENTRIES, b",": 8 * MAX_ENTRIES}
 MAX_KEPT = 20_000  # words whose ids are kept, with at most so many letters:
 MAX_KEPT_LETTERS = 64
 SHAPE_LETTERS = 24  # of a word that its shape shows
+MAX_TOKEN = 4_096  # characters
 # Numbers with their points and commas; words with inner apostrophes and hyphens; any other
-# visible character by itself.
-WORD = re.compile(r"\d+(?:[.,:]\d+)*|\w+(?:['’.-]\w+)*|[^\w\s]")
+# visible character by itself. The quantifiers are possessive: a pattern that may backtrack
+# keeps memory for each repetition. They have a limit, so a longer word is several tokens.
+WORD = re.compile(
+    r"\d{1,255}+(?:[.,:]\d{1,255}+){0,15}+|\w{1,255}+(?:['’.-]\w{1,255}+){0,15}+|[^\w\s]"
+)
 Kind = Literal["tokens", "characters"]
 KINDS: tuple[Kind, ...] = ("tokens", "characters")
 # The columns of a word that are hashed: what they read of it.
@@ -40,13 +50,14 @@ PIECES = {
     "shape": lambda word: shape(word),
 }
 MAX_ENTRY = 256  # characters
-Entry = Annotated[str, Field(min_length=1, max_length=MAX_ENTRY)]
+Entry = Annotated[str, Meta(min_length=1, max_length=MAX_ENTRY)]
+Width = Annotated[int, Meta(ge=1, le=4096)]
 
 
-class Section(BaseModel):
+class Section(
+    msgspec.Struct, frozen=True, dict=True, kw_only=True, forbid_unknown_fields=True
+):
     """A part of `vocabulary.json`."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     @classmethod
     def read(cls, data: bytes) -> Self:
@@ -56,26 +67,31 @@ class Section(BaseModel):
             ValueError: it has another content, or the ids and numbers of its examples
                 are not what this code makes of them.
         """
+        # Counted before anything becomes an object, which takes ten times as much memory.
+        if any(data.count(mark) > most for mark, most in MAX_COUNTS.items()):
+            raise ValueError(f"more than {MAX_ENTRIES:,} entries, or other values")
         try:
-            return cls.model_validate_json(data)
-        except ValidationError as error:
-            first = error.errors()[0]
-            key = ".".join(map(str, first["loc"]))
-            raise ValueError(f"{key}: {first['msg']}".removeprefix(": ")) from None
+            return msgspec.json.decode(data, type=cls)
+        except (msgspec.DecodeError, RecursionError) as error:
+            raise ValueError(str(error)) from None
+
+    def to_json(self) -> bytes:
+        """Return the file's content."""
+        return msgspec.json.encode(self)
 
 
-class Column(Section):
+class Column(Section, frozen=True, kw_only=True):
     """A column of ids: how many there are, and the numbers that stand for one.
 
     A size of 0 is a column of numbers, in which a number stands for itself.
     """
 
     name: str
-    size: int = Field(ge=0, le=MAX_IDS)
-    width: int = Field(ge=1, le=4096)
+    size: Annotated[int, Meta(ge=0, le=MAX_IDS)]
+    width: Width
 
 
-class Vocabulary(Section):
+class Vocabulary(Section, frozen=True, kw_only=True):
     """Turns the tokens of a text into ids; `vocabulary.json`.
 
     The first column's ids are places in `entries`, from 1; 0 is any other token.
@@ -83,31 +99,30 @@ class Vocabulary(Section):
 
     format: Literal[1] = 1
     kind: Kind
-    columns: tuple[Column, ...] = Field(min_length=1, max_length=32)
-    entries: tuple[Entry, ...] = Field(max_length=MAX_ENTRIES)
-    examples: tuple[tuple[str, tuple[int, ...]], ...] = Field((), max_length=1000)
+    columns: Annotated[tuple[Column, ...], Meta(min_length=1, max_length=32)]
+    entries: Annotated[tuple[Entry, ...], Meta(max_length=MAX_ENTRIES)]
+    examples: Annotated[
+        tuple[tuple[str, tuple[int, ...]], ...], Meta(max_length=1000)
+    ] = ()
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
+    def __post_init__(self) -> None:
         names = [column.name for column in self.columns]
         if names[0] != self.first or not {*names[1:]} <= {*PIECES}:
             raise ValueError(f"unknown columns {', '.join(names)}")
         if len(set(names)) < len(names) or (self.kind != "tokens" and len(names) > 1):
             raise ValueError("a column too many")
-        if len(set(self.entries)) < len(self.entries):
-            raise ValueError("an entry is repeated")
         if any(column.size < 1 for column in self.columns):
             raise ValueError("a column without ids")
         if self.columns[0].size != 1 + len(self.entries):
             raise ValueError("the first column's size is not that of the entries")
-        object.__setattr__(
-            self, "_places", {entry: i for i, entry in enumerate(self.entries, 1)}
-        )
-        object.__setattr__(self, "_kept", {})
+        places = {entry: i for i, entry in enumerate(self.entries, 1)}
+        if len(places) < len(self.entries):
+            raise ValueError("an entry is repeated")
+        force_setattr(self, "_places", places)
+        force_setattr(self, "_kept", {})
         for token, ids in self.examples:
             if self.row(token) != ids:
                 raise ValueError(f"other ids than those of its example {token!r:.40}")
-        return self
 
     @property
     def first(self) -> str:
@@ -146,12 +161,16 @@ class Vocabulary(Section):
     def with_examples(self, tokens: Sequence[str]) -> Self:
         """Return the same vocabulary with the ids of these tokens, which `read` checks."""
         examples = tuple((token, self.row(token)) for token in tokens)
-        return self.model_validate({**self.model_dump(), "examples": examples})
+        return msgspec.structs.replace(self, examples=examples)
 
 
-def tokenize(text: str, kind: Kind) -> list[str]:
-    """Cut a text into words, or into characters."""
-    return list(text) if kind == "characters" else WORD.findall(text)
+def tokenize(text: str, kind: Kind, most: int | None = None) -> list[str]:
+    """Cut a text into words, or into characters; at most so many."""
+    if kind == "characters":
+        return list(text[:most])
+    if most is None or len(text) <= most:
+        return WORD.findall(text)
+    return [match[0] for match in islice(WORD.finditer(text), most)]
 
 
 def starts(text: str, tokens: Iterable[str]) -> list[int]:

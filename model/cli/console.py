@@ -57,6 +57,7 @@ your own files, by suffix:
 texts, and records of categories, numbers and times:
   .csv      --text COLUMN: a text a row, with its label. --categories A,B --numbers C --time D:
             a record a row; .jsonl: {"records": [{"a": "x", "c": 1}], "label": "a"}
+  .jsonl    {"tokens": ["Bob", "ran"], "labels": ["NAME", "O"]}, or spans of a "text"
   .conll    a word and its label a line; .conllu
 
 Train on one of them: unrolled train FILE --name NAME

@@ -112,8 +112,7 @@ def publish(
     def write(folder: Path, metadata: Metadata) -> None:
         encoding = dataset.vocabulary or dataset.schema
         if encoding is not None:
-            content = encoding.model_dump_json()
-            (folder / vocabulary.FILE).write_text(content + "\n", encoding="utf-8")
+            (folder / vocabulary.FILE).write_bytes(encoding.to_json() + b"\n")
         membership.save(folder / bundle.SEQUENCES, dataset)
         results = report.Report(history, after, before)
         report.write(folder / bundle.REPORT, metadata, results)

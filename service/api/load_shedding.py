@@ -59,7 +59,8 @@ class LoadShedder:
         recently = now - SHED_SECONDS
         if self._pool.last_refusal < recently:
             return None
-        model = self._catalog.find(fast_json.peek_model_name(data), task)
+        body = data[data.find(b"\r\n\r\n", 0, MAX_HEAD_BYTES) :]
+        model = self._catalog.tasks[task].find(*fast_json.peek(body))
         if model is None or model.admission.wait_estimate.refused < recently:
             return None
         headers = _parse_headers(data)

@@ -19,7 +19,7 @@ from service.errors import NotReady, WrongFeatureCount, list_names
 from service.http.body import BodyReader
 from service.http.deadlines import RequestDeadlines, requested_deadline
 from service.http.middleware import Headers, RawEndpoint
-from service.registry.catalog import TASKS, Catalog, Model
+from service.registry.catalog import TASKS, Catalog, Model, TaskModels
 from service.registry.state_tokens import State
 from service.settings import Settings
 from service.telemetry import server_timing
@@ -58,27 +58,29 @@ class PredictEndpoint:
             body = await decompress()
             started = time.perf_counter()
 
-            # Choose the model, by the name that the bytes show. Under overload this
-            # refuses most requests before they are parsed, which would cost time that
-            # the workers need.
-            name = fast_json.peek_model_name(body)
-            model = self._catalog.find(name, self._task)
+            # Choose the model, by what the bytes show. Under overload this refuses most
+            # requests before they are parsed, which would cost time that the workers
+            # need. All of a request is of the models that are served now.
+            models = self._catalog.tasks[self._task]
+            model = models.find(*fast_json.peek(body))
             if model is not None:
                 model.admission.check_room(deadline, caller.id)
 
             # Parse: a small body here, a large one in another process.
-            inputs = self._catalog.inputs[self._task]
             try:
                 request = await self._codecs.decode(
-                    caller.id, RequestDecoder.decode_request, body, inputs
+                    caller.id, RequestDecoder.decode_request, body, models.inputs
                 )
             except WrongFeatureCount as error:
-                error.detail = _name_models(error, self._catalog, self._task)
+                error.detail = _name_models(error, models, self._catalog, self._task)
                 raise
             reads = request.reads
-            if model is None or request.model != name or model.reads != reads:
-                # Unknown, spelt with escapes, or another default model.
-                model = self._catalog.choose(request.model, self._task, reads)
+            model = models.find(request.model, reads)
+            if model is None:
+                self._catalog.choose(request.model, self._task, reads)  # says why
+                detail = "the model was loaded while the request was parsed"
+                raise NotReady(detail, headers={"Retry-After": "1"})
+            del models  # a request keeps no other model than its own
             check_kind(model, reads)
             metadata = model.metadata
             count = len(request.sequences or request.tokens or request.records or ())
@@ -87,9 +89,6 @@ class PredictEndpoint:
                 self._catalog.check_streamable(model)
             before = model.tokens.verify_all(tokens, caller.owner)
             sequences, times = await model.encode(request, before)
-            if not sequences or sequences[0].shape[1] != metadata.input.features:
-                detail = "the model was loaded while the request was parsed"
-                raise NotReady(detail, headers={"Retry-After": "1"})
             steps = list(map(len, sequences))
             model.admission.wait_estimate.observe_body(len(body), sum(steps))
             del body  # the frames take its place
@@ -234,11 +233,13 @@ def router() -> APIRouter:
     return api
 
 
-def _name_models(error: WrongFeatureCount, catalog: Catalog, task: str) -> str:
+def _name_models(
+    error: WrongFeatureCount, models: TaskModels, catalog: Catalog, task: str
+) -> str:
     """The detail of an error about a number of features: the model that was chosen, and
     the models that take so many."""
-    chosen = catalog.find(error.reference, task)
-    if chosen is None:  # unloaded meanwhile
+    chosen = models.find(error.reference, "frames")
+    if chosen is None:
         return error.detail
     name, metadata = chosen.metadata.name, chosen.metadata
     if error.reference is None:

@@ -165,7 +165,8 @@ class StreamAnswer(BaseModel):
     state: str | None = Field(None, description="Token to resume from.")
     error: "Problem | None" = Field(None, description="The stream continues.")
     end: str | None = Field(
-        None, description="The last line: done, idle, faulty, or stopping."
+        None,
+        description="The last line: done, idle, aged, faulty, retired or stopping.",
     )
 
 

@@ -31,7 +31,7 @@ from service.streaming.handlers import (
     SocketStreamHandler,
 )
 from service.streaming.manager import StreamManager
-from service.streaming.stream import Stream
+from service.streaming.stream import RETIRED, Stream
 
 MEDIA_TYPES = ("application/x-ndjson", "application/jsonl", "application/json")
 HEADERS = [
@@ -41,7 +41,10 @@ HEADERS = [
     (b"connection", b"close"),  # the rest of the body is not another request
 ]
 # Of RFC 6455 and its registry: normal closure, policy violation, service restart.
-CLOSE_CODES = {DONE: 1000, IDLE: 1000, FAULTY: 1008, AGED: 1012, STOPPING: 1012}
+CLOSE_CODES = {
+    **{DONE: 1000, IDLE: 1000, FAULTY: 1008, AGED: 1012, STOPPING: 1012},
+    RETIRED: 1012,
+}
 
 
 class StreamRoute:

@@ -7,7 +7,7 @@ objects of them. If anything is unusual, this parser returns None; the strict pa
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -19,6 +19,11 @@ from service.errors import TooLarge
 from service.settings import Limits
 
 MODEL_FIELD = re.compile(rb'"model"\s*:\s*"([^"\\]*)"')
+INPUT_FIELD = re.compile(rb'"(sequences|texts|tokens|records)"\s*:\s*\Z')
+READS = {
+    **{b"sequences": "frames", b"records": "records"},
+    **{b"texts": "text", b"tokens": "text"},
+}
 LARGEST = 1e38  # a larger number may not be finite in float32
 FIELDS = frozenset({"sequences", "model", "top_k", "states", "return_state"})
 _TOKEN_TYPES = frozenset({str, type(None)})
@@ -36,7 +41,7 @@ class PredictRequest:
     states: list[str | None] | None = None  # as many as sequences
     return_state: bool = False
     # In place of sequences, for a network that reads text:
-    tokens: list[list[str]] | None = None
+    tokens: list[Sequence[str]] | None = None
     texts: list[str] | None = None  # that the tokens are of
     spans: bool = False
     # Or for a network that reads records:
@@ -182,14 +187,26 @@ def count_lists(body: bytes) -> int:
     return _count(body, b"[")
 
 
-def peek_model_name(body: bytes) -> str | None:
-    """The model's name in a body that is not parsed yet: None if there is none, and
-    empty if it can't be found without parsing."""
-    start = body.rfind(b'"model"')
-    if start < 0:
-        return None
-    match = MODEL_FIELD.match(body, start)
-    return match[1].decode("latin-1") if match else ""
+def peek(body: bytes) -> tuple[str | None, str]:
+    """Return the model that a body names, and what it reads, without parsing it.
+
+    They are certain in a valid body: only what is before its first list and after its
+    last one counts, since texts and records may hold anything.
+
+    Returns:
+        The model's name, None if the body has none; and frames, text, or records. Either
+        is empty if it can't be found without parsing.
+    """
+    first, last = body.find(b"["), body.rfind(b"]")
+    head, tail = body[: max(first, 0)], body[last + 1 :]
+    if b"\\" in head or b"\\" in tail:
+        return "", ""
+    field = INPUT_FIELD.search(head)
+    reads = READS[field[1]] if field else ""
+    names = MODEL_FIELD.findall(head + tail)
+    if names:
+        return names[-1].decode("latin-1"), reads
+    return ("" if b'"model"' in head + tail else None), reads
 
 
 def check_size(

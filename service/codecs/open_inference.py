@@ -5,6 +5,7 @@ With Triton's extensions: binary tensors, classification, parameters
 """
 
 import struct
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,7 +15,13 @@ import orjson
 
 from model.bundle.metadata import Metadata
 from model.bundle.vocabulary import KINDS
-from service.codecs import native, open_inference_tensors, records, text_tensors
+from service.codecs import (
+    native,
+    open_inference_tensors,
+    records,
+    text,
+    text_tensors,
+)
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
@@ -58,7 +65,7 @@ class InferRequest:
     id: str = ""
     parameters: dict[str, Any] = field(default_factory=dict)
     # In place of sequences, of text and of records:
-    tokens: list[list[str]] | None = None
+    tokens: list[Sequence[str]] | None = None
     records: list[list[dict[str, Any]]] | None = None
 
     @property
@@ -97,6 +104,10 @@ def decode(
     size = len(body) if json_bytes is None else json_bytes
     if size > len(body):
         raise InvalidRequest("Inference-Header-Content-Length exceeds the body")
+    if columns is not None:
+        records.check_size(body[:size], len(columns), limits)
+    elif kind in KINDS:
+        text.check_size(body[:size], features, limits)
     header = decode_json(_decoder, body[:size])
     binary = memoryview(body)[size:]
     parameters = header.parameters or {}

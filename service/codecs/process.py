@@ -41,6 +41,9 @@ MIN_PROCESSES = 2
 NICE = 15
 INLINE_BYTES = 64 * 1024  # parsing or writing this takes less than a millisecond
 
+ESCAPE = b"\\u"  # may be any name's letter
+NOT_FRAMES = (b'"texts"', b'"tokens"', b'"records"', ESCAPE)  # one is in other bodies
+
 P = ParamSpec("P")
 T = TypeVar("T")
 
@@ -66,14 +69,15 @@ class RequestDecoder:
         lists = fast_json.count_lists(body)
         fewest = min(features.values(), default=1)
         fast_json.check_size(body, lists, fewest, self._limits)
-        plain = self._parser.parse_request(body, lists)
+        plain = None
+        if len(body) > INLINE_BYTES and any(name in body for name in NOT_FRAMES):
+            self._check_values(body, inputs)
+        else:
+            plain = self._parser.parse_request(body, lists)
         if plain is not None:
             width = features.get(plain.model)
             if width is None or plain.sequences[0].shape[1] == width:
                 return plain
-        if inputs.records and (b'"records"' in body or b"\\u" in body):
-            fewest = min(map(len, inputs.records.values()))
-            records.check_size(body, fewest, self._limits)
         strict = native.decode(body)
         if strict.records is not None:
             return self._records(strict, strict.records, inputs)
@@ -94,6 +98,17 @@ class RequestDecoder:
             strict.states,
             strict.return_state,
         )
+
+    def _check_values(self, body: bytes, inputs: Inputs) -> None:
+        """Refuse a large body of text or records with too many values."""
+        columns = [count for kind, count in inputs.text.values() if kind == "tokens"]
+        fewest = min(columns, default=self._limits.max_cells)
+        if b'"records"' in body or ESCAPE in body:
+            fewest = min([fewest, *map(len, inputs.records.values())])
+            records.check_size(body, fewest, self._limits)
+            records.check_lengths(body, self._limits)
+        else:
+            text.check_size(body, fewest, self._limits)
 
     def _text(self, body: native.PredictBody, inputs: Inputs) -> PredictRequest:
         kind, columns = inputs.text.get(body.model, ("tokens", 0))
@@ -148,6 +163,7 @@ class RequestDecoder:
         self, body: bytes, kind: Kind, columns: int
     ) -> InstancesRequest:
         """Decode TensorFlow Serving's `:predict` to a model that reads text."""
+        text.check_size(body, columns, self._limits)
         return tf_serving.decode_text(body, kind, columns, self._limits)
 
     def decode_instances_of_records(

@@ -6,6 +6,7 @@ Serving: lists of objects, objects with `records`, or a list of rows for each co
 """
 
 import asyncio
+import contextlib
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -17,11 +18,12 @@ from model.bundle.records import Record, RecordError, RecordSchema
 from service.codecs import text_tensors, validation
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import invalid_field
-from service.errors import FieldError, InvalidRequest, TooLarge
+from service.errors import FieldError, InvalidRequest
 from service.settings import Limits
 
 RECORDS = "records"
 AT_ONCE = 2_000  # values that are encoded before other requests have their turn
+MORE_MEMBERS = 32  # of a record, that the model doesn't read
 # NumPy's types of binary tensors, by their datatype.
 NUMBERS = {
     **{"FP32": "<f4", "FP64": "<f8", "BOOL": "?", "UINT8": "u1", "INT8": "i1"},
@@ -44,22 +46,46 @@ class PredictBody(msgspec.Struct):
     inputs: list[Any] | dict[str, list[list[Any]]] | None = None
 
 
+class _Unparsed(msgspec.Struct):
+    """The records of a body as they stand; other fields are skipped."""
+
+    records: list[list[msgspec.Raw]] = []
+
+
 _predict = msgspec.json.Decoder(PredictBody)
+_unparsed = msgspec.json.Decoder(_Unparsed)
 _values = msgspec.json.Decoder(list[Any])
 
 
 def check_size(body: bytes, columns: int, limits: Limits) -> None:
-    """Refuse a body with more objects and lists than a request may have records, before
-    it is parsed: an empty one takes thirty times as many bytes in memory.
+    """Refuse a body with more values than a request of records may have; see
+    `validation.check_values`.
+
+    Args:
+        columns: that the model takes.
+    """
+    records = limits.max_cells // max(1, columns) + limits.max_sequences + 2
+    members = (columns + MORE_MEMBERS) * body.count(b"{") + limits.max_steps
+    validation.check_values(
+        body,
+        strings=members + limits.max_cells,
+        lists=records,
+        objects=records,
+        members=members,
+    )
+
+
+def check_lengths(body: bytes, limits: Limits) -> None:
+    """Refuse a body with longer sequences than allowed, before its records become objects.
 
     Raises:
-        TooLarge: the body holds more records than allowed.
+        TooLarge: a limit on sequences or steps is exceeded.
     """
-    most = limits.max_cells // max(columns, 1)
-    if len(body) < 2 * most:
-        return
-    if body.count(b"{") + body.count(b"[") > most + limits.max_sequences + 2:
-        raise TooLarge(f"a request may have at most {limits.max_cells} numbers")
+    with contextlib.suppress(msgspec.DecodeError):  # reported by the strict parser
+        steps = [len(sequence) for sequence in _unparsed.decode(body).records]
+        validation.check_limits(
+            limits, sequences=len(steps), steps=max(steps, default=0)
+        )
 
 
 def check(
@@ -281,6 +307,9 @@ def _data(
     """The values of a tensor, flat; and the rest of the binary tensors."""
     size = (tensor.parameters or {}).get("binary_data_size")
     if size is None:
+        data = bytes(tensor.data)
+        if data.count(b'"') - data.count(rb"\"") > 2 * count:
+            raise invalid_field(f"{path}.data", f"has more than {count} values")
         try:
             values: list[Any] = _values.decode(tensor.data)
         except msgspec.DecodeError:

@@ -11,6 +11,7 @@ An invalid message is answered with {"error": problem details, "steps": n}, and 
 stream continues from where it was.
 """
 
+from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import msgspec
@@ -43,7 +44,7 @@ class StreamMessage(NamedTuple):
     return_state: bool = False
     end: bool = False
     # In place of frames:
-    tokens: list[str] | None = None
+    tokens: Sequence[str] | None = None
     records: list[dict[str, Any]] | None = None
 
 

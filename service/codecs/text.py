@@ -6,13 +6,28 @@ from typing import Any
 
 import numpy as np
 
-from model.bundle.spans import most_probable, of_codes, tagging_scheme
-from model.bundle.vocabulary import Kind, Vocabulary, starts, tokenize
+from model.bundle.spans import Scheme, most_probable, of_codes, tagging_scheme
+from model.bundle.vocabulary import MAX_TOKEN, Kind, Vocabulary, starts, tokenize
 from service.codecs import validation
 from service.errors import FieldError, InvalidRequest
 from service.settings import Limits
 
-AT_ONCE = 500  # tokens that are encoded before other requests have their turn
+AT_ONCE = 500  # tokens that are encoded before other requests have their turn, and
+LETTERS = 64  # letters of each: fewer tokens if they are longer
+
+
+def check_size(body: bytes, columns: int, limits: Limits) -> None:
+    """Refuse a body with more values than a request of text may have; see
+    `validation.check_values`.
+
+    Args:
+        columns: of ids for each token; a number each.
+    """
+    few = 2 * limits.max_sequences + 64  # rows of `/v1`, and other fields
+    tokens = limits.max_cells // max(1, columns)
+    validation.check_values(
+        body, strings=tokens + few, lists=few, objects=few, members=2 * few
+    )
 
 
 def to_tokens(
@@ -22,7 +37,7 @@ def to_tokens(
     limits: Limits,
     columns: int,
     names: Sequence[str] = (),
-) -> list[list[str]]:
+) -> list[Sequence[str]]:
     """Return the tokens of a request's texts, or those that it holds.
 
     Args:
@@ -42,27 +57,27 @@ def to_tokens(
     validation.check_limits(limits, sequences=len(contents))
     if not contents:
         raise validation.invalid_field(name, "must not be empty")
-    results: list[list[str]] = []
+    results: list[Sequence[str]] = []
+    room = limits.max_cells // max(1, columns)  # for tokens
     for content in contents:
-        if isinstance(content, str):
-            validation.check_limits(
-                limits, steps=len(content) if kind != "tokens" else 0
-            )
-            results.append(tokenize(content, kind))
-        else:
-            results.append(content)
-    empty = [
-        FieldError(
-            names[index] if names else f"{name}[{index}]",
-            "must have at least one token",
-        )
-        for index, row in enumerate(results)
-        if not row or not all(row)
-    ]
-    if empty:
-        raise InvalidRequest(validation.MISMATCH, empty)
-    steps = list(map(len, results))
-    validation.check_limits(limits, steps=max(steps), numbers=columns * sum(steps))
+        row = content  # a text of characters is a sequence of them
+        if isinstance(content, str) and kind == "tokens":
+            # One token more than allowed is enough to refuse a text.
+            row = tokenize(content, kind, 1 + min(limits.max_steps, room))
+        room -= len(row)
+        numbers = 0 if room >= 0 else 1 + limits.max_cells
+        validation.check_limits(limits, steps=len(row), numbers=numbers)
+        results.append(row)
+    errors = []
+    for index, row in enumerate(results):
+        path = names[index] if names else f"{name}[{index}]"
+        if not row or not all(row):
+            errors.append(FieldError(path, "must have at least one token"))
+        elif tokens is not None and max(map(len, row)) > MAX_TOKEN:
+            message = f"has a token of more than {MAX_TOKEN:,} characters"
+            errors.append(FieldError(path, message))
+    if errors:
+        raise InvalidRequest(validation.MISMATCH, errors)
     return results
 
 
@@ -71,19 +86,23 @@ async def encode(
 ) -> list[np.ndarray]:
     """Return the ids of tokens as frames [T, K] float32.
 
-    A word that is new takes some microseconds, so other requests have turns between.
+    A word that is new takes some microseconds, a long one more, so other requests have
+    turns between.
     """
     frames = []
-    since = 0  # tokens since the last turn of others
+    since = 0.0  # share of a turn, since the last turn of others
     for row in tokens:
         parts = []
-        for start in range(0, len(row), AT_ONCE):
-            part = row[start : start + AT_ONCE]
-            if since + len(part) > AT_ONCE:
+        longest = max(map(len, row)) if isinstance(row, list) else 1
+        at_once = max(1, AT_ONCE * LETTERS // max(LETTERS, longest))
+        for start in range(0, len(row), at_once):
+            part = row[start : start + at_once]
+            share = len(part) / at_once
+            if since + share > 1:
                 await asyncio.sleep(0)
-                since = 0
+                since = 0.0
             parts.append(vocabulary.encode(part))
-            since += len(part)
+            since += share
         frames.append(parts[0] if len(parts) == 1 else np.concatenate(parts))
     return frames
 
@@ -105,6 +124,7 @@ def token_fields(
 
 def spans(
     classes: Sequence[str],
+    scheme: Scheme | None,
     probabilities: np.ndarray,
     tokens: Sequence[str],
     text: str | None,
@@ -113,10 +133,10 @@ def spans(
     see `model.bundle.spans`.
 
     Args:
+        scheme: `tagging_scheme` of the classes.
         probabilities: [T, C] of the tokens.
         text: that the tokens are of; None for tokens that the client has cut.
     """
-    scheme = tagging_scheme(classes)
     path = most_probable(probabilities, scheme)
     results: list[dict[str, Any]] = []
     begins = [] if text is None else starts(text, tokens)
@@ -141,7 +161,8 @@ def all_spans(
     texts: Sequence[str | None],
 ) -> list[list[dict[str, Any]]]:
     """Return the spans of each sequence, as `spans` does."""
+    scheme = tagging_scheme(classes)
     return [
-        spans(classes, *values)
+        spans(classes, scheme, *values)
         for values in zip(probabilities, tokens, texts, strict=True)
     ]

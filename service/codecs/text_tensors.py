@@ -57,7 +57,7 @@ def decode_tensors(
     kind: Kind,
     columns: int,
     limits: Limits,
-) -> list[list[str]]:
+) -> list[Sequence[str]]:
     """Decode the tensors of an inference request to tokens.
 
     Args:
@@ -117,7 +117,7 @@ def decode_tensors(
 
 def decode_predict(
     body: bytes, kind: Kind, columns: int, limits: Limits
-) -> tuple[list[list[str]], bool]:
+) -> tuple[list[Sequence[str]], bool]:
     """Decode TensorFlow Serving's `:predict` to tokens, and whether it is row by row.
 
     Raises:
@@ -226,7 +226,7 @@ def row_lengths(batch: int, steps: int, lengths: Sequence[int] | None) -> Sequen
 
 def _rows(
     values: list[str], shape: list[int], lengths: list[int] | None
-) -> list[list[str]]:
+) -> list[Sequence[str]]:
     """The rows of a tensor [B, T], without their padding."""
     if len(shape) != 2:
         raise invalid_field("inputs", "the shape of tokens must be [batch, tokens]")

@@ -4,6 +4,7 @@ Rows (`instances`) may differ in length, which TensorFlow Serving refuses; each 
 is as long as its row (https://github.com/tensorflow/serving, `g3doc/api_rest.md`).
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -76,7 +77,7 @@ class InstancesRequest:
     step: bool = False  # the signature is `step`
     classify: bool = False
     # In place of sequences, of text and of records:
-    tokens: list[list[str]] | None = None
+    tokens: list[Sequence[str]] | None = None
     records: list[list[dict[str, Any]]] | None = None
     names: list[str] = field(default_factory=list)  # of the sequences, for messages
 

@@ -24,6 +24,9 @@ from service.errors import (
 from service.settings import Limits, Settings
 
 MISMATCH = "the request does not fit the model"
+BLOCK_BYTES = (
+    2**20
+)  # that are looked at together, which takes some times as much memory
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -81,6 +84,38 @@ def check_limits(
         raise TooLarge(f"a sequence may have at most {limits.max_steps} steps")
     if numbers > limits.max_cells:
         raise TooLarge(f"a request may have at most {limits.max_cells} numbers")
+
+
+def check_values(
+    body: bytes, *, strings: int, lists: int, objects: int, members: int
+) -> None:
+    """Refuse a body that holds more values of a kind than any valid request, before it
+    is parsed: an empty list takes thirty times as many bytes in memory.
+
+    Args:
+        members: of all objects together.
+
+    Raises:
+        TooLarge: the body holds more.
+    """
+    most = {b'"': 2 * strings, b"[": lists, b"{": objects, b":": members}
+    if all(body.count(mark) <= count for mark, count in most.items()):
+        return
+    # Texts may hold any character, so only what is outside of them counts.
+    text = body.replace(rb"\\", b"  ").replace(rb"\"", b"  ")
+    inside = 0  # whether the block begins in a text
+    for start in range(0, len(text), BLOCK_BYTES):
+        block = np.frombuffer(text[start : start + BLOCK_BYTES], np.uint8)
+        quotes = block == ord('"')
+        parity = np.add.accumulate(quotes, dtype=np.uint8) + np.uint8(inside)
+        outside = block[(parity % 2 == 0) | quotes]
+        inside = int(parity[-1]) % 2
+        for mark in most:
+            most[mark] -= int(np.count_nonzero(outside == ord(mark)))
+        if min(most.values()) < 0:
+            raise TooLarge(
+                "the body has more texts, lists or objects than a request may have"
+            )
 
 
 def to_arrays(

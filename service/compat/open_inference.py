@@ -144,8 +144,7 @@ class OpenInference:
                 json_bytes,
                 model.metadata.input.features,
                 self._limits,
-                model.metadata.input.kind,
-                model.columns,
+                *model.decoding,
             )
             del body
             decode_seconds = time.perf_counter() - begun
@@ -178,10 +177,7 @@ class OpenInference:
         ) as session:
             state, features = session.state, session.model.metadata.input.features
             assert state is not None
-            if (session.model.reads, session.model.columns) != (
-                model.reads,
-                model.columns,
-            ):
+            if session.model.decoding != model.decoding:
                 raise InvalidRequest(
                     "this sequence began with a version of other inputs"
                 )

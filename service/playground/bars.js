@@ -23,7 +23,8 @@ export function bars(container, classes, probabilities, most = 12) {
     const [name, track, share] = container.children[at].children;
     const [bar] = track.children;
     container.children[at].classList.toggle("best", place === top);
-    name.textContent = `${place === top ? "● " : ""}${classes[place]}`;
+    fill(name, `${place === top ? "● " : ""}${classes[place]}`);
+    name.title = classes[place];
     bar.style.width = `${100 * known[place]}%`;
     bar.style.backgroundColor = paint(place);
     share.textContent = probabilities ? percent(known[place]) : "–";

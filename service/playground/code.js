@@ -1,7 +1,7 @@
 // The `curl` command and the Python code that get the same answer.
 
 import { base, key } from "./api.js";
-import { fill, make } from "./dom.js";
+import { DIRECTIONS, fill, make } from "./dom.js";
 
 const SHORT = 300; // longest body, in characters, that is shown inline
 
@@ -13,7 +13,8 @@ const SHORT = 300; // longest body, in characters, that is shown inline
  * @param {boolean} stream also show the code that streams it step by step
  */
 export function code(box, path, body, stream = false) {
-  const text = JSON.stringify(body);
+  const escaped = (mark) => `\\u${mark.charCodeAt(0).toString(16)}`;
+  const text = JSON.stringify(body).replace(DIRECTIONS, escaped);
   const blob = new Blob([text], { type: "application/json" });
   const open = box.querySelector("details")?.open;
   URL.revokeObjectURL(box.querySelector("a")?.href);
@@ -70,8 +71,8 @@ ${key() ? 'key = {"X-API-Key": os.environ["UNROLLED_API_KEY"]}\n' : ""}${using}`
 
 const client = () => `Client("${base.href.replace(/\/$/, "")}"${key() ? ", headers=key" : ""})`;
 
-const python = (path, { model, texts }) => {
-  const input = texts ? "texts" : "sequences";
+const python = (path, { model, ...inputs }) => {
+  const [input] = Object.keys(inputs);
   const call = `\
 with ${client()} as client:
     answer = client.${path}(${input}, model=${JSON.stringify(model)})

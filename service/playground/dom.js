@@ -12,11 +12,18 @@ export function draw(name, attributes = {}, ...children) {
   return fill(dress(element, attributes), ...children);
 }
 
-/** Replace the children of an element. */
+/** Replace the children of an element; strings become text. */
 export function fill(element, ...children) {
-  element.replaceChildren(...children.flat(Infinity).filter((child) => child != null));
+  const all = children.flat(Infinity).filter((child) => child != null);
+  element.replaceChildren(...all.map((child) => (child instanceof Node ? child : visible(child))));
   return element;
 }
+
+/** A text in which marks that would reverse the sentence around it are seen, as �. */
+const visible = (text) => String(text).replace(DIRECTIONS, "\ufffd");
+
+/** Unicode's embeddings, overrides and isolates. Right-to-left letters need none of them. */
+export const DIRECTIONS = /[\u202a-\u202e\u2066-\u2069]/g;
 
 export const find = (id) => document.getElementById(id);
 
@@ -24,7 +31,8 @@ export const find = (id) => document.getElementById(id);
 export const colour = (name) =>
   getComputedStyle(document.documentElement).getPropertyValue(`--${name}`).trim();
 
-export const percent = (share) => `${(100 * share).toFixed(1)} %`;
+/** A share in percent; the space before the sign does not break. */
+export const percent = (share) => `${(100 * share).toFixed(1)}\u00a0%`;
 
 /** The index of the largest number. */
 export const best = (numbers) => numbers.indexOf(Math.max(...numbers));

@@ -63,8 +63,7 @@ async function start() {
     panel("word", readers[0], () => word.start(readers, known.words));
     const ofText = all.filter(text.fits);
     panel("text", ofText[0], () => text.start(ofText));
-    const ofFrames = all.filter(({ input }) => input === "frames");
-    panel("sequence", ofFrames[0], () => sequence.start(ofFrames, Object.values(known).flat(), limits));
+    panel("sequence", all[0], () => sequence.start(all, Object.values(known).flat(), limits));
     live.watch();
     if (!find("models").hidden) models.show();
   } catch (error) {

@@ -2,6 +2,7 @@
 
 import { ask, base, key } from "./api.js";
 import { fill, find, make } from "./dom.js";
+import { count } from "./input/columns.js";
 import { refusal } from "./refusal.js";
 
 const PLOTS = {
@@ -123,9 +124,9 @@ async function image(model, path) {
 }
 
 /** Returns what a model reads at each step. */
-function reads({ input, feature_count, kinds }) {
+export function reads({ input, feature_count, kinds }) {
   if (input === "tokens") return "a word per step";
   if (input === "characters") return "a character per step";
-  if (input === "records") return `a record per step: ${Object.keys(kinds ?? {}).join(", ")}`;
-  return `${feature_count} features per step`;
+  if (input === "records") return kinds ? `a record per step: ${Object.keys(kinds).join(", ")}` : "a record per step";
+  return `${count(feature_count, "feature")} per step`;
 }

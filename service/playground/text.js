@@ -9,6 +9,7 @@ import { Reading } from "./reading.js";
 import { refusal } from "./refusal.js";
 
 const SHOWN = 8; // classes
+const CHOICES = 3; // labels of a word that are shown
 const PAUSE = 120; // ms without a key, after which words are labelled
 const EXAMPLES = [
   "turn on the kitchen light",
@@ -69,9 +70,10 @@ function classifier(model) {
     const last = known.at(-1)?.answer;
     const at = decided(places);
     bars(find("text-bars"), model.classes, last?.probabilities ?? null, SHOWN);
-    find("text-said").textContent = last
+    const said = last
       ? `${last.label} (${percent(last.probability)}), decided at letter ${at} of ${places.length}`
       : "Type a command to a home, such as “turn on the light”.";
+    fill(find("text-said"), said);
     fill(
       find("text-letters"),
       known.map(({ letter }, place) => {
@@ -104,35 +106,36 @@ function labeller(model) {
     }
     timer = setTimeout(async () => {
       try {
-        const body = { model: model.name, texts: [text], top_k: 3 };
-        const [{ tokens, top }] = (await ask("label", body)).predictions;
+        const { predictions, classes } = await ask("label", { model: model.name, texts: [text] });
+        const [{ tokens, probabilities }] = predictions;
         if (thisRun !== run) return;
         refusal(find("text-label-error"));
-        fill(find("text-words"), tokens.map((token, at) => word(token, top[at])));
+        fill(find("text-words"), tokens.map((token, at) => word(token, probabilities[at], classes)));
       } catch (error) {
         if (thisRun === run) refusal(find("text-label-error"), error, () => read(text));
       }
     }, PAUSE);
   };
+}
 
-  function word({ text, known }, top) {
-    const [{ label, probability }] = top;
-    const place = model.classes.indexOf(label);
-    const choices = top.map((choice) => `${choice.label} ${percent(choice.probability)}`);
-    const item = make(
-      "li",
-      { tabindex: "0", class: known ? "word" : "word new" },
-      make("span", {}, text),
-      make("small", {}, label),
-      make(
-        "span",
-        { class: "choices" },
-        known ? null : make("em", {}, "unknown word"),
-        choices.map((choice) => make("span", {}, choice)),
-      ),
-    );
-    item.style.setProperty("--tag", paint(place));
-    item.style.setProperty("--sure", `${(100 * probability).toFixed(0)}%`);
-    return item;
-  }
+/** A word, its most probable label, and the next ones when it is pointed at. */
+export function word({ text, known }, probabilities, classes) {
+  const places = probabilities.map((_, place) => place).sort((a, b) => probabilities[b] - probabilities[a]);
+  const [place] = places;
+  const choices = places.slice(0, CHOICES).map((at) => `${classes[at]} ${percent(probabilities[at])}`);
+  const item = make(
+    "li",
+    { tabindex: "0", class: known ? "word" : "word new" },
+    make("span", {}, text),
+    make("small", {}, classes[place]),
+    make(
+      "span",
+      { class: "choices" },
+      known ? null : make("em", {}, "unknown word"),
+      choices.map((choice) => make("span", {}, choice)),
+    ),
+  );
+  item.style.setProperty("--tag", paint(place));
+  item.style.setProperty("--sure", `${(100 * probabilities[place]).toFixed(0)}%`);
+  return item;
 }

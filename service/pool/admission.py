@@ -80,6 +80,7 @@ class Admission:
         self._limit, self._seconds = settings.queue_steps, settings.request_seconds
         self.metrics = metrics.for_model(metadata.name, metadata.version)
         self.statistics = Statistics()
+        self.retired = False  # only streams and kept sequences still use the model
         self.wait_estimate = WaitEstimate()
         pool.on_batch[model] = self._observe_batch
 
@@ -105,6 +106,7 @@ class Admission:
         Raises:
             Overloaded: too much work waits; with the seconds until a retry.
             NotReady: there is no worker.
+            VersionGone: there never will be, as the model was retired.
         """
         steps = sum(map(len, sequences))
         self._admit(steps, deadline, caller)
@@ -300,7 +302,16 @@ class Admission:
         )
 
     def _check(self, steps: int, deadline: float, caller: CallerId) -> None:
-        self._pool.check(self._model)
+        try:
+            self._pool.check(self._model)
+        except errors.NotReady:
+            if not self.retired:
+                raise
+            name, version = self._metadata.name, self._metadata.version
+            detail = (
+                f"no worker has {name}@{version} any more: begin with another version"
+            )
+            raise errors.VersionGone(detail) from None
         refusal = self.overload(steps, deadline, caller)
         if refusal is not None:
             now = time.perf_counter()

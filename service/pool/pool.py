@@ -111,13 +111,9 @@ class Pool:
             self.unload(model)  # some workers may have loaded it
             raise
 
-    def forget(self, model: int) -> None:
-        """Do not load a model in new workers."""
-        self.workers.forget(model)
-
     def unload(self, model: int) -> None:
         """Drop a model from all workers. Thread-safe."""
-        self.forget(model)
+        self.workers.forget(model)
         with contextlib.suppress(RuntimeError, AttributeError):  # the loop has ended
             self._loop.call_soon_threadsafe(self._unload, model)
 

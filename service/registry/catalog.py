@@ -1,8 +1,8 @@
 """The loaded models, and the lookup of the model that a request names."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from service.settings import Settings
 from service.worker.protocol import LoadResult
 
 TASKS = ("classify", "label")
+READS = ("frames", "text", "records")
 RETRY_SOON = {"Retry-After": "1"}
 
 
@@ -54,6 +55,12 @@ class Model:
         """The kind of each column of records, by its name; None for other inputs."""
         return None if self.schema is None else self.schema.kinds
 
+    @property
+    def decoding(self) -> tuple[str, dict[str, str] | None]:
+        """The kind of input (`Metadata.input`) and the columns of records: what a body is
+        decoded for, besides the number of features."""
+        return self.metadata.input.kind, self.columns
+
     async def encode(
         self,
         request: "EncodedInput",
@@ -87,10 +94,47 @@ class EncodedInput(Protocol):
     def sequences(self) -> list[np.ndarray]: ...
 
     @property
-    def tokens(self) -> list[list[str]] | None: ...
+    def tokens(self) -> list[Sequence[str]] | None: ...
 
     @property
     def records(self) -> list[list[dict[str, Any]]] | None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class TaskModels:
+    """The models of one task at one moment.
+
+    A request takes all that it needs from the same one: the version whose inputs it was
+    decoded for is the version that computes it, whatever is published meanwhile.
+    """
+
+    by_reference: Mapping[str, Model]
+    defaults: Mapping[str, Model]  # by what they read
+    inputs: Inputs  # what each reference takes; the default under None
+
+    @classmethod
+    def of(
+        cls, by_reference: Mapping[str, Model], defaults: Mapping[str, Model]
+    ) -> Self:
+        """Return the models of a task, by reference, with its default models."""
+        models: list[tuple[str | None, Model]] = [*by_reference.items()]
+        models += [(None, model) for model in defaults.values()]
+        features = {
+            r: m.metadata.input.features for r, m in models if m.reads == "frames"
+        }
+        text = {
+            r: (m.vocabulary.kind, m.metadata.input.features)
+            for r, m in models
+            if m.vocabulary is not None
+        }
+        columns = {r: m.columns for r, m in models if m.columns is not None}
+        return cls(by_reference, defaults, Inputs(features, text, columns))
+
+    def find(self, reference: str | None, reads: str) -> Model | None:
+        """Return the model of a reference, or the default of those that read so."""
+        if reference is None:
+            return self.defaults.get(reads)
+        return self.by_reference.get(reference)
 
 
 class Catalog:
@@ -107,8 +151,7 @@ class Catalog:
         self.broken: dict[str, str] = {}  # reasons, see `LoadErrors.by_key`
         self.unloaded: frozenset[str] = frozenset()  # names, until loaded again
         self._by_reference: dict[str, Model] = {}
-        # By task: what each reference takes; the default under None.
-        self.inputs: dict[str, Inputs] = {t: Inputs({}, {}) for t in TASKS}
+        self.tasks = {task: TaskModels.of({}, {}) for task in TASKS}
         self.complete = False  # every bundle is loaded, or broken
         self._settings = settings
 
@@ -180,13 +223,6 @@ class Catalog:
             )
         return model
 
-    def find(self, reference: str | None, task: str) -> Model | None:
-        """The model that `choose` would return, or None if it would raise."""
-        if reference is None:
-            return self.default(task)
-        model = self._by_reference.get(reference)
-        return model if model and model.metadata.task == task else None
-
     def streamable(self, task: str | None = None) -> list[str]:
         """The names of the models that can be streamed, of one task or of both."""
         return [
@@ -230,36 +266,21 @@ class Catalog:
             models[name] = by_reference[name] = loaded[default]
         self.versions, self.labels = versions, labels
         self.models, self._by_reference = models, by_reference
-        self._update_inputs()
+        self._update_tasks()
 
-    def _update_inputs(self) -> None:
-        for task in TASKS:
-            models: dict[str | None, Model] = {
-                reference: model
-                for reference, model in self._by_reference.items()
-                if model.metadata.task == task
-            }
-            by_input: dict[str, dict[str | None, Model]] = {}
-            for reads in ("frames", "text", "records"):
-                fitting = {r: m for r, m in models.items() if m.reads == reads}
-                default = self.default(task, reads)
-                if default is not None:
-                    fitting[None] = default
-                by_input[reads] = fitting
-            counts = {
-                reads: {r: m.metadata.input.features for r, m in fitting.items()}
-                for reads, fitting in by_input.items()
-            }
-            self.inputs[task] = Inputs(
-                counts["frames"],
+    def _update_tasks(self) -> None:
+        self.tasks = {
+            task: TaskModels.of(
                 {
-                    r: (model.vocabulary.kind, counts["text"][r])
-                    for r, model in by_input["text"].items()
-                    if model.vocabulary is not None
+                    reference: model
+                    for reference, model in self._by_reference.items()
+                    if model.metadata.task == task
                 },
                 {
-                    r: model.columns
-                    for r, model in by_input["records"].items()
-                    if model.columns is not None
+                    reads: model
+                    for reads in READS
+                    if (model := self.default(task, reads)) is not None
                 },
             )
+            for task in TASKS
+        }

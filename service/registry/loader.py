@@ -65,8 +65,9 @@ class Loader:
         return model
 
     def retire(self, model: Model) -> None:
-        """Stop serving a model to new requests; those under way are answered."""
-        self._pool.forget(model.number)
+        """Stop serving a model to new requests; those under way are answered, and so are
+        streams. New workers load it until nothing uses it any more."""
+        model.admission.retired = True
         self._metrics.model_info.remove(*_info(model))
         metadata = model.metadata
         log.info("retired", extra={"model": metadata.name, "version": metadata.version})

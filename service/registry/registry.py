@@ -187,19 +187,19 @@ class Registry(Catalog):
         if self.broken and not (self._settings.skip_broken and self.models):
             self._fail()
             return
+        seconds = round(time.perf_counter() - begun, 2)
+        log.info("ready", extra={"models": list(self.models), "seconds": seconds})
         self.complete = True
-        self._update_inputs()  # the default models are known now
+        self._update_tasks()  # the default models are known now
         self._metrics.ready.set(1)
         # What exists now will stay: the garbage collector need not look at it again.
         gc.collect()
         gc.freeze()
-        seconds = round(time.perf_counter() - begun, 2)
-        log.info("ready", extra={"models": list(self.models), "seconds": seconds})
 
     def _fail(self) -> None:
         self._update_broken()
         self.failed = self.complete = True
-        self._update_inputs()
+        self._update_tasks()
         self._on_failure()
 
     def _check_folder(self) -> None:
@@ -307,7 +307,7 @@ class Registry(Catalog):
     def _check_defaults(self) -> None:
         for task in TASKS:
             name = getattr(self._settings, f"default_{task}")
-            if name and self.find(name, task) is None:
+            if name and name not in self.tasks[task].by_reference:
                 reason = f"UNROLLED_DEFAULT_{task.upper()}: no model {name} for {task}"
                 self._load_errors.add(f"default_{task}", reason)
 

@@ -46,11 +46,11 @@ class SigningKeys:
 
 
 def load_keys(settings: Settings) -> SigningKeys:
-    """The setting's keys; without any a random one, and a warning."""
+    """The setting's keys; without any a random one, which the log says."""
     keys = settings.state_key.get_secret_value()
     if keys:
         return SigningKeys([key.strip().encode() for key in keys.split(",")])
-    log.warning(
+    log.info(
         "%sSTATE_KEY is not set: state tokens become invalid when this process ends",
         PREFIX,
     )

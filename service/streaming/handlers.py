@@ -11,7 +11,7 @@ from collections.abc import Awaitable, Callable
 from service.http.websocket import WebSocket
 from service.streaming.stream import Message, Stream
 
-# Why a stream ended. The last line has one of the first five.
+# Why a stream ended, besides `RETIRED`. The last line has it or one of the first five.
 DONE, IDLE, AGED, STOPPING, FAULTY = "done", "idle", "aged", "stopping", "faulty"
 GONE, UNREAD = "gone", "unread"
 END_SECONDS = 1.0  # for the client to read the last line

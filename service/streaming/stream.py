@@ -19,7 +19,7 @@ from service.codecs.fast_json import PredictRequest
 from service.codecs.native import NUMBER_BYTES
 from service.codecs.process import INLINE_BYTES, CodecProcesses, RequestDecoder
 from service.codecs.stream_messages import StreamMessage
-from service.errors import ServiceError
+from service.errors import ServiceError, VersionGone
 from service.http.middleware import as_service_error
 from service.registry.catalog import Model
 from service.registry.state_tokens import INITIAL_STATE, State
@@ -27,6 +27,7 @@ from service.telemetry.metrics import Metrics
 from service.worker.protocol import JobFailure, JobResult
 
 UNCOUNTED_BYTES = 4096  # shorter messages do not count against the memory budget
+RETIRED = "retired"  # why a stream ends whose version no worker has any more
 NO_MESSAGE = StreamMessage(None)
 Message = bytes | ServiceError  # an error in place of a message that can't be read
 Done = Callable[[bytes, bool], None]  # takes an answer, and whether the stream ends
@@ -59,7 +60,7 @@ class Stream:
         self.end: Callable[[str], None] = _ignore
         self._codecs, self._metrics = codecs, metrics
         self._features = model.metadata.input.features
-        self._input = (self._features, model.metadata.input.kind, model.columns)
+        self._input = (self._features, *model.decoding)
         self._closed = False
         # Of the current message:
         self._done: Done
@@ -227,6 +228,8 @@ class Stream:
         failure = as_service_error(error, self.id)
         self.client_errors += failure.status < 500
         self._metrics.refused.labels(failure.slug).inc()
+        if isinstance(failure, VersionGone):
+            self.end(RETIRED)  # no later message can be answered either
         line = stream_messages.encode_error(failure, self.state.steps, self.id)
         self._finish(line, False)
 

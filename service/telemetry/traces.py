@@ -5,6 +5,7 @@ configuration/sdk-environment-variables/), and off unless one of them names an e
 Attributes follow the semantic conventions for HTTP.
 """
 
+import logging
 import os
 import threading
 import time
@@ -82,6 +83,8 @@ class Traces:
             )
         except ModuleNotFoundError as error:
             raise SettingsError(f"OTEL_*: {error.name} is missing: {INSTALL}") from None
+        # Its warnings repeat the headers of a caller, even of one without a valid key.
+        logging.getLogger("opentelemetry.trace").setLevel(logging.ERROR)
         resource = Resource.create({"service.version": version})
         if str(resource.attributes["service.name"]).startswith("unknown_service"):
             resource = resource.merge(Resource({"service.name": "unrolled"}))

@@ -90,6 +90,64 @@ class TestSequence:
         source = page.locator("#sequence-source").inner_text()
         assert source == "vowel.csv: 1 sequence, 19 steps."
 
+    def test_texts(self, page):
+        """A table of texts does not fit a model of numbers; those that read text are offered,
+        and answer all of them."""
+        choose(page, "digits")
+        rows = [
+            "ticket,body",
+            "1,turn on the light",
+            '2,"set a timer, please"',
+            "3,pause the music",
+        ]
+        drop(page, "mails.csv", "\n".join(rows))
+        error = page.locator("#sequence-error")
+        error.get_by_role("button", name="Use tags").wait_for()
+        assert "No other model" not in error.inner_text()
+        error.get_by_role("button", name="Use intents").click()
+        wait_for(page, "sequence", "intents: TurnOn (")
+        page.get_by_text("3 sequences answered.").wait_for()
+        answers = page.locator("#answers-table tbody tr").all_inner_texts()
+        assert [a.split("\t")[1] for a in answers] == [
+            "TurnOn",
+            "StartTimer",
+            "MediaPause",
+        ]
+        source = page.locator("#sequence-source").inner_text()
+        assert source == (
+            "mails.csv: 3 sequences, 51 letters. intents does not use the column “ticket”."
+        )
+        assert page.locator("#sequence-features").inner_text() == "turn on the light"
+        choose(page, "tags")
+        wait_for(page, "sequence", "tags: ")
+        words = page.locator("#sequence-ribbon .word")
+        assert words.nth(2).inner_text().split()[:2] == ["the", "DET"]
+        page.locator("#sequence-sample").click()
+        page.get_by_text("an example: 1 sequence").wait_for()
+
+    def test_records(self, browser, text_bundles):
+        """A table of events is offered to the models that read its columns."""
+        with (
+            running(Settings(port=0, bundles=text_bundles)) as service,
+            opened(browser, service.url) as page,
+        ):
+            choose(page, "commands")
+            table = (text_bundles / "visits.csv").read_text()
+            drop(page, "visits.csv", table.replace("visit,", "sequence,", 1))
+            error = page.locator("#sequence-error")
+            error.get_by_role("button", name="Use calls").wait_for()
+            error.get_by_role("button", name="Use visits").click()
+            wait_for(page, "sequence", "visits: ")
+            page.locator("#answers-said", has_text="of 120 sequences").wait_for()
+            assert page.locator("#sequence-features tbody tr").count() > 1
+            assert page.locator("#sequence-classes .u-legend tr").count() == 3
+            choose(page, "calls")
+            page.locator("#answers-said", has_text=" steps").wait_for()
+            for model in ("visits", "names", "commands"):
+                choose(page, model)
+                page.locator("#sequence-sample").click()
+                wait_for(page, "sequence", f"{model}: ")
+
     def test_invalid_input(self, page):
         """Text that holds no sequence is shown with the reason."""
         choose(page, "vowels")

@@ -13,10 +13,17 @@ READ = (
 )
 
 
-def read(page, text, features, columns=None):
+def read(page, text, features, columns=None, **model):
     """The sequences of a text, or the error, for a model with these features."""
-    model = {"features": features, "training": {"columns": columns}}
+    model = {"features": features, "training": {"columns": columns}, **model}
     return page.evaluate(READ, [text, model])
+
+
+def read_texts(page, content, data):
+    """The texts of an input, or the error, for a model whose training had these settings."""
+    model = {"input": "characters", "training": {"settings": {"data": data}}}
+    result = read(page, content, ["character"], **model)
+    return result.get("error") or ["".join(s["frames"]) for s in result["sequences"]]
 
 
 def test_frames(page):
@@ -145,3 +152,72 @@ def test_fits(page):
     )
     for text, fits in (("run,a\np,1", True), ("run,b\np,1", False), ("a\n1", True)):
         assert page.evaluate(script, [text, ["a"]]) == fits
+
+
+def test_texts(page):
+    """Texts are a column with its name in training, `text`, or the only one with words, else a
+    text a line."""
+    both = ["turn it on", "off"]
+    for text, data in (
+        ("text\nturn it on\noff", {}),
+        ("id;text;note\n1;turn it on;so it is\n2;off;a b", {}),
+        ("text,body\nx y,turn it on\nx y,off", {"text": "body"}),
+        ("kind,body\nup,turn it on\ndown,off", {"text": "body"}),
+        ("turn it on\noff", {}),
+        ('[{"text": "turn it on"}, {"text": "off"}]', {}),
+        ('{"texts": ["turn it on", "off"], "model": "net"}', {}),
+    ):
+        assert read_texts(page, text, data) == both, text
+    lines = ['say "on", now, or then', "no, not now"]
+    assert read_texts(page, "\n".join(lines), {}) == lines
+
+
+def test_labels_of_texts(page):
+    """Labels, ids, and unused columns of a table of texts."""
+    data = {"text": "body", "label_column": "kind"}
+    model = {"input": "tokens", "training": {"settings": {"data": data}}}
+    table = "id,body,kind,note\n7,turn it on,up,x\n8,off,,x"
+    result = read(page, table, ["word"], **model)
+    first, second = result["sequences"]
+    assert (first["name"], first["id"], first["label"]) == ("7", "7", "up")
+    assert second.get("label") is None
+    assert result["unused"] == ["note"]
+
+
+def test_records(page):
+    """Rows are records, in the order of their times; a missing category is null."""
+    kinds = {"event": "category", "bytes": "number", "at": "time"}
+    model = {"input": "records", "kinds": kinds}
+    table = (
+        "sequence,at,event,bytes,label\np,3,b,1.5,up\nq,1,a,2,up\np,2,,0,up\np,2,c,7,up"
+    )
+    p, q = read(page, table, list(kinds), **model)["sequences"]
+    assert p["frames"] == [
+        {"event": None, "bytes": 0, "at": 2},
+        {"event": "c", "bytes": 7, "at": 2},
+        {"event": "b", "bytes": 1.5, "at": 3},
+    ]
+    assert (q["name"], q["labels"]) == ("q", ["up"])
+    record = {"event": "a", "bytes": 1, "at": "2026-01-01T00:00:00Z"}
+    for body in ({"records": [record]}, {"records": [[record]]}):
+        result = read(page, json.dumps(body), list(kinds), **model)
+        assert result["sequences"][0]["frames"] == [record]
+
+
+def test_other_inputs(page):
+    """An input of another kind is refused, with what the model reads."""
+    texts = {"input": "characters", "training": {}}
+    records = {"input": "records", "kinds": {"event": "category"}}
+    for text, model, message in (
+        ("a,b\n1,2", texts, "no column of texts; net reads text."),
+        ("a\n1\n2", texts, "no column of texts"),
+        ("[[1, 2]]", texts, "is not a text"),
+        ("a,b\nx y,z q\nv w,r s", texts, "Several columns hold texts: a, b."),
+        ("text,n\n,1\nx,2", texts, "Line 2: the text is empty"),
+        ("[[1]]", records, "holds lists of numbers; net reads records with event"),
+        ("host\nx", records, "1 feature of net is missing"),
+        ('{"texts": ["a b"]}', {}, "holds texts; net reads 1 feature"),
+        ('{"records": [{"event": "x"}]}', {}, "holds records; net reads 1 feature"),
+    ):
+        result = read(page, text, ["event"], **model)
+        assert message in result.get("error", ""), (text, result)

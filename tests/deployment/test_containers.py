@@ -7,6 +7,7 @@ import tomllib
 import pytest
 import yaml
 
+from model.bundle import folders
 from service.settings import Settings
 from tests.support.servers import ROOT
 
@@ -90,6 +91,14 @@ def test_isolation(service):
     assert "docker.sock" not in json.dumps(service)
     for volume in service.get("volumes", []):
         assert volume.endswith(":ro")
+
+
+@each_built
+def test_own_bundles(service):
+    """`TRAINED` names a folder of bundles; without it an empty volume takes its place."""
+    folder = f"/app/{folders.TRAINED.name}"
+    assert service["volumes"] == [f"${{TRAINED:-no-bundles}}:{folder}:ro"]
+    assert "no-bundles" in COMPOSE["volumes"]
 
 
 @each

@@ -201,8 +201,7 @@ def _write_text_bundle(
         )
 
     def report(folder: Path, metadata: Metadata) -> None:
-        text = encoding.model_dump_json()
-        (folder / vocabulary.FILE).write_text(text, encoding="utf-8")
+        (folder / vocabulary.FILE).write_bytes(encoding.to_json())
         (folder / bundle.REPORT / "card.md").write_text("# a\n", encoding="utf-8")
         membership.save(folder / bundle.SEQUENCES, dataset)
 

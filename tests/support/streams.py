@@ -25,7 +25,7 @@ from tests.support.servers import (
 )
 
 KEY = "a key of tests: nobody's secret"
-CODES = {"done": 1000, "idle": 1000, "faulty": 1008, "stopping": 1012}
+CODES = {"done": 1000, "idle": 1000, "faulty": 1008, "stopping": 1012, "retired": 1012}
 TEXT, BINARY, CONTINUED, CLOSE, PING, PONG = 1, 2, 0, 8, 9, 10
 
 

@@ -15,17 +15,18 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from model.bundle import bundle, folders
+from model.bundle import bundle, folders, vocabulary
 from model.bundle.golden import Golden
 from model.bundle.labels import LABELS
-from model.bundle.metadata import Metadata
+from model.bundle.metadata import Ids, Metadata
+from model.bundle.vocabulary import Column, Vocabulary, tokenize
 from service.pool import spawn
 from service.pool.pool import Pool
 from service.registry.registry import Registry
 from service.settings import Settings
 from service.telemetry.metrics import Metrics
 from tests.support.bundles import OnnxEngine, make_metadata
-from tests.support.scheduler import FakeEngine, metadata_of, write_bundle
+from tests.support.scheduler import MODULUS, FakeEngine, metadata_of, write_bundle
 from tests.support.servers import SECONDS, Running, running, wait
 from tests.support.streams import KEY
 
@@ -34,6 +35,8 @@ INFER = {
     "inputs": [{"name": "frames", "datatype": "FP32", "shape": [1, 1, 1], "data": [7]}]
 }
 PREDICT = {"instances": [[[7]]]}
+TEXT = "ab ab cd"
+ENTRIES = {"tokens": ("ab", "cd"), "characters": ("a", "b", " ", "c", "d")}
 POISON = 666  # weights that no engine can load
 _numbers = itertools.count()
 
@@ -110,12 +113,48 @@ def weights_of(probabilities):
     return weights
 
 
-def put(root, version, *, weights=None, name="made", at=None, features=1, spoil=None):
+def vocabulary_of(kind):
+    """The vocabulary of a network that reads `TEXT`."""
+    name = "word" if kind == "tokens" else "character"
+    entries = ENTRIES[kind]
+    column = Column(name=name, size=1 + len(entries), width=1)
+    return Vocabulary(kind=kind, columns=(column,), entries=entries)
+
+
+def version_of_text(probabilities, steps=1):
+    """The version in the answer to `TEXT`, once or several times in a row: characters are
+    read by odd versions, and words by even ones.
+
+    Raises:
+        AssertionError: it was read as the other, or mixed up.
+    """
+    version = round(probabilities[1]) - 1
+    kind = ("tokens", "characters")[version % 2]
+    tokens = tokenize(TEXT, kind) * steps
+    ids = [1 + ENTRIES[kind].index(token) for token in tokens]
+    total = sum(place * id for place, id in enumerate(ids, 1)) % MODULUS
+    expected = [len(ids), ids[0], total]
+    assert [round(p) - version for p in probabilities] == expected, version
+    return version
+
+
+def put(
+    root,
+    version,
+    *,
+    weights=None,
+    name="made",
+    at=None,
+    features=1,
+    kind="frames",
+    spoil=None,
+):
     """Write a bundle, which appears as a whole; returns its folder.
 
     Args:
         weights: by default the version's number.
         at: the number of its folder, if it is another.
+        kind: of the input: frames, tokens or characters.
         spoil: changes the folder before it appears.
     """
     new = root.parent / f"new-{next(_numbers)}"
@@ -135,6 +174,13 @@ def put(root, version, *, weights=None, name="made", at=None, features=1, spoil=
         "input": shape.input,
         "normalisation": shape.normalisation,
     }
+    if kind != "frames":
+        words = vocabulary_of(kind)
+        (new / vocabulary.FILE).write_bytes(words.to_json())
+        sizes = (words.columns[0].size,)
+        changes["input"] = Ids(
+            kind=kind, features=1, names=words.names, sizes=sizes, widths=(1,)
+        )
     bundle.seal(new, metadata.model_copy(update=changes))
     if spoil is not None:
         spoil(new)

@@ -45,7 +45,7 @@ export function start(model, samples) {
     show(0);
     slider.disabled = true;
     fill(find("digit-code"));
-    find("digit-said").textContent = `Draw one of ${model.classes.join(" ")}.`;
+    fill(find("digit-said"), `Draw one of ${model.classes.join(" ")}.`);
     refusal(find("digit-error"));
   }
 
@@ -91,9 +91,11 @@ export function start(model, samples) {
   function summarize() {
     const last = history.at(-1);
     const step = decided(history);
-    find("digit-said").textContent =
-      `${model.classes[best(last)]} (${percent(Math.max(...last))}). ` +
-      (step > 1 ? `Decided at row ${step}.` : "The prediction never changed.");
+    fill(
+      find("digit-said"),
+      `${model.classes[best(last)]} (${percent(Math.max(...last))}). `,
+      step > 1 ? `Decided at row ${step}.` : "The prediction never changed.",
+    );
   }
 
   function sample({ label, frames }) {

@@ -104,9 +104,8 @@ export function start(models, samples) {
       make("thead", {}, make("tr", {}, make("th", { scope: "col" }, "network"), heads)),
       make("tbody", {}, lines),
     );
-    find("word-said").textContent = predictions
-      .map(({ labels }, at) => `${ordered[at].name} reads “${labels.join("")}”`)
-      .join("; ");
+    const said = predictions.map(({ labels }, at) => `${ordered[at].name} reads “${labels.join("")}”`);
+    fill(find("word-said"), said.join("; "));
   }
 
   function sample({ label, frames }) {
@@ -124,7 +123,7 @@ function cell([first, second], context) {
     { class: context ? "context" : "" },
     make("strong", {}, first.label),
     make("small", {}, percent(first.probability)),
-    second ? make("small", { class: "quiet" }, `${second.label} ${percent(second.probability)}`) : null,
+    second ? make("small", { class: "quiet" }, make("bdi", {}, second.label), ` ${percent(second.probability)}`) : null,
     note,
   );
 }

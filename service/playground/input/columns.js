@@ -2,8 +2,8 @@
 
 import { Problem } from "../api.js";
 
-const SPECIAL = ["sequence", "label", "step"];
-const SPLIT = "split"; // the part of a data set: not used here
+export const SPECIAL = ["sequence", "label", "step"];
+export const SPLIT = "split"; // the part of a data set: not used here
 // Names of columns of ids, as others give them; without separators and in lower case.
 const USUAL_IDS = ["id", "sequenceid", "series", "seriesid", "run", "session", "sample"];
 const NEAR = 0.4; // largest share of the characters that differ in a name that is meant

@@ -46,6 +46,7 @@ function sequencesOf(value) {
   if (Array.isArray(value) && value.length && value.every(holdsFrames)) {
     return value.flatMap(sequencesOf);
   }
+  if (Array.isArray(value?.texts)) return value.texts.map((text) => ({ text }));
   const inner = isObject(value)
     ? (value.sequences ?? value.frames ?? value.instances ?? value)
     : value;
@@ -55,6 +56,11 @@ function sequencesOf(value) {
     label: label == null ? undefined : String(label),
     labels: Array.isArray(labels) ? labels.map(String) : undefined,
   };
+  if (Array.isArray(value?.records)) {
+    const { records } = value;
+    if (isObject(records[0])) return [{ ...known, records }];
+    return records.map((each) => ({ records: each }));
+  }
   if (depth(inner) === 1 && isObject(inner[0])) {
     return [{ ...known, frames: inner, header: Object.keys(inner[0]) }];
   }
@@ -81,7 +87,8 @@ const cellOf = (value) => (typeof value === "number" ? value : String(value ?? "
 const isObject = (value) => value !== null && typeof value === "object" && !Array.isArray(value);
 
 const holdsFrames = (value) =>
-  isObject(value) && ["frames", "sequences", "instances"].some((key) => Array.isArray(value[key]));
+  isObject(value) &&
+  ["frames", "sequences", "instances", "texts", "records"].some((key) => Array.isArray(value[key]));
 
 const depth = (value) => (Array.isArray(value) ? 1 + depth(value[0]) : 0);
 

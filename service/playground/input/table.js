@@ -1,10 +1,12 @@
-// Reads sequences from CSV, JSON or JSON lines, with the labels that the input has.
+// Reads sequences from CSV, JSON or JSON lines, with the labels that the input has: of frames,
+// records, or (in texts.js) text.
 
 import { Problem } from "../api.js";
-import { Mismatch, assign, checkUnused, checkWidth } from "./columns.js";
+import { Mismatch, assign, checkUnused, checkWidth, count, list } from "./columns.js";
 import { isNumber, parse, toNumber } from "./csv.js";
 import * as json from "./json.js";
 import { stepKey } from "./steps.js";
+import { fitTexts, readsText } from "./texts.js";
 
 /**
  * Read a text without knowing the model.
@@ -15,9 +17,19 @@ import { stepKey } from "./steps.js";
 export function read(text) {
   const plain = text.replace(/^\uFEFF/, "");
   if (!plain.trim()) throw fault("The input is empty.");
-  const input = /^\s*[[{]/.test(plain) ? json.read(plain) : readCsv(plain);
+  const input = /^\s*[[{]/.test(plain) ? json.read(plain) : readLines(plain);
   if (!(input.rows ?? input.sequences).length) throw fault("The input holds no sequences.");
   return input;
+}
+
+/** A table, with its lines, which may also be texts. If it is none, the lines and the fault. */
+function readLines(text) {
+  const lines = text.split("\n").map((line) => line.trim()).filter(Boolean);
+  try {
+    return { ...readCsv(text), lines };
+  } catch (error) {
+    return { rows: lines, lines, fault: error };
+  }
 }
 
 function readCsv(text) {
@@ -50,13 +62,17 @@ function readCsv(text) {
  * @throws {Problem} a cell is not a number, or the rows are not in order
  */
 export function fit(input, model) {
+  if (readsText(model)) return fitTexts(input, model);
+  if (input.fault) throw input.fault;
   return input.rows ? fitTable(input, model) : fitSequences(input, model);
 }
 
 /** Returns true if the features of an input are those of a model, even if it has other faults. */
 export function fits(input, model) {
   try {
-    if (input.rows) columnsOf(input, model);
+    if (readsText(model)) fitTexts(input, model);
+    else if (input.fault) return false;
+    else if (input.rows) columnsOf(input, model);
     else for (const sequence of input.sequences) framesOf(sequence, model);
   } catch (error) {
     if (error instanceof Problem) return !(error instanceof Mismatch);
@@ -80,8 +96,16 @@ function fitSequences({ sequences }, model) {
 }
 
 /** The steps of a sequence whose steps are lists or, with names, objects. */
-function framesOf({ name, frames, header, flat }, model) {
+function framesOf({ name, frames, header, flat, text, records }, model) {
   const { length } = model.features;
+  if (Boolean(records) !== isOfRecords(model) || text != null) {
+    const holds = text != null ? "texts" : records ? "records" : "lists of numbers";
+    throw new Mismatch(`The input holds ${holds}; ${model.name} reads ${readBy(model)}.`);
+  }
+  if (records) {
+    assign([...new Set(records.flatMap(Object.keys))], model);
+    return { frames: records };
+  }
   if (flat && length > 1) {
     checkWidth(flat.length, model);
     return { frames: [flat] };
@@ -106,6 +130,11 @@ function framesOf({ name, frames, header, flat }, model) {
   return { frames: values, extra: unused };
 }
 
+const isOfRecords = ({ input }) => input === "records";
+
+const readBy = (model) =>
+  isOfRecords(model) ? `records with ${list(model.features)}` : count(model.features.length, "feature");
+
 /** The columns of a table; without a header they are features, in the model's order. */
 function columnsOf({ header, rows, delimiter }, model) {
   // A header may be made of numbers.
@@ -114,6 +143,7 @@ function columnsOf({ header, rows, delimiter }, model) {
   if (header || (listed && delimiter)) {
     return { ...assign(first, model), names: first, rows: header ? rows : rows.slice(1) };
   }
+  if (isOfRecords(model)) throw new Mismatch(`The input has no header; ${model.name} reads ${readBy(model)}.`);
   checkWidth(first.length, model);
   const features = first.map((_, at) => at);
   const names = features.map((at) => `column ${at + 1}`);
@@ -122,10 +152,15 @@ function columnsOf({ header, rows, delimiter }, model) {
 
 function fitTable(input, model) {
   const columns = columnsOf(input, model);
+  if (columns.step < 0 && isOfRecords(model)) {
+    const time = model.features.findIndex((name) => model.kinds[name] === "time");
+    columns.step = columns.features[time] ?? -1;
+    columns.equal = true; // times may be equal
+  }
   const groups = new Map();
   let previous;
   checkUnused(columns, model);
-  checkDecimals(columns, input.delimiter);
+  if (!isOfRecords(model)) checkDecimals(columns, input.delimiter);
   for (const { cells, number } of columns.rows) {
     const name = columns.sequence < 0 ? "sequence 1" : String(cells[columns.sequence]);
     if (!groups.has(name)) groups.set(name, []);
@@ -137,9 +172,13 @@ function fitTable(input, model) {
     }
     previous = name;
     const frame = columns.features.map((at) => {
-      return finite(cells[at], input.delimiter, number, columns.names[at]);
+      const name = columns.names[at];
+      const kind = model.kinds?.[name] ?? "number";
+      if (kind !== "number") return kind === "time" ? timeOf(cells[at]) : cells[at] === "" ? null : cells[at];
+      return finite(cells[at], input.delimiter, number, name);
     });
-    groups.get(name).push({ cells, number, frame });
+    const entries = frame.map((value, at) => [model.features[at], value]);
+    groups.get(name).push({ cells, number, frame: isOfRecords(model) ? Object.fromEntries(entries) : frame });
   }
   const sequences = [...groups].map(([name, rows]) => sequenceOf(name, rows, columns));
   if (!sequences.length) throw fault("The input holds no sequences.");
@@ -160,8 +199,11 @@ function checkDecimals({ rows, features }, delimiter) {
   );
 }
 
-function sequenceOf(name, rows, { label, step, names }) {
-  const ordered = step < 0 ? rows : inOrder(name, rows, step, names[step]);
+/** Seconds as a number; all else is left to the service. */
+const timeOf = (cell) => (Number.isFinite(toNumber(String(cell), ",")) ? Number(cell) : cell);
+
+function sequenceOf(name, rows, { label, step, names, equal }) {
+  const ordered = step < 0 ? rows : inOrder(name, rows, step, names[step], equal);
   const column = (at) => (at < 0 ? undefined : ordered.map(({ cells }) => String(cells[at])));
   return {
     name,
@@ -171,7 +213,7 @@ function sequenceOf(name, rows, { label, step, names }) {
   };
 }
 
-function inOrder(name, rows, step, column) {
+function inOrder(name, rows, step, column, equal) {
   const keyed = rows.map((row) => {
     const key = stepKey(String(row.cells[step]));
     if (key != null) return { ...row, key };
@@ -183,7 +225,7 @@ function inOrder(name, rows, step, column) {
   keyed.sort((a, b) => (a.key < b.key ? -1 : a.key > b.key ? 1 : 0));
   keyed.forEach((row, at) => {
     const before = keyed[at - 1];
-    if (before && !(before.key < row.key)) {
+    if (before && !equal && !(before.key < row.key)) {
       const lines = `Line ${row.number}: the sequence “${name}” has the same step`;
       throw fault(`${lines} as in line ${before.number} (column “${column}”).`);
     }

@@ -2,10 +2,18 @@
 
 import { Problem, askPatiently } from "../api.js";
 
+const FIELDS = { records: "records", tokens: "texts", characters: "texts" }; // of other inputs
 const SEQUENCES = 64; // in a request, if the service names no limit
 const STEPS = 20_000; // in a request of several sequences: each is answered within a second or so
 const NUMBERS = 500_000; // in a request and in its answer
 const BYTES_PER_NUMBER = 24; // at most, as JSON
+
+/** The body of a request, with the frames of sequences (of a text: its letters). */
+export function bodyOf({ name, input }, sequences) {
+  const field = FIELDS[input] ?? "sequences";
+  const items = field === "texts" ? sequences.map((letters) => letters.join("")) : sequences;
+  return { model: name, [field]: items };
+}
 
 export class Answers {
   /** @type {object[]} by sequence; missing until they arrive */
@@ -67,10 +75,10 @@ export class Answers {
   }
 
   async #request(places) {
-    const sequences = places.map((place) => this.sequences[place].frames);
+    const body = bodyOf(this.model, places.map((place) => this.sequences[place].frames));
     this.#check(places);
     try {
-      const answer = await askPatiently(this.model.task, { model: this.model.name, sequences });
+      const answer = await askPatiently(this.model.task, body);
       this.classes = answer.classes;
       answer.predictions.forEach((prediction, at) => {
         if (!this.predictions[places[at]]) this.count++;
@@ -94,7 +102,7 @@ export class Answers {
   #named(error, places) {
     if (!error.problem?.errors) return error;
     const errors = error.problem.errors.map(({ path, message }) => ({
-      path: path.replace(/^sequences\[(\d+)\]/, (_, at) => this.sequences[places[at]].name),
+      path: path.replace(/^[a-z]+\[(\d+)\]/, (_, at) => this.sequences[places[at]].name),
       message,
     }));
     return new Problem(error.status, { ...error.problem, errors });

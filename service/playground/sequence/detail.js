@@ -1,12 +1,15 @@
 // One sequence in detail: its features, its classes along the steps, and the code.
 
 import { compare, isLabelled, labelOf } from "./agreement.js";
-import { Answers } from "./answers.js";
+import { Answers, bodyOf } from "./answers.js";
 import { code } from "../code.js";
+import { count } from "../input/columns.js";
 import { fill, find, make, percent } from "../dom.js";
-import { features } from "./features.js";
+import { features, records, text } from "./features.js";
 import { aligned, plot, ribbon, runs, span } from "../plot.js";
 import { Reading } from "../reading.js";
+import { readsText } from "../input/texts.js";
+import { word } from "../text.js";
 
 const LINES = 8; // most classes that are drawn
 const POINTS = 200; // most points of the probabilities along a sequence
@@ -24,13 +27,14 @@ export async function along(model, frames, prediction, limits) {
     const { probabilities } = prediction;
     return { steps: probabilities.map((_, step) => step + 1), probabilities };
   }
-  const numbers = frames.length * frames[0].length;
-  const most = model.streamable ? POINTS : Math.max(1, PREFIX_NUMBERS / numbers);
+  const numbers = frames.length * model.feature_count;
+  const streamed = model.streamable && model.input === "frames";
+  const most = streamed ? POINTS : Math.max(1, PREFIX_NUMBERS / numbers);
   const size = Math.ceil(frames.length / Math.min(POINTS, most));
   const steps = [];
   for (let end = size; end < frames.length; end += size) steps.push(end);
   steps.push(frames.length);
-  if (!model.streamable) {
+  if (!streamed) {
     const prefixes = steps.map((end) => ({ name: `${end} steps`, frames: frames.slice(0, end) }));
     const answers = new Answers(model, prefixes, limits);
     await answers.all(() => true);
@@ -59,33 +63,42 @@ export async function along(model, frames, prediction, limits) {
  */
 export function detail(model, sequence, prediction, history) {
   const { frames } = sequence;
-  find("sequence-said").textContent = `${model.name}: ${said(model, sequence, prediction)}`;
-  features(find("sequence-features"), frames, model.features, SYNC);
-  fill(find("sequence-ribbon"), model.task === "label" ? strips(model, sequence, prediction) : null);
-  lines(model, frames, history);
-  const body = { model: model.name, sequences: [frames] };
-  code(find("sequence-code"), model.task, body, model.streamable);
+  fill(find("sequence-said"), `${model.name}: ${said(model, sequence, prediction)}`);
+  const box = find("sequence-features");
+  if (readsText(model)) text(box, frames);
+  else if (model.input === "records") records(box, frames, model.features);
+  else features(box, frames, model.features, SYNC);
+  const labelled = prediction.tokens ? words : strips; // a text has tokens
+  fill(find("sequence-ribbon"), model.task === "label" ? labelled(model, prediction, sequence) : null);
+  lines(model, history);
+  code(find("sequence-code"), model.task, bodyOf(model, [frames]), model.streamable && model.input === "frames");
 }
 
 function said({ task }, sequence, prediction) {
-  if (task === "label") return `${counted(prediction.labels)}.`;
+  if (task === "label") return `${counted(prediction.labels, prediction.tokens ? "word" : "step")}.`;
   const answer = `${prediction.label} (${percent(prediction.probability)}).`;
   const known = labelOf(sequence);
   if (known == null) return answer;
   return `${answer} ${known === prediction.label ? "✓" : "✗"} The input says ${known}.`;
 }
 
-function counted(labels) {
+function counted(labels, unit) {
   if (labels.length <= 40 && labels.every((label) => label.length === 1)) {
     return `“${labels.join("")}”`;
   }
   const counts = new Map();
   for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
-  return [...counts].map(([label, count]) => `${label} (${count} steps)`).join(", ");
+  return [...counts].map(([label, many]) => `${label} (${count(many, unit)})`).join(", ");
+}
+
+/** The words of a text with their labels. */
+function words({ classes }, { tokens, probabilities }) {
+  const items = tokens.map((token, at) => word(token, probabilities[at], classes));
+  return [make("h3", {}, "Class of each word"), make("ol", { class: "sentence" }, items)];
 }
 
 /** The predicted classes of the steps, and below them the input's labels. */
-function strips({ classes }, sequence, prediction) {
+function strips({ classes }, prediction, sequence) {
   const head = make("h3", {}, "Class of each step");
   const predicted = ribbon(prediction.labels, classes);
   if (!isLabelled(sequence, "label")) return [head, aligned(predicted)];
@@ -109,7 +122,7 @@ function strips({ classes }, sequence, prediction) {
   ];
 }
 
-function lines({ classes, task }, frames, { steps, probabilities }) {
+function lines({ classes, task, input }, { steps, probabilities }) {
   const likely = classes
     .map((name, place) => ({ name, place, values: probabilities.map((row) => row[place]) }))
     .sort((a, b) => Math.max(...b.values) - Math.max(...a.values))
@@ -117,6 +130,8 @@ function lines({ classes, task }, frames, { steps, probabilities }) {
     .sort((a, b) => a.place - b.place);
   const what = task === "label" ? "Probabilities of each step" : "Probabilities so far";
   const some = classes.length > LINES ? `: the ${LINES} likeliest of ${classes.length} classes` : "";
-  const options = { sync: SYNC, end: frames.length, range: [0, 1] };
+  const letters = { tokens: "word", characters: "letter" }[input];
+  const unit = letters && task === "classify" ? "letter" : (letters ?? "step");
+  const options = { sync: SYNC, end: steps.at(-1), range: [0, 1], unit };
   plot(find("sequence-classes"), `${what}${some}`, steps, likely, options);
 }

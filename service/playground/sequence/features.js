@@ -3,6 +3,7 @@
 import { fill, make } from "../dom.js";
 import { aligned, extent, row, short } from "../plot.js";
 
+const RECORDS = 100; // most rows of the table of records
 const ROWS = 12; // most features with a chart
 const TALL = 64; // px of a chart; less where there are many
 const LOW = 44;
@@ -18,13 +19,43 @@ const SIZE = 300; // px of the heat map, where that is possible
 export function features(box, frames, names, sync) {
   const kind = names.length > ROWS ? "map" : "rows";
   if (box.dataset.kind !== kind || box.names !== names) {
-    for (const { plot } of box.querySelectorAll(".plot")) plot?.destroy();
-    fill(box);
+    clear(box);
     box.dataset.kind = kind;
     box.names = names;
   }
   if (kind === "map") heatMap(box, frames, names);
   else rows(box, frames, names, sync);
+}
+
+function clear(box) {
+  for (const { plot } of box.querySelectorAll(".plot")) plot?.destroy();
+  box.names = null;
+  fill(box);
+}
+
+/** A text. */
+export function text(box, letters) {
+  clear(box);
+  fill(box, make("p", { class: "typed" }, letters.join("")));
+}
+
+/** A table of the first records. */
+export function records(box, all, names) {
+  clear(box);
+  const cells = (record) => names.map((name) => make("td", {}, String(record[name] ?? "–")));
+  const shown = all.slice(0, RECORDS).map((record) => make("tr", {}, cells(record)));
+  const head = make("thead", {}, make("tr", {}, names.map((name) => make("th", { scope: "col" }, name))));
+  const more = all.length > RECORDS ? `The first ${RECORDS} of ${all.length.toLocaleString("en")}.` : null;
+  fill(
+    box,
+    make("h3", {}, "Records"),
+    make(
+      "div",
+      { class: "scroll answers", tabindex: "0", role: "region", "aria-label": "Records" },
+      make("table", {}, head, make("tbody", {}, shown)),
+    ),
+    more ? make("p", { class: "quiet" }, more) : null,
+  );
 }
 
 function rows(box, frames, names, sync) {
@@ -83,9 +114,9 @@ function heatMap(box, frames, names) {
     const step = stepOf(Math.min(columns - 1, Math.floor(((clientX - left) / width) * columns)));
     const place = Math.floor(((clientY - top) / height) * names.length);
     const value = frames[step]?.[place];
-    if (value != null) said.textContent = `${names[place]}, step ${step + 1}: ${short(value)}`;
+    if (value != null) fill(said, `${names[place]}, step ${step + 1}: ${short(value)}`);
   };
-  canvas.onpointerleave = () => (said.textContent = hint(names));
+  canvas.onpointerleave = () => fill(said, hint(names));
   const title = `${names.length} features, a row each with its own scale`;
   fill(box, make("h3", {}, title), aligned(canvas), aligned(said));
 }

@@ -6,9 +6,11 @@ import { Mismatch, count } from "../input/columns.js";
 import { csvLine } from "../input/csv.js";
 import { along, detail } from "./detail.js";
 import { fill, find, make } from "../dom.js";
+import { reads } from "../models.js";
 import { refusal } from "../refusal.js";
 import { Results } from "./results.js";
 import { fit, fits, read } from "../input/table.js";
+import { readsText } from "../input/texts.js";
 
 const SHOWN = 100_000; // longest file, in characters, that the text area shows
 const NAMED = 10; // unused columns that are named
@@ -28,7 +30,10 @@ export function start(models, samples, limits) {
   let shown = 0; // counts the sequences shown
 
   const model = () => models.find(({ name }) => name === choice.value);
-  const fitting = () => samples.filter(({ frames }) => frames[0].length === model().feature_count);
+  const fitting = () =>
+    model().input === "frames"
+      ? samples.filter(({ frames }) => frames[0].length === model().feature_count)
+      : [];
 
   fill(choice, models.map(({ name }) => make("option", {}, name)));
   choice.onchange = chosen;
@@ -66,10 +71,12 @@ export function start(models, samples, limits) {
   }
 
   async function chosen() {
-    const { name, task, feature_count, classes } = model();
-    const unit = task === "label" ? "step" : "sequence";
-    find("sequence-takes").textContent =
-      `${name}: ${count(feature_count, "feature")} per step, one of ${classes.length} classes per ${unit}.`;
+    const { name, task, classes } = model();
+    const takes = (described) => {
+      const unit = task === "label" ? "step" : "sequence";
+      fill(find("sequence-takes"), `${name}: ${reads(described)}; one of ${classes.length} classes per ${unit}.`);
+    };
+    takes(model());
     find("sequence-sample").hidden = !fitting().length;
     described = undefined;
     let description;
@@ -80,12 +87,23 @@ export function start(models, samples, limits) {
     }
     if (name !== choice.value) return; // another model was chosen meanwhile
     described = description;
-    const { features } = described;
-    const lines = [csvLine(features), features.map(() => 0).join(",")].join("\n");
-    const template = new Blob([`${lines}\n`], { type: "text/csv" });
+    takes(described);
+    find("sequence-sample").hidden = !fitting().length && !examples();
+    const template = new Blob([`${rows().map(csvLine).join("\n")}\n`], { type: "text/csv" });
     URL.revokeObjectURL(find("sequence-template").href);
     find("sequence-template").href = URL.createObjectURL(template);
     if (text) load();
+  }
+
+  /** The example of a request to a model that doesn't read frames. */
+  const examples = () => described.example?.texts ?? described.example?.records;
+
+  /** A header, and a row or two below it. */
+  function rows() {
+    const { features, input } = described;
+    if (input === "frames") return [features, features.map(() => 0)];
+    if (readsText(described)) return [["text"], ...(examples() ?? []).map((text) => [text])];
+    return [features, ...(examples() ?? []).flat().map((record) => features.map((name) => record[name]))];
   }
 
   async function file(chosenFile) {
@@ -110,6 +128,7 @@ export function start(models, samples, limits) {
   }
 
   function sample() {
+    if (!fitting().length) return paste(JSON.stringify(described.example), "an example");
     const { label, frames } = fitting()[Math.floor(Math.random() * fitting().length)];
     const { task, classes } = model();
     const known = task === "label" ? { labels: [...label] } : { label };
@@ -133,7 +152,7 @@ export function start(models, samples, limits) {
       describeInput(sequences, unused);
     } catch (error) {
       fail(error);
-      if (error instanceof Mismatch) offer(input);
+      if (error instanceof Mismatch || input?.fault) offer(input, error);
       return;
     }
     at = 0;
@@ -142,13 +161,14 @@ export function start(models, samples, limits) {
 
   function describeInput(sequences, unused) {
     const steps = sequences.reduce((sum, { frames }) => sum + frames.length, 0);
+    const unit = readsText(described) ? "letter" : described.input === "records" ? "record" : "step";
     const named = unused.slice(0, NAMED).map((name) => `“${name}”`).join(", ");
     const noun = unused.length === 1 ? "column" : "columns";
     const more = unused.length > NAMED ? ` and ${unused.length - NAMED} more` : "";
     fill(
       find("sequence-source"),
       make("strong", {}, source || "The text"),
-      `: ${count(sequences.length, "sequence")}, ${count(steps, "step")}.`,
+      `: ${count(sequences.length, "sequence")}, ${count(steps, unit)}.`,
       unused.length ? ` ${described.name} does not use the ${noun} ${named}${more}.` : null,
     );
   }
@@ -160,7 +180,7 @@ export function start(models, samples, limits) {
   }
 
   /** Offer the models that the input fits. */
-  async function offer(input) {
+  async function offer(input, error) {
     const thisRun = run;
     const all = await Promise.all(models.map(({ name }) => describe(name).catch(() => null)));
     if (thisRun !== run) return;
@@ -172,6 +192,7 @@ export function start(models, samples, limits) {
     const buttons = fitted.map((description) => {
       return make("button", { onclick: use(description) }, `Use ${description.name}`);
     });
+    if (!fitted.length && !(error instanceof Mismatch)) return;
     const none = "No other model in service has these features.";
     find("sequence-error").append(
       make("p", {}, fitted.length ? "The input fits:" : none),
@@ -205,7 +226,7 @@ export function start(models, samples, limits) {
     at = place;
     const { name, frames } = current.sequences[at];
     const { length } = current.sequences;
-    find("sequence-which").textContent = `${name}: ${at + 1} of ${length}`;
+    fill(find("sequence-which"), `${name}: ${at + 1} of ${length}`);
     find("sequence-before").disabled = at === 0;
     find("sequence-after").disabled = at === length - 1;
     const stale = () => thisShow !== shown || current !== answers;

@@ -47,9 +47,8 @@ export class Results {
     find("answers-progress").hidden = answers.complete;
     find("answers-progress").max = sequences.length;
     find("answers-progress").value = done;
-    find("answers-said").textContent = answers.complete
-      ? this.#summary(figures)
-      : `${done.toLocaleString("en")} of ${count(sequences.length, "sequence")} answered.`;
+    const sofar = `${done.toLocaleString("en")} of ${count(sequences.length, "sequence")} answered.`;
+    fill(find("answers-said"), answers.complete ? this.#summary(figures) : sofar);
     find("answers-next-wrong").hidden = !wrong.length;
     find("answers-next-wrong").textContent = `Next wrong (${wrong.length.toLocaleString("en")})`;
     find("answers-only").hidden = !wrong.length;
@@ -133,7 +132,7 @@ export class Results {
 
   #stepwise(sequence, prediction) {
     const found = [...new Set(prediction?.labels)];
-    const cells = [make("td", { class: "share" }, sequence.frames.length)];
+    const cells = [make("td", { class: "share" }, prediction?.labels.length ?? "…")];
     cells.push(make("td", {}, prediction ? this.#strip(prediction.labels, found) : "…"));
     if (!prediction || !isLabelled(sequence, "label")) return [...cells, make("td", {}, "")];
     const { count: all, right } = compare(sequence, prediction, "label");

@@ -81,7 +81,12 @@ class TestRefusals:
         [
             pytest.param("colour", "red", "colour", id="unknown-key"),
             pytest.param("training.colour", 1, "training.colour", id="unknown-inner"),
-            pytest.param("format", 2, "format", id="unknown-format"),
+            pytest.param(
+                "format",
+                2,
+                "format: Value error, this release reads format 1, not 2",
+                id="unknown-format",
+            ),
             pytest.param("format", "1", "format", id="format-as-text"),
             pytest.param("task", "guess", "task", id="task"),
             pytest.param("name", "../up", "name", id="name-with-path"),
@@ -106,6 +111,21 @@ class TestRefusals:
         text = refused(copy)
         assert text.startswith(f"{path}: ")
         assert named in text
+
+    @pytest.mark.parametrize(
+        ("content", "named"),
+        [
+            (b'{"a":' + b"[]," * 500_000 + b"1}", "more than 200,000 values"),
+            (b"{" + b'"a":1,' * 100_000 + b'"a":1}', "more than 20,000 keys"),
+            (b"{" + b'"a":1,' * 9_000 + b'"a":1}', "errors"),
+        ],
+        ids=["values", "keys", "errors"],
+    )
+    def test_hostile(self, copy, content, named):
+        """A `bundle.json` of megabytes that would become millions of objects, or of
+        errors, is refused before it does."""
+        (copy / bundle.MARKER).write_bytes(content)
+        assert named in refused(copy)
 
     def test_missing_key(self, copy):
         """A `bundle.json` without one of its keys is refused by its name."""

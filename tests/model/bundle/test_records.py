@@ -22,7 +22,7 @@ from tests.support.bundles import seal
 LOGIN = {"event": "login", "amount": 3, "at": "2026-01-31T12:00:00Z"}
 
 
-ENTRIES = [f"e{n}" for n in range(600_000)]
+ENTRIES = [f"e{n}" for n in range(150_000)]
 
 
 def make() -> RecordSchema:
@@ -147,7 +147,7 @@ def test_times():
                     for name in "ab"
                 ]
             },
-            "more than 1,000,000 entries",
+            "more than 250,000 entries",
         ),
         ({"kind": "tokens"}, "kind"),
         ({"more": 1}, "more"),
@@ -157,7 +157,7 @@ def test_times():
 )
 def test_lies(change, reason):
     """A file that contradicts itself is refused, and the reason names what."""
-    text = json.dumps(json.loads(make().model_dump_json()) | change)
+    text = json.dumps(json.loads(make().to_json()) | change)
     with pytest.raises(ValueError, match=reason):
         RecordSchema.read(text.encode())
 
@@ -166,7 +166,7 @@ def test_file():
     """A file is read as it was written, with its examples."""
     schema = make()
     assert len(schema.examples) == 100
-    assert RecordSchema.read(schema.model_dump_json().encode()) == schema
+    assert RecordSchema.read(schema.to_json()) == schema
 
 
 def test_another_schema(text_bundles, tmp_path):
@@ -178,7 +178,7 @@ def test_another_schema(text_bundles, tmp_path):
     shutil.copyfile(other, folder / vocabulary.FILE)
     with pytest.raises(BundleError, match="another network"):
         seal(folder).schema()
-    number = schema.model_dump()
+    number = json.loads(schema.to_json())
     number["fields"][3]["kind"] = "number"
     number["examples"] = []
     (folder / vocabulary.FILE).write_text(json.dumps(number))

@@ -1,6 +1,7 @@
 """Vocabularies: tokens with their places, ids that are the same everywhere, lying files."""
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -18,7 +19,7 @@ def make(entries=("the", "cat"), **changes):
     columns += [
         Column(name=name, size=64, width=2) for name in ("lower", "suffix3", "shape")
     ]
-    values = {"kind": "tokens", "columns": columns, "entries": entries}
+    values = {"kind": "tokens", "columns": (*columns,), "entries": entries}
     return Vocabulary(**values | changes)
 
 
@@ -57,6 +58,24 @@ def test_places(text):
     assert letters == parts == list(text)
 
 
+@given(st.text("a1_.,:'’- é", max_size=60))
+def test_words_need_no_backtracking(text):
+    """Possessive quantifiers find the words that a backtracking pattern finds."""
+    plain = re.compile(r"\d+(?:[.,:]\d+)*|\w+(?:['’.-]\w+)*|[^\w\s]")
+    assert tokenize(text, "tokens") == plain.findall(text)
+
+
+def test_long_words():
+    """A word of a megabyte is many tokens of at most 4,096 characters, found one by one:
+    the first tokens take no memory for the others."""
+    for piece in ("1.1.", "a-b-", "x"):
+        text = piece * 2**18
+        tokens = tokenize(text, "tokens")
+        assert max(map(len, tokens)) <= vocabulary.MAX_TOKEN
+        assert "".join(tokens) == text
+        assert tokenize(text, "tokens", 3) == tokens[:3]
+
+
 def test_ids():
     """The first column is a place in the list; the others are hashes, which never change
     (CRC-32), of any string that JSON can hold."""
@@ -91,11 +110,13 @@ def test_shape():
         ({"columns": []}, "columns"),
         ({"examples": [["the", [2, 0, 0, 0]]]}, "example"),
         ({"more": 1}, "more"),
+        ({"entries": ["a"] * 800_000}, "more than 250,000 entries"),
+        ({"examples": [[]] * 600_000}, "more than 250,000 entries"),
     ],
 )
 def test_lies(changes, reason):
     """A file that contradicts itself is refused, and the reason names what."""
-    text = json.dumps(json.loads(make().model_dump_json()) | changes)
+    text = json.dumps(json.loads(make().to_json()) | changes)
     with pytest.raises(ValueError, match=reason):
         Vocabulary.read(text.encode())
 
@@ -103,7 +124,7 @@ def test_lies(changes, reason):
 def test_examples():
     """Ids of examples are stored, and checked when the file is read."""
     words = make().with_examples(["the", "dog"])
-    assert Vocabulary.read(words.model_dump_json().encode()) == words
+    assert Vocabulary.read(words.to_json()) == words
     assert words.examples[0] == ("the", (1, 27, 45, 0))
 
 

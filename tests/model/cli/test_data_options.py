@@ -48,33 +48,34 @@ BASES = {
     "text": {"text": "body"},
     "letters": {"text": "body", "characters": True},
     "events": {"categories": ("event",)},
+    "log": {"categories": ("event",), "task": "label"},
     "nested": {"categories": ("event",)},
 }
 # + is used and changes the data, = is used, - is refused by its name, ! is refused with
 # the option that it contradicts.
 TABLE = """
-                    table steps lines npz ts text letters tokens spans conll events nested vowels addresses
-task                +     =     -     -   -  -    -       =      =     =     +      -      -      =
-sequence_column     +     +     -     -   -  +    +       +      +     -     +      -      -      -
-label_column        +     +     -     -   -  +    +       +      +     -     +      -      -      -
-step_column         +     +     -     -   -  -    -       -      -     -     +      -      -      -
-group_column        +     +     =     +   -  +    +       +      +     -     +      =      -      -
-ignore              +     +     +     +   -  =    =       =      =     -     =      =      -      -
-validation_fraction +     +     +     +   +  +    +       +      +     +     +      +      -      -
-test_fraction       +     +     +     +   +  +    +       +      +     +     +      +      -      -
-text                +     !     -     -   -  +    +       -      +     -     !      !      -      -
-characters          -     -     -     -   -  +    =       -      +     -     -      -      -      -
-categories          +     +     -     -   -  -    -       -      -     -     +      +      -      -
-numbers             +     +     -     -   -  -    -       -      -     -     +      +      -      -
-time                +     +     -     -   -  -    -       -      -     -     +      +      -      -
-column              -     -     -     -   -  -    -       -      -     +     -      -      -      -
-min_count           -     -     -     -   -  +    -       +      +     +     +      +      -      +
-max_words           -     -     -     -   -  +    +       +      +     +     +      +      -      +
-buckets             -     -     -     -   -  +    -       +      +     +     -      -      -      +
-embedding           -     -     -     -   -  +    +       +      +     +     =      =      -      +
-normalise           =     =     =     =   =  -    -       -      -     -     =      =      =      -
-labels_are_classes  =     =     =     =   =  =    =       =      =     =     =      =      =      =
-encoding            =     =     =     -   =  =    =       =      =     =     =      =      -      -
+                    table steps lines npz ts text letters tokens spans conll events log nested vowels addresses
+task                +     =     -     -   -  -    -       =      =     =     +      =   -      -      =
+sequence_column     +     +     -     -   -  +    +       +      +     -     +      +   -      -      -
+label_column        +     +     -     -   -  +    +       +      +     -     +      +   -      -      -
+step_column         +     +     -     -   -  -    -       -      -     -     +      +   -      -      -
+group_column        +     +     =     +   -  +    +       +      +     -     +      +   =      -      -
+ignore              +     +     +     +   -  =    =       =      =     -     =      =   =      -      -
+validation_fraction +     +     +     +   +  +    +       +      +     +     +      +   +      -      -
+test_fraction       +     +     +     +   +  +    +       +      +     +     +      +   +      -      -
+text                +     !     -     -   -  +    +       -      +     -     !      !   !      -      -
+characters          -     -     -     -   -  +    =       -      +     -     -      -   -      -      -
+categories          +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+numbers             +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+time                +     +     -     -   -  -    -       -      -     -     +      +   +      -      -
+column              -     -     -     -   -  -    -       -      -     +     -      -   -      -      -
+min_count           -     -     -     -   -  +    -       +      +     +     +      +   +      -      +
+max_words           -     -     -     -   -  +    +       +      +     +     +      +   +      -      +
+buckets             -     -     -     -   -  +    -       +      +     +     -      -   -      -      +
+embedding           -     -     -     -   -  +    +       +      +     +     =      =   =      -      +
+normalise           =     =     =     =   =  -    -       -      -     -     =      =   =      =      -
+labels_are_classes  =     =     =     =   =  =    =       =      =     =     =      =   =      =      =
+encoding            =     =     =     -   =  =    =       =      =     =     =      =   =      -      -
 """
 HEADER, *ROWS = (line.split() for line in TABLE.strip().splitlines())
 
@@ -217,3 +218,24 @@ def test_python(sources, arguments, reason):
     """`model.train` names its arguments."""
     with pytest.raises(ValueError, match=reason):
         model.train(pandas.read_csv(sources["table"]), **arguments)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "options", "reason"),
+    [
+        ("commands", ("--step-column", "kind"), "--step-column is not used"),
+        ("commands", ("--column", "2"), "--column is not used"),
+        ("commands", ("--group-column", "site"), "group column 'site' is missing"),
+        ("names", ("--label-column", "kind"), "--label-column is not used"),
+        ("names", ("--text", "body"), "--text is not used"),
+        ("visits", ("--text", "body"), "--text is not used"),
+    ],
+)
+def test_evaluate(text_bundles, name, options, reason):
+    """`evaluate` uses or refuses the names of columns, by what the network reads."""
+    file = text_bundles / f"{name}.{'conll' if name == 'names' else 'csv'}"
+    columns = ("--text", "body", "--label-column", "kind", *options)
+    columns = columns if name == "commands" else options
+    bundle = text_bundles / name / "1"
+    assert reason in refusal("evaluate", bundle, file, "--part", "all", *columns)

@@ -13,7 +13,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from bench.servers import repeating
-from model.bundle import bundle
+from model.bundle import bundle, vocabulary
 from model.bundle.metadata import Metadata
 from tests.robustness.harness import reference
 from tests.robustness.harness.checklist import Tally, row
@@ -24,6 +24,7 @@ from tests.robustness.lifecycle.endless_loads import (
     broken_reason,
     wait_for,
 )
+from tests.robustness.load.resource_attacks import Observer
 
 MODEL = "digits"
 MEASURE_SECONDS = 0.2  # measuring memory delays the process that is measured
@@ -69,6 +70,23 @@ def attributes(model: onnx.ModelProto) -> None:
     model.graph.node[0].attribute.extend(empty)
 
 
+def many_entries(new: Path) -> None:
+    """A vocabulary of 32 MiB, of eight million entries."""
+    entries = b'"a",' * (vocabulary.MAX_BYTES // 4 - 100)
+    content = b'{"kind":"tokens","columns":[],"entries":[' + entries + b'"a"]}'
+    (new / vocabulary.FILE).write_bytes(content)
+
+
+def many_keys(new: Path) -> None:
+    """A `bundle.json` of 3 MiB, of half a million unknown keys."""
+    (new / bundle.MARKER).write_bytes(b"{" + b'"a":1,' * 2**19 + b'"a":1}')
+
+
+# The change of a bundle's files, and what its refusal says.
+HOSTILE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "many_entries": (many_entries, "more than 250,000 entries"),
+    "many_keys": (many_keys, "more than 200,000 values"),
+}
 # The change of a network, and what its refusal says.
 EXPENSIVE: dict[str, tuple[Callable[[onnx.ModelProto], None], str]] = {
     "counts": (counts, "UNROLLED_LOAD_BYTES"),
@@ -102,6 +120,13 @@ def _add_work(model: onnx.ModelProto, nodes: list[Node], count: int) -> None:
 def make_bundle(folder: Path, name: str) -> Path:
     """An expensive bundle of that name."""
     new = folder / name
+    if name in HOSTILE:
+        shutil.copytree(reference.bundle_folder("tags") / "1", new)
+        about = Metadata.model_validate_json((new / bundle.MARKER).read_text())
+        HOSTILE[name][0](new)
+        if name == "many_entries":
+            bundle.seal(new, about.model_copy(update={"name": name}))
+        return new
     shutil.copytree(reference.bundle_folder(MODEL) / "1", new)
     model = onnx.load(new / bundle.NETWORK)
     EXPENSIVE[name][0](model)
@@ -121,7 +146,9 @@ def expensive_bundles(tally: Tally, amount: int) -> None:
     with tempfile.TemporaryDirectory() as folder:
         root = Path(folder) / "bundles"
         add_version(root, MODEL, "1")
-        bundles = {name: make_bundle(Path(folder), name) for name in EXPENSIVE}
+        bundles = {
+            name: make_bundle(Path(folder), name) for name in (*HOSTILE, *EXPENSIVE)
+        }
         # Only the changed network: TensorFlow would load these bundles' other one.
         limits = {"load_seconds": 20, "reload_seconds": 0.2, "engine": "onnx"}
         with serving(tally, bundles=root, **limits) as service:
@@ -129,8 +156,14 @@ def expensive_bundles(tally: Tally, amount: int) -> None:
             rate = LOAD * capacity(port, requests)
             before = baseline(port, requests, CLIENTS, rate, BASELINE_SECONDS)
             for name, new in bundles.items():
-                with Traffic(port, requests, CLIENTS, rate) as traffic:
+                observer = Observer(service)
+                with (
+                    observer.running(),
+                    Traffic(port, requests, CLIENTS, rate) as traffic,
+                ):
                     _check_refused(tally, service, new, root / name)
+                tally.figure(f"{name}, /livez", observer.livez)
+                tally.check(not observer.is_livez_slow, f"{name}: {observer.livez}")
                 traffic.check(tally, name)
                 now = traffic.p99
                 allowed = max(WORSE * before, before + NOISE_MS)
@@ -150,7 +183,8 @@ def _check_refused(tally: Tally, service: Service, new: Path, target: Path) -> N
         os.rename(new, target / "1")
         wait_for(lambda: broken_reason(service, name) != "", REPORT_SECONDS)
     reason, seconds = broken_reason(service, name), time.monotonic() - start
-    expected = reason.startswith(str(target / "1")) and re.search(EXPENSIVE[name][1], reason)  # fmt: skip
+    words = {**HOSTILE, **EXPENSIVE}[name][1]
+    expected = reason.startswith(str(target / "1")) and re.search(words, reason)
     tally.check(bool(expected), f"{name} is reported with: {reason!r}")
     tally.check(max(mib) < MEMORY_PEAK, f"{name}: {max(mib):.0f} MiB")
     tally.figure(f"{name}, MiB of all processes", f"{max(mib):.0f} ({mib[0]:.0f})")

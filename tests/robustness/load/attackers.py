@@ -139,6 +139,37 @@ async def wrong_bodies(port: int, count: int, seconds: float, key: Fields) -> No
 
 
 @attack
+async def texts_and_records(port: int, count: int, seconds: float, key: Fields) -> None:
+    """Texts and records of the maximum size in 8 KB of gzip each: one word, one letter, empty
+    lists and objects, and thousands of members, tokens and spans."""
+    inputs = (
+        b'{"inputs": [{"name": "text", "shape": [1], "datatype": "BYTES", "data": ['
+    )
+    label = b'{"model": "tags", "top_k": 1, "spans": true, '
+    forms = (
+        ("/label", b'{"model": "tags", "texts": ["1', b".1", b'"]}'),
+        ("/classify", b'{"texts": ["', "€".encode(), b'"]}'),
+        ("/label", b'{"model": "tags", "texts": ["', b"a", b'"]}'),
+        ("/label", b'{"model": "tags", "tokens": [[""', b',"a"', b"]]}"),
+        ("/classify", b'{"records": [[{"a": 1', b',"a":1', b"}]]}"),
+        ("/v1/models/tags:predict", b'{"instances": [{}', b", {}", b"]}"),
+        ("/v2/models/tags/infer", inputs + b"[]", b",[]", b"]}]}"),
+    )
+    requests = []
+    for path, start, piece, end in forms:
+        times = (8 * MIB - len(start) - len(end)) // len(piece)
+        body = gzip.compress(start + piece * times + end)
+        requests.append(http("POST", path, body, *key, b"Content-Encoding: gzip"))
+    for start, piece, times, end in (
+        (b'"texts": ["', b"a " * 100, 99, b'"]}'),
+        (b'"tokens": [["', b"a" * 4_000 + b'", "', 2_000, b'a"]]}'),
+    ):
+        body = gzip.compress(label + start + piece * times + end)
+        requests.append(http("POST", "/label", body, *key, b"Content-Encoding: gzip"))
+    await _repeat(port, count, requests)
+
+
+@attack
 async def handshakes(port: int, count: int, seconds: float, key: Fields) -> None:
     """WebSocket handshakes without a key, with long heads."""
     request = handshake("/stream?model=digits", *PADDING)

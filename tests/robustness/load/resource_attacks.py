@@ -1,4 +1,4 @@
-"""Rows M1 to M13: attacks on memory and the event loop, at ten times the size that once hurt.
+"""Rows M1 to M14: attacks on memory and the event loop, at ten times the size that once hurt.
 
 `attackers` runs them in processes of their own, while honest clients with another API
 key are served.
@@ -8,6 +8,7 @@ import asyncio
 import gzip
 import hashlib
 import json
+import math
 import socket
 import subprocess
 import sys
@@ -86,6 +87,7 @@ class Attack:
     key: bool = True  # the attackers have an API key
     longer: bool = False  # a larger attack takes longer
     worse_ms: float = NOISE_MS  # allowed in honest p99, if that is not doubled
+    grown_mib: float = math.inf  # allowed of all processes together
     honest: Callable[[], list[ReferenceRequest]] = small_requests
     fast: int = 0
 
@@ -106,6 +108,7 @@ ATTACKS = (
     Attack("M11", "unknown paths of /v1 and /v2, heads of 12 KB", "unknown_paths", 10_000, 6, longer=True),
     Attack("M12", "streams and sequences started by one key", "starts", 2_000, 30),
     Attack("M13", "endless trailers", "trailers", 12, 20),
+    Attack("M14", "texts and records of 8 MiB in 8 KB", "texts_and_records", 2, 12, grown_mib=150, fast=1),
 )  # fmt: skip
 
 
@@ -147,6 +150,10 @@ def _run(attack: Attack, tally: Tally, factor: int) -> None:
         tally.figure("MiB", message)
         tally.check(peak < PEAK_MIB, message)
         tally.check(after <= before + KEPT_MIB, message)
+        grown = max(observer.all_mib) - observer.all_mib[0]
+        tally.figure("all processes MiB more", grown)
+        message = f"all processes grow by {grown:.0f} MiB"
+        tally.check(grown <= attack.grown_mib, message)
         traffic.check(tally)
         now = traffic.p99
         tally.figure("p99 ms", f"{now:.1f} (before {p99:.1f})")
@@ -169,6 +176,7 @@ class Observer:
 
     service: Service
     mib: list[float] = field(default_factory=list)
+    all_mib: list[float] = field(default_factory=list)  # of all processes
     livez_ms: list[float] = field(default_factory=list)
     _connection: socket.socket | None = None
 
@@ -178,8 +186,11 @@ class Observer:
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        measure = repeating(lambda: self.mib.append(self.memory), 0.05)
-        with measure, repeating(self._probe, 0.1):
+        with (
+            repeating(lambda: self.mib.append(self.memory), 0.05),
+            repeating(lambda: self.all_mib.append(self.service.memory_mib()), 0.2),
+            repeating(self._probe, 0.1),
+        ):
             yield
         if self._connection is not None:
             self._connection.close()

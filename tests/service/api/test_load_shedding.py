@@ -1,8 +1,10 @@
 """Load shedding: refuses from raw bytes exactly what would be refused anyway."""
 
 import json
+import shutil
 import socket
 import time
+from contextlib import contextmanager
 
 import httpx
 import pytest
@@ -31,12 +33,13 @@ class Shed(list):
     pretend = True  # that requests are being refused
 
 
-@pytest.fixture
-def full(bundles):
-    """A service whose queue is full, with a record of the requests that were shed."""
-    settings = Settings(port=0, bundles=bundles / "walks", workers=1)
+@contextmanager
+def overloaded(root):
+    """A service of `walks` whose queue is full, with a record of the requests that were
+    shed."""
+    settings = Settings(port=0, bundles=root, workers=1)
     with running(settings, load_engine=OnnxEngine) as service:
-        (model,) = service.registry.models.values()
+        model = service.registry.models["walks"]
         queue, limiter = model.admission.wait_estimate, service.server._limiter
         pool = model.admission._pool
         service.http.post("/classify", content=PLAIN).raise_for_status()
@@ -54,6 +57,33 @@ def full(bundles):
         limiter.shed = record
         yield service, queue, shed
         queue.steps -= 1000
+
+
+@pytest.fixture
+def full(bundles):
+    """A service of one model whose queue is full; see `overloaded`."""
+    with overloaded(bundles / "walks") as parts:
+        yield parts
+
+
+def test_other_inputs(bundles, text_bundles, tmp_path):
+    """While the default model of sequences is overloaded, the one of texts answers,
+    wherever the body's fields stand and whatever the texts say."""
+    for source in (bundles / "walks", text_bundles / "commands"):
+        shutil.copytree(source, tmp_path / source.name)
+    with overloaded(tmp_path) as (service, _, _):
+        for body in (
+            b'{"texts": ["play it"]}',
+            b'{"top_k": 1, "texts": ["\\"model\\": \\"walks\\" [x]"]}',
+            b'{"states": [null], "texts": ["play it"]}',
+            b'{"te\\u0078ts": ["play it"]}',
+            b'{"texts": ["play it"], "model": "comm\\u0061nds"}',
+        ):
+            ((status, _),), (answer,) = ask(service, request(body))
+            assert status == 200, answer
+            assert json.loads(answer)["model"] == "commands"
+        for body in (PLAIN, NAMED, b'{"states": [null], ' + PLAIN[1:]):
+            assert ask(service, request(body))[0][0][0] == 503
 
 
 def ask(service, data, count=1):

@@ -91,15 +91,20 @@ class TestServe:
         np.testing.assert_allclose(*probabilities, atol=1e-5)
 
     def test_log(self, started):
-        """If the output is no terminal, every line is a JSON record."""
+        """If the output is no terminal, every line is a JSON record. The last one of the
+        start has the address."""
 
         def messages():
             return [record["message"] for record in started.records()]
 
-        wait(lambda: "ready" in messages(), "the lines are written")
+        last = f"serving on {started.url}"
+        wait(lambda: last in messages(), "the lines are written")
         records, messages = started.records(), messages()
         assert messages.count("loaded") == 3
         assert messages.count("ready") == 1
+        assert messages[0] == "starting"
+        assert messages.count(last) == 1
+        assert messages.index(last) > messages.index("ready")
         ready = records[messages.index("ready")]
         assert ready["models"] == ["both", "tags", "walks"]
         assert {record["level"] for record in records} <= {"debug", "info"}

@@ -310,3 +310,26 @@ class TestCheckSize:
                 body = json.dumps({"sequences": [[frame] * steps]}).encode()
                 with pytest.raises(TooLarge):
                     self.check(body)
+
+
+@pytest.mark.parametrize(
+    ("body", "name", "reads"),
+    [
+        (b'{"sequences": [[[1]]]}', None, "frames"),
+        (b'{"sequences": [[[1]]], "model" : "a"}', "a", "frames"),
+        (b'{"model": "a", "texts": ["[", "\\"model\\": \\"b\\"]"]}', "a", "text"),
+        (b'{"tokens":[["\\"records\\":"]],"model":"a","model":"b"}', "b", "text"),
+        (b'{"records": [[{"model": "a", "texts": "b"}]]}', None, "records"),
+        (b'{"states": [null], "sequences": [[[1]]]}', None, ""),
+        (b'{"model": null, "sequences": [[[1]]]}', "", "frames"),
+        (b'{"model": "a\\u0062", "sequences": [[[1]]]}', "", ""),
+        (b'{"model": "a[b]", "sequences": [[[1]]]}', "", ""),
+        (b'{"s\\u0065quences": [[[1]]]}', "", ""),
+        (b"{}", None, ""),
+        (b"", None, ""),
+    ],
+)
+def test_peek(body, name, reads):
+    """The name and the input are what a parser reads, or empty where they are not
+    certain: nothing in a text or a record is taken for them."""
+    assert fast_json.peek(body) == (name, reads)

@@ -6,11 +6,12 @@ import json
 import multiprocessing
 import os
 import signal
+import tracemalloc
 
 import numpy as np
 import pytest
 
-from service.codecs import process
+from service.codecs import open_inference, process
 from service.codecs.fast_json import Inputs
 from service.codecs.process import CodecProcesses, RequestDecoder
 from service.errors import (
@@ -239,3 +240,60 @@ class TestServed:
                 problems.append((response.status_code, problem))
             assert problems[0] == problems[1]
             assert problems[0][0] >= 400
+
+
+LIMITS = Settings().limits
+COLUMNS = {"event": "category", "amount": "number"}
+READERS = Inputs({None: 28}, {None: ("tokens", 9)}, {None: COLUMNS})
+TENSOR = b'{"inputs": [{"name": "%b", "shape": [1, 1], "datatype": "BYTES", "data": ['
+
+
+def decode_native(body):
+    RequestDecoder(LIMITS).decode_request(body, READERS)
+
+
+def decode_predict(body):
+    RequestDecoder(LIMITS).decode_instances_of_text(body, "tokens", 9)
+
+
+def infer_text(body):
+    open_inference.decode(body, None, 9, LIMITS, "tokens")
+
+
+def infer_records(body):
+    open_inference.decode(body, None, 2, LIMITS, "records", COLUMNS)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("decode", "start", "middle", "end"),
+    [
+        (decode_native, b'{"texts": ["a', b" a", b'"]}'),
+        (decode_native, b'{"texts": ["1', b".1", b'"]}'),
+        (decode_native, b'{"texts": ["', "€".encode(), b'"]}'),
+        (decode_native, b'{"tokens": [["\\"texts\\""', ', "€"'.encode(), b"]]}"),
+        (decode_native, b'{"records": [[{"a": 1', b', "%d": 1', b"}]]}"),
+        (decode_native, b'{"records": [[{}', b',{"event":"a","amount":1}', b"]]}"),
+        (decode_predict, b'{"instances": [{}', b", {}", b"]}"),
+        (infer_text, TENSOR % b"text", b"[],", b"[]]}]}"),
+        (infer_records, TENSOR % b"event", b'"a\\"",', b'"a"]}]}'),
+    ],
+    ids=["words", "number", "letters", "tokens", "members", "records", "rows"]
+    + ["tensor of text", "tensor of records"],
+)
+def test_refused_in_little_memory(decode, start, middle, end):
+    """A body of 8 MiB with far more texts, lists, objects or members than allowed is
+    refused in less than 64 MiB."""
+    times = (8 * 2**20 - len(start) - len(end)) // len(middle)
+    filled = middle * times
+    if b"%d" in middle:
+        filled = b"".join(middle % number for number in range(times // 2))
+    body = start + filled + end
+    tracemalloc.start()
+    try:
+        with pytest.raises((TooLarge, InvalidRequest)):
+            decode(body)
+        _, peak = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert peak < 64 * 2**20

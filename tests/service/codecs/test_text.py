@@ -5,6 +5,7 @@ import asyncio
 import numpy as np
 import pytest
 
+from model.bundle.spans import most_probable, tagging_scheme
 from model.bundle.vocabulary import tokenize
 from service.codecs import text
 from service.errors import InvalidRequest, TooLarge
@@ -23,6 +24,11 @@ def probabilities(classes, *rows):
     return values
 
 
+def find_spans(classes, values, tokens, content):
+    (spans,) = text.all_spans(classes, [values], [tokens], [content])
+    return spans
+
+
 def test_bio():
     """`I-` continues a span of its type only; a less probable label is taken where the most
     probable one can't stand."""
@@ -36,7 +42,7 @@ def test_bio():
         {"B-LOC": 0.8},
         {"I-LOC": 0.7},
     )
-    spans = text.spans(BIO, values, tokens, sentence)
+    spans = find_spans(BIO, values, tokens, sentence)
     assert [(s["label"], s["text"], s["start"], s["end"]) for s in spans] == [
         ("PER", "Ann Lee", 0, 7),
         ("LOC", "New York", 12, 20),
@@ -48,7 +54,7 @@ def test_neighbours():
     """Two spans of a type that touch are two, where the second begins."""
     tokens = list("abc")
     values = probabilities(BIO, {"B-PER": 0.9}, {"B-PER": 0.9}, {"I-PER": 0.9})
-    spans = text.spans(BIO, values, tokens, None)
+    spans = find_spans(BIO, values, tokens, None)
     assert [(s["first"], s["last"], s["text"]) for s in spans] == [
         (0, 0, "a"),
         (1, 2, "b c"),
@@ -62,7 +68,7 @@ def test_plain_labels():
         classes, {"NOUN": 0.9}, {"NOUN": 0.6}, {"O": 0.9}, {"VERB": 0.8}
     )
     tokens = list("abcd")
-    spans = text.spans(classes, values, tokens, None)
+    spans = find_spans(classes, values, tokens, None)
     assert [(s["label"], s["first"], s["last"]) for s in spans] == [
         ("NOUN", 0, 1),
         ("VERB", 3, 3),
@@ -78,9 +84,11 @@ def test_plain_labels():
         ([""], None, "characters", "texts[0]"),
         (None, [["a", ""]], "tokens", "tokens[0]"),
         (None, [["a"]], "characters", "tokens"),
+        (None, [["a"], ["a", "b" * 5_000]], "tokens", "tokens[1]"),
     ],
 )
-def test_empty(texts, tokens, kind, path):
+def test_refused(texts, tokens, kind, path):
+    """A text without tokens, and a token that is too long, are named."""
     with pytest.raises(InvalidRequest) as caught:
         text.to_tokens(texts, tokens, kind, LIMITS, 2)
     assert [error.path for error in caught.value.errors] == [path]
@@ -93,8 +101,12 @@ def test_limits(texts):
         text.to_tokens(texts, None, "tokens", LIMITS, 2)
 
 
-def test_others_have_turns():
-    """A long text is encoded in pieces, between which other tasks run."""
+@pytest.mark.parametrize(
+    ("token", "pieces"), [("a", 3), ("a" * 4_000, 3 * text.AT_ONCE // 8)]
+)
+def test_others_have_turns(token, pieces):
+    """A long text is encoded in pieces, between which other tasks run; in smaller ones
+    where its tokens are long."""
 
     class Words:
         def encode(self, tokens):
@@ -110,9 +122,43 @@ def test_others_have_turns():
                 await asyncio.sleep(0)
 
         other = asyncio.create_task(count())
-        tokens = ["a"] * (3 * text.AT_ONCE + 1)
+        tokens = [token] * (3 * text.AT_ONCE + 1)
         (frames,) = await text.encode(Words(), [tokens])
         other.cancel()
         return len(frames), turns
 
-    assert asyncio.run(run()) == (3 * text.AT_ONCE + 1, 3)
+    assert asyncio.run(run()) == (3 * text.AT_ONCE + 1, pieces)
+
+
+def test_best_path():
+    """The best path of classes is that of an exhaustive Viterbi over all
+    pairs of classes, of which an inside class may follow its own type alone."""
+    rng = np.random.default_rng(0)
+    kinds = [f"t{number}" for number in range(4)]
+    classes = ("O", *(f"{prefix}-{kind}" for kind in kinds for prefix in "BIEL"))
+    scheme = tagging_scheme(classes)
+    for _ in range(20):
+        values = rng.dirichlet(np.ones(len(classes)) / 3, 12).astype(np.float32)
+        scores = np.log(np.maximum(values.astype(np.float64), 1e-12))
+
+        def may_follow(first, second):
+            return second[0] not in "IEL" or (
+                first[0] in "BI" and first[2:] == second[2:]
+            )
+
+        best = [
+            (-1e9 if c[0] in "IEL" else 0) + scores[0][k] for k, c in enumerate(classes)
+        ]
+        paths = [[k] for k in range(len(classes))]
+        for row in scores[1:]:
+            chosen = [
+                max(
+                    (k for k, c in enumerate(classes) if may_follow(c, after)),
+                    key=best.__getitem__,
+                )
+                for after in classes
+            ]
+            paths = [[*paths[k], code] for code, k in enumerate(chosen)]
+            best = [best[k] + row[code] for code, k in enumerate(chosen)]
+        expected = paths[int(np.argmax(best))]
+        assert most_probable(values, scheme).tolist() == expected

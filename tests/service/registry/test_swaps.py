@@ -200,7 +200,7 @@ def test_statistics(tmp_path):
 
 class TestWorkers:
     def test_replaced(self, tmp_path):
-        """A worker's replacement loads only the versions that are served."""
+        """A worker's replacement loads only the versions that are served or used."""
         with versioned_service(tmp_path, 1, workers=2, labels={"stable": 1}) as service:
             for version in (2, 3):
                 service.put(version)
@@ -243,28 +243,37 @@ class TestWorkers:
 
     @pytest.mark.parametrize("kind", TRANSPORTS)
     def test_stream_survives(self, tmp_path, kind):
-        """A stream with a former version continues in the workers that have it, when
-        another worker is replaced."""
+        """A stream and a kept sequence of a former version go on when all workers were
+        replaced: new ones load it while it is used. If they can't, the error is final, and
+        the stream ends."""
         with (
             versioned_service(tmp_path, 1, workers=2) as service,
             kind(service.url, "model=made") as client,
         ):
+
+            def infer(**flags):
+                parameters = {"sequence_id": 5, **flags}
+                body = INFER | {"parameters": parameters}
+                return service.http.post("/v2/models/made/infer", json=body)
+
             client.ask([[7]])
+            assert infer(sequence_start=True).json()["model_version"] == "1"
             service.put(2)
             service.wait_served(2)
-            service.wait_scanned()
-            kill(service)
-            (other_engine,) = (e for e in service.engines[2:4] if e() is not None)
-            with ThreadPoolExecutor(1) as thread, blocked(other_engine):
-                thread.submit(service.http.post, "/classify", json=GOOD)
-                busy = service.registry.get("made").admission
-                wait(
-                    lambda: busy.wait_estimate.steps == 1,
-                    "the one that has both is busy",
-                )
-                client.send({"frames": [[7]]})
-                service.wait_scanned()
-            assert "probabilities" in client.receive()
+            for _ in range(2):
+                kill(service)
+            assert client.ask([[7]])["probabilities"][:2] == [2 + 1, 7 + 1]
+            assert infer().json()["outputs"][0]["data"][:2] == [2 + 1, 7 + 1]
+            service.remove(1)
+            for _ in range(2):
+                kill(service)
+            client.send({"frames": [[7]]})
+            error = client.receive()["error"]
+            assert (error["status"], "made@1" in error["detail"]) == (410, True)
+            assert client.assert_ended("retired")["steps"] == 2
+            assert infer().status_code == 410
+            assert infer(sequence_start=True).json()["model_version"] == "2"
+            service.assert_served(2)
 
     def test_gone_while_loading(self, tmp_path):
         """A version that is removed just when it has been loaded leaves nothing that new

@@ -259,7 +259,7 @@ class TestPauses:
     COUNT = MAX_CLIENT_ERRORS - 1
 
     def stream(self):
-        model = SimpleNamespace(metadata=make_metadata(), columns=None)
+        model = SimpleNamespace(metadata=make_metadata(), decoding=("frames", None))
         codecs = CodecProcesses(Settings())
         return Stream(model, None, "id", anonymous_caller(), codecs, Metrics())
 

@@ -92,6 +92,15 @@ def traced(bundles, collector):
         yield service
 
 
+def test_invalid_state(traced, caplog):
+    """An invalid `tracestate` is answered like none, and no line of the log repeats it."""
+    headers = {"traceparent": PARENT, "tracestate": "secret=a,secret=b,SECRET"}
+    with caplog.at_level(logging.INFO):
+        assert traced.http.get("/models", headers=headers).is_success
+    assert caplog.records
+    assert "secret" not in caplog.text.lower()
+
+
 def test_classify(traced, collector, caplog):
     """A request's span is a child of its client's; it has the model, the size, and child
     spans of its stages. The log line has its ids."""

@@ -224,7 +224,7 @@ def test_rare_words_stay_private(tmp_path):
     path = tmp_path / "a.csv"
     path.write_text("text,label\nthe cat,a\nthe secret,b\nthe cat,a\n")
     data = builtin.load_source(path, text=TextOptions(text="text"), validation=0)
-    content = data.vocabulary.model_dump_json()
+    content = data.vocabulary.to_json().decode()
     assert '"the"' in content
     assert "secret" not in content
 
