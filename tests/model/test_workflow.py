@@ -152,8 +152,8 @@ class TestArguments:
             for section in SECTIONS
             for name, info in type(getattr(Config(), section)).model_fields.items()
         }
-        others = {"source", "task", "test", *flags.COLUMNS}
-        others -= {"text", "column", "encoding"}
+        columns = {*flags.COLUMNS} - {"encoding", "text", "column"}
+        others = {"source", "task", "test"} | columns
         expected = {k: v for k, v in settings.items() if k not in others}
         assert typing.get_type_hints(workflow.Choices) == expected
 

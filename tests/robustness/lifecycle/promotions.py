@@ -65,9 +65,9 @@ def promotions(tally: Tally, amount: int) -> None:
 
 
 def _choose(random: np.random.Generator, level: int, better: bool) -> int:
-    """The level of the next network: that of the present one, the next, or below."""
+    """The level of the next network: above that of the present one, or below."""
     if better or level == 0:
-        return int(min(level + random.integers(0, 2), len(NOISE) - 1))
+        return min(level + 1, len(NOISE) - 1)
     return int(random.integers(0, level))
 
 
