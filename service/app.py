@@ -30,7 +30,7 @@ from service.compat.sequences import SequenceSessions
 from service.compat.tf_serving import TfServing
 from service.http import cors
 from service.http.auth import ApiKeyAuth
-from service.http.body import THREADS, BodyReader
+from service.http.body import BodyReader
 from service.http.middleware import RawEndpoint, RequestMiddleware
 from service.pool import spawn
 from service.pool.pool import Pool
@@ -53,6 +53,7 @@ can use `/v2` and `/v1`.
 Every error is a problem document (RFC 9457): `type` says its kind, `detail` what is wrong
 and how to go on, and `errors` which fields.
 """
+THREADS = 2  # besides the event loop's
 NOT_FOUND = "this path does not exist"
 _VERSIONED = ("/v", "/V")
 
@@ -153,8 +154,8 @@ def _create_service(
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        # Decompression, and the files that the framework reads, share a few threads:
-        # each thread keeps some memory.
+        # Compression, and the files that the framework reads, share a few threads: each
+        # thread keeps some memory.
         executor = ThreadPoolExecutor(THREADS, "aside")
         asyncio.get_running_loop().set_default_executor(executor)
         to_thread.current_default_thread_limiter().total_tokens = THREADS

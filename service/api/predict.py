@@ -53,16 +53,16 @@ class PredictEndpoint:
             ClientDisconnect: the client has gone; what waits is dropped.
         """
         deadline, caller = requested_deadline(scope), caller_of(scope)
-        decompress = await self._bodies.read(scope, receive, JSON)
+        body = await self._bodies.read(scope, receive, JSON)
         with self._deadlines.enforce(scope, receive, deadline) as deadline:
-            body = await decompress()
             started = time.perf_counter()
 
             # Choose the model, by what the bytes show. Under overload this refuses most
             # requests before they are parsed, which would cost time that the workers
             # need. All of a request is of the models that are served now.
             models = self._catalog.tasks[self._task]
-            model = models.find(*fast_json.peek(body))
+            seen = fast_json.peek(body) if isinstance(body, bytes) else ("", "")
+            model = models.find(*seen)
             if model is not None:
                 model.admission.check_room(deadline, caller.id)
 
@@ -90,7 +90,8 @@ class PredictEndpoint:
             before = model.tokens.verify_all(tokens, caller.owner)
             sequences, times = await model.encode(request, before)
             steps = list(map(len, sequences))
-            model.admission.wait_estimate.observe_body(len(body), sum(steps))
+            if isinstance(body, bytes):
+                model.admission.wait_estimate.observe_body(len(body), sum(steps))
             del body  # the frames take its place
             step_bytes = TOKEN_BYTES * bool(request.texts)
             step_bytes += SPAN_BYTES * request.spans

@@ -9,10 +9,10 @@ from starlette.types import Receive, Scope, Send
 
 from service.api import operations
 from service.callers.caller import caller_of
+from service.codecs.compression import DecompressingReceive
 from service.errors import NotFound
 from service.http import cors
 from service.http.body import BodyHeaders
-from service.http.compression import DecompressingReceive
 from service.http.connection import CONNECTION, Connection
 from service.http.middleware import header
 from service.http.ndjson import NdjsonReader

@@ -16,12 +16,14 @@ import orjson
 from model.bundle.metadata import Metadata
 from model.bundle.vocabulary import KINDS
 from service.codecs import (
+    compression,
     native,
     open_inference_tensors,
     records,
     text,
     text_tensors,
 )
+from service.codecs.compression import Body
 from service.codecs.open_inference_tensors import InputTensor
 from service.codecs.validation import decode_json, invalid_field
 from service.errors import InvalidRequest, TooLarge
@@ -78,7 +80,7 @@ _decoder = msgspec.json.Decoder(InferenceHeader)
 
 
 def decode(
-    body: bytes,
+    body: Body,
     json_bytes: int | None,
     features: int,
     limits: Limits,
@@ -96,6 +98,7 @@ def decode(
     Raises:
         InvalidJson, InvalidRequest, TooLarge: names the field.
     """
+    body = compression.whole(body)
     if json_bytes == 0 and kind != "frames":
         raise InvalidRequest(f"a model that reads {kind} takes no raw request")
     if json_bytes == 0:

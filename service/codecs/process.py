@@ -21,6 +21,7 @@ from model.bundle.vocabulary import Kind
 from service import os_resources
 from service.callers.fair_slots import FairSlots
 from service.codecs import (
+    compression,
     fast_json,
     native,
     records,
@@ -28,6 +29,7 @@ from service.codecs import (
     text,
     tf_serving,
 )
+from service.codecs.compression import Body
 from service.codecs.fast_json import Inputs, PredictRequest
 from service.codecs.stream_messages import StreamMessage
 from service.codecs.tf_serving import InstancesRequest
@@ -221,7 +223,7 @@ class CodecProcesses:
         self,
         caller: tuple[str, int],
         method: Callable[Concatenate[RequestDecoder, bytes, P], T],
-        body: bytes,
+        body: Body,
         *args: P.args,
         **kwargs: P.kwargs,
     ) -> T:
@@ -229,10 +231,11 @@ class CodecProcesses:
 
         Raises:
             Exception: as `run`.
+            BadEncoding, TooLarge: a compressed body can't be decompressed.
         """
-        if len(body) <= INLINE_BYTES:
+        if isinstance(body, bytes) and len(body) <= INLINE_BYTES:
             return method(self.decoder, body, *args, **kwargs)
-        size = len(body)
+        size = len(body) if isinstance(body, bytes) else body.limit
         return await self.run(caller, size, decode, method, body, *args, **kwargs)  # type: ignore[arg-type]
 
     async def run(
@@ -318,9 +321,9 @@ class CodecProcesses:
 _decoder: RequestDecoder  # of a codec process
 
 
-def decode(method: Callable[..., T], body: bytes, *args: Any, **kwargs: Any) -> T:
+def decode(method: Callable[..., T], body: Body, *args: Any, **kwargs: Any) -> T:
     """Call a method of `RequestDecoder` in a codec process."""
-    return method(_decoder, body, *args, **kwargs)
+    return method(_decoder, compression.whole(body), *args, **kwargs)
 
 
 def _initialize(limits: Limits) -> None:

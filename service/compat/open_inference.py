@@ -5,6 +5,7 @@ import time
 
 from service import errors
 from service.codecs import open_inference
+from service.codecs.compression import CompressedBody
 from service.codecs.open_inference import InferRequest
 from service.codecs.process import CodecProcesses
 from service.codecs.validation import invalid_field
@@ -124,18 +125,20 @@ class OpenInference:
 
     async def _infer(self, request: Request) -> Response:
         model, caller = self._model(request), request.caller
-        read_body = await request.body()
+        body = await request.body()
         json_bytes = _json_bytes(request.header(JSON_LENGTH))
         scope = self._deadlines.enforce(
             request.scope, request.receive, request.deadline
         )
         with scope as deadline:
-            body = await read_body()
             begun = time.perf_counter()
             model.admission.check_room(deadline, caller.id)
-            size = len(body)
-            if model.reads == "frames" and json_bytes is not None:
+            if isinstance(body, CompressedBody):
+                size = body.limit
+            elif model.reads == "frames" and json_bytes is not None:
                 size = json_bytes  # binary tensors of numbers take no time to decode
+            else:
+                size = len(body)
             decoded = await self._codecs.run_if_large(
                 caller.id,
                 size,

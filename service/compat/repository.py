@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from service.codecs import compression
 from service.codecs.validation import decode_json, invalid_field
 from service.compat import open_inference_metadata
 from service.compat.open_inference_metadata import BatchingModes
@@ -106,5 +107,5 @@ class ModelRepository:
             raise Forbidden("the model repository is closed: set UNROLLED_ADMIN=true")
         if request.header(b"origin") is not None:
             raise Forbidden("the model repository is not for web pages")
-        body = await (await request.body())()
+        body = compression.whole(await request.body())
         return decode_json(decoder, body) if body.strip() else None

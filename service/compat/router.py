@@ -11,9 +11,11 @@ import orjson
 from starlette.types import Receive, Scope, Send
 
 from service.callers.caller import Caller, caller_of
+from service.codecs import compression
+from service.codecs.compression import Body
 from service.codecs.process import INLINE_BYTES
 from service.errors import MAX_ERRORS, InvalidRequest, MethodNotAllowed, ServiceError
-from service.http import compression, deadlines
+from service.http import deadlines
 from service.http.body import BodyReader
 from service.http.middleware import ErrorResponse, Headers, header
 from service.registry.catalog import Model
@@ -62,11 +64,11 @@ class Request:
     def caller(self) -> Caller:
         return caller_of(self.scope)
 
-    async def body(self) -> Callable[[], Awaitable[bytes]]:
+    async def body(self) -> Body:
         """Read the body, of any media type; see `BodyReader.read`.
 
         Raises:
-            UnsupportedMedia, TooLarge, BufferFull, ClientDisconnect: see there.
+            ServiceError, ClientDisconnect: see there.
         """
         return await self.body_reader.read(self.scope, self.receive)
 

@@ -132,11 +132,10 @@ class TfServing:
         """Decode a request with a method of `RequestDecoder`, compute it, and encode the
         response."""
         caller, metadata = request.caller, model.metadata
-        read_body = await request.body()
+        body = await request.body()
         with self._deadlines.enforce(
             request.scope, request.receive, request.deadline
         ) as deadline:
-            body = await read_body()
             begun = time.perf_counter()
             model.admission.check_room(deadline, caller.id)
             decoded = await self._codecs.decode(caller.id, decode, body, *args)

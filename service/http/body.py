@@ -1,7 +1,5 @@
 """Request bodies: media type, size limit and decompression."""
 
-import asyncio
-from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Self
 
@@ -9,13 +7,12 @@ from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope
 
 from service.callers.caller import Caller, caller_of
-from service.callers.fair_slots import FairSlots
+from service.codecs import compression
+from service.codecs.compression import Body, CompressedBody
 from service.errors import TooLarge, UnsupportedMedia
-from service.http import compression
 
 # `curl -d` and many small clients send one of these whatever the body is.
 UNSPECIFIC_TYPES = ("application/x-www-form-urlencoded", "")
-THREADS = 2  # for decompression: as many bodies may grow large at a time
 INLINE_BYTES = 64 * 1024  # decompressed on the event loop, in under a millisecond
 
 
@@ -70,21 +67,17 @@ class BodyReader:
             limit: bytes that a body may have, both compressed and decompressed.
         """
         self._limit = limit
-        self._slots: FairSlots[int] = FairSlots(range(THREADS))
 
-    async def read(
-        self, scope: Scope, receive: Receive, *media_types: str
-    ) -> Callable[[], Awaitable[bytes]]:
-        """Receive a whole body, and return a function that decompresses it. It may be
-        called once. Decompression may wait for a thread: call it under the request's
-        deadline.
+    async def read(self, scope: Scope, receive: Receive, *media_types: str) -> Body:
+        """Receive a whole body. A compressed one is decompressed, unless it is large.
 
         Args:
             media_types: accepted; none: every media type is.
 
         Raises:
             UnsupportedMedia: another media type, or an unsupported compression.
-            TooLarge: over the limit; nothing more is read then.
+            TooLarge: over the limit; nothing more is read or decompressed then.
+            BadEncoding: the body can't be decompressed.
             BufferFull: no room for it in the memory budget.
             ClientDisconnect: the client went before the body was complete.
         """
@@ -92,44 +85,19 @@ class BodyReader:
         if media_types:
             headers.check(*media_types)
         caller = caller_of(scope)
-        parts = [await _receive(receive, self._limit, headers.length, caller)]
-
-        async def decompressed() -> bytes:
-            """Decompress the body.
-
-            Raises:
-                TooLarge: over the limit; nothing more is decompressed then.
-                BadEncoding: the body can't be decompressed.
-                BufferFull: no room for it in the memory budget.
-            """
-            body = parts.pop()
-            if not headers.coding:
-                return body
-            return await self._decompress(body, headers.coding, caller)
-
-        return decompressed
-
-    async def _decompress(self, body: bytes, coding: str, caller: Caller) -> bytes:
+        body = await _receive(receive, self._limit, headers.length, caller)
+        if not headers.coding:
+            return body
         if len(body) <= INLINE_BYTES:
             inline = min(INLINE_BYTES, self._limit)
             try:
-                decompressed = compression.decompress(body, coding, inline)
+                decompressed = compression.decompress(body, headers.coding, inline)
                 caller.reservation.resize(len(decompressed))
                 return decompressed
             except TooLarge:
                 if self._limit <= INLINE_BYTES:
                     raise
-        slot = await self._slots.acquire(caller.id, self._limit)
-        try:
-            # A few bytes can expand to very many: reserve room for the limit first.
-            caller.reservation.resize(len(body) + self._limit)
-            # zlib releases the interpreter lock in its thread.
-            work = asyncio.to_thread(compression.decompress, body, coding, self._limit)
-            decompressed = await asyncio.shield(work)
-        finally:
-            self._slots.release(slot)
-        caller.reservation.resize(len(decompressed))
-        return decompressed
+        return CompressedBody(body, headers.coding, self._limit)
 
 
 async def _receive(

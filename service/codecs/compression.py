@@ -2,6 +2,7 @@
 
 import asyncio
 import zlib
+from typing import NamedTuple
 
 from starlette.types import Message, Receive
 
@@ -12,6 +13,26 @@ MIN_BYTES = 1024  # a shorter response hardly gets smaller
 MAX_MEMBERS = 64  # of a gzip file; each costs a copy of all that follows
 PART_BYTES = 64 * 1024  # decompressed at a time, of a body that is streamed
 LEVEL = 1  # responses are numbers: other levels take longer and save little
+
+
+class CompressedBody(NamedTuple):
+    """A body that is decompressed where it is decoded: a few bytes can expand to very many."""
+
+    data: bytes
+    coding: str
+    limit: int  # bytes when decompressed
+
+
+Body = bytes | CompressedBody
+
+
+def whole(body: Body) -> bytes:
+    """Return a body as it was before it was compressed.
+
+    Raises:
+        BadEncoding, TooLarge: see `decompress`.
+    """
+    return body if isinstance(body, bytes) else decompress(*body)
 
 
 def decompress(body: bytes, coding: str, limit: int) -> bytes:

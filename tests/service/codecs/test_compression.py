@@ -11,9 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from service.codecs import compression
+from service.codecs.compression import accepted_encoding, compress, decompress
 from service.errors import BadEncoding, TooLarge
-from service.http import compression
-from service.http.compression import accepted_encoding, compress, decompress
 
 CODINGS = {"gzip": gzip.compress, "deflate": zlib.compress}
 LIMIT = 10_000
