@@ -126,8 +126,9 @@ def serve(**flags: Any) -> None:
 
     logs.setup(settings.log_format, settings.log_level)
     try:
+        http_server.check_file_limit(settings)
         service = application.create_app(settings, on_failure=lambda: server.stop())
-    except SettingsError as error:  # raised where traces are set up
+    except SettingsError as error:  # the system's, or raised where traces are set up
         _refuse(error)
     server = http_server.create_server(service, settings)
     try:

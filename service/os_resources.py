@@ -60,6 +60,12 @@ def _cgroup_v1_quota() -> float | None:
     return quota / period if quota > 0 and period > 0 else None
 
 
+def open_files_allowed() -> float:
+    """Return how many files this process may ever have open; infinite without a limit."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    return math.inf if hard == resource.RLIM_INFINITY else hard
+
+
 def lower_thread_priority() -> None:
     """Give the calling thread only the CPU time that others leave. This is permanent:
     raising a priority takes a privilege that the service does not have."""

@@ -21,7 +21,7 @@ from service.http.connection import Connection
 from service.http.limits import ConnectionLimiter
 from service.http.tls import Certificate, Handshake
 from service.http.websocket import WebSocket
-from service.settings import PREFIX, Settings
+from service.settings import PREFIX, Settings, SettingsError
 
 log = logging.getLogger(__name__)
 
@@ -29,6 +29,8 @@ STREAM_SECONDS = 2.0  # for open streams to end
 OTHER_FILES = 200  # descriptors for everything but connections
 RESERVED_FILES = 24  # of these, for later: bundles, workers, new connections
 ACCEPT_SOCKETS = 16
+# Without so many the service could not start, or replace a worker.
+FILES, FILES_PER_WORKER = 64, 10
 
 
 class Server(uvicorn.Server):
@@ -165,6 +167,24 @@ def _files_left() -> float:
         if soft != resource.RLIM_INFINITY:
             return soft - len(os.listdir("/proc/self/fd"))
     return math.inf
+
+
+def check_file_limit(settings: Settings) -> None:
+    """Check that enough files may be open to start.
+
+    Raises:
+        SettingsError: the system's limit is too low.
+    """
+    workers = settings.workers or os_resources.available_cores()
+    needed, allowed = (
+        FILES + FILES_PER_WORKER * workers,
+        os_resources.open_files_allowed(),
+    )
+    if allowed < needed:
+        raise SettingsError(
+            f"the system allows {allowed:.0f} open files, and the service needs {needed}:"
+            " raise the limit (ulimit -n)"
+        )
 
 
 def create_server(app: Service, settings: Settings) -> Server:

@@ -1,11 +1,13 @@
 """The loaded versions of one name, kept in step with its folder.
 
 A version is loaded first, and only then takes the place of another. One that can't be
-loaded changes nothing of what is served, and is tried again when its files change.
+loaded changes nothing of what is served. It is tried again when its files change, and
+after pauses that grow from a minute to an hour.
 """
 
+import time
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from model.bundle import bundle
@@ -17,6 +19,28 @@ from service.pool.spawn import WorkerDied
 from service.pool.supervisor import WorkerSupervisor
 from service.registry.catalog import Model
 from service.registry.stamp import stamp_of
+
+RETRY_SECONDS, MAX_RETRY_SECONDS = 60.0, 3600.0  # first and longest pause
+
+
+@dataclass(slots=True)
+class FailedVersion:
+    """A version that can't be loaded. Its files are tried again later, since the reason may
+    be the machine's: a full disk, or too little memory."""
+
+    stamp: Hashable
+    pause: float = field(default_factory=lambda: RETRY_SECONDS)
+    failed: float = field(default_factory=time.monotonic)
+
+    def waits(self, stamp: Hashable) -> bool:
+        """Return whether such files need not be tried now."""
+        return stamp == self.stamp and time.monotonic() < self.failed + self.pause
+
+    def again(self, stamp: Hashable) -> "FailedVersion":
+        """Return the next failure, with twice the pause for the same files."""
+        if stamp != self.stamp:
+            return FailedVersion(stamp)
+        return FailedVersion(stamp, min(2 * self.pause, MAX_RETRY_SECONDS))
 
 
 @dataclass(slots=True)
@@ -47,7 +71,7 @@ class ModelVersions:
         self._load, self._set_error, self._keys = load, set_error, keys
         self._workers = workers
         self._loaded: dict[Path, LoadedVersion] = {}
-        self._failed: dict[Path, Hashable] = {}  # stamps
+        self._failed: dict[Path, FailedVersion] = {}
         self._killed_worker: set[Path] = set()  # once, while loading
         self._seen: dict[Path, Hashable] = {}  # stamps at the last update
         self._on_disk: set[Path] = set()
@@ -148,7 +172,8 @@ class ModelVersions:
                     return True
         settled = self._seen.get(path) == stamp
         self._seen[path] = stamp
-        if not force and self._failed.get(path) == stamp:
+        failed = self._failed.get(path)
+        if not force and failed is not None and failed.waits(stamp):
             return False
         try:
             candidate = bundle.read(path, self._keys)
@@ -167,7 +192,8 @@ class ModelVersions:
             if isinstance(error, WorkerDied) and path not in self._killed_worker:
                 self._killed_worker.add(path)  # it may not be the cause: try again
             else:
-                self._failed[path] = stamp
+                failed = failed or FailedVersion(None)
+                self._failed[path] = failed.again(stamp)
             self._set_error(path, reason)
             return False
         self._killed_worker.discard(path)

@@ -235,6 +235,15 @@ class TestRefusesToServe:
             assert message in line
 
     @pytest.mark.slow
+    def test_too_few_open_files(self, bundles, monkeypatch):
+        """A limit of open files with which the service can't start is exit code 2, and one
+        line that says how many are needed."""
+        monkeypatch.setattr("service.telemetry.logs.setup", lambda *_: None)
+        monkeypatch.setattr(resource, "getrlimit", lambda _: (60, 60))
+        result = invoke("serve", "--bundles", bundles / "walks", "--workers", 2)
+        assert result.exit_code == 2
+        assert "allows 60 open files, and the service needs 84" in result.stderr
+
     def test_port_in_use(self, bundles, monkeypatch, caplog):
         """A port in use is exit code 1, and one line that names it."""
         # In this process, so the log must stay that of the tests.

@@ -1,5 +1,6 @@
 """Versions that appear, change and vanish on disk while the service runs."""
 
+import errno
 import itertools
 import os
 import shutil
@@ -7,6 +8,7 @@ import shutil
 import pytest
 
 from model.bundle import bundle
+from service.registry import versions
 from tests.support.servers import wait
 from tests.support.versions import (
     GOOD,
@@ -106,6 +108,31 @@ class TestChanges:
                 service.wait_served(version)
                 assert service.broken == {}
                 served = version
+
+    def test_tried_again(self, tmp_path, monkeypatch):
+        """A version that can't be loaded for want of disk or memory is tried again after a
+        pause, though its files are the same; the pauses grow."""
+        monkeypatch.setattr(versions, "RETRY_SECONDS", 0.05)
+        with versioned_service(tmp_path, 1) as service:
+            full = True
+
+            def load(path, keys, read=bundle.read):
+                if full and path.name == "2":
+                    raise OSError(errno.ENOSPC, "No space left on device")
+                return read(path, keys)
+
+            monkeypatch.setattr(bundle, "read", load)
+            service.put(2)
+            wait(lambda: "made@2" in service.broken, "it is reported")
+            assert "No space left" in service.broken["made@2"]
+            service.assert_served(1)
+            full = False
+            service.wait_served(2)
+            assert service.broken == {}
+        failure = versions.FailedVersion("a", pause=40)
+        assert failure.again("a").pause == 80
+        assert failure.again("b").pause == versions.RETRY_SECONDS
+        assert not failure.waits("b")
 
     def test_broken_is_removed(self, tmp_path):
         """A broken version is not reported once it is removed, or a later one served."""
