@@ -177,13 +177,19 @@ def check_version(chosen: Candidate, version: str) -> None:
 def notes(chosen: Candidate, data: Sequences) -> list[str]:
     """Texts that are empty, columns that were left out, and a table that was read as one
     sequence."""
+    lines = []
     if data.empty:
-        return [f"{data.empty_rows()}: they have no answer"]
+        lines.append(f"{data.empty_rows()}: they have no answer")
+    if data.labelled:
+        lines.append(
+            f"only {data.labelled:,} of {len(data):,} texts have a label: no answer is"
+            " compared with one"
+        )
     if not data.unused:
-        return []
+        return lines
     noun = "column" if len(data.unused) == 1 else "columns"
     names = join_names(data.unused)
-    lines = [f"{chosen.reference} does not use the {noun} {names}"]
+    lines.append(f"{chosen.reference} does not use the {noun} {names}")
     if data.rows is not None and data.columns.sequence is None:
         count = f"{len(data.frames):,} rows"
         lines.append(f"no column of ids (--sequence-column): {count} are one sequence")

@@ -51,6 +51,7 @@ class Sequences:
         integer_ids: true if the ids are whole numbers in the data.
         values: of text and records, each sequence as a service takes it; None for frames.
         empty: rows without a text, which are no sequences.
+        labelled: texts that have a label where others have none, so `labels` is None.
     """
 
     path: Path
@@ -72,6 +73,7 @@ class Sequences:
     integer_ids: bool = False
     values: list[Any] | None = None
     empty: tuple[Empty, ...] = ()
+    labelled: int = 0
     offsets: np.ndarray = field(init=False, repr=False)  # [N + 1]
 
     def __post_init__(self) -> None:

@@ -302,8 +302,8 @@ class _Texts:
 
     def _skip(self, line: int, row: Mapping[str, Any], names: _Names) -> None:
         """Remember a row that has no text."""
-        id = row.get(names.sequence or "")
-        id = len(self._tokens) + len(self._empty) + 1 if id in (None, "") else id
+        id = row.get(names.sequence or "", len(self._tokens) + len(self._empty) + 1)
+        id = "" if id is None else id
         self._empty.append(Empty(len(self._tokens), to_text(id), line))
 
     def _add(self, line: int, tokens: list[str], label: object) -> None:
@@ -356,7 +356,8 @@ class _Texts:
             values = ["".join(tokens) for tokens in values]
         sequences = Sequences(
             path=self._path,
-            ids=tuple(id or str(n) for id, n in zip(self._ids, places, strict=True)),
+            # An empty id stays empty: a number in its place could be another's.
+            ids=tuple(self._ids) if columns.sequence else tuple(map(str, places)),
             frames=np.array(steps, np.float32)[:, None],
             lengths=np.array([len(tokens) for tokens in self._tokens]),
             features=("string",),
@@ -369,6 +370,7 @@ class _Texts:
             integer_ids=integers,
             values=values,
             empty=tuple(self._empty),
+            labelled=0 if whole else self._labelled,
             rows=np.repeat(self._lines, [*map(len, self._tokens)]),
             place=self._place,
         )

@@ -116,6 +116,19 @@ def test_empty_texts(url, text_bundles, tmp_path):
     assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
 
 
+def test_partly_known(text_bundles, tmp_path):
+    """An id that is empty stays empty, since a number in its place could be another's; and
+    labels that only some texts have are not left out without a word."""
+    file = tmp_path / "a.csv"
+    file.write_text("id,text,label\n,turn on,x\n1,dog,\n")
+    frame, notes = predict(file, "--bundle", text_bundles / "commands" / "1")
+    assert frame.iloc[:, 0].isna().tolist() == [True, False]
+    assert "true_label" not in frame
+    assert notes[0] == (
+        "only 1 of 2 texts have a label: no answer is compared with one"
+    )
+
+
 def test_encoding(text_bundles, tmp_path):
     """`--encoding` reads a file as a spreadsheet of Windows wrote it."""
     file, options = tmp_path / "a.csv", ("--bundle", text_bundles / "commands" / "1")
