@@ -86,6 +86,12 @@ def build_schema(data: Dataset, options: RecordOptions) -> RecordSchema:
         entries = [strings[code] for code in order]
         entries = [e for e in entries if 0 < len(e) <= vocabularies.MAX_ENTRY]
         entries = entries[: options.max_words]
+        if len(entries) > vocabularies.MAX_ENTRIES:
+            raise ValueError(
+                f"column {name!r:.80} has {len(entries):,} categories, and a network at most"
+                f" {vocabularies.MAX_ENTRIES:,}: leave it out if these are ids, or keep the"
+                " frequent ones (--min-count, --max-words)"
+            )
         width = min(options.embedding, max(2, (len(entries) + 2) // 2))
         fields.append(CategoryColumn(name=name, width=width, entries=tuple(entries)))
     return RecordSchema(fields=tuple(fields)).with_examples()

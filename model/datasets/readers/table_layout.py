@@ -185,7 +185,8 @@ def assign(header: Sequence[str], expected: Expected) -> Layout:
     chosen = tuple(rest) if features is None else _match(header, rest, features)
     if not chosen:
         raise ValueError(f"no feature columns beside {join_names(header)}")
-    unused = tuple(column for column in rest if column not in chosen)
+    as_features = {*chosen}  # a table may have very many columns
+    unused = tuple(column for column in rest if column not in as_features)
     return Layout(
         **special,
         split=split,

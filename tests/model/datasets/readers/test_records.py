@@ -8,6 +8,7 @@ import pandas as pd
 import polars as pl
 import pytest
 
+from model.bundle import vocabulary
 from model.datasets import builtin
 from model.datasets.encoding import build_schema
 from model.datasets.readers import Columns, ReadError
@@ -157,6 +158,16 @@ def test_other_test_file(table, tmp_path):
     event = data.schema.fields[0]
     codes = data.part("test").frames[:, 0].astype(int).tolist()
     assert codes == [0, 1 + event.entries.index("pay")]
+
+
+def test_too_many_categories(tmp_path, monkeypatch):
+    """More categories than a network may have are refused by their column."""
+    monkeypatch.setattr(vocabulary, "MAX_ENTRIES", 20)
+    options = RecordOptions(("user", "event"), min_count=1)
+    rows = [f"{n // 2},u{n},e{n % 3},{n // 2 % 2}" for n in range(60)]
+    path = write(tmp_path / "a.csv", "\n".join(rows), "sequence,user,event,label")
+    with pytest.raises(ValueError, match=r"'user' has \d+ categories.* at most 20"):
+        builtin.load_source(path, records=options, validation=0)
 
 
 def test_same_categories(tmp_path):
