@@ -81,7 +81,8 @@ def check_lengths(body: bytes, limits: Limits) -> None:
     Raises:
         TooLarge: a limit on sequences or steps is exceeded.
     """
-    with contextlib.suppress(msgspec.DecodeError):  # reported by the strict parser
+    # The strict parser reports them.
+    with contextlib.suppress(msgspec.DecodeError, RecursionError):
         steps = [len(sequence) for sequence in _unparsed.decode(body).records]
         validation.check_limits(
             limits, sequences=len(steps), steps=max(steps, default=0)

@@ -134,7 +134,10 @@ class WorkerSupervisor:
         # exit its thread would stop before that, and the exit would wait for the process.
         deadline = Deadline(END_SECONDS)
         for thread in list(self._threads):
-            thread.join(deadline.remaining)
+            with contextlib.suppress(
+                RuntimeError
+            ):  # it starts just now, and ends at once
+                thread.join(deadline.remaining)
 
     def _start_in_time(self, start: StartWorker) -> WorkerHandle:
         """Start a process in a thread, since the start itself may hang.

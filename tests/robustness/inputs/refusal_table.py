@@ -41,6 +41,7 @@ OPEN, KEYS, LIMITED, LOADING = "open", "keys", "limited", "loading"
 TIMED, DRAINING = "timed", "draining"
 BUFFERED, BUFFERED_NUMBERS = "buffered", 30_000
 FAILING, FULL, CROWDED, STOPPING = "failing", "full", "crowded", "stopping"
+RETIRED, RETIRED_ID = "retired", b'"sequence_id": 5'
 STATE_KEY = "k" * 32
 STEPS, MESSAGE_BYTES, BODY_BYTES = 20, 4096, 8192  # the limits of `LIMITED`
 NATIVE = (CLASSIFY, LABEL)
@@ -63,7 +64,7 @@ SEQUENCE = (
 
 def table() -> list[Refusal]:
     """All entries."""
-    parts = (by_endpoints, by_streams, by_connections, by_keys, by_limits, by_timeouts, by_buffers, by_failures, while_loading, while_draining)  # fmt: skip
+    parts = (by_endpoints, by_streams, by_connections, by_keys, by_limits, by_timeouts, by_buffers, by_failures, by_retired, while_loading, while_draining)  # fmt: skip
     return [refusal for part in parts for refusal in part()]
 
 
@@ -353,6 +354,11 @@ def by_failures() -> Iterator[Refusal]:
         ("half a body of v2", http("POST", INFER.path, b"{}")[:-1]),
     ):
         yield at_connection(STOPPING, errors.Stopping, request, note, slow=True)
+
+
+def by_retired() -> Iterator[Refusal]:
+    """Refused by a service that has lost the version of a kept sequence."""
+    yield at_endpoint(RETIRED, errors.VersionGone, INFER, sequence(RETIRED_ID))
 
 
 def by_buffers() -> Iterator[Refusal]:

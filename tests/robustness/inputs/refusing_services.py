@@ -13,12 +13,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+import httpx
+
 from tests.robustness.harness import fault_injection, reference
+from tests.robustness.harness.endpoints import CLASSIFY, INFER
 from tests.robustness.harness.raw_connection import is_complete, websocket_frame
 from tests.robustness.harness.refusal import handshake, http
 from tests.robustness.harness.service import Service, launch
 from tests.robustness.harness.strict_http import ConnectionClosed
 from tests.robustness.inputs import refusal_table as table
+from tests.robustness.lifecycle.crashes import worker_ids
+from tests.robustness.lifecycle.endless_loads import add_version, wait_for
 
 CONNECTIONS = 300  # the limit of the crowded service
 QUEUE_STEPS = 1000  # the limit of the full one
@@ -42,6 +47,7 @@ class Setup:
     settings: dict[str, Any] = field(default_factory=dict)
     ready: bool = True  # it becomes ready
     broken: str = ""  # a bundle that is damaged
+    alone: str = ""  # the only bundle, in a folder of its own
 
 
 def _spend(service: Service, resources: ExitStack) -> None:
@@ -86,6 +92,21 @@ def _open_many_streams(service: Service, resources: ExitStack) -> None:
         for _ in range(2 * CONNECTIONS):
             _stream(service, resources, "digits")
         raise RuntimeError("there is no limit of connections")
+
+
+def _retire(service: Service, resources: ExitStack) -> None:
+    """Begin a sequence, replace its version, and lose the workers that had it."""
+    root = service.log.parent / "bundles"
+    start = table.sequence(table.RETIRED_ID + b', "sequence_start": true')
+    url = f"http://127.0.0.1:{service.port}"
+    httpx.post(f"{url}{INFER.path}", content=start).raise_for_status()
+    add_version(root, "digits", "2")
+    wait_for(lambda: service.get("/models/digits").json()["version"] == "2")
+    shutil.rmtree(root / "digits" / "1")
+    for pid in worker_ids(service):
+        os.kill(pid, signal.SIGKILL)
+    body = CLASSIFY.valid_body()
+    wait_for(lambda: httpx.post(f"{url}/classify", content=body).status_code == 200)
 
 
 def _stream(service: Service, resources: ExitStack, name: str) -> socket.socket:
@@ -161,6 +182,11 @@ SETUPS = [
         _FAILURES,
     ),
     Setup(
+        (Stage(table.RETIRED, _retire),),
+        {"workers": 1, "reload_seconds": 0.1},
+        alone="digits",
+    ),
+    Setup(
         (Stage(table.BUFFERED),),
         {"max_body_bytes": 200_000, "buffer_bytes": 200_000, "workers": 1},
     ),
@@ -194,6 +220,10 @@ def served(setup: Setup) -> Iterator[Service]:
     """A setup's service, started."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, settings = Path(temporary), dict(setup.settings)
+        if setup.alone:
+            settings["bundles"] = folder / "bundles"
+            settings["bundles"].mkdir()
+            add_version(settings["bundles"], setup.alone, "1")
         if setup.broken:
             settings["bundles"] = _with_broken(folder / "bundles", setup.broken)
         service, processes = launch(folder, **settings), []

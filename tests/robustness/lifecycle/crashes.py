@@ -50,7 +50,7 @@ def _crash(tally: Tally, service: Service, kind: str, allowed: float) -> float:
     """Seconds until all workers are there again."""
     deaths = "unrolled_worker_deaths_total"
     before = service.metric(deaths)
-    workers = _workers(service)
+    workers = worker_ids(service)
     start = time.monotonic()
     if kind == "abort":
         request = poison(fault_injection.ABORTS)
@@ -59,7 +59,7 @@ def _crash(tally: Tally, service: Service, kind: str, allowed: float) -> float:
     for pid in workers[: KILLED[kind]]:
         os.kill(pid, signal.SIGKILL)
     while time.monotonic() < start + 3 * allowed:
-        now = _workers(service)
+        now = worker_ids(service)
         replaced = len(now) == 2 and now != workers
         if replaced and service.metric(deaths) > before and service.is_ready():
             break
@@ -69,7 +69,7 @@ def _crash(tally: Tally, service: Service, kind: str, allowed: float) -> float:
     return seconds
 
 
-def _workers(service: Service) -> list[int]:
+def worker_ids(service: Service) -> list[int]:
     """The worker processes: those with two sockets, one of them for jobs."""
     workers = []
     for pid in service.processes()[1:]:
