@@ -312,9 +312,9 @@ def stream(
 ) -> None:
     """Send FILE step by step, and show the probabilities live.
 
-    With - each line of standard input is sent as it comes: a step `[0.1, 0.2]`, or
-    several `[[0.1, 0.2], [0.3, 0.4]]`. If the output is no terminal, each answer is
-    printed as a JSON line.
+    With - each line of standard input is sent as it comes: a step `[0.1, 0.2]`, several
+    `[[0.1, 0.2], [0.3, 0.4]]`, or a message such as `{"text": "on"}`. If the output is no
+    terminal, each answer is printed as a JSON line.
     """
     from service.cli import chart, errors
 

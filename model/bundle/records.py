@@ -290,6 +290,7 @@ def _since_before(times: list[int], name: str, before: int | None) -> list[float
         before = times[0] if times else 0
     for row, (last, time) in enumerate(itertools.pairwise([before, *times])):
         if time < last:
-            raise RecordError(row, name, "is before the time of the record before")
+            reason = "is earlier than the previous record's time"
+            raise RecordError(row, name, reason)
         results.append(math.log1p((time - last) / SECOND))
     return results

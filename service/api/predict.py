@@ -82,6 +82,8 @@ class PredictEndpoint:
                 raise NotReady(detail, headers={"Retry-After": "1"})
             del models  # a request keeps no other model than its own
             check_kind(model, reads)
+            if request.spans and self._task != "label":
+                raise invalid_field("spans", "are of POST /label")
             metadata = model.metadata
             count = len(request.sequences or request.tokens or request.records or ())
             tokens = request.states or [None] * count

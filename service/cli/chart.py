@@ -27,8 +27,16 @@ OTHER_ROWS = 7  # of the terminal, around the bars
 EIGHTHS = " ▏▎▍▌▋▊▉"
 
 
-def choose_model(client: Client, name: str | None, features: int) -> ModelInfo:
-    """The named model, or the only streamable one with this number of features.
+INPUTS = {"frames": "frames", "text": "characters", "tokens": "tokens"}  # of models
+
+
+def choose_model(
+    client: Client, name: str | None, features: int, reads: str = "frames"
+) -> ModelInfo:
+    """The named model, or the only streamable one with such an input.
+
+    Args:
+        features: of frames; other inputs have any number.
 
     Raises:
         ReadError: there is no such model, or several; lists the streamable ones.
@@ -37,17 +45,21 @@ def choose_model(client: Client, name: str | None, features: int) -> ModelInfo:
     if name in models:
         return models[name]
     streamable = [model for model in models.values() if model.streamable]
-    fitting = [m for m in streamable if m.feature_count == features]
+    fitting = [
+        m
+        for m in streamable
+        if m.input == reads and (m.feature_count == features or reads != "frames")
+    ]
     if name is None and len(fitting) == 1:
         return fitting[0]
     known = ", ".join(f"{m.name} ({m.feature_count})" for m in streamable)
-    raise ReadError(
-        f"name a model for {features} features; streamable: {known or 'none'}"
-    )
+    kind = f"{features} features" if reads == "frames" else reads
+    raise ReadError(f"name a model for {kind}; streamable: {known or 'none'}")
 
 
-def read_lines(file: TextIO) -> Iterator[np.ndarray]:
-    """Yield frames [t, F] for each line: a frame, a list of frames, or {"frames": list}.
+def read_lines(file: TextIO) -> Iterator[tuple[str, Any]]:
+    """Yield the field of a stream's message for each line, and its value: frames [t, F] of
+    a frame or a list of frames, or an object with frames, text, tokens or records.
 
     Raises:
         ReadError: a line is none of these; names the line.
@@ -56,15 +68,23 @@ def read_lines(file: TextIO) -> Iterator[np.ndarray]:
         if not line.strip():
             continue
         try:
-            value = orjson.loads(line)
-            value = value["frames"] if isinstance(value, dict) else value
+            field, value = "frames", orjson.loads(line)
+            if isinstance(value, dict):
+                fields = [name for name in (*INPUTS, "records") if name in value]
+                if len(fields) != 1:
+                    raise ValueError("expected one of frames, text, tokens, records")
+                (field,) = fields
+                value = value[field]
+            if field != "frames":
+                yield field, value
+                continue
             with np.errstate(over="ignore"):  # the service refuses infinite values
                 frames = np.atleast_2d(np.array(value, np.float32))
             if frames.ndim != 2:
                 raise ValueError("expected a frame, or a list of frames")
         except (ValueError, TypeError, KeyError) as error:
             raise ReadError(f"line {number}: {error}") from None
-        yield frames
+        yield "frames", frames
 
 
 class Chart:
@@ -154,8 +174,10 @@ def run(
             first = next(lines, None)
             if first is None:
                 return
-            streams, features = [itertools.chain([first], lines)], first.shape[1]
-            model = choose_model(client, name, features)
+            field, value = first
+            features = value.shape[1] if field == "frames" else 0
+            model = choose_model(client, name, features, INPUTS.get(field, field))
+            streams = [(value for _, value in itertools.chain([first], lines))]
         else:
             model, sequences = _read(client, file, name)
             streams = [_paced(frames, rate) for frames in sequences]
@@ -169,7 +191,7 @@ def _read(
     client: Client, file: Path, name: str | None
 ) -> tuple[ModelInfo, Sequence[Any]]:
     """The sequences of a file, frames or records, and the model for them."""
-    if files.is_table(file):
+    if files.is_table(file) or file.suffix.lower() == ".txt":
         candidates = model_choice.of_service(client, name, lambda m: m.streamable)
         chosen, data = model_choice.read(file, candidates)
         for line in model_choice.notes(chosen, data):

@@ -35,7 +35,9 @@ def add(
         places = [row.place for row in data.empty]
         rows = rows[data.offsets[:-1]]
         rows = np.insert(rows, places, [row.line for row in data.empty])
-    place = {row: number for number, row in enumerate(rows.tolist())}
+    places_of: dict[int, list[int]] = {}  # a line may hold several steps
+    for number, row in enumerate(rows.tolist()):
+        places_of.setdefault(row, []).append(number)
     source = _rows(path, names)
     for name in names:
         if name not in source.header:
@@ -43,9 +45,9 @@ def add(
             raise ReadError(path, source.line, reason)
     kept: dict[str, list[str | None]] = {name: [None] * len(rows) for name in names}
     for row, cells in source.rows:
-        if row in place:
+        for number in places_of.get(row, ()):
             for name, values in kept.items():
-                values[place[row]] = _text(cells.get(name))
+                values[number] = _text(cells.get(name))
     return {**table, **kept}
 
 

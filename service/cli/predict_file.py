@@ -193,6 +193,9 @@ def _open_folder(
         model = LocalModel(bundle, settings)
         schema, vocabulary = bundle.schema(), bundle.vocabulary()
         inputs, known = data.inputs, bundle.training_hashes()
+        recorded = (bundle.metadata.training.columns or {}).get("sequence")
+        if recorded and data.columns.sequence not in (None, recorded):
+            known = None  # joined by other ids, these are not the sequences of training
         probabilities: Probabilities = []
         seen: list[np.ndarray] = []
         # Encoded in blocks: the numbers of text take many times its bytes.

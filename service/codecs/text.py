@@ -71,8 +71,11 @@ def to_tokens(
     errors = []
     for index, row in enumerate(results):
         path = names[index] if names else f"{name}[{index}]"
-        if not row or not all(row):
+        if not row:
             errors.append(FieldError(path, "must have at least one token"))
+        elif not all(row):
+            place = next(place for place, token in enumerate(row) if not token)
+            errors.append(FieldError(f"{path}[{place}]", "is empty"))
         elif tokens is not None and max(map(len, row)) > MAX_TOKEN:
             message = f"has a token of more than {MAX_TOKEN:,} characters"
             errors.append(FieldError(path, message))

@@ -213,7 +213,7 @@ class Catalog:
                 raise errors.NotReady(
                     "the models are still loading", headers=RETRY_SOON
                 )
-            raise errors.UnknownModel(f"there is no default model for /{task}")
+            raise errors.UnknownModel(f"no model for POST /{task} reads {reads}")
         model = self.get(reference)
         if model.metadata.task != task:
             other = model.metadata.task

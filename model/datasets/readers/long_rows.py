@@ -287,7 +287,8 @@ class LongRows:
         self.fail(
             self._first_missing,
             f"a number is missing, the first of {join_names(lost)} ({rows:,} rows): fill"
-            " them in, remove the rows, or leave the column out (--ignore)",
+            " them in, remove the rows, or leave the column out (--ignore; of records,"
+            " --numbers)",
         )
 
     def _order(

@@ -302,7 +302,11 @@ class _Reader:
             seconds[sequences.offsets[:-1]] = 0
             for step in np.flatnonzero(seconds < 0)[:1].tolist():
                 row = None if sequences.rows is None else int(sequences.rows[step])
-                reason = "the time is before that of the record before"
+                reason = "the time is earlier than the previous record's"
+                if row is None:
+                    at = int(np.searchsorted(sequences.offsets, step, "right")) - 1
+                    place = step - int(sequences.offsets[at])
+                    reason = f"sequence {sequences.ids[at]!r:.80}, records[{place}]: {reason}"
                 raise ReadError(sequences.path, row, reason)
             index = [*self._kinds.values()].index("time")
             frames = sequences.frames.copy()

@@ -37,7 +37,7 @@ def _sentences(
     """Yield each sentence with the line of its first token."""
     tokens: list[str] = []
     labels: list[str] = []
-    first = 0
+    first = columns = 0
     for number, content in files.numbered_lines(path):
         line = content.rstrip("\r\n")
         cells = line.split("\t") if "\t" in line or universal else line.split()
@@ -51,6 +51,12 @@ def _sentences(
         if len(cells) < max(2, place or 0):
             reason = f"has {len(cells)} columns; expected {max(2, place or 0)}"
             raise ReadError(path, number, reason)
+        columns = columns or len(cells)
+        if place is None and len(cells) != columns:  # the last would be another column
+            reason = f"has {len(cells)} columns; the lines before have {columns}"
+            raise ReadError(
+                path, number, f"{reason} (--column names that of the labels)"
+            )
         first = first if tokens else number
         tokens.append(cells[FORM - 1 if universal else 0])
         labels.append(cells[place - 1 if place else -1])

@@ -79,7 +79,7 @@ def test_cut():
         ({"at": "nan"}, "at", "seconds since 1970"),
         ({"at": 1769860800_000}, "at", "smaller unit"),
         ({"at": True}, "at", "ISO 8601"),
-        ({"at": "2026-01-31T11:59:59Z"}, "at", "before the time"),
+        ({"at": "2026-01-31T11:59:59Z"}, "at", "earlier than the previous"),
     ],
 )
 def test_refused(change, column, reason):

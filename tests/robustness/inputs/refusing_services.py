@@ -47,7 +47,7 @@ class Setup:
     settings: dict[str, Any] = field(default_factory=dict)
     ready: bool = True  # it becomes ready
     broken: str = ""  # a bundle that is damaged
-    alone: str = ""  # the only bundle, in a folder of its own
+    only: str = ""  # the bundle, in a folder of its own
 
 
 def _spend(service: Service, resources: ExitStack) -> None:
@@ -184,7 +184,7 @@ SETUPS = [
     Setup(
         (Stage(table.RETIRED, _retire),),
         {"workers": 1, "reload_seconds": 0.1},
-        alone="digits",
+        only="digits",
     ),
     Setup(
         (Stage(table.BUFFERED),),
@@ -220,10 +220,10 @@ def served(setup: Setup) -> Iterator[Service]:
     """A setup's service, started."""
     with tempfile.TemporaryDirectory() as temporary:
         folder, settings = Path(temporary), dict(setup.settings)
-        if setup.alone:
+        if setup.only:
             settings["bundles"] = folder / "bundles"
             settings["bundles"].mkdir()
-            add_version(settings["bundles"], setup.alone, "1")
+            add_version(settings["bundles"], setup.only, "1")
         if setup.broken:
             settings["bundles"] = _with_broken(folder / "bundles", setup.broken)
         service, processes = launch(folder, **settings), []

@@ -84,7 +84,7 @@ def test_answers_resumed(client, exact):
         rest = client.classify([records[cut:]], model="visits", states=[state])
         got = rest.predictions[0].probabilities
         np.testing.assert_allclose(got, expected, atol=1e-5)
-    with pytest.raises(RequestError, match="before the time") as error:
+    with pytest.raises(RequestError, match="earlier than the previous") as error:
         client.classify([records[:1]], model="visits", states=[state])
     assert error.value.errors[0]["path"] == "records[0][0].at"
 
@@ -130,7 +130,7 @@ def test_streams_refused(client):
         stream.send([first])
         for message, reason in (
             ([second | {"bytes": "x"}], r"records\[0\].bytes"),
-            ([second | {"at": 0}], "before the time"),
+            ([second | {"at": 0}], "earlier than the previous"),
             ([[1.0] * 4], "takes records"),
             ("login", "takes records"),
         ):

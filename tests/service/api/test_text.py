@@ -165,7 +165,8 @@ def test_streams_wrong_kind(client):
     [
         ("label", {"texts": []}, "texts"),
         ("label", {"texts": ["Bob", "  "]}, "texts[1]"),
-        ("label", {"tokens": [["Bob", ""]]}, "tokens[0]"),
+        ("label", {"tokens": [["Bob", ""]]}, "tokens[0][1]"),
+        ("classify", {"texts": ["turn on"], "spans": True}, "spans"),
         ("label", {"texts": ["Bob"], "tokens": [["Bob"]]}, "texts and tokens"),
         ("label", {"model": "names"}, "sequences"),
         ("label", {"sequences": [[[1.0] * 9]], "model": "names"}, "sequences"),

@@ -2,6 +2,7 @@
 
 import io
 import itertools
+import json
 import os
 from dataclasses import asdict, replace
 
@@ -35,10 +36,14 @@ class TestReadLines:
         text += '{"frames": [0.5, 2], "label": "x"}\n  [1]\r\n[4]'
         parts = list(chart.read_lines(io.StringIO(text)))
         expected_parts = [[[0.5, 1, -2]], [[0.5], [2]], [[1]], [[0.5, 2]], [[1]], [[4]]]
-        for frames_read, right in zip(parts, expected_parts, strict=True):
+        for (field, frames_read), right in zip(parts, expected_parts, strict=True):
+            assert field == "frames"
             right = np.array(right, np.float32)
             np.testing.assert_array_equal(frames_read, right, strict=True)
         assert list(chart.read_lines(io.StringIO(""))) == []
+        lines = [{"text": "on"}, {"tokens": ["Bob"]}, {"records": [{"event": "a"}]}]
+        file = io.StringIO("".join(json.dumps(line) + "\n" for line in lines))
+        assert [dict([part]) for part in chart.read_lines(file)] == lines
 
     def test_no_frames(self):
         """A line without frames is named by its number, after the lines before it."""
@@ -50,15 +55,16 @@ class TestReadLines:
             "[[[1]]]",
             '{"x": 1}',
             "[{}]",
+            '{"text": "a", "tokens": ["a"]}',
         ):
             parts = chart.read_lines(io.StringIO(f"[1]\n\n{line}\n[2]\n"))
-            assert next(parts).tolist() == [[1]]
+            assert next(parts)[1].tolist() == [[1]]
             with pytest.raises(ReadError, match=r"^line 3: "):
                 next(parts)
 
     def test_overflow(self):
         """A number beyond float32 raises no warning; the service refuses it."""
-        (frames_read,) = chart.read_lines(io.StringIO("[1e39]\n"))
+        ((_, frames_read),) = chart.read_lines(io.StringIO("[1e39]\n"))
         assert np.isinf(frames_read).all()
 
     def test_does_not_wait(self):
@@ -68,7 +74,7 @@ class TestReadLines:
             parts = chart.read_lines(file)
             for number in range(3):
                 print(f"[{number}]", file=pipe, flush=True)
-                assert next(parts).tolist() == [[number]]
+                assert next(parts)[1].tolist() == [[number]]
 
 
 class TestChooseModel:

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from model.bundle.bundle import Bundle
 from model.datasets.dataset import TEST
 from service.bulk.local_model import LocalModel
 from service.cli import predict_file
@@ -277,6 +278,19 @@ class TestBundle:
             _, lines = predict(path, "--bundle", exported.folder)
             assert f" % of {len(data.part(part).targets)} {unit}" in lines[0]
             assert lines[1] == says
+
+    def test_other_ids(self, named, table, monkeypatch):
+        """Rows that are joined by other ids than in training are not called new: that is not
+        known."""
+        frame, path = table
+        hashes = np.zeros((1, 2), np.uint64)
+        monkeypatch.setattr(Bundle, "training_hashes", lambda _: hashes)
+        options = (path, "--bundle", named / "machines")
+        _, notes = predict(*options)
+        assert not any("is not known" in note for note in notes)
+        frame.rename(columns={"run": "device"}).to_csv(path, index=False)
+        _, notes = predict(*options, "--sequence-column", "device")
+        assert any("is not known" in note for note in notes)
 
     def test_blocks(self, monkeypatch, tmp_path):
         """Sequences are encoded a few at a time, which changes no answer."""

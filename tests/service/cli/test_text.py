@@ -116,6 +116,27 @@ def test_empty_texts(url, text_bundles, tmp_path):
     assert_fails(result, "1 of 3 texts are empty (line 3): remove them")
 
 
+def test_kept_of_lines(text_bundles, tmp_path):
+    """`--keep` of JSON Lines whose line is a whole text copies to each token's row."""
+    file = tmp_path / "a.jsonl"
+    lines = [{"text": "Ann ran", "who": "x"}, {"tokens": ["Bob"], "who": "y"}]
+    file.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    options = ("--bundle", text_bundles / "names" / "1", "--keep", "who")
+    frame, _ = predict(file, *options)
+    assert frame["who"].tolist() == ["x", "x", "y"]
+
+
+def test_stream(url, tmp_path):
+    """A text of a file is streamed letter by letter, and so are messages of lines."""
+    file = tmp_path / "a.txt"
+    file.write_text("on\n")
+    command = ("stream", "--model", "commands", "--url", url)
+    result = invoke(*command, file, "--rate", 100)
+    assert [json.loads(line)["steps"] for line in result.stdout.splitlines()] == [1, 2]
+    result = invoke(*command, "-", input='{"text": "o"}\n{"text": "n"}\n')
+    assert [json.loads(line)["steps"] for line in result.stdout.splitlines()] == [1, 2]
+
+
 def test_partly_known(text_bundles, tmp_path):
     """An id that is empty stays empty, since a number in its place could be another's; and
     labels that only some texts have are not left out without a word."""

@@ -82,7 +82,7 @@ def test_plain_labels():
         ([], None, "tokens", "texts"),
         (["a", " "], None, "tokens", "texts[1]"),
         ([""], None, "characters", "texts[0]"),
-        (None, [["a", ""]], "tokens", "tokens[0]"),
+        (None, [["a", ""]], "tokens", "tokens[0][1]"),
         (None, [["a"]], "characters", "tokens"),
         (None, [["a"], ["a", "b" * 5_000]], "tokens", "tokens[1]"),
     ],

@@ -62,7 +62,7 @@ def test_step_column(tmp_path):
     (records,) = events(read(write(path, rows, header), OPTIONS, COLUMNS))
     assert [record["event"] for record in records] == ["view", "pay"]
     rows = "1,a,9,view,h1,0,good\n2,a,5,pay,h1,0,good"
-    with pytest.raises(ReadError, match="line 3: the time is before"):
+    with pytest.raises(ReadError, match="line 3: the time is earlier than"):
         read(write(path, rows, header), OPTIONS, COLUMNS)
 
 

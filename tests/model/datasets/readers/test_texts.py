@@ -198,6 +198,7 @@ def test_other_test_file(tmp_path):
         ("a.jsonl", "[1]", "expected an object on each line"),
         ("a.jsonl", '{"tokens": ["a"], "labels": ["x", "y"]}', "2 labels for 1 tokens"),
         ("a.conll", "word\n", "has 1 columns"),
+        ("a.conll", "a N O\nb V\n", "line 2: has 2 columns; the lines before have 3"),
         ("a.conll", "\n\n", "holds no text"),
         ("a.txt", "hello", "no text in '.txt' files"),
     ],
